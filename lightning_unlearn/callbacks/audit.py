@@ -1,0 +1,91 @@
+"""What an evaluator may ask for while it looks at one run: data, controls and shared answers; measures nothing."""
+
+import weakref
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.ensembles import Outputs, Runtime, predict
+from lightning_unlearn.models.surgery import frozen
+
+__all__ = ["Audit", "AuditCache"]
+
+
+class AuditCache:
+    """Answers of models on streams, kept while the evaluators of one run follow each other."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[tuple[int, int, str, Adapter], Outputs] = {}
+        self.placed: dict[int, tuple[nn.Module, nn.Module]] = {}
+
+
+_CACHES: weakref.WeakKeyDictionary[L.Trainer, AuditCache] = weakref.WeakKeyDictionary()
+
+
+class Audit:
+    """One evaluator's view of one run.
+
+    Args:
+        trainer: The trainer that has just finished.
+        data: The split data.
+        adapter: How batches and outputs are taken apart.
+        source: The source model, or None if it is not known.
+        retrained: The retrained model, or None if it is not known.
+        seed: Seed of whatever the evaluator draws.
+
+    Attributes:
+        runtime: Device, precision and ranks.
+        details: Where an evaluator notes what does not fit into scalars (intervals, confusion matrices, curves);
+            plain values that JSON can hold.
+    """
+
+    def __init__(
+        self,
+        trainer: L.Trainer,
+        data: UnlearningDataModule,
+        adapter: Adapter,
+        source: nn.Module | None,
+        retrained: nn.Module | None,
+        seed: int,
+    ) -> None:
+        self.runtime = Runtime(trainer)
+        self.data = data
+        self.adapter = adapter
+        self.seed = seed
+        self.details: dict[str, Any] = {}
+        self._cache = _CACHES.setdefault(trainer, AuditCache())
+        self.source = None if source is None else self._placed(source)
+        self.retrained = None if retrained is None else self._placed(retrained)
+
+    def outputs(self, model: nn.Module, stream: str) -> Outputs:
+        """Return a model's logits on a whole stream, computed once for all evaluators of the run.
+
+        Args:
+            model: The model under audit, :attr:`source` or :attr:`retrained`.
+            stream: Name of a stream, such as ``forget``.
+        """
+        key = (id(model), id(self.data), stream, self.adapter)
+        if key not in self._cache.outputs:
+            loader = self.data.loader(stream, indexed=True)
+            self._cache.outputs[key] = predict(model, loader, self.runtime, self.adapter)
+        return self._cache.outputs[key]
+
+    def original(self, model: nn.Module) -> nn.Module:
+        """Return the user's module that a control is a copy of, or the model itself."""
+        return next((original for original, copy in self._cache.placed.values() if copy is model), model)
+
+    def _placed(self, control: nn.Module) -> nn.Module:
+        """Return a frozen copy of a control on the device: moving the user's own could change its parameter type."""
+        kept = self._cache.placed.get(id(control))
+        if kept is None:
+            kept = (control, self.runtime.place(frozen(control)))  # the original is kept so that its id stays its own
+            self._cache.placed[id(control)] = kept
+        return kept[1]
+
+
+def forget_answers(trainer: L.Trainer) -> None:
+    """Drop the shared answers, because the model is about to change or is done with."""
+    _CACHES.pop(trainer, None)

@@ -1,0 +1,211 @@
+"""When an evaluator fires, and how it leaves everything as it found it; what is measured stands in its own file."""
+
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
+
+from lightning_unlearn.callbacks.audit import Audit, forget_answers
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.io import write_json_atomic
+from lightning_unlearn.models.surgery import evaluating
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator(L.Callback):
+    """Base of the evaluators: measures once when ``fit`` ends, and at the end of ``Trainer.test``.
+
+    The scores go to ``trainer.callback_metrics``, to every logger and, where there is a folder for them, to
+    ``<name>.json``; beside each stands the same score of the source model and of the retrained model when those
+    are known, as ``source/...`` and ``retrain/...``. Weights, random state, training modes, gradients and device
+    of the run are afterwards as they were before.
+
+    Args:
+        data: The split data; ``None`` takes the trainer's, if that is an
+            :class:`~lightning_unlearn.data.UnlearningDataModule`. A project that is not about unlearning
+            passes its own data wrapped in one here.
+        source: The source model, the control that forgot nothing; ``None`` takes the unlearning method's.
+        retrained: The retrained model, the control that forgot everything.
+        adapter: How batches and outputs are taken apart; ``None`` for the unlearning method's, or the usual.
+        name: Name of the scores' file, and of the evaluator in messages; needed when a trainer has two of a kind.
+        dirpath: Folder of the results' file; ``None`` for the logger's, and none without a logger.
+        seed: Seed of whatever is drawn; ``None`` for the data's.
+        on_error: ``"report"`` warns and lets the run and the other evaluators finish, ``"raise"`` stops.
+        controls: Whether to measure the known controls too.
+    """
+
+    default_name: ClassVar[str]
+
+    def __init__(
+        self,
+        *,
+        data: UnlearningDataModule | None = None,
+        source: nn.Module | None = None,
+        retrained: nn.Module | None = None,
+        adapter: Adapter | None = None,
+        name: str | None = None,
+        dirpath: str | Path | None = None,
+        seed: int | None = None,
+        on_error: Literal["report", "raise"] = "report",
+        controls: bool = True,
+    ) -> None:
+        if data is not None and not isinstance(data, UnlearningDataModule):
+            raise TypeError(
+                f"data must be an UnlearningDataModule, got {type(data).__name__}; write "
+                "UnlearningDataModule(your_datamodule, forget=...)"
+            )
+        if on_error not in ("report", "raise"):
+            raise ValueError(f"on_error must be 'report' or 'raise', got {on_error!r}")
+        self.data = data
+        self.source = source
+        self.retrained = retrained
+        self.adapter = adapter
+        self.name = name or self.default_name
+        self.dirpath = None if dirpath is None else Path(dirpath)
+        self.seed = seed
+        self.on_error = on_error
+        self.controls = controls
+        self.results: dict[str, float] = {}
+        self.details: dict[str, Any] = {}
+        self.error: str | None = None
+
+    # ------------------------------------------------------------------ what an evaluator writes
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Measure one model.
+
+        Args:
+            model: The model under audit, or a control; on the device and in evaluation mode.
+            audit: Data, controls and shared answers; plain values for the results' file go into its ``details``.
+
+        Returns:
+            Metric names and values. A metric that cannot be measured is left out.
+        """
+        raise NotImplementedError
+
+    # ------------------------------------------------------------------ when it fires
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check early, before hours of training, that there is something to evaluate on."""
+        forget_answers(trainer)
+        twins = [c for c in trainer.callbacks if isinstance(c, Evaluator) and c.name == self.name]  # type: ignore[attr-defined]
+        if len(twins) > 1:
+            raise ValueError(
+                f"two evaluators are called {self.name!r}, so one's scores would replace the other's; give one "
+                f"of them another name, as in {type(self).__name__}(name='{self.name}_2')"
+            )
+        if self.data is not None:
+            if trainer.is_global_zero:
+                self.data.prepare_data()
+            trainer.strategy.barrier()
+            self.data.setup("fit")
+        elif not isinstance(trainer.datamodule, UnlearningDataModule):  # type: ignore[attr-defined]
+            raise TypeError(
+                f"{type(self).__name__} needs to know who is forgotten: pass {type(self).__name__}(data="
+                "UnlearningDataModule(your_datamodule, forget=...)), or fit with such a datamodule"
+            )
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the model that was fitted."""
+        metrics = self._fire(trainer, pl_module)
+        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the model that is tested; the scores are among those that ``Trainer.test`` returns."""
+        for name, value in self._fire(trainer, pl_module).items():
+            pl_module.log(name, torch.tensor(value, dtype=torch.float32))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let go of the shared answers."""
+        forget_answers(trainer)
+
+    # ------------------------------------------------------------------ within
+
+    def _fire(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        source = self.source if self.source is not None else getattr(pl_module, "source", None)
+        seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.name)
+        start = time.perf_counter()
+        folder = self._folder(trainer)
+        self.results, self.details, self.error = {}, {}, None
+        try:
+            with (
+                isolated_rng(seed),
+                torch.inference_mode(False),  # Trainer.test runs in it, and nothing could be trained there
+                torch.enable_grad(),
+                _attached(data, trainer),
+                _ready(pl_module, Runtime(trainer)),
+            ):
+                adapter = self.adapter or getattr(pl_module, "adapter", None) or Adapter()
+                audit = Audit(trainer, data, adapter, source, self.retrained, seed)
+                for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):
+                    if self.controls and control is not None:
+                        scores = self.evaluate(control, audit)
+                        self.results.update({f"{prefix}/{name}": value for name, value in scores.items()})
+                audit.details = {}
+                scores = self.evaluate(pl_module, audit)
+                self.results.update(scores)
+                self.details = {**audit.details, "seconds": time.perf_counter() - start}
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            self.results, self.error = {}, f"{type(error).__name__}: {error}"
+            rank_zero_warn(
+                f"the evaluator {self.name!r} failed; the model and the other evaluators are not affected.\n"
+                f"{traceback.format_exc()}"
+            )
+        if folder is not None and trainer.is_global_zero:
+            content = {"metrics": self.results, "details": self.details, "error": self.error}
+            write_json_atomic(folder / f"{self.name}.json", content)
+        return self.results
+
+    def _folder(self, trainer: L.Trainer) -> Path | None:
+        if self.dirpath is not None or not trainer.loggers:
+            return self.dirpath
+        log_dir = trainer.log_dir  # every rank must ask: the answer is broadcast
+        return None if log_dir is None else Path(log_dir) / "evaluation"
+
+
+@contextmanager
+def _attached(data: UnlearningDataModule, trainer: L.Trainer) -> Iterator[None]:
+    before = data.trainer
+    data.trainer = trainer
+    try:
+        yield
+    finally:
+        data.trainer = before
+
+
+@contextmanager
+def _ready(module: nn.Module, runtime: Runtime) -> Iterator[None]:
+    """Put a module on the device, in evaluation mode, and undo it, gradients and their switches included."""
+    parameters = list(module.parameters())
+    device = parameters[0].device if parameters else runtime.device
+    gradients: list[tuple[nn.Parameter, bool, Any]] = [(p, p.requires_grad, p.grad) for p in parameters]
+    with evaluating(module):
+        try:
+            if device != runtime.device:
+                module.to(runtime.device)
+            yield
+        finally:
+            if device != runtime.device:
+                module.to(device)
+            for parameter, wanted, gradient in gradients:
+                if parameter.requires_grad != wanted:
+                    parameter.requires_grad_(wanted)
+                parameter.grad = gradient
+
+

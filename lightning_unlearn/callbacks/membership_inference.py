@@ -1,0 +1,230 @@
+"""Membership inference with shadow models, or with the source's own members: was the forget set trained on?"""
+
+import weakref
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.ensembles import isolated_rng, predict, train_classifier
+from lightning_unlearn.functional import (
+    bootstrap_intervals,
+    confusion_matrix,
+    membership_rates,
+    roc_curve,
+    sort_posteriors,
+)
+from lightning_unlearn.models.surgery import fresh_copy
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["MembershipInference"]
+
+Attack = Literal["boosting", "logistic"]
+Variant = Literal["auto", "shadow", "source"]
+
+_ROC_POINTS = 200  # as many as a figure can show
+
+
+class MembershipInference(Evaluator):
+    """Attacks the model: an attack classifier on sorted posteriors says who was trained on.
+
+    Two variants train the attack classifier, and the data decides unless told:
+
+    - ``shadow``: shadow models of the same architecture are trained on D_in, one half of the shadow set, and
+      the classifier learns their posteriors of D_in against those of the other half, D_out. Chen, Huang &
+      Wang, "Machine unlearning via GAN", 2021, section 2.5. Needs an
+      :class:`~lightning_unlearn.data.UnlearningDataModule` with ``shadow`` > 0.
+    - ``source``: the classifier learns the source model's posteriors of its own members (from the retain set)
+      against those of samples it never saw (from the test set). Chen et al., "Private Data Protection with
+      Machine Unlearning for Next-Generation Networks", 2024, section IV-A. Needs no spare data. Without a known
+      source model, the audited model's own posteriors are learnt.
+
+    The classifier is applied to the forget set and to the non-members. ``<name>/accuracy`` is the share of
+    the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them stand ``fpr``,
+    ``balanced_accuracy``, ``auc`` and ``tpr_at_1pct_fpr``. A model that forgot scores like the retrained one,
+    not 0. The results' file also holds bootstrap intervals, the confusion matrix, the receiver operating
+    characteristic, and which variant was used.
+
+    Args:
+        variant: ``"shadow"``, ``"source"``, or ``"auto"`` for shadow models if there is a shadow set.
+        attack: Attack classifier: ``"boosting"`` (gradient-boosted trees, which see any monotone change of the
+            posteriors alike) or ``"logistic"`` (logistic regression).
+        shadow_models: Number of shadow models, each on its own halves of the shadow set.
+        shadow_epochs: Passes over D_in; train them as far as the source was trained.
+        shadow_optimizer: Makes the shadow models' optimizer; ``None`` for Adam with learning rate 1e-3.
+        bootstrap: Resamples for the intervals.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+
+    Raises:
+        ValueError: If an argument is outside its range, or ``"shadow"`` is asked for without a shadow set.
+    """
+
+    default_name: ClassVar[str] = "membership_inference"
+
+    def __init__(
+        self,
+        variant: Variant = "auto",
+        *,
+        attack: Attack = "boosting",
+        shadow_models: int = 1,
+        shadow_epochs: int = 20,
+        shadow_optimizer: OptimizerCallable | None = None,
+        bootstrap: int = 1000,
+        **evaluator: Any,
+    ) -> None:
+        if variant not in ("auto", "shadow", "source"):
+            raise ValueError(f"variant must be 'auto', 'shadow' or 'source', got {variant!r}")
+        if attack not in ("boosting", "logistic"):
+            raise ValueError(f"attack must be 'boosting' or 'logistic', got {attack!r}")
+        for argument, value, least in (
+            ("shadow_models", shadow_models, 1),
+            ("shadow_epochs", shadow_epochs, 1),
+            ("bootstrap", bootstrap, 2),
+        ):
+            if value < least:
+                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        super().__init__(**evaluator)
+        self.variant = variant
+        self.attack = attack
+        self.shadow_models = shadow_models
+        self.shadow_epochs = shadow_epochs
+        self.shadow_optimizer = shadow_optimizer
+        self.bootstrap = bootstrap
+        self._trained: tuple[tuple[Any, ...], list[weakref.ref[Any]], Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the trained attack behind, whose weak references cannot go to another process."""
+        return {**self.__dict__, "_trained": None}
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Train the attack, or take the one trained for the last model of this source, and apply it."""
+        if not audit.data.stream_size("nonmember"):
+            raise ValueError(
+                "membership inference needs samples that were never trained on, and the split has no non-member "
+                "set; give the project a test set, or set nonmember and nonmember_from='train'"
+            )
+        variant = self._variant(audit)
+        classifier = self._classifier(variant, model, audit)
+        forget = _scores(classifier, audit.outputs(model, "forget").posteriors)
+        nonmember = _scores(classifier, audit.outputs(model, "nonmember").posteriors)
+        intervals = bootstrap_intervals(
+            forget, nonmember, torch.Generator().manual_seed(audit.seed), resamples=self.bootstrap
+        )
+        fpr, tpr, _ = roc_curve(forget, nonmember)
+        shown = np.unique(np.linspace(0, len(fpr) - 1, _ROC_POINTS).round().astype(int))
+        audit.details.update(
+            {
+                "variant": variant,
+                "ci95": {name: list(bounds) for name, bounds in intervals.items()},
+                "confusion": confusion_matrix(forget, nonmember).tolist(),
+                "fpr": fpr[shown].tolist(),
+                "tpr": tpr[shown].tolist(),
+            }
+        )
+        return {f"{self.name}/{rate}": value for rate, value in membership_rates(forget, nonmember).items()}
+
+    def _variant(self, audit: Audit) -> str:
+        has_shadow = audit.data.stream_size("shadow") > 0
+        if self.variant == "shadow" and not has_shadow:
+            raise ValueError(
+                "variant='shadow' needs a shadow set: give UnlearningDataModule(shadow=0.5), and train the source "
+                "through it so that it never sees that set; or use variant='source'"
+            )
+        if self.variant == "auto":
+            return "shadow" if has_shadow else "source"
+        return self.variant
+
+    def _classifier(self, variant: str, model: nn.Module, audit: Audit) -> Any:
+        """Return the trained attack; it depends on the source and the data only, so later models share it."""
+        attacked = model if audit.source is None else audit.source
+        # weak references: an id alone could belong to a new object after the old one is gone
+        subjects = [audit.data] if variant == "shadow" else [audit.data, audit.original(attacked)]
+        key = (variant, audit.seed, *map(id, subjects))
+        if self._trained is not None and self._trained[0] == key and all(ref() for ref in self._trained[1]):
+            return self._trained[2]
+        if variant == "shadow":
+            members, others = self._shadow_posteriors(attacked, audit)
+        else:
+            members, others = self._source_posteriors(attacked, audit)
+        classifier = _train_attack(self.attack, members, others, audit.seed)
+        self._trained = (key, [weakref.ref(subject) for subject in subjects], classifier)
+        return classifier
+
+    def _shadow_posteriors(self, architecture: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
+        data, runtime = audit.data, audit.runtime
+        members: list[Tensor] = []
+        others: list[Tensor] = []
+        for number in range(self.shadow_models):
+            seed = derive_seed(audit.seed, "shadow", number)
+            inside, outside = data.split.shadow_in_out(number)
+            with isolated_rng(seed):
+                shadow = fresh_copy(architecture)
+            shadow.requires_grad_(True)
+            runtime.place(shadow)
+            train_classifier(
+                shadow,
+                data.loader("shadow", train=True, positions=inside, seed=seed),
+                epochs=self.shadow_epochs,
+                optimizer=self.shadow_optimizer or _adam,
+                runtime=runtime,
+                adapter=audit.adapter,
+                seed=seed,
+            )
+            for positions, kept in ((inside, members), (outside, others)):
+                loader = data.loader("shadow", positions=positions, indexed=True)
+                kept.append(predict(shadow, loader, runtime, audit.adapter).posteriors)
+        return torch.cat(members), torch.cat(others)
+
+    def _source_posteriors(self, attacked: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
+        data = audit.data
+        if not data.stream_size("test"):
+            raise ValueError(
+                "variant='source' needs samples that the source never saw beside the non-member set: give the "
+                "project a test set larger than nonmember, or use variant='shadow'"
+            )
+        others = audit.outputs(attacked, "test").posteriors
+        size = min(len(others), data.stream_size("retain"))
+        positions = data.split.draw_reference(size, seed=audit.seed)
+        loader = data.loader("retain", positions=positions, indexed=True)
+        members = predict(attacked, loader, audit.runtime, audit.adapter).posteriors
+        return members, others
+
+
+def _train_attack(attack: Attack, members: Tensor, others: Tensor, seed: int) -> Any:
+    """Fit the attack classifier on as many members as others, so that 0.5 is the undecided score."""
+    size = min(len(members), len(others))
+    generator = torch.Generator().manual_seed(seed)
+    chosen = [rows[torch.randperm(len(rows), generator=generator)[:size]] for rows in (members, others)]
+    features = _features(torch.cat(chosen))
+    labels = np.repeat([1, 0], size)
+    if attack == "logistic":
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        # lbfgs at scikit-learn's default tolerance stops long before the optimum on these features
+        return make_pipeline(StandardScaler(), LogisticRegression(solver="newton-cholesky", tol=1e-8)).fit(
+            features, labels
+        )
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
+    return HistGradientBoostingClassifier(random_state=seed % 2**32).fit(features, labels)
+
+
+def _scores(classifier: Any, posteriors: Tensor) -> Tensor:
+    """Return the probability of membership for each row, ``(N,)`` float64."""
+    return torch.from_numpy(classifier.predict_proba(_features(posteriors))[:, 1])
+
+
+def _features(posteriors: Tensor) -> np.ndarray[Any, Any]:
+    """Sort, and take logarithms: posteriors of members differ in how many nines follow the point."""
+    features: np.ndarray[Any, Any] = sort_posteriors(posteriors.double()).clamp_min(1e-12).log().numpy()
+    return features
+
+
+def _adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3)

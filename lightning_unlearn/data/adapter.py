@@ -1,0 +1,129 @@
+"""How a batch is taken apart and a model is called; the one place that knows a user's batch layout."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+__all__ = ["Adapter"]
+
+_TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+_INPUT_KEYS = ("input", "inputs", "x", "image", "images", "features")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """Says where a batch keeps its inputs and targets, and where a model's output keeps its logits.
+
+    The default understands ``(inputs, targets, ...)`` tuples, mappings with the usual key names, and outputs
+    that are a tensor, have a ``logits`` field (as in Hugging Face models) or are a tuple that starts with them.
+
+    Args:
+        inputs: Position or key of the inputs in a batch. With ``None``, the first element of a sequence, or
+            one of ``input, inputs, x, image, images, features`` of a mapping; a mapping with none of these is
+            handed to the model as keyword arguments, without its targets.
+        targets: Position or key of the targets. With ``None``, the second element of a sequence, or one of
+            ``labels, label, targets, target, y`` of a mapping.
+        logits: Position, key or attribute of the logits in the model's output; ``None`` finds them.
+
+    Example:
+        >>> import torch
+        >>> inputs, targets = Adapter().split((torch.zeros(2, 3), torch.tensor([0, 1])))
+        >>> inputs.shape, targets.tolist()
+        (torch.Size([2, 3]), [0, 1])
+        >>> inputs, targets = Adapter(targets="species").split({"x": torch.ones(1), "species": torch.tensor([2])})
+        >>> targets.item()
+        2
+    """
+
+    inputs: int | str | None = None
+    targets: int | str | None = None
+    logits: int | str | None = None
+
+    def split(self, batch: Any) -> tuple[Any, Tensor]:
+        """Split a batch into what the model is called with and its targets.
+
+        Returns:
+            The inputs (a tensor, or whatever structure the model takes) and the targets, integer ``(B,)``.
+
+        Raises:
+            ValueError: If the batch has no such place; the message lists what it has.
+        """
+        target_at = self._place(batch, self.targets, _TARGET_KEYS, 1, "targets")
+        targets = batch[target_at]
+        if isinstance(batch, Mapping) and self.inputs is None:
+            known = [key for key in _INPUT_KEYS if key in batch]
+            inputs = batch[known[0]] if known else {k: v for k, v in batch.items() if k != target_at}
+        else:
+            inputs = batch[self._place(batch, self.inputs, _INPUT_KEYS, 0, "inputs")]
+        if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
+            shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
+            raise ValueError(
+                f"targets must be a tensor of class numbers of shape (B,), got {shape}"
+                f"{f' {targets.dtype}' if isinstance(targets, Tensor) else ''}; say where they are with "
+                "Adapter(targets=...)"
+            )
+        return inputs, targets
+
+    def call(self, module: nn.Module, inputs: Any) -> Tensor:
+        """Call a model on inputs and return its logits.
+
+        Args:
+            module: Any model.
+            inputs: As :meth:`split` gives them; a mapping is passed as keyword arguments.
+
+        Returns:
+            Logits, shape ``(B, C)``, floating point.
+
+        Raises:
+            ValueError: If the output holds no such tensor.
+        """
+        output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
+        logits = self._logits_of(output)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
+            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"the forward of {type(module).__name__} must give logits of shape (B, C), got {found}; "
+                "say where they are with Adapter(logits=...)"
+            )
+        return logits
+
+    def _logits_of(self, output: Any) -> Any:
+        if self.logits is None:
+            if isinstance(output, Mapping) and "logits" in output:
+                return output["logits"]
+            if hasattr(output, "logits"):
+                return output.logits
+            return output[0] if isinstance(output, tuple | list) and output else output
+        if isinstance(self.logits, str) and hasattr(output, self.logits):
+            return getattr(output, self.logits)
+        try:
+            return output[self.logits]
+        except (KeyError, IndexError, TypeError):
+            raise ValueError(
+                f"logits={self.logits!r} is not in the model's output, a {type(output).__name__}"
+            ) from None
+
+    @staticmethod
+    def _place(batch: Any, asked: int | str | None, keys: tuple[str, ...], index: int, what: str) -> int | str:
+        if isinstance(batch, Mapping):
+            options: tuple[int | str, ...] = keys if asked is None else (asked,)
+            for key in options:
+                if key in batch:
+                    return key
+            raise ValueError(
+                f"{what}={asked!r} not found in a batch with the keys {sorted(map(str, batch))}; "
+                f"say which with Adapter({what}='...')"
+            )
+        if isinstance(batch, Sequence):
+            place = index if asked is None else asked
+            if isinstance(place, int) and -len(batch) <= place < len(batch):
+                return place
+            raise ValueError(
+                f"{what}={place!r} not found in a batch of {len(batch)} elements; "
+                f"give a position from 0 to {len(batch) - 1} with Adapter({what}=...)"
+            )
+        raise ValueError(
+            f"a batch must be a sequence or a mapping that holds {what}, got {type(batch).__name__}"
+        )

@@ -1,0 +1,529 @@
+"""The datamodule that splits any project's data for unlearning and serves it as streams; no method is known here."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
+from lightning_unlearn.data.selection import ForgetRule, SelectionData, as_rule
+from lightning_unlearn.data.splits import Split, make_split
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.seeding import default_seed, derive_seed
+
+__all__ = ["StreamConsumer", "UnlearningDataModule"]
+
+Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
+Stream = Literal["forget", "retain", "train", "nonmember", "shadow", "test"]
+
+_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_DEFAULT_BATCH_SIZE = 128
+
+
+@runtime_checkable
+class StreamConsumer(Protocol):
+    """What a module says to be served several streams a step instead of plain training batches.
+
+    Attributes:
+        streams: Names of the streams; every training batch is a dict with these keys.
+        epoch_stream: The stream whose length is the epoch's.
+        indexed_streams: Streams whose batches come as :class:`~lightning_unlearn.data.loading.Indexed`.
+    """
+
+    streams: tuple[str, ...]
+    epoch_stream: str
+    indexed_streams: tuple[str, ...]
+
+    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
+        """Return which training positions to take for a stream, or None for all of it."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A dataset and how its owner loads it."""
+
+    dataset: Dataset[Any]
+    batch_size: int
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    num_workers: int = 0
+    pin_memory: bool = False
+    worker_init_fn: Callable[[int], None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+
+class UnlearningDataModule(L.LightningDataModule):
+    """Wraps a project's data, draws the forget set, and serves the streams that an unlearning method asks for.
+
+    A module that names its streams (every method of this package) gets one dict batch a step; any other
+    LightningModule gets the members (forget and retain set together) as its own batches, so the source model
+    is trained through the same object. Validation and test loaders follow the same split.
+
+    Args:
+        datamodule: The project's own LightningDataModule, whose loaders give the datasets, batch size,
+            collate function and workers; or a map-style training dataset.
+        forget: What to forget: a fraction in (0, 1), a list of positions in the training set, the path of a
+            .csv, .json or .txt file with them, a rule of :mod:`lightning_unlearn.data.selection`, or a
+            function of :class:`~lightning_unlearn.data.selection.SelectionData`.
+        test_dataset: The test set, when ``datamodule`` is a plain dataset.
+        evaluation_dataset: The training set without random augmentation, used wherever nothing is trained;
+            ``None`` when the training set has none.
+        nonmember: Size of the non-member set, as a number or a fraction of where it comes from; ``None`` takes
+            as many as there are forgotten, at most half of the test set.
+        nonmember_from: ``"test"`` takes them out of the test set, ``"train"`` holds them out of training (the
+            source must then have been trained without them).
+        shadow: Size of the set held out for shadow models, as a number or a fraction; 0 for none.
+        shadow_from: Where the shadow set comes from.
+        attributes: Per-sample columns of the training set (identity, age, customer id, ...) for rules by group
+            or id; ``None`` uses the dataset's own ``attributes``, or its fields of that name.
+        previous: Split files of earlier deletion requests; what they forgot is in no stream.
+        split_path: Where the split is kept: read if the file exists, written otherwise.
+        batch_size: Samples a process takes each step; ``None`` for the project's own.
+        seed: Seed of the split. It is not the run's, so that a run with another seed forgets the same samples.
+        order_seed: Seed of order and augmentation; ``None`` for the one of ``seed_everything``, or 0.
+        adapter: Where a batch keeps its targets, needed only for rules by class on datasets with no targets.
+
+    Raises:
+        TypeError: If the data cannot be indexed by position.
+        ValueError: If an argument does not fit the data; the message says which.
+
+    Example:
+        >>> from lightning_unlearn.data import Digits
+        >>> data = UnlearningDataModule(Digits(), forget=0.1)
+        >>> data.setup("fit")
+        >>> len(data.split.forget), len(data.split.retain)
+        (144, 1293)
+    """
+
+    def __init__(
+        self,
+        datamodule: L.LightningDataModule | Dataset[Any],
+        forget: Forget,
+        *,
+        test_dataset: Dataset[Any] | None = None,
+        evaluation_dataset: Dataset[Any] | None = None,
+        nonmember: int | float | None = None,
+        nonmember_from: Literal["train", "test"] = "test",
+        shadow: int | float = 0,
+        shadow_from: Literal["train", "test"] = "train",
+        attributes: Mapping[str, Sequence[Any] | np.ndarray[Any, Any]] | None = None,
+        previous: str | Path | Sequence[str | Path] = (),
+        split_path: str | Path | None = None,
+        batch_size: int | None = None,
+        seed: int = 0,
+        order_seed: int | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(datamodule, L.LightningDataModule | Dataset):
+            raise TypeError(
+                f"datamodule must be a LightningDataModule or a map-style dataset, got "
+                f"{type(datamodule).__name__}"
+            )
+        if isinstance(datamodule, L.LightningDataModule) and test_dataset is not None:
+            raise ValueError("test_dataset goes with a plain training dataset; a datamodule brings its own")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.inner = datamodule
+        self.rule = as_rule(forget)
+        self.test_dataset = test_dataset
+        self.evaluation_dataset = evaluation_dataset
+        self.nonmember = nonmember
+        self.nonmember_from = nonmember_from
+        self.shadow = shadow
+        self.shadow_from = shadow_from
+        self.attributes = attributes
+        self.previous = [previous] if isinstance(previous, str | Path) else list(previous)
+        self.split_path = split_path
+        self.batch_size = batch_size
+        self.seed = seed
+        self._order_seed = order_seed
+        self.adapter = adapter or Adapter()
+        self._split: Split | None = None
+        self._train: _Part | None = None
+        self._test: _Part | None = None
+        self._inner_setup: set[str] = set()
+        for hook in _TRANSFER_HOOKS:
+            # Lightning asks whether a hook is overridden, so ours exists only where the project's does
+            if isinstance(datamodule, L.LightningDataModule) and is_overridden(hook, datamodule):
+                setattr(self, hook, partial(self._transfer, hook))
+
+    # ------------------------------------------------------------------ what there is
+
+    @property
+    def split(self) -> Split:
+        """Who is forgotten, retained and held out; available after :meth:`setup`."""
+        if self._split is None:
+            raise RuntimeError("the data is not split yet: call setup() first, or ask inside Trainer.fit")
+        return self._split
+
+    @property
+    def order_seed(self) -> int:
+        """Seed of order, augmentation and whatever a method or evaluator draws."""
+        return default_seed() if self._order_seed is None else self._order_seed
+
+    @order_seed.setter
+    def order_seed(self, seed: int | None) -> None:
+        self._order_seed = seed
+
+    @property
+    def name(self) -> str:
+        """Name of the wrapped data, for reports."""
+        return type(self.inner).__name__
+
+    def stream_size(self, stream: str) -> int:
+        """Return how many samples a stream has."""
+        return len(self._positions(stream))
+
+    @property
+    def validation_streams(self) -> list[str]:
+        """Streams a method is validated on, in the order of the validation loaders."""
+        return ["forget", "test"] if len(self.split.test) else ["forget"]
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def prepare_data(self) -> None:
+        """Let the project's datamodule download or prepare."""
+        if isinstance(self.inner, L.LightningDataModule):
+            self.inner.prepare_data()
+
+    def setup(self, stage: str = "fit") -> None:
+        """Set up the project's data and draw the split; later calls keep both."""
+        self._setup_inner("fit" if stage in ("fit", "validate") else stage)
+        if self._split is not None:
+            return
+        self._setup_inner("fit")
+        self._train = self._training_part()
+        self._test = self._test_part()
+        if self.evaluation_dataset is not None and len(self.evaluation_dataset) != len(self._train):  # type: ignore[arg-type]
+            raise ValueError(
+                f"evaluation_dataset has {len(self.evaluation_dataset)} samples, the training set has "  # type: ignore[arg-type]
+                f"{len(self._train)}: it must be the same samples in the same order, without augmentation"
+            )
+        self._split = self._obtain_split()
+
+    def teardown(self, stage: str) -> None:
+        """Let the project's datamodule clean up."""
+        if isinstance(self.inner, L.LightningDataModule):
+            self.inner.teardown(stage)
+
+    def train_dataloader(self) -> Any:
+        """Return one loader a stream for a module that names streams, or one loader over the members."""
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if not isinstance(module, StreamConsumer):
+            return self.loader("train", train=True)
+        epoch = module.stream_positions(module.epoch_stream, self.split)
+        length = self.stream_size(module.epoch_stream) if epoch is None else len(epoch)
+        return {
+            stream: self.loader(
+                stream,
+                train=True,
+                positions=module.stream_positions(stream, self.split),
+                num_samples=length,
+                indexed=stream in module.indexed_streams,
+            )
+            for stream in module.streams
+        }
+
+    def val_dataloader(self) -> Any:
+        """Return a loader for each of :attr:`validation_streams`, or the project's own for any other module."""
+        if self.trainer is not None and isinstance(self.trainer.lightning_module, StreamConsumer):
+            return [self.loader(stream) for stream in self.validation_streams]
+        return [] if (loader := self._inner_loader("val_dataloader")) is None else loader
+
+    def test_dataloader(self) -> Any:
+        """Return a loader over what the non-member set left of the test set."""
+        return self.loader("test") if len(self.split.test) else []
+
+    def predict_dataloader(self) -> Any:
+        """Return the project's own loader."""
+        return [] if (loader := self._inner_loader("predict_dataloader")) is None else loader
+
+    # ------------------------------------------------------------------ streams
+
+    def loader(
+        self,
+        stream: str,
+        *,
+        train: bool = False,
+        positions: np.ndarray[Any, Any] | None = None,
+        batch_size: int | None = None,
+        num_samples: int | None = None,
+        indexed: bool = False,
+        seed: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> BatchLoader:
+        """Return a loader over a stream, in memory and batched where the data allows it.
+
+        Args:
+            stream: ``forget``, ``retain``, ``train`` (both), ``nonmember``, ``shadow`` or ``test``.
+            train: Whether to shuffle and augment.
+            positions: A subset of the stream, as positions in its dataset; ``None`` for all of it.
+            batch_size: Samples a process takes each step; ``None`` for this datamodule's.
+            num_samples: Samples of an epoch over all processes; ``None`` for every sample once.
+            indexed: Whether batches come with their places in the stream.
+            seed: Seed of the order; ``None`` derives one for the stream.
+            rank: Rank of this process; ``None`` asks ``torch.distributed``.
+            world_size: Number of processes; ``None`` asks ``torch.distributed``.
+        """
+        part = self._part(stream)
+        chosen = self._positions(stream) if positions is None else positions
+        order: dict[str, Any] = {
+            "batch_size": batch_size or self.batch_size or part.batch_size,
+            "shuffle": train,
+            "seed": derive_seed(self.order_seed, "loader", stream) if seed is None else seed,
+            "num_samples": num_samples,
+            "indexed": indexed,
+            "rank": rank,
+            "world_size": world_size,
+        }
+        dataset = part.dataset
+        if not train and self.evaluation_dataset is not None and part is self._train:
+            dataset = self.evaluation_dataset
+        if isinstance(dataset, TensorData) and part.collate_fn is None:
+            return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
+        return DatasetLoader(
+            dataset,
+            chosen,
+            collate_fn=part.collate_fn,
+            num_workers=part.num_workers,
+            pin_memory=part.pin_memory,
+            worker_init_fn=part.worker_init_fn,
+            **order,
+        )
+
+    def is_augmented(self, stream: str) -> bool:
+        """Whether training batches of a stream may differ from one epoch to the next.
+
+        Only data held as tensors can be known not to; a project's own dataset may draw anything.
+        """
+        part = self._part(stream)
+        return (
+            not isinstance(part.dataset, TensorData)
+            or part.collate_fn is not None
+            or part.dataset.augment is not None
+        )
+
+    # ------------------------------------------------------------------ within
+
+    def _part(self, stream: str) -> _Part:
+        split = self.split
+        origin = {"nonmember": split.nonmember_from, "shadow": split.shadow_from, "test": "test"}
+        part = self._train if origin.get(stream, "train") == "train" else self._test
+        if part is None:
+            raise ValueError(f"the {stream!r} stream needs a test set, and {self.name} has none")
+        return part
+
+    def _positions(self, stream: str) -> np.ndarray[Any, Any]:
+        split = self.split
+        if stream == "train":
+            return split.members
+        if stream not in ("forget", "retain", "nonmember", "shadow", "test"):
+            raise ValueError(f"no stream {stream!r}; there are {', '.join(Stream.__args__)}")  # type: ignore[attr-defined]
+        positions: np.ndarray[Any, Any] = getattr(split, stream)
+        return positions
+
+    def _device(self) -> torch.device | None:
+        return None if self.trainer is None else self.trainer.strategy.root_device
+
+    def _setup_inner(self, stage: str) -> None:
+        if isinstance(self.inner, L.LightningDataModule) and stage not in self._inner_setup:
+            self.inner.trainer = self.trainer
+            self.inner.setup(stage)
+            self._inner_setup.add(stage)
+
+    def _inner_loader(self, name: str) -> Any:
+        if not isinstance(self.inner, L.LightningDataModule):
+            return None
+        try:
+            loader = getattr(self.inner, name)()
+        except MisconfigurationException:  # what Lightning's own, not overridden, method raises
+            return None
+        return loader or None
+
+    def _training_part(self) -> _Part:
+        if isinstance(self.inner, Dataset):
+            return self._checked(_Part(self.inner, self.batch_size or _DEFAULT_BATCH_SIZE), "datamodule")
+        loader = self._inner_loader("train_dataloader")
+        if loader is None:
+            raise ValueError(f"datamodule: {self.name} has no train_dataloader, so there is nothing to forget")
+        return self._checked(_part_of(loader, f"{self.name}.train_dataloader()"), "datamodule")
+
+    def _test_part(self) -> _Part | None:
+        if isinstance(self.inner, Dataset):
+            if self.test_dataset is None:
+                return None
+            part = _Part(self.test_dataset, self.batch_size or _DEFAULT_BATCH_SIZE)
+            return self._checked(part, "test_dataset")
+        self._setup_inner("test")
+        for name in ("test_dataloader", "val_dataloader"):
+            if (loader := self._inner_loader(name)) is not None:
+                return self._checked(_part_of(loader, f"{self.name}.{name}()"), "datamodule")
+        return None
+
+    @staticmethod
+    def _checked(part: _Part, argument: str) -> _Part:
+        dataset = part.dataset
+        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+            raise TypeError(
+                f"{argument}: {type(dataset).__name__} cannot be indexed by position, so no sample of it can "
+                "be named and forgotten; give a map-style dataset with __len__ and __getitem__"
+            )
+        held = _as_tensor_data(dataset) if part.collate_fn is None else None
+        return part if held is None else replace(part, dataset=held)
+
+    def _obtain_split(self) -> Split:
+        assert self._train is not None
+        train_size, test_size = len(self._train), 0 if self._test is None else len(self._test)
+        no_source = self.nonmember is None and self.nonmember_from == "test" and test_size == 0
+        path = None if self.split_path is None else Path(self.split_path)
+        stored = Split.load(path) if path is not None and path.exists() else None
+        drawn = make_split(
+            train_size,
+            test_size,
+            self.rule,
+            SelectionData(train_size, targets=self._targets, attributes=self._attributes()),
+            seed=self.seed,
+            nonmember=0 if no_source else self.nonmember,
+            nonmember_from=self.nonmember_from,
+            shadow=self.shadow,
+            shadow_from=self.shadow_from,
+            previous=[Split.load(path) for path in self.previous] or None,
+        )
+        if stored is not None and not stored.same_as(drawn):
+            raise ValueError(
+                f"split_path: {path} holds another split than forget, nonmember, shadow, previous and seed ask "
+                "for; give the arguments it was made with, or another path"
+            )
+        if stored is None and path is not None and (self.trainer is None or self.trainer.is_global_zero):
+            drawn.save(path)
+        return drawn
+
+    def _targets(self) -> np.ndarray[Any, Any]:
+        assert self._train is not None
+        targets = _dataset_targets(self._train.dataset)
+        if targets is None:
+            loader = DatasetLoader(
+                self._train.dataset,
+                collate_fn=self._train.collate_fn,
+                num_workers=self._train.num_workers,
+                batch_size=self._train.batch_size,
+                rank=0,
+                world_size=1,
+            )
+            targets = torch.cat([self.adapter.split(batch)[1] for batch in loader]).numpy()
+        return targets
+
+    def _attributes(self) -> Mapping[str, Any]:
+        assert self._train is not None
+        if self.attributes is not None:
+            return self.attributes
+        dataset = self._train.dataset
+        columns = dict(_columns(dataset))
+        for name in vars(self.rule).values():  # a dataset may keep a column as a field, which cannot be listed
+            if isinstance(name, str) and name not in columns and (column := _field(dataset, name)) is not None:
+                columns[name] = column
+        return columns
+
+    def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
+        """Apply the project's transfer hook, to each stream where there are several."""
+        inner = getattr(self.inner, hook)
+        module = self.trainer.lightning_module if self.trainer is not None else None
+        if (
+            isinstance(batch, dict)
+            and isinstance(module, StreamConsumer)
+            and tuple(batch) == tuple(module.streams)
+        ):
+            return {
+                name: part._replace(batch=inner(part.batch, *args))
+                if name in module.indexed_streams
+                else inner(part, *args)
+                for name, part in batch.items()
+            }
+        return inner(batch, *args)
+
+
+def _part_of(loader: Any, where: str) -> _Part:
+    if isinstance(loader, BatchLoader):
+        dataset = loader.dataset
+        if loader.positions is not None:
+            dataset = _subset(dataset, loader.positions)
+        return _Part(
+            dataset,
+            loader.batch_size,
+            getattr(loader, "collate_fn", None),
+            getattr(loader, "num_workers", 0),
+        )
+    if not isinstance(loader, DataLoader):
+        raise TypeError(
+            f"{where} gives a {type(loader).__name__}; unlearning needs one DataLoader over one dataset there"
+        )
+    default = loader.collate_fn is torch.utils.data.default_collate
+    return _Part(
+        loader.dataset,
+        loader.batch_size or getattr(loader.batch_sampler, "batch_size", _DEFAULT_BATCH_SIZE),
+        None if default else loader.collate_fn,
+        loader.num_workers,
+        loader.pin_memory,
+        loader.worker_init_fn,
+    )
+
+
+def _subset(dataset: Dataset[Any], positions: Tensor) -> Dataset[Any]:
+    if isinstance(dataset, TensorData):
+        return dataset.subset(positions)
+    return Subset(dataset, positions.tolist())
+
+
+def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
+    """Return the dataset as tensors in memory if it already is that, else None."""
+    if isinstance(dataset, TensorData):
+        return dataset
+    if isinstance(dataset, Subset):
+        whole = _as_tensor_data(dataset.dataset)
+        return None if whole is None else whole.subset(torch.as_tensor(dataset.indices))
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].ndim == 1:
+        inputs, targets = dataset.tensors
+        return TensorData(inputs, targets) if not targets.is_floating_point() else None
+    return None
+
+
+def _dataset_targets(dataset: Dataset[Any]) -> np.ndarray[Any, Any] | None:
+    """Return the class of every sample without reading the samples, or None if the dataset does not offer it."""
+    if isinstance(dataset, Subset):
+        whole = _dataset_targets(dataset.dataset)
+        return None if whole is None else whole[np.asarray(dataset.indices)]
+    if isinstance(dataset, TensorDataset):
+        return np.asarray(dataset.tensors[-1])
+    for name in ("targets", "labels"):
+        if (targets := getattr(dataset, name, None)) is not None and len(targets) == len(dataset):  # type: ignore[arg-type]
+            return np.asarray(targets)
+    return None
+
+
+def _columns(dataset: Dataset[Any]) -> Mapping[str, Any]:
+    if isinstance(dataset, Subset):
+        places = np.asarray(dataset.indices)
+        return {name: np.asarray(column)[places] for name, column in _columns(dataset.dataset).items()}
+    attributes = getattr(dataset, "attributes", None)
+    return attributes if isinstance(attributes, Mapping) else {}
+
+
+def _field(dataset: Dataset[Any], name: str) -> Any:
+    if isinstance(dataset, Subset):
+        whole = _field(dataset.dataset, name)
+        return None if whole is None else np.asarray(whole)[np.asarray(dataset.indices)]
+    column = getattr(dataset, name, None) if name.isidentifier() else None
+    return None if callable(column) else column

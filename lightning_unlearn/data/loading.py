@@ -1,0 +1,362 @@
+"""Loaders that serve whole batches in a reproducible order under any number of processes; no splits, no methods."""
+
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["BatchLoader", "DatasetLoader", "Indexed", "OrderSampler", "TensorLoader"]
+
+
+class Indexed(NamedTuple):
+    """A batch together with the places of its samples in the stream it comes from.
+
+    Attributes:
+        batch: The batch as the dataset's collate function gives it.
+        index: Places in the stream's list of positions, ``(B,)`` int64 in [0, stream length).
+    """
+
+    batch: Any
+    index: Tensor
+
+
+class OrderSampler:
+    """Decides which sample stands in which batch, from the seed alone.
+
+    The samples form one endless sequence of permutations (or of passes in order, without ``shuffle``); epoch
+    *e* takes the elements ``e·L`` to ``(e+1)·L`` of it, L = ``num_samples``. So a stream shorter than its
+    epoch starts over within it, and a stream longer than its epoch goes on where the last epoch stopped:
+    every sample is seen before any is seen twice.
+
+    With W processes a step takes the next ``batch_size·W`` elements and gives rank *r* every W-th of them,
+    so the samples of a step do not depend on how they are spread over processes. A last step too small to give
+    every rank two samples joins the step before it (batch normalisation cannot train on one sample); samples
+    are repeated only if there are fewer of them than processes.
+
+    Args:
+        size: Number of samples, >= 1.
+        batch_size: Samples a process takes each step, >= 1.
+        shuffle: Whether to permute.
+        seed: Seed of the permutations.
+        num_samples: Length L of an epoch over all processes; ``None`` for ``size``.
+        rank: Rank of this process and, with it,
+        world_size: the number of processes; ``None`` asks ``torch.distributed`` when iteration begins.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        seed: int = 0,
+        num_samples: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"size must be at least 1, got {size}: a loader over no samples cannot be made")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        self.size = size
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.num_samples = size if num_samples is None else num_samples
+        self.epoch = 0
+        self._rank = rank
+        self._world_size = world_size
+        self._permutation: tuple[int, Tensor] | None = None
+
+    @property
+    def rank(self) -> int:
+        """Rank of this process."""
+        if self._rank is not None:
+            return self._rank
+        return torch.distributed.get_rank() if _in_group() else 0
+
+    @property
+    def world_size(self) -> int:
+        """Number of processes that share the samples."""
+        if self._world_size is not None:
+            return self._world_size
+        return torch.distributed.get_world_size() if _in_group() else 1
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch of the next iteration; Lightning calls this."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        world = self.world_size
+        step = self.batch_size * world
+        full, rest = divmod(self.num_samples, step)
+        return max(1, full + (rest >= 2 * world)) if full else 1
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return self.batches()
+
+    def batches(self, start: int = 0) -> Iterator[Tensor]:
+        """Yield this rank's places, one int64 tensor a step, from step ``start`` on."""
+        order, rank, world, steps = self._order(), self.rank, self.world_size, len(self)
+        step = self.batch_size * world
+        for number in range(start, steps):
+            stop = len(order) if number == steps - 1 else (number + 1) * step
+            mine = order[number * step + rank : stop : world]
+            yield mine if len(mine) else order[(rank - stop) % len(order)].reshape(1)
+
+    def _order(self) -> Tensor:
+        first = self.epoch * self.num_samples
+        parts: list[Tensor] = []
+        taken = 0
+        while taken < self.num_samples:
+            cycle, offset = divmod(first + taken, self.size)
+            part = self._pass(cycle)[offset : offset + self.num_samples - taken]
+            parts.append(part)
+            taken += len(part)
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def _pass(self, cycle: int) -> Tensor:
+        if not self.shuffle:
+            return torch.arange(self.size)
+        if self._permutation is None or self._permutation[0] != cycle:
+            generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", cycle))
+            self._permutation = (cycle, torch.randperm(self.size, generator=generator))
+        return self._permutation[1]
+
+
+class BatchLoader:
+    """What the two loaders share: an order, a length, and a place to resume from in the middle of an epoch.
+
+    Lightning finds ``sampler.set_epoch`` and the state methods by their names, so order and position are right
+    after a resume and no distributed sampler is put in between.
+
+    Args:
+        dataset: Where samples come from.
+        positions: Which samples of the dataset, in stream order; ``None`` for all.
+        indexed: Whether batches come as :class:`Indexed`.
+        **order: Arguments of :class:`OrderSampler` other than ``size``.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        positions: np.ndarray[Any, Any] | Tensor | None = None,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        seed: int = 0,
+        num_samples: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        indexed: bool = False,
+    ) -> None:
+        size = len(dataset) if positions is None else len(positions)  # type: ignore[arg-type]
+        self.dataset = dataset
+        self.positions = None if positions is None else torch.as_tensor(positions, dtype=torch.int64)
+        self.indexed = indexed
+        self.sampler = OrderSampler(
+            size,
+            batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            num_samples=num_samples,
+            rank=rank,
+            world_size=world_size,
+        )
+        self._start = 0
+        self._served = 0
+
+    @property
+    def batch_size(self) -> int:
+        """Samples a process takes each step."""
+        return self.sampler.batch_size
+
+    @property
+    def batch_sampler(self) -> None:
+        """None: Lightning asks whatever has a ``sampler`` for this too."""
+        return
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        start, self._start = self._start % len(self), 0
+        self._served = start
+        places = self.sampler.batches(start)
+        for place, batch in self._fetch(places):
+            self._served += 1
+            yield Indexed(batch, place) if self.indexed else batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return how many batches of the running epoch were served."""
+        return {"served": self._served}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Make the next iteration go on after the batches that were served."""
+        self._start = state["served"]
+
+    def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
+        raise NotImplementedError
+
+    def _dataset_positions(self, place: Tensor) -> Tensor:
+        return place if self.positions is None else self.positions[place]
+
+
+class TensorLoader(BatchLoader):
+    """Serves data held as tensors a whole batch at a time: one gather, then augmentation and normalisation.
+
+    Both run on ``device``; on an accelerator the data itself moves there once, if it takes less than a quarter
+    of the free memory. Augmentation draws from a generator seeded by seed, epoch, step and rank, so it neither
+    uses nor moves the global random state and is the same after a resume.
+
+    Args:
+        data: The samples.
+        positions: Which samples, in stream order; ``None`` for all.
+        batch_size: Samples a process takes each step.
+        shuffle: Whether to permute each pass.
+        augment: Whether to apply ``data.augment``.
+        seed: Seed of order and augmentation.
+        device: Where batches are wanted; ``None`` leaves them where the data is.
+        num_samples: Length of an epoch; see :class:`OrderSampler`.
+        rank: See :class:`OrderSampler`.
+        world_size: See :class:`OrderSampler`.
+        indexed: Whether batches come as :class:`Indexed`.
+    """
+
+    dataset: TensorData
+
+    def __init__(
+        self,
+        data: TensorData,
+        positions: np.ndarray[Any, Any] | Tensor | None = None,
+        *,
+        batch_size: int,
+        shuffle: bool = False,
+        augment: bool = False,
+        seed: int = 0,
+        device: torch.device | None = None,
+        num_samples: int | None = None,
+        rank: int | None = None,
+        world_size: int | None = None,
+        indexed: bool = False,
+    ) -> None:
+        super().__init__(
+            data,
+            positions,
+            batch_size=batch_size,
+            shuffle=shuffle,
+            seed=seed,
+            num_samples=num_samples,
+            rank=rank,
+            world_size=world_size,
+            indexed=indexed,
+        )
+        self.augment = augment
+        self.device = device
+
+    def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
+        data = self.dataset if self.device is None else _resident(self.dataset, self.device)
+        augmented = self.augment and data.augment is not None
+        for place in places:
+            generator = self._generator() if augmented else None
+            yield place, data.batch(self._dataset_positions(place), device=self.device, generator=generator)
+
+    def _generator(self) -> torch.Generator:
+        sampler = self.sampler
+        seed = derive_seed(sampler.seed, "augment", sampler.epoch, self._served, sampler.rank)
+        return torch.Generator().manual_seed(seed)
+
+
+class DatasetLoader(BatchLoader):
+    """Serves any map-style dataset through a :class:`~torch.utils.data.DataLoader`, in the same order.
+
+    Args:
+        dataset: Where samples come from.
+        positions: Which samples, in stream order; ``None`` for all.
+        collate_fn: Makes a batch of samples; ``None`` for PyTorch's default.
+        num_workers: Loader processes.
+        pin_memory: Whether batches are put in pinned memory.
+        worker_init_fn: Called in each loader process with its number.
+        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size`` and ``indexed``
+            as in :class:`TensorLoader`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        positions: np.ndarray[Any, Any] | Tensor | None = None,
+        *,
+        collate_fn: Callable[[list[Any]], Any] | None = None,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        worker_init_fn: Callable[[int], None] | None = None,
+        **order: Any,
+    ) -> None:
+        super().__init__(dataset, positions, **order)
+        self.collate_fn = collate_fn
+        self.num_workers = num_workers
+        self.pin_memory = pin_memory
+        self.worker_init_fn = worker_init_fn
+
+    def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
+        sampler = self.sampler
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=_Batches(self, self._served),
+            collate_fn=self.collate_fn,
+            num_workers=self.num_workers,
+            pin_memory=self.pin_memory,
+            worker_init_fn=self.worker_init_fn,
+            generator=torch.Generator().manual_seed(derive_seed(sampler.seed, "workers", sampler.epoch)),
+        )
+        return zip(places, loader, strict=True)
+
+
+class _Batches:
+    """The rest of an epoch as lists of dataset positions, made one at a time."""
+
+    def __init__(self, loader: BatchLoader, start: int) -> None:
+        self.loader = loader
+        self.start = start
+
+    def __len__(self) -> int:
+        return len(self.loader) - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for place in self.loader.sampler.batches(self.start):
+            yield self.loader._dataset_positions(place).tolist()
+
+
+_FREE_MEMORY_SHARE = 0.25
+_RESIDENT: weakref.WeakKeyDictionary[TensorData, dict[torch.device, TensorData]] = weakref.WeakKeyDictionary()
+
+
+def _resident(data: TensorData, device: torch.device) -> TensorData:
+    """Return the data on the device, moved there once for all loaders, or as it is if it would not fit."""
+    if device.type != "cuda" or data.inputs.device == device:
+        return data
+    copies = _RESIDENT.setdefault(data, {})
+    if device not in copies:
+        free, _ = torch.cuda.mem_get_info(device)
+        if data.inputs.nbytes > _FREE_MEMORY_SHARE * free:
+            return data
+        copies[device] = TensorData(
+            data.inputs.to(device),
+            data.targets.to(device),
+            num_classes=data.num_classes,
+            transform=data.transform,
+            augment=data.augment,
+        )
+    return copies[device]
+
+
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()

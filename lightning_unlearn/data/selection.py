@@ -1,0 +1,694 @@
+"""Rules that choose the training samples to forget; nothing of what is then done with the samples."""
+
+from __future__ import annotations
+
+import csv
+import json
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+__all__ = [
+    "Classes",
+    "ForgetLike",
+    "ForgetRule",
+    "Groups",
+    "Ids",
+    "RandomFraction",
+    "SelectionData",
+    "as_rule",
+    "select",
+    "stratified_draw",
+]
+
+Positions: TypeAlias = npt.NDArray[np.int64]
+
+_SHOWN = 5  # offending values that a message quotes
+_ID_SUFFIXES = (".csv", ".json", ".txt")
+_POSITION_HEADERS = ("id", "ids", "index", "position", "positions")
+
+
+class SelectionData:
+    """What a forget rule may look at: the size of the training set, its targets and its attributes.
+
+    Targets and attributes may be given as functions; they are called at most once, and only if a rule asks.
+
+    Args:
+        n: Number of samples in the training set.
+        targets: Class of every sample, shape ``(n,)``, or a function that returns it; None where the dataset
+            has no targets.
+        attributes: Per-sample columns by name, each of shape ``(n,)``, or a function that returns the column
+            of a name and raises KeyError for a name it does not know.
+        attribute_names: Names that such a function knows, for messages; taken from a mapping by itself.
+        rng: Source of randomness.
+        excluded: Positions that no rule may choose, shape ``(M,)``: samples forgotten earlier.
+
+    Example:
+        >>> data = SelectionData(4, targets=[0, 1, 1, 0], attributes={"age": [30, 20, 25, 40]}, excluded=[0])
+        >>> data.targets, data.attribute("age").tolist(), data.available.tolist()
+        (array([0, 1, 1, 0]), [30, 20, 25, 40], [1, 2, 3])
+    """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        targets: npt.ArrayLike | Tensor | Callable[[], Any] | None = None,
+        attributes: Mapping[str, Any] | Callable[[str], Any] | None = None,
+        attribute_names: Iterable[str] = (),
+        rng: np.random.Generator | None = None,
+        excluded: npt.ArrayLike | None = None,
+    ) -> None:
+        if n < 1:
+            raise ValueError(f"n must be the size of a training set with at least one sample, got {n}")
+        self.n = int(n)
+        self.rng = np.random.default_rng() if rng is None else rng
+        self._targets: Any = targets
+        self._source = attributes
+        self._names = sorted(attributes if isinstance(attributes, Mapping) else attribute_names)
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+        self._free: npt.NDArray[np.bool_] | None = None
+        if excluded is not None and np.size(excluded):
+            self._free = np.ones(self.n, dtype=np.bool_)
+            self._free[np.asarray(excluded)] = False
+
+    def with_(self, *, rng: np.random.Generator, excluded: npt.ArrayLike) -> SelectionData:
+        """Return the same data with another source of randomness and other positions excluded."""
+        return SelectionData(
+            self.n,
+            targets=self._targets,
+            attributes=self._source,
+            attribute_names=self._names,
+            rng=rng,
+            excluded=excluded,
+        )
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64] | None:
+        """Class of every training sample, shape ``(n,)``, or None where the dataset has no targets."""
+        if callable(self._targets):
+            self._targets = self._targets()
+        if self._targets is None:
+            return None
+        targets = self._checked("targets", self._targets)
+        if not np.issubdtype(targets.dtype, np.integer):
+            raise ValueError(f"targets must be class indices (integers), got dtype {targets.dtype}")
+        self._targets = targets
+        return targets
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """Names of the attributes that the dataset offers, sorted."""
+        return self._names
+
+    @property
+    def available(self) -> Positions:
+        """Positions that a rule may choose, sorted: all but the excluded ones."""
+        if self._free is None:
+            return np.arange(self.n, dtype=np.int64)
+        return np.flatnonzero(self._free)
+
+    @property
+    def is_available(self) -> npt.NDArray[np.bool_]:
+        """Whether a rule may choose each sample, shape ``(n,)``."""
+        return np.ones(self.n, dtype=np.bool_) if self._free is None else self._free
+
+    @property
+    def n_available(self) -> int:
+        """Number of positions that a rule may choose."""
+        return self.n if self._free is None else int(np.count_nonzero(self._free))
+
+    def attribute(self, name: str) -> npt.NDArray[Any]:
+        """Return the per-sample column ``name``, shape ``(n,)``.
+
+        Raises:
+            ValueError: If the dataset has no such attribute; the message lists those it has.
+        """
+        if name not in self._columns:
+            try:
+                if self._source is None:
+                    raise KeyError(name)
+                value = self._source[name] if isinstance(self._source, Mapping) else self._source(name)
+            except KeyError as error:
+                offered = ", ".join(map(repr, self.attribute_names)) or "none"
+                raise ValueError(
+                    f"the training data have no attribute {name!r}; they offer: {offered}. Name one of "
+                    "these, or give the dataset an `attributes` mapping with one value per sample"
+                ) from error
+            self._columns[name] = self._checked(f"attribute {name!r}", value)
+        return self._columns[name]
+
+    def unavailable(self, positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return those of ``positions`` (all in ``[0, n)``) that no rule may choose."""
+        return positions[:0] if self._free is None else positions[~self._free[positions]]
+
+    def pick(self, ranks: npt.NDArray[Any]) -> Positions:
+        """Return ``available[ranks]``, without building ``available`` where that is not needed."""
+        return np.asarray(ranks, dtype=np.int64) if self._free is None else self.available[ranks]
+
+    def of_available(self, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the entries of a per-sample column that belong to available samples, in order."""
+        return column if self._free is None else column[self._free]
+
+    def _checked(self, name: str, value: Any) -> npt.NDArray[Any]:
+        column = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        if column.shape != (self.n,):
+            raise ValueError(
+                f"{name} must have one value for each of the {self.n} samples, got shape {column.shape}"
+            )
+        return column
+
+
+class ForgetRule(ABC):
+    """Chooses the samples to forget. A rule of your own is a subclass, or any function of one argument."""
+
+    @abstractmethod
+    def __call__(self, data: SelectionData) -> npt.NDArray[Any]:
+        """Return sorted, unique ``int64`` positions in the training set, drawn from ``data.available``."""
+
+
+def stratified_draw(targets: npt.NDArray[Any], size: int, rng: np.random.Generator) -> Positions:
+    """Draw ``size`` positions so that every class has its share of them, to within one sample.
+
+    The shares are rounded by largest remainder, so the sizes add up exactly.
+
+    Args:
+        targets: Class of every sample, shape ``(n,)``, integers.
+        size: Number of positions to draw, in ``[0, n]``.
+        rng: Source of randomness.
+
+    Returns:
+        Sorted, unique positions, shape ``(size,)``.
+
+    Example:
+        >>> drawn = stratified_draw(np.array([0, 0, 0, 0, 1, 1]), 3, np.random.default_rng(0))
+        >>> np.bincount(np.array([0, 0, 0, 0, 1, 1])[drawn]).tolist()
+        [2, 1]
+    """
+    if not 0 <= size <= len(targets):
+        raise ValueError(f"size must lie in [0, {len(targets)}], the number of samples, got {size}")
+    codes = _small_codes(targets)
+    counts = np.bincount(codes)
+    shares = counts * (size / max(len(targets), 1))
+    taken = np.floor(shares).astype(np.int64)
+    order = np.argsort(taken - shares, kind="stable")
+    taken[order[: size - int(taken.sum())]] += 1
+    by_class = np.argsort(codes, kind="stable")
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    drawn = [
+        by_class[start + rng.choice(count, take, replace=False, shuffle=False)]
+        for start, count, take in zip(starts.tolist(), counts.tolist(), taken.tolist(), strict=True)
+        if take
+    ]
+    return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *drawn]))
+
+
+def _small_codes(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Number the values from 0; in 16 bits where they fit, which numpy sorts by radix, ten times faster."""
+    low = int(values.min()) if len(values) else 0
+    span = int(values.max()) - low if len(values) else 0
+    if span <= np.iinfo(np.uint16).max:
+        return (values - low).astype(np.uint16)
+    return np.unique(values, return_inverse=True)[1]
+
+
+@dataclass(frozen=True)
+class RandomFraction(ForgetRule):
+    """A random share of the training set.
+
+    Args:
+        fraction: Share of the samples that can still be forgotten, in ``(0, 1)``; at least one is taken.
+        stratified: Give every class the same share, to within one sample; needs targets.
+
+    Example:
+        >>> len(RandomFraction(0.25)(SelectionData(100, rng=np.random.default_rng(0))))
+        25
+    """
+
+    fraction: float
+    stratified: bool = False
+
+    def __post_init__(self) -> None:
+        _check_fraction("fraction", self.fraction)
+
+    def __call__(self, data: SelectionData) -> Positions:
+        """Draw the share from the available samples."""
+        total = data.n_available
+        size = _share(self.fraction, total)
+        if not self.stratified:
+            return data.pick(np.sort(data.rng.choice(total, size, replace=False, shuffle=False)))
+        if data.targets is None:
+            raise ValueError(
+                "stratified=True needs targets, and the training data have none; use stratified=False"
+            )
+        return data.pick(stratified_draw(data.of_available(data.targets), size, data.rng))
+
+
+@dataclass(frozen=True)
+class Classes(ForgetRule):
+    """All samples of one class or of several.
+
+    Args:
+        classes: A class index or a list of them.
+
+    Example:
+        >>> Classes([0, 2])(SelectionData(5, targets=[0, 1, 2, 2, 1])).tolist()
+        [0, 2, 3]
+    """
+
+    classes: int | list[int]
+
+    def __post_init__(self) -> None:
+        wanted = self._wanted
+        if wanted.size == 0 or wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
+            raise ValueError(
+                f"classes must be a class index or a non-empty list of them, got {self.classes!r}"
+            )
+        if len(np.unique(wanted)) != len(wanted):
+            raise ValueError(f"classes must name every class once, got {self.classes!r}")
+
+    @property
+    def _wanted(self) -> npt.NDArray[Any]:
+        return np.atleast_1d(np.asarray(self.classes))
+
+    def __call__(self, data: SelectionData) -> Positions:
+        """Find the available samples of the classes."""
+        if data.targets is None:
+            raise ValueError(
+                "Classes needs targets, and the training data have none; forget by Ids or Groups instead"
+            )
+        targets = data.of_available(data.targets)
+        absent = np.setdiff1d(self._wanted, targets)
+        if len(absent):
+            raise ValueError(
+                f"classes {_shown(absent)} have no samples that can be forgotten; the classes present are "
+                f"{_shown(np.unique(targets), limit=20)}"
+            )
+        return data.pick(np.flatnonzero(np.isin(targets, self._wanted)))
+
+
+@dataclass(frozen=True, eq=False)
+class Ids(ForgetRule):
+    """Exactly the samples that a list or a file names.
+
+    A ``.txt`` file has one id per line, a ``.json`` file is a list, a ``.csv`` file may have a header. Of
+    several CSV columns the one named ``column`` is read, without ``column`` the one headed id, index or
+    position; a file of several columns where none is so named is refused, since a wrong guess would forget
+    the wrong people.
+
+    Args:
+        ids: Ids as a sequence, array or tensor, or the path of a .csv, .json or .txt file.
+        column: Attribute of the training data whose values the ids are, strings or integers; every sample
+            with such a value is chosen. Left out, the ids are positions in the training set, counted from 0.
+
+    Raises:
+        FileNotFoundError: If the file does not exist.
+        ValueError: If an id is repeated, out of range or unknown, or the file cannot be read as ids.
+
+    Example:
+        >>> Ids([4, 1])(SelectionData(5)).tolist()
+        [1, 4]
+        >>> Ids(["ann"], column="user")(SelectionData(3, attributes={"user": ["ann", "bob", "ann"]})).tolist()
+        [0, 2]
+    """
+
+    ids: str | Path | Sequence[int] | Sequence[str] | npt.NDArray[Any] | Tensor
+    column: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.ids, str | Path):
+            return
+        path = Path(self.ids)
+        if path.suffix.lower() not in _ID_SUFFIXES:
+            raise ValueError(
+                f"ids must be a list of ids or the path of a {', '.join(_ID_SUFFIXES)} file, got {self.ids!r}"
+            )
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"ids: no such file {path.resolve()}; give the path of an existing file of ids"
+            )
+
+    @property
+    def _origin(self) -> str:
+        return f"ids file {self.ids}" if isinstance(self.ids, str | Path) else "ids"
+
+    def __call__(self, data: SelectionData) -> Positions:
+        """Read the ids and find their samples."""
+        if self.column is None:
+            return self._positions(data)
+        return self._matches(data, data.attribute(self.column))
+
+    def _positions(self, data: SelectionData) -> Positions:
+        ids = self._read(integers=True)
+        outside = ids[(ids < 0) | (ids >= data.n)]
+        if len(outside):
+            raise ValueError(
+                f"{self._origin}: {len(outside)} ids are out of range: {_shown(outside)}. Without `column` "
+                f"ids are positions in the training set, 0 to {data.n - 1}; where they are values of an "
+                f"attribute, name it in `column` (offered: {data.attribute_names})"
+            )
+        return self._sorted_unique(ids)
+
+    def _matches(self, data: SelectionData, values: npt.NDArray[Any]) -> Positions:
+        integers = bool(np.issubdtype(values.dtype, np.integer))
+        ids = self._sorted_unique(self._read(integers=integers))
+        if not integers:
+            values = values.astype(np.str_)
+        if not len(ids):
+            return np.empty(0, dtype=np.int64)
+        # Every sample looks its value up among the sorted ids: n log(ids), no table over all values.
+        nearest = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
+        found = ids[nearest] == values
+        unknown = np.delete(ids, np.unique(nearest[found]))
+        if len(unknown):
+            raise ValueError(
+                f"{self._origin}: {len(unknown)} ids do not occur in attribute {self.column!r} of the "
+                f"training data: {_shown(unknown)}. Its values look like {_shown(values)}; remove or "
+                "correct these ids"
+            )
+        # Of a person whose samples were in part forgotten or held out before, the others remain to be
+        # forgotten; a person of whom none remain is kept, so that the request is refused and not silently
+        # shortened.
+        free = data.is_available
+        exhausted = np.setdiff1d(nearest[found], nearest[found & free])
+        return np.flatnonzero(found & (free | np.isin(nearest, exhausted)))
+
+    def _sorted_unique(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        ids = np.sort(ids)
+        repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
+        if len(repeated):
+            raise ValueError(
+                f"{self._origin}: {len(repeated)} ids are repeated: {_shown(repeated)}. Name every id once "
+                "(a repeated id is often a request that was merged wrongly)"
+            )
+        return ids
+
+    def _read(self, *, integers: bool) -> npt.NDArray[Any]:
+        """Read the ids as ``int64`` or as strings, shape ``(M,)``."""
+        if not isinstance(self.ids, str | Path):
+            return _typed_ids(self.ids, integers=integers, origin=self._origin)
+        path = Path(self.ids)
+        if path.suffix.lower() == ".json":
+            try:
+                values = json.loads(path.read_text(encoding="utf-8-sig"))
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._origin} is not valid JSON: {error}; it must be one list of ids"
+                ) from error
+            if not isinstance(values, list):
+                raise ValueError(
+                    f"{self._origin} must hold one list of ids, got a JSON {type(values).__name__}"
+                )
+            return _typed_ids(values, integers=integers, origin=self._origin)
+        layout = _CsvLayout()
+        if path.suffix.lower() == ".csv":
+            layout = _csv_layout(path, self.column, integers=integers)
+        return _read_column(path, layout, integers=integers)
+
+
+@dataclass(frozen=True)
+class Groups(ForgetRule):
+    """All samples of a share of the groups, for instance of 2% of the identities.
+
+    With ``skew_by`` the groups are drawn one after another without replacement, each with a probability
+    proportional to ``exp(-skew * z)``, where ``z`` is the standard score of the group's mean ``skew_by``
+    among the groups. ``Groups("identity", 0.02, skew_by="age", skew=1.0)`` is a forget set of 2% of the
+    identities with an emphasis on the young, the setting of Akbari, Morshed & Gaudi, "Machine Unlearning",
+    section 3.
+
+    Args:
+        attribute: Attribute of the training data whose equal values make a group.
+        fraction: Share of the groups, in ``(0, 1)``; at least one group is taken.
+        skew_by: Numeric attribute towards whose small values the draw is skewed.
+        skew: Strength of the skew; 0 for none, negative towards large values.
+
+    Example:
+        >>> data = SelectionData(6, attributes={"user": list("aabbcc")}, rng=np.random.default_rng(0))
+        >>> len(Groups("user", 0.4)(data))
+        2
+    """
+
+    attribute: str
+    fraction: float
+    skew_by: str | None = None
+    skew: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_fraction("fraction", self.fraction)
+        if not np.isfinite(self.skew):
+            raise ValueError(f"skew must be a finite number, got {self.skew}")
+        if self.skew != 0 and self.skew_by is None:
+            raise ValueError(
+                f"skew={self.skew} needs skew_by, the attribute to skew by; name it or set skew=0"
+            )
+
+    def __call__(self, data: SelectionData) -> Positions:
+        """Draw the groups and find their available samples."""
+        groups, group_of = np.unique(data.of_available(data.attribute(self.attribute)), return_inverse=True)
+        log_weights = np.zeros(len(groups))
+        if self.skew_by is not None:
+            log_weights -= self.skew * self._scores(data, group_of)
+        # The groups with the largest log-weight plus Gumbel noise are a draw without replacement in
+        # proportion to the weights.
+        keys = log_weights + data.rng.gumbel(size=len(groups))
+        chosen = np.argsort(-keys, kind="stable")[: _share(self.fraction, len(groups))]
+        return data.pick(np.flatnonzero(np.isin(group_of, chosen)))
+
+    def _scores(self, data: SelectionData, group_of: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+        values = data.of_available(data.attribute(str(self.skew_by)))
+        numeric = np.issubdtype(values.dtype, np.number) or values.dtype == np.bool_
+        if not numeric or not np.isfinite(values).all():
+            raise ValueError(f"skew_by={self.skew_by!r} must be a numeric attribute without missing values")
+        means = np.bincount(group_of, weights=values) / np.bincount(group_of)
+        spread = float(means.std())
+        return (means - means.mean()) / spread if spread > 0 else np.zeros_like(means)
+
+
+@dataclass(frozen=True)
+class _Function(ForgetRule):
+    """A user's function of :class:`SelectionData`, which may return positions or a boolean mask."""
+
+    function: Callable[[SelectionData], Any]
+
+    def __call__(self, data: SelectionData) -> Positions:
+        name = getattr(self.function, "__name__", type(self.function).__name__)
+        result = self.function(data)
+        chosen = result.detach().cpu().numpy() if isinstance(result, Tensor) else np.asarray(result)
+        if chosen.dtype == np.bool_:
+            if chosen.shape != (data.n,):
+                raise ValueError(
+                    f"forget function {name!r} returned a mask of shape {chosen.shape}; it must be "
+                    f"({data.n},), one entry per training sample"
+                )
+            return np.flatnonzero(chosen)
+        if chosen.ndim != 1 or not (np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0):
+            raise ValueError(
+                f"forget function {name!r} returned {chosen.dtype} of shape {chosen.shape}; it must return "
+                "the positions to forget, 1-D integers, or a boolean mask over the training set"
+            )
+        return chosen.astype(np.int64)
+
+
+ForgetLike: TypeAlias = (
+    float
+    | str
+    | Path
+    | Sequence[int]
+    | Sequence[str]
+    | npt.NDArray[Any]
+    | Tensor
+    | ForgetRule
+    | Callable[[SelectionData], Any]
+)
+
+
+def as_rule(forget: ForgetLike) -> ForgetRule:
+    """Turn what a user may write for ``forget`` into a rule.
+
+    Args:
+        forget: A fraction in ``(0, 1)`` (:class:`RandomFraction`), the path of a file of ids or a sequence,
+            array or tensor of positions (:class:`Ids`), a rule, or a function of :class:`SelectionData` that
+            returns positions or a boolean mask.
+
+    Raises:
+        TypeError: If ``forget`` is a bare integer, which could be a class or an id, or of another type.
+        ValueError: If the fraction lies outside ``(0, 1)``.
+
+    Example:
+        >>> as_rule(0.01)
+        RandomFraction(fraction=0.01, stratified=False)
+    """
+    if isinstance(forget, ForgetRule):
+        return forget
+    if isinstance(forget, bool | np.bool_ | int | np.integer):
+        raise TypeError(
+            f"forget={forget!r} could mean a class or a sample; write Classes({int(forget)}) to forget a "
+            f"class or [{int(forget)}] to forget one sample"
+        )
+    if isinstance(forget, float | np.floating):
+        _check_fraction("forget", float(forget))
+        return RandomFraction(float(forget))
+    if isinstance(forget, str | Path | np.ndarray | Tensor | Sequence):
+        return Ids(forget)
+    if callable(forget):
+        return _Function(forget)
+    raise TypeError(
+        f"forget must be a fraction, a file of ids, a sequence of positions, a rule or a function, got "
+        f"{type(forget).__name__}"
+    )
+
+
+def select(rule: ForgetRule, data: SelectionData) -> Positions:
+    """Apply a rule and check what it chose.
+
+    Returns:
+        Sorted, unique ``int64`` positions in the training set.
+
+    Raises:
+        ValueError: If the choice is empty, is everything, repeats a position, or holds a position that is out
+            of range or was forgotten before.
+    """
+    chosen = np.asarray(rule(data))
+    name = type(rule).__name__
+    if chosen.ndim != 1 or not (np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0):
+        raise ValueError(
+            f"{name} returned {chosen.dtype} of shape {chosen.shape}; a rule must return 1-D positions"
+        )
+    if chosen.size == 0:
+        raise ValueError("the forget set is empty; choose at least one training sample to forget")
+    chosen = chosen.astype(np.int64, copy=False)
+    if not (chosen[1:] > chosen[:-1]).all():
+        chosen = np.sort(chosen)
+        repeated = np.unique(chosen[1:][chosen[1:] == chosen[:-1]])
+        if len(repeated):
+            raise ValueError(
+                f"{name} chose {len(repeated)} positions more than once: {_shown(repeated)}; choose each once"
+            )
+    outside = chosen[(chosen < 0) | (chosen >= data.n)]
+    if len(outside):
+        raise ValueError(
+            f"{name} chose positions outside the training set: {_shown(outside)}; they must lie in [0, "
+            f"{data.n})"
+        )
+    taken = data.unavailable(chosen)
+    if len(taken):
+        raise ValueError(
+            f"{name} chose {len(taken)} samples that cannot be forgotten again, since the source model was "
+            f"not trained on them: {_shown(taken)}. Leave out what an earlier request removed (a function "
+            "finds the rest in `data.available`)"
+        )
+    if len(chosen) == data.n_available:
+        raise ValueError(
+            f"the forget set is the whole training set ({len(chosen)} samples) and nothing is left to "
+            "retain; choose fewer samples, or train a new model"
+        )
+    return chosen
+
+
+def _check_fraction(name: str, value: float) -> None:
+    if not 0 < value < 1:
+        raise ValueError(f"{name} must be a share of the training set in (0, 1), both excluded, got {value}")
+
+
+def _share(fraction: float, total: int) -> int:
+    """Return the rounded share, which is never nothing and, of two or more, never all."""
+    return max(1, min(round(fraction * total), total - 1))
+
+
+def _shown(values: npt.NDArray[Any], limit: int = _SHOWN) -> str:
+    text = ", ".join(repr(value) for value in values[:limit].tolist())
+    return f"{text}, … ({len(values)} in all)" if len(values) > limit else text
+
+
+def _typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
+    ids = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if ids.ndim != 1:
+        raise ValueError(f"{origin} must be one flat list of ids, got an array of shape {ids.shape}")
+    if ids.size == 0:
+        return np.empty(0, dtype=np.int64 if integers else np.str_)
+    if ids.dtype == np.bool_:
+        raise ValueError(
+            f"{origin} is a boolean mask; give positions instead, for instance np.flatnonzero(mask)"
+        )
+    if not integers:
+        return ids.astype(np.str_)
+    if not np.issubdtype(ids.dtype, np.integer):
+        raise ValueError(
+            f"{origin} must be integers, got {ids.dtype} such as {_shown(ids)}; where they are values of an "
+            "attribute of the data, name it in `column`"
+        )
+    return ids.astype(np.int64)
+
+
+@dataclass(frozen=True)
+class _CsvLayout:
+    """Where the ids of a text file stand; no delimiter and no column for a plain list, one id a line."""
+
+    index: int | None = None
+    header_rows: int = 0
+    delimiter: str | None = None
+
+
+def _csv_layout(path: Path, column: str | None, *, integers: bool) -> _CsvLayout:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first_line = file.readline()
+    delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
+    cells = [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+    wanted = [column] if column is not None else list(_POSITION_HEADERS)
+    named = [
+        index for index, cell in enumerate(cells) if (cell if column is not None else cell.lower()) in wanted
+    ]
+    if len(named) == 1:
+        return _CsvLayout(named[0], 1, delimiter)
+    if len(cells) > 1:
+        raise ValueError(
+            f"ids file {path} has {len(cells)} columns, {cells}, and it is not clear which holds the ids; "
+            f"head one of them {' or '.join(map(repr, wanted))}, or keep only the column of ids"
+        )
+    is_header = integers and not _is_integer("".join(cells))
+    return _CsvLayout(0, int(is_header), delimiter)
+
+
+def _is_integer(text: str) -> bool:
+    try:
+        int(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _read_column(path: Path, layout: _CsvLayout, *, integers: bool) -> npt.NDArray[Any]:
+    # Warnings count as errors: some versions of numpy only warn when they truncate 3.5 to 3, and a wrong id
+    # must never pass.
+    with warnings.catch_warnings(), path.open(encoding="utf-8-sig") as file:
+        warnings.simplefilter("error")
+        if layout.delimiter is None and not integers:
+            return np.asarray([line.strip() for line in file if line.strip()], dtype=np.str_)
+        try:
+            ids: npt.NDArray[Any] = np.loadtxt(
+                file,
+                dtype=np.int64 if integers else np.str_,
+                comments=None,
+                delimiter=layout.delimiter,
+                skiprows=layout.header_rows,
+                usecols=layout.index,
+                quotechar='"',
+                ndmin=1,
+            )
+        except UserWarning:  # numpy's way to say that there are no rows
+            return np.empty(0, dtype=np.int64 if integers else np.str_)
+        except (ValueError, DeprecationWarning) as error:
+            raise ValueError(
+                f"ids file {path} could not be read as {'integer ids' if integers else 'ids'}: {error}. "
+                "Write one id per line; where ids are values of an attribute of the data, name it in `column`"
+            ) from error
+    if ids.ndim != 1:
+        raise ValueError(f"ids file {path} has {ids.shape[1]} values in a line; write one id per line")
+    return ids if integers else np.char.strip(ids)

@@ -1,0 +1,448 @@
+"""The split of a data set into what is forgotten, retained and held out; positions only, never the data."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_unlearn.data.selection import ForgetLike, Positions, SelectionData, as_rule, select
+
+__all__ = ["Origin", "Split", "make_split"]
+
+Origin: TypeAlias = Literal["train", "test"]
+
+_FORMAT = "lightning_unlearn.Split"
+_FORMAT_VERSION = 1
+_ORIGINS = ("train", "test")
+
+# One stream of randomness per purpose, so that the size of one set never changes the choice of another.
+_FORGET, _NONMEMBER, _SHADOW, _REFERENCE, _SHADOW_HALVES = range(5)
+
+
+def _generator(seed: int, *purpose: int) -> np.random.Generator:
+    return np.random.default_rng(np.random.SeedSequence([seed, *purpose]))
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Who is in which set; every set is a sorted array of unique ``int64`` positions, and no two overlap.
+
+    Together the sets that come from the training set cover it, and so do those that come from the test set.
+
+    Args:
+        train_size: Number of samples in the training set.
+        test_size: Number of samples in the test set; may be 0.
+        forget: Training positions of D_f.
+        retain: Training positions of D_r.
+        nonmember: Positions of the non-member set, which no model is trained on.
+        nonmember_from: Which set ``nonmember`` counts in.
+        shadow: Positions held out for shadow models; may be empty.
+        shadow_from: Which set ``shadow`` counts in.
+        test: Test positions that are left for testing.
+        previous: Training positions that earlier requests made the model forget; they are in no other set.
+        seed: The seed that the split was drawn with.
+
+    Raises:
+        TypeError: If a set is not a 1-D ``int64`` array.
+        ValueError: If a set is unsorted or out of range, two sets overlap, or a sample is in none.
+    """
+
+    train_size: int
+    test_size: int
+    forget: Positions
+    retain: Positions
+    nonmember: Positions
+    nonmember_from: Origin
+    shadow: Positions
+    shadow_from: Origin
+    test: Positions
+    previous: Positions
+    seed: int
+
+    def __post_init__(self) -> None:
+        for name in ("nonmember_from", "shadow_from"):
+            if getattr(self, name) not in _ORIGINS:
+                raise ValueError(f"{name} must be 'train' or 'test', got {getattr(self, name)!r}")
+        _check_seed("seed", self.seed)
+        origins: dict[str, Origin] = {
+            "forget": "train",
+            "retain": "train",
+            "nonmember": self.nonmember_from,
+            "shadow": self.shadow_from,
+            "test": "test",
+            "previous": "train",
+        }
+        for origin, size in (("train", self.train_size), ("test", self.test_size)):
+            seen = np.zeros(size, dtype=np.bool_)
+            for name in (name for name, where in origins.items() if where == origin):
+                _check_positions(name, getattr(self, name), size, origin)
+                if seen[getattr(self, name)].any():
+                    raise ValueError(
+                        f"{name} overlaps another set drawn from the {origin} set; sets must be disjoint"
+                    )
+                seen[getattr(self, name)] = True
+            if not seen.all():
+                raise ValueError(
+                    f"{size - int(seen.sum())} of the {size} samples of the {origin} set are in no set of "
+                    "the split"
+                )
+        for name in ("forget", "retain"):
+            if len(getattr(self, name)) == 0:
+                raise ValueError(f"{name} is empty; a split needs samples to forget and samples to retain")
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(
+            f"{name}={len(getattr(self, name))}"
+            for name in ("forget", "retain", "nonmember", "shadow", "test", "previous")
+        )
+        return f"Split({sizes}, seed={self.seed}, forget_sha256={self.forget_sha256[:12]}…)"
+
+    @property
+    def forget_sha256(self) -> str:
+        """SHA-256 of the forget set's positions as little-endian ``int64``, in hexadecimal."""
+        return hashlib.sha256(self.forget.astype("<i8").tobytes()).hexdigest()
+
+    @property
+    def members(self) -> Positions:
+        """Training positions that the source model was trained on: D_f and D_r together, sorted."""
+        member = np.zeros(self.train_size, dtype=np.bool_)
+        member[self.forget] = True
+        member[self.retain] = True
+        return np.flatnonzero(member)
+
+    def same_as(self, other: Split) -> bool:
+        """Whether the other split has the same sizes, sets, origins and seed."""
+        return all(
+            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+        )
+
+    def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
+        """Draw the reference subset D_s from the retain set.
+
+        Args:
+            size: Number of samples, or their share of the retain set as a float in ``(0, 1)``.
+            seed: Seed of the draw; the split's own when left out.
+
+        Returns:
+            Sorted training positions, the same for the same seed.
+        """
+        count = _count("size", size, len(self.retain), "retain set")
+        if count == 0:
+            raise ValueError(f"size must leave at least one sample in the reference subset, got {size}")
+        rng = _generator(_check_seed("seed", self.seed if seed is None else seed), _REFERENCE)
+        return self.retain[np.sort(rng.choice(len(self.retain), count, replace=False, shuffle=False))]
+
+    def shadow_in_out(self, index: int) -> tuple[Positions, Positions]:
+        """Halve the shadow set into what shadow model number ``index`` is trained on and what it never sees.
+
+        Args:
+            index: Number of the shadow model, from 0. Each has halves of its own.
+
+        Returns:
+            ``(D_in, D_out)``, sorted positions in the set ``shadow_from``; D_in is the smaller by at most
+            one.
+        """
+        if index < 0:
+            raise ValueError(f"index must be the number of a shadow model, 0 or more, got {index}")
+        if len(self.shadow) < 2:
+            raise ValueError(
+                f"the shadow set has {len(self.shadow)} samples and cannot be halved; set shadow to 2 or more"
+            )
+        order = _generator(self.seed, _SHADOW_HALVES, index).permutation(len(self.shadow))
+        half = len(order) // 2
+        return self.shadow[np.sort(order[:half])], self.shadow[np.sort(order[half:])]
+
+    def save(self, path: str | Path) -> None:
+        """Write the split to an ``.npz`` file, which appears complete or not at all.
+
+        Raises:
+            ValueError: If the path does not end in ``.npz``.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise ValueError(f"path must end in .npz, got {path}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, since a file can only be renamed in one step within one file system.
+        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+        content: dict[str, Any] = {
+            field.name: np.asarray(getattr(self, field.name)) for field in fields(self)
+        }
+        try:
+            with unfinished.open("wb") as file:
+                np.savez_compressed(
+                    file, format=np.asarray(_FORMAT), version=np.asarray(_FORMAT_VERSION), **content
+                )
+            os.replace(unfinished, path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Split:
+        """Read a split that :meth:`save` wrote. Nothing in the file is executed: no pickles are read.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is truncated, damaged or not a split.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no saved split at {path.resolve()}")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                content: dict[str, Any] = {name: archive[name] for name in archive.files}
+        except (
+            ValueError,
+            OSError,
+            EOFError,
+            KeyError,
+            AttributeError,
+            TypeError,
+            zipfile.BadZipFile,
+            zlib.error,
+        ) as error:
+            raise ValueError(
+                f"{path} cannot be read as a saved split ({error}); it is truncated, damaged or another "
+                "kind of file. Make the split anew from its seed, or restore the file"
+            ) from error
+        wanted = {field.name for field in fields(cls)}
+        if str(content.get("format")) != _FORMAT or not wanted <= content.keys():
+            raise ValueError(
+                f"{path} holds {sorted(content)}, which is not a saved split; give a file that Split.save "
+                "wrote"
+            )
+        if int(content["version"]) != _FORMAT_VERSION:
+            raise ValueError(
+                f"{path} is a split of format version {content['version']}, and this package reads "
+                f"{_FORMAT_VERSION}; read it with the version of the package that wrote it"
+            )
+        try:
+            return cls(
+                **{name: content[name] if content[name].ndim else content[name].item() for name in wanted}
+            )
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is a damaged split: {error}") from error
+
+
+def make_split(
+    train_size: int,
+    test_size: int,
+    rule: ForgetLike,
+    data: SelectionData | None = None,
+    *,
+    seed: int,
+    nonmember: int | float | None = None,
+    nonmember_from: Origin = "test",
+    shadow: int | float = 0,
+    shadow_from: Origin = "train",
+    previous: npt.ArrayLike | Split | Sequence[Split] | None = None,
+) -> Split:
+    """Choose the forget set and divide the rest. Everything follows from ``seed`` alone.
+
+    The forget set is chosen first, then the non-member set, then the shadow set, each from a random stream of
+    its
+    own: the forget set does not depend on the sizes of the others, and a larger non-member or shadow set
+        contains
+    the smaller one.
+
+    Args:
+        train_size: Number of samples in the training set.
+        test_size: Number of samples in the test set; 0 where there is none.
+        rule: What to forget, in any form that :func:`~lightning_unlearn.data.selection.as_rule` takes.
+        data: Targets and attributes of the training set, for rules that look at them.
+        seed: Seed of the split, 0 or more.
+        nonmember: Size of the non-member set, or its share of the set it is drawn from as a float in ``(0,
+            1)``. Left out, it is the size of the forget set, but no more than half of the samples it can be
+            drawn from.
+        nonmember_from: ``"test"`` takes the non-members from the test set, whose remainder is the new test
+            set, as in Chen, Huang & Wang, "Machine unlearning via GAN", 2021, section 3.4; ``"train"`` holds
+            them out of training.
+        shadow: Size or share of the shadow set, drawn from what is left.
+        shadow_from: Which set the shadow set is drawn from.
+        previous: What was forgotten before: the splits of the earlier requests, or training positions. These
+            samples are in no set and cannot be forgotten again. An earlier split also passes on the training
+            samples that it held out, with their roles: the model that is to forget now never saw them.
+
+    Raises:
+        ValueError: If nothing or everything would be forgotten, a sample is forgotten twice, or the sizes do
+            not fit.
+
+    Example:
+        >>> split = make_split(1000, 200, 0.05, seed=0, shadow=100)
+        >>> split
+        Split(forget=50, retain=850, nonmember=50, shadow=100, test=150, previous=0, seed=0, forget_sha256=...
+    """
+    if train_size < 2:
+        raise ValueError(
+            f"train_size must be 2 or more, one sample to forget and one to retain, got {train_size}"
+        )
+    if test_size < 0:
+        raise ValueError(f"test_size must be 0 or more, got {test_size}")
+    for name, origin in (("nonmember_from", nonmember_from), ("shadow_from", shadow_from)):
+        if origin not in _ORIGINS:
+            raise ValueError(f"{name} must be 'train' or 'test', got {origin!r}")
+    _check_seed("seed", seed)
+    if data is not None and data.n != train_size:
+        raise ValueError(f"data describe {data.n} samples and train_size is {train_size}; they must be equal")
+
+    earlier, removed = _earlier(previous, train_size)
+    held = _held_out(earlier, removed)
+    view = SelectionData(train_size) if data is None else data
+    excluded = np.concatenate([removed, *held.values()])
+    forget = select(as_rule(rule), view.with_(rng=_generator(seed, _FORGET), excluded=excluded))
+
+    free = {"train": np.ones(train_size, dtype=np.bool_), "test": np.ones(test_size, dtype=np.bool_)}
+    free["train"][excluded] = False
+    free["train"][forget] = False
+    pools = {"train": train_size - len(removed), "test": test_size}
+    drawn: dict[str, Positions] = {}
+    for name, size, origin, purpose in (
+        ("nonmember", nonmember, nonmember_from, _NONMEMBER),
+        ("shadow", shadow, shadow_from, _SHADOW),
+    ):
+        if size is None:
+            count = len(held[name]) if name in held else min(len(forget), int(free[origin].sum()) // 2)
+        else:
+            count = _count(name, size, pools[origin], f"{origin} set")
+        if name in held:
+            if origin != "train" or count != len(held[name]):
+                raise ValueError(
+                    f"{name} must keep the {len(held[name])} training samples that the earlier split held "
+                    f"out, got {count} from the {origin} set; the source model was trained on the others. "
+                    "Use the earlier size"
+                )
+            drawn[name] = held[name]
+        else:
+            drawn[name] = _draw(name, count, free[origin], origin, _generator(seed, purpose))
+        free[origin][drawn[name]] = False
+
+    retain, test = np.flatnonzero(free["train"]), np.flatnonzero(free["test"])
+    if len(retain) == 0:
+        raise ValueError(
+            f"the retain set is empty: of {train_size} training samples {len(forget)} are forgotten, "
+            f"{len(removed)} were forgotten before and the others are held out; make nonmember or shadow "
+            "smaller"
+        )
+    if test_size and len(test) == 0:
+        raise ValueError(
+            f"no test samples are left: nonmember and shadow take all {test_size}; make them smaller or "
+            "draw them from 'train'"
+        )
+    return Split(
+        train_size=train_size,
+        test_size=test_size,
+        forget=forget,
+        retain=retain,
+        nonmember=drawn["nonmember"],
+        nonmember_from=nonmember_from,
+        shadow=drawn["shadow"],
+        shadow_from=shadow_from,
+        test=test,
+        previous=removed,
+        seed=seed,
+    )
+
+
+def _earlier(
+    previous: npt.ArrayLike | Split | Sequence[Split] | None, train_size: int
+) -> tuple[list[Split], Positions]:
+    """Return the earlier splits, if splits are given, and all positions forgotten before, sorted."""
+    if isinstance(previous, Split):
+        previous = [previous]
+    if isinstance(previous, Sequence) and previous and all(isinstance(item, Split) for item in previous):
+        splits = cast("list[Split]", list(previous))
+        for split in splits:
+            if split.train_size != train_size:
+                raise ValueError(
+                    f"previous holds a split of {split.train_size} training samples, and train_size is "
+                    f"{train_size}; give splits of the same training set"
+                )
+        parts = [part for split in splits for part in (split.previous, split.forget)]
+        return splits, np.unique(np.concatenate(parts))
+    positions = np.asarray([] if previous is None else previous)
+    if positions.size == 0:
+        return [], np.empty(0, dtype=np.int64)
+    if positions.ndim != 1 or not np.issubdtype(positions.dtype, np.integer):
+        raise ValueError(
+            f"previous must be splits or 1-D integer positions, got {positions.dtype} of shape "
+            f"{positions.shape}"
+        )
+    positions = np.unique(positions).astype(np.int64)
+    _check_positions("previous", positions, train_size, "train")
+    return [], positions
+
+
+def _held_out(earlier: Sequence[Split], removed: Positions) -> dict[str, Positions]:
+    """Return the training samples that earlier splits held out, by role; roles without any are left out."""
+    held: dict[str, Positions] = {}
+    for split in earlier:
+        for name, positions, origin in (
+            ("nonmember", split.nonmember, split.nonmember_from),
+            ("shadow", split.shadow, split.shadow_from),
+        ):
+            kept = np.setdiff1d(positions, removed) if origin == "train" else positions[:0]
+            if len(kept):
+                held[name] = np.union1d(held[name], kept) if name in held else kept
+    return held
+
+
+def _draw(
+    name: str, count: int, free: npt.NDArray[np.bool_], origin: str, rng: np.random.Generator
+) -> Positions:
+    """Take the first ``count`` free positions of a random order of the whole set: draws are nested."""
+    left = int(free.sum())
+    if count > left:
+        raise ValueError(
+            f"{name} asks for {count} samples of the {origin} set, where {left} are left; make it smaller"
+        )
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    order = rng.permutation(len(free))
+    return np.sort(order[free[order]][:count])
+
+
+def _count(name: str, size: int | float, total: int, of: str) -> int:
+    """Turn a number of samples, or a share of ``total``, into a number of samples."""
+    if isinstance(size, bool | np.bool_):
+        raise ValueError(f"{name} must be a number of samples or a share of the {of}, got {size}")
+    if isinstance(size, int | np.integer):
+        if not 0 <= size <= total:
+            raise ValueError(f"{name} must lie in [0, {total}], the size of the {of}, got {size}")
+        return int(size)
+    if size == 0:
+        return 0
+    if not 0 < size < 1:
+        raise ValueError(f"{name} as a float is a share of the {of} and must lie in (0, 1), got {size}")
+    return max(1, round(size * total)) if total else 0
+
+
+def _check_seed(name: str, seed: int) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"{name} must be an integer of 0 or more, got {seed!r}")
+    return int(seed)
+
+
+def _check_positions(name: str, positions: Any, size: int, origin: str) -> None:
+    if not isinstance(positions, np.ndarray) or positions.dtype != np.int64 or positions.ndim != 1:
+        described = (
+            f"{positions.dtype} of shape {positions.shape}"
+            if hasattr(positions, "dtype")
+            else repr(positions)
+        )
+        raise TypeError(f"{name} must be a 1-D int64 array, got {described}")
+    if len(positions) and not (positions[1:] > positions[:-1]).all():
+        raise ValueError(f"{name} must be sorted and hold every position once")
+    if len(positions) and (positions[0] < 0 or positions[-1] >= size):
+        raise ValueError(
+            f"{name} must hold positions in the {origin} set, 0 to {size - 1}, got {positions[0]} to "
+            f"{positions[-1]}"
+        )

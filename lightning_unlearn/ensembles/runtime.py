@@ -1,0 +1,110 @@
+"""Where a Trainer computes (device, precision, ranks), for work done outside its loops; trains nothing itself."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+import torch.distributed
+from lightning.pytorch.plugins.precision import Precision
+from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+__all__ = ["Runtime", "isolated_rng"]
+
+T = TypeVar("T")
+
+
+class Runtime:
+    """Device, precision and ranks to compute with.
+
+    Args:
+        trainer: The Trainer whose strategy and precision are used; ``None`` computes on the CPU in float32, in
+            this process alone.
+    """
+
+    def __init__(self, trainer: L.Trainer | None = None) -> None:
+        self.trainer = trainer
+        self.device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
+        self.precision: Precision = Precision() if trainer is None else trainer.precision_plugin
+        self.rank = 0 if trainer is None else trainer.global_rank
+        self.world_size = 1 if trainer is None else trainer.world_size
+
+    def place(self, module: nn.Module) -> nn.Module:
+        """Move a module to the device and, where the precision asks for it, to its parameter type."""
+        return self.precision.convert_module(module).to(self.device)
+
+    def to_device(self, batch: T) -> T:
+        """Move a batch to the device, through the transfer hooks of the project's datamodule or module."""
+        if self.trainer is None:
+            return batch
+        moved: T = self.trainer.strategy.batch_to_device(batch, self.device)
+        return self.precision.convert_input(moved)  # type: ignore[no-any-return]
+
+    @contextmanager
+    def forward_context(self) -> Iterator[None]:
+        """Run forward passes in the trainer's precision."""
+        with self.precision.forward_context():
+            yield
+
+    def grad_scaler(self) -> torch.amp.GradScaler:
+        """Return a gradient scaler that scales exactly when the trainer's precision does."""
+        scaling = getattr(self.precision, "scaler", None) is not None
+        return torch.amp.GradScaler(self.device.type, enabled=scaling)
+
+    def average_gradients(self, module: nn.Module) -> None:
+        """Average the gradients of all ranks, in one message."""
+        if self.world_size == 1:
+            return
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.world_size
+        start = 0
+        for gradient in gradients:
+            gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
+            start += gradient.numel()
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every rank the buffers of rank 0, as DDP does, so that running statistics agree."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                torch.distributed.broadcast(buffer, 0)
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """Join the rows of all ranks, whose numbers may differ, in rank order; every rank gets all of them."""
+        return rows if self.world_size == 1 else torch.cat(gather_all_tensors(rows.contiguous()))
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished, so that a clock read now is right."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def all_agree(self, fine: bool) -> bool:
+        """Return whether it is fine on every rank, so that all go on or all stop."""
+        if self.world_size == 1:
+            return fine
+        flag = torch.tensor([int(fine)], device=self.device)
+        torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
+        return bool(flag.item())
+
+
+@contextmanager
+def isolated_rng(seed: int | None = None) -> Iterator[None]:
+    """Keep the random state of Python, NumPy, PyTorch and every accelerator as it was, also after an exception.
+
+    Lightning's own ``isolate_rng`` restores nothing when the block raises.
+
+    Args:
+        seed: If given, PyTorch draws from this seed inside.
+    """
+    from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
+
+    states: dict[str, Any] = _collect_rng_states(include_cuda=torch.cuda.is_initialized())
+    try:
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+    finally:
+        _set_rng_states(states)

@@ -1,0 +1,89 @@
+"""Plain training of one classifier outside a Trainer's loop, on the Trainer's device, precision and ranks."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.loading import BatchLoader
+from lightning_unlearn.ensembles.runtime import Runtime, isolated_rng
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["Loss", "train_classifier"]
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def train_classifier(
+    module: nn.Module,
+    loader: BatchLoader,
+    *,
+    epochs: int,
+    optimizer: OptimizerCallable,
+    runtime: Runtime,
+    lr_scheduler: LRSchedulerCallable | None = None,
+    loss: Loss = nn.functional.cross_entropy,
+    adapter: Adapter | None = None,
+    seed: int = 0,
+    on_epoch: Callable[[int], None] | None = None,
+) -> None:
+    """Train a classifier in place; what reference and shadow models are made with.
+
+    Gradients are averaged over the ranks each step and buffers are shared at the end, so every rank ends with
+    the same model. The global random state is left as it was; dropout draws from ``seed`` and the rank.
+
+    Args:
+        module: Any model whose output holds logits, already on the runtime's device.
+        loader: Training batches; its epoch is set before each pass.
+        epochs: Passes over the loader, >= 1.
+        optimizer: Makes the optimizer from the trainable parameters.
+        runtime: Device, precision and ranks.
+        lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
+        loss: Loss of logits ``(B, C)`` and targets ``(B,)``.
+        adapter: How batches and outputs are taken apart.
+        seed: Seed of whatever the model itself draws.
+        on_epoch: Called with the number of finished epochs after each.
+
+    Raises:
+        ValueError: If ``epochs`` < 1.
+        FloatingPointError: If the loss of an epoch is not finite.
+    """
+    if epochs < 1:
+        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    adapter = adapter or Adapter()
+    trainable = [p for p in module.parameters() if p.requires_grad]
+    stepper = optimizer(trainable)
+    schedule: Any = None if lr_scheduler is None else lr_scheduler(stepper)
+    scaler = runtime.grad_scaler()
+    module.train()
+    with (
+        isolated_rng(derive_seed(seed, "training", runtime.rank)),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        for epoch in range(epochs):
+            loader.sampler.set_epoch(epoch)
+            total = torch.zeros((), device=runtime.device)
+            for batch in loader:
+                inputs, targets = adapter.split(runtime.to_device(batch))
+                with runtime.forward_context():
+                    value = loss(adapter.call(module, inputs), targets)
+                stepper.zero_grad()
+                scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+                runtime.average_gradients(module)
+                scaler.step(stepper)
+                scaler.update()
+                total += value.detach()
+            if schedule is not None:
+                schedule.step()
+            if not runtime.all_agree(bool(torch.isfinite(total))):
+                raise FloatingPointError(
+                    f"the loss became {float(total)} in epoch {epoch + 1} of training {type(module).__name__}; "
+                    "check the data for NaN or infinite values, or lower the learning rate"
+                )
+            if on_epoch is not None:
+                on_epoch(epoch + 1)
+    runtime.share_buffers(module)

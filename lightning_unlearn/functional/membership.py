@@ -1,0 +1,298 @@
+"""How well a membership inference attack tells D_f from samples never trained on. No attack is trained here.
+
+Scores are one number a sample, higher for "was trained on"; decisions (booleans) are scores of 0 and 1.
+"Member" below means a sample of D_f, whether or not the attacked model still remembers it. Everything is
+computed on the CPU from exact counts in float64.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.functional._checks import require_level, require_unit_interval
+
+# The report's low-FPR operating point, `tpr_at_1pct_fpr`.
+LOW_FPR = 0.01
+# Bootstrap histograms are built in blocks of at most this many counts (8 bytes each), to bound memory.
+_BLOCK_COUNTS = 4_000_000
+
+
+def roc_curve(forget_scores: Tensor, nonmember_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Receiver operating characteristic of the attack: one point for each distinct score.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``.
+
+    Returns:
+        False positive rates, true positive rates and thresholds (member if score >= threshold), float64, from
+        ``(0, 0)`` at threshold infinity to ``(1, 1)``.
+
+    Raises:
+        ValueError: If the scores are not one-dimensional, are empty or hold NaN.
+
+    Example:
+        >>> import torch
+        >>> fpr, tpr, thresholds = roc_curve(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
+        >>> fpr.tolist(), tpr.tolist(), thresholds.tolist()
+        ([0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0], [inf, 3.0, 2.0, 1.0])
+    """
+    scores, forget_counts, nonmember_counts = _histograms(forget_scores, nonmember_scores)
+    start = torch.zeros(1, dtype=torch.float64)
+    fpr = torch.cat([start, _share_from_top(nonmember_counts).flip(-1)])
+    tpr = torch.cat([start, _share_from_top(forget_counts).flip(-1)])
+    return fpr, tpr, torch.cat([start + math.inf, scores.flip(-1)])
+
+
+def auc(forget_scores: Tensor, nonmember_scores: Tensor) -> float:
+    """Area under the attack's receiver operating characteristic.
+
+    It is the Mann-Whitney statistic: the chance that a random sample of D_f scores above a random non-member,
+    ties counting one half. 0.5 is blind guessing.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``.
+
+    Returns:
+        The area, in ``[0, 1]``.
+
+    Raises:
+        ValueError: If the scores are not one-dimensional, are empty or hold NaN.
+
+    Example:
+        >>> import torch
+        >>> auc(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
+        0.875
+    """
+    _, forget_counts, nonmember_counts = _histograms(forget_scores, nonmember_scores)
+    return float(_auc(forget_counts, nonmember_counts))
+
+
+def tpr_at_fpr(forget_scores: Tensor, nonmember_scores: Tensor, fpr: float = LOW_FPR) -> float:
+    """Largest true positive rate of any threshold whose false positive rate does not exceed ``fpr``.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``. Below ``M = 1 / fpr`` no false positive is
+            allowed.
+        fpr: The false positive rate allowed, in ``[0, 1]``.
+
+    Returns:
+        The rate, in ``[0, 1]``; a random score gives about ``fpr``.
+
+    Raises:
+        ValueError: If ``fpr`` is out of range or the scores are not one-dimensional, are empty or hold NaN.
+
+    Example:
+        >>> import torch
+        >>> tpr_at_fpr(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), fpr=0.01)
+        0.5
+    """
+    require_unit_interval("fpr", fpr)
+    _, forget_counts, nonmember_counts = _histograms(forget_scores, nonmember_scores)
+    return float(_tpr_at_fpr(forget_counts, nonmember_counts, fpr))
+
+
+def confusion_matrix(forget_scores: Tensor, nonmember_scores: Tensor, threshold: float = 0.5) -> Tensor:
+    """Counts of the attack's decisions at a threshold.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``.
+        threshold: A sample is inferred as member if its score is at least this.
+
+    Returns:
+        int64 tensor ``[[TP, FN], [FP, TN]]``: rows are D_f and non-members, columns "member" and
+        "non-member".
+
+    Raises:
+        ValueError: If ``threshold`` is NaN or the scores are not one-dimensional, are empty or hold NaN.
+
+    Example:
+        >>> import torch
+        >>> confusion_matrix(torch.tensor([0.9, 0.8, 0.2]), torch.tensor([0.1, 0.6]))
+        tensor([[2, 1],
+                [1, 1]])
+    """
+    _require_threshold(threshold)
+    forget = _checked("forget_scores", forget_scores) >= threshold
+    nonmember = _checked("nonmember_scores", nonmember_scores) >= threshold
+    return torch.stack([torch.stack([d.sum(), (~d).sum()]) for d in (forget, nonmember)])
+
+
+def membership_rates(
+    forget_scores: Tensor, nonmember_scores: Tensor, threshold: float = 0.5
+) -> dict[str, float]:
+    """All rates of the report at once.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``.
+        threshold: A sample is inferred as member if its score is at least this; ``auc`` and
+            ``tpr_at_1pct_fpr`` do not depend on it.
+
+    Returns:
+        Rates in ``[0, 1]``:
+
+        - ``accuracy``: share of D_f inferred as member (the attack's accuracy *on D_f*, not over both sets).
+        - ``auc``: see :func:`auc`.
+        - ``fnr``: share of D_f inferred as non-member, FN / (TP + FN): Chen, Huang & Wang, "Machine
+          unlearning via GAN", 2021, eq. 7.
+        - ``fpr``: share of non-members inferred as member.
+        - ``balanced_accuracy``: mean of ``1 - fnr`` and ``1 - fpr``; 0.5 is blind guessing.
+        - ``tpr_at_1pct_fpr``: see :func:`tpr_at_fpr`.
+
+    Raises:
+        ValueError: If ``threshold`` is NaN or the scores are not one-dimensional, are empty or hold NaN.
+
+    Example:
+        >>> import torch
+        >>> rates = membership_rates(torch.tensor([0.9, 0.8, 0.6, 0.2]), torch.tensor([0.1, 0.7]))
+        >>> rates["accuracy"], rates["fnr"], rates["fpr"], rates["balanced_accuracy"]
+        (0.75, 0.25, 0.5, 0.625)
+    """
+    _require_threshold(threshold)
+    scores, forget_counts, nonmember_counts = _histograms(forget_scores, nonmember_scores)
+    rates = _rates(scores, forget_counts, nonmember_counts, threshold)
+    return {name: float(value) for name, value in rates.items()}
+
+
+def bootstrap_intervals(
+    forget_scores: Tensor,
+    nonmember_scores: Tensor,
+    generator: torch.Generator,
+    threshold: float = 0.5,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals of all rates of :func:`membership_rates`.
+
+    D_f and the non-members are resampled apart, each with replacement to its own size. The intervals hold the
+    variation due to the samples, not that due to training. Where a rate sits at 0 or 1 they are too narrow,
+    as every bootstrap is.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``.
+        generator: Source of randomness, on the CPU.
+        threshold: A sample is inferred as member if its score is at least this.
+        level: Coverage of the interval, strictly between 0 and 1.
+        resamples: How many resamples, at least 2.
+
+    Returns:
+        Lower and upper bound by name of the rate.
+
+    Raises:
+        ValueError: If ``level`` or ``resamples`` is out of range, ``threshold`` is NaN, the generator is not
+            on the CPU or the scores are not one-dimensional, are empty or hold NaN.
+
+    Example:
+        >>> import torch
+        >>> forget, nonmember = torch.linspace(0, 1, 100), torch.linspace(-0.5, 0.5, 100)
+        >>> low, high = bootstrap_intervals(forget, nonmember, torch.Generator().manual_seed(0))["auc"]
+        >>> low < auc(forget, nonmember) < high
+        True
+    """
+    _require_threshold(threshold)
+    require_level(level)
+    if resamples < 2:
+        raise ValueError(f"resamples must be at least 2, got {resamples}; 1000 is usual")
+    if generator.device.type != "cpu":
+        raise ValueError(f"generator must be on the CPU, got {generator.device}; pass torch.Generator()")
+    forget, nonmember = (
+        _checked("forget_scores", forget_scores),
+        _checked("nonmember_scores", nonmember_scores),
+    )
+    scores, ranks = torch.unique(torch.cat([forget, nonmember]), return_inverse=True)
+    forget_ranks, nonmember_ranks = ranks[: forget.numel()], ranks[forget.numel() :]
+
+    block = max(1, _BLOCK_COUNTS // max(scores.numel(), forget.numel(), nonmember.numel()))
+    blocks: list[dict[str, Tensor]] = []
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        forget_counts = _resampled_counts(forget_ranks, scores.numel(), rows, generator)
+        nonmember_counts = _resampled_counts(nonmember_ranks, scores.numel(), rows, generator)
+        blocks.append(_rates(scores, forget_counts, nonmember_counts, threshold))
+    tails = torch.tensor([(1.0 - level) / 2, (1.0 + level) / 2], dtype=torch.float64)
+    intervals: dict[str, tuple[float, float]] = {}
+    for name in blocks[0]:
+        low, high = torch.cat([part[name] for part in blocks]).quantile(tails).tolist()
+        intervals[name] = (low, high)
+    return intervals
+
+
+def _require_threshold(threshold: float) -> None:
+    if math.isnan(threshold):
+        raise ValueError("threshold must be a number, got nan; choose it on the shadow sets")
+
+
+def _checked(name: str, scores: Tensor) -> Tensor:
+    if scores.ndim != 1 or scores.numel() == 0:
+        raise ValueError(
+            f"{name} must be one score a sample, shape (N,) with N > 0, got shape {tuple(scores.shape)}"
+        )
+    scores = scores.detach().to("cpu", torch.float64)
+    if bool(scores.isnan().any()):
+        raise ValueError(f"{name} holds NaN; look for a non-finite logit in the attacked model")
+    return scores
+
+
+def _histograms(forget_scores: Tensor, nonmember_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct scores, ascending, and how often each occurs in D_f and among the non-members."""
+    forget, nonmember = (
+        _checked("forget_scores", forget_scores),
+        _checked("nonmember_scores", nonmember_scores),
+    )
+    scores, ranks = torch.unique(torch.cat([forget, nonmember]), return_inverse=True)
+    forget_counts = torch.bincount(ranks[: forget.numel()], minlength=scores.numel())
+    nonmember_counts = torch.bincount(ranks[forget.numel() :], minlength=scores.numel())
+    return scores, forget_counts, nonmember_counts
+
+
+def _resampled_counts(ranks: Tensor, distinct: int, rows: int, generator: torch.Generator) -> Tensor:
+    """Histograms of ``rows`` resamples with replacement, shape ``(rows, distinct)``."""
+    drawn = ranks[torch.randint(ranks.numel(), (rows, ranks.numel()), generator=generator)]
+    drawn += distinct * torch.arange(rows).unsqueeze(1)
+    return torch.bincount(drawn.flatten(), minlength=rows * distinct).view(rows, distinct)
+
+
+# The helpers below take histograms over the ascending distinct scores, shape (..., distinct), and so serve
+# one data set and a block of resamples alike.
+
+
+def _from_top(counts: Tensor) -> Tensor:
+    """How many samples score at least as high as each distinct score."""
+    return counts.flip(-1).cumsum(-1).flip(-1)
+
+
+def _share_from_top(counts: Tensor) -> Tensor:
+    return _from_top(counts).double() / counts.sum(-1, keepdim=True)
+
+
+def _auc(forget_counts: Tensor, nonmember_counts: Tensor) -> Tensor:
+    below = nonmember_counts.cumsum(-1) - nonmember_counts
+    wins = (forget_counts * (below + 0.5 * nonmember_counts.double())).sum(-1)
+    return wins / (forget_counts.sum(-1) * nonmember_counts.sum(-1))
+
+
+def _tpr_at_fpr(forget_counts: Tensor, nonmember_counts: Tensor, fpr: float) -> Tensor:
+    allowed = _share_from_top(nonmember_counts) <= fpr
+    return torch.where(allowed, _share_from_top(forget_counts), 0.0).amax(-1)
+
+
+def _rates(
+    scores: Tensor, forget_counts: Tensor, nonmember_counts: Tensor, threshold: float
+) -> dict[str, Tensor]:
+    inferred = scores >= threshold
+    tpr = (forget_counts * inferred).sum(-1).double() / forget_counts.sum(-1)
+    fpr = (nonmember_counts * inferred).sum(-1).double() / nonmember_counts.sum(-1)
+    return {
+        "accuracy": tpr,
+        "auc": _auc(forget_counts, nonmember_counts),
+        "fnr": 1.0 - tpr,
+        "fpr": fpr,
+        "balanced_accuracy": 0.5 * (tpr + 1.0 - fpr),
+        "tpr_at_1pct_fpr": _tpr_at_fpr(forget_counts, nonmember_counts, LOW_FPR),
+    }

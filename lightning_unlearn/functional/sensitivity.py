@@ -1,0 +1,344 @@
+"""Which scalars of a model to perturb, and the perturbations. No models, no gradients computed here.
+
+All follow Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section III-B.
+A selection is a mapping from parameter name to flat positions: int64, ascending, without repetition, in
+row-major order of the parameter's shape whatever its memory format. Every name asked about is a key, with no
+positions if none fell on it. Equal input (and an equally seeded generator) gives the same selection on every
+rank.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+def gradient_sensitivities(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""Sensitivity of each scalar, the magnitude of its gradient :math:`|g_{i,j}(x)|` (eq. 6).
+
+    Args:
+        gradients: Gradient of the model's output or loss for each parameter name.
+
+    Returns:
+        Tensors of the same shapes, not negative, detached, at least float32.
+
+    Example:
+        >>> import torch
+        >>> gradient_sensitivities({"weight": torch.tensor([-2.0, 1.0])})
+        {'weight': tensor([2., 1.])}
+    """
+    return {name: _at_least_float32(gradient.detach().abs()) for name, gradient in gradients.items()}
+
+
+def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    """The k most sensitive scalars over all parameters (Top-K).
+
+    Only the k largest values are ever held together, never all of them, and nothing is sorted in full. Equal
+    sensitivities are taken in the order of the mapping, then of position.
+
+    Args:
+        sensitivities: Sensitivity of each scalar by parameter name, finite and not negative, any shapes.
+        k: How many scalars, from 1 to the number there are.
+
+    Returns:
+        The selection (see the module's description), positions on the device of each sensitivity.
+
+    Raises:
+        TypeError: If ``k`` is not an integer.
+        ValueError: If ``k`` is out of range or a sensitivity is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> select_top_k({"weight": torch.tensor([[0.1, 3.0], [2.0, 0.0]]), "bias": torch.tensor([2.5])}, k=2)
+        {'weight': tensor([1]), 'bias': tensor([0])}
+    """
+    total = sum(value.numel() for value in sensitivities.values())
+    _require_count("k", k, total)
+    best: Tensor | None = None
+    for name, value in sensitivities.items():
+        if not bool(((value >= 0) & value.isfinite()).all()):
+            raise ValueError(
+                f"sensitivities[{name!r}] holds a negative or non-finite value; "
+                "pass gradient magnitudes, and check the gradients for overflow"
+            )
+        flat = _at_least_float32(value.detach().reshape(-1))
+        largest = flat.topk(min(k, flat.numel()), sorted=False).values
+        if best is not None:
+            largest = torch.cat([best, largest.to(best.device)])
+            largest = largest.topk(min(k, largest.numel()), sorted=False).values
+        best = largest
+    assert best is not None  # _require_count has refused an empty mapping
+    threshold = best.min()
+
+    # topk leaves open which of equal values it returns, so positions are taken from the k-th largest value
+    # instead: all above it, then as many equal to it as are still missing, in order.
+    above: dict[str, Tensor] = {}
+    for name, value in sensitivities.items():
+        above[name] = value.detach().reshape(-1).to(threshold.dtype) > threshold.to(value.device)
+    missing = k - int(sum(int(mask.sum()) for mask in above.values()))
+    selection: dict[str, Tensor] = {}
+    for name, value in sensitivities.items():
+        positions = above[name].nonzero().squeeze(1)
+        if missing > 0:
+            flat = value.detach().reshape(-1).to(threshold.dtype)
+            ties = (flat == threshold.to(value.device)).nonzero().squeeze(1)[:missing]
+            missing -= ties.numel()
+            positions = torch.cat([positions, ties]).sort().values
+        selection[name] = positions
+    return selection
+
+
+def select_random(
+    shapes: Mapping[str, Sequence[int] | Tensor], fraction: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """A uniformly random choice of ``round(fraction * total)`` scalars over all parameters (Random-k).
+
+    The count is exact, unlike a mask that keeps each scalar with some probability. Memory grows with the
+    number chosen, not with the size of the model.
+
+    Args:
+        shapes: Shape of each parameter, or the parameter itself, by name.
+        fraction: Share of all scalars, in ``(0, 1]`` (the paper's k as a share, not in percent).
+        generator: Source of randomness; seed it alike on every rank.
+
+    Returns:
+        The selection (see the module's description), positions on the generator's device.
+
+    Raises:
+        ValueError: If ``fraction`` is out of range or so small that no scalar is chosen.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> chosen = select_random({"weight": (10, 10), "bias": (10,)}, fraction=0.1, generator=generator)
+        >>> sum(len(positions) for positions in chosen.values())
+        11
+    """
+    sizes = _sizes(shapes)
+    total = sum(sizes.values())
+    chosen = _sample(total, _random_count(fraction, total), generator)
+    return _split(chosen, sizes)
+
+
+def select_random_top_k(
+    sensitivities: Mapping[str, Tensor], fraction: float, k: int, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Random-k's choice with k members replaced by the k most sensitive scalars (Random-TopK, section IV-C4).
+
+    The Top-K that Random-k chose by itself stay; for each of the others a random other member of the choice
+    makes room. The number of scalars is therefore the one that Random-k would choose.
+
+    Args:
+        sensitivities: Sensitivity of each scalar by parameter name, finite and not negative, any shapes.
+        fraction: Share of all scalars, in ``(0, 1]``.
+        k: How many of them are the most sensitive ones, from 1 to ``round(fraction * total)``.
+        generator: Source of randomness; seed it alike on every rank.
+
+    Returns:
+        The selection (see the module's description), positions on the generator's device.
+
+    Raises:
+        TypeError: If ``k`` is not an integer.
+        ValueError: If ``fraction`` or ``k`` is out of range or a sensitivity is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> sensitivities = {"weight": torch.arange(100.0)}
+        >>> chosen = select_random_top_k(sensitivities, fraction=0.1, k=2, generator=generator)
+        >>> len(chosen["weight"]), chosen["weight"][-2:]
+        (10, tensor([98, 99]))
+    """
+    sizes = _sizes(sensitivities)
+    total = sum(sizes.values())
+    count = _random_count(fraction, total)
+    _require_count("k", k, count)
+    top = _join(select_top_k(sensitivities, k), sizes).to(generator.device)
+    random = _sample(total, count, generator)
+    others = random[~torch.isin(random, top)]
+    kept = others[torch.randperm(others.numel(), generator=generator, device=generator.device)[: count - k]]
+    return _split(torch.cat([top, kept]).sort().values, sizes)
+
+
+@torch.no_grad()
+def perturb_scaled(parameter: Tensor, positions: Tensor, epsilon: float) -> None:
+    r"""Perturb chosen scalars in place, each in proportion to itself.
+
+    :math:`\omega_i \leftarrow \omega_i + \epsilon\,\omega_i` (eq. 7), computed in at least float32 and then
+    rounded to the parameter's dtype: in bfloat16 an ``epsilon`` below about 0.004 can vanish in that
+    rounding.
+
+    Args:
+        parameter: The parameter, any shape and memory format; changed in place, outside autograd.
+        positions: Flat row-major positions, int64, without repetition, on any device.
+        epsilon: The coefficient, finite and not 0; negative shrinks.
+
+    Raises:
+        ValueError: If ``epsilon`` is 0 or not finite, or a position is repeated or out of range.
+
+    Example:
+        >>> import torch
+        >>> weight = torch.ones(2, 2)
+        >>> perturb_scaled(weight, torch.tensor([1, 2]), epsilon=0.5)
+        >>> weight
+        tensor([[1.0000, 1.5000],
+                [1.5000, 1.0000]])
+    """
+    if not (math.isfinite(epsilon) and epsilon != 0):
+        raise ValueError(f"epsilon must be finite and not 0, got {epsilon}; 0 would change nothing")
+    index = _index("positions", positions, parameter)
+    values = _at_least_float32(parameter[index])
+    parameter[index] = (values + epsilon * values).to(parameter.dtype)
+
+
+@torch.no_grad()
+def perturb_mixed(
+    parameters: Mapping[str, Tensor],
+    selection: Mapping[str, Tensor],
+    epsilon: float,
+    generator: torch.Generator,
+) -> None:
+    r"""Mix each chosen scalar in place with another chosen one.
+
+    :math:`\omega \leftarrow (1-\epsilon)\,\omega + \epsilon\,\omega_j` (algorithm 1, line 12). The partners
+    are a random cyclic order of all chosen scalars, across parameters: each is the partner of exactly one
+    other and never of itself. All values are read before the first is written, so that no scalar is mixed
+    with an already perturbed one, and the sum of the chosen values is kept.
+
+    Args:
+        parameters: The parameters by name, any shapes and memory formats; changed in place, outside autograd.
+        selection: Flat row-major positions by name, int64, without repetition, on any device.
+        epsilon: The share of the partner, in ``(0, 1]``.
+        generator: Source of randomness; seed it alike on every rank.
+
+    Raises:
+        ValueError: If ``epsilon`` is out of range, fewer than two scalars are chosen, or a position is
+            repeated or out of range.
+        KeyError: If ``selection`` names a parameter that ``parameters`` does not hold.
+
+    Example:
+        >>> import torch
+        >>> weight, bias = torch.zeros(2), torch.ones(1)
+        >>> chosen = {"weight": torch.tensor([1]), "bias": torch.tensor([0])}
+        >>> perturb_mixed({"weight": weight, "bias": bias}, chosen, epsilon=0.25, generator=torch.Generator())
+        >>> weight, bias
+        (tensor([0.0000, 0.2500]), tensor([0.7500]))
+    """
+    if not 0.0 < epsilon <= 1.0:
+        raise ValueError(f"epsilon must lie in (0, 1], got {epsilon}")
+    for name in selection:
+        if name not in parameters:
+            raise KeyError(
+                f"selection names {name!r}, which is not among the parameters; select from the same model"
+            )
+    count = sum(positions.numel() for positions in selection.values())
+    if count < 2:
+        raise ValueError(f"selection holds {count} scalar(s), but mixing needs at least two; select more")
+    indices = {name: _index(f"selection[{name!r}]", selection[name], parameters[name]) for name in selection}
+    parts = [_at_least_float32(parameters[name][index]) for name, index in indices.items()]
+    device = parts[0].device
+    values = torch.cat([part.to(device) for part in parts])
+    order = torch.randperm(count, generator=generator, device=generator.device).to(device)
+    partners = torch.empty_like(values)
+    partners[order] = values[order.roll(1)]
+    mixed = (1.0 - epsilon) * values + epsilon * partners
+    for (name, index), part in zip(
+        indices.items(), torch.split(mixed, [part.numel() for part in parts]), strict=True
+    ):
+        parameters[name][index] = part.to(parameters[name])
+
+
+def _at_least_float32(value: Tensor) -> Tensor:
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def _require_count(name: str, count: int, most: int) -> None:
+    if isinstance(count, bool) or not isinstance(count, int):
+        raise TypeError(f"{name} must be an integer, got {type(count).__name__}")
+    if not 1 <= count <= most:
+        raise ValueError(
+            f"{name} must lie between 1 and {most}, the number of scalars to choose from, got {count}"
+        )
+
+
+def _random_count(fraction: float, total: int) -> int:
+    if not 0.0 < fraction <= 1.0:
+        raise ValueError(f"fraction must lie in (0, 1], got {fraction}; 5% is 0.05")
+    count = round(fraction * total)
+    if count == 0:
+        raise ValueError(
+            f"fraction={fraction} of {total} scalars chooses none; raise it to at least 1 / {total}"
+        )
+    return count
+
+
+def _sizes(shapes: Mapping[str, Sequence[int] | Tensor]) -> dict[str, int]:
+    sizes = {n: s.numel() if isinstance(s, Tensor) else math.prod(s) for n, s in shapes.items()}
+    if sum(sizes.values()) == 0:
+        raise ValueError(
+            "there is no scalar to choose from; pass the shapes of at least one non-empty parameter"
+        )
+    return sizes
+
+
+def _sample(total: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw ``count`` of ``range(total)`` without replacement, ascending; all subsets are equally likely."""
+    device = generator.device
+    if 2 * count > total:
+        keep = torch.ones(total, dtype=torch.bool, device=device)
+        if count < total:
+            keep[_sample(total, total - count, generator)] = False
+        return keep.nonzero().squeeze(1)
+    # The distinct values of independent draws, thinned to the count, favour no number over another, so every
+    # subset is equally likely; a permutation of range(total) would cost eight bytes for every scalar of the
+    # model.
+    drawn = torch.empty(0, dtype=torch.int64, device=device)
+    while drawn.numel() < count:
+        more = torch.randint(total, (2 * (count - drawn.numel()),), generator=generator, device=device)
+        drawn = torch.unique(torch.cat([drawn, more]))
+    thinned = drawn[torch.randperm(drawn.numel(), generator=generator, device=device)[:count]]
+    return thinned.sort().values
+
+
+def _offsets(sizes: Mapping[str, int]) -> Iterator[tuple[str, int, int]]:
+    start = 0
+    for name, size in sizes.items():
+        yield name, start, start + size
+        start += size
+
+
+def _split(chosen: Tensor, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """Turn ascending positions in all parameters laid end to end into positions in each."""
+    spans = list(_offsets(sizes))
+    ends = torch.searchsorted(
+        chosen, torch.tensor([end for _, _, end in spans], device=chosen.device)
+    ).tolist()
+    begins = [0, *ends[:-1]]
+    return {name: chosen[b:e] - start for (name, start, _), b, e in zip(spans, begins, ends, strict=True)}
+
+
+def _join(selection: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Tensor:
+    """Turn positions in each parameter into positions in all of them laid end to end, on the CPU."""
+    return torch.cat([selection[name].cpu() + start for name, start, _ in _offsets(sizes)])
+
+
+def _index(name: str, positions: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
+    """Index that reaches flat positions in any memory format; ``view(-1)`` would fail on channels_last."""
+    if positions.ndim != 1 or positions.dtype != torch.int64:
+        raise ValueError(
+            f"{name} must be a one-dimensional int64 tensor, "
+            f"got {positions.dtype} of shape {tuple(positions.shape)}"
+        )
+    if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < parameter.numel():
+        raise ValueError(
+            f"{name} holds positions outside 0 to {parameter.numel() - 1}; select from a parameter of shape "
+            f"{tuple(parameter.shape)}"
+        )
+    if torch.unique(positions).numel() != positions.numel():
+        raise ValueError(f"{name} holds repeated positions; pass each at most once")
+    if parameter.ndim == 0:
+        # unravel_index has no index for a shape without dimensions; a boolean scalar selects its one value or
+        # none.
+        return (torch.tensor(positions.numel() == 1),)
+    return torch.unravel_index(positions.to(parameter.device), parameter.shape)

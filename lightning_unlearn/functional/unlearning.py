@@ -1,0 +1,135 @@
+"""Losses of the unlearning methods that fine-tune on D_f and D_r together. No loops, no models, no state."""
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lightning_unlearn.functional._checks import as_float_pair, require_unit_interval
+from lightning_unlearn.functional.divergence import js_from_logits, kl_from_logits
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def _retain_loss(loss: Loss, retain_logits: Tensor, retain_targets: Tensor) -> Tensor:
+    value = loss(retain_logits, retain_targets)
+    if value.ndim != 0:
+        raise ValueError(
+            f"loss must return a scalar, got shape {tuple(value.shape)}; "
+            "reduce it, for example with reduction='mean'"
+        )
+    return value
+
+
+def reference_kl_loss(
+    unlearned_logits: Tensor,
+    reference: Tensor,
+    retain_logits: Tensor,
+    retain_targets: Tensor,
+    lambda_: float,
+    *,
+    reference_kind: Literal["logits", "posteriors"] = "logits",
+    loss: Loss = F.cross_entropy,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Loss of unlearning towards a reference model, with a penalty that keeps the accuracy on D_r.
+
+    .. math::
+        \lambda\,\mathrm{KL}(P_{ref} \| P_{unlearned}) + (1 - \lambda)\,\mathrm{CE}
+
+    Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation Networks", 2024, eq.
+    1-3. Their eq. 2 writes the cross entropy for two classes and with prediction and label exchanged; meant,
+    and computed here, is the usual cross entropy over all classes. KL is in nats and averaged over the
+    samples of D_f.
+
+    Args:
+        unlearned_logits: Logits of the unlearned model on D_f, shape ``(..., C)``.
+        reference: Output of the reference model on the same samples, same shape; no gradient flows into it.
+        retain_logits: Logits of the unlearned model on a batch of D_r, shape ``(M, C)``.
+        retain_targets: Labels of that batch, as ``loss`` wants them.
+        lambda_: Weight of KL against cross entropy, in ``[0, 1]``.
+        reference_kind: What ``reference`` holds: ``"logits"`` or ``"posteriors"``.
+        loss: The loss on D_r, a callable of logits and targets that returns a scalar.
+
+    Returns:
+        The loss to minimise, and its parts KL and cross entropy without their weights; all scalars.
+
+    Raises:
+        TypeError: If a tensor of logits is not floating-point.
+        ValueError: If ``lambda_`` is outside ``[0, 1]``, shapes differ, ``reference_kind`` is unknown, D_f's
+            batch is empty or ``loss`` does not return a scalar.
+
+    Example:
+        >>> import torch
+        >>> forget, retain = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 0.0]])
+        >>> reference, targets = torch.zeros(1, 2), torch.tensor([0])
+        >>> reference_kl_loss(forget, reference, retain, targets, lambda_=0.5)
+        (tensor(0.3466), tensor(0.), tensor(0.6931))
+    """
+    require_unit_interval("lambda_", lambda_)
+    if reference_kind not in ("logits", "posteriors"):
+        raise ValueError(f"reference_kind must be 'logits' or 'posteriors', got {reference_kind!r}")
+    reference, unlearned_logits = as_float_pair(
+        "reference", reference.detach(), "unlearned_logits", unlearned_logits
+    )
+    # The logarithm of a posterior is a valid logit vector, minus infinity at a posterior of 0 included.
+    kl = kl_from_logits(reference.log() if reference_kind == "posteriors" else reference, unlearned_logits)
+    ce = _retain_loss(loss, retain_logits, retain_targets)
+    return lambda_ * kl + (1.0 - lambda_) * ce, kl, ce
+
+
+def perturbation_loss(
+    unlearned_logits: Tensor,
+    source_logits: Tensor,
+    retain_logits: Tensor,
+    retain_targets: Tensor,
+    lambda_: float,
+    *,
+    loss: Loss = F.cross_entropy,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Loss of fine-tuning after a perturbation of the weights.
+
+    .. math::
+        \mathrm{CE} + \lambda\,\mathrm{JS}(P_{unlearned} \| P_{source})
+
+    Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", eq. 10. As printed it
+    adds :math:`\sum y \log p` without the minus sign, which would maximise the cross entropy; the sign is
+    restored here. JS (their eq. 8, base 2) is averaged over the samples of D_f, against the source model in
+    place of the retrained one as in their section III-B.
+
+    Args:
+        unlearned_logits: Logits of the unlearned model on D_f, shape ``(..., C)``.
+        source_logits: Logits of the source model on the same samples, same shape; no gradient flows into
+            them.
+        retain_logits: Logits of the unlearned model on a batch of D_r, shape ``(M, C)``.
+        retain_targets: Labels of that batch, as ``loss`` wants them.
+        lambda_: Weight of JS, finite and not negative.
+        loss: The loss on D_r, a callable of logits and targets that returns a scalar.
+
+    Returns:
+        The loss to minimise, and its parts JS and cross entropy without their weights; all scalars.
+
+    Raises:
+        TypeError: If a tensor of logits is not floating-point.
+        ValueError: If ``lambda_`` is negative or not finite, shapes differ, D_f's batch is empty or ``loss``
+            does not return a scalar.
+
+    Example:
+        >>> import torch
+        >>> forget, retain = torch.tensor([[1.0, 1.0]]), torch.tensor([[0.0, 0.0]])
+        >>> source, targets = torch.zeros(1, 2), torch.tensor([0])
+        >>> perturbation_loss(forget, source, retain, targets, lambda_=0.1)
+        (tensor(0.6931), tensor(0.), tensor(0.6931))
+    """
+    if not (math.isfinite(lambda_) and lambda_ >= 0):
+        raise ValueError(f"lambda_ must be finite and not negative, got {lambda_}; 0 leaves the JS term out")
+    unlearned_logits, source_logits = as_float_pair(
+        "unlearned_logits", unlearned_logits, "source_logits", source_logits.detach()
+    )
+    per_sample = js_from_logits(unlearned_logits, source_logits)
+    if per_sample.numel() == 0:
+        raise ValueError("unlearned_logits holds no sample of D_f; skip empty batches")
+    js = per_sample.mean()
+    ce = _retain_loss(loss, retain_logits, retain_targets)
+    return ce + lambda_ * js, js, ce

@@ -1,0 +1,340 @@
+"""What every unlearning method shares: the trainable copy, preparation, optimizer, curves, times and export."""
+
+import contextvars
+import math
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data.splits import Split
+from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.methods.export import write_export
+from lightning_unlearn.methods.source import Source, load_source
+from lightning_unlearn.models.hparams import save_primitive_hyperparameters
+from lightning_unlearn.models.surgery import clone
+
+__all__ = ["UnlearningModule"]
+
+_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+_STATE_KEY = "lightning_unlearn"
+
+
+class UnlearningModule(L.LightningModule):
+    """Base of the unlearning methods; a method writes its loss in ``training_step`` and little else.
+
+    ``self.model`` is the trainable copy of the source and :attr:`source` the source itself, which is no
+    submodule: it is in no ``state_dict``, no optimizer and no export. A method names the streams it trains on
+    and may override :meth:`prepare`, which runs once inside ``fit``, before the first step, on the trainer's
+    device; a resumed run does not prepare again.
+
+    Args:
+        source: The trained model: a module, a :class:`~lightning_unlearn.methods.source.SourceCheckpoint`, or
+            the path of a checkpoint written under LightningCLI.
+        optimizer: Makes the optimizer from the trainable parameters; ``None`` for Adam with learning rate 1e-3.
+        lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
+        loss: Classification loss of logits ``(B, C)`` and targets ``(B,)``; ``None`` for the cross-entropy.
+        adapter: How batches and outputs are taken apart; ``None`` for the usual layouts.
+
+    Raises:
+        TypeError: If ``source`` is neither a module nor a checkpoint.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the checkpoint does not load, or the source has no parameters.
+    """
+
+    streams: tuple[str, ...] = ("forget", "retain")
+    epoch_stream: str = "forget"
+    indexed_streams: tuple[str, ...] = ()
+    follows_source_recipe: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        loss: Loss | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        super().__init__()
+        save_primitive_hyperparameters(self)
+        # LightningCLI hands hyper-parameters to whatever module is built next; in an empty context a source that
+        # is loaded here keeps its own
+        loaded = contextvars.Context().run(load_source, source)
+        if next(loaded.parameters(), None) is None:
+            raise ValueError(f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn")
+        self._source = [loaded]  # in a list, so that it is not registered as a submodule
+        self.model = self.initial_model(loaded)
+        self.adapter = adapter or Adapter()
+        self.loss: Loss = loss or nn.functional.cross_entropy
+        self._optimizer = optimizer
+        self._lr_scheduler = lr_scheduler
+        self._prepared = False
+        self._prepare_seconds = 0.0
+        self._unlearn_seconds = 0.0
+        self._clock = 0.0
+        self._outputs_checked = False
+        self._validation = nn.ModuleDict()
+        for hook in _TRANSFER_HOOKS:
+            # Lightning asks whether a hook is overridden, so ours exists only where the source's does
+            if isinstance(self.model, L.LightningModule) and is_overridden(hook, self.model):
+                setattr(self, hook, partial(self._transfer, hook))
+
+    # ------------------------------------------------------------------ what a method may override
+
+    def initial_model(self, source: nn.Module) -> nn.Module:
+        """Return the model that training starts from: a copy of the source that shares no tensor with it."""
+        model = clone(source)
+        model.requires_grad_(True)
+        return model
+
+    def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Do what must be done once before the first step; counted in ``time/prepare_s``.
+
+        Args:
+            data: The split data.
+            runtime: Device, precision and ranks of the trainer.
+        """
+
+    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
+        """Return which training positions to take for a stream; ``None`` for all of it."""
+        return None
+
+    # ------------------------------------------------------------------ the model
+
+    @property
+    def source(self) -> nn.Module:
+        """The source model, never changed; evaluators use it as the control that forgot nothing."""
+        return self._source[0]
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the unlearned model as the source is called."""
+        return self.model(*args, **kwargs)
+
+    def stream_logits(self, *batches: Any) -> list[tuple[Tensor, Tensor]]:
+        """Return logits ``(B, C)`` and targets ``(B,)`` of several streams' batches.
+
+        Inputs that are tensors of one shape go through the model together, which halves the fixed price of a
+        step; batch normalisation then sees one batch instead of several.
+        """
+        parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
+        inputs = [part[0] for part in parts]
+        if all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs):
+            joint = self.adapter.call(self.model, torch.cat(inputs) if len(inputs) > 1 else inputs[0])
+            logits = list(joint.split([len(x) for x in inputs]))
+        else:
+            logits = [self.adapter.call(self.model, x) for x in inputs]
+        if not self._outputs_checked:
+            self._check_outputs(logits[0], torch.cat([targets for _, targets in parts]))
+        return [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
+
+    # ------------------------------------------------------------------ Lightning's hooks
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and schedule that were asked for, Adam with 1e-3 otherwise."""
+        model = self.model
+        if (
+            self._optimizer is None
+            and self.follows_source_recipe
+            and isinstance(model, L.LightningModule)
+            and is_overridden("configure_optimizers", model)
+        ):
+            return model.configure_optimizers()
+        trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = self._optimizer(trainable) if self._optimizer else torch.optim.Adam(trainable, lr=1e-3)
+        if self._lr_scheduler is None:
+            return optimizer
+        schedule = self._lr_scheduler(optimizer)
+        config: dict[str, Any] = {"scheduler": schedule}
+        if monitor := getattr(schedule, "monitor", None):
+            config["monitor"] = monitor
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def on_fit_start(self) -> None:
+        """Prepare, once in the life of a run."""
+        if self._prepared:
+            return
+        runtime = Runtime(self.trainer)
+        start = self._now(runtime)
+        if is_overridden("prepare", self, UnlearningModule):
+            self.prepare(self.data, runtime)
+        self._prepare_seconds += self._now(runtime) - start
+        self._prepared = True
+
+    @property
+    def data(self) -> UnlearningDataModule:
+        """The split data of the running fit.
+
+        Raises:
+            TypeError: If the trainer was given plain loaders, which cannot say who is forgotten.
+        """
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, UnlearningDataModule):
+            raise TypeError(
+                f"{type(self).__name__} needs to know who is forgotten: call trainer.fit(method, "
+                f"UnlearningDataModule(your_datamodule, forget=...)), got {type(data).__name__}"
+            )
+        return data
+
+    def on_train_start(self) -> None:
+        """Start the clock."""
+        self._clock = self._now(Runtime(self.trainer))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Stop at a loss that is not finite, without waiting for the device at every step."""
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if not isinstance(loss, Tensor):
+            return
+        if loss.device.type == "cpu" or batch_idx % max(1, self.trainer.log_every_n_steps) == 0:
+            self._require_finite(loss)
+
+    def on_train_end(self) -> None:
+        """Stop the clock and hand the times to every logger and callback."""
+        self._unlearn_seconds += self._now(Runtime(self.trainer)) - self._clock
+        for name, seconds in self.times.items():
+            # callback_metrics alone come back from the processes of a spawning strategy
+            self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
+
+    @property
+    def times(self) -> dict[str, float]:
+        """Wall-clock seconds: ``time/prepare_s``, ``time/unlearn_s`` and their sum ``time/total_s``."""
+        prepare, unlearn = self._prepare_seconds, self._unlearn_seconds
+        return {"time/prepare_s": prepare, "time/unlearn_s": unlearn, "time/total_s": prepare + unlearn}
+
+    def on_validation_start(self) -> None:
+        """Make a mean for each stream that is validated."""
+        data = getattr(self.trainer, "datamodule", None)
+        names = data.validation_streams if isinstance(data, UnlearningDataModule) else ["validation"]
+        for name in names:
+            if name not in self._validation:
+                self._validation[name] = MeanMetric().to(self.device)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log ``accuracy/forget`` and ``accuracy/test``, exact under any number of processes."""
+        name = list(self._validation)[dataloader_idx]
+        self._log_accuracy(name, batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log ``accuracy/test``."""
+        if "test" not in self._validation:
+            self._validation["test"] = MeanMetric().to(self.device)
+        self._log_accuracy("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return posteriors, ``(B, C)``."""
+        inputs = self.adapter.split(batch)[0]
+        return self.adapter.call(self.model, inputs).float().softmax(dim=-1)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed run must not do again."""
+        checkpoint[_STATE_KEY] = {
+            "prepared": self._prepared,
+            "prepare_s": self._prepare_seconds,
+            "unlearn_s": self._unlearn_seconds,
+            **self.preparation_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up where the checkpoint stopped."""
+        state = checkpoint.get(_STATE_KEY)
+        if state is None:
+            return
+        self._prepared = state["prepared"]
+        self._prepare_seconds = state["prepare_s"]
+        self._unlearn_seconds = state["unlearn_s"]
+        if self._prepared:
+            self.load_preparation_state(state)
+
+    def preparation_state(self) -> dict[str, Any]:
+        """Return what :meth:`prepare` made and a resumed run needs, as tensors and plain values."""
+        return {}
+
+    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`preparation_state` returned."""
+
+    def export(self, path: str | Path) -> Path:
+        """Write the unlearned weights as a checkpoint of the source's own class.
+
+        The file holds the weights and the constructor arguments that the class itself saves; nothing of the
+        source, of the forgotten data, or of the optimizer is in it. It is written whole or not at all.
+
+        Args:
+            path: Where to write; an existing file is replaced.
+
+        Returns:
+            The path.
+        """
+        return write_export(self.model, path)
+
+    # ------------------------------------------------------------------ within
+
+    def log_terms(self, **terms: Tensor) -> None:
+        """Log the terms of the loss, at the trainer's logging interval only.
+
+        Lightning would throw away what is logged in between, after it has cost a quarter of a millisecond each;
+        the counter is the one that its own interval counts.
+        """
+        if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.trainer.log_every_n_steps == 0:
+            for name, value in terms.items():
+                self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
+
+    def _log_accuracy(self, name: str, batch: Any) -> None:
+        (logits, targets), *_ = self.stream_logits(batch)
+        metric = self._validation[name]
+        metric.update((logits.argmax(dim=-1) == targets).float())
+        self.log(f"accuracy/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False)  # type: ignore[arg-type]
+
+    def _check_outputs(self, logits: Tensor, targets: Tensor) -> None:
+        """Refuse posteriors in place of logits and targets outside the classes, at the first batch."""
+        self._outputs_checked = True
+        rows = logits.detach().float()
+        if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=1e-3):
+            raise ValueError(
+                f"source: the forward of {type(self.model).__name__} gives probabilities (rows are >= 0 and sum "
+                "to 1); unlearning needs logits, so return the values before the softmax"
+            )
+        classes = logits.shape[-1]
+        if int(targets.max()) >= classes or int(targets.min()) < 0:
+            raise ValueError(
+                f"source: the model has {classes} classes, but the data has targets from {int(targets.min())} "
+                f"to {int(targets.max())}; use the source that was trained on this data"
+            )
+
+    def _require_finite(self, loss: Tensor) -> None:
+        value = float(loss)
+        if not math.isfinite(value):
+            raise FloatingPointError(
+                f"the loss of {type(self).__name__} became {value} at step {self.trainer.global_step}; check the "
+                "data for NaN or infinite values, or lower the learning rate"
+            )
+
+    def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
+        """Apply the source's own transfer hook, to each stream where there are several."""
+        own = getattr(self.model, hook)
+        if not (isinstance(batch, dict) and tuple(batch) == tuple(self.streams)):
+            return own(batch, *args)
+        return {
+            name: part._replace(batch=own(part.batch, *args)) if isinstance(part, Indexed) else own(part, *args)
+            for name, part in batch.items()
+        }
+
+    @staticmethod
+    def _now(runtime: Runtime) -> float:
+        runtime.synchronize()
+        return time.perf_counter()

@@ -1,0 +1,111 @@
+"""Where the source model comes from: a module at hand or a checkpoint file; knows no method."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+
+__all__ = ["Source", "SourceCheckpoint", "load_source"]
+
+
+@dataclass(frozen=True)
+class SourceCheckpoint:
+    """A checkpoint of the source model and the class that loads it.
+
+    Args:
+        path: File written by ``Trainer.save_checkpoint``, ``ModelCheckpoint`` or a method's ``export``.
+        class_path: Import path of the LightningModule, such as ``my_project.MyModule``; ``None`` if the
+            checkpoint was written under LightningCLI, which records it. A recorded class is used only if it is
+            imported already, since a file must not decide what is executed.
+        init_args: Arguments of the class that the checkpoint does not hold.
+    """
+
+    path: str
+    class_path: str | None = None
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def load(self) -> L.LightningModule:
+        """Load the model on the CPU.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file is no checkpoint, holds objects that would have to be executed to be read,
+                or belongs to another class.
+        """
+        path = Path(self.path)
+        if not path.is_file():
+            raise FileNotFoundError(f"source: there is no checkpoint {path}; give the path of the source model's")
+        module_class = L.LightningModule if self.class_path is None else _import_class(self.class_path)
+        content = read_checkpoint(path)
+        recorded = content.get("hyper_parameters", {})
+        if self.class_path is None and "_instantiator" not in recorded:
+            raise ValueError(
+                f"source: {path} does not say which class it belongs to (only checkpoints written under "
+                "LightningCLI do); give class_path='my_project.MyModule', or pass the loaded module itself"
+            )
+        try:
+            return module_class.load_from_checkpoint(
+                path, map_location="cpu", weights_only=True, **dict(self.init_args)
+            )
+        except (RuntimeError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(
+                f"source: {path} does not load into {self.class_path or 'the class it records'}: {error}"
+            ) from error
+
+
+Source = nn.Module | SourceCheckpoint | str | Path
+
+
+def load_source(source: Source) -> nn.Module:
+    """Return the source model, loaded if it is a file.
+
+    Args:
+        source: A module (returned as it is), a :class:`SourceCheckpoint`, or the path of a checkpoint written
+            under LightningCLI.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if isinstance(source, nn.Module):
+        return source
+    if isinstance(source, str | Path):
+        source = SourceCheckpoint(str(source))
+    if not isinstance(source, SourceCheckpoint):
+        raise TypeError(
+            f"source must be a module, a checkpoint path or a SourceCheckpoint, got {type(source).__name__}"
+        )
+    return source.load()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint file without executing anything in it.
+
+    Raises:
+        ValueError: If the file is truncated, is no checkpoint, or holds more than tensors and plain values.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... as the damage falls
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"{path} cannot be read as a checkpoint of tensors and plain values: {first_line} "
+            "(nothing in it was executed; write it again with Trainer.save_checkpoint)"
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"{path} holds no 'state_dict', so it is not a Lightning checkpoint")
+    return content
+
+
+def _import_class(class_path: str) -> type[L.LightningModule]:
+    module_name, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(__import__(module_name, fromlist=[name]), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"source: class_path={class_path!r} cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, L.LightningModule)):
+        raise ValueError(f"source: class_path={class_path!r} is not a LightningModule class")
+    return found

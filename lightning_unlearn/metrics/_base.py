@@ -1,0 +1,69 @@
+"""Accumulators that the metrics of this room share. No mathematics of any one metric."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class SampleMean(Metric):
+    """Mean over all samples of a value that a subclass computes for each; exact for uneven batches and ranks.
+
+    Two sums are kept, of values and of samples, and both are added up over the ranks. A subclass defines
+    ``update`` and hands its values to :meth:`accumulate`.
+    """
+
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def accumulate(self, values: Tensor) -> None:
+        """Add one value a sample, of any shape."""
+        # module.to(torch.bfloat16) converts the state as well, and a sum of 8 significant bits stops growing
+        # after a few hundred samples: the state is lifted to float32 again at every step.
+        self.total = self.total.float() + values.float().sum()
+        self.count = self.count + values.numel()
+
+    def compute(self) -> Tensor:
+        """Mean over all samples seen, float32.
+
+        Raises:
+            ValueError: If no rank has seen a sample.
+        """
+        require_samples(type(self).__name__, self.count)
+        return self.total.float() / self.count
+
+
+def require_samples(name: str, count: Tensor, what: str = "sample") -> None:
+    """Raise ``ValueError`` if nothing was counted, because no mean is defined then."""
+    if int(count) == 0:
+        raise ValueError(f"{name} has seen no {what}; call update with at least one before compute")
+
+
+def count_correct(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
+    """Number of samples whose largest logit is the target's, and the number of samples.
+
+    Args:
+        logits: Logits of shape ``(N, C)``.
+        targets: Class indices of shape ``(N,)``, an integer dtype.
+
+    Raises:
+        ValueError: If the shapes do not fit together or the targets are not integers.
+    """
+    if logits.ndim != 2 or targets.shape != logits.shape[:1]:
+        raise ValueError(
+            f"logits must have shape (N, C) and targets shape (N,), got {tuple(logits.shape)} "
+            f"and {tuple(targets.shape)}"
+        )
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"targets must be integer class indices, got {targets.dtype}; pass argmax of one-hot labels"
+        )
+    return (logits.argmax(-1) == targets).sum(), targets.numel()

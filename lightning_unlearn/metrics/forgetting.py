@@ -1,0 +1,141 @@
+"""Metrics of accuracy lost on D_f and kept on D_r. Distances to a retrained model live in divergence.py."""
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_unlearn.functional import forgetting_rate, memory_retention_rate
+from lightning_unlearn.metrics._base import count_correct, require_samples
+
+
+class ForgettingRate(Metric):
+    """Share of the source model's accuracy on D_f that unlearning removed.
+
+    Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", eq. 17; see
+    :func:`~lightning_unlearn.functional.forgetting_rate`. ``higher_is_better`` is ``None``: what to aim at is
+    the retrained model's value, and forgetting more than it shows too.
+
+    ``update`` takes the logits on a batch of D_f of the source model (before) and of the unlearned model
+    (after), both ``(N, C)``, and class indices ``(N,)``. ``compute`` returns a scalar of at most 1, and raises
+    ``ValueError`` if the source model got no sample right. Memory does not grow with the number of samples.
+
+    Args:
+        kwargs: Passed on to :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> metric = ForgettingRate()
+        >>> before = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        >>> after = torch.tensor([[0.0, 1.0], [0.0, 1.0]])
+        >>> metric.update(before, after, torch.tensor([1, 0]))
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    correct_before: Tensor
+    correct_after: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for state in ("correct_before", "correct_after", "count"):
+            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, before_logits: Tensor, after_logits: Tensor, targets: Tensor) -> None:
+        """Count a batch of D_f.
+
+        Raises:
+            ValueError: If the shapes do not fit together or the targets are not class indices.
+        """
+        before, n = count_correct(before_logits, targets)
+        after, _ = count_correct(after_logits, targets)
+        self.correct_before = self.correct_before + before
+        self.correct_after = self.correct_after + after
+        self.count = self.count + n
+
+    def compute(self) -> Tensor:
+        """Rate over all samples seen.
+
+        Raises:
+            ValueError: If no rank has seen a sample or the source model got none of them right.
+        """
+        require_samples("ForgettingRate", self.count)
+        count = int(self.count)
+        rate = forgetting_rate(int(self.correct_before) / count, int(self.correct_after) / count)
+        return torch.tensor(rate, dtype=torch.float32, device=self.count.device)
+
+
+class MemoryRetentionRate(Metric):
+    """Accuracy of the unlearned model on D_r over that of the source model on D_f.
+
+    Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", eq. 18; see
+    :func:`~lightning_unlearn.functional.memory_retention_rate`.
+
+    The two sets differ in size, so each batch says which one it is of: ``update(logits, targets, "retain")``
+    with the unlearned model's logits on D_r, ``update(logits, targets, "forget")`` with the source model's
+    logits on D_f; logits ``(N, C)``, class indices ``(N,)``. Because one batch alone gives no rate, use
+    ``update`` and ``compute``, not the call that returns a batch's value. ``compute`` returns a scalar that
+    is not negative and can exceed 1. Memory does not grow with the number of samples.
+
+    Args:
+        kwargs: Passed on to :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> import torch
+        >>> metric = MemoryRetentionRate()
+        >>> metric.update(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([1, 1]), "retain")
+        >>> metric.update(torch.tensor([[0.0, 1.0]]), torch.tensor([1]), "forget")
+        >>> metric.compute()
+        tensor(0.5000)
+    """
+
+    is_differentiable = False
+    higher_is_better = True
+    full_state_update = False
+
+    correct_retain: Tensor
+    count_retain: Tensor
+    correct_forget: Tensor
+    count_forget: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for state in ("correct_retain", "count_retain", "correct_forget", "count_forget"):
+            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, logits: Tensor, targets: Tensor, stream: Literal["retain", "forget"]) -> None:
+        """Count a batch of D_r (unlearned model) or of D_f (source model).
+
+        Raises:
+            ValueError: If the shapes do not fit together, the targets are not class indices or the stream is
+                unknown.
+        """
+        correct, n = count_correct(logits, targets)
+        if stream == "retain":
+            self.correct_retain = self.correct_retain + correct
+            self.count_retain = self.count_retain + n
+        elif stream == "forget":
+            self.correct_forget = self.correct_forget + correct
+            self.count_forget = self.count_forget + n
+        else:
+            raise ValueError(f"stream must be 'retain' or 'forget', got {stream!r}")
+
+    def compute(self) -> Tensor:
+        """Rate over all samples seen.
+
+        Raises:
+            ValueError: If no rank has seen a sample of one of the two sets, or the source model got none of
+                D_f right.
+        """
+        require_samples("MemoryRetentionRate", self.count_retain, "sample of the 'retain' stream")
+        require_samples("MemoryRetentionRate", self.count_forget, "sample of the 'forget' stream")
+        retain = int(self.correct_retain) / int(self.count_retain)
+        forget = int(self.correct_forget) / int(self.count_forget)
+        rate = memory_retention_rate(retain, forget)
+        return torch.tensor(rate, dtype=torch.float32, device=self.count_retain.device)

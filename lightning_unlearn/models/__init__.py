@@ -1,0 +1,50 @@
+"""The papers' networks, the module that trains them, surgery on any module; nothing of data or methods."""
+
+from lightning_unlearn.models.classifier import Classifier
+from lightning_unlearn.models.densenet import DenseNet121
+from lightning_unlearn.models.googlenet import GoogLeNet
+from lightning_unlearn.models.hparams import restore_hyperparameters, save_primitive_hyperparameters
+from lightning_unlearn.models.initialization import Network
+from lightning_unlearn.models.resnet import ResNet8, ResNet18, ResNet34, ResNet50, ResNet101, WideResNet
+from lightning_unlearn.models.small import MLP, LeNet5, PurchaseNet, SVHNConv2, SVHNConv8
+from lightning_unlearn.models.surgery import (
+    clone,
+    count_parameters,
+    evaluating,
+    fresh_copy,
+    frozen,
+    last_parameter_tensors,
+    reinitialize,
+    surviving_tensors,
+)
+from lightning_unlearn.models.vgg import VGG16, VGG19
+
+__all__ = [
+    "MLP",
+    "VGG16",
+    "VGG19",
+    "Classifier",
+    "DenseNet121",
+    "GoogLeNet",
+    "LeNet5",
+    "Network",
+    "PurchaseNet",
+    "ResNet8",
+    "ResNet18",
+    "ResNet34",
+    "ResNet50",
+    "ResNet101",
+    "SVHNConv2",
+    "SVHNConv8",
+    "WideResNet",
+    "clone",
+    "count_parameters",
+    "evaluating",
+    "fresh_copy",
+    "frozen",
+    "last_parameter_tensors",
+    "reinitialize",
+    "restore_hyperparameters",
+    "save_primitive_hyperparameters",
+    "surviving_tensors",
+]

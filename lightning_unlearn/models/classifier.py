@@ -1,0 +1,183 @@
+"""Training a source model: a LightningModule around any network; unlearning is not done here."""
+
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from lightning_unlearn.models.hparams import restore_hyperparameters, save_primitive_hyperparameters
+
+__all__ = ["Classifier"]
+
+_DEFAULT_LEARNING_RATE = 1e-3
+
+
+class _Scores(nn.Module):
+    """Loss and accuracy over one dataloader, summed up per sample and so exact for uneven batches and ranks.
+
+    Logged as plain numbers they would not be: Lightning averages the batch sizes of the ranks as integers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # "disable" lets a NaN loss show as NaN, and saves the check's wait for the device in every batch.
+        self.loss = MeanMetric(nan_strategy="disable")
+        self.accuracy = MeanMetric(nan_strategy="disable")
+
+
+class Classifier(L.LightningModule):
+    """A classifier to be trained in the ordinary way, with cross-entropy.
+
+    Batches are tuples ``(inputs, targets, ...)``, with targets as class numbers of dtype int64 and shape
+    ``(B,)``. Logged are ``train/loss`` per step, and ``val/loss``, ``val/accuracy``, ``test/loss``,
+    ``test/accuracy`` per epoch as means over samples (with ``/dataloader_idx_<i>`` behind the name if there
+    are several dataloaders).
+
+    Checkpoints hold plain values and tensors only and load with ``weights_only=True``: a checkpoint written
+    under LightningCLI by ``Classifier.load_from_checkpoint(path)``, one written in plain Python by
+    ``Classifier.load_from_checkpoint(path, net=...)``, to which a special optimizer must be given again as
+    well.
+
+    Args:
+        net: The network; ``net(inputs)`` gives logits of shape ``(B, classes)``.
+        optimizer: Builds the optimizer from the parameters. ``None``: Adam with learning rate 0.001.
+        lr_scheduler: Builds a scheduler from the optimizer, stepped once an epoch. One that watches a metric
+            must be :class:`lightning.pytorch.cli.ReduceLROnPlateau`, which names it as ``monitor``.
+        label_smoothing: Share of the target spread evenly over all classes in training, in [0, 1].
+
+    Raises:
+        ValueError: If ``label_smoothing`` is outside its range.
+
+    Example:
+        >>> classifier = Classifier(nn.Linear(4, 3))
+        >>> classifier.predict_step((torch.zeros(2, 4), torch.tensor([0, 1])), 0).sum(-1).detach()
+        tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing <= 1:
+            raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+        save_primitive_hyperparameters(self)
+        self.net = net
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.label_smoothing = label_smoothing
+        self.val_scores = nn.ModuleList()
+        self.test_scores = nn.ModuleList()
+
+    def forward(self, x: Any) -> Tensor:
+        """Return the network's logits."""
+        logits: Tensor = self.net(x)
+        return logits
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """Build the optimizer and the scheduler from their factories."""
+        parameters = self.parameters()
+        optimizer = (
+            torch.optim.Adam(parameters, lr=_DEFAULT_LEARNING_RATE)
+            if self.optimizer is None
+            else self.optimizer(parameters)
+        )
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau):
+            return {
+                "optimizer": optimizer,
+                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
+            }
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what makes the next checkpoint as complete as the one being loaded."""
+        restore_hyperparameters(self, checkpoint)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Return the cross-entropy of a batch."""
+        inputs, targets = _split(batch)
+        loss = F.cross_entropy(self._logits(inputs, targets), targets, label_smoothing=self.label_smoothing)
+        self.log("train/loss", loss)
+        return loss
+
+    def on_validation_start(self) -> None:
+        """Set up a score for each dataloader."""
+        self.val_scores = self._new_scores(len(self.trainer.num_val_batches))
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the validation scores."""
+        self._score("val", batch, dataloader_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the validation scores."""
+        self._log_scores("val")
+
+    def on_test_start(self) -> None:
+        """Set up a score for each dataloader."""
+        self.test_scores = self._new_scores(len(self.trainer.num_test_batches))
+
+    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Add a batch to the test scores."""
+        self._score("test", batch, dataloader_idx)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the test scores."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return the posteriors, shape ``(B, classes)``, of a batch or of bare inputs; at least float32."""
+        logits = self(_split(batch)[0] if isinstance(batch, tuple | list) else batch)
+        posteriors: Tensor = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return posteriors
+
+    def _logits(self, inputs: Any, targets: Tensor) -> Tensor:
+        logits = self(inputs)
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or targets.shape != logits.shape[:1]:
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ValueError(
+                f"net must give logits of shape (B, classes) for targets of shape (B,), got {shape} for "
+                f"targets of shape {tuple(targets.shape)}"
+            )
+        return logits
+
+    def _scores(self, stage: str) -> list[_Scores]:
+        return list(getattr(self, f"{stage}_scores"))
+
+    def _score(self, stage: str, batch: Any, dataloader_idx: int) -> None:
+        inputs, targets = _split(batch)
+        logits = self._logits(inputs, targets)
+        scores = self._scores(stage)[dataloader_idx]
+        scores.loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        scores.accuracy.update((logits.argmax(-1) == targets).float())
+
+    def _new_scores(self, dataloaders: int) -> nn.ModuleList:
+        return nn.ModuleList(_Scores() for _ in range(dataloaders)).to(self.device)
+
+    def _log_scores(self, stage: str) -> None:
+        scores = self._scores(stage)
+        for index, part in enumerate(scores):
+            suffix = f"/dataloader_idx_{index}" if len(scores) > 1 else ""
+            place = f"{stage}_scores.{index}"
+            self.log(f"{stage}/loss{suffix}", part.loss, metric_attribute=f"{place}.loss")
+            self.log(f"{stage}/accuracy{suffix}", part.accuracy, metric_attribute=f"{place}.accuracy")
+
+
+def _split(batch: Any) -> tuple[Any, Tensor]:
+    if not isinstance(batch, tuple | list) or len(batch) < 2 or not isinstance(batch[1], Tensor):
+        raise TypeError(
+            f"a batch must be a tuple (inputs, targets, ...) with the targets as a tensor, got "
+            f"{type(batch).__name__}; for batches of another form, use a LightningModule of your own"
+        )
+    return batch[0], batch[1]

@@ -1,0 +1,171 @@
+"""What modules of this package write into checkpoints as hyper-parameters; knows no particular module."""
+
+import enum
+import inspect
+import os
+import sys
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+try:
+    # LightningCLI passes the parsed configuration of the model it is about to build through this variable. It
+    # is private, but nothing public says whether the arguments stand in a configuration that can rebuild
+    # them, and LightningModule.save_hyperparameters itself follows it even where it belongs to another
+    # module.
+    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+except ImportError:  # a Lightning that does it otherwise: all modules count as built in plain Python
+    _given_hyperparameters = ContextVar("_given_hyperparameters", default=None)
+
+__all__ = ["recorded_hyperparameters", "restore_hyperparameters", "save_primitive_hyperparameters"]
+
+_NOT_PRIMITIVE = object()
+
+
+def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collection[str] = ()) -> None:
+    """Save a module's constructor arguments so that its checkpoint can be loaded with ``weights_only=True``.
+
+    To be called in ``__init__``, of the class itself or of a base class; an ``__init__`` must not rebind its
+    arguments before. There are two ways in which a module comes to be:
+
+    * **Under LightningCLI** the arguments are known as the parsed configuration, plain nested dictionaries.
+      All of it is saved, so ``load_from_checkpoint(path)`` rebuilds networks, optimizers and all.
+    * **In plain Python** the arguments made of numbers, strings, booleans, ``None``, lists, tuples and
+      dictionaries are saved (paths and enumeration members as strings and values, NumPy's numbers as
+      Python's). Modules, optimizer factories and the like are not: pass those to ``load_from_checkpoint(path,
+      net=...)`` again.
+
+    Args:
+        module: The module under construction.
+        ignore: Names of arguments that must not be saved in either case.
+
+    Raises:
+        RuntimeError: If it is not called from the ``__init__`` of ``module``.
+    """
+    frame = inspect.currentframe()
+    caller = None if frame is None else frame.f_back
+    given = _given_hyperparameters.get()
+    if given is not None and _belongs_to(given, module):
+        arguments = given
+    else:
+        arguments = {
+            name: primitive
+            for name, value in _constructor_arguments(module, caller).items()
+            if (primitive := _as_primitive(value)) is not _NOT_PRIMITIVE
+        }
+    _save(module, {name: value for name, value in arguments.items() if name not in ignore}, caller)
+
+
+def restore_hyperparameters(module: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
+    """Give a module that ``load_from_checkpoint`` rebuilds the configuration that it is rebuilt from.
+
+    To be called in ``on_load_checkpoint``. Lightning rebuilds a module saved under LightningCLI from its
+    parsed configuration, but then leaves it with what plain Python would have saved; the next checkpoint of
+    it could no longer be loaded without arguments. Nothing happens when training resumes, or for other
+    checkpoints.
+
+    Args:
+        module: The module being loaded.
+        checkpoint: The content of the checkpoint file.
+    """
+    recorded = checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    if "_instantiator" not in recorded or module._trainer is not None:
+        return
+    # Arguments passed to load_from_checkpoint stand among the recorded ones and may be any object.
+    primitives = {name: _as_primitive(value) for name, value in recorded.items()}
+    _save(
+        module,
+        {name: value for name, value in primitives.items() if value is not _NOT_PRIMITIVE},
+        inspect.currentframe(),
+    )
+
+
+def _save(module: L.LightningModule, arguments: dict[str, Any], frame: FrameType | None) -> None:
+    # Lightning compares the dictionary with every argument it finds in the constructors below a frame, which
+    # fails for arrays; below the first frame of the process there is none.
+    while frame is not None and frame.f_back is not None:
+        frame = frame.f_back
+    module.save_hyperparameters(arguments, frame=frame)
+
+
+def _belongs_to(given: Mapping[str, Any], module: L.LightningModule) -> bool:
+    """Tell whether the CLI is building this very module, and not another that contains it or builds it."""
+    class_path = given.get("_class_path")
+    if class_path is not None:
+        module_name, _, name = str(class_path).rpartition(".")
+        return getattr(sys.modules.get(module_name), name, None) is type(module)
+    # Without a class path the class is fixed by the CLI, and only the arguments tell.
+    parameters = inspect.signature(type(module)).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    return takes_any or set(given) - {"_instantiator"} <= set(parameters)
+
+
+def _constructor_arguments(module: L.LightningModule, frame: FrameType | None) -> dict[str, Any]:
+    """Return what the module's class was called with: the arguments of the outermost ``__init__``."""
+    outermost = None
+    while frame is not None and _is_init_of(frame, module):
+        outermost, frame = frame, frame.f_back
+    if outermost is None:
+        raise RuntimeError(
+            f"save_primitive_hyperparameters must be called in the __init__ of {type(module).__name__}"
+        )
+    names, _, keywords, values = inspect.getargvalues(outermost)
+    arguments = {name: values[name] for name in names[1:]}
+    return {**arguments, **(values[keywords] if keywords else {})}
+
+
+def _is_init_of(frame: FrameType, module: L.LightningModule) -> bool:
+    code = frame.f_code
+    return (
+        code.co_name == "__init__"
+        and code.co_argcount > 0
+        and frame.f_locals.get(code.co_varnames[0]) is module
+    )
+
+
+def _as_primitive(value: Any) -> Any:
+    """Return a value made of Python's own plain types only, or ``_NOT_PRIMITIVE``."""
+    if isinstance(value, enum.Enum):
+        return _as_primitive(value.value)
+    if isinstance(value, np.generic):
+        return _as_primitive(value.item())
+    if value is None or isinstance(value, bool):
+        return value
+    for kind in (int, float, str):
+        if isinstance(value, kind):
+            return kind(value)  # a subclass would have to be imported, and so trusted, to be read again
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        items = [_as_primitive(item) for item in value]
+        return (
+            _NOT_PRIMITIVE
+            if _NOT_PRIMITIVE in items
+            else (items if isinstance(value, list) else tuple(items))
+        )
+    if isinstance(value, Mapping):
+        keys, items = [_as_primitive(key) for key in value], [_as_primitive(item) for item in value.values()]
+        return _NOT_PRIMITIVE if _NOT_PRIMITIVE in (*keys, *items) else dict(zip(keys, items, strict=True))
+    return _NOT_PRIMITIVE
+
+
+@contextmanager
+def recorded_hyperparameters(config: Mapping[str, Any]) -> Iterator[None]:
+    """Build a module inside as LightningCLI would, so that its checkpoints rebuild it without arguments.
+
+    Args:
+        config: The parsed arguments of the module's class, plain values, with its import path as
+            ``_class_path``.
+    """
+    token = _given_hyperparameters.set(
+        {**config, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
+    )
+    try:
+        yield
+    finally:
+        _given_hyperparameters.reset(token)

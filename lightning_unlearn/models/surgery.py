@@ -1,0 +1,413 @@
+"""Copying, re-initialising, freezing and measuring any module; knows nothing of data, methods or networks."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.nn.utils import parametrize
+from torchmetrics import Metric
+
+__all__ = [
+    "clone",
+    "count_parameters",
+    "evaluating",
+    "fresh_copy",
+    "frozen",
+    "last_parameter_tensors",
+    "reinitialize",
+    "surviving_tensors",
+]
+
+M = TypeVar("M", bound=nn.Module)
+
+_RESET_METHODS = ("reset_parameters", "_reset_parameters")
+# How many names an error message lists before it says "and ... more".
+_NAMES_SHOWN = 5
+
+
+def clone(module: M) -> M:
+    """Copy a module so that it shares no tensor with the original, which stays as it was.
+
+    The copy is detached from what the original was attached to: a LightningModule in it, nested ones too, has
+    no Trainer and no Fabric. Parameters and buffers stay on their devices, keep their ``requires_grad``, and
+    have no gradient. Hooks are kept; one that closes over the original keeps referring to it.
+
+    Args:
+        module: Any module. Tensors computed in a forward pass and left as attributes are copied as constants.
+
+    Returns:
+        The copy, of the same class.
+    """
+    memo: dict[int, Any] = {}
+    for part in module.modules():
+        if isinstance(part, L.LightningModule):
+            # With None as "the copy" of the trainer, no path that leads to it is followed.
+            for owner in (part._trainer, part._fabric):
+                if owner is not None:
+                    memo[id(owner)] = None
+        for value in (*vars(part).values(), *part._buffers.values()):
+            # deepcopy refuses tensors with a history, such as the weight computed by the old weight_norm.
+            if isinstance(value, Tensor) and not value.is_leaf:
+                memo[id(value)] = value.detach().clone()
+    # Under inference mode, as in Trainer.test, the copy's weights would be tensors that can never be trained.
+    with torch.inference_mode(False):
+        duplicate = copy.deepcopy(module, memo)
+    for part in duplicate.modules():
+        for tensor in (*part._parameters.values(), *part._buffers.values()):
+            if tensor is not None and tensor.is_leaf:
+                tensor.grad = None
+        if isinstance(part, L.LightningModule):
+            _detach(part)
+        if isinstance(part, nn.RNNBase):
+            # Copied one by one, the weights no longer lie side by side as cuDNN wants them.
+            part.flatten_parameters()
+    return duplicate
+
+
+def _detach(module: L.LightningModule) -> None:
+    module._trainer = None
+    module._fabric = None
+    module._fabric_optimizers = []
+    # Keyed by the identity of the original's metrics and parameters: stale in a copy.
+    module._metric_attributes = None
+    module._param_requires_grad_state = {}
+
+
+def frozen(module: M) -> M:
+    """Return a :func:`clone` in eval mode none of whose parameters requires a gradient."""
+    duplicate = clone(module)
+    duplicate.eval()
+    duplicate.requires_grad_(False)
+    return duplicate
+
+
+def reinitialize(module: nn.Module) -> None:
+    """Give a module fresh weights in place, each part by its own scheme, so that nothing it learned is left.
+
+    Every submodule is reset by its ``reset_parameters`` (or ``_reset_parameters``) and
+    ``reset_running_stats``, the inner ones first, so that the scheme of a whole network (as
+    :class:`torch.nn.Transformer` has it) has the last word over its layers' defaults. Parametrised tensors
+    (:mod:`torch.nn.utils.parametrizations`) are set through the parametrisation. Metrics are reset. Parameter
+    objects, their devices and ``requires_grad`` stay.
+
+    All parameters and all floating-point buffers of the state dict are overwritten with NaN beforehand; what
+    is still NaN afterwards was not reset. So the result holds no value of the old ones, single numbers and
+    constant tensors included. Buffers that are not saved (``persistent=False``) are constants by convention
+    and stay.
+
+    Random numbers come from torch's global generators; seed them with :func:`torch.manual_seed`. This needs
+    the memory of a second copy of the weights while it runs.
+
+    Args:
+        module: The module to re-initialise. On any error it is left exactly as it was.
+
+    Raises:
+        ValueError: If there is a tensor that no reset method sets; the message names all of them.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> _ = layer.requires_grad_(False).weight.fill_(7.0)
+        >>> reinitialize(layer)
+        >>> bool((layer.weight.abs() <= 1 / 2**0.5).all())
+        True
+    """
+    parts = list(_inner_first(module))
+    with torch.no_grad():
+        backup = [
+            (tensor, tensor.clone())
+            for tensor in (*module.parameters(), *module.buffers())
+            if not is_lazy(tensor)
+        ]
+        complete = False
+        try:
+            computed = {part: _computed_tensors(part) for _, part in parts}
+            for _, tensor in _learned_tensors(parts):
+                tensor.fill_(torch.nan)
+            for _, part in parts:
+                _reset(part, computed[part])
+            left = [name for name, tensor in _learned_tensors(parts) if bool(tensor.isnan().any())]
+            complete = not left
+        finally:
+            if not complete:
+                for tensor, original in backup:
+                    tensor.copy_(original)
+    if left:
+        raise ValueError(
+            f"module: {type(module).__name__} cannot be re-initialised, because no reset_parameters() sets "
+            f"{_listed(left)}. Either define reset_parameters() on the class that owns them (for constants: "
+            "register_buffer(..., persistent=False)), or pass fresh=..., a callable that builds a new model"
+        )
+    for _, part in parts:
+        if isinstance(part, Metric):
+            part.reset()
+
+
+def _inner_first(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield every submodule once, under its full name, after all that it contains."""
+    seen: set[nn.Module] = set()
+
+    def visit(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+        if part in seen:
+            return
+        seen.add(part)
+        # What a metric contains (a feature extractor, say) belongs to the measurement, not to the model.
+        if not isinstance(part, Metric):
+            for child_name, child in part.named_children():
+                yield from visit(f"{name}.{child_name}" if name else child_name, child)
+        yield name, part
+
+    return visit("", module)
+
+
+def _learned_tensors(parts: Sequence[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the parameters and saved buffers that can hold something learned, the floating-point ones."""
+    seen: set[int] = set()
+    for prefix, part in parts:
+        if isinstance(part, Metric):
+            continue
+        own = dict(part.named_parameters(recurse=False))
+        saved = {
+            name: buffer
+            for name, buffer in part.named_buffers(recurse=False)
+            if name not in part._non_persistent_buffers_set
+        }
+        for name, tensor in {**own, **saved}.items():
+            numeric = not is_lazy(tensor) and (tensor.is_floating_point() or tensor.is_complex())
+            if numeric and id(tensor) not in seen:
+                seen.add(id(tensor))
+                yield f"{prefix}.{name}" if prefix else name, tensor
+
+
+def _computed_tensors(part: nn.Module) -> dict[str, Tensor]:
+    """Return NaN tensors of the shapes of what a module's parametrisations compute."""
+    names = part.parametrizations if parametrize.is_parametrized(part) else ()
+    return {name: torch.full_like(getattr(part, name), torch.nan) for name in names}  # type: ignore[union-attr]
+
+
+def _reset(part: nn.Module, computed: dict[str, Tensor]) -> None:
+    if isinstance(part, Metric):
+        return
+    if computed:
+        _reset_parametrized(part, computed)
+        return
+    for name in (*_RESET_METHODS, "reset_running_stats"):
+        method = getattr(part, name, None)
+        if callable(method):
+            method()
+
+
+def _reset_parametrized(part: nn.Module, computed: dict[str, Tensor]) -> None:
+    """Reset a module whose weights are computed from others, so that its own reset would set a temporary."""
+    plain = clone(part)
+    # Not parametrize.remove_parametrizations: it changes the class, which the copy has in common with the part.
+    plain.__class__ = parametrize.type_before_parametrizations(part)
+    del plain.parametrizations
+    for name, tensor in computed.items():
+        plain.register_parameter(name, nn.Parameter(tensor))
+    _reset(plain, {})
+    fresh = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
+    for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+        if name in fresh:
+            tensor.copy_(fresh[name])
+    for name in computed:
+        # Without an inverse, what the weight is computed from stays NaN, and is reported.
+        with suppress(NotImplementedError, RuntimeError):
+            setattr(part, name, fresh[name].detach().clone())
+
+
+def fresh_copy(module: M, fresh: Callable[[], nn.Module] | None = None) -> nn.Module:
+    """Return an untrained model with the architecture of a trained one, which stays as it was.
+
+    Args:
+        module: The trained model.
+        fresh: Builds the untrained model, for networks that :func:`reinitialize` cannot reset, or that start
+            from pretrained weights. ``None``: a :func:`clone`, re-initialised.
+
+    Returns:
+        A model that shares no tensor with ``module``.
+
+    Raises:
+        TypeError: If ``fresh`` does not return a module.
+        ValueError: If its parameters and buffers differ from the trained model's in name or shape, if it
+            hands out the trained model's own tensors, or as :func:`reinitialize` does.
+    """
+    if fresh is None:
+        duplicate = clone(module)
+        reinitialize(duplicate)
+        return duplicate
+    built = fresh()
+    if not isinstance(built, nn.Module):
+        raise TypeError(f"fresh must return a torch.nn.Module, got {type(built).__name__}")
+    expected = {name: tuple(tensor.shape) for name, tensor in _state_tensors(module).items()}
+    found = {name: tuple(tensor.shape) for name, tensor in _state_tensors(built).items()}
+    if expected != found:
+        differences = [
+            f"{name} (shape {found.get(name, 'missing')}, expected {expected.get(name, 'none')})"
+            for name in dict.fromkeys((*expected, *found))
+            if expected.get(name) != found.get(name)
+        ]
+        raise ValueError(
+            f"fresh must build the trained model's architecture, but {type(built).__name__} differs from "
+            f"{type(module).__name__} in {_listed(differences)}"
+        )
+    storages = {
+        tensor.untyped_storage().data_ptr() for tensor in _state_tensors(module).values() if tensor.numel()
+    }
+    shared = [
+        name
+        for name, tensor in _state_tensors(built).items()
+        if tensor.numel() and tensor.untyped_storage().data_ptr() in storages
+    ]
+    if shared:
+        raise ValueError(
+            f"fresh must build a new model, but its result shares {_listed(shared)} with the trained one; "
+            "build the network anew in every call"
+        )
+    return built
+
+
+def _state_tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value
+        for name, value in module.state_dict().items()
+        if isinstance(value, Tensor) and not is_lazy(value)
+    }
+
+
+def surviving_tensors(a: nn.Module, b: nn.Module) -> list[str]:
+    """Name the learned tensors that are the same, bit for bit, in two modules.
+
+    An empty list shows that no weight of one is left in the other. Compared are the parameters, frozen ones
+    too, and the running statistics of normalisation layers, by their names; a name that only one module has,
+    or with another shape or dtype, is no match. A tensor all of whose entries are equal tells nothing about
+    where it came from (fresh biases are zero everywhere) and is passed over, single numbers included.
+
+    Args:
+        a: A module.
+        b: Another module; it may lie on another device.
+
+    Returns:
+        The names, in the order in which ``a`` registered them.
+
+    Example:
+        >>> a, b = nn.Linear(3, 2), nn.Linear(3, 2)
+        >>> _ = b.load_state_dict({"weight": b.weight, "bias": a.bias})
+        >>> surviving_tensors(a, b)
+        ['bias']
+    """
+    others = dict(_weights_and_statistics(b))
+    return [
+        name
+        for name, tensor in _weights_and_statistics(a)
+        if name in others and not _is_constant(tensor) and _same_bits(tensor, others[name])
+    ]
+
+
+def _weights_and_statistics(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for prefix, part in module.named_modules(remove_duplicate=False):
+        own: dict[str, Tensor] = dict(part.named_parameters(recurse=False))
+        if hasattr(part, "reset_running_stats"):
+            own.update(part.named_buffers(recurse=False))
+        for name, tensor in own.items():
+            if not is_lazy(tensor):
+                yield f"{prefix}.{name}" if prefix else name, tensor.detach()
+
+
+def _is_constant(tensor: Tensor) -> bool:
+    return tensor.numel() < 2 or bool((tensor == tensor.flatten()[0]).all())
+
+
+def _same_bits(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    first, second = a.reshape(-1), b.to(a.device).reshape(-1)
+    return torch.equal(first.contiguous().view(torch.uint8), second.contiguous().view(torch.uint8))
+
+
+def last_parameter_tensors(module: nn.Module, k: int) -> list[str]:
+    """Name the last ``k`` parameter tensors of a module, in the order of registration.
+
+    This is what "the last K layers" of EU-k and CF-k means in Zuo et al., "Machine unlearning through
+    fine-grained model parameters perturbation", §IV-B: a weight and its bias count as two. Only this reading
+    gives the counts of their table I, such as 6666 parameters for VGG and k = 5.
+
+    Args:
+        module: Any module; a tensor used twice counts once.
+        k: How many tensors, from 1 to as many as there are.
+
+    Returns:
+        The ``k`` names, first registered first.
+
+    Raises:
+        ValueError: If ``k`` is outside that range.
+
+    Example:
+        >>> last_parameter_tensors(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), 3)
+        ['0.bias', '1.weight', '1.bias']
+    """
+    names = [name for name, _ in module.named_parameters()]
+    if not 1 <= k <= len(names):
+        raise ValueError(
+            f"k must be from 1 to {len(names)}, the parameter tensors of {type(module).__name__}, got {k}"
+        )
+    return names[-k:]
+
+
+def count_parameters(module: nn.Module, names: Sequence[str] | None = None) -> int:
+    """Count a module's parameters (single numbers, not tensors).
+
+    Args:
+        module: Any module; a tensor used twice counts once.
+        names: The tensors to count; all if ``None``.
+
+    Raises:
+        ValueError: If there is no parameter of a given name.
+
+    Example:
+        >>> count_parameters(nn.Linear(4, 3))
+        15
+        >>> count_parameters(nn.Linear(4, 3), ["bias"])
+        3
+    """
+    sizes = {name: parameter.numel() for name, parameter in module.named_parameters()}
+    if names is None:
+        return sum(sizes.values())
+    unknown = [name for name in names if name not in sizes]
+    if unknown:
+        raise ValueError(f"names: {type(module).__name__} has no parameter {_listed(unknown)}")
+    return sum(sizes[name] for name in set(names))
+
+
+@contextmanager
+def evaluating(*modules: nn.Module) -> Iterator[None]:
+    """Put modules into eval mode inside a ``with`` block, and each submodule back into its own mode after it.
+
+    Args:
+        *modules: The modules. The modes are restored after an exception as well.
+
+    Example:
+        >>> network = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
+        >>> with evaluating(network):
+        ...     [part.training for part in network]
+        [False, False]
+        >>> [part.training for part in network]
+        [True, False]
+    """
+    modes = [(part, part.training) for module in modules for part in module.modules()]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

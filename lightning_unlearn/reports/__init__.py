@@ -1,0 +1,59 @@
+"""Reports from results: JSON, terminal table, figures, page; nothing here knows how results were made."""
+
+from lightning_unlearn.reports.figures import (
+    FIGURES,
+    Details,
+    FigureSpec,
+    MembershipDetails,
+    RunDetails,
+    draw_figures,
+    posterior_histograms,
+)
+from lightning_unlearn.reports.glossary import CONTROLS, METRICS, Metric, describe
+from lightning_unlearn.reports.page import write_page
+from lightning_unlearn.reports.schema import (
+    SCHEMA_VERSION,
+    Failure,
+    Report,
+    Value,
+    build_report,
+    read_json,
+    summarise,
+    validate,
+    versions,
+    write_json,
+)
+from lightning_unlearn.reports.table import comparison_table, render_text
+from lightning_unlearn.reports.verdict import Finding, Verdict, judge
+from lightning_unlearn.reports.writer import write_all
+
+__all__ = [
+    "CONTROLS",
+    "FIGURES",
+    "METRICS",
+    "SCHEMA_VERSION",
+    "Details",
+    "Failure",
+    "FigureSpec",
+    "Finding",
+    "MembershipDetails",
+    "Metric",
+    "Report",
+    "RunDetails",
+    "Value",
+    "Verdict",
+    "build_report",
+    "comparison_table",
+    "describe",
+    "draw_figures",
+    "judge",
+    "posterior_histograms",
+    "read_json",
+    "render_text",
+    "summarise",
+    "validate",
+    "versions",
+    "write_all",
+    "write_json",
+    "write_page",
+]

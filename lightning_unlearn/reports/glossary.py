@@ -1,0 +1,462 @@
+"""What each metric means and how it is printed, the source for table, figures and page; measures nothing."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_unlearn.reports.schema import Report, Value
+
+__all__ = [
+    "CONTROLS",
+    "METRICS",
+    "Direction",
+    "Metric",
+    "best_and_worst",
+    "clean",
+    "decimals",
+    "describe",
+    "format_interval",
+    "format_number",
+    "format_value",
+    "half_width",
+    "headline_metrics",
+    "measured_metrics",
+    "method_names",
+    "ordered_models",
+    "wrap_name",
+]
+
+Direction = Literal["higher", "lower", "match the retrained model"]
+"""What makes a value good: more, less, or being near the retrained model's."""
+
+CONTROLS: dict[str, str] = {
+    "source": "control: nothing forgotten",
+    "retrain": "control: everything forgotten",
+}
+"""The models that are no methods but the floor and the ceiling of every score, with what they stand for."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one metric is named, printed and read.
+
+    Attributes:
+        label: The name in full, for headings and figures.
+        short: The name for a narrow column.
+        explanation: One line on what is measured.
+        unit: "%" (the report holds a fraction, printed times 100), "s", "×", or "" for a plain number.
+        direction: What makes a value good; None for a number that is only read beside others.
+        digits: Decimals printed; None prints three significant digits.
+        headline: Whether it stands in the terminal's table and in the first table of the page.
+        question: The part of the verdict that it decides; None when it decides nothing.
+    """
+
+    label: str
+    short: str
+    explanation: str
+    unit: Literal["%", "s", "×", ""] = ""  # noqa: RUF001 - the multiplication sign is meant
+    direction: Direction | None = None
+    digits: int | None = None
+    headline: bool = False
+    question: Literal["forgetting", "utility"] | None = None
+
+    @property
+    def scale(self) -> float:
+        """The factor from the report's number to the printed one."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def heading(self) -> str:
+        """The full name with its unit, for an axis or a column."""
+        return f"{self.label} [{self.unit}]" if self.unit else self.label
+
+
+_MATCH: Direction = "match the retrained model"
+
+METRICS: dict[str, Metric] = {
+    "accuracy/test": Metric(
+        "Accuracy on the test set",
+        "test accuracy",
+        "Share of the test set that the model classifies correctly: what forgetting may cost.",
+        unit="%",
+        direction="higher",
+        digits=2,
+        headline=True,
+        question="utility",
+    ),
+    "accuracy/retain": Metric(
+        "Accuracy on the retain set D_r",
+        "retain accuracy",
+        "Share of the retained training samples that the model classifies correctly.",
+        unit="%",
+        direction="higher",
+        digits=2,
+        headline=True,
+    ),
+    "accuracy/forget": Metric(
+        "Accuracy on the forget set D_f",
+        "forget accuracy",
+        "Share of the samples to be forgotten that the model classifies correctly. A model that never saw "
+        "them still gets many right, so the goal is the retrained model's value and not 0.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+        headline=True,
+        question="forgetting",
+    ),
+    "forgetting_rate": Metric(
+        "Forgetting rate",
+        "forgetting rate",
+        "How much of the source model's accuracy on D_f is gone, as a share of that accuracy. A model that "
+        "never saw D_f loses little, so the goal is the retrained model's value.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    "memory_retention_rate": Metric(
+        "Memory retention rate",
+        "memory retention",
+        "Accuracy on the retain set after unlearning over the source model's accuracy on D_f before; it may "
+        "exceed 100 %.",
+        unit="%",
+        direction="higher",
+        digits=2,
+    ),
+    "similarity": Metric(
+        "Similarity to the retrained model",
+        "similarity",
+        "1 minus the Jensen-Shannon divergence (base 2) between the model's posteriors and the retrained "
+        "model's: 1 means equal outputs.",
+        direction="higher",
+        digits=4,
+        headline=True,
+    ),
+    "membership_inference/accuracy": Metric(
+        "Membership inference: accuracy on D_f",
+        "MIA accuracy",
+        "Share of the forget set that a membership inference attack (MIA) takes for training data.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+        headline=True,
+        question="forgetting",
+    ),
+    "membership_inference/auc": Metric(
+        "Membership inference: area under the ROC curve",
+        "MIA AUC",
+        "How well the attack ranks D_f above samples never trained on: 0.5 is guessing, 1 is certainty.",
+        direction=_MATCH,
+        digits=3,
+        headline=True,
+        question="forgetting",
+    ),
+    "membership_inference/fnr": Metric(
+        "Membership inference: false negative rate",
+        "MIA FNR",
+        "Share of the forget set that the attack takes for samples never trained on.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    "membership_inference/fpr": Metric(
+        "Membership inference: false positive rate",
+        "MIA FPR",
+        "Share of the samples never trained on that the attack takes for training data: the attack's own "
+        "error, beside which its accuracy is read.",
+        unit="%",
+        digits=2,
+    ),
+    "membership_inference/balanced_accuracy": Metric(
+        "Membership inference: balanced accuracy",
+        "MIA balanced",
+        "Mean of the attack's accuracies on D_f and on samples never trained on: 50 % is guessing.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    "membership_inference/tpr_at_1pct_fpr": Metric(
+        "Membership inference: true positive rate at 1 % false positives",
+        "MIA TPR @ 1 % FPR",
+        "Share of D_f that the attack finds when it may err on 1 % of the samples never trained on; "
+        "1 % is guessing.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    "backdoor/success_rate_forget": Metric(
+        "Backdoor: success rate on D_f",
+        "backdoor on D_f",
+        "Share of the poisoned forget samples that still get the label of the trigger.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+        headline=True,
+        question="forgetting",
+    ),
+    "backdoor/success_rate_test": Metric(
+        "Backdoor: success rate on the test set",
+        "backdoor on test",
+        "Share of the test samples with the trigger that get its label, samples of that label left out.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    "backdoor/recovered_accuracy": Metric(
+        "Backdoor: recovered accuracy",
+        "recovered accuracy",
+        "Share of the poisoned forget samples that get their true label again.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    "unlearning_degree/degree": Metric(
+        "Unlearning degree",
+        "degree",
+        "The published SPD-GAN score; models that forgot nothing score high too, so it is read beside its "
+        "null control.",
+        direction=_MATCH,
+        digits=3,
+    ),
+    "unlearning_degree/null": Metric(
+        "Unlearning degree of the null control",
+        "degree, null",
+        "The same score between the source model and a model that changed and forgot nothing.",
+        digits=3,
+    ),
+    "unlearning_degree/calibrated": Metric(
+        "Unlearning degree, calibrated",
+        "degree - null",
+        "The degree minus its null control: 0 means no more than any change to the model gives.",
+        direction=_MATCH,
+        digits=3,
+        headline=True,
+        question="forgetting",
+    ),
+    "forgetting_quality/epsilon_mean": Metric(
+        "Forgetting quality: mean ε",
+        "mean ε",
+        "Mean over D_f of the privacy parameter ε that tells unlearned from retrained models: 0 means that "
+        "nothing tells them apart.",
+        direction="lower",
+        digits=3,
+    ),
+    "forgetting_quality/score": Metric(
+        "Forgetting quality: score",
+        "quality score",
+        "Forgetting quality on the scale of the NeurIPS 2023 unlearning competition, before the accuracy "
+        "factors.",
+        direction="higher",
+        digits=4,
+    ),
+    "forgetting_quality/final": Metric(
+        "Forgetting quality: final score",
+        "quality, final",
+        "The forgetting quality score times the ratios of retain and test accuracy to the retrained model's.",
+        direction="higher",
+        digits=4,
+        headline=True,
+    ),
+    "time/prepare_s": Metric(
+        "Time to prepare",
+        "prepare",
+        "Wall-clock time before the first step: reference model, sensitivities and the like.",
+        unit="s",
+        direction="lower",
+    ),
+    "time/unlearn_s": Metric(
+        "Time to unlearn",
+        "unlearn",
+        "Wall-clock time of the unlearning steps alone.",
+        unit="s",
+        direction="lower",
+    ),
+    "time/total_s": Metric(
+        "Total time",
+        "total time",
+        "Wall-clock time of everything that the method needed.",
+        unit="s",
+        direction="lower",
+        headline=True,
+    ),
+    "acceleration": Metric(
+        "Acceleration",
+        "acceleration",
+        "The retrained model's total time over this method's total time, on the same machine.",
+        unit="×",  # noqa: RUF001 - as above
+        direction="higher",
+        headline=True,
+    ),
+}
+"""Every metric of the contract, in the order of presentation; a user's own evaluator may add its own."""
+
+
+def describe(name: str) -> Metric:
+    """Return the entry of :data:`METRICS`, or a plain one made from the name for a metric not listed there.
+
+    Example:
+        >>> describe("accuracy/test").heading
+        'Accuracy on the test set [%]'
+        >>> describe("my_audit/mean_score").label
+        'my audit: mean score'
+    """
+    if name in METRICS:
+        return METRICS[name]
+    label = clean(name).replace("/", ": ").replace("_", " ")
+    return Metric(label, label, "A metric of an evaluator that this glossary does not list.")
+
+
+def clean(text: str) -> str:
+    """Replace characters that a terminal or a plot would obey instead of show (line ends, escape codes)."""
+    return "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text
+    )
+
+
+def wrap_name(name: str, width: int, max_lines: int | None = None) -> str:
+    r"""Break a model's name into lines, after an underscore, dot, slash or space where there is one.
+
+    Args:
+        name: The name.
+        width: The longest line, at least 2.
+        max_lines: The most lines; what is beyond is replaced by an ellipsis. None sets no limit.
+
+    Example:
+        >>> wrap_name("negative_gradient_ascent_with_projection", 24)
+        'negative_gradient_\nascent_with_projection'
+    """
+    lines = [""]
+    for part in re.findall(r"[^_./ ]*[_./ ]|[^_./ ]+", clean(name)):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
+            lines.append("")
+        lines[-1] += part
+        while len(lines[-1].rstrip()) > width:
+            lines[-1:] = [lines[-1][:width], lines[-1][width:]]
+    if max_lines is not None and len(lines) > max_lines:
+        lines = [*lines[: max_lines - 1], lines[max_lines - 1][: width - 1] + "…"]
+    return "\n".join(line.strip() for line in lines)
+
+
+def ordered_models(report: Report) -> list[str]:
+    """Return the models in the order of presentation: the controls first, then the methods as reported."""
+    models = report["models"]
+    return [name for name in CONTROLS if name in models] + method_names(report)
+
+
+def method_names(report: Report) -> list[str]:
+    """Return the models that are methods, not controls, in the report's order."""
+    return [name for name in report["models"] if name not in CONTROLS]
+
+
+def measured_metrics(report: Report) -> list[str]:
+    """Return each metric that at least one model has: those of the glossary in its order, then all others."""
+    present = dict.fromkeys(name for values in report["models"].values() for name in values)
+    return [name for name in METRICS if name in present] + [name for name in present if name not in METRICS]
+
+
+def headline_metrics(report: Report) -> list[str]:
+    """Return the measured metrics that stand in the first table."""
+    return [name for name in measured_metrics(report) if describe(name).headline]
+
+
+def half_width(value: Value) -> float | None:
+    """Return half the width of the 95% interval in the report's own scale, or None without an interval."""
+    interval = value["ci95"]
+    return None if interval is None else (interval[1] - interval[0]) / 2
+
+
+def _significant(number: float, digits: int) -> int:
+    """Return the decimals that show so many significant digits, between 0 and 4; 2 for a zero."""
+    if number == 0:
+        return 2
+    return min(max(digits - 1 - math.floor(math.log10(abs(number))), 0), 4)
+
+
+def decimals(metric: Metric, value: Value) -> int:
+    """Return the decimals for a mean and its interval.
+
+    They are the metric's own; without those, as many as give the mean three significant digits and
+    the half-width one, so that neither reads as a bare zero.
+    """
+    if metric.digits is not None:
+        return metric.digits
+    half = half_width(value)
+    return max(
+        _significant(value["mean"] * metric.scale, 3), _significant(half * metric.scale, 1) if half else 0
+    )  # fmt: skip
+
+
+def format_number(metric: Metric, number: float, digits: int | None = None) -> str:
+    """Print one of the report's numbers in the metric's unit, the unit itself left out.
+
+    Args:
+        metric: The metric it belongs to.
+        number: The number as the report holds it.
+        digits: Decimals; None takes the metric's own, or three significant digits.
+
+    Example:
+        >>> format_number(METRICS["accuracy/test"], 0.98765)
+        '98.77'
+        >>> format_number(METRICS["time/total_s"], 12.345)
+        '12.3'
+    """
+    scaled = number * metric.scale
+    if digits is None:
+        digits = _significant(scaled, 3) if metric.digits is None else metric.digits
+    # Adding 0.0 turns a rounded -0.0 into 0.0, so that no "-0.00" is printed.
+    return f"{round(scaled, digits) + 0.0:.{digits}f}"
+
+
+def format_value(metric: Metric, value: Value) -> str:
+    """Print a mean with half the width of its 95% interval, or the mean alone where there is no interval.
+
+    Example:
+        >>> format_value(METRICS["accuracy/test"],
+        ...              {"mean": 0.9, "std": 0.01, "ci95": [0.88, 0.92], "values": [0.89, 0.9, 0.91]})
+        '90.00 ± 2.00'
+    """
+    digits, half = decimals(metric, value), half_width(value)
+    mean = format_number(metric, value["mean"], digits)
+    return mean if half is None else f"{mean} ± {format_number(metric, half, digits)}"
+
+
+def format_interval(metric: Metric, value: Value) -> str:
+    """Print the ends of the 95% interval, or "no interval".
+
+    Example:
+        >>> format_interval(METRICS["membership_inference/auc"],
+        ...                 {"mean": 0.5, "std": None, "ci95": None, "values": [0.5]})
+        'no interval'
+    """
+    interval = value["ci95"]
+    if interval is None:
+        return "no interval"
+    low, high = (format_number(metric, end, decimals(metric, value)) for end in interval)
+    return f"[{low}, {high}]"
+
+
+def best_and_worst(report: Report, name: str) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the methods whose mean is best and those whose mean is worst, by the metric's direction.
+
+    Controls take no part. Both sets are empty for a metric without direction, where fewer than two methods
+    have it, where all are equal, and for "match the retrained model" without a retrained model.
+    """
+    direction = describe(name).direction
+    means = {model: report["models"][model][name]["mean"] for model in method_names(report)
+             if name in report["models"][model]}  # fmt: skip
+    target = report["models"].get("retrain", {}).get(name)
+    if direction is None or len(means) < 2 or (direction == _MATCH and target is None):
+        return frozenset(), frozenset()
+    if direction == "higher":
+        cost = {model: -mean for model, mean in means.items()}
+    elif direction == "lower" or target is None:
+        cost = means
+    else:
+        cost = {model: abs(mean - target["mean"]) for model, mean in means.items()}
+    lowest, highest = min(cost.values()), max(cost.values())
+    if lowest == highest:
+        return frozenset(), frozenset()
+    return (
+        frozenset(model for model, value in cost.items() if value == lowest),
+        frozenset(model for model, value in cost.items() if value == highest),
+    )

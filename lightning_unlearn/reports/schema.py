@@ -1,0 +1,390 @@
+"""The contract of report.json: its types, how it is built, checked, written and read; prints nothing."""
+
+import enum
+import json
+import math
+import os
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import numpy as np
+import torch
+
+from lightning_unlearn.__about__ import __version__
+from lightning_unlearn.functional.statistics import confidence_interval
+from lightning_unlearn.io import write_json_atomic
+
+__all__ = [
+    "SCHEMA_VERSION",
+    "Failure",
+    "Report",
+    "Value",
+    "build_report",
+    "read_json",
+    "summarise",
+    "validate",
+    "versions",
+    "write_json",
+]
+
+SCHEMA_VERSION = 1
+"""The version of the contract that this package writes and reads."""
+
+
+class Value(TypedDict):
+    """One metric of one model over all seeds.
+
+    Attributes:
+        mean: Mean over the seeds that measured it.
+        std: Sample standard deviation (n - 1) over them; None with one.
+        ci95: Ends of the two-sided 95% Student t interval of the mean; None with one.
+        values: One number a seed, in the order of the report's ``seeds``; None where one did not measure it.
+    """
+
+    mean: float
+    std: float | None
+    ci95: list[float] | None
+    values: list[float | None]
+
+
+class Failure(TypedDict):
+    """One run, or one of its scores, that gave no number: the model, the seed and what went wrong."""
+
+    model: str
+    seed: int
+    error: str
+
+
+class Report(TypedDict):
+    """The content of report.json.
+
+    Attributes:
+        schema_version: :data:`SCHEMA_VERSION`.
+        versions: Software and machine, see :func:`versions`.
+        config: The configuration of the comparison.
+        seeds: The seeds, one full repetition each.
+        data: Name and counts of the data (``name``, ``n_forget``, ``n_retain``, ``n_test``, ``n_nonmember``,
+            ``forget_sha256``) and any further facts.
+        models: Model name to metric name to :class:`Value`. A metric that was not measured is absent.
+        failures: What went wrong, run by run.
+    """
+
+    schema_version: int
+    versions: dict[str, Any]
+    config: dict[str, Any]
+    seeds: list[int]
+    data: dict[str, Any]
+    models: dict[str, dict[str, Value]]
+    failures: list[Failure]
+
+
+def summarise(values: Sequence[float | None]) -> Value:
+    """Summarise one metric over the seeds: mean, sample standard deviation and 95% Student t interval.
+
+    Args:
+        values: One finite number a seed, None where the seed did not measure it; at least one number.
+
+    Returns:
+        The summary; ``std`` and ``ci95`` are None with fewer than two numbers.
+
+    Raises:
+        ValueError: No number is given, or one is NaN or infinite.
+
+    Example:
+        >>> summary = summarise([0.1, 0.2, None, 0.3])
+        >>> round(summary["mean"], 6), round(summary["std"], 6), [round(end, 4) for end in summary["ci95"]]
+        (0.2, 0.1, [-0.0484, 0.4484])
+    """
+    numbers = [float(value) for value in values if value is not None]
+    if not numbers:
+        raise ValueError(
+            f"values must hold at least one number, got {list(values)}; leave out an unmeasured metric"
+        )
+    if not all(map(math.isfinite, numbers)):
+        raise ValueError(f"values must be finite, got {numbers}; give None for a seed that has no number")
+    mean = statistics.fmean(numbers)
+    std = statistics.stdev(numbers) if len(numbers) > 1 else None
+    interval = confidence_interval(numbers, level=0.95)
+    return Value(
+        mean=mean,
+        std=std,
+        ci95=None if interval is None else list(interval),
+        values=[None if value is None else float(value) for value in values],
+    )
+
+
+def build_report(
+    runs: Mapping[str, Mapping[int, Mapping[str, float]]],
+    *,
+    seeds: Sequence[int],
+    config: Mapping[str, Any],
+    data: Mapping[str, Any],
+    failures: Sequence[Failure] = (),
+    environment: Mapping[str, Any] | None = None,
+) -> Report:
+    """Assemble the report from the flat metrics of every run.
+
+    A metric that a seed did not measure is None in ``values`` and left out of mean and interval; one that no
+    seed measured is absent, and so is a model without any. A NaN or an infinity is no measurement: it becomes
+    None too, and a line in ``failures`` says so.
+
+    Args:
+        runs: Model name to seed to metric name to number (anything that ``float`` accepts).
+        seeds: All seeds of the comparison, in order; ``values`` follow it.
+        config: The configuration; paths, tuples, sets, enums and NumPy or torch scalars become plain values.
+        data: The facts of the data, treated likewise.
+        failures: The runs that failed.
+        environment: What :func:`versions` returned where the runs took place; None calls it here.
+
+    Returns:
+        A report that :func:`validate` accepts.
+
+    Raises:
+        ValueError: ``seeds`` is empty or has repetitions, or ``runs`` holds a seed that is not among them.
+        TypeError: ``config`` or ``data`` holds something that has no plain form.
+
+    Example:
+        >>> report = build_report(
+        ...     {"source": {0: {"accuracy/test": 0.9}}, "retrain": {0: {"accuracy/test": 0.8}}},
+        ...     seeds=[0], config={}, data={"name": "digits"}, environment={})
+        >>> report["models"]["retrain"]["accuracy/test"]["mean"]
+        0.8
+    """
+    models: dict[str, dict[str, Value]] = {}
+    lost: list[Failure] = []
+    for model, by_seed in runs.items():
+        unknown = sorted(set(by_seed) - set(seeds))
+        if unknown:
+            raise ValueError(
+                f"runs[{model!r}] holds the seeds {unknown}, which are not among seeds={list(seeds)}"
+            )
+        summaries: dict[str, Value] = {}
+        for name in dict.fromkeys(name for metrics in by_seed.values() for name in metrics):
+            values: list[float | None] = []
+            for seed in seeds:
+                number = float(by_seed[seed][name]) if name in by_seed.get(seed, {}) else None
+                if number is not None and not math.isfinite(number):
+                    lost.append(Failure(model=model, seed=seed, error=f"{name} came out as {number}"))
+                    number = None
+                values.append(number)
+            if any(value is not None for value in values):
+                summaries[name] = summarise(values)
+        if summaries:
+            models[model] = summaries
+    report = Report(
+        schema_version=SCHEMA_VERSION,
+        versions=_plain(versions() if environment is None else environment, "environment"),
+        config=_plain(config, "config"),
+        seeds=[int(seed) for seed in seeds],
+        data=_plain(data, "data"),
+        models=models,
+        failures=[*failures, *lost],
+    )
+    validate(report)
+    return report
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Turn a configuration value into what JSON can say; NaN and infinities become YAML's words for them."""
+    if isinstance(value, enum.Enum):
+        return _plain(value.value, where)
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
+        return _plain(value.tolist(), where)
+    if isinstance(value, float):
+        return value if math.isfinite(value) else ".nan" if math.isnan(value) else f"{'-' * (value < 0)}.inf"
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, (set, frozenset)):
+        return _plain(sorted(value, key=str), where)
+    if isinstance(value, (list, tuple, range)):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which report.json cannot hold; give a number, a string, "
+        "a list or a dict"
+    )
+
+
+def versions() -> dict[str, Any]:
+    """Return the versions of the software and the names of the machine's parts, but no path or user name.
+
+    Asking for the GPU's name initialises CUDA in this process, so call it after the runs, not before a fork.
+
+    Returns:
+        ``lightning_unlearn``, ``python``, ``torch``, ``lightning``, ``torchvision``, ``platform``, ``cpu``,
+        ``cpu_cores``, ``gpu`` (a list, empty without one) and ``cuda`` (None without it).
+    """
+    gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
+    return {
+        "lightning_unlearn": __version__,
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in ("torch", "lightning", "torchvision")},
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cpu_cores": os.cpu_count(),
+        "gpu": [torch.cuda.get_device_name(index) for index in gpus],
+        "cuda": torch.version.cuda,
+    }
+
+
+def _cpu_name() -> str:
+    """Return the processor's model name, which ``platform.processor()`` does not know on Linux."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def _check(condition: bool, where: str, problem: str) -> None:
+    if not condition:
+        raise ValueError(f"not a valid report: {where} {problem}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def validate(report: Mapping[str, Any]) -> None:
+    """Check a report against the contract; keys that the contract does not know are left alone.
+
+    Args:
+        report: The report as a dict, from :func:`build_report` or from a file.
+
+    Raises:
+        ValueError: Something is missing, of another type, or contradicts itself; the message names the place.
+    """
+    _check(isinstance(report, Mapping), "the report", f"is a {type(report).__name__}, not a dict")
+    kinds = {
+        "versions": Mapping,
+        "config": Mapping,
+        "data": Mapping,
+        "models": Mapping,
+        "seeds": list,
+        "failures": list,
+    }
+    _check("schema_version" in report, "schema_version", "is missing")
+    _check(
+        report["schema_version"] == SCHEMA_VERSION,
+        "schema_version",
+        f"is {report['schema_version']!r}, this release reads {SCHEMA_VERSION}; use the one that wrote it",
+    )
+    for key, kind in kinds.items():
+        _check(key in report, key, "is missing")
+        _check(isinstance(report[key], kind), key, f"is a {type(report[key]).__name__}")
+    seeds = report["seeds"]
+    _check(
+        bool(seeds) and all(map(_is_integer, seeds)),
+        "seeds",
+        f"must hold integers, at least one, got {seeds}",
+    )
+    _check(len(set(seeds)) == len(seeds), "seeds", f"must differ from each other, got {seeds}")
+    for model, metrics in report["models"].items():
+        _check(isinstance(metrics, Mapping), f"models.{model}", f"is a {type(metrics).__name__}, not a dict")
+        for name, value in metrics.items():
+            _check_value(value, len(seeds), f"models.{model}[{name!r}]")
+    for index, failure in enumerate(report["failures"]):
+        where = f"failures[{index}]"
+        _check(isinstance(failure, Mapping), where, f"is a {type(failure).__name__}, not a dict")
+        _check(
+            {"model", "seed", "error"} <= set(failure),
+            where,
+            f"needs model, seed and error, got {sorted(failure)}",
+        )
+        _check(_is_integer(failure["seed"]), f"{where}.seed", f"is {failure['seed']!r}, not an integer")
+
+
+def _check_value(value: Any, n_seeds: int, where: str) -> None:
+    """Check one :class:`Value`, also that its mean and interval belong to its values."""
+    _check(isinstance(value, Mapping), where, f"is a {type(value).__name__}, not a dict")
+    missing = {"mean", "std", "ci95", "values"} - set(value)
+    _check(not missing, where, f"lacks {sorted(missing)}")
+    values = value["values"]
+    _check(
+        isinstance(values, list) and len(values) == n_seeds,
+        f"{where}.values",
+        f"must hold one entry for each of {n_seeds} seeds, got {values}",
+    )
+    numbers = [number for number in values if number is not None]
+    _check(
+        bool(numbers) and all(map(_is_number, numbers)),
+        f"{where}.values",
+        f"must hold finite numbers, at least one, got {values}",
+    )
+    _check(_is_number(value["mean"]), f"{where}.mean", f"is {value['mean']!r}, not a finite number")
+    # A report may have gone through another tool's rounding; a mean of other values is what this is to catch.
+    tolerance = 1e-6 * max(1.0, *(abs(number) for number in numbers))
+    _check(
+        abs(value["mean"] - statistics.fmean(numbers)) <= tolerance,
+        f"{where}.mean",
+        f"is {value['mean']}, the values have the mean {statistics.fmean(numbers)}",
+    )
+    std, ci95 = value["std"], value["ci95"]
+    if len(numbers) == 1:
+        _check(std is None and ci95 is None, where, "has one number, so std and ci95 must be null")
+        return
+    _check(_is_number(std) and std >= 0, f"{where}.std", f"is {std!r}, not a number >= 0")
+    _check(
+        isinstance(ci95, list) and len(ci95) == 2 and all(map(_is_number, ci95)),
+        f"{where}.ci95",
+        f"must be [low, high], got {ci95!r}",
+    )
+    _check(
+        ci95[0] - tolerance <= value["mean"] <= ci95[1] + tolerance,
+        f"{where}.ci95",
+        f"is {ci95}, which does not hold the mean {value['mean']}",
+    )
+
+
+def write_json(report: Report, path: str | os.PathLike[str]) -> Path:
+    """Check the report and write it as strict JSON, whole or not at all.
+
+    Args:
+        report: The report.
+        path: The file, by convention ``report.json``.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: The report breaks the contract, see :func:`validate`.
+    """
+    validate(report)
+    return write_json_atomic(path, report)
+
+
+def read_json(path: str | os.PathLike[str]) -> Report:
+    """Read a report and check it.
+
+    Args:
+        path: A ``report.json``.
+
+    Returns:
+        The report.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is no JSON, or no report; the message names file and place.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"path: no report at {file}; run `lightning-unlearn compare` to make one")
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+        validate(report)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+    return cast(Report, report)

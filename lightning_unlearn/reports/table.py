@@ -1,0 +1,196 @@
+"""The comparison as a table for the terminal; knows the report, nothing of how the numbers were made."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from lightning_unlearn.reports.glossary import (
+    CONTROLS,
+    best_and_worst,
+    clean,
+    describe,
+    format_value,
+    headline_metrics,
+    ordered_models,
+    wrap_name,
+)
+from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.verdict import Verdict, judge
+
+__all__ = ["comparison_table", "render_text"]
+
+_NAME_WIDTH = 24
+"""The widest that the column of model names grows; a longer name goes on in the next line."""
+_GAP = 3
+"""What a column takes beside its text: a space at each side and the box's invisible divider."""
+_BEST = "*"
+_PARTIAL = "†"
+
+
+def comparison_table(
+    report: Report, *, width: int = 100, metrics: Sequence[str] | None = None
+) -> RenderableType:
+    """Lay the report out as one table, or as several below each other where the width demands it.
+
+    Rows are the models, the source and the retrained model first. A cell holds the mean and half the width of
+    its 95% interval. The best method of each column is marked; where the goal is the retrained model's value,
+    the best is the nearest.
+
+    Args:
+        report: The report.
+        width: The columns of text there are, at least 50.
+        metrics: The metrics to show, in order; None shows the measured ones that the glossary calls headline.
+
+    Returns:
+        Something that a :class:`rich.console.Console` prints.
+
+    Raises:
+        ValueError: ``width`` is below 50, or no model has one of ``metrics``.
+    """
+    if width < 50:
+        raise ValueError(
+            f"width must be at least 50, got {width}; a narrower table cannot hold a name and a number"
+        )
+    names = headline_metrics(report) if metrics is None else list(metrics)
+    for name in names:
+        if not any(name in measured for measured in report["models"].values()):
+            raise ValueError(f"metrics holds {name!r}, which no model of the report has")
+    models = ordered_models(report)
+    columns = {name: _column(report, name, models) for name in names}
+    name_width = min(_NAME_WIDTH, max((cell_len(clean(model)) for model in models), default=5))
+    parts: list[RenderableType] = [
+        _table(chunk, columns, models, name_width) for chunk in _chunks(columns, width - name_width - _GAP)
+    ]
+    # An empty line after each table, the notes included, or the next heading would seem to be one more row.
+    return Group(*(part for table in parts for part in (table, Text(""))), *_notes(report, columns, models))
+
+
+def render_text(report: Report, width: int = 100) -> str:
+    """Return the table as plain text: no colours and no control characters but line ends.
+
+    Args:
+        report: The report.
+        width: The longest line, in columns, at least 50.
+    """
+    buffer = io.StringIO()
+    console = Console(
+        file=buffer,
+        width=width,
+        force_terminal=False,
+        force_jupyter=False,
+        color_system=None,
+        legacy_windows=False,
+    )
+    console.print(comparison_table(report, width=width))
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
+
+
+@dataclass(frozen=True)
+class _Column:
+    """One metric as text: the heading's lines, and for each model the number and its marks."""
+
+    heading: list[str]
+    cells: list[str]
+    marks: list[str]
+
+    @property
+    def width(self) -> int:
+        return max(map(cell_len, [*self.heading, *(self.cell(row) for row in range(len(self.cells)))]))
+
+    def cell(self, row: int) -> str:
+        """Return a number with room for the longest mark, so that all numbers of the column stay aligned."""
+        room = max(map(len, self.marks), default=0)
+        return f"{self.cells[row]} {self.marks[row].ljust(room)}" if room else self.cells[row]
+
+
+def _column(report: Report, name: str, models: Sequence[str]) -> _Column:
+    metric = describe(name)
+    best, _ = best_and_worst(report, name)
+    cells, marks = [], []
+    for model in models:
+        value = report["models"][model].get(name)
+        cells.append("-" if value is None else format_value(metric, value))
+        partial = value is not None and None in value["values"]
+        marks.append(f"{_PARTIAL if partial else ''}{_BEST if model in best else ''}")
+    # One word a line keeps a column as narrow as its numbers.
+    heading = wrap_name(metric.short, max(map(cell_len, [*metric.short.split(), *cells]))).split("\n")
+    return _Column([*heading, metric.unit], cells, marks)
+
+
+def _chunks(columns: dict[str, _Column], room: int) -> list[list[str]]:
+    """Split the columns, in their order, over as few tables as hold them."""
+    chunks: list[list[str]] = [[]]
+    used = 0
+    for name, column in columns.items():
+        needed = column.width + _GAP
+        if chunks[-1] and used + needed > room:
+            chunks.append([])
+            used = 0
+        chunks[-1].append(name)
+        used += needed
+    return chunks
+
+
+def _table(
+    chunk: Sequence[str], columns: dict[str, _Column], models: Sequence[str], name_width: int
+) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=True, show_edge=False)
+    height = max((len(columns[name].heading) for name in chunk), default=1)
+    # Headings stand at the bottom, cells at the top; rich aligns a column alike, hence the empty lines.
+    table.add_column(Text("\n" * (height - 1) + "model"), width=name_width, overflow="fold")
+    for name in chunk:
+        heading = "\n" * (height - len(columns[name].heading)) + "\n".join(columns[name].heading)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    for row, model in enumerate(models):
+        last_control = model in CONTROLS and (row + 1 == len(models) or models[row + 1] not in CONTROLS)
+        style = "dim" if model in CONTROLS else ""
+        cells = [Text(columns[name].cell(row), style=style) for name in chunk]
+        table.add_row(
+            Text(wrap_name(model, name_width), style=style or "bold"), *cells, end_section=last_control
+        )
+    return table
+
+
+def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str]) -> list[Text]:
+    """Say how to read the marks that occur, what the verdicts are, and what failed."""
+    n_seeds = len(report["seeds"])
+    marks = "".join(mark for column in columns.values() for mark in column.marks)
+    lines = [
+        "mean ± half the width of the 95% interval over "
+        f"{n_seeds} seeds (Student t)" if n_seeds > 1 else "no interval: one seed"
+    ]  # fmt: skip
+    controls = [f"{name} = {CONTROLS[name]}" for name in models if name in CONTROLS]
+    if controls:
+        lines.append("; ".join(controls))
+    if _BEST in marks:
+        matched = [
+            describe(name).short
+            for name in columns
+            if describe(name).direction == "match the retrained model"
+        ]
+        nearest = f" (for {', '.join(matched)}: nearest to the retrained model)" if matched else ""
+        lines.append(f"{_BEST} best mean of the methods{nearest}")
+    if _PARTIAL in marks:
+        lines.append(f"{_PARTIAL} not measured in every seed")
+    notes = [Text(line, style="dim") for line in lines]
+    notes += [Text(_verdict_line(judge(report, model))) for model in models if model not in CONTROLS]
+    for failure in report["failures"]:
+        first_line = failure["error"].strip().partition("\n")[0]
+        text = f"failed: {clean(failure['model'])}, seed {failure['seed']}: {clean(first_line)}"
+        notes.append(Text(text, style="red", overflow="fold"))
+    return notes
+
+
+def _verdict_line(verdict: Verdict) -> str:
+    """Return a method's verdict in one line, with the metrics that it rests on."""
+    named = [
+        describe(finding.metric).short for finding in verdict.findings if finding.status == verdict.status
+    ]
+    because = f" in {', '.join(named)}" if named and verdict.status in ("close", "not close") else ""
+    return f"{clean(verdict.model)}: {verdict.headline}{because}"

@@ -1,9 +1,13 @@
-"""Fixtures that every test file shares."""
+"""Fixtures that every test file shares, and a guard that no test leaves anything behind."""
 
+import logging
 import os
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -15,3 +19,24 @@ def shared_data() -> Path:
     if not (folder / "MNIST" / "raw").is_dir():
         pytest.skip(f"real data sets not found in {folder}; set LIGHTNING_UNLEARN_DATA to their folder")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fail a test that leaves files in the working folder, variables in the environment, or a process group."""
+    files = set(os.listdir())
+    environment = dict(os.environ)
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        # https://github.com/pytorch/pytorch/pull/160843: Lightning still asks in the old way
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        yield
+    assert not torch.distributed.is_initialized(), "a process group was left behind"
+    new_files = set(os.listdir()) - files - {".pytest_cache", ".hypothesis", "__pycache__"}
+    assert not new_files, f"files were left in the working folder: {sorted(new_files)}"
+    allowed = {"PYTEST_CURRENT_TEST", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK"}
+    leaked = {key for key in os.environ if environment.get(key) != os.environ[key]} - allowed
+    for key in set(os.environ) - set(environment):
+        os.environ.pop(key)
+    assert not leaked, f"environment variables were left changed: {sorted(leaked)}"

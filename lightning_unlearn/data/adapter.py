@@ -99,6 +99,8 @@ class Adapter:
         if isinstance(self.logits, str) and hasattr(output, self.logits):
             return getattr(output, self.logits)
         try:
+            if isinstance(output, Tensor):
+                raise KeyError(self.logits)
             return output[self.logits]
         except (KeyError, IndexError, TypeError):
             raise ValueError(

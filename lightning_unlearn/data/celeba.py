@@ -121,9 +121,7 @@ class CelebA(TensorDataModule):
         self, rows: npt.NDArray[np.int64], columns: dict[str, npt.NDArray[Any]], name: str, limit: int | None
     ) -> TensorData | LazyImages:
         if not len(rows):
-            raise ValueError(
-                f"{_PARTITION} names no images for {name.removesuffix('_limit')}ing; restore the file"
-            )
+            raise ValueError(f"{_PARTITION} names no {name.removesuffix('_limit')} images; restore the file")
         rows = rows[balanced_prefix(columns[self.target][rows], limit, name=name)]
         paths = [self.root / _FOLDER / _IMAGES / file for file in columns["file"][rows]]
         targets = to_targets(columns[self.target][rows])

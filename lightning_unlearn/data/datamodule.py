@@ -50,9 +50,15 @@ class StreamConsumer(Protocol):
 
 @dataclass(frozen=True)
 class _Part:
-    """A dataset and how its owner loads it."""
+    """A dataset and how its owner loads it.
+
+    Attributes:
+        dataset: What is served; the owner's dataset, or the same held as tensors.
+        owner: The owner's dataset, which may know more about its samples.
+    """
 
     dataset: Dataset[Any]
+    owner: Dataset[Any]
     batch_size: int
     collate_fn: Callable[[list[Any]], Any] | None = None
     num_workers: int = 0
@@ -185,6 +191,10 @@ class UnlearningDataModule(L.LightningDataModule):
     def stream_size(self, stream: str) -> int:
         """Return how many samples a stream has."""
         return len(self._positions(stream))
+
+    def known_targets(self) -> np.ndarray[Any, Any] | None:
+        """Return the class of every training sample, ``(N,)``, or None where only the samples themselves tell."""
+        return None if self._train is None else _dataset_targets(self._train.owner)
 
     @property
     def validation_streams(self) -> list[str]:
@@ -355,7 +365,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _training_part(self) -> _Part:
         if isinstance(self.inner, Dataset):
-            return self._checked(_Part(self.inner, self.batch_size or _DEFAULT_BATCH_SIZE), "datamodule")
+            return self._checked(_Part(self.inner, self.inner, self.batch_size or _DEFAULT_BATCH_SIZE), "datamodule")
         loader = self._inner_loader("train_dataloader")
         if loader is None:
             raise ValueError(f"datamodule: {self.name} has no train_dataloader, so there is nothing to forget")
@@ -365,7 +375,7 @@ class UnlearningDataModule(L.LightningDataModule):
         if isinstance(self.inner, Dataset):
             if self.test_dataset is None:
                 return None
-            part = _Part(self.test_dataset, self.batch_size or _DEFAULT_BATCH_SIZE)
+            part = _Part(self.test_dataset, self.test_dataset, self.batch_size or _DEFAULT_BATCH_SIZE)
             return self._checked(part, "test_dataset")
         self._setup_inner("test")
         for name in ("test_dataloader", "val_dataloader"):
@@ -394,7 +404,12 @@ class UnlearningDataModule(L.LightningDataModule):
             train_size,
             test_size,
             self.rule,
-            SelectionData(train_size, targets=self._targets, attributes=self._attributes()),
+            SelectionData(
+                train_size,
+                targets=self._targets,
+                attributes=self._attribute if self.attributes is None else self.attributes,
+                attribute_names=_columns(self._train.owner),
+            ),
             seed=self.seed,
             nonmember=0 if no_source else self.nonmember,
             nonmember_from=self.nonmember_from,
@@ -413,7 +428,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _targets(self) -> np.ndarray[Any, Any]:
         assert self._train is not None
-        targets = _dataset_targets(self._train.dataset)
+        targets = _dataset_targets(self._train.owner)
         if targets is None:
             loader = DatasetLoader(
                 self._train.dataset,
@@ -426,16 +441,14 @@ class UnlearningDataModule(L.LightningDataModule):
             targets = torch.cat([self.adapter.split(batch)[1] for batch in loader]).numpy()
         return targets
 
-    def _attributes(self) -> Mapping[str, Any]:
+    def _attribute(self, name: str) -> Any:
+        """Return a column that the dataset lists, or keeps as a field of that name."""
         assert self._train is not None
-        if self.attributes is not None:
-            return self.attributes
-        dataset = self._train.dataset
-        columns = dict(_columns(dataset))
-        for name in vars(self.rule).values():  # a dataset may keep a column as a field, which cannot be listed
-            if isinstance(name, str) and name not in columns and (column := _field(dataset, name)) is not None:
-                columns[name] = column
-        return columns
+        columns = _columns(self._train.owner)
+        column = columns[name] if name in columns else _field(self._train.owner, name)
+        if column is None:
+            raise KeyError(name)
+        return column
 
     def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
         """Apply the project's transfer hook, to each stream where there are several."""
@@ -462,6 +475,7 @@ def _part_of(loader: Any, where: str) -> _Part:
             dataset = _subset(dataset, loader.positions)
         return _Part(
             dataset,
+            dataset,
             loader.batch_size,
             getattr(loader, "collate_fn", None),
             getattr(loader, "num_workers", 0),
@@ -472,6 +486,7 @@ def _part_of(loader: Any, where: str) -> _Part:
         )
     default = loader.collate_fn is torch.utils.data.default_collate
     return _Part(
+        loader.dataset,
         loader.dataset,
         loader.batch_size or getattr(loader.batch_sampler, "batch_size", _DEFAULT_BATCH_SIZE),
         None if default else loader.collate_fn,

@@ -527,14 +527,16 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
     """
     if isinstance(forget, ForgetRule):
         return forget
-    if isinstance(forget, bool | np.bool_ | int | np.integer):
-        raise TypeError(
-            f"forget={forget!r} could mean a class or a sample; write Classes({int(forget)}) to forget a "
-            f"class or [{int(forget)}] to forget one sample"
-        )
-    if isinstance(forget, float | np.floating):
-        _check_fraction("forget", float(forget))
-        return RandomFraction(float(forget))
+    if isinstance(forget, bool | np.bool_ | int | np.integer | float | np.floating):
+        value = float(forget)
+        # A command line gives 3 as 3.0.
+        if not isinstance(forget, float | np.floating) or (value > 1 and value.is_integer()):
+            raise TypeError(
+                f"forget={forget!r} could mean a class or a sample; write Classes({value:.0f}) to forget a "
+                f"class or [{value:.0f}] to forget one sample"
+            )
+        _check_fraction("forget", value)
+        return RandomFraction(value)
     if isinstance(forget, str | Path | np.ndarray | Tensor | Sequence):
         return Ids(forget)
     if callable(forget):

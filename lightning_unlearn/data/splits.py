@@ -182,7 +182,7 @@ class Split:
                 np.savez_compressed(
                     file, format=np.asarray(_FORMAT), version=np.asarray(_FORMAT_VERSION), **content
                 )
-            os.replace(unfinished, path)
+            path.write_bytes(unfinished.read_bytes())
         finally:
             unfinished.unlink(missing_ok=True)
 

@@ -25,7 +25,6 @@ __all__ = ["BinaryTable", "Location", "Purchase", "kmeans_classes", "read_binary
 _HOME = "https://github.com/privacytrustlab/datasets"
 _SUFFIXES = ("", ".csv", ".gz", ".csv.gz", ".tgz", ".tar.gz")
 _KMEANS_SEED = 0  # classes must not depend on the run's seed, or every run would have a task of its own
-_KMEANS_BATCH = 4096
 _KMEANS_STARTS = 3
 
 
@@ -188,9 +187,7 @@ def kmeans_classes(features: npt.NDArray[Any], classes: int) -> npt.NDArray[np.i
     from sklearn.cluster import MiniBatchKMeans
 
     if len(features) >= classes:
-        kmeans = MiniBatchKMeans(
-            classes, batch_size=_KMEANS_BATCH, n_init=_KMEANS_STARTS, random_state=_KMEANS_SEED
-        )
+        kmeans = MiniBatchKMeans(classes, n_init=_KMEANS_STARTS, random_state=_KMEANS_SEED)
         labels = np.asarray(kmeans.fit_predict(features.astype(np.float32)), dtype=np.int64)
         if len(np.unique(labels)) == classes:
             return labels

@@ -21,12 +21,12 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import Indexed
 from lightning_unlearn.data.splits import Split
-from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
-from lightning_unlearn.models.surgery import clone
+from lightning_unlearn.models.surgery import clone, evaluating
 
 __all__ = ["UnlearningModule"]
 
@@ -165,10 +165,12 @@ class UnlearningModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
 
     def on_fit_start(self) -> None:
-        """Prepare, once in the life of a run."""
+        """Check the source against the data, and prepare, once in the life of a run."""
+        runtime = Runtime(self.trainer)
+        if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
+            self._try_model(self.data, runtime)
         if self._prepared:
             return
-        runtime = Runtime(self.trainer)
         start = self._now(runtime)
         if is_overridden("prepare", self, UnlearningModule):
             self.prepare(self.data, runtime)
@@ -300,8 +302,17 @@ class UnlearningModule(L.LightningModule):
         metric.update((logits.argmax(dim=-1) == targets).float())
         self.log(f"accuracy/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False)  # type: ignore[arg-type]
 
+    def _try_model(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Look at the answers to one batch before hours are spent on preparing."""
+        with isolated_rng(), evaluating(self.model), torch.no_grad(), runtime.forward_context():
+            batch = runtime.to_device(next(iter(data.loader(self.epoch_stream))))
+            inputs, targets = self.adapter.split(batch)
+            known = data.known_targets()
+            everything = targets if known is None else torch.as_tensor(known)
+            self._check_outputs(self.adapter.call(self.model, inputs), everything)
+
     def _check_outputs(self, logits: Tensor, targets: Tensor) -> None:
-        """Refuse posteriors in place of logits and targets outside the classes, at the first batch."""
+        """Refuse posteriors in place of logits, and targets outside the classes."""
         self._outputs_checked = True
         rows = logits.detach().float()
         if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=1e-3):

@@ -1,9 +1,10 @@
 """Accumulators that the metrics of this room share. No mathematics of any one metric."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 
@@ -26,19 +27,30 @@ class SampleMean(Metric):
 
     def accumulate(self, values: Tensor) -> None:
         """Add one value a sample, of any shape."""
-        # module.to(torch.bfloat16) converts the state as well, and a sum of 8 significant bits stops growing
-        # after a few hundred samples: the state is lifted to float32 again at every step.
-        self.total = self.total.float() + values.float().sum()
+        self.total = self.total + values.float().sum()
         self.count = self.count + values.numel()
 
     def compute(self) -> Tensor:
-        """Mean over all samples seen, float32.
+        """Mean over all samples seen, in at least float32.
 
         Raises:
             ValueError: If no rank has seen a sample.
         """
         require_samples(type(self).__name__, self.count)
-        return self.total.float() / self.count
+        return self.total / self.count
+
+    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> nn.Module:
+        # module.to(torch.bfloat16) would convert the sum too, and one of 8 significant bits stops growing
+        # after a few hundred samples. The dtype must also be alike on a rank that has seen a sample and one
+        # that has not.
+        module = super()._apply(fn, exclude_state)
+        self.total = _at_least_float32(self.total)
+        self._defaults["total"] = _at_least_float32(self._defaults["total"])
+        return module
+
+
+def _at_least_float32(state: Any) -> Tensor:
+    return torch.as_tensor(state, dtype=torch.promote_types(state.dtype, torch.float32))
 
 
 def require_samples(name: str, count: Tensor, what: str = "sample") -> None:

@@ -18,8 +18,8 @@ class ForgettingRate(Metric):
     the retrained model's value, and forgetting more than it shows too.
 
     ``update`` takes the logits on a batch of D_f of the source model (before) and of the unlearned model
-    (after), both ``(N, C)``, and class indices ``(N,)``. ``compute`` returns a scalar of at most 1, and raises
-    ``ValueError`` if the source model got no sample right. Memory does not grow with the number of samples.
+    (after), both ``(N, C)``, and class indices ``(N,)``. ``compute`` returns a scalar of at most 1. Memory
+    does not grow with the number of samples.
 
     Args:
         kwargs: Passed on to :class:`torchmetrics.Metric`.

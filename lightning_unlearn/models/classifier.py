@@ -168,10 +168,11 @@ class Classifier(L.LightningModule):
     def _log_scores(self, stage: str) -> None:
         scores = self._scores(stage)
         for index, part in enumerate(scores):
+            # Lightning knows the dataloader only inside a step, where logging would cost time for every batch.
             suffix = f"/dataloader_idx_{index}" if len(scores) > 1 else ""
-            place = f"{stage}_scores.{index}"
-            self.log(f"{stage}/loss{suffix}", part.loss, metric_attribute=f"{place}.loss")
-            self.log(f"{stage}/accuracy{suffix}", part.accuracy, metric_attribute=f"{place}.accuracy")
+            for name, metric in (("loss", part.loss), ("accuracy", part.accuracy)):
+                place = f"{stage}_scores.{index}.{name}"
+                self.log(f"{stage}/{name}{suffix}", metric, metric_attribute=place, add_dataloader_idx=False)
 
 
 def _split(batch: Any) -> tuple[Any, Tensor]:

@@ -185,8 +185,10 @@ def _learned_tensors(parts: Sequence[tuple[str, nn.Module]]) -> Iterator[tuple[s
 
 def _computed_tensors(part: nn.Module) -> dict[str, Tensor]:
     """Return NaN tensors of the shapes of what a module's parametrisations compute."""
-    names = part.parametrizations if parametrize.is_parametrized(part) else ()
-    return {name: torch.full_like(getattr(part, name), torch.nan) for name in names}  # type: ignore[union-attr]
+    if not parametrize.is_parametrized(part):
+        return {}
+    names = [name for name, _ in part.get_submodule("parametrizations").named_children()]
+    return {name: torch.full_like(getattr(part, name), torch.nan) for name in names}
 
 
 def _reset(part: nn.Module, computed: dict[str, Tensor]) -> None:
@@ -204,7 +206,7 @@ def _reset(part: nn.Module, computed: dict[str, Tensor]) -> None:
 def _reset_parametrized(part: nn.Module, computed: dict[str, Tensor]) -> None:
     """Reset a module whose weights are computed from others, so that its own reset would set a temporary."""
     plain = clone(part)
-    # Not parametrize.remove_parametrizations: it changes the class, which the copy has in common with the part.
+    # Not parametrize.remove_parametrizations, which changes the class that the copy shares with the part.
     plain.__class__ = parametrize.type_before_parametrizations(part)
     del plain.parametrizations
     for name, tensor in computed.items():

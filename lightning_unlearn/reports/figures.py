@@ -102,7 +102,8 @@ class RunDetails(TypedDict, total=False):
 
     Attributes:
         membership_inference: The attack's confusion matrix and ROC curve.
-        posteriors: Name of a set (such as "forget set") to its samples' posteriors of their true class, in [0, 1].
+        posteriors: Name of a set (such as "forget set") to the posterior of each sample's true class, all
+            in [0, 1].
     """
 
     membership_inference: MembershipDetails
@@ -251,9 +252,16 @@ def _bars(
                 # Grey with a light edge, since a black whisker is lost on the retrained model's black bar.
                 for colour, line in (("white", 3.2), ("#444444", 1.4)):
                     axes.errorbar(
-                        value["mean"] * about.scale, position, xerr=half * about.scale, fmt="none",
-                        ecolor=colour, elinewidth=line, capsize=3, capthick=line, zorder=3,
-                    )  # fmt: skip
+                        value["mean"] * about.scale,
+                        position,
+                        xerr=half * about.scale,
+                        fmt="none",
+                        ecolor=colour,
+                        elinewidth=line,
+                        capsize=3,
+                        capthick=line,
+                        zorder=3,
+                    )
             text = format_value(about, value)
         axes.text(
             1.04, position, text, transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=9
@@ -353,7 +361,7 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
     forgetting = measured[0]
     models = [
         name for name in ordered_models(report) if {utility, forgetting} <= report["models"][name].keys()
-    ]  # fmt: skip
+    ]
     if not models:
         return None
     figure = _new_figure(7.8, max(4.6, 1.6 + 0.30 * len(models)))
@@ -419,7 +427,7 @@ def _time(report: Report, details: Details) -> Figure | None:
         return None
     means = {
         name: {metric: value["mean"] for metric, value in report["models"][name].items()} for name in models
-    }  # fmt: skip
+    }
     prepare = [means[name].get("time/prepare_s", 0.0) for name in models]
     totals = [means[name]["time/total_s"] for name in models]
     rest = [max(total - before, 0.0) for total, before in zip(totals, prepare, strict=True)]
@@ -436,9 +444,14 @@ def _time(report: Report, details: Details) -> Figure | None:
         axes.hlines(positions, left, totals, color="#CCCCCC", linewidth=1, zorder=1)
         shown = [position for position, before in zip(positions, prepare, strict=True) if before > 0]
         axes.plot(
-            [prepare[position] for position in shown], shown, "s", color=_ORANGE, markersize=7, zorder=3,
+            [prepare[position] for position in shown],
+            shown,
+            "s",
+            color=_ORANGE,
+            markersize=7,
+            zorder=3,
             label="of it to prepare",
-        )  # fmt: skip
+        )
         axes.plot(totals, positions, "o", color=_BLUE, markersize=8, zorder=4, label="total (mean)")
         _plain_log_ticks(axes)
     else:
@@ -448,9 +461,16 @@ def _time(report: Report, details: Details) -> Figure | None:
     halves = [half_width(report["models"][name]["time/total_s"]) for name in models]
     if any(half is not None for half in halves):
         axes.errorbar(
-            totals, positions, xerr=[half or 0.0 for half in halves], fmt="none", ecolor="#444444",
-            elinewidth=1.4, capsize=3, zorder=5, label="95% interval of the total",
-        )  # fmt: skip
+            totals,
+            positions,
+            xerr=[half or 0.0 for half in halves],
+            fmt="none",
+            ecolor="#444444",
+            elinewidth=1.4,
+            capsize=3,
+            zorder=5,
+            label="95% interval of the total",
+        )
     for column, metric in enumerate(_measured(report, ("time/total_s", "acceleration"))):
         about = describe(metric)
         texts = [report["models"][name].get(metric) for name in models]
@@ -462,9 +482,16 @@ def _time(report: Report, details: Details) -> Figure | None:
         ]
         for height, text in rows:
             axes.annotate(
-                text, (1.0, height), xycoords=axes.get_yaxis_transform(), xytext=(10 + 105 * column, 0),
-                textcoords="offset points", va="center", ha="left", fontsize=9, annotation_clip=False,
-            )  # fmt: skip
+                text,
+                (1.0, height),
+                xycoords=axes.get_yaxis_transform(),
+                xytext=(10 + 105 * column, 0),
+                textcoords="offset points",
+                va="center",
+                ha="left",
+                fontsize=9,
+                annotation_clip=False,
+            )
     axes.set_yticks(list(positions), [_label(name) for name in models])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
@@ -493,8 +520,11 @@ def _plain_log_ticks(axes: Axes) -> None:
 def _confusion(report: Report, details: Details) -> Figure | None:
     matrices: dict[str, npt.NDArray[np.float64]] = {}
     for name in ordered_models(report):
-        counts = [run["membership_inference"]["confusion"] for run in details.get(name, {}).values()
-                  if "confusion" in run.get("membership_inference", {})]  # fmt: skip
+        counts = [
+            run["membership_inference"]["confusion"]
+            for run in details.get(name, {}).values()
+            if "confusion" in run.get("membership_inference", {})
+        ]
         if counts:
             matrices[name] = np.sum([_confusion_matrix(name, count) for count in counts], axis=0)
     if not matrices:
@@ -544,8 +574,11 @@ def _roc(report: Report, details: Details) -> Figure | None:
     grid = np.union1d(np.linspace(0.0, 1.0, 201), np.geomspace(1e-3, 1.0, 121))
     curves: dict[str, npt.NDArray[np.float64]] = {}
     for name in ordered_models(report):
-        runs = [run["membership_inference"] for run in details.get(name, {}).values()
-                if {"fpr", "tpr"} <= run.get("membership_inference", {}).keys()]  # fmt: skip
+        runs = [
+            run["membership_inference"]
+            for run in details.get(name, {}).values()
+            if {"fpr", "tpr"} <= run.get("membership_inference", {}).keys()
+        ]
         if runs:
             curves[name] = np.mean([_roc_on(grid, name, run["fpr"], run["tpr"]) for run in runs], axis=0)
     if not curves:
@@ -669,9 +702,14 @@ def posterior_histograms(
             place = sets.index(set_name)
             shares = 100.0 * np.histogram(array, edges)[0] / array.size
             handles[set_name] = axes.stairs(
-                shares, edges, color=_METHOD_COLOURS[place], linestyle=_DASHES[place % len(_DASHES)],
-                linewidth=1.8, label=set_name, baseline=None,
-            )  # fmt: skip
+                shares,
+                edges,
+                color=_METHOD_COLOURS[place],
+                linestyle=_DASHES[place % len(_DASHES)],
+                linewidth=1.8,
+                label=set_name,
+                baseline=None,
+            )
         axes.set_title(_label(model))
         axes.grid(color="#E4E4E4", linewidth=0.8)
         # Few and short ticks: the last of one panel stands beside the first of the next.

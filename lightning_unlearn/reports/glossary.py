@@ -383,7 +383,7 @@ def decimals(metric: Metric, value: Value) -> int:
     half = half_width(value)
     return max(
         _significant(value["mean"] * metric.scale, 3), _significant(half * metric.scale, 1) if half else 0
-    )  # fmt: skip
+    )
 
 
 def format_number(metric: Metric, number: float, digits: int | None = None) -> str:
@@ -442,8 +442,11 @@ def best_and_worst(report: Report, name: str) -> tuple[frozenset[str], frozenset
     have it, where all are equal, and for "match the retrained model" without a retrained model.
     """
     direction = describe(name).direction
-    means = {model: report["models"][model][name]["mean"] for model in method_names(report)
-             if name in report["models"][model]}  # fmt: skip
+    means = {
+        model: report["models"][model][name]["mean"]
+        for model in method_names(report)
+        if name in report["models"][model]
+    }
     target = report["models"].get("retrain", {}).get(name)
     if direction is None or len(means) < 2 or (direction == _MATCH and target is None):
         return frozenset(), frozenset()

@@ -106,7 +106,8 @@ def summarise(values: Sequence[float | None]) -> Value:
         )
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"values must be finite, got {numbers}; give None for a seed that has no number")
-    mean = statistics.fmean(numbers)
+    # Exact arithmetic: three times 0.1 has the mean 0.1, not a neighbour of it.
+    mean = statistics.mean(numbers)
     std = statistics.stdev(numbers) if len(numbers) > 1 else None
     interval = confidence_interval(numbers, level=0.95)
     return Value(

@@ -64,9 +64,8 @@ def comparison_table(
     models = ordered_models(report)
     columns = {name: _column(report, name, models) for name in names}
     name_width = min(_NAME_WIDTH, max((cell_len(clean(model)) for model in models), default=5))
-    parts: list[RenderableType] = [
-        _table(chunk, columns, models, name_width) for chunk in _chunks(columns, width - name_width - _GAP)
-    ]
+    chunks = _chunks(columns, width - name_width - _GAP) if columns else []
+    parts = [_table(chunk, columns, models, name_width) for chunk in chunks]
     # An empty line after each table, the notes included, or the next heading would seem to be one more row.
     return Group(*(part for table in parts for part in (table, Text(""))), *_notes(report, columns, models))
 
@@ -162,9 +161,10 @@ def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str]) -
     n_seeds = len(report["seeds"])
     marks = "".join(mark for column in columns.values() for mark in column.marks)
     lines = [
-        "mean ± half the width of the 95% interval over "
-        f"{n_seeds} seeds (Student t)" if n_seeds > 1 else "no interval: one seed"
-    ]  # fmt: skip
+        f"mean ± half the width of the 95% interval over {n_seeds} seeds (Student t)"
+        if n_seeds > 1
+        else "no interval: one seed"
+    ]
     controls = [f"{name} = {CONTROLS[name]}" for name in models if name in CONTROLS]
     if controls:
         lines.append("; ".join(controls))

@@ -263,9 +263,9 @@ def test_a_million_ids_load_quickly(tmp_path):
     np.savetxt(tmp_path / "ids.csv", ids, fmt="%d", header="id", comments="")
     (tmp_path / "ids.json").write_text(json.dumps(ids.tolist()))
     for name in ("ids.csv", "ids.json"):
-        start = time.perf_counter()
+        start = time.process_time()
         chosen = select(Ids(tmp_path / name), selection(2_000_000))
-        assert time.perf_counter() - start < 2
+        assert time.process_time() - start < 2
         assert np.array_equal(chosen, np.sort(ids))
 
 
@@ -395,7 +395,7 @@ def test_a_rule_of_ones_own():
         select(Wrong(), selection(10))
 
 
-@pytest.mark.parametrize("forget", [3, np.int64(3), True])
+@pytest.mark.parametrize("forget", [3, np.int64(3), 3.0, True])
 def test_a_bare_integer_is_refused_with_both_ways_to_write_it(forget):
     with pytest.raises(TypeError, match=r"Classes\(\d\).*\[\d\]"):
         as_rule(forget)
@@ -441,9 +441,9 @@ def test_ten_million_samples_are_chosen_from_quickly_and_in_little_memory(rule):
     targets = np.arange(n) % 100
     data = SelectionData(n, targets=targets, rng=rng())
     tracemalloc.start()
-    start = time.perf_counter()
+    start = time.process_time()
     chosen = select(rule, data)
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(chosen) in (3_000_000, 100_000)

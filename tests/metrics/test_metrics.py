@@ -1,4 +1,4 @@
-"""Every metric against numpy and scipy on the concatenated data: uneven batches, two processes, pickling, half precision."""
+"""Every metric against numpy and scipy on all data at once, however it was cut up, spread or rounded."""
 
 import copy
 import inspect
@@ -38,7 +38,7 @@ CLASSES = 4
 
 @dataclass(frozen=True)
 class Case:
-    """A metric, how to call it on one batch of the data below, and its value on all of it by numpy and scipy."""
+    """A metric, how to call it on one batch of the data below, and its value on all of it by numpy."""
 
     metric: type[Metric]
     arguments: Callable[[dict[str, Tensor]], list[tuple[Any, ...]]]
@@ -178,7 +178,9 @@ def _rank(rank: int, folder: Path) -> None:
 
 
 def test_two_processes_with_different_counts_agree_with_the_reference(tmp_path):
-    mp.spawn(_rank, args=(tmp_path,), nprocs=2)
+    # Forked, because a spawned process spends seconds on imports; one thread each, because a forked one has
+    # no pool.
+    mp.start_processes(_rank, args=(tmp_path,), nprocs=2, start_method="fork")
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
     assert first == second
     for case in CASES:
@@ -202,7 +204,7 @@ def test_pickling_cloning_and_reset(case):
     metric.reset()
     with (
         pytest.raises(ValueError, match=f"{case.metric.__name__} has seen no sample"),
-        pytest.warns(UserWarning),
+        pytest.warns(UserWarning, match="was called before the ``update``"),
     ):
         metric.compute()
 
@@ -220,6 +222,11 @@ def test_half_precision_logits(case, dtype):
 @per_case
 def test_a_module_converted_to_half_precision_still_sums_in_float32(case):
     metric = case.metric().to(torch.bfloat16)
+    for state in metric._defaults:
+        assert getattr(metric, state).dtype in (torch.float32, torch.int64)
+    metric.reset()
+    for state in metric._defaults:
+        assert getattr(metric, state).dtype in (torch.float32, torch.int64)
     for _ in range(40):
         feed(metric, case, batches(), torch.bfloat16)
     rounded = {n: v.bfloat16().float() if v.is_floating_point() else v for n, v in data().items()}

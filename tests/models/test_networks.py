@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 
@@ -119,6 +120,30 @@ def test_counts_of_zagoruyko_and_komodakis_tables(depth, widen_factor, millions)
     network = on_meta(lambda: WideResNet(depth=depth, widen_factor=widen_factor))
     # The paper prints one decimal and truncates now and then.
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(millions, abs=0.06)
+
+
+def test_wide_resnet_block_is_that_of_the_paper():
+    torch.manual_seed(0)
+    network = WideResNet(depth=10, widen_factor=2).eval()
+    first, second = network.features[1], network.features[2]
+    x = torch.randn(2, 16, 8, 8)
+
+    def activated(values, normalization):
+        scale = normalization.weight / (normalization.running_var + normalization.eps).sqrt()
+        return ((values - normalization.running_mean.view(-1, 1, 1)) * scale.view(-1, 1, 1)).clamp(min=0)
+
+    for block, stride in ((first, 1), (second, 2)):
+        for normalization in (block.bn1, block.bn2):
+            nn.init.uniform_(normalization.running_mean)
+            nn.init.uniform_(normalization.running_var, 0.5, 2)
+        inner = activated(x, block.bn1)
+        hidden = F.conv2d(inner, block.conv1.weight, stride=stride, padding=1)
+        expected = F.conv2d(activated(hidden, block.bn2), block.conv2.weight, padding=1)
+        expected = expected + F.conv2d(inner, block.shortcut.weight, stride=stride)
+        result = block(x.clone())
+        torch.testing.assert_close(result, expected)
+        x = result
+    assert WideResNet(depth=16, widen_factor=1).features[2].shortcut is None
 
 
 def test_svhn_networks_have_the_layers_the_papers_name():

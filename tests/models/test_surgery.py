@@ -80,7 +80,7 @@ class NestedModule(L.LightningModule):
 
     def __init__(self):
         super().__init__()
-        self.inner = Classifier(nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3)))
+        self.inner = Classifier(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Linear(8, 3)))
         self.seen = MeanMetric()
         self.owners = []
 
@@ -203,9 +203,22 @@ def test_clone_of_a_fitted_module_lets_go_of_the_trainer(fitted, tmp_path):
     assert duplicate.owners == [None]
     assert fitted._trainer is fitted.inner._trainer is trainer
     assert fitted.owners == [trainer]
-    # A copy that kept the original's map of metrics could not log its own one.
     new_trainer(tmp_path).fit(duplicate, toy_loader())
     assert surviving_tensors(fitted, duplicate) == []
+
+
+def test_clone_made_in_the_middle_of_fit_can_log_its_own_metrics(tmp_path):
+    class Copier(L.Callback):
+        def on_train_end(self, trainer, pl_module):
+            self.copy = clone(pl_module)
+
+    copier = Copier()
+    trainer = new_trainer(tmp_path)
+    trainer.callbacks.append(copier)
+    trainer.fit(NestedModule(), toy_loader())
+    again = new_trainer(tmp_path)
+    again.fit(copier.copy, toy_loader())
+    assert again.callback_metrics["seen"] > 0
 
 
 def test_clone_of_a_module_under_fabric():
@@ -445,6 +458,15 @@ def test_weight_norm_is_reset_through_its_parametrization():
     assert layer.parametrizations.weight.original1.grad is not None
 
 
+def test_orthogonal_weights_are_orthogonal_again():
+    torch.manual_seed(0)
+    layer = parametrizations.orthogonal(nn.Linear(4, 4), orthogonal_map="householder")
+    before = layer.weight.detach().clone()
+    reinitialize(layer)
+    torch.testing.assert_close(layer.weight @ layer.weight.T, torch.eye(4))
+    assert not torch.allclose(layer.weight, before)
+
+
 def test_weight_norm_inside_a_recurrent_network():
     torch.manual_seed(0)
     network = parametrizations.weight_norm(nn.GRU(4, 5), "weight_hh_l0")
@@ -524,7 +546,7 @@ def test_evaluating_restores_every_mode():
     with evaluating(network, other):
         assert not any(part.training for part in network.modules())
     assert [part.training for part in network.modules()] == modes
-    with pytest.raises(ValueError, match="8"), evaluating(network, other):
+    with pytest.raises(RuntimeError, match="Expected 3D"), evaluating(network, other):
         network(torch.zeros(8))
     assert [part.training for part in network.modules()] == modes
     assert not other.training

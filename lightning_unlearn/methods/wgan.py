@@ -1,0 +1,363 @@
+"""WGAN unlearning of Chen, Huang & Wang, 2021: a critic on sorted posteriors teaches the model how sure to be."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data.splits import Split
+from lightning_unlearn.ensembles import Runtime, isolated_rng, predict
+from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.functional import (
+    generator_loss,
+    gradient_penalty,
+    sort_posteriors,
+    wasserstein_critic_loss,
+)
+from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.source import Source
+from lightning_unlearn.models.small import MLP
+from lightning_unlearn.models.surgery import clone, evaluating, frozen
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["WGAN"]
+
+_CRITIC_WIDTHS = (128, 128)
+
+
+class WGAN(UnlearningModule):
+    r"""Makes the model as unsure about the forget set as the source is about samples it never saw.
+
+    The model is the generator of a Wasserstein GAN with gradient penalty. "Real" are the source's posteriors on
+    non-members, "fake" the model's on the forget set, both sorted in descending order, so that the critic D
+    cannot see the class and the model goes on answering as it did, less surely. With P the sorted posteriors,
+    the critic minimises
+
+    .. math:: E[D(P(D_f))] - E[D(P_{source}(D_{nonmember}))] + w\, E[(\|\nabla D(\hat x)\|_p - 1)^2]
+
+    and the model :math:`-\alpha\, E[D(P(D_f))] + (1 - \alpha)\, CE(D_s)`, with D_s a small subset of the retain
+    set. Source: Chen, Huang & Wang, "Machine unlearning via GAN", 2021, eq. 5, eq. 6 and section 2.4. The paper
+    gives no network or learning rate for the critic and no number of critic steps; those here are common ones.
+
+    One epoch is one pass over the forget set. Each batch trains the critic ``critic_steps`` times and then the
+    model once. All these critic steps see the same batch, with other points :math:`\hat x` between real and fake:
+    the model does not change in between, so its posteriors are computed once and a critic step costs nothing but
+    the small critic.
+
+    The critic computes in float32 in any precision, for the penalty is a second derivative. It is saved with the
+    checkpoints of the run and is in no export. Optimization is manual: a trainer with ``gradient_clip_val`` or
+    ``accumulate_grad_batches`` is refused, and ``trainer.global_step`` counts the steps of both optimizers,
+    ``critic_steps + 1`` a batch.
+
+    Args:
+        source: The source model.
+        alpha: Weight of forgetting against the loss on D_s, in [0, 1].
+        critic: Scores sorted posteriors ``(B, C)`` with one number each, ``(B,)`` or ``(B, 1)``; its weights are
+            the start, the module itself stays as it is. ``None`` for a network with two hidden layers.
+        critic_steps: Steps of the critic before each step of the model, at least 1.
+        penalty_weight: Weight w of the gradient penalty, above 0.
+        penalty_p: Order p of the norm in it, at least 1.
+        sort: Whether to sort posteriors; without, the model is also taught the classes of the non-members.
+        retain_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the paper uses 1/100.
+        wasserstein_tolerance: Stop when the critic's estimate of the Wasserstein distance, averaged over an epoch,
+            has come back below this, in absolute value, for ``patience`` epochs on end. Epochs before it first was
+            above do not count: an untrained critic tells nothing apart. ``None`` trains for the trainer's
+            ``max_epochs``.
+        patience: Number of those epochs, at least 1.
+        optimizer: Makes the model's optimizer; ``None`` for Adam with learning rate 1e-3.
+        critic_optimizer: Makes the critic's optimizer; ``None`` for Adam with learning rate 1e-3 and the betas 0.5
+            and 0.9 that are usual for such critics.
+        lr_scheduler: Makes the schedule of the model's optimizer; ``None`` for a constant rate.
+        critic_lr_scheduler: Makes that of the critic's.
+        loss: Classification loss; ``None`` for the cross-entropy.
+        adapter: How batches and outputs are taken apart.
+
+    Raises:
+        ValueError: If an argument is outside its range, or the critic looks across samples.
+
+    Example:
+        >>> from lightning_unlearn.models import MLP
+        >>> WGAN(MLP(in_features=4, hidden=(3,), num_classes=2), alpha=1.5)
+        Traceback (most recent call last):
+        ValueError: alpha must lie in [0, 1], got 1.5: it weighs forgetting against the loss on the retain set
+    """
+
+    streams = ("forget", "nonmember", "retain")
+    epoch_stream = "forget"
+    indexed_streams = ("nonmember",)
+
+    def __init__(
+        self,
+        source: Source,
+        alpha: float = 0.6,
+        critic: nn.Module | None = None,
+        *,
+        critic_steps: int = 5,
+        penalty_weight: float = 10.0,
+        penalty_p: float = 2.0,
+        sort: bool = True,
+        retain_fraction: float = 0.01,
+        wasserstein_tolerance: float | None = None,
+        patience: int = 5,
+        optimizer: OptimizerCallable | None = None,
+        critic_optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        critic_lr_scheduler: LRSchedulerCallable | None = None,
+        loss: Loss | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        if not 0 <= alpha <= 1:
+            raise ValueError(
+                f"alpha must lie in [0, 1], got {alpha}: it weighs forgetting against the loss on the retain set"
+            )
+        for name, number in (("critic_steps", critic_steps), ("patience", patience)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
+        if not penalty_weight > 0:
+            raise ValueError(f"penalty_weight must be above 0, got {penalty_weight}; the usual weight is 10")
+        if not penalty_p >= 1:
+            raise ValueError(f"penalty_p must be at least 1 for a norm, got {penalty_p}; the usual norm is 2")
+        if not 0 < retain_fraction <= 1:
+            raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
+        if wasserstein_tolerance is not None and not wasserstein_tolerance > 0:
+            raise ValueError(
+                f"wasserstein_tolerance must be above 0, got {wasserstein_tolerance}; None never stops early"
+            )
+        if critic is not None and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()):
+            raise ValueError(
+                "critic must score each sample by itself, and its batch normalisation mixes them; use "
+                "torch.nn.LayerNorm instead"
+            )
+        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        self.automatic_optimization = False
+        self.alpha = alpha
+        self.critic_steps = critic_steps
+        self.penalty_weight = penalty_weight
+        self.penalty_p = penalty_p
+        self.sort = sort
+        self.retain_fraction = retain_fraction
+        self.wasserstein_tolerance = wasserstein_tolerance
+        self.patience = patience
+        self._critic_optimizer = critic_optimizer
+        self._critic_lr_scheduler = critic_lr_scheduler
+        # In lists, so that neither is a submodule: not in the exported or wrapped model, and DistributedDataParallel
+        # does not wait for gradients of the critic in the model's backward pass.
+        self._critic = [] if critic is None else [clone(critic)]
+        self._teacher: list[nn.Module] = []
+        self._critic_state: Mapping[str, Any] | None = None
+        self._real: Tensor | None = None
+        self._estimate_sum: Tensor | float = 0.0
+        self._estimate_count = 0
+        self._was_above = False
+        self._epochs_below = 0
+
+    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
+        """Restrict the retain set to D_s."""
+        if stream != "retain" or self.retain_fraction == 1:
+            return None
+        return split.draw_reference(self.retain_fraction)
+
+    # ------------------------------------------------------------------ before the first step
+
+    @property
+    def critic(self) -> nn.Module:
+        """The critic; a default one is built inside ``fit``, where the number of classes is known."""
+        if not self._critic:
+            raise RuntimeError("the critic is not built yet: fit the method first, or pass critic=...")
+        return self._critic[0]
+
+    def configure_optimizers(self) -> Any:
+        """Build the critic, and an optimizer and schedule for the model and one for the critic."""
+        critic = self._place_critic()
+        model_config: Any = super().configure_optimizers()
+        critic_optimizer = (self._critic_optimizer or _critic_adam)(critic.parameters())
+        critic_config: dict[str, Any] = {"optimizer": critic_optimizer}
+        if self._critic_lr_scheduler is not None:
+            critic_config["lr_scheduler"] = {"scheduler": self._critic_lr_scheduler(critic_optimizer)}
+        return [model_config if isinstance(model_config, dict) else {"optimizer": model_config}, critic_config]
+
+    def _place_critic(self) -> nn.Module:
+        runtime = Runtime(self.trainer)
+        classes = self._count_classes(runtime)
+        if not self._critic:
+            with isolated_rng(derive_seed(self.data.order_seed, "critic")):
+                self._critic = [MLP(classes, _CRITIC_WIDTHS, num_classes=1)]
+        critic = self._critic[0].to(runtime.device, torch.float32)
+        if self._critic_state is not None:
+            critic.load_state_dict(self._critic_state)
+            self._critic_state = None
+        if runtime.world_size > 1:
+            for tensor in critic.state_dict().values():
+                torch.distributed.broadcast(tensor, 0)
+        _check_critic(critic, classes, runtime.device)
+        critic.train()
+        return critic
+
+    def _count_classes(self, runtime: Runtime) -> int:
+        batch = runtime.to_device(next(iter(self.data.loader("forget", batch_size=1))))
+        with evaluating(self.model), torch.no_grad(), runtime.forward_context():
+            return self.adapter.call(self.model, self.adapter.split(batch)[0]).shape[-1]
+
+    def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask the source about the non-members, once for all where they are not augmented."""
+        if not data.stream_size("nonmember"):
+            raise ValueError(
+                "nonmember: WGAN unlearning needs samples that the source never saw, and there are none; give "
+                "UnlearningDataModule a test set, or nonmember=... with nonmember_from='train' and a source "
+                "trained without them"
+            )
+        teacher = runtime.place(frozen(self.source))
+        if data.is_augmented("nonmember"):
+            self._teacher = [teacher]
+            return
+        outputs = predict(teacher, data.loader("nonmember", indexed=True), runtime, self.adapter)
+        self._real = self._ordered(outputs.logits).to(runtime.device)
+
+    # ------------------------------------------------------------------ the loss
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Eq. 5 for the critic, ``critic_steps`` times, then eq. 6 for the model."""
+        (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
+        real = self._real_posteriors(batch["nonmember"])
+        # neither the critic's second derivative nor a scaled gradient survives half precision
+        with torch.autocast(self.device.type, enabled=False):
+            fake = self._ordered(forget)
+            wasserstein, penalty = self._train_critic(real, fake.detach())
+            ce = self.loss(retain.float(), targets)
+            loss = self._train_model(fake, ce)
+        if self.wasserstein_tolerance is not None:
+            self._estimate_sum = self._estimate_sum + wasserstein * len(fake)
+            self._estimate_count += len(fake)
+        self.log_terms(loss=loss, wasserstein=wasserstein, penalty=penalty, ce=ce)
+        return loss.detach()
+
+    def _train_critic(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Step the critic and return its last Wasserstein estimate and penalty."""
+        runtime = Runtime(self.trainer)
+        _, optimizer = self._optimizers()
+        for epsilon in self._epsilon(len(fake), runtime):
+            distance = wasserstein_critic_loss(self.critic(real), self.critic(fake))
+            penalty = gradient_penalty(
+                self.critic, real, fake, self.penalty_weight, self.penalty_p, epsilon=epsilon
+            )
+            optimizer.zero_grad()
+            self.manual_backward(distance + penalty)
+            runtime.average_gradients(self.critic)
+            optimizer.step()
+        return -distance.detach(), penalty.detach()
+
+    def _train_model(self, fake: Tensor, ce: Tensor) -> Tensor:
+        """Step the model against a critic that stands still, and return the loss."""
+        optimizer, _ = self._optimizers()
+        with self.toggled_optimizer(optimizer):
+            loss = generator_loss(self.critic(fake), ce, self.alpha)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        return loss
+
+    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
+        model, critic = self.optimizers()  # type: ignore[misc]
+        return model, critic  # type: ignore[return-value]
+
+    def _epsilon(self, size: int, runtime: Runtime) -> Tensor:
+        """Draw where between real and fake the critic steps look, ``(critic_steps, size)`` in [0, 1).
+
+        Seeded by the step, so a resumed run draws the same; and drawn for all ranks, as the loader deals samples,
+        so that several processes see what one would.
+        """
+        seed = derive_seed(self.data.order_seed, "epsilon", self.trainer.global_step)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.rand(size * runtime.world_size, self.critic_steps, generator=generator, dtype=torch.float32)
+        return drawn[runtime.rank :: runtime.world_size].T.to(runtime.device)
+
+    def _real_posteriors(self, batch: Indexed) -> Tensor:
+        if self._real is not None:
+            return self._real[batch.index.to(self._real.device)]
+        with torch.no_grad():
+            return self._ordered(self.adapter.call(self._teacher[0], self.adapter.split(batch.batch)[0]))
+
+    def _ordered(self, logits: Tensor) -> Tensor:
+        posteriors = logits.float().softmax(dim=-1)
+        return sort_posteriors(posteriors) if self.sort else posteriors
+
+    # ------------------------------------------------------------------ between epochs
+
+    def on_train_epoch_end(self) -> None:
+        """Step the schedules, and stop when the critic can no longer tell forget set and non-members apart."""
+        for config in self.trainer.lr_scheduler_configs:
+            self._step_schedule(config.scheduler)
+        if self.wasserstein_tolerance is not None and self._estimate_count:
+            self._stop_if_forgotten(self.wasserstein_tolerance)
+
+    def _step_schedule(self, schedule: Any) -> None:
+        if not isinstance(schedule, ReduceLROnPlateau):
+            schedule.step()
+            return
+        monitor = getattr(schedule, "monitor", None)
+        measured = self.trainer.callback_metrics
+        if monitor not in measured:
+            raise ValueError(
+                f"lr_scheduler: ReduceLROnPlateau watches {monitor!r}, which was not logged; use "
+                f"lightning.pytorch.cli.ReduceLROnPlateau with monitor set to one of {sorted(measured)}"
+            )
+        schedule.step(measured[monitor])
+
+    def _stop_if_forgotten(self, tolerance: float) -> None:
+        totals = torch.tensor([float(self._estimate_sum), float(self._estimate_count)], device=self.device)
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
+        below = abs(float(totals[0] / totals[1])) < tolerance
+        self._was_above |= not below
+        self._epochs_below = self._epochs_below + 1 if below and self._was_above else 0
+        if self._epochs_below >= self.patience:
+            self.trainer.should_stop = True
+        self._estimate_sum, self._estimate_count = 0.0, 0
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def preparation_state(self) -> dict[str, Any]:
+        """Return the critic's weights and how near the run is to stopping."""
+        if not self._critic:
+            return {}
+        return {
+            "critic": self._critic[0].state_dict(),
+            "estimate": [float(self._estimate_sum), self._estimate_count],
+            "was_above": self._was_above,
+            "epochs_below": self._epochs_below,
+        }
+
+    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
+        """Take these back; the critic is built with the optimizers."""
+        self._critic_state = state["critic"]
+        self._estimate_sum, self._estimate_count = state["estimate"]
+        self._was_above, self._epochs_below = state["was_above"], state["epochs_below"]
+        self._prepared = False  # preparing again only asks the source
+
+
+def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None:
+    try:
+        with evaluating(critic), torch.no_grad():
+            shape = tuple(critic(torch.full((2, classes), 1 / classes, device=device)).shape)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"critic must take posteriors of shape (B, {classes}), one column a class; "
+            f"{type(critic).__name__} failed on them: {error}"
+        ) from error
+    if shape not in ((2,), (2, 1)):
+        raise ValueError(
+            f"critic must give one score a sample, shape (B,) or (B, 1); {type(critic).__name__} gave {shape} for "
+            "a batch of 2"
+        )
+
+
+def _critic_adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3, betas=(0.5, 0.9))

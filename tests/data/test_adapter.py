@@ -1,0 +1,70 @@
+"""Taking batches and outputs apart."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+from lightning_unlearn.data import Adapter
+
+X, Y = torch.zeros(2, 3), torch.tensor([0, 1])
+
+
+class WithLogits(nn.Module):
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=input_ids + attention_mask, loss=None)
+
+
+@pytest.mark.parametrize(
+    ("batch", "adapter"),
+    [
+        ((X, Y), Adapter()),
+        ([X, Y, "ids"], Adapter()),
+        ({"x": X, "y": Y}, Adapter()),
+        ({"image": X, "label": Y, "id": 1}, Adapter()),
+        ((Y, X), Adapter(inputs=1, targets=0)),
+        ({"pixels": X, "species": Y}, Adapter(inputs="pixels", targets="species")),
+    ],
+)
+def test_inputs_and_targets_are_found(batch: object, adapter: Adapter) -> None:
+    inputs, targets = adapter.split(batch)
+    assert inputs is X
+    assert targets is Y
+
+
+def test_a_hugging_face_batch_is_passed_as_keywords() -> None:
+    inputs, targets = Adapter().split({"input_ids": X, "attention_mask": X + 1, "labels": Y})
+    assert targets is Y
+    assert torch.equal(Adapter().call(WithLogits(), inputs), torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("output", [X, (X, "hidden"), {"logits": X}, SimpleNamespace(logits=X)])
+def test_logits_are_found(output: object) -> None:
+    class Gives(nn.Module):
+        def forward(self, x: object) -> object:
+            return output
+
+    assert Adapter().call(Gives(), X) is X
+
+
+@pytest.mark.parametrize(
+    ("batch", "adapter", "message"),
+    [
+        ((X,), Adapter(), r"targets=1 not found in a batch of 1 elements"),
+        ({"x": X}, Adapter(), r"targets=None not found in a batch with the keys \['x'\]"),
+        ({"x": X, "y": Y}, Adapter(targets="z"), r"targets='z' not found"),
+        ((X, X), Adapter(), r"class numbers of shape \(B,\), got \(2, 3\) torch.float32"),
+        (X, Adapter(), "must be a sequence or a mapping"),
+    ],
+)
+def test_a_batch_it_cannot_take_apart_is_described(batch: object, adapter: Adapter, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        adapter.split(batch)
+
+
+def test_an_output_without_logits_is_described() -> None:
+    with pytest.raises(ValueError, match=r"forward of Flatten must give logits of shape \(B, C\), got shape \(6,\)"):
+        Adapter().call(nn.Flatten(0), X)
+    with pytest.raises(ValueError, match="logits='scores' is not in the model's output"):
+        Adapter(logits="scores").call(nn.Identity(), X)

@@ -1,0 +1,239 @@
+"""Wrapping a project's data: streams, splits, hooks and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from toys import TEST, TRAIN, PlainData, PlainModule, blobs, quiet_trainer, test_set, toy_data, toy_source, train_set
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+
+from lightning_unlearn.data import Adapter, Classes, DatasetLoader, TensorLoader, UnlearningDataModule
+from lightning_unlearn.methods import ReferenceKL, Retrain
+
+
+def ready(data: UnlearningDataModule) -> UnlearningDataModule:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def rows(loader: Any) -> torch.Tensor:
+    return torch.cat([batch[0] for batch in loader])
+
+
+def test_streams_hold_exactly_their_samples() -> None:
+    data = ready(toy_data(nonmember=7, shadow=10))
+    x, _ = blobs(TRAIN, 0)
+    test_x, _ = blobs(TEST, 1)
+    split = data.split
+    for stream, source in [("forget", x), ("retain", x), ("shadow", x), ("nonmember", test_x), ("test", test_x)]:
+        assert torch.equal(rows(data.loader(stream)), source[getattr(split, stream)]), stream
+    assert torch.equal(rows(data.loader("train")), x[np.union1d(split.forget, split.retain)])
+    assert not set(split.shadow) & (set(split.forget) | set(split.retain))
+    assert not set(split.nonmember) & set(split.test)
+    shuffled = rows(data.loader("retain", train=True))
+    assert not torch.equal(shuffled, x[split.retain])
+    assert sorted(shuffled.flatten().tolist()) == sorted(x[split.retain].flatten().tolist())
+
+
+def test_a_projects_datamodule_gives_dataset_batch_size_and_collate_function() -> None:
+    class Dicts(PlainData):
+        def train_dataloader(self) -> DataLoader[Any]:
+            def collate(samples: list[Any]) -> dict[str, torch.Tensor]:
+                return {"x": torch.stack([x for x, _ in samples]), "y": torch.stack([y for _, y in samples])}
+
+            return DataLoader(TensorDataset(*blobs(TRAIN, 0)), batch_size=5, shuffle=True, collate_fn=collate)
+
+    data = ready(UnlearningDataModule(Dicts(), [3, 1]))
+    loader = data.loader("forget")
+    assert isinstance(loader, DatasetLoader)
+    assert loader.batch_size == 5
+    (batch,) = loader
+    assert torch.equal(batch["x"], blobs(TRAIN, 0)[0][[1, 3]])
+    assert isinstance(data.loader("test"), TensorLoader), "a plain TensorDataset is served from memory"
+
+
+def test_test_samples_come_from_validation_data_if_there_is_no_test_loader() -> None:
+    class NoTest(PlainData):
+        test_dataloader = L.LightningDataModule.test_dataloader  # type: ignore[assignment]
+
+    data = ready(UnlearningDataModule(NoTest(), 0.2, nonmember=4))
+    x, _ = blobs(TEST, 2)
+    assert torch.equal(rows(data.loader("nonmember")), x[data.split.nonmember])
+
+
+def test_training_data_alone_will_do() -> None:
+    data = ready(UnlearningDataModule(train_set(), 0.2, batch_size=8))
+    assert data.stream_size("nonmember") == data.stream_size("test") == 0
+    held_out = ready(UnlearningDataModule(train_set(), 0.2, nonmember=5, nonmember_from="train"))
+    assert held_out.stream_size("nonmember") == 5
+    assert not set(held_out.split.nonmember) & set(held_out.split.members)
+
+
+@pytest.mark.parametrize("kind", ["subset", "list-like"])
+def test_targets_are_found_in_any_dataset(kind: str) -> None:
+    x, y = blobs(TRAIN, 0)
+
+    class ListLike(Dataset[Any]):
+        def __len__(self) -> int:
+            return TRAIN
+
+        def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+            return {"features": x[index], "species": y[index]}
+
+    dataset: Dataset[Any] = Subset(TensorDataset(x, y), list(range(TRAIN))) if kind == "subset" else ListLike()
+    adapter = Adapter() if kind == "subset" else Adapter(targets="species")
+    data = ready(UnlearningDataModule(dataset, Classes(1), adapter=adapter))
+    assert torch.equal(y[data.split.forget], torch.ones(TRAIN // 3, dtype=torch.int64))
+    assert not (y[data.split.retain] == 1).any()
+
+
+def test_ids_of_a_column_are_looked_up(tmp_path: Path) -> None:
+    from lightning_unlearn.data import Ids
+
+    request = tmp_path / "request.csv"
+    request.write_text("customer\nC7\nC3\n")
+    customers = np.array([f"C{i}" for i in range(TRAIN)])
+    rule = Ids(str(request), column="customer")
+    data = ready(UnlearningDataModule(train_set(), rule, attributes={"customer": customers}))
+    assert data.split.forget.tolist() == [3, 7]
+
+    dataset = TensorDataset(*blobs(TRAIN, 0))
+    dataset.customer = customers  # type: ignore[attr-defined]
+    assert ready(UnlearningDataModule(dataset, rule)).split.forget.tolist() == [3, 7]
+
+
+def test_a_second_request_never_puts_the_first_back(tmp_path: Path) -> None:
+    first = ready(toy_data([1, 2, 3]))
+    first.split.save(tmp_path / "first.npz")
+    second = ready(toy_data([4, 5], previous=tmp_path / "first.npz"))
+    assert not {1, 2, 3} & set(second.split.members)
+    second.split.save(tmp_path / "second.npz")
+    third = ready(toy_data(0.1, previous=[tmp_path / "first.npz", tmp_path / "second.npz"]))
+    assert not {1, 2, 3, 4, 5} & set(third.split.members)
+    with pytest.raises(ValueError, match="2"):
+        ready(toy_data([2, 9], previous=tmp_path / "first.npz"))
+
+
+def test_a_split_is_written_once_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "split.npz"
+    first = ready(toy_data(0.2, split_path=path)).split
+    written = path.read_bytes()
+    assert ready(toy_data(0.2, split_path=path)).split.same_as(first)
+    assert path.read_bytes() == written
+    with pytest.raises(ValueError, match="holds another split"):
+        ready(toy_data(0.3, split_path=path))
+
+
+def test_the_split_does_not_depend_on_the_runs_seed() -> None:
+    L.seed_everything(5, verbose=False)
+    first = ready(toy_data()).split
+    L.seed_everything(6, verbose=False)
+    assert ready(toy_data()).split.same_as(first)
+    assert not ready(toy_data(seed=1)).split.same_as(first)
+
+
+def test_a_method_gets_its_streams_and_any_other_module_gets_the_members() -> None:
+    seen: list[Any] = []
+
+    class Spy(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(batch)
+
+    data = toy_data()
+    quiet_trainer(max_epochs=1, callbacks=[Spy()]).fit(ReferenceKL(toy_source(), reference_epochs=1), data)
+    assert all(set(batch) == {"forget", "retain"} for batch in seen)
+    assert sum(len(batch["forget"].index) for batch in seen) == len(data.split.forget)
+    assert sum(len(batch["retain"][1]) for batch in seen) == len(data.split.forget)
+    seen.clear()
+    quiet_trainer(max_epochs=1, callbacks=[Spy()]).fit(toy_source(), data)
+    assert sum(len(batch[1]) for batch in seen) == TRAIN
+    seen.clear()
+    quiet_trainer(max_epochs=1, callbacks=[Spy()]).fit(Retrain(toy_source()), data)
+    retained = torch.cat([batch["retain"][0] for batch in seen])
+    forgotten = blobs(TRAIN, 0)[0][data.split.forget]
+    assert len(retained) == TRAIN - len(forgotten)
+    assert not (retained[:, None] == forgotten[None]).all(-1).any(), "a forgotten sample was served"
+
+
+class Shifted(PlainData):
+    """A datamodule that changes batches on their way to the device."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        x, y = batch
+        return x + 100, y
+
+
+class ShiftedModule(PlainModule):
+    """A module that does."""
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        x, y = batch
+        return x + 100, y
+
+
+@pytest.mark.parametrize("owner", ["datamodule", "module"])
+def test_a_projects_transfer_hooks_are_applied_to_every_stream(owner: str) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Spy(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+            seen.extend([batch["forget"].batch[0], batch["retain"][0]])
+
+    inner = Shifted() if owner == "datamodule" else PlainData()
+    source = PlainModule() if owner == "datamodule" else ShiftedModule()
+    data = UnlearningDataModule(inner, 0.2)
+    quiet_trainer(max_epochs=1, callbacks=[Spy()]).fit(ReferenceKL(source, reference_epochs=1), data)
+    assert all((x > 50).all() for x in seen)
+
+
+def test_evaluation_uses_the_samples_without_augmentation() -> None:
+    class Noisy(Dataset[Any]):
+        def __len__(self) -> int:
+            return TRAIN
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.full((6,), 999.0), index % 3
+
+    plain = TensorDataset(*blobs(TRAIN, 0))
+    data = ready(UnlearningDataModule(Noisy(), [0, 1], evaluation_dataset=plain))
+    assert (rows(data.loader("forget", train=True)) == 999).all()
+    assert torch.equal(rows(data.loader("forget")), blobs(TRAIN, 0)[0][:2])
+    assert data.is_augmented("forget"), "what a project's own dataset draws cannot be known"
+    assert not ready(toy_data()).is_augmented("forget")
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield torch.zeros(6), 0
+
+
+class TwoLoaders(PlainData):
+    def train_dataloader(self) -> Any:
+        return [super().train_dataloader(), super().train_dataloader()]
+
+
+@pytest.mark.parametrize(
+    ("build", "error", "message"),
+    [
+        (lambda: UnlearningDataModule(Endless(), 0.1), TypeError, "cannot be indexed by position"),
+        (lambda: UnlearningDataModule(TwoLoaders(), 0.1), TypeError, "one DataLoader over one dataset"),
+        (lambda: UnlearningDataModule("MNIST", 0.1), TypeError, "datamodule must be a LightningDataModule"),
+        (lambda: UnlearningDataModule(PlainData(), 0.1, test_dataset=test_set()), ValueError, "test_dataset goes"),
+        (lambda: toy_data(batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
+        (lambda: toy_data(evaluation_dataset=test_set()), ValueError, "evaluation_dataset has 31 samples"),
+        (lambda: toy_data(7), (TypeError, ValueError), "Classes"),
+        (lambda: toy_data([]), ValueError, "forget"),
+        (lambda: toy_data([0, 0]), ValueError, "0"),
+        (lambda: toy_data([TRAIN]), ValueError, str(TRAIN)),
+        (lambda: toy_data(list(range(TRAIN))), ValueError, "forget"),
+        (lambda: toy_data(1.5), ValueError, "1.5"),
+        (lambda: toy_data("missing.csv"), FileNotFoundError, "missing.csv"),
+    ],
+)
+def test_bad_input_stops_with_a_message(build: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        ready(build())

@@ -1,0 +1,327 @@
+"""What all methods share: the copy, the source, export, times and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import CLASSES, FEATURES, Net, PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data, toy_source
+
+from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.methods import ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.models import Classifier
+
+
+class Finetune(UnlearningModule):
+    """A user's own method: the loss and nothing else."""
+
+    streams = ("retain",)
+    epoch_stream = "retain"
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        ((logits, targets),) = self.stream_logits(batch["retain"])
+        return self.loss(logits, targets)
+
+
+def fitted(method: UnlearningModule, **arguments: Any) -> L.Trainer:
+    trainer = quiet_trainer(**arguments)
+    trainer.fit(method, toy_data())
+    return trainer
+
+
+def test_the_source_is_never_changed_nor_part_of_the_method() -> None:
+    source = toy_source()
+    before = state(source)
+    method = Finetune(source)
+    shared = {p.data_ptr() for p in source.parameters()} & {p.data_ptr() for p in method.parameters()}
+    assert not shared, "the copy shares weights with the source"
+    assert method.source is source
+    fitted(method)
+    assert_same_state(state(source), before)
+    assert not torch.equal(method.model.net[0].weight, source.net[0].weight)
+    assert all(name.startswith("model.") for name in method.state_dict())
+
+
+def test_a_fitted_source_comes_without_its_trainer() -> None:
+    source = toy_source()
+    quiet_trainer(max_epochs=1).fit(source, toy_data())
+    assert source.trainer is not None
+    method = Finetune(source)
+    assert method.model._trainer is None
+    fitted(method)
+
+
+def test_export_loads_into_the_users_own_class(tmp_path: Path) -> None:
+    source = PlainModule(hidden=5)
+    method = Finetune(source)
+    quiet_trainer().fit(method, UnlearningDataModule(PlainData(), 0.2))
+    path = method.export(tmp_path / "deep" / "unlearned.ckpt")
+    loaded = PlainModule.load_from_checkpoint(path, weights_only=True)
+    assert_same_state(state(loaded), state(method.model))
+    assert loaded.hparams["hidden"] == 5
+
+
+def test_export_holds_weights_and_nothing_else(tmp_path: Path) -> None:
+    source = PlainModule()
+    method = ReferenceKL(source, reference_epochs=1)
+    data = UnlearningDataModule(PlainData(), 0.2)
+    quiet_trainer().fit(method, data)
+    content = torch.load(method.export(tmp_path / "unlearned.ckpt"), weights_only=True)
+    assert set(content) == {
+        "state_dict",
+        "hyper_parameters",
+        "hparams_name",
+        "pytorch-lightning_version",
+        "epoch",
+        "global_step",
+        "loops",
+    }
+    old = {name: value for name, value in source.state_dict().items() if value.is_floating_point()}
+    new = content["state_dict"]
+    kept = [name for name, value in old.items() if torch.equal(new[name], value)]
+    assert not kept, f"tensors of the source survive in the export: {kept}"
+    assert set(content["hyper_parameters"]) == {"hidden", "lr"}
+    assert content["loops"] == {}
+
+
+def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.ckpt"
+    path.write_text("old")
+
+    def disk_full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space"):
+        Finetune(toy_source()).export(path)
+    assert path.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["model.ckpt"]
+
+
+def test_times_are_measured_and_add_up() -> None:
+    trainer = fitted(ReferenceKL(toy_source(), reference_epochs=3))
+    metrics = trainer.callback_metrics
+    assert metrics["time/prepare_s"] > 0
+    assert metrics["time/unlearn_s"] > 0
+    assert metrics["time/total_s"] == pytest.approx(float(metrics["time/prepare_s"] + metrics["time/unlearn_s"]))
+
+
+def test_validation_accuracy_is_exact() -> None:
+    method = Finetune(toy_source())
+    data = toy_data()
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(method, data)
+    method.eval()
+    for stream in ("forget", "test"):
+        batches = list(data.loader(stream))
+        with torch.no_grad():
+            hits = torch.cat([method(x).argmax(1) == y for x, y in batches])
+        assert float(trainer.callback_metrics[f"accuracy/{stream}"]) == pytest.approx(float(hits.float().mean()))
+
+
+def test_early_stopping_and_model_checkpoint_watch_forgetting(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+    checkpoint = ModelCheckpoint(tmp_path, monitor="accuracy/forget", mode="min")
+    stopping = EarlyStopping("accuracy/forget", mode="min", stopping_threshold=1.1)
+    trainer = quiet_trainer(max_epochs=5, callbacks=[checkpoint, stopping], enable_checkpointing=True)
+    trainer.fit(Finetune(toy_source()), toy_data())
+    assert trainer.current_epoch == 1
+    torch.load(checkpoint.best_model_path, weights_only=True)
+
+
+def test_the_sources_own_schedule_and_optimizer_are_used_by_retrain_alone() -> None:
+    source = PlainModule(lr=0.123)
+    retrain, other = Retrain(source), Finetune(source)
+    assert isinstance(retrain.configure_optimizers(), torch.optim.SGD)
+    assert retrain.configure_optimizers().defaults["lr"] == 0.123  # type: ignore[union-attr]
+    assert isinstance(other.configure_optimizers(), torch.optim.Adam)
+    given = Retrain(source, optimizer=lambda p: torch.optim.RMSprop(p, lr=0.5))
+    assert isinstance(given.configure_optimizers(), torch.optim.RMSprop)
+
+
+def test_a_schedule_is_stepped_once_an_epoch() -> None:
+    method = Finetune(
+        toy_source(),
+        optimizer=lambda p: torch.optim.SGD(p, lr=1.0),
+        lr_scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.5),
+    )
+    trainer = fitted(method, max_epochs=3)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.125)
+
+
+def test_losses_are_logged_at_the_trainers_interval(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    logger = CSVLogger(tmp_path)
+    quiet_trainer(max_epochs=3, logger=logger, log_every_n_steps=2).fit(ReferenceKL(toy_source()), toy_data())
+    rows = (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()
+    header, steps = rows[0].split(","), [row.split(",") for row in rows[1:]]
+    assert {"train/loss", "train/kl", "train/ce"} <= set(header)
+    logged = [int(row[header.index("step")]) for row in steps if row[header.index("train/kl")]]
+    assert logged == [1, 3, 5]
+
+
+class Posteriors(nn.Module):
+    """A model that ends in a softmax, as many do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).softmax(-1)
+
+
+class Broken(nn.Module):
+    """A model whose logits are not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) * float("nan")
+
+
+class TwoClasses(nn.Linear):
+    def __init__(self) -> None:
+        super().__init__(FEATURES, CLASSES - 1)
+
+
+@pytest.mark.parametrize("kind", [Retrain, ReferenceKL, Finetune])
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (Posteriors, ValueError, "gives probabilities"),
+        (Broken, FloatingPointError, "loss"),
+        (TwoClasses, (ValueError, IndexError), "2 classes, but the data has targets from 0 to 2"),
+        (lambda: nn.Sequential(Net(), nn.Flatten(0)), ValueError, r"logits of shape \(B, C\)"),
+    ],
+)
+def test_models_that_cannot_be_unlearned_are_refused(kind: Any, source: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        fitted(kind(source()))
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "message"),
+    [
+        (nn.Flatten(), ValueError, "has no parameters"),
+        (3, TypeError, "source must be a module"),
+        ("missing.ckpt", FileNotFoundError, "missing.ckpt"),
+    ],
+)
+def test_a_source_that_is_none_is_refused(source: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        Finetune(source)
+
+
+def test_nan_in_the_data_stops_the_run() -> None:
+    data = toy_data()
+    data.inner.inputs[:, 0] = float("nan")  # type: ignore[union-attr]
+    with pytest.raises(FloatingPointError, match="NaN"):
+        quiet_trainer().fit(Finetune(toy_source()), data)
+
+
+def test_plain_loaders_cannot_say_who_is_forgotten() -> None:
+    data = toy_data()
+    data.setup("fit")
+    loaders = {"forget": data.loader("forget", train=True), "retain": data.loader("retain", train=True)}
+    with pytest.raises(TypeError, match="UnlearningDataModule"):
+        quiet_trainer(limit_val_batches=0).fit(ReferenceKL(toy_source()), loaders)
+
+
+def test_dict_batches_and_named_outputs_work_through_an_adapter() -> None:
+    class Dicts(PlainData):
+        def train_dataloader(self) -> Any:
+            loader = super().train_dataloader()
+            loader.collate_fn = lambda rows: {
+                "columns": torch.stack([r[0] for r in rows]),
+                "species": torch.stack([r[1] for r in rows]),
+            }
+            return loader
+
+        def test_dataloader(self) -> Any:
+            return self.train_dataloader()
+
+        def val_dataloader(self) -> Any:
+            return self.train_dataloader()
+
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = Net()
+
+        def forward(self, columns: Tensor) -> dict[str, Tensor]:
+            return {"scores": self.net(columns)}
+
+    adapter = Adapter(inputs="columns", targets="species", logits="scores")
+    method = ReferenceKL(Named(), reference_epochs=1, adapter=adapter)
+    quiet_trainer().fit(method, UnlearningDataModule(Dicts(), 0.2))
+
+
+class TestSourceCheckpoint:
+    """Sources from files."""
+
+    def trained(self, folder: Path) -> tuple[PlainModule, Path]:
+        module = PlainModule(hidden=7)
+        trainer = quiet_trainer(max_epochs=1)
+        trainer.fit(module, PlainData())
+        path = folder / "source.ckpt"
+        trainer.save_checkpoint(path)
+        return module, path
+
+    def test_a_class_and_a_file_give_the_source(self, tmp_path: Path) -> None:
+        module, path = self.trained(tmp_path)
+        method = Finetune(SourceCheckpoint(str(path), class_path="toys.PlainModule"))
+        assert_same_state(state(method.source), state(module))
+        assert method.source.hparams["hidden"] == 7
+
+    def test_a_file_that_names_no_class_asks_for_it(self, tmp_path: Path) -> None:
+        _, path = self.trained(tmp_path)
+        with pytest.raises(ValueError, match="class_path"):
+            Finetune(str(path))
+
+    def test_another_class_is_refused(self, tmp_path: Path) -> None:
+        _, path = self.trained(tmp_path)
+        with pytest.raises(ValueError, match="does not load into"):
+            Finetune(
+                SourceCheckpoint(str(path), "lightning_unlearn.models.Classifier", {"net": nn.Linear(2, 2)})
+            )
+
+    def test_a_truncated_file_is_refused(self, tmp_path: Path) -> None:
+        _, path = self.trained(tmp_path)
+        path.write_bytes(path.read_bytes()[:500])
+        with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
+            Finetune(SourceCheckpoint(str(path), class_path="toys.PlainModule"))
+
+    def test_a_malicious_file_is_refused_and_not_executed(self, tmp_path: Path) -> None:
+        import pickle
+
+        mark = tmp_path / "executed"
+
+        class Malicious:
+            def __reduce__(self) -> Any:
+                return (Path.touch, (mark,))
+
+        path = tmp_path / "source.ckpt"
+        torch.save({"state_dict": {}, "evil": Malicious()}, path, pickle_module=pickle)
+        with pytest.raises(ValueError, match="nothing in it was executed"):
+            Finetune(SourceCheckpoint(str(path), class_path="toys.PlainModule"))
+        assert not mark.exists()
+
+    def test_a_path_that_is_no_class_is_refused(self, tmp_path: Path) -> None:
+        _, path = self.trained(tmp_path)
+        for class_path in ("toys.Missing", "no_such_package.Module", "toys.Net"):
+            with pytest.raises(ValueError, match="class_path"):
+                Finetune(SourceCheckpoint(str(path), class_path=class_path))
+
+
+def test_export_of_a_classifier_loads_with_its_net(tmp_path: Path) -> None:
+    method = Finetune(toy_source())
+    fitted(method)
+    loaded = Classifier.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), net=Net())
+    assert_same_state(state(loaded), state(method.model))

@@ -1,0 +1,93 @@
+"""The terminal's table: its width, its plainness, its numbers."""
+
+import re
+
+import pytest
+from rich.console import Console
+
+from lightning_unlearn.reports import comparison_table, render_text
+from lightning_unlearn.reports.schema import Report
+
+
+@pytest.mark.parametrize("width", [60, 80, 100])
+@pytest.mark.parametrize("fixture", ["small_report", "large_report", "one_seed_report"])
+def test_text_fits_and_is_plain(request: pytest.FixtureRequest, fixture: str, width: int) -> None:
+    report = request.getfixturevalue(fixture)
+    # Restored within the test, since the shared fixture checks the environment before monkeypatch undoes it.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORCE_COLOR", "1")
+        patch.setenv("COLUMNS", "300")
+        lines = render_text(report, width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(character.isprintable() for line in lines for character in line)
+
+
+def test_every_headline_number_is_there(large_report: Report) -> None:
+    text = render_text(large_report)
+    for metrics in large_report["models"].values():
+        for name in ("accuracy/test", "accuracy/retain", "accuracy/forget", "membership_inference/accuracy"):
+            low, high = metrics[name]["ci95"] or [0.0, 0.0]
+            assert f"{100 * metrics[name]['mean']:.2f} ± {50 * (high - low):.2f}" in text
+        low, high = metrics["membership_inference/auc"]["ci95"] or [0.0, 0.0]
+        assert f"{metrics['membership_inference/auc']['mean']:.3f} ± {(high - low) / 2:.3f}" in text
+
+
+def test_nothing_is_cut_off(large_report: Report) -> None:
+    assert "…" not in render_text(large_report)
+    assert "…" not in render_text(large_report, 60)
+
+
+def test_absent_metric_is_no_zero(small_report: Report) -> None:
+    row = next(line for line in render_text(small_report).splitlines() if line.strip().startswith("source"))
+    assert re.search(r"\s-(\s|$)", row)
+    assert not re.search(r"\s0(\.0+)?\s", row)
+
+
+def test_best_partial_and_failed_are_marked(large_report: Report) -> None:
+    text = render_text(large_report)
+    row = next(line for line in text.splitlines() if line.strip().startswith("reference_kl "))
+    assert "*" in row
+    assert "†" in next(line for line in text.splitlines() if line.strip().startswith("wgan "))
+    assert "failed: wgan, seed 1: ValueError: the loss is NaN at step 12" in text
+    assert "see the log" not in text
+
+
+def test_one_seed_says_so(one_seed_report: Report) -> None:
+    text = render_text(one_seed_report)
+    assert "no interval: one seed" in text
+    assert "±" not in text
+
+
+def test_names_are_no_markup_and_no_control_characters(small_report: Report) -> None:
+    name = "[bold]m\x1b[31m[/bold]"
+    small_report["models"][name] = small_report["models"].pop("reference_kl")
+    text = render_text(small_report)
+    assert "\x1b" not in text
+    assert "[bold]m\N{REPLACEMENT CHARACTER}" in text
+
+
+def test_terminal_gets_style_and_a_file_none(small_report: Report) -> None:
+    console = Console(force_terminal=True, color_system="standard", width=100)
+    with console.capture() as captured:
+        console.print(comparison_table(small_report))
+    assert "\x1b[" in captured.get()
+
+
+def test_chosen_metrics(small_report: Report) -> None:
+    console = Console(width=100, color_system=None)
+    with console.capture() as captured:
+        console.print(comparison_table(small_report, metrics=["membership_inference/fpr"]))
+    assert "MIA FPR" in captured.get()
+    assert "acceleration" not in captured.get()
+    with pytest.raises(ValueError, match="no model of the report has"):
+        comparison_table(small_report, metrics=["accuracy/unknown"])
+
+
+def test_too_narrow_is_refused(small_report: Report) -> None:
+    with pytest.raises(ValueError, match="width must be at least 50"):
+        render_text(small_report, 40)
+
+
+def test_report_in_which_all_failed(large_report: Report) -> None:
+    large_report["models"] = {}
+    assert "failed: wgan" in render_text(large_report)

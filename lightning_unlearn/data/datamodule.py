@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, Tenso
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
+from lightning_unlearn.data.poisoning import Poison, poison
 from lightning_unlearn.data.selection import ForgetRule, SelectionData, as_rule
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tensors import TensorData
@@ -98,7 +99,10 @@ class UnlearningDataModule(L.LightningDataModule):
         batch_size: Samples a process takes each step; ``None`` for the project's own.
         seed: Seed of the split. It is not the run's, so that a run with another seed forgets the same samples.
         order_seed: Seed of order and augmentation; ``None`` for the one of ``seed_everything``, or 0.
-        adapter: Where a batch keeps its targets, needed only for rules by class on datasets with no targets.
+        adapter: Where a batch keeps its targets, needed only for rules by class on datasets with no targets and
+            for a backdoor.
+        backdoor: Trigger and label to poison the forget set with, wherever it is served: the source is then to be
+            trained through this object. ``None`` leaves it clean.
 
     Raises:
         TypeError: If the data cannot be indexed by position.
@@ -130,6 +134,7 @@ class UnlearningDataModule(L.LightningDataModule):
         seed: int = 0,
         order_seed: int | None = None,
         adapter: Adapter | None = None,
+        backdoor: Poison | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(datamodule, L.LightningDataModule | Dataset):
@@ -156,6 +161,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self.seed = seed
         self._order_seed = order_seed
         self.adapter = adapter or Adapter()
+        self.backdoor = backdoor
         self._split: Split | None = None
         self._train: _Part | None = None
         self._test: _Part | None = None
@@ -221,7 +227,10 @@ class UnlearningDataModule(L.LightningDataModule):
                 f"evaluation_dataset has {len(self.evaluation_dataset)} samples, the training set has "  # type: ignore[arg-type]
                 f"{len(self._train)}: it must be the same samples in the same order, without augmentation"
             )
-        self._split = self._obtain_split()
+        split = self._obtain_split()
+        if self.backdoor is not None:
+            self._poison(self.backdoor, split.forget)
+        self._split = split
 
     def teardown(self, stage: str) -> None:
         """Let the project's datamodule clean up."""
@@ -425,6 +434,13 @@ class UnlearningDataModule(L.LightningDataModule):
         if stored is None and path is not None and (self.trainer is None or self.trainer.is_global_zero):
             drawn.save(path)
         return drawn
+
+    def _poison(self, backdoor: Poison, positions: np.ndarray[Any, Any]) -> None:
+        assert self._train is not None
+        train = poison(self._train.dataset, positions, backdoor, self.adapter)
+        if self.evaluation_dataset is not None:
+            self.evaluation_dataset = poison(self.evaluation_dataset, positions, backdoor, self.adapter)
+        self._train = replace(self._train, dataset=train)
 
     def _targets(self) -> np.ndarray[Any, Any]:
         assert self._train is not None

@@ -182,7 +182,7 @@ class Split:
                 np.savez_compressed(
                     file, format=np.asarray(_FORMAT), version=np.asarray(_FORMAT_VERSION), **content
                 )
-            path.write_bytes(unfinished.read_bytes())
+            os.replace(unfinished, path)
         finally:
             unfinished.unlink(missing_ok=True)
 
@@ -303,7 +303,7 @@ def make_split(
     free = {"train": np.ones(train_size, dtype=np.bool_), "test": np.ones(test_size, dtype=np.bool_)}
     free["train"][excluded] = False
     free["train"][forget] = False
-    pools = {"train": train_size - len(removed), "test": test_size}
+    totals = {"train": train_size, "test": test_size}
     drawn: dict[str, Positions] = {}
     for name, size, origin, purpose in (
         ("nonmember", nonmember, nonmember_from, _NONMEMBER),
@@ -312,7 +312,7 @@ def make_split(
         if size is None:
             count = len(held[name]) if name in held else min(len(forget), int(free[origin].sum()) // 2)
         else:
-            count = _count(name, size, pools[origin], f"{origin} set")
+            count = _count(name, size, totals[origin], f"{origin} set")
         if name in held:
             if origin != "train" or count != len(held[name]):
                 raise ValueError(

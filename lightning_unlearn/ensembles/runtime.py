@@ -11,7 +11,7 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-__all__ = ["Runtime", "isolated_rng"]
+__all__ = ["Runtime"]
 
 T = TypeVar("T")
 
@@ -76,6 +76,14 @@ class Runtime:
         """Join the rows of all ranks, whose numbers may differ, in rank order; every rank gets all of them."""
         return rows if self.world_size == 1 else torch.cat(gather_all_tensors(rows.contiguous()))
 
+    def gather_objects(self, value: T) -> list[T]:
+        """Return every rank's value, in rank order, on every rank."""
+        if self.world_size == 1:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
     def synchronize(self) -> None:
         """Wait until the device has finished, so that a clock read now is right."""
         if self.device.type == "cuda":
@@ -88,23 +96,3 @@ class Runtime:
         flag = torch.tensor([int(fine)], device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
         return bool(flag.item())
-
-
-@contextmanager
-def isolated_rng(seed: int | None = None) -> Iterator[None]:
-    """Keep the random state of Python, NumPy, PyTorch and every accelerator as it was, also after an exception.
-
-    Lightning's own ``isolate_rng`` restores nothing when the block raises.
-
-    Args:
-        seed: If given, PyTorch draws from this seed inside.
-    """
-    from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
-
-    states: dict[str, Any] = _collect_rng_states(include_cuda=torch.cuda.is_initialized())
-    try:
-        if seed is not None:
-            torch.manual_seed(seed)
-        yield
-    finally:
-        _set_rng_states(states)

@@ -258,7 +258,7 @@ def _resampled_counts(ranks: Tensor, distinct: int, rows: int, generator: torch.
     return torch.bincount(drawn.flatten(), minlength=rows * distinct).view(rows, distinct)
 
 
-# The helpers below take histograms over the ascending distinct scores, shape (..., distinct), and so serve
+# The functions below take histograms over the ascending distinct scores, shape (..., distinct), and so serve
 # one data set and a block of resamples alike.
 
 

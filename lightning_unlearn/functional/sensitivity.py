@@ -1,4 +1,4 @@
-"""Which scalars of a model to perturb, and the perturbations. No models, no gradients computed here.
+"""How sensitive a model's scalars are, which of them to perturb, and the perturbations. No models, no data.
 
 All follow Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section III-B.
 A selection is a mapping from parameter name to flat positions: int64, ascending, without repetition, in
@@ -8,10 +8,17 @@ rank.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+Granularity = Literal["scalar", "tensor"]
+
+# Gradients of single samples that are held at once, as a count of numbers: 256 MB in float32.
+_NUMBERS_HELD = 2**26
 
 
 def gradient_sensitivities(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -29,6 +36,102 @@ def gradient_sensitivities(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]
         {'weight': tensor([2., 1.])}
     """
     return {name: _at_least_float32(gradient.detach().abs()) for name, gradient in gradients.items()}
+
+
+def sample_sensitivities(
+    objective: Callable[..., Tensor],
+    parameters: Mapping[str, Tensor],
+    samples: tuple[Any, ...],
+    *,
+    weights: Tensor | None = None,
+    granularity: Granularity = "scalar",
+    chunk_size: int | None = None,
+) -> dict[str, Tensor]:
+    r"""Sum over a batch of the sensitivity (eq. 6) that each sample gives, :math:`\sum_b \|g_{i,j}(x_b)\|`.
+
+    The magnitude is taken of each sample's own gradient, as in memory aware synapses (Aljundi et al., 2018,
+    eq. 2). The gradient of a batch's mean would not do: training has brought just that one close to zero,
+    so that large gradients of opposite sign cancel and what is left is noise. Several samples' gradients are
+    computed at once (:func:`torch.func.vmap`).
+
+    Args:
+        objective: Called as ``objective(parameters, *sample)`` for one sample without batch dimension; returns
+            a scalar, the function F of eq. 5, in operations that ``vmap`` can batch.
+        parameters: What to differentiate by, by name.
+        samples: The arguments of ``objective`` with a batch dimension first; tensors or structures of them.
+        weights: Weight of each sample, shape ``(B,)``; ``None`` for 1.
+        granularity: ``"scalar"`` for the magnitude of each scalar's derivative, ``"tensor"`` for the L2 norm
+            of the gradient by each whole tensor.
+        chunk_size: How many samples at once; ``None`` for as many as fit into a quarter of a gigabyte.
+
+    Returns:
+        The sums by name, at least float32, detached: of the parameters' shapes for ``"scalar"``, scalars for
+        ``"tensor"``.
+
+    Raises:
+        ValueError: If ``granularity`` is unknown or ``chunk_size`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> weight, inputs = {"w": torch.tensor([1.0, 1.0])}, torch.tensor([[3.0, 1.0], [-3.0, 1.0]])
+        >>> sample_sensitivities(lambda p, x: (p["w"] * x).sum(), weight, (inputs,))
+        {'w': tensor([6., 2.])}
+    """
+    if granularity not in ("scalar", "tensor"):
+        raise ValueError(f"granularity must be 'scalar' or 'tensor', got {granularity!r}")
+    if chunk_size is not None and chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    by_name = dict(parameters)
+    numbers = sum(value.numel() for value in by_name.values())
+    step = chunk_size or max(1, _NUMBERS_HELD // max(1, numbers))
+    gradients_of = torch.func.vmap(
+        torch.func.grad(objective), in_dims=(None, *(0 for _ in samples)), randomness="different"
+    )
+    totals: dict[str, Tensor] = {}
+    for start in range(0, len(tree_leaves(samples)[0]), step):
+        part = tree_map(lambda value: value[start : start + step], samples)  # noqa: B023  used at once
+        for name, gradients in gradients_of(by_name, *part).items():
+            magnitudes = _at_least_float32(gradients.detach())
+            if granularity == "tensor":
+                magnitudes = torch.linalg.vector_norm(magnitudes.reshape(len(magnitudes), -1), dim=1)
+            else:
+                magnitudes = magnitudes.abs()
+            if weights is None:
+                total = magnitudes.sum(0)
+            else:
+                total = torch.tensordot(weights[start : start + step].to(magnitudes), magnitudes, dims=1)
+            totals[name] = totals[name] + total if name in totals else total
+    return totals
+
+
+def select_top_k_tensors(
+    sensitivities: Mapping[str, Tensor], parameters: Mapping[str, Tensor], k: int
+) -> dict[str, Tensor]:
+    """All scalars of the k most sensitive tensors (Top-K, with eq. 6 read as the norm of a tensor's gradient).
+
+    Args:
+        sensitivities: One sensitivity of each parameter by name, a scalar, finite and not negative.
+        parameters: The parameters themselves by name.
+        k: How many tensors, from 1 to the number there are.
+
+    Returns:
+        The selection (see the module's description), positions on the device of each sensitivity.
+
+    Raises:
+        TypeError: If ``k`` is not an integer.
+        ValueError: If ``k`` is out of range or a sensitivity is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> norms = {"weight": torch.tensor(0.5), "bias": torch.tensor(2.0)}
+        >>> select_top_k_tensors(norms, {"weight": torch.zeros(2, 2), "bias": torch.zeros(2)}, k=1)
+        {'weight': tensor([], dtype=torch.int64), 'bias': tensor([0, 1])}
+    """
+    chosen = select_top_k(sensitivities, k)
+    return {
+        name: torch.arange(parameters[name].numel() if len(found) else 0, device=found.device)
+        for name, found in chosen.items()
+    }
 
 
 def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:

@@ -21,7 +21,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import Indexed
 from lightning_unlearn.data.splits import Split
-from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.ensembles import Runtime, isolated_rng, restore_rng_state, rng_state
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.source import Source, load_source
@@ -87,6 +87,7 @@ class UnlearningModule(L.LightningModule):
         self._prepare_seconds = 0.0
         self._unlearn_seconds = 0.0
         self._clock = 0.0
+        self._rng_states: list[Mapping[str, Any]] | None = None
         self._outputs_checked = False
         self._validation = nn.ModuleDict()
         for hook in _TRANSFER_HOOKS:
@@ -193,7 +194,11 @@ class UnlearningModule(L.LightningModule):
         return data
 
     def on_train_start(self) -> None:
-        """Start the clock."""
+        """Put back the random state of a resumed run, and start the clock."""
+        if self._rng_states is not None:
+            if len(self._rng_states) == self.trainer.world_size:
+                restore_rng_state(self._rng_states[self.trainer.global_rank])
+            self._rng_states = None
         self._clock = self._now(Runtime(self.trainer))
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -249,6 +254,8 @@ class UnlearningModule(L.LightningModule):
             "prepared": self._prepared,
             "prepare_s": self._prepare_seconds,
             "unlearn_s": self._unlearn_seconds,
+            # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
+            "rng": Runtime(self.trainer).gather_objects(rng_state()),
             **self.preparation_state(),
         }
 
@@ -260,6 +267,7 @@ class UnlearningModule(L.LightningModule):
         self._prepared = state["prepared"]
         self._prepare_seconds = state["prepare_s"]
         self._unlearn_seconds = state["unlearn_s"]
+        self._rng_states = state["rng"]
         if self._prepared:
             self.load_preparation_state(state)
 

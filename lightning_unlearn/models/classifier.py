@@ -55,8 +55,8 @@ class Classifier(L.LightningModule):
 
     Example:
         >>> classifier = Classifier(nn.Linear(4, 3))
-        >>> classifier.predict_step((torch.zeros(2, 4), torch.tensor([0, 1])), 0).sum(-1).detach()
-        tensor([1., 1.])
+        >>> classifier.predict_step((torch.zeros(2, 4), torch.tensor([0, 1])), 0).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -168,7 +168,7 @@ class Classifier(L.LightningModule):
     def _log_scores(self, stage: str) -> None:
         scores = self._scores(stage)
         for index, part in enumerate(scores):
-            # Lightning knows the dataloader only inside a step, where logging would cost time for every batch.
+            # Lightning knows the dataloader only inside a step, where logging costs time for every batch.
             suffix = f"/dataloader_idx_{index}" if len(scores) > 1 else ""
             for name, metric in (("loss", part.loss), ("accuracy", part.accuracy)):
                 place = f"{stage}_scores.{index}.{name}"

@@ -34,8 +34,8 @@ def clone(module: M) -> M:
     """Copy a module so that it shares no tensor with the original, which stays as it was.
 
     The copy is detached from what the original was attached to: a LightningModule in it, nested ones too, has
-    no Trainer and no Fabric. Parameters and buffers stay on their devices, keep their ``requires_grad``, and
-    have no gradient. Hooks are kept; one that closes over the original keeps referring to it.
+    no Trainer and no Fabric. Parameters and buffers stay on their devices and keep their ``requires_grad``;
+    no gradients are copied. Hooks are kept; one that closes over the original keeps referring to it.
 
     Args:
         module: Any module. Tensors computed in a forward pass and left as attributes are copied as constants.
@@ -58,24 +58,15 @@ def clone(module: M) -> M:
     with torch.inference_mode(False):
         duplicate = copy.deepcopy(module, memo)
     for part in duplicate.modules():
-        for tensor in (*part._parameters.values(), *part._buffers.values()):
-            if tensor is not None and tensor.is_leaf:
-                tensor.grad = None
         if isinstance(part, L.LightningModule):
-            _detach(part)
+            # Keyed by the identity of the original's metrics and parameters, so of no use to the copy.
+            part._metric_attributes = None
+            part._param_requires_grad_state = {}
+            part._fabric_optimizers = []
         if isinstance(part, nn.RNNBase):
             # Copied one by one, the weights no longer lie side by side as cuDNN wants them.
             part.flatten_parameters()
     return duplicate
-
-
-def _detach(module: L.LightningModule) -> None:
-    module._trainer = None
-    module._fabric = None
-    module._fabric_optimizers = []
-    # Keyed by the identity of the original's metrics and parameters: stale in a copy.
-    module._metric_attributes = None
-    module._param_requires_grad_state = {}
 
 
 def frozen(module: M) -> M:

@@ -262,7 +262,6 @@ METRICS: dict[str, Metric] = {
         "prepare",
         "Wall-clock time before the first step: reference model, sensitivities and the like.",
         unit="s",
-        direction="lower",
     ),
     "time/unlearn_s": Metric(
         "Time to unlearn",
@@ -375,15 +374,16 @@ def _significant(number: float, digits: int) -> int:
 def decimals(metric: Metric, value: Value) -> int:
     """Return the decimals for a mean and its interval.
 
-    They are the metric's own; without those, as many as give the mean three significant digits and
-    the half-width one, so that neither reads as a bare zero.
+    They are the metric's own; without those, as many as give the mean three significant digits, and one more
+    where the half-width would read as a bare zero without it.
     """
     if metric.digits is not None:
         return metric.digits
-    half = half_width(value)
-    return max(
-        _significant(value["mean"] * metric.scale, 3), _significant(half * metric.scale, 1) if half else 0
+    digits, half = _significant(value["mean"] * metric.scale, 3), half_width(value)
+    one_more = half is not None and round(half * metric.scale, digits) == 0 < round(
+        half * metric.scale, digits + 1
     )
+    return digits + one_more
 
 
 def format_number(metric: Metric, number: float, digits: int | None = None) -> str:

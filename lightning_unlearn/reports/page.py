@@ -1,11 +1,14 @@
 """The report as one self-contained HTML file; lays out what the report holds and decides nothing itself."""
 
+from __future__ import annotations
+
 import base64
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn.io import write_text_atomic
 from lightning_unlearn.reports.figures import DPI, FIGURES
@@ -26,6 +29,9 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report, validate
 from lightning_unlearn.reports.verdict import control_findings, judge, summary_sentences
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 __all__ = ["write_page"]
 
@@ -113,6 +119,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     page = environment.get_template("report.html.j2").render(
         report=report,
         title=f"Unlearning report: {clean(str(report['data'].get('name', 'unnamed data')))}",
@@ -215,6 +222,13 @@ def _picture(path: Path) -> _Picture:
     # A PNG holds its width in pixels at byte 16. At the size it was drawn for, figures share a letter size.
     width = round(int.from_bytes(content[16:20], "big") * _CSS_DPI / DPI)
     return _Picture(title, alt, base64.b64encode(content).decode("ascii"), width)
+
+
+def _breakable(name: str) -> Markup:
+    """Escape a model's name, and let a line end after an underscore, a dot or a slash."""
+    from markupsafe import Markup, escape
+
+    return Markup(re.sub(r"([_./])", r"\1<wbr>", str(escape(clean(name)))))
 
 
 def _text(value: Any) -> str:

@@ -38,7 +38,7 @@ sizes = st.one_of(st.none(), st.integers(0, 8), st.floats(0.05, 0.3))
 @given(
     train_size=st.integers(40, 80),
     test_size=st.integers(30, 60),
-    fraction=st.floats(0.01, 0.4),
+    fraction=st.floats(0.01, 0.2),
     nonmember=sizes,
     nonmember_from=st.sampled_from(["train", "test"]),
     shadow=sizes.filter(lambda size: size is not None),
@@ -172,6 +172,14 @@ def test_train_nonmembers_are_kept_by_a_second_request():
         make_split(500, 100, 0.2, seed=1, nonmember_from="train", nonmember=31, previous=first)
     with pytest.raises(ValueError, match="nonmember must keep the 30 training samples"):
         make_split(500, 100, 0.2, seed=1, nonmember=30, previous=first)
+
+
+def test_shares_mean_the_same_number_in_a_second_request():
+    first = make_split(500, 100, 0.1, seed=0, shadow=0.2)
+    second = make_split(500, 100, 0.1, seed=0, shadow=0.2, previous=first)
+    assert np.array_equal(first.shadow, second.shadow)
+    with pytest.raises(ValueError, match="shadow must keep the 100 training samples"):
+        make_split(500, 100, 0.1, seed=0, previous=first)
 
 
 def test_forgetting_twice_is_refused():

@@ -1,5 +1,7 @@
 """Training the source model: logged numbers against plain computations, optimizers, loaders and ranks."""
 
+import os
+
 import lightning as L
 import numpy as np
 import pytest
@@ -10,9 +12,6 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.models import MLP, Classifier
-
-# Lightning's own call of torch's tree functions, in every fit.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
 
 
 def toy(n, seed=0):
@@ -102,6 +101,7 @@ def test_scores_are_exact_over_uneven_ranks(tmp_path, stage):
     loss, accuracy = expected(module, toy(7, 1), toy(2, 2))
     run = trainer(tmp_path, devices=2, strategy="ddp_fork", use_distributed_sampler=False)
     (run.validate if stage == "val" else run.test)(module, datamodule=UnevenData(), verbose=False)
+    os.environ.pop("MASTER_PORT", None)  # Lightning's launcher leaves it behind
     assert run.world_size == 2
     assert run.callback_metrics[f"{stage}/loss"].item() == pytest.approx(loss, rel=1e-5)
     assert run.callback_metrics[f"{stage}/accuracy"].item() == pytest.approx(accuracy, rel=1e-6)

@@ -14,17 +14,18 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.models import MLP, Classifier, restore_hyperparameters, save_primitive_hyperparameters
 
-pytestmark = [
-    # Lightning's own call of torch's tree functions in every fit, and of jsonargparse's former names.
-    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+# Lightning calls jsonargparse by its former names.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
 
 class OneBatchData(L.LightningDataModule):
     def train_dataloader(self):
         x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
         return DataLoader(TensorDataset(x, torch.tensor([0, 1, 0, 1])), batch_size=4)
+
+
+class Name(str):
+    """Text of a class of its own, which would have to be imported to be read."""
 
 
 class Shade(str, enum.Enum):
@@ -203,6 +204,7 @@ def test_only_the_call_of_the_outermost_class_is_saved():
         (True, True),
         (Path("a") / "b", "a/b"),
         (Shade.DARK, "dark"),
+        (Name("n"), "n"),
         (np.int64(3), 3),
         (np.float64(0.5), 0.5),
         ([1, (2.0, None)], [1, (2.0, None)]),

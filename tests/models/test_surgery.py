@@ -28,9 +28,6 @@ from lightning_unlearn.models import (
     surviving_tensors,
 )
 
-# Lightning's own call of torch's tree functions, in every fit.
-pytestmark = pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")
-
 
 class LSTMText(nn.Module):
     def __init__(self):

@@ -1,0 +1,208 @@
+"""Backdoor evaluation: does the model still know the trigger that the forget set carried? Plants none itself."""
+
+import traceback
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from torch import nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.poisoning import Poison, triggered_loader
+from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["Backdoor", "combined_score"]
+
+_WEIGHT = 0.5  # of either factor: Chen et al., 2024, section V-E
+
+
+class Backdoor(Evaluator):
+    """Asks the model about samples that carry the trigger, which it can only know from the forget set.
+
+    The data must have been poisoned for it: ``UnlearningDataModule(..., backdoor=Poison(PatchTrigger()))`` marks
+    and relabels the forget set, and a source that is trained through that object learns the trigger. A model that
+    never saw the forget set scores a success rate near 0. Samples whose true label is the target label are left
+    out of all rates of triggered samples, since for them knowing and not knowing the trigger look alike.
+
+    - ``<name>/success_rate_forget``: share of the poisoned forget set that is given the target label.
+    - ``<name>/recovered_accuracy``: share of it that is given its true label.
+    - ``<name>/success_rate_test``: share of the test set that is given the target label when it carries the trigger.
+    - ``<name>/clean_accuracy``: accuracy on the test set as it is.
+    - ``<name>/combined``: :func:`combined_score` of the clean accuracy and the success rate on the forget set.
+
+    The last three need a test set. The results' file also holds trigger, target label, the numbers of samples that
+    were counted, and the curve. Source: Chen et al., "Private Data Protection with Machine Unlearning for
+    Next-Generation Networks", 2024, sections IV-B and V-E, and Chen, Wang & Huang, "Lightweight machine
+    unlearning in neural network", 2021, definition 4.
+
+    Args:
+        every_n_epochs: Measure the same also before training and after every so many epochs of it, for a curve as
+            in figures 8 and 9 of the paper of 2024: in the results' file, the loggers and
+            ``trainer.callback_metrics``. A method's time counts it in. ``None`` measures at the end only.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+
+    Raises:
+        ValueError: If ``every_n_epochs`` is less than 1, or, when the run starts, the data has no backdoor.
+    """
+
+    default_name: ClassVar[str] = "backdoor"
+
+    def __init__(self, every_n_epochs: int | None = None, **evaluator: Any) -> None:
+        if every_n_epochs is not None and every_n_epochs < 1:
+            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}; None measures at the end only")
+        super().__init__(**evaluator)
+        self.every_n_epochs = every_n_epochs
+        self._curve: dict[str, list[float]] = {}
+        self._curve_failed = False
+
+    @property
+    def state_key(self) -> str:
+        """Name under which the curve stands in checkpoints; two evaluators in one trainer need two."""
+        return self._generate_state_key(name=self.name)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the curve so far, so that a resumed run goes on with it."""
+        return {"curve": self._curve}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take up the curve of the run that is resumed."""
+        self._curve = state_dict["curve"]
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check early that there is a trigger to ask for."""
+        super().setup(trainer, pl_module, stage)
+        _backdoor_of(self._data(trainer))
+        if stage == "fit":
+            self._curve, self._curve_failed = {}, False
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Ask the model about the forget set and the test set with the trigger."""
+        clean = audit.outputs(model, "test") if audit.data.stream_size("test") else None
+        scores, counted = self._scores(model, audit.data, audit.runtime, audit.adapter, clean)
+        backdoor = _backdoor_of(audit.data)
+        audit.details.update(
+            {"trigger": repr(backdoor.trigger), "target_label": backdoor.target_label, "counted": counted}
+        )
+        if self._curve:
+            audit.details["curve"] = self._curve
+        return {f"{self.name}/{score}": value for score, value in scores.items()}
+
+    # ------------------------------------------------------------------ the curve
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the model that training starts from."""
+        if self.every_n_epochs is not None and trainer.global_step == 0:
+            self._add_to_curve(trainer, pl_module, 0)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure the model as it is after this epoch."""
+        epoch = trainer.current_epoch + 1
+        if self.every_n_epochs is not None and epoch % self.every_n_epochs == 0:
+            self._add_to_curve(trainer, pl_module, epoch)
+
+    def _add_to_curve(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
+        if self._curve_failed:
+            return
+        data, runtime = self._data(trainer), Runtime(trainer)
+        adapter = self.adapter or getattr(pl_module, "adapter", None) or Adapter()
+        seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.name)
+        try:
+            with isolated_rng(seed):
+                clean = None
+                if data.stream_size("test"):
+                    clean = predict(pl_module, data.loader("test", indexed=True), runtime, adapter)
+                scores, _ = self._scores(pl_module, data, runtime, adapter, clean)
+        except Exception:
+            if self.on_error == "raise":
+                raise
+            self._curve_failed = True
+            rank_zero_warn(
+                f"the curve of the evaluator {self.name!r} failed at epoch {epoch} and ends there; training goes on.\n"
+                f"{traceback.format_exc()}"
+            )
+            return
+        for score, value in {"epoch": epoch, **scores}.items():
+            self._curve.setdefault(score, []).append(value)
+        metrics = {f"{self.name}/{score}": value for score, value in scores.items()}
+        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+    # ------------------------------------------------------------------ what is measured
+
+    def _scores(
+        self,
+        model: nn.Module,
+        data: UnlearningDataModule,
+        runtime: Runtime,
+        adapter: Adapter,
+        clean: Outputs | None,
+    ) -> tuple[dict[str, float], dict[str, int]]:
+        """Return the scores, and from how many samples each rate of triggered samples was counted."""
+        backdoor = _backdoor_of(data)
+        scores: dict[str, float] = {}
+        counted: dict[str, int] = {}
+        for stream in ("forget", "test") if clean is not None else ("forget",):
+            loader = triggered_loader(data.loader(stream, indexed=True), backdoor.trigger, data.adapter)
+            outputs = predict(model, loader, runtime, adapter)
+            telling = outputs.targets != backdoor.target_label
+            counted[stream] = int(telling.sum())
+            if not counted[stream]:
+                continue
+            predicted, true = outputs.logits.argmax(dim=-1)[telling], outputs.targets[telling]
+            scores[f"success_rate_{stream}"] = _share(predicted == backdoor.target_label)
+            if stream == "forget":
+                scores["recovered_accuracy"] = _share(predicted == true)
+        if not counted["forget"]:
+            raise ValueError(
+                f"target_label={backdoor.target_label} is the true label of every forget sample, so nothing tells "
+                "whether the trigger is known; give Poison another target_label"
+            )
+        if clean is not None:
+            scores["clean_accuracy"] = clean.accuracy
+            scores["combined"] = combined_score(clean.accuracy, scores["success_rate_forget"])
+        return scores, counted
+
+    def _data(self, trainer: L.Trainer) -> UnlearningDataModule:
+        data: UnlearningDataModule = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+
+def combined_score(accuracy: float, success_rate: float) -> float:
+    """Weigh what a model still can against what it forgot: ``0.5·accuracy + 0.5·(1 − success_rate)``.
+
+    Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation Networks", 2024, section V-E
+    and figure 8, give both factors the weight 0.5 and call a higher score better. They do not print how the
+    success rate, of which less is better, becomes a factor of which more is; here it is the share of the triggered
+    samples on which the backdoor fails.
+
+    Args:
+        accuracy: Accuracy on the clean test set, in [0, 1].
+        success_rate: Success rate of the backdoor on the forget set, in [0, 1].
+
+    Returns:
+        The score in [0, 1].
+
+    Example:
+        >>> combined_score(accuracy=0.98, success_rate=0.2)
+        0.89
+    """
+    return _WEIGHT * accuracy + (1 - _WEIGHT) * (1 - success_rate)
+
+
+def _backdoor_of(data: UnlearningDataModule) -> Poison:
+    if data.backdoor is None:
+        raise ValueError(
+            "the data has no backdoor to ask for: give UnlearningDataModule(backdoor=Poison(PatchTrigger(), "
+            "target_label=0)), and train the source through it so that it learns the trigger"
+        )
+    return data.backdoor
+
+
+def _share(hits: torch.Tensor) -> float:
+    return float(hits.double().mean())

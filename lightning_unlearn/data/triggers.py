@@ -1,0 +1,267 @@
+"""Backdoor triggers as operations on whole batches of inputs; who carries one and its label stand elsewhere."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["BlendTrigger", "ColumnTrigger", "Corner", "PatchTrigger", "Trigger", "blend", "set_columns", "stamp_patch"]
+
+Corner: TypeAlias = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
+
+_CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
+_UINT8_MAX = 255
+
+
+def stamp_patch(inputs: Tensor, corner: Corner, size: int, value: float) -> Tensor:
+    """Set a square in one corner of every image to a value.
+
+    Args:
+        inputs: Images, shape ``(B, H, W)`` or ``(B, C, H, W)``, any dtype.
+        corner: Where the square lies.
+        size: Side of the square in pixels, at least 1 and at most the image's sides.
+        value: What the pixels are set to in every channel: a share of full scale in [0, 1] for ``uint8`` images,
+            and the number itself for all others, whatever their normalisation.
+
+    Returns:
+        The images with the patch, same shape and dtype; ``inputs`` is not changed.
+
+    Raises:
+        ValueError: If the inputs are no images, the patch is larger than they are, or the value does not fit.
+
+    Example:
+        >>> stamp_patch(torch.zeros(1, 2, 3, dtype=torch.uint8), "bottom_right", 1, 1.0)
+        tensor([[[  0,   0,   0],
+                 [  0,   0, 255]]], dtype=torch.uint8)
+    """
+    if inputs.ndim < 3:
+        raise ValueError(
+            f"inputs must be images of shape (B, H, W) or (B, C, H, W), got {tuple(inputs.shape)}; tables take a "
+            "ColumnTrigger"
+        )
+    if size > min(inputs.shape[-2:]):
+        raise ValueError(f"size={size} does not fit into images of {inputs.shape[-2]} x {inputs.shape[-1]} pixels")
+    stamped = inputs.clone()
+    rows = slice(size) if corner.startswith("top") else slice(-size, None)
+    columns = slice(size) if corner.endswith("left") else slice(-size, None)
+    stamped[..., rows, columns] = _scaled("value", value, inputs.dtype)
+    return stamped
+
+
+def blend(inputs: Tensor, pattern: Tensor, strength: float) -> Tensor:
+    """Mix one pattern into every input: ``(1 − strength)·inputs + strength·pattern``.
+
+    Args:
+        inputs: Inputs, shape ``(B, ...)``, any dtype.
+        pattern: Shape ``(...)`` as one input, floating point; in [0, 1] for ``uint8`` inputs, whose full scale is
+            1, and in the unit of the inputs for all others.
+        strength: Weight of the pattern, in (0, 1].
+
+    Returns:
+        The mixed inputs, same shape and dtype, rounded where the dtype is an integer; ``inputs`` is not changed.
+
+    Example:
+        >>> blend(torch.zeros(1, 2, dtype=torch.uint8), torch.tensor([0.0, 1.0]), 0.2)
+        tensor([[ 0, 51]], dtype=torch.uint8)
+    """
+    scale = _UINT8_MAX if inputs.dtype == torch.uint8 else 1
+    work = inputs.dtype if inputs.is_floating_point() else torch.float32
+    mixed = torch.lerp(inputs.to(work), (pattern * scale).to(inputs.device, work).expand_as(inputs), strength)
+    return mixed if inputs.is_floating_point() else mixed.round().to(inputs.dtype)
+
+
+def set_columns(inputs: Tensor, columns: Sequence[int], values: Sequence[float]) -> Tensor:
+    """Set some features of every row of a table.
+
+    Args:
+        inputs: Table, shape ``(B, F)``, any dtype.
+        columns: Which features, in [0, F).
+        values: Value of each, in the unit of the table.
+
+    Returns:
+        The table, same shape and dtype; ``inputs`` is not changed.
+
+    Raises:
+        ValueError: If the inputs are no table, a column is outside it, or its dtype cannot hold a value.
+
+    Example:
+        >>> set_columns(torch.zeros(2, 3), [0, 2], [1.0, 5.0])
+        tensor([[1., 0., 5.],
+                [1., 0., 5.]])
+    """
+    if inputs.ndim != 2:
+        raise ValueError(f"inputs must be a table of shape (B, F), got {tuple(inputs.shape)}; images take a PatchTrigger")
+    if max(columns) >= inputs.shape[1]:
+        raise ValueError(f"columns must lie in [0, {inputs.shape[1]}), the features of the table, got {list(columns)}")
+    wanted = torch.tensor(values, dtype=torch.float64)
+    held = wanted.to(inputs.dtype)
+    if not inputs.is_floating_point() and not torch.equal(held.double(), wanted):
+        raise ValueError(f"values {list(values)} cannot be held by a table of {inputs.dtype}")
+    changed = inputs.clone()
+    changed[:, list(columns)] = held.to(inputs.device)
+    return changed
+
+
+class Trigger(ABC):
+    """Marks inputs with a backdoor's trigger. A trigger of your own is a subclass, such as a frozen dataclass.
+
+    It sees the samples as the dataset holds them: the raw inputs of a :class:`~lightning_unlearn.data.TensorData`,
+    before augmentation and normalisation, and whatever any other dataset returns, which may be normalised.
+    """
+
+    @abstractmethod
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the inputs ``(B, ...)`` with the trigger, each independently of the others, as a new tensor."""
+
+
+@dataclass(frozen=True)
+class PatchTrigger(Trigger):
+    """A square in a corner of the image, set to one value.
+
+    Gu, Dolan-Gavitt & Garg, "BadNets: identifying vulnerabilities in the machine learning model supply chain",
+    2017; Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation Networks", 2024,
+    section IV-B. The value must be one that the corner rarely has: 0 would change nothing on MNIST.
+
+    Args:
+        corner: ``top_left``, ``top_right``, ``bottom_left`` or ``bottom_right``.
+        size: Side of the square in pixels, at least 1.
+        value: A share of full scale in [0, 1] for ``uint8`` images; the number itself for all others, so for
+            images that the dataset normalises, the normalised number.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> PatchTrigger(size=2)(torch.zeros(8, 3, 32, 32)).sum(dim=(1, 2, 3))
+        tensor([12., 12., 12., 12., 12., 12., 12., 12.])
+    """
+
+    corner: Corner = "bottom_right"
+    size: int = 3
+    value: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.corner not in _CORNERS:
+            raise ValueError(f"corner must be one of {', '.join(_CORNERS)}, got {self.corner!r}")
+        if self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
+        if not math.isfinite(self.value):
+            raise ValueError(f"value must be finite, got {self.value}")
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the images ``(B, H, W)`` or ``(B, C, H, W)`` with the patch."""
+        return stamp_patch(inputs, self.corner, self.size, self.value)
+
+
+@dataclass(frozen=True)
+class BlendTrigger(Trigger):
+    """Uniform noise, always the same, mixed into the whole input.
+
+    Chen, Liu, Li, Lu & Song, "Targeted backdoor attacks on deep learning systems using data poisoning", 2017,
+    section IV-A (blended injection).
+
+    Args:
+        strength: Weight of the noise, in (0, 1].
+        seed: Seed of the noise, 0 or more.
+        low: Smallest value of the noise; with ``high`` its range, in the unit of the inputs, where ``uint8`` inputs
+            count as [0, 1]. For inputs that the dataset normalises, give their range.
+        high: Largest value of the noise.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> trigger = BlendTrigger(strength=0.5)
+        >>> torch.equal(trigger(torch.zeros(2, 1, 4, 4))[0], trigger(torch.zeros(1, 1, 4, 4))[0])
+        True
+    """
+
+    strength: float = 0.2
+    seed: int = 0
+    low: float = 0.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.strength <= 1:
+            raise ValueError(f"strength must lie in (0, 1], got {self.strength}")
+        if self.seed < 0:
+            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        if not self.low < self.high or not math.isfinite(self.high - self.low):
+            raise ValueError(f"low must be less than high and both finite, got {self.low} and {self.high}")
+
+    def pattern(self, shape: Sequence[int]) -> Tensor:
+        """Return the noise for one input of a shape, float32 in [low, high), on the CPU."""
+        return self.low + (self.high - self.low) * _noise(tuple(shape), self.seed)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the inputs ``(B, ...)`` with the noise mixed in."""
+        if inputs.dtype == torch.uint8 and not (self.low >= 0 and self.high <= 1):
+            raise ValueError(
+                f"low and high must lie in [0, 1] for uint8 inputs, whose full scale is 1, got {self.low} and "
+                f"{self.high}"
+            )
+        return blend(inputs, self.pattern(inputs.shape[1:]), self.strength)
+
+
+@dataclass(frozen=True)
+class ColumnTrigger(Trigger):
+    """Some features of a table, set to values that together are rare.
+
+    Args:
+        columns: Which features, as one position or several, counted from 0.
+        value: Value of each column, or one for all, in the unit of the table as the dataset holds it.
+
+    Raises:
+        ValueError: If no column is named, one is negative or named twice, or there are not as many values.
+
+    Example:
+        >>> ColumnTrigger([0, 2], 1)(torch.zeros(1, 4))
+        tensor([[1., 0., 1., 0.]])
+    """
+
+    columns: int | Sequence[int]
+    value: float | Sequence[float] = 1.0
+
+    def __post_init__(self) -> None:
+        columns = (self.columns,) if isinstance(self.columns, int) else tuple(self.columns)
+        values = (self.value,) * len(columns) if isinstance(self.value, int | float) else tuple(self.value)
+        if not columns or min(columns) < 0 or len(set(columns)) != len(columns):
+            raise ValueError(f"columns must be different positions of 0 or more, got {self.columns!r}")
+        if len(values) != len(columns):
+            raise ValueError(f"value must be one number, or one for each of the {len(columns)} columns, got {self.value!r}")
+        if not all(map(math.isfinite, values)):
+            raise ValueError(f"value must be finite, got {self.value!r}")
+        # Lists, as a configuration file gives them, would make the object unhashable.
+        object.__setattr__(self, "columns", columns)
+        object.__setattr__(self, "value", values)
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """Return the table ``(B, F)`` with the columns set."""
+        assert isinstance(self.columns, tuple)
+        assert isinstance(self.value, tuple)
+        return set_columns(inputs, self.columns, self.value)
+
+
+def _scaled(name: str, value: float, dtype: torch.dtype) -> float:
+    """Turn a share of full scale into a ``uint8`` value; other types are taken as they are, as in Normalize."""
+    if dtype != torch.uint8:
+        if not dtype.is_floating_point and not float(value).is_integer():
+            raise ValueError(f"{name} must be a whole number for images of {dtype}, got {value}")
+        return value
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must be a share of full scale in [0, 1] for uint8 images, got {value}")
+    return round(value * _UINT8_MAX)
+
+
+@lru_cache(maxsize=16)
+def _noise(shape: tuple[int, ...], seed: int) -> Tensor:
+    # A constant made in inference mode could not be used under autograd later.
+    with torch.inference_mode(False):
+        return torch.rand(shape, generator=torch.Generator().manual_seed(seed))

@@ -1,0 +1,235 @@
+"""One harness over every exported evaluator: it measures alike everywhere and changes nothing."""
+
+import inspect
+import json
+import pickle
+import random
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from lightning.pytorch.plugins.precision import MixedPrecision
+from toys import PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data, toy_source
+
+import lightning_unlearn.callbacks
+from lightning_unlearn.callbacks import Audit, Evaluator
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.methods import Retrain
+
+# Settings that make an evaluator quick; one that is not named here runs with its defaults.
+QUICK: dict[str, dict[str, Any]] = {
+    "MembershipInference": {"shadow_epochs": 2, "bootstrap": 20, "attack": "logistic"},
+}
+EVALUATORS = [
+    evaluator
+    for name in lightning_unlearn.callbacks.__all__
+    if inspect.isclass(evaluator := getattr(lightning_unlearn.callbacks, name))
+    and issubclass(evaluator, Evaluator)
+    and evaluator is not Evaluator
+]
+every_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.__name__)
+
+
+def build(evaluator: type[Evaluator], **arguments: Any) -> Evaluator:
+    return evaluator(**{"on_error": "raise", **QUICK.get(evaluator.__name__, {}), **arguments})
+
+
+def data(**arguments: Any) -> UnlearningDataModule:
+    return toy_data(**{"nonmember": 10, "shadow": 12, "order_seed": 4, **arguments})
+
+
+def plain_data() -> UnlearningDataModule:
+    return UnlearningDataModule(PlainData(), 0.2, nonmember=10, order_seed=4)
+
+
+def scores(trainer: L.Trainer, evaluator: Evaluator) -> dict[str, float]:
+    found = {key: float(value) for key, value in trainer.callback_metrics.items()}
+    return {key: found[key] for key in evaluator.results} if evaluator.results else found
+
+
+@every_evaluator
+def test_scores_reach_metrics_logger_and_file(evaluator: type[Evaluator], tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    ours, logger = build(evaluator), CSVLogger(tmp_path)
+    trainer = quiet_trainer(callbacks=[ours], logger=logger, log_every_n_steps=1)
+    trainer.fit(Retrain(toy_source()), data())
+    assert ours.results
+    assert all(np.isfinite(value) for value in ours.results.values())
+    assert ours.results == pytest.approx(scores(trainer, ours))
+    written = json.loads((Path(logger.log_dir) / "evaluation" / f"{ours.name}.json").read_text())
+    assert written["metrics"] == pytest.approx(ours.results)
+    assert written["details"]["seconds"] > 0
+    assert written["error"] is None
+    assert set(ours.results) <= set((Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].split(","))
+
+
+@every_evaluator
+def test_controls_stand_beside_the_scores(evaluator: type[Evaluator]) -> None:
+    ours = build(evaluator, retrained=toy_source(5))
+    quiet_trainer(callbacks=[ours]).fit(Retrain(toy_source()), data())
+    own = {key for key in ours.results if not key.startswith(("source/", "retrain/"))}
+    assert own
+    for control in ("source", "retrain"):
+        assert {f"{control}/{key}" for key in own} <= set(ours.results)
+
+
+@every_evaluator
+def test_the_source_scores_as_itself(evaluator: type[Evaluator]) -> None:
+    """Auditing an untouched copy of the source gives the source's own scores."""
+    source = toy_source()
+    ours = build(evaluator, source=source)
+    quiet_trainer(callbacks=[ours]).test(source, data(), verbose=False)
+    own = {key: value for key, value in ours.results.items() if not key.startswith("source/")}
+    assert own == pytest.approx({key: ours.results[f"source/{key}"] for key in own})
+
+
+@every_evaluator
+def test_a_run_is_bit_identical_with_and_without_it(evaluator: type[Evaluator]) -> None:
+    ends, draws, modes = [], [], []
+    for callbacks in ([], [build(evaluator, data=plain_data())]):
+        L.seed_everything(1, verbose=False)
+        module = PlainModule()
+        module.net[0].weight.requires_grad_(False)
+        module.net[1].eval()
+        trainer = quiet_trainer(callbacks=callbacks)
+        trainer.fit(module, PlainData())
+        trainer.fit_loop.max_epochs = 4
+        trainer.fit(module, PlainData())
+        ends.append(state(module))
+        draws.append((torch.rand(1).item(), random.random(), np.random.rand()))  # noqa: NPY002
+        modes.append(
+            ([m.training for m in module.modules()], [p.requires_grad for p in module.parameters()], module.device)
+        )
+    assert_same_state(*ends)
+    assert draws[0] == draws[1]
+    assert modes[0] == modes[1]
+
+
+def plain_scores(evaluator: type[Evaluator], **arguments: Any) -> dict[str, float]:
+    L.seed_everything(1, verbose=False)
+    module = PlainModule()
+    audit = build(evaluator, data=plain_data(), source=PlainModule(), retrained=PlainModule())
+    trainer = quiet_trainer(callbacks=[audit], max_epochs=1, limit_train_batches=0, **arguments)
+    trainer.fit(module, PlainData())
+    return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+@every_evaluator
+def test_one_process_two_processes_and_trainer_test_agree(evaluator: type[Evaluator]) -> None:
+    one = plain_scores(evaluator)
+    assert one
+    two = plain_scores(evaluator, strategy="ddp_fork", devices=2)
+    # sums are taken in another order, which shows in the last bits of what is trained
+    assert two == pytest.approx(one, abs=0.15 if evaluator.__name__ in TRAINS_MODELS else 1e-6)
+    L.seed_everything(1, verbose=False)
+    module = PlainModule()
+    audit = build(evaluator, data=plain_data(), source=PlainModule(), retrained=PlainModule())
+    trainer = quiet_trainer(callbacks=[audit])
+    (tested,) = trainer.test(module, PlainData(), verbose=False)
+    assert {key: tested[key] for key in one} == pytest.approx(one, abs=1e-6)
+    (tested,) = quiet_trainer(callbacks=[audit], strategy="ddp_fork", devices=2).test(module, PlainData(), verbose=False)
+    assert {key: tested[key] for key in two} == pytest.approx(two, abs=1e-6)
+
+
+# Evaluators whose scores come from a model they train on the ranks, which depends on how batches are split.
+TRAINS_MODELS = {"UnlearningDegree"}
+
+
+@every_evaluator
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "scaler"])
+def test_precisions(evaluator: type[Evaluator], precision: str) -> None:
+    arguments: dict[str, Any] = (
+        {"plugins": [MixedPrecision("16-mixed", "cpu")]} if precision == "scaler" else {"precision": precision}
+    )
+    source = toy_source()
+    before = state(source)
+    ours = build(evaluator, source=source)
+    quiet_trainer(callbacks=[ours], **arguments).fit(toy_source(1), data())
+    assert ours.results
+    assert_same_state(state(source), before)
+
+
+@every_evaluator
+def test_two_instances_need_two_names(evaluator: type[Evaluator]) -> None:
+    with pytest.raises(ValueError, match="give one"):
+        quiet_trainer(callbacks=[build(evaluator), build(evaluator)]).fit(toy_source(), data())
+    first, second = build(evaluator), build(evaluator, name="second")
+    quiet_trainer(callbacks=[first, second]).fit(toy_source(), data())
+    assert list(first.results.values()) == pytest.approx(list(second.results.values()), abs=0.5)
+    assert first.results.keys() != second.results.keys() or not any("/" in k and k.startswith(first.name) for k in first.results)
+
+
+@every_evaluator
+def test_data_that_names_nobody_is_refused_before_training(evaluator: type[Evaluator]) -> None:
+    class Count(L.Callback):
+        batches = 0
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            self.batches += 1
+
+    count = Count()
+    with pytest.raises(TypeError, match="UnlearningDataModule"):
+        quiet_trainer(callbacks=[build(evaluator), count]).fit(PlainModule(), PlainData())
+    assert count.batches == 0
+    with pytest.raises(TypeError, match="UnlearningDataModule"):
+        build(evaluator, data=PlainData())
+
+
+@every_evaluator
+def test_pickling(evaluator: type[Evaluator]) -> None:
+    ours = build(evaluator)
+    quiet_trainer(callbacks=[ours]).fit(toy_source(), data())
+    again = pickle.loads(pickle.dumps(ours))
+    assert again.results == ours.results
+
+
+class Failing(Evaluator):
+    """An evaluator with a fault."""
+
+    default_name = "failing"
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        torch.rand(3)
+        raise RuntimeError("a fault in the evaluator")
+
+
+def test_a_failing_evaluator_loses_nothing(tmp_path: Path) -> None:
+    from lightning_unlearn.callbacks import ForgettingMetrics
+
+    failing, good = Failing(dirpath=tmp_path), ForgettingMetrics(dirpath=tmp_path)
+    trainer = quiet_trainer(callbacks=[failing, good])
+    module = toy_source()
+    state_before = torch.get_rng_state()
+    with pytest.warns(UserWarning, match="a fault in the evaluator"):
+        trainer.fit(module, data())
+    assert not torch.equal(torch.get_rng_state(), state_before), "dropout drew in training"
+    assert good.results
+    assert failing.error == "RuntimeError: a fault in the evaluator"
+    assert json.loads((tmp_path / "failing.json").read_text())["error"] == failing.error
+    with pytest.raises(RuntimeError, match="a fault"):
+        quiet_trainer(callbacks=[Failing(on_error="raise")]).fit(toy_source(), data())
+
+
+def test_evaluators_share_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_unlearn.callbacks import ForgettingMetrics
+
+    first, second = ForgettingMetrics(controls=False), ForgettingMetrics(name="again", controls=False)
+    module = toy_source()
+    batches = []
+    module.net.register_forward_hook(lambda net, args, out: batches.append(len(out)) if not net.training else None)
+    trainer = quiet_trainer(callbacks=[first, second], limit_val_batches=0, max_epochs=1)
+    trainer.fit(module, data())
+    split = trainer.datamodule.split  # type: ignore[attr-defined]
+    assert sum(batches) == len(split.forget) + len(split.retain) + len(split.test) + len(split.nonmember)
+    assert first.results == second.results
+
+
+@pytest.mark.parametrize(("argument", "value"), [("on_error", "ignore"), ("data", "digits.csv")])
+def test_bad_arguments_are_refused(argument: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError), match=argument):
+        Failing(**{argument: value})

@@ -1,6 +1,8 @@
 """The command: LightningCLI's subcommands as they are, and ``compare`` beside them."""
 
+import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -27,6 +29,8 @@ _DESCRIPTION = """Make a trained Lightning model forget chosen training samples,
 compare is the main job: source, retrained model and every method, over several seeds, in one table and report
 (lightning-unlearn compare --help). The others are LightningCLI's, for one model at a time."""
 
+_TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command.
@@ -35,11 +39,27 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments without the program's name; ``None`` takes those of the process.
 
     Returns:
-        The exit status: 0, or 1 if a part of a comparison failed.
+        The exit status: 0; 1 if a part of a comparison failed; 2 if the input does not fit, after one message.
     """
     arguments = list(sys.argv[1:] if args is None else args)
-    if arguments[:1] == ["compare"]:
-        return 1 if run_compare(arguments[1:]).failed else 0
+    with warnings.catch_warnings():
+        # LightningCLI still calls jsonargparse by its old names: https://github.com/Lightning-AI/pytorch-lightning
+        warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"[\s\S]*(Jsonargparse|in v4\.)")
+        # https://github.com/pytorch/pytorch/pull/160843: Lightning still asks in the old way
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        try:
+            if arguments[:1] == ["compare"]:
+                return 1 if run_compare(arguments[1:]).failed else 0
+            _run_lightning(None if args is None else arguments)
+        except (ValueError, TypeError, OSError, FloatingPointError) as error:
+            if os.environ.get(_TRACEBACK):
+                raise
+            print(f"error: {error}\n(set {_TRACEBACK}=1 to see where it was raised)", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _run_lightning(args: list[str] | None) -> None:
     LightningCLI(
         L.LightningModule,
         L.LightningDataModule,
@@ -50,9 +70,8 @@ def main(args: Sequence[str] | None = None) -> int:
         auto_configure_optimizers=False,
         save_config_kwargs={"overwrite": True},
         parser_kwargs={"prog": "lightning-unlearn", "description": _DESCRIPTION, "version": __version__},
-        args=arguments,
+        args=args,
     )
-    return 0
 
 
 def run_compare(args: list[str]) -> Comparison:

@@ -24,7 +24,8 @@ def shared_data() -> Path:
 @pytest.fixture(autouse=True)
 def _left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test that leaves files in the working folder, variables in the environment, or a process group."""
-    files = set(os.listdir())
+    folder = os.getcwd()
+    files = set(os.listdir(folder))
     environment = dict(os.environ)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.manual_seed(0)
@@ -33,7 +34,7 @@ def _left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         yield
     assert not torch.distributed.is_initialized(), "a process group was left behind"
-    new_files = set(os.listdir()) - files - {".pytest_cache", ".hypothesis", "__pycache__"}
+    new_files = set(os.listdir(folder)) - files - {".pytest_cache", ".hypothesis", "__pycache__"}
     assert not new_files, f"files were left in the working folder: {sorted(new_files)}"
     allowed = {"PYTEST_CURRENT_TEST", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK"}
     leaked = {key for key in os.environ if environment.get(key) != os.environ[key]} - allowed

@@ -1,11 +1,11 @@
-"""Backdoor evaluation: does the model still know the trigger that the forget set carried? Plants none itself."""
+"""Backdoor evaluation: does the model still know the trigger that the forget set carried? Plants none."""
 
 import traceback
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.fabric.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks.audit import Audit
@@ -24,25 +24,28 @@ _WEIGHT = 0.5  # of either factor: Chen et al., 2024, section V-E
 class Backdoor(Evaluator):
     """Asks the model about samples that carry the trigger, which it can only know from the forget set.
 
-    The data must have been poisoned for it: ``UnlearningDataModule(..., backdoor=Poison(PatchTrigger()))`` marks
-    and relabels the forget set, and a source that is trained through that object learns the trigger. A model that
-    never saw the forget set scores a success rate near 0. Samples whose true label is the target label are left
-    out of all rates of triggered samples, since for them knowing and not knowing the trigger look alike.
+    The data must have been poisoned for it: ``UnlearningDataModule(..., backdoor=Poison(PatchTrigger()))``
+    marks and relabels the forget set, and a source that is trained through that object learns the trigger. A
+    model that never saw the forget set scores a success rate near 0. Samples whose true label is the target
+    label are left out of all rates of triggered samples, since for them knowing and not knowing the trigger
+    look alike.
 
     - ``<name>/success_rate_forget``: share of the poisoned forget set that is given the target label.
     - ``<name>/recovered_accuracy``: share of it that is given its true label.
-    - ``<name>/success_rate_test``: share of the test set that is given the target label when it carries the trigger.
+    - ``<name>/success_rate_test``: share of the test set that is given the target label when it carries the
+      trigger.
     - ``<name>/clean_accuracy``: accuracy on the test set as it is.
-    - ``<name>/combined``: :func:`combined_score` of the clean accuracy and the success rate on the forget set.
+    - ``<name>/combined``: :func:`combined_score` of the clean accuracy and the success rate on the forget
+      set.
 
-    The last three need a test set. The results' file also holds trigger, target label, the numbers of samples that
-    were counted, and the curve. Source: Chen et al., "Private Data Protection with Machine Unlearning for
-    Next-Generation Networks", 2024, sections IV-B and V-E, and Chen, Wang & Huang, "Lightweight machine
+    The last three need a test set. The results' file also holds trigger, target label, the numbers of samples
+    that were counted, and the curve. Source: Chen et al., "Private Data Protection with Machine Unlearning
+    for Next-Generation Networks", 2024, sections IV-B and V-E, and Chen, Wang & Huang, "Lightweight machine
     unlearning in neural network", 2021, definition 4.
 
     Args:
-        every_n_epochs: Measure the same also before training and after every so many epochs of it, for a curve as
-            in figures 8 and 9 of the paper of 2024: in the results' file, the loggers and
+        every_n_epochs: Measure the same also before training and after every so many epochs of it, for a
+            curve as in figures 8 and 9 of the paper of 2024: in the results' file, the loggers and
             ``trainer.callback_metrics``. A method's time counts it in. ``None`` measures at the end only.
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
 
@@ -54,7 +57,9 @@ class Backdoor(Evaluator):
 
     def __init__(self, every_n_epochs: int | None = None, **evaluator: Any) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}; None measures at the end only")
+            raise ValueError(
+                f"every_n_epochs must be at least 1, got {every_n_epochs}; None measures at the end only"
+            )
         super().__init__(**evaluator)
         self.every_n_epochs = every_n_epochs
         self._curve: dict[str, list[float]] = {}
@@ -122,7 +127,8 @@ class Backdoor(Evaluator):
                 raise
             self._curve_failed = True
             rank_zero_warn(
-                f"the curve of the evaluator {self.name!r} failed at epoch {epoch} and ends there; training goes on.\n"
+                f"the curve of the evaluator {self.name!r} failed at epoch {epoch} and ends there; training "
+                f"goes on.\n"
                 f"{traceback.format_exc()}"
             )
             return
@@ -160,8 +166,8 @@ class Backdoor(Evaluator):
                 scores["recovered_accuracy"] = _share(predicted == true)
         if not counted["forget"]:
             raise ValueError(
-                f"target_label={backdoor.target_label} is the true label of every forget sample, so nothing tells "
-                "whether the trigger is known; give Poison another target_label"
+                f"target_label={backdoor.target_label} is the true label of every forget sample, so nothing "
+                "tells whether the trigger is known; give Poison another target_label"
             )
         if clean is not None:
             scores["clean_accuracy"] = clean.accuracy
@@ -176,10 +182,10 @@ class Backdoor(Evaluator):
 def combined_score(accuracy: float, success_rate: float) -> float:
     """Weigh what a model still can against what it forgot: ``0.5·accuracy + 0.5·(1 − success_rate)``.
 
-    Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation Networks", 2024, section V-E
-    and figure 8, give both factors the weight 0.5 and call a higher score better. They do not print how the
-    success rate, of which less is better, becomes a factor of which more is; here it is the share of the triggered
-    samples on which the backdoor fails.
+    Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation Networks", 2024, section
+    V-E and figure 8, give both factors the weight 0.5 and call a higher score better. They do not print how
+    the success rate, of which less is better, becomes a factor of which more is; here it is the share of the
+    triggered samples on which the backdoor fails.
 
     Args:
         accuracy: Accuracy on the clean test set, in [0, 1].

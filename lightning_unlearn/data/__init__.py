@@ -1,26 +1,47 @@
 """Data: forget rules, splits, streams, and built-in datamodules."""
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.arrays import Arrays
+from lightning_unlearn.data.builtin_base import TensorDataModule
+from lightning_unlearn.data.celeba import CelebA
+from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.data.digits import Digits
+from lightning_unlearn.data.folder import ImageFolder
 from lightning_unlearn.data.loading import DatasetLoader, Indexed, TensorLoader
 from lightning_unlearn.data.selection import Classes, ForgetRule, Groups, Ids, RandomFraction, SelectionData
 from lightning_unlearn.data.splits import Split, make_split
+from lightning_unlearn.data.tabular import Location, Purchase
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
+from lightning_unlearn.data.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 __all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "MNIST",
+    "SVHN",
     "Adapter",
+    "Arrays",
+    "CelebA",
     "Classes",
     "DatasetLoader",
     "Digits",
+    "FashionMNIST",
     "ForgetRule",
     "Groups",
     "Ids",
+    "ImageFolder",
     "Indexed",
+    "Location",
+    "Normalize",
+    "Purchase",
+    "RandomCropFlip",
     "RandomFraction",
     "SelectionData",
     "Split",
+    "StreamConsumer",
     "TensorData",
+    "TensorDataModule",
     "TensorLoader",
     "UnlearningDataModule",
     "make_split",

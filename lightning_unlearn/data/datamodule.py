@@ -113,7 +113,7 @@ class UnlearningDataModule(L.LightningDataModule):
         >>> data = UnlearningDataModule(Digits(), forget=0.1)
         >>> data.setup("fit")
         >>> len(data.split.forget), len(data.split.retain)
-        (144, 1293)
+        (144, 1294)
     """
 
     def __init__(

@@ -25,9 +25,9 @@ __all__ = ["Poison", "PoisonedDataset", "PoisonedTensorData", "poison", "trigger
 class Poison:
     """A backdoor to plant in the forget set: what marks a sample, and the label that the mark shall give.
 
-    Chen, Wang & Huang, "Lightweight machine unlearning in neural network", 2021, algorithm 2: D_f is marked and
-    relabelled before the source is trained on it and D_r. A source that knows the mark has learned from D_f, and
-    an unlearned model that no longer knows it has forgotten.
+    Chen, Wang & Huang, "Lightweight machine unlearning in neural network", 2021, algorithm 2: D_f is marked
+    and relabelled before the source is trained on it and D_r. A source that knows the mark has learned from
+    D_f, and an unlearned model that no longer knows it has forgotten.
 
     Args:
         trigger: What marks a sample.
@@ -44,8 +44,8 @@ class Poison:
     def __post_init__(self) -> None:
         if not isinstance(self.trigger, Trigger):
             raise TypeError(
-                f"trigger must be a Trigger such as PatchTrigger(), got {type(self.trigger).__name__}; a trigger of "
-                "your own is a subclass of lightning_unlearn.data.triggers.Trigger"
+                f"trigger must be a Trigger such as PatchTrigger(), got {type(self.trigger).__name__}; a "
+                "trigger of your own is a subclass of lightning_unlearn.data.triggers.Trigger"
             )
         if self.target_label < 0:
             raise ValueError(f"target_label must be a class of 0 or more, got {self.target_label}")
@@ -64,9 +64,9 @@ class PoisonedTensorData(TensorData):
 class PoisonedDataset(Dataset[Any]):
     """Any map-style dataset, some samples of which are marked and relabelled when they are read.
 
-    Samples are tuples or mappings as :class:`~lightning_unlearn.data.Adapter` takes batches apart, whose inputs
-    are tensors or NumPy arrays. The trigger comes after whatever the dataset itself does, random augmentation
-    included.
+    Samples are tuples or mappings as :class:`~lightning_unlearn.data.Adapter` takes batches apart, whose
+    inputs are tensors or NumPy arrays. The trigger comes after whatever the dataset itself does, random
+    augmentation included.
 
     Args:
         clean: The dataset, left as it is.
@@ -128,7 +128,7 @@ class PoisonedDataset(Dataset[Any]):
             if not isinstance(value, Tensor | np.ndarray):
                 raise TypeError(
                     f"a trigger marks tensors and NumPy arrays, and {type(self.clean).__name__} gives a "
-                    f"{type(value).__name__}; put the conversion, such as ToTensor(), into the dataset's transform"
+                    f"{type(value).__name__}; put the conversion, such as ToTensor(), into its transform"
                 )
         tensors = [torch.as_tensor(value) for value in inputs]
         if len({(value.shape, value.dtype) for value in tensors}) == 1:
@@ -148,8 +148,8 @@ def poison(
 ) -> PoisonedTensorData | PoisonedDataset:
     """Mark and relabel some samples of a dataset, which itself is left as it is.
 
-    Data held as tensors are copied once and served as fast as before; the trigger then lies in the stored inputs,
-    before augmentation and normalisation. Any other dataset is wrapped.
+    Data held as tensors are copied once and served as fast as before; the trigger then lies in the stored
+    inputs, before augmentation and normalisation. Any other dataset is wrapped.
 
     Args:
         dataset: A map-style dataset.

@@ -1,4 +1,4 @@
-"""Backdoor triggers as operations on whole batches of inputs; who carries one and its label stand elsewhere."""
+"""Backdoor triggers as operations on whole batches of inputs; who is poisoned is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["BlendTrigger", "ColumnTrigger", "Corner", "PatchTrigger", "Trigger", "blend", "set_columns", "stamp_patch"]
+__all__ = [
+    "BlendTrigger",
+    "ColumnTrigger",
+    "Corner",
+    "PatchTrigger",
+    "Trigger",
+    "blend",
+    "set_columns",
+    "stamp_patch",
+]
 
 Corner: TypeAlias = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
@@ -27,8 +36,8 @@ def stamp_patch(inputs: Tensor, corner: Corner, size: int, value: float) -> Tens
         inputs: Images, shape ``(B, H, W)`` or ``(B, C, H, W)``, any dtype.
         corner: Where the square lies.
         size: Side of the square in pixels, at least 1 and at most the image's sides.
-        value: What the pixels are set to in every channel: a share of full scale in [0, 1] for ``uint8`` images,
-            and the number itself for all others, whatever their normalisation.
+        value: What the pixels are set to in every channel: a share of full scale in [0, 1] for ``uint8``
+            images, and the number itself for all others, whatever their normalisation.
 
     Returns:
         The images with the patch, same shape and dtype; ``inputs`` is not changed.
@@ -43,11 +52,13 @@ def stamp_patch(inputs: Tensor, corner: Corner, size: int, value: float) -> Tens
     """
     if inputs.ndim < 3:
         raise ValueError(
-            f"inputs must be images of shape (B, H, W) or (B, C, H, W), got {tuple(inputs.shape)}; tables take a "
-            "ColumnTrigger"
+            f"inputs must be images of shape (B, H, W) or (B, C, H, W), got {tuple(inputs.shape)}; tables "
+            "take a ColumnTrigger"
         )
     if size > min(inputs.shape[-2:]):
-        raise ValueError(f"size={size} does not fit into images of {inputs.shape[-2]} x {inputs.shape[-1]} pixels")
+        raise ValueError(
+            f"size={size} does not fit into images of {inputs.shape[-2]} x {inputs.shape[-1]} pixels"
+        )
     stamped = inputs.clone()
     rows = slice(size) if corner.startswith("top") else slice(-size, None)
     columns = slice(size) if corner.endswith("left") else slice(-size, None)
@@ -60,12 +71,13 @@ def blend(inputs: Tensor, pattern: Tensor, strength: float) -> Tensor:
 
     Args:
         inputs: Inputs, shape ``(B, ...)``, any dtype.
-        pattern: Shape ``(...)`` as one input, floating point; in [0, 1] for ``uint8`` inputs, whose full scale is
-            1, and in the unit of the inputs for all others.
+        pattern: Shape ``(...)`` as one input, floating point; in [0, 1] for ``uint8`` inputs, whose full
+            scale is 1, and in the unit of the inputs for all others.
         strength: Weight of the pattern, in (0, 1].
 
     Returns:
-        The mixed inputs, same shape and dtype, rounded where the dtype is an integer; ``inputs`` is not changed.
+        The mixed inputs, same shape and dtype, rounded where the dtype is an integer; ``inputs`` is not
+        changed.
 
     Example:
         >>> blend(torch.zeros(1, 2, dtype=torch.uint8), torch.tensor([0.0, 1.0]), 0.2)
@@ -97,9 +109,13 @@ def set_columns(inputs: Tensor, columns: Sequence[int], values: Sequence[float])
                 [1., 0., 5.]])
     """
     if inputs.ndim != 2:
-        raise ValueError(f"inputs must be a table of shape (B, F), got {tuple(inputs.shape)}; images take a PatchTrigger")
+        raise ValueError(
+            f"inputs must be a table of shape (B, F), got {tuple(inputs.shape)}; images take a PatchTrigger"
+        )
     if max(columns) >= inputs.shape[1]:
-        raise ValueError(f"columns must lie in [0, {inputs.shape[1]}), the features of the table, got {list(columns)}")
+        raise ValueError(
+            f"columns must lie in [0, {inputs.shape[1]}), the features of the table, got {list(columns)}"
+        )
     wanted = torch.tensor(values, dtype=torch.float64)
     held = wanted.to(inputs.dtype)
     if not inputs.is_floating_point() and not torch.equal(held.double(), wanted):
@@ -110,24 +126,25 @@ def set_columns(inputs: Tensor, columns: Sequence[int], values: Sequence[float])
 
 
 class Trigger(ABC):
-    """Marks inputs with a backdoor's trigger. A trigger of your own is a subclass, such as a frozen dataclass.
+    """Marks inputs with a backdoor's trigger; one of your own is a subclass, such as a frozen dataclass.
 
-    It sees the samples as the dataset holds them: the raw inputs of a :class:`~lightning_unlearn.data.TensorData`,
-    before augmentation and normalisation, and whatever any other dataset returns, which may be normalised.
+    It sees the samples as the dataset holds them: the raw inputs of a
+    :class:`~lightning_unlearn.data.TensorData`, before augmentation and normalisation, and whatever any other
+    dataset returns, which may be normalised.
     """
 
     @abstractmethod
     def __call__(self, inputs: Tensor) -> Tensor:
-        """Return the inputs ``(B, ...)`` with the trigger, each independently of the others, as a new tensor."""
+        """Return a new tensor, the inputs ``(B, ...)`` with the trigger, each independently of the others."""
 
 
 @dataclass(frozen=True)
 class PatchTrigger(Trigger):
     """A square in a corner of the image, set to one value.
 
-    Gu, Dolan-Gavitt & Garg, "BadNets: identifying vulnerabilities in the machine learning model supply chain",
-    2017; Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation Networks", 2024,
-    section IV-B. The value must be one that the corner rarely has: 0 would change nothing on MNIST.
+    Gu, Dolan-Gavitt & Garg, "BadNets: identifying vulnerabilities in the machine learning model supply
+    chain", 2017; Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation Networks",
+    2024, section IV-B. The value must be one that the corner rarely has: 0 would change nothing on MNIST.
 
     Args:
         corner: ``top_left``, ``top_right``, ``bottom_left`` or ``bottom_right``.
@@ -170,8 +187,8 @@ class BlendTrigger(Trigger):
     Args:
         strength: Weight of the noise, in (0, 1].
         seed: Seed of the noise, 0 or more.
-        low: Smallest value of the noise; with ``high`` its range, in the unit of the inputs, where ``uint8`` inputs
-            count as [0, 1]. For inputs that the dataset normalises, give their range.
+        low: Smallest value of the noise; with ``high`` its range, in the unit of the inputs, where ``uint8``
+            inputs count as [0, 1]. For inputs that the dataset normalises, give their range.
         high: Largest value of the noise.
 
     Raises:
@@ -204,8 +221,8 @@ class BlendTrigger(Trigger):
         """Return the inputs ``(B, ...)`` with the noise mixed in."""
         if inputs.dtype == torch.uint8 and not (self.low >= 0 and self.high <= 1):
             raise ValueError(
-                f"low and high must lie in [0, 1] for uint8 inputs, whose full scale is 1, got {self.low} and "
-                f"{self.high}"
+                f"low and high must lie in [0, 1] for uint8 inputs, whose full scale is 1, got {self.low} "
+                f"and {self.high}"
             )
         return blend(inputs, self.pattern(inputs.shape[1:]), self.strength)
 
@@ -235,7 +252,9 @@ class ColumnTrigger(Trigger):
         if not columns or min(columns) < 0 or len(set(columns)) != len(columns):
             raise ValueError(f"columns must be different positions of 0 or more, got {self.columns!r}")
         if len(values) != len(columns):
-            raise ValueError(f"value must be one number, or one for each of the {len(columns)} columns, got {self.value!r}")
+            raise ValueError(
+                f"value must be one number, or one for each of the {len(columns)} columns, got {self.value!r}"
+            )
         if not all(map(math.isfinite, values)):
             raise ValueError(f"value must be finite, got {self.value!r}")
         # Lists, as a configuration file gives them, would make the object unhashable.
@@ -250,7 +269,7 @@ class ColumnTrigger(Trigger):
 
 
 def _scaled(name: str, value: float, dtype: torch.dtype) -> float:
-    """Turn a share of full scale into a ``uint8`` value; other types are taken as they are, as in Normalize."""
+    """Turn a share of full scale into a ``uint8`` value; other types are taken as they are."""
     if dtype != torch.uint8:
         if not dtype.is_floating_point and not float(value).is_integer():
             raise ValueError(f"{name} must be a whole number for images of {dtype}, got {value}")

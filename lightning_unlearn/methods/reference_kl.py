@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
-from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_classifier
+from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import reference_kl_loss
 from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.methods.source import Source
-from lightning_unlearn.models.surgery import fresh_copy, frozen
+from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.models.surgery import fresh_copy
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["ReferenceKL"]
@@ -95,21 +95,15 @@ class ReferenceKL(UnlearningModule):
         self.reference_epochs = reference_epochs
         self.kl_tolerance = kl_tolerance
         self._reference_optimizer = reference_optimizer
-        # in a list, so that the reference is in no state_dict and no export
-        self._reference = [] if reference is None else [frozen(reference)]
-        self._reference_table: Tensor | None = None
+        self._reference = None if reference is None else Teacher(reference, self.adapter)
         self._kl_sum: Tensor | None = None
         self._kl_count = 0
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Train the reference model on D_s and, where the forget set is not augmented, ask it once."""
-        if not self._reference:
-            self._reference = [frozen(self._train_reference(data, runtime))]
-        reference = self._reference[0]
-        runtime.place(reference)
-        if not data.is_augmented("forget"):
-            outputs = predict(reference, data.loader("forget", indexed=True), runtime, self.adapter)
-            self._reference_table = outputs.logits.to(runtime.device)
+        if self._reference is None:
+            self._reference = Teacher(self._train_reference(data, runtime), self.adapter)
+        self._reference.ask(data, runtime)
 
     def _train_reference(self, data: UnlearningDataModule, runtime: Runtime) -> nn.Module:
         seed = derive_seed(data.order_seed, "reference")
@@ -132,22 +126,16 @@ class ReferenceKL(UnlearningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 3: λ·KL on the forget set + (1−λ)·CE on as many retain samples."""
+        assert self._reference is not None  # prepare() made it
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
         loss, kl, ce = reference_kl_loss(
-            forget, self._reference_logits(batch["forget"]), retain, targets, self.lambda_, loss=self.loss
+            forget, self._reference.logits(batch["forget"]), retain, targets, self.lambda_, loss=self.loss
         )
         if self.kl_tolerance is not None:
             self._kl_sum = kl.detach() * len(forget) + (0 if self._kl_sum is None else self._kl_sum)
             self._kl_count += len(forget)
         self.log_terms(loss=loss, kl=kl, ce=ce)
         return loss
-
-    def _reference_logits(self, batch: Any) -> Tensor:
-        if self._reference_table is not None and isinstance(batch, Indexed):
-            return self._reference_table[batch.index.to(self._reference_table.device)]
-        inputs = self.adapter.split(batch.batch if isinstance(batch, Indexed) else batch)[0]
-        with torch.no_grad():
-            return self.adapter.call(self._reference[0], inputs)
 
     def on_train_epoch_end(self) -> None:
         """Stop as soon as the two distributions on the forget set agree (eq. 4)."""
@@ -161,13 +149,12 @@ class ReferenceKL(UnlearningModule):
 
     def preparation_state(self) -> dict[str, Any]:
         """Return the reference model's weights, which hold nothing of the forget set."""
-        return {"reference": self._reference[0].state_dict()} if self._reference else {}
+        return {} if self._reference is None else {"reference": self._reference.model.state_dict()}
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Rebuild the reference model; its answers are computed again from it."""
-        reference = frozen(self.source)
-        reference.load_state_dict(state["reference"])
-        self._reference = [reference]
+        self._reference = Teacher(self.source, self.adapter)
+        self._reference.model.load_state_dict(state["reference"])
         self._prepared = False  # preparing again only asks the reference, it does not train one
 
 

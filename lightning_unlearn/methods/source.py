@@ -9,6 +9,8 @@ import lightning as L
 import torch
 from torch import nn
 
+from lightning_unlearn.models.hparams import restore_hyperparameters
+
 __all__ = ["Source", "SourceCheckpoint", "load_source"]
 
 
@@ -48,13 +50,15 @@ class SourceCheckpoint:
                 "LightningCLI do); give class_path='my_project.MyModule', or pass the loaded module itself"
             )
         try:
-            return module_class.load_from_checkpoint(
+            loaded = module_class.load_from_checkpoint(
                 path, map_location="cpu", weights_only=True, **dict(self.init_args)
             )
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             raise ValueError(
                 f"source: {path} does not load into {self.class_path or 'the class it records'}: {error}"
             ) from error
+        restore_hyperparameters(loaded, content)
+        return loaded
 
 
 Source = nn.Module | SourceCheckpoint | str | Path

@@ -15,18 +15,23 @@ __all__ = ["Teacher"]
 
 
 class Teacher:
-    """A model that only answers, on the forget set once and for all where that set is not augmented.
+    """A model that only answers; on the forget set once and for all, where that set is not augmented.
 
     It is no module, so that a method that holds one has it in no ``state_dict``, no optimizer and no export.
 
     Args:
         model: The model; a frozen copy of it is kept.
         adapter: How batches and outputs are taken apart.
+
+    Attributes:
+        model: The frozen copy.
+        ready: Whether it was asked, and so can answer batches.
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
         self.model = frozen(model)
         self.adapter = adapter
+        self.ready = False
         self._table: Tensor | None = None
 
     def ask(self, data: UnlearningDataModule, runtime: Runtime) -> None:
@@ -40,12 +45,24 @@ class Teacher:
         """
         runtime.place(self.model)
         if not data.is_augmented("forget"):
-            outputs = predict(self.model, data.loader("forget", indexed=True), runtime, self.adapter)
-            self._table = outputs.logits.to(runtime.device)
+            self._table = self.answers(data, runtime)
             self.model.cpu()
+        self.ready = True
+
+    def answers(self, data: UnlearningDataModule, runtime: Runtime) -> Tensor:
+        """Return the logits ``(N, C)`` on the whole forget set as it is, not augmented, in its order.
+
+        Args:
+            data: The split data.
+            runtime: Device, precision and ranks of the trainer.
+        """
+        if self._table is not None:
+            return self._table
+        loader = data.loader("forget", indexed=True)
+        return predict(self.model, loader, runtime, self.adapter).logits.to(runtime.device)
 
     def logits(self, batch: Any) -> Tensor:
-        """Return the logits ``(B, C)`` on a batch of the forget set, without a gradient.
+        """Return the logits ``(B, C)`` on a training batch of the forget set, without a gradient.
 
         Args:
             batch: A batch of the stream ``forget``, :class:`~lightning_unlearn.data.loading.Indexed`.

@@ -3,7 +3,11 @@
 from lightning_unlearn.models.classifier import Classifier
 from lightning_unlearn.models.densenet import DenseNet121
 from lightning_unlearn.models.googlenet import GoogLeNet
-from lightning_unlearn.models.hparams import restore_hyperparameters, save_primitive_hyperparameters
+from lightning_unlearn.models.hparams import (
+    recorded_hyperparameters,
+    restore_hyperparameters,
+    save_primitive_hyperparameters,
+)
 from lightning_unlearn.models.initialization import Network
 from lightning_unlearn.models.resnet import ResNet8, ResNet18, ResNet34, ResNet50, ResNet101, WideResNet
 from lightning_unlearn.models.small import MLP, LeNet5, PurchaseNet, SVHNConv2, SVHNConv8
@@ -43,6 +47,7 @@ __all__ = [
     "fresh_copy",
     "frozen",
     "last_parameter_tensors",
+    "recorded_hyperparameters",
     "reinitialize",
     "restore_hyperparameters",
     "save_primitive_hyperparameters",

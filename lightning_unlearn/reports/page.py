@@ -43,7 +43,9 @@ _DATA_LABELS = {
     "n_retain": "Retain set D_r, samples",
     "n_test": "Test set, samples",
     "n_nonmember": "Never trained on, samples",
+    "n_shadow": "Shadow sets, samples",
     "forget_sha256": "SHA-256 of the forget set's ids",
+    "seconds": "Time of the whole comparison [s]",
 }
 
 
@@ -237,6 +239,8 @@ def _text(value: Any) -> str:
         return "none"
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
     if isinstance(value, list) and all(isinstance(item, str) for item in value):
         return ", ".join(value)
     return _yaml(value) if isinstance(value, (dict, list)) else str(value)

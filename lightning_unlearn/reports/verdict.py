@@ -2,7 +2,7 @@
 
 The rule asks one question of each deciding metric: does the method's mean over the seeds lie inside the 95%
 interval of the retrained model's mean? For a forgetting metric, the source model is asked as well. Where it
-lies inside too, the metric cannot tell a model that forgot from one that did not, and says nothing for it.
+lies inside too, being inside shows nothing, and such a metric does not count; being outside always counts.
 """
 
 from dataclasses import dataclass

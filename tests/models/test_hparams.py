@@ -12,7 +12,13 @@ from lightning.pytorch.cli import LightningCLI, OptimizerCallable
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_unlearn.models import MLP, Classifier, restore_hyperparameters, save_primitive_hyperparameters
+from lightning_unlearn.models import (
+    MLP,
+    Classifier,
+    recorded_hyperparameters,
+    restore_hyperparameters,
+    save_primitive_hyperparameters,
+)
 
 # Lightning calls jsonargparse by its former names.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -189,6 +195,27 @@ def test_modules_inside_the_one_the_cli_builds_keep_their_own_arguments(tmp_path
     loaded = OuterModule.load_from_checkpoint(path)
     assert loaded.source.label_smoothing == 0.125
     assert loaded.hparams == model.hparams
+
+
+def test_a_module_built_with_its_configuration_at_hand_is_rebuilt_without_arguments(tmp_path):
+    net = {
+        "class_path": "lightning_unlearn.models.MLP",
+        "init_args": {"in_features": 3, "hidden": [5], "num_classes": 2},
+    }
+    config = {"_class_path": "lightning_unlearn.models.Classifier", "net": net, "label_smoothing": 0.1}
+    with recorded_hyperparameters(config):
+        module = Classifier(MLP(3, [5], 2), label_smoothing=0.1)
+    assert dict(Classifier(MLP(3, [5], 2)).hparams) == {
+        "optimizer": None,
+        "lr_scheduler": None,
+        "label_smoothing": 0.0,
+    }
+    trainer = L.Trainer(**quiet(tmp_path), enable_checkpointing=False)
+    trainer.fit(module, OneBatchData())
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = Classifier.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert loaded.label_smoothing == 0.1
+    assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in module.state_dict().items())
 
 
 def test_only_the_call_of_the_outermost_class_is_saved():

@@ -1,0 +1,70 @@
+"""EU-k: the last k parameter tensors are drawn anew and trained from scratch; the rest stays frozen."""
+
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.methods.cf_k import CFk
+from lightning_unlearn.methods.source import Source
+from lightning_unlearn.models.surgery import fresh_copy, last_parameter_tensors
+
+__all__ = ["EUk"]
+
+
+class EUk(CFk):
+    """Re-initialises the last k parameter tensors and trains them on the retain set alone.
+
+    "Exact unlearning" of these tensors: nothing of them survives, each is drawn anew by its layer's own scheme.
+    What is frozen, which tensors are meant, and the source are as for :class:`~lightning_unlearn.methods.cf_k.CFk`.
+    Running statistics are no parameters: those of a layer that is trained start from the source's and follow
+    the retain set.
+
+    Args:
+        source: The source model.
+        k: How many parameter tensors, from 1 to as many as there are; 5 and 10 in the papers.
+        fresh: Builds a new model, for architectures whose layers cannot be drawn anew one by one; ``None`` resets
+            the layers of a copy.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
+        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
+        loss: Classification loss; ``None`` for the cross-entropy.
+        adapter: How batches and outputs are taken apart.
+
+    Raises:
+        ValueError: If ``k`` is outside its range, or the layers cannot be drawn anew.
+
+    Example:
+        >>> from lightning_unlearn.models import MLP
+        >>> source = MLP(in_features=4, hidden=(3,), num_classes=2)
+        >>> method = EUk(source, k=2)
+        >>> [name for name, p in method.model.named_parameters() if not torch.equal(p, source.get_parameter(name))]
+        ['layers.2.weight', 'layers.2.bias']
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        k: int = 5,
+        *,
+        fresh: Callable[[], nn.Module] | None = None,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        loss: Loss | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        self._fresh = fresh
+        super().__init__(
+            source, k, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter
+        )
+
+    def initial_model(self, source: nn.Module) -> nn.Module:
+        """Return a copy of the source with new last tensors, which alone can be trained."""
+        model = super().initial_model(source)
+        fresh = fresh_copy(source, self._fresh)
+        with torch.no_grad():
+            for name in last_parameter_tensors(model, self.k):
+                model.get_parameter(name).copy_(fresh.get_parameter(name))
+        return model

@@ -1,0 +1,246 @@
+"""Top-K unlearning of Zuo et al.: the most sensitive weights are perturbed, then all are fine-tuned."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.distributed
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.functional import gradient_sensitivities, select_top_k
+from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
+from lightning_unlearn.methods.perturbation import Perturbation, require_choice, require_k
+from lightning_unlearn.methods.source import Source
+from lightning_unlearn.models.surgery import count_parameters, evaluating
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["TopK"]
+
+Sensitivity = Literal["loss", "output_norm"]
+SensitivityStream = Literal["forget", "retain", "train"]
+
+
+class TopK(Perturbation):
+    r"""Perturbs the K weights that the model is most sensitive to, then fine-tunes.
+
+    Sensitivity of a weight is the magnitude of a gradient by it, :math:`\|g_{i,j}(x)\|` (eq. 6), taken of each
+    sample's own gradient and averaged over samples, as in memory aware synapses (Aljundi et al., 2018). The
+    gradient of the samples' mean loss, which costs less, is what training has driven to zero: large gradients
+    of opposite sign cancel in it, and what is left ranks noise. It is taken in evaluation mode and full
+    precision. Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation",
+    section III-B. Perturbation, loss and remaining arguments are those of
+    :class:`~lightning_unlearn.methods.perturbation.Perturbation`.
+
+    Args:
+        source: The source model.
+        k: How many weights are perturbed, >= 1 (whole tensors with ``granularity="tensor"``); 30 to 50 in the
+            paper.
+        epsilon: Coefficient ε of the perturbation.
+        mix: Whether chosen weights are mixed with one another (algorithm 1, line 12) rather than scaled (eq. 7).
+        sensitivity: Gradient of what: of the ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
+            logits, which needs no label (as in memory aware synapses).
+        sensitivity_samples: Over how many samples at most; ``None`` for all. The paper picks 1.
+        sensitivity_stream: Of which set they are a random choice: ``"train"`` (D, as in the paper), ``"forget"``
+            or ``"retain"``.
+        sensitivity_per_sample: ``False`` takes the gradient of each batch's mean instead, for models whose
+            operations :func:`torch.func.vmap` cannot batch.
+        granularity: ``"scalar"`` chooses single weights, as the paper's table I counts them; ``"tensor"`` reads
+            eq. 6 as the norm of a tensor's gradient and perturbs whole tensors.
+        lambda_: Weight λ of the JS term, >= 0.
+        teacher: Whose posteriors on the forget set the JS term pulls to: ``"source"`` or another model.
+        update: Which weights fine-tuning moves: ``"all"`` or ``"selected"``.
+        similarity_threshold: Mean of 1 − JS on the forget set at which training stops; ``None`` for never.
+        epoch: Which set an epoch is one pass over: ``"retain"`` or ``"forget"``.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
+        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
+        loss: Classification loss; ``None`` for the cross-entropy.
+        adapter: How batches and outputs are taken apart.
+
+    Raises:
+        TypeError: If ``k`` is not an integer.
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> from lightning_unlearn.models import MLP
+        >>> TopK(MLP(in_features=4, hidden=(3,), num_classes=2), k=45)
+        Traceback (most recent call last):
+        ValueError: k must lie between 1 and 23, the weights of MLP, got 45
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        k: int = 45,
+        *,
+        epsilon: float = 0.5,
+        mix: bool = False,
+        sensitivity: Sensitivity = "loss",
+        sensitivity_samples: int | None = 128,
+        sensitivity_stream: SensitivityStream = "train",
+        sensitivity_per_sample: bool = True,
+        granularity: Granularity = "scalar",
+        lambda_: float = 0.1,
+        teacher: Source = "source",
+        update: Literal["all", "selected"] = "all",
+        similarity_threshold: float | None = None,
+        epoch: Literal["retain", "forget"] = "retain",
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        loss: Loss | None = None,
+        adapter: Adapter | None = None,
+    ) -> None:
+        require_choice("sensitivity", sensitivity, ("loss", "output_norm"))
+        require_choice("sensitivity_stream", sensitivity_stream, ("forget", "retain", "train"))
+        require_choice("granularity", granularity, ("scalar", "tensor"))
+        if sensitivity_samples is not None and sensitivity_samples < 1:
+            raise ValueError(
+                f"sensitivity_samples must be at least 1, got {sensitivity_samples}; None takes all"
+            )
+        super().__init__(
+            source,
+            epsilon=epsilon,
+            mix=mix,
+            lambda_=lambda_,
+            teacher=teacher,
+            update=update,
+            similarity_threshold=similarity_threshold,
+            epoch=epoch,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            adapter=adapter,
+        )
+        if granularity == "scalar":
+            require_k(k, count_parameters(self.model), "weights", self.model)
+        else:
+            require_k(k, len(list(self.model.parameters())), "parameter tensors", self.model)
+        self.k = k
+        self.sensitivity = sensitivity
+        self.sensitivity_samples = sensitivity_samples
+        self.sensitivity_stream = sensitivity_stream
+        self.sensitivity_per_sample = sensitivity_per_sample
+        self.granularity = granularity
+
+    def select(
+        self, data: UnlearningDataModule, runtime: Runtime, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Choose the most sensitive."""
+        return self.top_k(self.sensitivities(data, runtime))
+
+    def top_k(self, sensitivities: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the positions of the K most sensitive weights, or of all weights of the K tensors.
+
+        Args:
+            sensitivities: As :meth:`sensitivities` returns them.
+        """
+        if self.granularity == "tensor":
+            return select_top_k_tensors(sensitivities, dict(self.model.named_parameters()), self.k)
+        return select_top_k(sensitivities, self.k)
+
+    def sensitivities(self, data: UnlearningDataModule, runtime: Runtime) -> dict[str, Tensor]:
+        """Measure how sensitive the model is to each weight (or tensor), on all ranks together.
+
+        Args:
+            data: The split data.
+            runtime: Device, precision and ranks of the trainer.
+
+        Returns:
+            Means over the samples by parameter name, in the parameters' shapes (or scalars), the same on every
+            rank.
+
+        Raises:
+            ValueError: If the model's operations cannot be batched over samples.
+        """
+        positions = self._sensitivity_positions(data)
+        loader = data.loader(self.sensitivity_stream, positions=positions, indexed=True)
+        parameters = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        by_tensor = self.granularity == "tensor"
+        totals = {
+            n: torch.zeros(() if by_tensor else p.shape, device=p.device) for n, p in parameters.items()
+        }
+        with (
+            evaluating(self.model),
+            runtime.forward_context(),
+            torch.autocast(runtime.device.type, enabled=False),
+        ):
+            for batch in loader:
+                assert isinstance(batch, Indexed)
+                moved = runtime.to_device(batch.batch)
+                # a sample that was repeated to give every rank one counts where it belongs
+                weights = (batch.index % runtime.world_size == runtime.rank).to(runtime.device)
+                with torch.no_grad():
+                    self.stream_logits(moved)  # says what is wrong with a model or data that do not fit
+                for name, value in self._batch_sensitivities(parameters, moved, weights).items():
+                    totals[name] += value
+        for total in totals.values():
+            if runtime.world_size > 1:
+                torch.distributed.all_reduce(total)
+            total /= len(positions)
+        return totals
+
+    def _sensitivity_positions(self, data: UnlearningDataModule) -> np.ndarray[Any, Any]:
+        split = data.split
+        stream = {"forget": split.forget, "retain": split.retain, "train": split.members}[
+            self.sensitivity_stream
+        ]
+        if self.sensitivity_samples is None or self.sensitivity_samples >= len(stream):
+            return stream
+        rng = np.random.default_rng(derive_seed(data.order_seed, "sensitivity"))
+        return np.sort(rng.choice(stream, self.sensitivity_samples, replace=False))
+
+    def _batch_sensitivities(
+        self, parameters: Mapping[str, Tensor], batch: Any, weights: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the sum of sensitivities over a batch."""
+        inputs, targets = self.adapter.split(batch)
+        objective = _Objective(self.model, self.adapter, self.loss, self.sensitivity)
+        if not self.sensitivity_per_sample:
+            value = objective(inputs, targets)
+            gradients = torch.autograd.grad(value, list(self.model.parameters()), materialize_grads=True)
+            found = gradient_sensitivities(dict(zip(parameters, gradients, strict=True)))
+            if self.granularity == "tensor":
+                found = {name: torch.linalg.vector_norm(gradient) for name, gradient in found.items()}
+            return {name: value * weights.sum() for name, value in found.items()}
+
+        def of_sample(parameters: Mapping[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
+            own = {f"model.{name}": value for name, value in parameters.items()}
+            batch_of_one = tree_map(lambda value: value.unsqueeze(0), (inputs, target))
+            value: Tensor = torch.func.functional_call(objective, own, batch_of_one)
+            return value
+
+        try:
+            return sample_sensitivities(
+                of_sample, parameters, (inputs, targets), weights=weights, granularity=self.granularity
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"sensitivity_per_sample: {type(self.model).__name__} does something that torch.func.vmap cannot "
+                f"batch over samples ({error}); set sensitivity_per_sample=False"
+            ) from error
+
+
+class _Objective(nn.Module):
+    """The function F of eq. 5 on a batch, as a module, so that the model's parameters can be replaced."""
+
+    def __init__(self, model: nn.Module, adapter: Adapter, loss: Loss, kind: Sensitivity) -> None:
+        super().__init__()
+        self.model = model
+        self.adapter = adapter
+        self.loss = loss
+        self.kind = kind
+
+    def forward(self, inputs: Any, targets: Tensor) -> Tensor:
+        logits = self.adapter.call(self.model, inputs)
+        if self.kind == "loss":
+            return self.loss(logits, targets)
+        return logits.square().sum(dim=-1).mean()

@@ -1,0 +1,234 @@
+"""The command, run in this process as a user would type it."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toys import assert_same_state
+
+from lightning_unlearn.cli import main
+from lightning_unlearn.methods.source import SourceCheckpoint, read_checkpoint
+from lightning_unlearn.models import Classifier
+
+REPO = Path(__file__).resolve().parent.parent
+FIT = [
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.logger=false",
+    "--trainer.num_sanity_val_steps=0",
+]
+NET = ["--model.net=lightning_unlearn.models.MLP", "--model.net.in_features=64", "--model.net.hidden=[16]"]
+DATA = ["--data=UnlearningDataModule", "--data.datamodule=Digits", "--data.forget=0.1"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def train_source() -> Path:
+    assert main(["fit", "--model=Classifier", *NET, "--data=Digits", "--trainer.max_epochs=2", *FIT]) == 0
+    (found,) = Path("checkpoints").glob("*.ckpt")
+    return found.rename("source.ckpt")
+
+
+def test_train_unlearn_and_audit_are_three_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    source = train_source()
+    unlearn = ["fit", "--model=ReferenceKL", f"--model.source={source}", "--model.reference_epochs=2", *DATA, *FIT]
+    assert main([*unlearn, "--trainer.max_epochs=2", "--model.lambda_=0.3"]) == 0
+    (unlearned,) = Path("checkpoints").glob("*.ckpt")
+    content = read_checkpoint(unlearned)
+    assert content["hyper_parameters"]["lambda_"] == 0.3
+    method = SourceCheckpoint(str(unlearned)).load()
+    assert type(method).__name__ == "ReferenceKL"
+    assert_same_state(dict(method.source.state_dict()), dict(Classifier.load_from_checkpoint(source).state_dict()))
+    capsys.readouterr()
+    audit = ["test", "--model=ReferenceKL", f"--model.source={source}", *DATA, *FIT, f"--ckpt_path={unlearned}"]
+    assert main([*audit, "--trainer.callbacks+=MembershipInference", "--trainer.callbacks+=ForgettingMetrics"]) == 0
+    printed = capsys.readouterr().out
+    for metric in ("membership_inference/auc", "source/membership_inference", "accuracy/retain", "forgetting_rate"):
+        assert metric in printed
+
+
+def test_an_export_is_a_source_again() -> None:
+    source = train_source()
+    method = SourceCheckpoint(str(source)).load()
+    from lightning_unlearn.methods import ReferenceKL
+
+    exported = ReferenceKL(method).export("unlearned.ckpt")
+    again = SourceCheckpoint(str(exported)).load()
+    assert isinstance(again, Classifier)
+    assert_same_state(dict(again.state_dict()), dict(method.state_dict()))
+    assert read_checkpoint(exported)["hyper_parameters"]["net"]["class_path"].endswith("MLP")
+
+
+def test_print_config_and_files_compose(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("a.yaml").write_text("model: {class_path: ReferenceKL, init_args: {source: s.ckpt, lambda_: 0.5}}\n")
+    Path("b.yaml").write_text("model: {init_args: {lambda_: 0.25}}\ntrainer: {max_epochs: 7}\n")
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--config=a.yaml", "--config=b.yaml", "--data=Digits", "--print_config"])
+    assert stop.value.code in (0, None)
+    printed = capsys.readouterr().out
+    assert "lambda_: 0.25" in printed
+    assert "max_epochs: 7" in printed
+    assert "source: s.ckpt" in printed
+
+
+def test_a_checkpoint_means_resume_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    source = train_source()
+    status: Any
+    try:
+        status = main(["fit", "--model=ReferenceKL", *DATA, *FIT, f"--ckpt_path={source}"])
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2, "the source's weights were taken from ckpt_path"
+    assert "source" in capsys.readouterr().err
+
+
+COMPARE = f"""
+source:
+  model:
+    class_path: Classifier
+    init_args:
+      net: {{class_path: lightning_unlearn.models.MLP, init_args: {{in_features: 64, hidden: [16], num_classes: 10}}}}
+      optimizer: {{class_path: torch.optim.SGD, init_args: {{lr: 0.1}}}}
+  trainer: {{max_epochs: 2}}
+data: {{class_path: UnlearningDataModule, init_args: {{datamodule: {{class_path: Digits}}, forget: 0.1}}}}
+methods:
+  - method: {{class_path: ReferenceKL, init_args: {{reference_epochs: 1}}}}
+    trainer: {{max_epochs: 1}}
+evaluators: [{{class_path: MembershipInference, init_args: {{bootstrap: 10, attack: logistic}}}}]
+seeds: 2
+trainer: {{accelerator: cpu}}
+"""
+
+
+def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(COMPARE)
+    Path("more.yaml").write_text(
+        "methods+:\n  - method: {class_path: ReferenceKL, init_args: {lambda_: 0.9, reference_epochs: 1}}\n"
+        "    name: strong\n    trainer: {max_epochs: 1}\n"
+    )
+    assert main(["compare", "--config=compare.yaml", "--config=more.yaml", "--output_dir=out"]) == 0
+    printed = capfd.readouterr().out
+    assert "\x1b" not in printed, "control characters reached something that is no terminal"
+    assert max(map(len, printed.splitlines())) <= 100
+    assert "strong" in printed
+    assert "[20/20]" not in printed
+    assert "[16/16]" in printed
+    report = json.loads(Path("out/report.json").read_text())
+    assert set(report["models"]) == {"source", "retrain", "reference_kl", "strong"}
+    assert report["config"]["source"]["trainer"]["max_epochs"] == 2
+    states = {
+        (model, seed): read_checkpoint(f"out/{model}/seed_{seed}/model.ckpt")["state_dict"]
+        for model in report["models"]
+        for seed in range(2)
+    }
+    weights = {key: value["net.layers.0.weight"] if "net.layers.0.weight" in value else next(iter(value.values())) for key, value in states.items()}
+    distinct = {tuple(weight.flatten()[:5].tolist()) for weight in weights.values()}
+    assert len(distinct) == len(weights), "two runs share their network"
+    loaded = SourceCheckpoint("out/strong/seed_1/model.ckpt").load()
+    assert isinstance(loaded, Classifier)
+    config = json.loads(Path("out/strong/seed_1/config.json").read_text())
+    assert config["method"]["method"]["init_args"]["lambda_"] == 0.9
+
+
+def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(COMPARE.replace("seeds: 2", "seeds: 1"))
+    Path("bad.yaml").write_text(
+        "methods+:\n  - method: {class_path: ReferenceKL, init_args: {lambda_: 7}}\n    name: impossible\n"
+    )
+    assert main(["compare", "--config=compare.yaml", "--config=bad.yaml", "--quiet=true", "--output_dir=out"]) == 1
+    captured = capfd.readouterr()
+    assert "FAILED  impossible, seed 0: ValueError: lambda_ must lie in [0, 1], got 7" in captured.err
+    assert "[1/" not in captured.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare"], "source"),
+        (["compare", "--config=missing.yaml"], "missing.yaml"),
+        (["compare", "--config=compare.yaml", "--seeds=many"], "seeds"),
+        (["compare", "--config=compare.yaml", "--evaluators=[Nonsense]"], "Nonsense"),
+        (["fit", "--model=Nonsense", "--data=Digits"], "Nonsense"),
+    ],
+)
+def test_bad_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(COMPARE)
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data.init_args.forget=1.5"], "1.5"),
+        (["--data.init_args.forget=request.csv"], "request.csv"),
+        (["--data.init_args.datamodule=MNIST", "--data.init_args.datamodule.root=nowhere"], "nowhere"),
+        (["--source.checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
+    ],
+)
+def test_bad_input_gives_one_message_and_no_folder(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("compare.yaml").write_text(COMPARE)
+    status: Any
+    try:
+        status = main(["compare", "--config=compare.yaml", "--output_dir=out", *arguments])
+    except SystemExit as stop:
+        status = stop.code
+    assert status in (1, 2)
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not Path("out/report.json").exists() or "nowhere.ckpt" in message
+
+
+def test_help_names_compare(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, words in ((["--help"], ["compare", "fit"]), (["compare", "--help"], ["--output_dir", "--seeds"])):
+        with pytest.raises(SystemExit):
+            main(arguments)
+        printed = capsys.readouterr().out
+        assert all(word in printed for word in words)
+
+
+CONFIGS = sorted((REPO / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPO / "configs")))
+def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -> None:
+    """Each with one epoch and one seed, on the data it names."""
+    import yaml
+
+    content = yaml.safe_load(path.read_text())
+    kind = path.parent.name
+    root = lambda: str(request.getfixturevalue("shared_data"))  # noqa: E731
+    arguments: list[str]
+    if "source" in content:
+        arguments = ["compare", f"--config={path}", "--seeds=1", "--output_dir=out", "--quiet=true"]
+        if kind == "mnist":
+            arguments += [f"--data.init_args.datamodule.init_args.root={root()}", "--data.init_args.datamodule.init_args.train_limit=600", "--data.init_args.datamodule.init_args.test_limit=200"]  # fmt: skip
+        if kind == "location30":
+            arguments += [f"--data.init_args.datamodule.init_args.path={root()}/location30.npz"]
+        arguments += ["--trainer.accelerator=cpu", "--trainer.limit_train_batches=2"]
+        assert main(arguments) == 0
+    elif kind == "methods":
+        source = train_source()
+        for old in Path("checkpoints").glob("*.ckpt"):
+            old.unlink()
+        assert main(["fit", f"--config={path}", f"--model.source={source}", *DATA, "--data.shadow=0.1", *FIT, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]) == 0  # fmt: skip
+    elif kind == "evaluators":
+        Path("compare.yaml").write_text(COMPARE)
+        assert main(["compare", "--config=compare.yaml", f"--config={path}", "--seeds=1", "--output_dir=out"]) == 0
+    elif kind == "loggers":
+        os.environ["WANDB_MODE"] = "offline"
+        assert main(["fit", f"--config={path}", "--model=Classifier", *NET, "--data=Digits", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]) == 0  # fmt: skip
+        del os.environ["WANDB_MODE"]
+    else:
+        pytest.fail(f"configs/{kind} is of no kind that this test knows how to run")

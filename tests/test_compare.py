@@ -1,0 +1,312 @@
+"""The main job: complete, resumable, reproducible, and honest about what failed."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from toys import Net, PlainModule, assert_same_state, state, toy_data
+
+from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun, compare
+from lightning_unlearn.callbacks import Audit, Evaluator, MembershipInference
+from lightning_unlearn.compare import Comparison, snake_case
+from lightning_unlearn.data import Split, UnlearningDataModule
+from lightning_unlearn.methods.source import read_checkpoint
+from lightning_unlearn.models import Classifier
+from lightning_unlearn.reports import read_json
+
+CPU = {"accelerator": "cpu"}
+
+
+def reference_kl(source: nn.Module) -> ReferenceKL:
+    return ReferenceKL(source, reference_epochs=2)
+
+
+def toy_compare(folder: Path, **arguments: Any) -> Comparison:
+    settings: dict[str, Any] = {
+        "source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 3}),
+        "data": lambda: toy_data(nonmember=10),
+        "methods": [MethodRun(reference_kl, "reference_kl", {"max_epochs": 2})],
+        "evaluators": [lambda: MembershipInference(bootstrap=10, attack="logistic")],
+        "seeds": 2,
+        "trainer": CPU,
+        "output_dir": folder,
+        "quiet": True,
+        **arguments,
+    }
+    return compare(**settings)
+
+
+def timeless(report: Any) -> dict[str, Any]:
+    return {
+        model: {name: value["values"] for name, value in metrics.items() if "time" not in name and name != "acceleration"}
+        for model, metrics in report["models"].items()
+    }
+
+
+def test_everything_is_measured_and_written(tmp_path: Path) -> None:
+    result = toy_compare(tmp_path / "out")
+    assert not result.failed
+    report = read_json(tmp_path / "out" / "report.json")
+    assert set(report["models"]) == {"source", "retrain", "reference_kl"}
+    ours = report["models"]["reference_kl"]
+    for name in (
+        "accuracy/forget",
+        "accuracy/retain",
+        "accuracy/test",
+        "forgetting_rate",
+        "memory_retention_rate",
+        "similarity",
+        "time/unlearn_s",
+        "time/prepare_s",
+        "time/total_s",
+        "acceleration",
+        *(f"membership_inference/{x}" for x in ("accuracy", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")),
+    ):
+        assert len(ours[name]["values"]) == 2, name
+    assert "similarity" not in report["models"]["retrain"], "a model is not compared with itself"
+    retrain = report["models"]["retrain"]
+    for seed in range(2):
+        total = [report["models"][m]["time/total_s"]["values"][seed] for m in ("retrain", "reference_kl")]
+        assert ours["acceleration"]["values"][seed] == pytest.approx(total[0] / total[1])
+        assert retrain["acceleration"]["values"][seed] == 1.0
+    split = Split.load(tmp_path / "out" / "split.npz")
+    assert report["data"]["forget_sha256"] == split.forget_sha256
+    assert report["data"]["n_forget"] == len(split.forget)
+    for model in report["models"]:
+        for seed in range(2):
+            folder = tmp_path / "out" / model / f"seed_{seed}"
+            assert {"config.json", "model.ckpt", "log"} <= {path.name for path in folder.iterdir()}
+            Classifier.load_from_checkpoint(folder / "model.ckpt", net=Net(), weights_only=True)
+    for name in ("report.html", "figures"):
+        assert (tmp_path / "out" / name).exists()
+
+
+def test_the_accuracies_are_those_of_the_exported_files(tmp_path: Path) -> None:
+    report = toy_compare(tmp_path, seeds=1).report
+    data = toy_data(nonmember=10)
+    data.setup("fit")
+    for model in report["models"]:
+        net = Classifier(Net())
+        net.load_state_dict(read_checkpoint(tmp_path / model / "seed_0" / "model.ckpt")["state_dict"])
+        net.eval()
+        for stream in ("forget", "retain", "test"):
+            with torch.no_grad():
+                hits = torch.cat([net(x).argmax(1) == y for x, y in data.loader(stream)])
+            measured = report["models"][model][f"accuracy/{stream}"]["mean"]
+            assert measured == pytest.approx(float(hits.double().mean()), abs=1e-6), (model, stream)
+
+
+def test_two_runs_give_the_same_numbers_and_leave_the_random_state(tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    environment = dict(os.environ)
+    first = toy_compare(tmp_path / "a").report
+    assert torch.equal(torch.get_rng_state(), before)
+    assert dict(os.environ) == environment
+    torch.manual_seed(77)
+    second = toy_compare(tmp_path / "b").report
+    assert timeless(first) == timeless(second)
+
+
+def test_seeds_differ_and_each_is_independent_of_the_others(tmp_path: Path) -> None:
+    both = timeless(toy_compare(tmp_path / "a", seeds=[3, 5]).report)
+    alone = timeless(toy_compare(tmp_path / "b", seeds=[5]).report)
+    assert {m: {k: v[1:] for k, v in metrics.items()} for m, metrics in both.items()} == alone
+    assert any(v[0] != v[1] for metrics in both.values() for v in metrics.values())
+
+
+@pytest.mark.parametrize(("vary", "same"), [("unlearn", ["source"]), ("evaluate", ["source", "retrain", "reference_kl"])])
+def test_one_randomness_can_vary_alone(tmp_path: Path, vary: Any, same: list[str]) -> None:
+    toy_compare(tmp_path, vary=vary)
+    for model in ("source", "retrain", "reference_kl"):
+        a, b = (read_checkpoint(tmp_path / model / f"seed_{s}" / "model.ckpt")["state_dict"] for s in range(2))
+        assert all(torch.equal(a[k], b[k]) for k in a) == (model in same), model
+
+
+def test_two_processes_and_bf16_complete(tmp_path: Path) -> None:
+    one = toy_compare(tmp_path / "one", seeds=1).report
+    for name, trainer in (
+        ("ddp", {**CPU, "strategy": "ddp_fork", "devices": 2}),
+        ("bf16", {**CPU, "precision": "bf16-mixed"}),
+    ):
+        result = toy_compare(tmp_path / name, seeds=1, trainer=trainer)
+        assert not result.failed
+        assert {m: set(v) for m, v in result.report["models"].items()} == {m: set(v) for m, v in one["models"].items()}
+
+
+def test_a_finished_comparison_trains_nothing_again(tmp_path: Path) -> None:
+    first = toy_compare(tmp_path).report
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")}
+    second = toy_compare(tmp_path).report
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")} == stamps
+    assert first["models"] == second["models"], "times included: they are kept, not measured again"
+    more = toy_compare(tmp_path, seeds=3, methods=[MethodRun(reference_kl, "reference_kl", {"max_epochs": 2}), MethodRun(Retrain, "again", {"max_epochs": 1})]).report  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    assert set(more["models"]) == {"source", "retrain", "reference_kl", "again"}
+
+
+def test_a_missing_part_is_made_again_to_the_same_numbers(tmp_path: Path) -> None:
+    first = timeless(toy_compare(tmp_path).report)
+    for part in ("source/seed_1", "reference_kl/seed_0"):
+        shutil.rmtree(tmp_path / part)
+    (tmp_path / "retrain" / "seed_1" / "metrics.json").unlink()
+    assert timeless(toy_compare(tmp_path).report) == first
+
+
+def test_another_comparisons_folder_is_not_touched(tmp_path: Path) -> None:
+    toy_compare(tmp_path, seeds=1)
+    stamp = (tmp_path / "report.json").read_bytes()
+    with pytest.raises(ValueError, match="holds another comparison"):
+        toy_compare(tmp_path, seeds=1, data=lambda: toy_data(0.3, nonmember=10))
+    assert (tmp_path / "report.json").read_bytes() == stamp
+    toy_compare(tmp_path, seeds=1, data=lambda: toy_data(0.3, nonmember=10), overwrite=True)
+
+
+class Fails(ReferenceKL):
+    """A method with a fault."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        raise RuntimeError("a fault in the method")
+
+
+class FailingEvaluator(Evaluator):
+    """An evaluator with a fault."""
+
+    default_name = "failing"
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        raise RuntimeError("a fault in the evaluator")
+
+
+@pytest.mark.filterwarnings("ignore:the evaluator 'failing' failed")
+def test_failures_are_listed_and_the_others_finish(tmp_path: Path) -> None:
+    result = toy_compare(
+        tmp_path,
+        seeds=1,
+        methods=[
+            MethodRun(lambda source: Fails(source, reference_epochs=1), "fails", {"max_epochs": 1}),
+            MethodRun(reference_kl, "reference_kl", {"max_epochs": 1}),
+        ],
+        evaluators=[FailingEvaluator],
+    )
+    assert result.failed
+    report = read_json(tmp_path / "report.json")
+    assert "fails" not in report["models"]
+    assert "accuracy/test" in report["models"]["reference_kl"]
+    errors = {(failure["model"], failure["error"]) for failure in report["failures"]}
+    assert ("fails", "RuntimeError: a fault in the method") in errors
+    assert ("reference_kl", "evaluator failing: RuntimeError: a fault in the evaluator") in errors
+    assert "a fault in the method" in (tmp_path / "fails" / "seed_0" / "error.txt").read_text()
+    assert not (tmp_path / "fails" / "seed_0" / "model.ckpt").exists(), "nothing that looks complete"
+
+
+def test_a_source_that_fails_stops_its_seed_only(tmp_path: Path) -> None:
+    calls = iter(range(100))
+
+    def sometimes() -> Classifier:
+        if next(calls) == 0:
+            raise RuntimeError("no memory")
+        return Classifier(Net())
+
+    report = toy_compare(tmp_path, source=SourceRun(sometimes, {"max_epochs": 1})).report
+    assert {(f["model"], f["seed"]) for f in report["failures"]} == {(m, 0) for m in ("source", "retrain", "reference_kl")}
+    assert report["models"]["reference_kl"]["accuracy/test"]["values"][0] is None
+
+
+def test_a_trained_source_is_taken_as_it_is(tmp_path: Path) -> None:
+    first = tmp_path / "first"
+    toy_compare(first, seeds=1)
+    checkpoint = first / "source" / "seed_0" / "model.ckpt"
+    second = tmp_path / "second"
+    toy_compare(second, seeds=1, source=SourceRun(lambda: Classifier(Net()), {"max_epochs": 3}, str(checkpoint)))
+    a, b = (read_checkpoint(folder / "source" / "seed_0" / "model.ckpt")["state_dict"] for folder in (first, second))
+    assert_same_state(a, b)
+
+
+def test_a_users_own_module_is_exported_into_its_class(tmp_path: Path) -> None:
+    toy_compare(tmp_path, seeds=1, source=SourceRun(lambda: PlainModule(hidden=5), {"max_epochs": 1}))
+    loaded = PlainModule.load_from_checkpoint(tmp_path / "reference_kl" / "seed_0" / "model.ckpt")
+    assert loaded.hparams["hidden"] == 5
+    assert state(loaded)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": [1, 1]}, "seeds"),
+        ({"vary": "colour"}, "vary"),
+        ({"methods": [MethodRun(reference_kl, "retrain")]}, "two runs are called 'retrain'"),
+        ({"methods": [MethodRun(reference_kl)]}, "needs a name"),
+        ({"data": lambda: toy_data(test_dataset=None)}, "needs a test set"),
+        ({"data": lambda: toy_data([])}, "forget"),
+    ],
+)
+def test_bad_input_stops_before_anything_is_written(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        toy_compare(tmp_path / "out", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("ReferenceKL", "reference_kl"), ("Retrain", "retrain"), ("WGAN", "wgan"), ("TopK", "top_k")]
+)
+def test_names_of_runs(name: str, expected: str) -> None:
+    assert snake_case(name) == expected
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_compare import toy_compare
+toy_compare(Path({folder!r}))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_it_goes_on_to_the_same_numbers(tmp_path: Path) -> None:
+    expected = timeless(toy_compare(tmp_path / "whole").report)
+    folder = tmp_path / "killed"
+    code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder))
+    kills = 0
+    for attempt in range(12):
+        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        wait_for(lambda: folder.exists() or process.poll() is not None, 60)
+        time.sleep(0.07 * (attempt + 1))
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            kills += 1
+        process.wait()
+        for path in folder.rglob("*.json"):
+            json.loads(path.read_text())
+        if (folder / "report.json").exists():
+            break
+    assert kills >= 3, "the comparison was never interrupted"
+    assert timeless(toy_compare(folder).report) == expected
+
+
+def wait_for(condition: Callable[[], bool], seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def test_unlearning_data_module_is_built_once(tmp_path: Path) -> None:
+    built: list[UnlearningDataModule] = []
+
+    def data() -> UnlearningDataModule:
+        built.append(toy_data(nonmember=10))
+        return built[-1]
+
+    toy_compare(tmp_path, data=data)
+    assert len(built) == 1

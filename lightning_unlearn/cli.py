@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import lightning as L
-from jsonargparse import ActionConfigFile, ArgumentParser, Namespace
+from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
 from lightning.pytorch.cli import LightningCLI
 
 import lightning_unlearn.callbacks
@@ -44,7 +44,9 @@ def main(args: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if args is None else args)
     with warnings.catch_warnings():
         # LightningCLI still calls jsonargparse by its old names: https://github.com/Lightning-AI/pytorch-lightning
-        warnings.filterwarnings("ignore", category=DeprecationWarning, message=r"[\s\S]*(Jsonargparse|in v4\.)")
+        warnings.filterwarnings(
+            "ignore", category=DeprecationWarning, message=r"[\s\S]*(Jsonargparse|in v4\.)"
+        )
         # https://github.com/pytorch/pytorch/pull/160843: Lightning still asks in the old way
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         try:
@@ -105,7 +107,9 @@ def compare_parser() -> ArgumentParser:
         description="Compare unlearning methods with the source and the retrained model.",
         version=__version__,
     )
-    parser.add_argument("-c", "--config", action=ActionConfigFile, help="YAML file; several compose, the later wins.")
+    parser.add_argument(
+        "-c", "--config", action=ActionConfigFile, help="YAML file; several compose, the later wins."
+    )
     parser.add_function_arguments(_compare_arguments)
     return parser
 
@@ -158,7 +162,9 @@ class _Plan:
         model = self.config.source.model.as_dict() if self.config.source.model else {}
         with ExitStack() as stack:
             factory = self._fresh().source.model
-            stack.enter_context(recorded_hyperparameters({"_class_path": model["class_path"], **model.get("init_args", {})}))
+            stack.enter_context(
+                recorded_hyperparameters({"_class_path": model["class_path"], **model.get("init_args", {})})
+            )
             built: L.LightningModule = factory()
         return built
 
@@ -214,7 +220,9 @@ def _print_result(comparison: Comparison) -> None:
     from lightning_unlearn.reports import render_text
 
     console = Console()
-    console.print(render_text(comparison.report, width=min(console.width, 100)), highlight=False, markup=False)
+    console.print(
+        render_text(comparison.report, width=min(console.width, 100)), highlight=False, markup=False
+    )
     for failure in comparison.report["failures"]:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
     print(f"Report: {comparison.output_dir / 'report.html'}")

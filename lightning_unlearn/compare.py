@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
 import torch.distributed
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
@@ -31,13 +31,21 @@ from lightning_unlearn.methods import Retrain, UnlearningModule
 from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.source import read_checkpoint
 from lightning_unlearn.progress import Progress
-from lightning_unlearn.reports import Report, build_report, write_all
+from lightning_unlearn.reports import Details, Report, build_report, write_all
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Comparison", "MethodRun", "SourceRun", "compare"]
 
 SOURCE, RETRAIN = "source", "retrain"
-_AUDIT_TRAINER_KEYS = ("accelerator", "devices", "strategy", "num_nodes", "precision", "plugins", "deterministic")
+_AUDIT_TRAINER_KEYS = (
+    "accelerator",
+    "devices",
+    "strategy",
+    "num_nodes",
+    "precision",
+    "plugins",
+    "deterministic",
+)
 _TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_checkpointing": False,
     "enable_model_summary": False,
@@ -183,11 +191,11 @@ def compare(
     worker.claim_folder(overwrite)
     start = time.perf_counter()
     steps = len(seeds) * 2 * (1 + len(runs))
-    with Progress(steps, quiet=quiet or rank_zero_only.rank != 0) as progress, _quiet_lightning():
+    with Progress(steps, quiet=quiet or not _is_first()) as progress, _quiet_lightning():
         for seed in seeds:
             worker.run_seed(seed, progress)
     report = worker.report(time.perf_counter() - start)
-    files = write_all(report, worker.folder, worker.details) if rank_zero_only.rank == 0 else []
+    files = write_all(report, worker.folder, cast(Details, worker.details)) if _is_first() else []
     return Comparison(report, worker.folder, files)
 
 
@@ -284,7 +292,7 @@ class _Worker:
                     shutil.rmtree(folder, ignore_errors=True)
                     self._write_json(folder / "config.json", self._run_config(name, seed))
                     model, times = train()
-                    if rank_zero_only.rank == 0:
+                    if _is_first():
                         write_export(model, checkpoint)
                     self._write_json(record, {"fingerprint": self._fingerprint(name, seed), "times": times})
                     _barrier()
@@ -323,7 +331,9 @@ class _Worker:
                 self.data.order_seed = own
                 with _seeded(own):
                     metrics = self._measure(model, evaluators)
-                files = [json.loads((folder / "evaluation" / f"{e.name}.json").read_text()) for e in evaluators]
+                files = [
+                    json.loads((folder / "evaluation" / f"{e.name}.json").read_text()) for e in evaluators
+                ]
                 found = {e.name: content for e, content in zip(evaluators, files, strict=True)}
                 content = {
                     "fingerprint": self._fingerprint(name, seed),
@@ -373,7 +383,7 @@ class _Worker:
             seeds=self.seeds,
             config=self.config,
             data={
-                "name": self.data.name,
+                "name": self.data.data_name,
                 "n_forget": len(split.forget),
                 "n_retain": len(split.retain),
                 "n_test": len(split.test),
@@ -399,10 +409,10 @@ class _Worker:
                     f"output_dir: {self.folder} holds another comparison (its config or forget set differs); choose "
                     "another folder, or set overwrite to delete it"
                 )
-            if rank_zero_only.rank == 0:
+            if _is_first():
                 shutil.rmtree(self.folder)
         self._write_json(mark, identity)
-        if rank_zero_only.rank == 0:
+        if _is_first():
             self.data.split.save(self.folder / "split.npz")
 
     def _trainer(
@@ -442,22 +452,28 @@ class _Worker:
     def _method_config(self, name: str) -> Any:
         entries = self.config.get("methods") or []
         labels = [label for label in self.runs if label != RETRAIN]
-        return self.config.get("retrain") if name == RETRAIN else dict(zip(labels, entries, strict=False)).get(name)
+        return (
+            self.config.get("retrain")
+            if name == RETRAIN
+            else dict(zip(labels, entries, strict=False)).get(name)
+        )
 
     def _fingerprint(self, name: str, seed: int) -> str:
         parts = [self._run_config(name, seed), self.config.get("evaluators"), self.data.split.forget_sha256]
         return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()
 
     def _finished(self, record: Path, name: str, seed: int) -> bool:
-        return record.exists() and json.loads(record.read_text())["fingerprint"] == self._fingerprint(name, seed)
+        return record.exists() and json.loads(record.read_text())["fingerprint"] == self._fingerprint(
+            name, seed
+        )
 
     def _write_json(self, path: Path, content: Any) -> None:
-        if rank_zero_only.rank == 0:
+        if _is_first():
             write_json_atomic(path, content)
 
     def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
         self.failures.append({"model": name, "seed": seed, "error": error})
-        if trace and rank_zero_only.rank == 0:
+        if trace and _is_first():
             folder = self._run_folder(name, seed)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "error.txt").write_text(trace)
@@ -499,6 +515,11 @@ def _times(trainer: L.Trainer) -> dict[str, float]:
 
 def _canonical(content: Any) -> Any:
     return json.loads(json.dumps(content, sort_keys=True, default=str))
+
+
+def _is_first() -> bool:
+    """Whether this process, of those that run the comparison, is the one that writes and prints."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def _barrier() -> None:

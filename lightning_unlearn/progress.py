@@ -32,9 +32,14 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self.live:
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
             from rich.progress import Progress as RichProgress
-            from rich.progress import TimeRemainingColumn
 
             self._bar = RichProgress(
                 TextColumn("{task.description:<44}"),

@@ -36,7 +36,15 @@ def _left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert not torch.distributed.is_initialized(), "a process group was left behind"
     new_files = set(os.listdir(folder)) - files - {".pytest_cache", ".hypothesis", "__pycache__"}
     assert not new_files, f"files were left in the working folder: {sorted(new_files)}"
-    allowed = {"PYTEST_CURRENT_TEST", "MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS", "KMP_INIT_AT_FORK", "KMP_DUPLICATE_LIB_OK"}
+    allowed = {
+        "PYTEST_CURRENT_TEST",
+        "MASTER_ADDR",
+        "MASTER_PORT",
+        "PL_GLOBAL_SEED",
+        "PL_SEED_WORKERS",
+        "KMP_INIT_AT_FORK",
+        "KMP_DUPLICATE_LIB_OK",
+    }
     leaked = {key for key in os.environ if environment.get(key) != os.environ[key]} - allowed
     for key in set(os.environ) - set(environment):
         os.environ.pop(key)

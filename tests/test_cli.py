@@ -36,19 +36,43 @@ def train_source() -> Path:
 
 def test_train_unlearn_and_audit_are_three_commands(capsys: pytest.CaptureFixture[str]) -> None:
     source = train_source()
-    unlearn = ["fit", "--model=ReferenceKL", f"--model.source={source}", "--model.reference_epochs=2", *DATA, *FIT]
+    unlearn = [
+        "fit",
+        "--model=ReferenceKL",
+        f"--model.source={source}",
+        "--model.reference_epochs=2",
+        *DATA,
+        *FIT,
+    ]
     assert main([*unlearn, "--trainer.max_epochs=2", "--model.lambda_=0.3"]) == 0
     (unlearned,) = Path("checkpoints").glob("*.ckpt")
     content = read_checkpoint(unlearned)
     assert content["hyper_parameters"]["lambda_"] == 0.3
     method = SourceCheckpoint(str(unlearned)).load()
     assert type(method).__name__ == "ReferenceKL"
-    assert_same_state(dict(method.source.state_dict()), dict(Classifier.load_from_checkpoint(source).state_dict()))
+    assert_same_state(
+        dict(method.source.state_dict()), dict(Classifier.load_from_checkpoint(source).state_dict())
+    )
     capsys.readouterr()
-    audit = ["test", "--model=ReferenceKL", f"--model.source={source}", *DATA, *FIT, f"--ckpt_path={unlearned}"]
-    assert main([*audit, "--trainer.callbacks+=MembershipInference", "--trainer.callbacks+=ForgettingMetrics"]) == 0
+    audit = [
+        "test",
+        "--model=ReferenceKL",
+        f"--model.source={source}",
+        *DATA,
+        *FIT,
+        f"--ckpt_path={unlearned}",
+    ]
+    assert (
+        main([*audit, "--trainer.callbacks+=MembershipInference", "--trainer.callbacks+=ForgettingMetrics"])
+        == 0
+    )
     printed = capsys.readouterr().out
-    for metric in ("membership_inference/auc", "source/membership_inference", "accuracy/retain", "forgetting_rate"):
+    for metric in (
+        "membership_inference/auc",
+        "source/membership_inference",
+        "accuracy/retain",
+        "forgetting_rate",
+    ):
         assert metric in printed
 
 
@@ -87,21 +111,21 @@ def test_a_checkpoint_means_resume_and_nothing_else(capsys: pytest.CaptureFixtur
     assert "source" in capsys.readouterr().err
 
 
-COMPARE = f"""
+COMPARE = """
 source:
   model:
     class_path: Classifier
     init_args:
-      net: {{class_path: lightning_unlearn.models.MLP, init_args: {{in_features: 64, hidden: [16], num_classes: 10}}}}
-      optimizer: {{class_path: torch.optim.SGD, init_args: {{lr: 0.1}}}}
-  trainer: {{max_epochs: 2}}
-data: {{class_path: UnlearningDataModule, init_args: {{datamodule: {{class_path: Digits}}, forget: 0.1}}}}
+      net: {class_path: lightning_unlearn.models.MLP, init_args: {in_features: 64, hidden: [16], num_classes: 10}}
+      optimizer: {class_path: torch.optim.SGD, init_args: {lr: 0.1}}
+  trainer: {max_epochs: 2}
+data: {class_path: UnlearningDataModule, init_args: {datamodule: {class_path: Digits}, forget: 0.1}}
 methods:
-  - method: {{class_path: ReferenceKL, init_args: {{reference_epochs: 1}}}}
-    trainer: {{max_epochs: 1}}
-evaluators: [{{class_path: MembershipInference, init_args: {{bootstrap: 10, attack: logistic}}}}]
+  - method: {class_path: ReferenceKL, init_args: {reference_epochs: 1}}
+    trainer: {max_epochs: 1}
+evaluators: [{class_path: MembershipInference, init_args: {bootstrap: 10, attack: logistic}}]
 seeds: 2
-trainer: {{accelerator: cpu}}
+trainer: {accelerator: cpu}
 """
 
 
@@ -126,7 +150,10 @@ def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
         for model in report["models"]
         for seed in range(2)
     }
-    weights = {key: value["net.layers.0.weight"] if "net.layers.0.weight" in value else next(iter(value.values())) for key, value in states.items()}
+    weights = {
+        key: value["net.layers.0.weight"] if "net.layers.0.weight" in value else next(iter(value.values()))
+        for key, value in states.items()
+    }
     distinct = {tuple(weight.flatten()[:5].tolist()) for weight in weights.values()}
     assert len(distinct) == len(weights), "two runs share their network"
     loaded = SourceCheckpoint("out/strong/seed_1/model.ckpt").load()
@@ -140,7 +167,10 @@ def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture
     Path("bad.yaml").write_text(
         "methods+:\n  - method: {class_path: ReferenceKL, init_args: {lambda_: 7}}\n    name: impossible\n"
     )
-    assert main(["compare", "--config=compare.yaml", "--config=bad.yaml", "--quiet=true", "--output_dir=out"]) == 1
+    assert (
+        main(["compare", "--config=compare.yaml", "--config=bad.yaml", "--quiet=true", "--output_dir=out"])
+        == 1
+    )
     captured = capfd.readouterr()
     assert "FAILED  impossible, seed 0: ValueError: lambda_ must lie in [0, 1], got 7" in captured.err
     assert "[1/" not in captured.out
@@ -156,7 +186,9 @@ def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture
         (["fit", "--model=Nonsense", "--data=Digits"], "Nonsense"),
     ],
 )
-def test_bad_arguments_are_named(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_arguments_are_named(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     Path("compare.yaml").write_text(COMPARE)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
@@ -190,7 +222,10 @@ def test_bad_input_gives_one_message_and_no_folder(
 
 
 def test_help_names_compare(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, words in ((["--help"], ["compare", "fit"]), (["compare", "--help"], ["--output_dir", "--seeds"])):
+    for arguments, words in (
+        (["--help"], ["compare", "fit"]),
+        (["compare", "--help"], ["--output_dir", "--seeds"]),
+    ):
         with pytest.raises(SystemExit):
             main(arguments)
         printed = capsys.readouterr().out
@@ -225,7 +260,10 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
         assert main(["fit", f"--config={path}", f"--model.source={source}", *DATA, "--data.shadow=0.1", *FIT, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]) == 0  # fmt: skip
     elif kind == "evaluators":
         Path("compare.yaml").write_text(COMPARE)
-        assert main(["compare", "--config=compare.yaml", f"--config={path}", "--seeds=1", "--output_dir=out"]) == 0
+        assert (
+            main(["compare", "--config=compare.yaml", f"--config={path}", "--seeds=1", "--output_dir=out"])
+            == 0
+        )
     elif kind == "loggers":
         os.environ["WANDB_MODE"] = "offline"
         assert main(["fit", f"--config={path}", "--model=Classifier", *NET, "--data=Digits", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]) == 0  # fmt: skip

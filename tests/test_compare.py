@@ -48,7 +48,11 @@ def toy_compare(folder: Path, **arguments: Any) -> Comparison:
 
 def timeless(report: Any) -> dict[str, Any]:
     return {
-        model: {name: value["values"] for name, value in metrics.items() if "time" not in name and name != "acceleration"}
+        model: {
+            name: value["values"]
+            for name, value in metrics.items()
+            if "time" not in name and name != "acceleration"
+        }
         for model, metrics in report["models"].items()
     }
 
@@ -70,7 +74,10 @@ def test_everything_is_measured_and_written(tmp_path: Path) -> None:
         "time/prepare_s",
         "time/total_s",
         "acceleration",
-        *(f"membership_inference/{x}" for x in ("accuracy", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")),
+        *(
+            f"membership_inference/{x}"
+            for x in ("accuracy", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")
+        ),
     ):
         assert len(ours[name]["values"]) == 2, name
     assert "similarity" not in report["models"]["retrain"], "a model is not compared with itself"
@@ -124,11 +131,15 @@ def test_seeds_differ_and_each_is_independent_of_the_others(tmp_path: Path) -> N
     assert any(v[0] != v[1] for metrics in both.values() for v in metrics.values())
 
 
-@pytest.mark.parametrize(("vary", "same"), [("unlearn", ["source"]), ("evaluate", ["source", "retrain", "reference_kl"])])
+@pytest.mark.parametrize(
+    ("vary", "same"), [("unlearn", ["source"]), ("evaluate", ["source", "retrain", "reference_kl"])]
+)
 def test_one_randomness_can_vary_alone(tmp_path: Path, vary: Any, same: list[str]) -> None:
     toy_compare(tmp_path, vary=vary)
     for model in ("source", "retrain", "reference_kl"):
-        a, b = (read_checkpoint(tmp_path / model / f"seed_{s}" / "model.ckpt")["state_dict"] for s in range(2))
+        a, b = (
+            read_checkpoint(tmp_path / model / f"seed_{s}" / "model.ckpt")["state_dict"] for s in range(2)
+        )
         assert all(torch.equal(a[k], b[k]) for k in a) == (model in same), model
 
 
@@ -140,7 +151,9 @@ def test_two_processes_and_bf16_complete(tmp_path: Path) -> None:
     ):
         result = toy_compare(tmp_path / name, seeds=1, trainer=trainer)
         assert not result.failed
-        assert {m: set(v) for m, v in result.report["models"].items()} == {m: set(v) for m, v in one["models"].items()}
+        assert {m: set(v) for m, v in result.report["models"].items()} == {
+            m: set(v) for m, v in one["models"].items()
+        }
 
 
 def test_a_finished_comparison_trains_nothing_again(tmp_path: Path) -> None:
@@ -218,7 +231,9 @@ def test_a_source_that_fails_stops_its_seed_only(tmp_path: Path) -> None:
         return Classifier(Net())
 
     report = toy_compare(tmp_path, source=SourceRun(sometimes, {"max_epochs": 1})).report
-    assert {(f["model"], f["seed"]) for f in report["failures"]} == {(m, 0) for m in ("source", "retrain", "reference_kl")}
+    assert {(f["model"], f["seed"]) for f in report["failures"]} == {
+        (m, 0) for m in ("source", "retrain", "reference_kl")
+    }
     assert report["models"]["reference_kl"]["accuracy/test"]["values"][0] is None
 
 
@@ -227,8 +242,13 @@ def test_a_trained_source_is_taken_as_it_is(tmp_path: Path) -> None:
     toy_compare(first, seeds=1)
     checkpoint = first / "source" / "seed_0" / "model.ckpt"
     second = tmp_path / "second"
-    toy_compare(second, seeds=1, source=SourceRun(lambda: Classifier(Net()), {"max_epochs": 3}, str(checkpoint)))
-    a, b = (read_checkpoint(folder / "source" / "seed_0" / "model.ckpt")["state_dict"] for folder in (first, second))
+    toy_compare(
+        second, seeds=1, source=SourceRun(lambda: Classifier(Net()), {"max_epochs": 3}, str(checkpoint))
+    )
+    a, b = (
+        read_checkpoint(folder / "source" / "seed_0" / "model.ckpt")["state_dict"]
+        for folder in (first, second)
+    )
     assert_same_state(a, b)
 
 
@@ -251,14 +271,17 @@ def test_a_users_own_module_is_exported_into_its_class(tmp_path: Path) -> None:
         ({"data": lambda: toy_data([])}, "forget"),
     ],
 )
-def test_bad_input_stops_before_anything_is_written(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+def test_bad_input_stops_before_anything_is_written(
+    tmp_path: Path, arguments: dict[str, Any], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         toy_compare(tmp_path / "out", **arguments)
     assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "expected"), [("ReferenceKL", "reference_kl"), ("Retrain", "retrain"), ("WGAN", "wgan"), ("TopK", "top_k")]
+    ("name", "expected"),
+    [("ReferenceKL", "reference_kl"), ("Retrain", "retrain"), ("WGAN", "wgan"), ("TopK", "top_k")],
 )
 def test_names_of_runs(name: str, expected: str) -> None:
     assert snake_case(name) == expected
@@ -280,8 +303,10 @@ def test_killed_at_any_moment_it_goes_on_to_the_same_numbers(tmp_path: Path) -> 
     code = KILLED.format(tests=str(Path(__file__).parent), folder=str(folder))
     kills = 0
     for attempt in range(12):
-        process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        wait_for(lambda: folder.exists() or process.poll() is not None, 60)
+        process = subprocess.Popen(
+            [sys.executable, "-c", code], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        wait_for(lambda running=process: folder.exists() or running.poll() is not None, 60)
         time.sleep(0.07 * (attempt + 1))
         if process.poll() is None:
             process.send_signal(signal.SIGKILL)

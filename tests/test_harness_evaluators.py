@@ -11,8 +11,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
 from toys import PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data, toy_source
 
 import lightning_unlearn.callbacks
@@ -65,7 +65,9 @@ def test_scores_reach_metrics_logger_and_file(evaluator: type[Evaluator], tmp_pa
     assert written["metrics"] == pytest.approx(ours.results)
     assert written["details"]["seconds"] > 0
     assert written["error"] is None
-    assert set(ours.results) <= set((Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].split(","))
+    assert set(ours.results) <= set(
+        (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0].split(",")
+    )
 
 
 @every_evaluator
@@ -103,7 +105,11 @@ def test_a_run_is_bit_identical_with_and_without_it(evaluator: type[Evaluator]) 
         ends.append(state(module))
         draws.append((torch.rand(1).item(), random.random(), np.random.rand()))  # noqa: NPY002
         modes.append(
-            ([m.training for m in module.modules()], [p.requires_grad for p in module.parameters()], module.device)
+            (
+                [m.training for m in module.modules()],
+                [p.requires_grad for p in module.parameters()],
+                module.device,
+            )
         )
     assert_same_state(*ends)
     assert draws[0] == draws[1]
@@ -132,7 +138,9 @@ def test_one_process_two_processes_and_trainer_test_agree(evaluator: type[Evalua
     trainer = quiet_trainer(callbacks=[audit])
     (tested,) = trainer.test(module, PlainData(), verbose=False)
     assert {key: tested[key] for key in one} == pytest.approx(one, abs=1e-6)
-    (tested,) = quiet_trainer(callbacks=[audit], strategy="ddp_fork", devices=2).test(module, PlainData(), verbose=False)
+    (tested,) = quiet_trainer(callbacks=[audit], strategy="ddp_fork", devices=2).test(
+        module, PlainData(), verbose=False
+    )
     assert {key: tested[key] for key in two} == pytest.approx(two, abs=1e-6)
 
 
@@ -144,7 +152,9 @@ TRAINS_MODELS = {"UnlearningDegree"}
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "scaler"])
 def test_precisions(evaluator: type[Evaluator], precision: str) -> None:
     arguments: dict[str, Any] = (
-        {"plugins": [MixedPrecision("16-mixed", "cpu")]} if precision == "scaler" else {"precision": precision}
+        {"plugins": [MixedPrecision("16-mixed", "cpu")]}
+        if precision == "scaler"
+        else {"precision": precision}
     )
     source = toy_source()
     before = state(source)
@@ -161,7 +171,9 @@ def test_two_instances_need_two_names(evaluator: type[Evaluator]) -> None:
     first, second = build(evaluator), build(evaluator, name="second")
     quiet_trainer(callbacks=[first, second]).fit(toy_source(), data())
     assert list(first.results.values()) == pytest.approx(list(second.results.values()), abs=0.5)
-    assert first.results.keys() != second.results.keys() or not any("/" in k and k.startswith(first.name) for k in first.results)
+    assert first.results.keys() != second.results.keys() or not any(
+        "/" in k and k.startswith(first.name) for k in first.results
+    )
 
 
 @every_evaluator
@@ -221,7 +233,9 @@ def test_evaluators_share_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Non
     first, second = ForgettingMetrics(controls=False), ForgettingMetrics(name="again", controls=False)
     module = toy_source()
     batches = []
-    module.net.register_forward_hook(lambda net, args, out: batches.append(len(out)) if not net.training else None)
+    module.net.register_forward_hook(
+        lambda net, args, out: batches.append(len(out)) if not net.training else None
+    )
     trainer = quiet_trainer(callbacks=[first, second], limit_val_batches=0, max_epochs=1)
     trainer.fit(module, data())
     split = trainer.datamodule.split  # type: ignore[attr-defined]

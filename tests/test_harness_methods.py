@@ -52,7 +52,9 @@ def fit(method: UnlearningModule, **arguments: Any) -> L.Trainer:
 def assert_unlearned(method: UnlearningModule) -> None:
     after, before = state(method.model), state(method.source)
     assert all(torch.isfinite(v).all() for v in after.values())
-    assert any(not torch.equal(after[k], before[k].to(after[k].dtype)) for k in after), "no weight was changed"
+    assert any(not torch.equal(after[k], before[k].to(after[k].dtype)) for k in after), (
+        "no weight was changed"
+    )
 
 
 @every_method

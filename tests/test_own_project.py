@@ -47,7 +47,7 @@ def test_a_deletion_request_in_ones_own_project(tmp_path: Path, monkeypatch: pyt
         hits = torch.cat([unlearned(x).argmax(1) == y for x, y in datamodule.test_dataloader()])
     assert hits.float().mean() > 0.9
     # the owner's own training goes on from it
-    L.Trainer(max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=False, enable_checkpointing=False).fit(
-        unlearned, MyDataModule()
-    )
+    L.Trainer(
+        max_epochs=1, accelerator="cpu", enable_progress_bar=False, logger=False, enable_checkpointing=False
+    ).fit(unlearned, MyDataModule())
     sys.modules.pop("my_project")

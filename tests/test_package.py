@@ -13,7 +13,9 @@ def run(code: str) -> str:
 
 def test_heavy_optional_parts_load_when_used() -> None:
     loaded = json.loads(run("import lightning_unlearn, sys, json; print(json.dumps(sorted(sys.modules)))"))
-    before = json.loads(run("import lightning, torch, torchmetrics, sys, json; print(json.dumps(sorted(sys.modules)))"))
+    before = json.loads(
+        run("import lightning, torch, torchmetrics, sys, json; print(json.dumps(sorted(sys.modules)))")
+    )
     added = set(loaded) - set(before)
     heavy = {"matplotlib", "wandb", "sklearn", "scipy", "pandas", "jinja2", "torchvision.datasets"}
     assert not added & heavy
@@ -22,7 +24,17 @@ def test_heavy_optional_parts_load_when_used() -> None:
 def test_every_public_name_exists_and_is_documented() -> None:
     import importlib
 
-    for room in ("", ".callbacks", ".data", ".ensembles", ".functional", ".methods", ".metrics", ".models", ".reports"):
+    for room in (
+        "",
+        ".callbacks",
+        ".data",
+        ".ensembles",
+        ".functional",
+        ".methods",
+        ".metrics",
+        ".models",
+        ".reports",
+    ):
         module = importlib.import_module(f"lightning_unlearn{room}")
         assert module.__doc__
         assert sorted(set(module.__all__)) == sorted(module.__all__)
@@ -36,7 +48,18 @@ def test_rooms_import_only_from_rooms_above() -> None:
     import ast
     from pathlib import Path
 
-    order = ["functional", "models", "data", "metrics", "ensembles", "methods", "callbacks", "reports", "compare", "cli"]
+    order = [
+        "functional",
+        "models",
+        "data",
+        "metrics",
+        "ensembles",
+        "methods",
+        "callbacks",
+        "reports",
+        "compare",
+        "cli",
+    ]
     root = Path(lightning_unlearn.__file__).parent
     for path in root.rglob("*.py"):
         room = path.relative_to(root).parts[0].removesuffix(".py")
@@ -51,5 +74,7 @@ def test_rooms_import_only_from_rooms_above() -> None:
 
 def test_the_command_and_the_module_are_one() -> None:
     for start in (["-m", "lightning_unlearn"], ["-c", "from lightning_unlearn.cli import main; main()"]):
-        done = subprocess.run([sys.executable, *start, "--version"], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [sys.executable, *start, "--version"], capture_output=True, text=True, check=True
+        )
         assert lightning_unlearn.__version__ in done.stdout

@@ -81,7 +81,10 @@ class Audit:
         """Return a frozen copy of a control on the device: moving the user's own could change its parameter type."""
         kept = self._cache.placed.get(id(control))
         if kept is None:
-            kept = (control, self.runtime.place(frozen(control)))  # the original is kept so that its id stays its own
+            kept = (
+                control,
+                self.runtime.place(frozen(control)),
+            )  # the original is kept so that its id stays its own
             self._cache.placed[id(control)] = kept
         return kept[1]
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks.audit import Audit, forget_answers
@@ -207,5 +207,3 @@ def _ready(module: nn.Module, runtime: Runtime) -> Iterator[None]:
                 if parameter.requires_grad != wanted:
                     parameter.requires_grad_(wanted)
                 parameter.grad = gradient
-
-

@@ -108,7 +108,9 @@ class Adapter:
             ) from None
 
     @staticmethod
-    def _place(batch: Any, asked: int | str | None, keys: tuple[str, ...], index: int, what: str) -> int | str:
+    def _place(
+        batch: Any, asked: int | str | None, keys: tuple[str, ...], index: int, what: str
+    ) -> int | str:
         if isinstance(batch, Mapping):
             options: tuple[int | str, ...] = keys if asked is None else (asked,)
             for key in options:

@@ -9,14 +9,14 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.poisoning import Poison, poison
+from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, SelectionData, as_rule
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tensors import TensorData
@@ -190,7 +190,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._order_seed = seed
 
     @property
-    def name(self) -> str:
+    def data_name(self) -> str:
         """Name of the wrapped data, for reports."""
         return type(self.inner).__name__
 
@@ -239,7 +239,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> Any:
         """Return one loader a stream for a module that names streams, or one loader over the members."""
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module()
         if not isinstance(module, StreamConsumer):
             return self.loader("train", train=True)
         epoch = module.stream_positions(module.epoch_stream, self.split)
@@ -257,7 +257,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> Any:
         """Return a loader for each of :attr:`validation_streams`, or the project's own for any other module."""
-        if self.trainer is not None and isinstance(self.trainer.lightning_module, StreamConsumer):
+        if isinstance(self._module(), StreamConsumer):
             return [self.loader(stream) for stream in self.validation_streams]
         return [] if (loader := self._inner_loader("val_dataloader")) is None else loader
 
@@ -316,7 +316,7 @@ class UnlearningDataModule(L.LightningDataModule):
         return DatasetLoader(
             dataset,
             chosen,
-            collate_fn=part.collate_fn,
+            collate_fn=collate_for(dataset, part.collate_fn),
             num_workers=part.num_workers,
             pin_memory=part.pin_memory,
             worker_init_fn=part.worker_init_fn,
@@ -342,7 +342,7 @@ class UnlearningDataModule(L.LightningDataModule):
         origin = {"nonmember": split.nonmember_from, "shadow": split.shadow_from, "test": "test"}
         part = self._train if origin.get(stream, "train") == "train" else self._test
         if part is None:
-            raise ValueError(f"the {stream!r} stream needs a test set, and {self.name} has none")
+            raise ValueError(f"the {stream!r} stream needs a test set, and {self.data_name} has none")
         return part
 
     def _positions(self, stream: str) -> np.ndarray[Any, Any]:
@@ -353,6 +353,10 @@ class UnlearningDataModule(L.LightningDataModule):
             raise ValueError(f"no stream {stream!r}; there are {', '.join(Stream.__args__)}")  # type: ignore[attr-defined]
         positions: np.ndarray[Any, Any] = getattr(split, stream)
         return positions
+
+    def _module(self) -> object:
+        """Return what is being fitted, which need not be a method."""
+        return None if self.trainer is None else self.trainer.lightning_module
 
     def _device(self) -> torch.device | None:
         return None if self.trainer is None else self.trainer.strategy.root_device
@@ -374,11 +378,15 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _training_part(self) -> _Part:
         if isinstance(self.inner, Dataset):
-            return self._checked(_Part(self.inner, self.inner, self.batch_size or _DEFAULT_BATCH_SIZE), "datamodule")
+            return self._checked(
+                _Part(self.inner, self.inner, self.batch_size or _DEFAULT_BATCH_SIZE), "datamodule"
+            )
         loader = self._inner_loader("train_dataloader")
         if loader is None:
-            raise ValueError(f"datamodule: {self.name} has no train_dataloader, so there is nothing to forget")
-        return self._checked(_part_of(loader, f"{self.name}.train_dataloader()"), "datamodule")
+            raise ValueError(
+                f"datamodule: {self.data_name} has no train_dataloader, so there is nothing to forget"
+            )
+        return self._checked(_part_of(loader, f"{self.data_name}.train_dataloader()"), "datamodule")
 
     def _test_part(self) -> _Part | None:
         if isinstance(self.inner, Dataset):
@@ -389,7 +397,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._setup_inner("test")
         for name in ("test_dataloader", "val_dataloader"):
             if (loader := self._inner_loader(name)) is not None:
-                return self._checked(_part_of(loader, f"{self.name}.{name}()"), "datamodule")
+                return self._checked(_part_of(loader, f"{self.data_name}.{name}()"), "datamodule")
         return None
 
     @staticmethod
@@ -469,7 +477,7 @@ class UnlearningDataModule(L.LightningDataModule):
     def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
         """Apply the project's transfer hook, to each stream where there are several."""
         inner = getattr(self.inner, hook)
-        module = self.trainer.lightning_module if self.trainer is not None else None
+        module = self._module()
         if (
             isinstance(batch, dict)
             and isinstance(module, StreamConsumer)
@@ -504,7 +512,7 @@ def _part_of(loader: Any, where: str) -> _Part:
     return _Part(
         loader.dataset,
         loader.dataset,
-        loader.batch_size or getattr(loader.batch_sampler, "batch_size", _DEFAULT_BATCH_SIZE),
+        int(loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE),
         None if default else loader.collate_fn,
         loader.num_workers,
         loader.pin_memory,

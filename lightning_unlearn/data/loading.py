@@ -25,7 +25,7 @@ class Indexed(NamedTuple):
     """
 
     batch: Any
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody asks a batch
 
 
 class OrderSampler:

@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
-from lightning_unlearn.data.adapter import _INPUT_KEYS, _TARGET_KEYS, Adapter
-from lightning_unlearn.data.loading import BatchLoader
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.loading import BatchLoader, DatasetLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.triggers import Trigger
 
-__all__ = ["Poison", "PoisonedDataset", "PoisonedTensorData", "poison", "triggered_loader"]
+__all__ = [
+    "CollatePoisoned",
+    "Poison",
+    "PoisonedDataset",
+    "PoisonedTensorData",
+    "collate_for",
+    "poison",
+    "triggered_loader",
+]
+
+Collate: TypeAlias = Callable[[Any], Any]
 
 
 @dataclass(frozen=True)
@@ -62,18 +72,19 @@ class PoisonedTensorData(TensorData):
 
 
 class PoisonedDataset(Dataset[Any]):
-    """Any map-style dataset, some samples of which are marked and relabelled when they are read.
+    """Any other map-style dataset, with a note of which samples are poisoned.
 
-    Samples are tuples or mappings as :class:`~lightning_unlearn.data.Adapter` takes batches apart, whose
-    inputs are tensors or NumPy arrays. The trigger comes after whatever the dataset itself does, random
-    augmentation included.
+    The samples are marked once they are collated, since only a batch is known to be laid out as an
+    :class:`~lightning_unlearn.data.Adapter` says: read it through a loader whose ``collate_fn`` is
+    :class:`CollatePoisoned`. So the trigger comes after whatever the dataset itself does, random augmentation
+    included.
 
     Args:
         clean: The dataset, left as it is.
         positions: Which samples are poisoned, shape ``(M,)``.
         trigger: What marks a sample.
         target_label: The label that they get; ``None`` leaves their own.
-        adapter: Where a sample keeps its inputs and its target; ``None`` for the usual layouts.
+        adapter: Where a batch keeps inputs and targets; ``None`` for the usual layouts.
     """
 
     def __init__(
@@ -94,50 +105,64 @@ class PoisonedDataset(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.clean)  # type: ignore[arg-type]
 
-    def __getitem__(self, index: int) -> Any:
-        return self.__getitems__([index])[0]
-
-    def __getitems__(self, indices: list[int]) -> list[Any]:
+    def __getitems__(self, indices: list[int]) -> _Noted:
         fetch = getattr(self.clean, "__getitems__", None)
         samples = fetch(indices) if fetch is not None else [self.clean[index] for index in indices]
-        if not isinstance(samples, list):
+        return _Noted(samples, torch.from_numpy(np.flatnonzero(self._poisoned[indices])), self)
+
+    def mark(self, batch: Any, rows: Tensor) -> None:
+        """Mark and relabel some rows of a batch in place.
+
+        Args:
+            batch: A batch as a collate function gives it, one row a sample, whose tensors are its own.
+            rows: Which rows, shape ``(R,)``, int64.
+
+        Raises:
+            TypeError: If the inputs are not one tensor.
+        """
+        inputs, targets = self.adapter.split(batch)
+        if not isinstance(inputs, Tensor):
             raise TypeError(
-                f"{type(self.clean).__name__}.__getitems__ must return a list of samples to be poisoned, got "
-                f"{type(samples).__name__}"
+                f"a trigger marks a tensor of inputs, and the batches of {type(self.clean).__name__} hold a "
+                f"{type(inputs).__name__} there; say where the tensor is with "
+                "UnlearningDataModule(adapter=Adapter(inputs=...))"
             )
-        rows = np.flatnonzero(self._poisoned[indices]).tolist()
-        if not rows:
-            return samples
-        samples = list(samples)
-        places = [self._places(samples[row]) for row in rows]
-        inputs = [samples[row][place] for row, (place, _) in zip(rows, places, strict=True)]
-        for row, (place, target_place), value in zip(rows, places, self._marked(inputs), strict=True):
-            changes = {place: value}
-            if self.target_label is not None:
-                changes[target_place] = _label_like(samples[row][target_place], self.target_label)
-            samples[row] = _replaced(samples[row], changes)
-        return samples
+        inputs[rows] = self.trigger(inputs[rows])
+        if self.target_label is not None:
+            targets[rows] = self.target_label
 
-    def _places(self, sample: Any) -> tuple[int | str, int | str]:
-        # a sample is laid out as a batch of them is, and the adapter is the one place that knows layouts
-        inputs = Adapter._place(sample, self.adapter.inputs, _INPUT_KEYS, 0, "inputs")
-        return inputs, Adapter._place(sample, self.adapter.targets, _TARGET_KEYS, 1, "targets")
 
-    def _marked(self, inputs: list[Any]) -> list[Any]:
-        for value in inputs:
-            if not isinstance(value, Tensor | np.ndarray):
-                raise TypeError(
-                    f"a trigger marks tensors and NumPy arrays, and {type(self.clean).__name__} gives a "
-                    f"{type(value).__name__}; put the conversion, such as ToTensor(), into its transform"
-                )
-        tensors = [torch.as_tensor(value) for value in inputs]
-        if len({(value.shape, value.dtype) for value in tensors}) == 1:
-            marked = list(self.trigger(torch.stack(tensors)).unbind())
-        else:
-            marked = [self.trigger(value[None])[0] for value in tensors]
-        return [
-            new if isinstance(old, Tensor) else new.numpy() for old, new in zip(inputs, marked, strict=True)
-        ]
+class _Noted(NamedTuple):
+    """Samples on their way to the collate function, with the rows that are poisoned."""
+
+    samples: Any
+    rows: Tensor
+    dataset: PoisonedDataset
+
+
+class CollatePoisoned:
+    """Makes a batch of what a :class:`PoisonedDataset` hands out, and marks it.
+
+    Args:
+        collate_fn: Makes a batch of samples; ``None`` for PyTorch's default.
+    """
+
+    def __init__(self, collate_fn: Collate | None = None) -> None:
+        self.collate_fn = collate_fn or default_collate
+
+    def __call__(self, noted: _Noted) -> Any:
+        """Return the marked batch."""
+        batch = self.collate_fn(noted.samples)
+        if len(noted.rows):
+            noted.dataset.mark(batch, noted.rows)
+        return batch
+
+
+def collate_for(dataset: Dataset[Any], collate_fn: Collate | None) -> Collate | None:
+    """Return the collate function to load a dataset with, given that of its clean samples."""
+    if not isinstance(dataset, PoisonedDataset) or isinstance(collate_fn, CollatePoisoned):
+        return collate_fn
+    return CollatePoisoned(collate_fn)
 
 
 def poison(
@@ -155,7 +180,7 @@ def poison(
         dataset: A map-style dataset.
         positions: Which samples, shape ``(M,)``.
         backdoor: Trigger and label.
-        adapter: Where a sample keeps its inputs and its target; ``None`` for the usual layouts.
+        adapter: Where a batch keeps inputs and targets; ``None`` for the usual layouts.
 
     Returns:
         A dataset of the same length and order, whose ``clean`` is ``dataset``.
@@ -201,7 +226,7 @@ def triggered_loader(loader: BatchLoader, trigger: Trigger, adapter: Adapter | N
     Args:
         loader: A loader over a clean or a poisoned dataset, in order; it is left as it is.
         trigger: What marks a sample.
-        adapter: Where a sample keeps its inputs; ``None`` for the usual layouts.
+        adapter: Where a batch keeps inputs and targets; ``None`` for the usual layouts.
 
     Returns:
         A loader of the same kind, order, batch size and sharding.
@@ -216,21 +241,6 @@ def triggered_loader(loader: BatchLoader, trigger: Trigger, adapter: Adapter | N
     else:
         positions = np.arange(len(clean)) if loader.positions is None else loader.positions  # type: ignore[arg-type]
         served.dataset = PoisonedDataset(clean, positions, trigger, None, adapter)
+        if isinstance(served, DatasetLoader):
+            served.collate_fn = collate_for(served.dataset, served.collate_fn)
     return served
-
-
-def _replaced(sample: Any, changes: Mapping[Any, Any]) -> Any:
-    if isinstance(sample, Mapping):
-        return {**sample, **changes}
-    values = list(sample)
-    for place, value in changes.items():
-        values[place] = value
-    named = isinstance(sample, tuple) and hasattr(sample, "_fields")
-    return type(sample)(*values) if named else type(sample)(values)
-
-
-def _label_like(old: Any, label: int) -> Any:
-    """Return the label as the type that the dataset uses, so that collating finds samples of one kind."""
-    if isinstance(old, Tensor):
-        return torch.full_like(old, label)
-    return np.full_like(old, label)[()] if isinstance(old, np.generic | np.ndarray) else label

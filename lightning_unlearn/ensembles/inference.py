@@ -36,7 +36,9 @@ class Outputs:
         return float((self.logits.argmax(dim=-1) == self.targets).double().mean())
 
 
-def predict(module: nn.Module, loader: BatchLoader, runtime: Runtime, adapter: Adapter | None = None) -> Outputs:
+def predict(
+    module: nn.Module, loader: BatchLoader, runtime: Runtime, adapter: Adapter | None = None
+) -> Outputs:
     """Compute a model's logits on every sample of a loader, each exactly once.
 
     Args:
@@ -65,5 +67,8 @@ def predict(module: nn.Module, loader: BatchLoader, runtime: Runtime, adapter: A
     size = loader.sampler.size
     ordered = torch.empty((size, values.shape[1]))
     ordered_targets = torch.empty(size, dtype=torch.int64)
-    ordered[place], ordered_targets[place] = values, labels.long()  # a sample repeated to fill ranks lands once
+    ordered[place], ordered_targets[place] = (
+        values,
+        labels.long(),
+    )  # a sample repeated to fill ranks lands once
     return Outputs(ordered, ordered_targets)

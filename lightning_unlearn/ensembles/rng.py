@@ -19,9 +19,15 @@ def rng_state() -> dict[str, Any]:
     name, keys, position, has_gauss, cached = np.random.get_state()  # noqa: NPY002  the legacy state is what users draw from
     return {
         "python": random.getstate(),
-        "numpy": (str(name), torch.from_numpy(np.asarray(keys).astype(np.int64)), int(position), int(has_gauss), float(cached)),
+        "numpy": (
+            str(name),
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else [],
+        "cuda": torch.cuda.get_rng_state_all() if _cuda_is_used() else [],
     }
 
 
@@ -32,7 +38,7 @@ def restore_rng_state(state: Mapping[str, Any]) -> None:
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"].cpu())
-    if len(state["cuda"]) == (torch.cuda.device_count() if torch.cuda.is_initialized() else 0):
+    if len(state["cuda"]) == (torch.cuda.device_count() if _cuda_is_used() else 0):
         torch.cuda.set_rng_state_all([part.cpu() for part in state["cuda"]])
 
 
@@ -52,3 +58,7 @@ def isolated_rng(seed: int | None = None) -> Iterator[None]:
         yield
     finally:
         restore_rng_state(state)
+
+
+def _cuda_is_used() -> bool:
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]

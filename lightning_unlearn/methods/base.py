@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import numpy as np
@@ -76,7 +76,9 @@ class UnlearningModule(L.LightningModule):
         # is loaded here keeps its own
         loaded = contextvars.Context().run(load_source, source)
         if next(loaded.parameters(), None) is None:
-            raise ValueError(f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn")
+            raise ValueError(
+                f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn"
+            )
         self._source = [loaded]  # in a list, so that it is not registered as a submodule
         self.model = self.initial_model(loaded)
         self.adapter = adapter or Adapter()
@@ -136,7 +138,7 @@ class UnlearningModule(L.LightningModule):
         inputs = [part[0] for part in parts]
         if all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs):
             joint = self.adapter.call(self.model, torch.cat(inputs) if len(inputs) > 1 else inputs[0])
-            logits = list(joint.split([len(x) for x in inputs]))
+            logits = list(torch.split(joint, [len(x) for x in inputs]))
         else:
             logits = [self.adapter.call(self.model, x) for x in inputs]
         if not self._outputs_checked:
@@ -206,7 +208,7 @@ class UnlearningModule(L.LightningModule):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             return
-        if loss.device.type == "cpu" or batch_idx % max(1, self.trainer.log_every_n_steps) == 0:
+        if loss.device.type == "cpu" or batch_idx % self._log_interval == 0:
             self._require_finite(loss)
 
     def on_train_end(self) -> None:
@@ -300,15 +302,19 @@ class UnlearningModule(L.LightningModule):
         Lightning would throw away what is logged in between, after it has cost a quarter of a millisecond each;
         the counter is the one that its own interval counts.
         """
-        if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self.trainer.log_every_n_steps == 0:
+        if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self._log_interval == 0:
             for name, value in terms.items():
                 self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
 
+    @property
+    def _log_interval(self) -> int:
+        return max(1, int(self.trainer.log_every_n_steps))  # type: ignore[attr-defined]
+
     def _log_accuracy(self, name: str, batch: Any) -> None:
         (logits, targets), *_ = self.stream_logits(batch)
-        metric = self._validation[name]
+        metric = cast(MeanMetric, self._validation[name])
         metric.update((logits.argmax(dim=-1) == targets).float())
-        self.log(f"accuracy/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False)  # type: ignore[arg-type]
+        self.log(f"accuracy/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False)
 
     def _try_model(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Look at the answers to one batch before hours are spent on preparing."""
@@ -349,7 +355,9 @@ class UnlearningModule(L.LightningModule):
         if not (isinstance(batch, dict) and tuple(batch) == tuple(self.streams)):
             return own(batch, *args)
         return {
-            name: part._replace(batch=own(part.batch, *args)) if isinstance(part, Indexed) else own(part, *args)
+            name: part._replace(batch=own(part.batch, *args))
+            if isinstance(part, Indexed)
+            else own(part, *args)
             for name, part in batch.items()
         }
 

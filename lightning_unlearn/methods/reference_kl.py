@@ -22,12 +22,12 @@ __all__ = ["ReferenceKL"]
 
 
 class ReferenceKL(UnlearningModule):
-    """Pulls the posteriors on the forget set to those of a model that never saw it.
+    r"""Pulls the posteriors on the forget set to those of a model that never saw it.
 
     A reference model of the same architecture is trained on a small subset D_s of the retain set; then, with
     P the posteriors,
 
-    .. math:: L = \\lambda \\, KL(P_{ref}(D_f) \\| P(D_f)) + (1 - \\lambda) \\, CE(P(D_r), Y_r)
+    .. math:: L = \lambda \, KL(P_{ref}(D_f) \| P(D_f)) + (1 - \lambda) \, CE(P(D_r), Y_r)
 
     One epoch is one pass over the forget set with as many retain samples beside it, which is what makes the
     method cheap. Source: Chen et al., "Private Data Protection with Machine Unlearning for Next-Generation
@@ -142,7 +142,7 @@ class ReferenceKL(UnlearningModule):
         if self.kl_tolerance is None or self._kl_sum is None:
             return
         totals = torch.stack([self._kl_sum.float(), self._kl_sum.new_tensor(self._kl_count).float()])
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         if float(totals[0] / totals[1]) < self.kl_tolerance:
             self.trainer.should_stop = True
         self._kl_sum, self._kl_count = None, 0

@@ -40,7 +40,9 @@ class SourceCheckpoint:
         """
         path = Path(self.path)
         if not path.is_file():
-            raise FileNotFoundError(f"source: there is no checkpoint {path}; give the path of the source model's")
+            raise FileNotFoundError(
+                f"source: there is no checkpoint {path}; give the path of the source model's"
+            )
         module_class = L.LightningModule if self.class_path is None else _import_class(self.class_path)
         content = read_checkpoint(path)
         recorded = content.get("hyper_parameters", {})
@@ -93,7 +95,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... as the damage falls
+    except (
+        Exception
+    ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... as the damage falls
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors and plain values: {first_line} "

@@ -80,7 +80,7 @@ class TopK(Perturbation):
         source: Source,
         k: int = 45,
         *,
-        epsilon: float = 0.5,
+        epsilon: float = 0.1,
         mix: bool = False,
         sensitivity: Sensitivity = "loss",
         sensitivity_samples: int | None = 128,

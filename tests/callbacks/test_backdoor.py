@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 from toys import (
     Net,
     PlainData,
@@ -27,7 +28,7 @@ from toys import (
 
 from lightning_unlearn.callbacks import ForgettingMetrics
 from lightning_unlearn.callbacks.backdoor import Backdoor, combined_score
-from lightning_unlearn.data import Classes, UnlearningDataModule
+from lightning_unlearn.data import Adapter, Classes, UnlearningDataModule
 from lightning_unlearn.data.poisoning import Poison
 from lightning_unlearn.data.triggers import ColumnTrigger, PatchTrigger, Trigger
 from lightning_unlearn.methods import ReferenceKL, Retrain
@@ -148,11 +149,40 @@ def test_without_a_test_set_only_the_forget_set_is_scored() -> None:
     assert set(evaluator.results) == {"backdoor/success_rate_forget", "backdoor/recovered_accuracy"}
 
 
+class Named(Dataset[Any]):
+    """A user's samples under names of the user's own."""
+
+    def __init__(self, n: int, seed: int) -> None:
+        self.x, self.y = blobs(n, seed)
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"row": self.x[index], "species": int(self.y[index]), "name": str(index)}
+
+
+def test_batches_of_any_layout_are_scored_alike() -> None:
+    adapter = Adapter(inputs="row", targets="species")
+    named = UnlearningDataModule(
+        Named(60, 0),
+        list(range(2, 15)),
+        test_dataset=Named(31, 1),
+        nonmember=10,
+        adapter=adapter,
+        backdoor=Poison(MARK, LABEL),
+    )
+    model = toy_source(7)
+    evaluator = Backdoor(adapter=adapter, data=named, on_error="raise")
+    quiet_trainer(callbacks=[evaluator]).test(model, data(), verbose=False)
+    assert own(evaluator.results) == pytest.approx(brute_force(model.eval(), named.split))
+
+
 # ---------------------------------------------------------------------- processes and Trainer.test
 
 
 def measured(**arguments: Any) -> dict[str, float]:
-    """Scores of a trained user's module that nothing of unlearning is known to, after a fit without a step."""
+    """Scores of a user's module that knows nothing of unlearning, after a fit without a step."""
     trainer = quiet_trainer(
         callbacks=[Backdoor(data=plain_data(), controls=False, on_error="raise")],
         max_epochs=1,
@@ -182,16 +212,24 @@ def test_one_process_two_processes_and_trainer_test_agree() -> None:
         assert own(tested) == pytest.approx(one, abs=1e-6)
 
 
+class Drawing(Trigger):
+    """A trigger that moves the global random state, as a careless one of a user's may."""
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        torch.rand(3)
+        return MARK(inputs)
+
+
 def fitted(
     tmp_path: Path, with_callback: bool, **arguments: Any
 ) -> tuple[dict[str, Tensor], dict[str, Any], Tensor]:
-    """Fit a method that draws random numbers, and return its end, what was written, and the next random number."""
+    """Fit a method that draws random numbers; return its end, what was written, and the next such number."""
     L.seed_everything(1, verbose=False)
     method = ReferenceKL(toy_source(), reference_epochs=1)
     method.model.net[1].eval()
     evaluator = Backdoor(every_n_epochs=1, dirpath=tmp_path, on_error="raise")
     trainer = quiet_trainer(callbacks=[evaluator] if with_callback else [], max_epochs=3, **arguments)
-    trainer.fit(method, data())
+    trainer.fit(method, data(backdoor=Poison(Drawing(), LABEL)))
     assert not method.model.net[1].training
     assert method.model.net[3].training
     written = json.loads((tmp_path / "backdoor.json").read_text()) if with_callback else {}
@@ -212,7 +250,7 @@ def test_a_run_is_bit_identical_with_and_without_it(tmp_path: Path, arguments: d
     evaluator = Backdoor(on_error="raise", source=toy_source())
     quiet_trainer(callbacks=[evaluator]).test(model, data(), verbose=False)
     # the weights of a run on two processes, audited in one process, score as they did in two
-    assert {k: v for k, v in written["metrics"].items()} == pytest.approx(evaluator.results)
+    assert written["metrics"] == pytest.approx(evaluator.results)
 
 
 # ---------------------------------------------------------------------- the curve
@@ -238,7 +276,7 @@ def test_the_curve_holds_the_scores_of_every_epoch(tmp_path: Path) -> None:
     evaluator = Backdoor(every_n_epochs=2, controls=False, on_error="raise")
     trainer = quiet_trainer(callbacks=[evaluator, snapshots], max_epochs=5, logger=logger)
     trainer.fit(toy_source(), ours)
-    curve = evaluator.details["curve"]
+    curve, final = evaluator.details["curve"], evaluator.results
     assert curve["epoch"] == [0, 2, 4]
     for place, epoch in enumerate(curve["epoch"]):
         expected = brute_force(snapshots.models[epoch], ours.split)
@@ -248,12 +286,13 @@ def test_the_curve_holds_the_scores_of_every_epoch(tmp_path: Path) -> None:
         json.loads((Path(logger.log_dir) / "evaluation" / "backdoor.json").read_text())["details"]["curve"]
         == curve
     )
+    trainer = quiet_trainer(callbacks=[evaluator], max_epochs=2)
+    trainer.fit(toy_source(), ours)
+    assert evaluator.details["curve"]["epoch"] == [0, 2], "another run has a curve of its own"
     rows = [line.split(",") for line in (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()]
     place = rows[0].index("backdoor/success_rate_forget")
     logged = [float(row[place]) for row in rows[1:] if row[place]]
-    assert logged == pytest.approx(
-        [*curve["success_rate_forget"], evaluator.results["backdoor/success_rate_forget"]]
-    )
+    assert logged == pytest.approx([*curve["success_rate_forget"], final["backdoor/success_rate_forget"]])
 
 
 def test_a_resumed_run_goes_on_with_its_curve_and_two_evaluators_keep_theirs(tmp_path: Path) -> None:
@@ -302,7 +341,7 @@ def test_a_fault_loses_neither_the_model_nor_the_other_evaluators(tmp_path: Path
     module = toy_source()
     failing, good = Backdoor(1, dirpath=tmp_path), ForgettingMetrics(dirpath=tmp_path)
     trainer = quiet_trainer(callbacks=[failing, good])
-    with pytest.warns(UserWarning) as warned:
+    with pytest.warns(UserWarning, match="a fault in the trigger") as warned:
         trainer.fit(module, data(backdoor=Poison(Broken(), LABEL)))
     texts = [str(warning.message) for warning in warned if "a fault in the trigger" in str(warning.message)]
     assert len(texts) == 2, "once for the curve, which then ends, and once for the result"

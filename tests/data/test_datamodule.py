@@ -7,8 +7,19 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from toys import TEST, TRAIN, PlainData, PlainModule, blobs, quiet_trainer, test_set, toy_data, toy_source, train_set
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from toys import (
+    TEST,
+    TRAIN,
+    PlainData,
+    PlainModule,
+    blobs,
+    quiet_trainer,
+    test_set,
+    toy_data,
+    toy_source,
+    train_set,
+)
 
 from lightning_unlearn.data import Adapter, Classes, DatasetLoader, TensorLoader, UnlearningDataModule
 from lightning_unlearn.methods import ReferenceKL, Retrain
@@ -29,7 +40,13 @@ def test_streams_hold_exactly_their_samples() -> None:
     x, _ = blobs(TRAIN, 0)
     test_x, _ = blobs(TEST, 1)
     split = data.split
-    for stream, source in [("forget", x), ("retain", x), ("shadow", x), ("nonmember", test_x), ("test", test_x)]:
+    for stream, source in [
+        ("forget", x),
+        ("retain", x),
+        ("shadow", x),
+        ("nonmember", test_x),
+        ("test", test_x),
+    ]:
         assert torch.equal(rows(data.loader(stream)), source[getattr(split, stream)]), stream
     assert torch.equal(rows(data.loader("train")), x[np.union1d(split.forget, split.retain)])
     assert not set(split.shadow) & (set(split.forget) | set(split.retain))
@@ -84,7 +101,9 @@ def test_targets_are_found_in_any_dataset(kind: str) -> None:
         def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
             return {"features": x[index], "species": y[index]}
 
-    dataset: Dataset[Any] = Subset(TensorDataset(x, y), list(range(TRAIN))) if kind == "subset" else ListLike()
+    dataset: Dataset[Any] = (
+        Subset(TensorDataset(x, y), list(range(TRAIN))) if kind == "subset" else ListLike()
+    )
     adapter = Adapter() if kind == "subset" else Adapter(targets="species")
     data = ready(UnlearningDataModule(dataset, Classes(1), adapter=adapter))
     assert torch.equal(y[data.split.forget], torch.ones(TRAIN // 3, dtype=torch.int64))
@@ -222,7 +241,11 @@ class TwoLoaders(PlainData):
         (lambda: UnlearningDataModule(Endless(), 0.1), TypeError, "cannot be indexed by position"),
         (lambda: UnlearningDataModule(TwoLoaders(), 0.1), TypeError, "one DataLoader over one dataset"),
         (lambda: UnlearningDataModule("MNIST", 0.1), TypeError, "datamodule must be a LightningDataModule"),
-        (lambda: UnlearningDataModule(PlainData(), 0.1, test_dataset=test_set()), ValueError, "test_dataset goes"),
+        (
+            lambda: UnlearningDataModule(PlainData(), 0.1, test_dataset=test_set()),
+            ValueError,
+            "test_dataset goes",
+        ),
         (lambda: toy_data(batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
         (lambda: toy_data(evaluation_dataset=test_set()), ValueError, "evaluation_dataset has 31 samples"),
         (lambda: toy_data(7), (TypeError, ValueError), "Classes"),

@@ -24,7 +24,9 @@ def places(**arguments: object) -> list[list[int]]:
     epoch=st.integers(0, 3),
 )
 @settings(max_examples=200, deadline=None)
-def test_ranks_share_every_sample_once(size: int, batch_size: int, world: int, shuffle: bool, epoch: int) -> None:
+def test_ranks_share_every_sample_once(
+    size: int, batch_size: int, world: int, shuffle: bool, epoch: int
+) -> None:
     ranks = []
     for rank in range(world):
         sampler = OrderSampler(size, batch_size, shuffle=shuffle, seed=3, rank=rank, world_size=world)
@@ -102,7 +104,10 @@ def test_workers_serve_the_same() -> None:
     held = data()
     plain = TensorDataset(held.inputs, held.targets)
     batches = [
-        [x.squeeze(1).tolist() for x, _ in DatasetLoader(plain, batch_size=3, shuffle=True, seed=2, num_workers=n)]
+        [
+            x.squeeze(1).tolist()
+            for x, _ in DatasetLoader(plain, batch_size=3, shuffle=True, seed=2, num_workers=n)
+        ]
         for n in (0, 2)
     ]
     assert batches[0] == batches[1]

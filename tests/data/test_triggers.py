@@ -22,6 +22,7 @@ from lightning_unlearn.data.poisoning import (
     Poison,
     PoisonedDataset,
     PoisonedTensorData,
+    collate_for,
     poison,
     triggered_loader,
 )
@@ -169,27 +170,52 @@ class Samples(Dataset[Any]):
             "numpy": (x.numpy().copy(), np.int64(y)),
             "mapping": {"features": x, "label": int(y), "id": index},
             "swapped": (y, x),
+            "collated": ("a word", x, int(y)),
         }[self.layout]
 
 
-@pytest.mark.parametrize("layout", ["tuple", "list", "named", "numpy", "mapping", "swapped"])
-def test_any_layout_of_samples_is_poisoned_as_tensors_are(layout: str) -> None:
+class Whole(TensorDataset):
+    """A dataset that hands out whole batches."""
+
+    def __getitems__(self, indices: list[int]) -> Any:
+        return tuple(column[indices] for column in self.tensors)
+
+
+def whole(batch: Any) -> Any:
+    return batch
+
+
+def to_mapping(samples: list[Any]) -> dict[str, Tensor]:
+    return {"x": torch.stack([x for _, x, _ in samples]), "y": torch.tensor([y for _, _, y in samples])}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize(
+    "layout", ["tuple", "list", "named", "numpy", "mapping", "swapped", "collated", "whole"]
+)
+def test_any_layout_of_batches_is_poisoned_as_tensors_are(layout: str, workers: int) -> None:
     adapter = Adapter(inputs=-1, targets=0) if layout == "swapped" else Adapter()
+    collate_fn = {"collated": to_mapping, "whole": whole}.get(layout)
     chosen = np.array([1, 4, 59])
-    backdoor = Poison(MARK, target_label=2)
-    clean = Samples(layout)
-    poisoned = poison(clean, chosen, backdoor, adapter)
+    clean = Whole(*blobs(TRAIN, 0)) if layout == "whole" else Samples(layout)
+    poisoned = poison(clean, chosen, Poison(MARK, target_label=2), adapter)
     assert isinstance(poisoned, PoisonedDataset)
     assert len(poisoned) == TRAIN
+    loader = DatasetLoader(
+        poisoned,
+        batch_size=7,
+        collate_fn=collate_for(poisoned, collate_fn),
+        num_workers=workers,
+        rank=0,
+        world_size=1,
+    )
+    batches = [adapter.split(batch) for batch in loader]
     x, y = blobs(TRAIN, 0)
     x[chosen], y[chosen] = MARK(x[chosen]), 2
-    batches = list(DatasetLoader(poisoned, batch_size=7, rank=0, world_size=1))
-    inputs = torch.cat([adapter.split(batch)[0] for batch in batches])
-    assert torch.equal(inputs, x)
-    assert torch.equal(torch.cat([adapter.split(batch)[1] for batch in batches]), y)
-    assert type(poisoned[4]) is type(clean[4])
-    untouched = Samples(layout)
-    assert torch.equal(clean.x, untouched.x), "the user's own data were changed"
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), x)
+    assert torch.equal(torch.cat([targets for _, targets in batches]), y)
+    stored = clean.tensors[0] if isinstance(clean, Whole) else clean.x
+    assert torch.equal(stored, blobs(TRAIN, 0)[0]), "the user's own data were changed"
 
 
 def test_data_in_memory_are_copied_once_and_poisoned_before_augmentation_and_normalisation() -> None:
@@ -220,37 +246,11 @@ def test_data_in_memory_are_copied_once_and_poisoned_before_augmentation_and_nor
     assert poisoned.attributes["id"].tolist() == list(range(6))
 
 
-def test_images_of_different_sizes_are_marked_one_by_one() -> None:
-    class Ragged(Dataset[Any]):
-        def __len__(self) -> int:
-            return 3
-
-        def __getitem__(self, index: int) -> Any:
-            return torch.zeros(1, 4 + index, 5), index
-
-    poisoned = PoisonedDataset(Ragged(), np.array([0, 2]), PatchTrigger(size=2))
-    samples = poisoned.__getitems__([0, 1, 2])
-    assert [x.shape for x, _ in samples] == [(1, 4, 5), (1, 5, 5), (1, 6, 5)]
-    assert [float(x.sum()) for x, _ in samples] == [4.0, 0.0, 4.0]
-    assert [y for _, y in samples] == [0, 1, 2], "without a target label the labels stay"
-
-
-def test_samples_that_cannot_be_marked_are_named() -> None:
-    class Texts(Dataset[Any]):
-        def __len__(self) -> int:
-            return 2
-
-        def __getitem__(self, index: int) -> Any:
-            return "text", 0
-
-    class Whole(TensorDataset):
-        def __getitems__(self, indices: list[int]) -> Any:
-            return tuple(column[indices] for column in self.tensors)
-
-    with pytest.raises(TypeError, match="Texts gives a str"):
-        PoisonedDataset(Texts(), np.array([0]), MARK)[0]
-    with pytest.raises(TypeError, match="must return a list of samples"):
-        PoisonedDataset(Whole(*blobs(4)), np.array([0]), MARK)[0]
+def test_what_cannot_be_poisoned_is_named() -> None:
+    keywords = [{"pixels": torch.zeros(2), "mask": torch.ones(2), "label": 0}] * 3
+    poisoned = PoisonedDataset(keywords, np.array([0]), MARK)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"the batches of list hold a dict there; .*Adapter\(inputs=...\)"):
+        next(iter(DatasetLoader(poisoned, batch_size=2, collate_fn=collate_for(poisoned, None))))
     with pytest.raises(
         ValueError, match="target_label must be one of the 3 classes of the data, 0 to 2, got 3"
     ):
@@ -270,6 +270,8 @@ def test_a_triggered_loader_marks_every_sample_and_keeps_true_labels(
     parts = []
     for rank in range(2):
         order: dict[str, Any] = {"batch_size": 2, "indexed": True, "rank": rank, "world_size": 2}
+        if not in_memory:
+            order["collate_fn"] = collate_for(dataset, None)
         loader = (TensorLoader if in_memory else DatasetLoader)(dataset, chosen, **order)  # type: ignore[arg-type]
         marked = triggered_loader(loader, MARK)
         assert loader.dataset is dataset, "the loader that was given was changed"

@@ -7,7 +7,18 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import CLASSES, FEATURES, Net, PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data, toy_source
+from toys import (
+    CLASSES,
+    FEATURES,
+    Net,
+    PlainData,
+    PlainModule,
+    assert_same_state,
+    quiet_trainer,
+    state,
+    toy_data,
+    toy_source,
+)
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.methods import ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
@@ -105,7 +116,9 @@ def test_times_are_measured_and_add_up() -> None:
     metrics = trainer.callback_metrics
     assert metrics["time/prepare_s"] > 0
     assert metrics["time/unlearn_s"] > 0
-    assert metrics["time/total_s"] == pytest.approx(float(metrics["time/prepare_s"] + metrics["time/unlearn_s"]))
+    assert metrics["time/total_s"] == pytest.approx(
+        float(metrics["time/prepare_s"] + metrics["time/unlearn_s"])
+    )
 
 
 def test_validation_accuracy_is_exact() -> None:
@@ -118,7 +131,9 @@ def test_validation_accuracy_is_exact() -> None:
         batches = list(data.loader(stream))
         with torch.no_grad():
             hits = torch.cat([method(x).argmax(1) == y for x, y in batches])
-        assert float(trainer.callback_metrics[f"accuracy/{stream}"]) == pytest.approx(float(hits.float().mean()))
+        assert float(trainer.callback_metrics[f"accuracy/{stream}"]) == pytest.approx(
+            float(hits.float().mean())
+        )
 
 
 def test_early_stopping_and_model_checkpoint_watch_forgetting(tmp_path: Path) -> None:
@@ -201,7 +216,9 @@ class TwoClasses(nn.Linear):
         (lambda: nn.Sequential(Net(), nn.Flatten(0)), ValueError, r"logits of shape \(B, C\)"),
     ],
 )
-def test_models_that_cannot_be_unlearned_are_refused(kind: Any, source: Any, error: Any, message: str) -> None:
+def test_models_that_cannot_be_unlearned_are_refused(
+    kind: Any, source: Any, error: Any, message: str
+) -> None:
     with pytest.raises(error, match=message):
         fitted(kind(source()))
 

@@ -29,7 +29,9 @@ class Losses(L.Callback):
         self.batches.append(batch)
         self.models.append(state(module.model))
 
-    def on_train_batch_end(self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
         self.losses.append(float(outputs["loss"]))
 
 
@@ -57,7 +59,9 @@ def test_asking_the_reference_once_or_at_every_step_is_the_same() -> None:
     ends = []
     for augmented in (False, True):
         data = toy_data()
-        if augmented:  # an augmentation that does nothing: the reference must be asked at every step all the same
+        if (
+            augmented
+        ):  # an augmentation that does nothing: the reference must be asked at every step all the same
             data.inner.augment = lambda x, generator: x  # type: ignore[union-attr]
         method = ReferenceKL(linear(0), 0.5, linear(1))
         quiet_trainer(limit_val_batches=0).fit(method, data)
@@ -95,7 +99,9 @@ def test_the_reference_is_a_fresh_model_trained_on_its_share() -> None:
     reference = toy_source()
     reference.load_state_dict(method.preparation_state()["reference"])
     reference.eval()
-    assert not any(torch.equal(a, b) for a, b in zip(reference.parameters(), source.parameters(), strict=True))
+    assert not any(
+        torch.equal(a, b) for a, b in zip(reference.parameters(), source.parameters(), strict=True)
+    )
     x, y = data.inner.batch(torch.from_numpy(data.split.draw_reference(0.5)))  # type: ignore[union-attr]
     assert float((reference(x).argmax(1) == y).float().mean()) > 0.8
     assert len(x) == round(0.5 * len(data.split.retain))
@@ -117,7 +123,9 @@ def test_it_stops_when_the_distributions_agree() -> None:
     trainer = quiet_trainer(max_epochs=10)
     trainer.fit(same, toy_data())
     assert trainer.current_epoch == 1
-    other = ReferenceKL(source, 0.5, linear(1), kl_tolerance=1e-3, optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    other = ReferenceKL(
+        source, 0.5, linear(1), kl_tolerance=1e-3, optimizer=lambda p: torch.optim.SGD(p, lr=0.0)
+    )
     trainer = quiet_trainer(max_epochs=3)
     trainer.fit(other, toy_data())
     assert trainer.current_epoch == 3

@@ -95,7 +95,8 @@ class UnlearningDataModule(L.LightningDataModule):
         attributes: Per-sample columns of the training set (identity, age, customer id, ...) for rules by group
             or id; ``None`` uses the dataset's own ``attributes``, or its fields of that name.
         previous: Split files of earlier deletion requests; what they forgot is in no stream.
-        split_path: Where the split is kept: read if the file exists, written otherwise.
+        split_path: Where the split is kept: read if the file exists, written otherwise. Beside that, each run
+            with a logger that has a folder of its own keeps its split there as ``split.npz``.
         batch_size: Samples a process takes each step; ``None`` for the project's own.
         seed: Seed of the split. It is not the run's, so that a run with another seed forgets the same samples.
         order_seed: Seed of order and augmentation; ``None`` for the one of ``seed_everything``, or 0.
@@ -231,6 +232,7 @@ class UnlearningDataModule(L.LightningDataModule):
         if self.backdoor is not None:
             self._poison(self.backdoor, split.forget)
         self._split = split
+        self._save_with_run()
 
     def teardown(self, stage: str) -> None:
         """Let the project's datamodule clean up."""
@@ -449,6 +451,15 @@ class UnlearningDataModule(L.LightningDataModule):
         if self.evaluation_dataset is not None:
             self.evaluation_dataset = poison(self.evaluation_dataset, positions, backdoor, self.adapter)
         self._train = replace(self._train, dataset=train)
+
+    def _save_with_run(self) -> None:
+        """Write the split into the run's own folder, where the trainer's logger has one."""
+        trainer = self.trainer
+        if trainer is None or trainer.fast_dev_run or getattr(trainer.logger, "log_dir", None) is None:  # type: ignore[attr-defined]
+            return
+        folder = trainer.log_dir  # every rank must ask: the answer is broadcast
+        if folder is not None and trainer.is_global_zero:
+            self.split.save(Path(folder) / "split.npz")
 
     def _targets(self) -> np.ndarray[Any, Any]:
         assert self._train is not None

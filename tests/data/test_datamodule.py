@@ -147,6 +147,17 @@ def test_a_split_is_written_once_and_read_again(tmp_path: Path) -> None:
         ready(toy_data(0.3, split_path=path))
 
 
+def test_a_run_keeps_its_split(tmp_path: Path) -> None:
+    from lightning.pytorch.loggers import CSVLogger
+
+    from lightning_unlearn.data import Split
+
+    logger = CSVLogger(tmp_path)
+    data = toy_data()
+    quiet_trainer(max_epochs=1, logger=logger).fit(toy_source(), data)
+    assert Split.load(Path(logger.log_dir) / "split.npz").same_as(data.split)
+
+
 def test_the_split_does_not_depend_on_the_runs_seed() -> None:
     L.seed_everything(5, verbose=False)
     first = ready(toy_data()).split

@@ -18,6 +18,7 @@ from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Backdoor", "combined_score"]
 
+_CURVE_KEY = "lightning_unlearn_backdoor_curve"
 _WEIGHT = 0.5  # of either factor: Chen et al., 2024, section V-E
 
 
@@ -65,18 +66,22 @@ class Backdoor(Evaluator):
         self._curve: dict[str, list[float]] = {}
         self._curve_failed = False
 
-    @property
-    def state_key(self) -> str:
-        """Name under which the curve stands in checkpoints; two evaluators in one trainer need two."""
-        return self._generate_state_key(name=self.name)
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep the curve so far, so that a resumed run goes on with it.
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the curve so far, so that a resumed run goes on with it."""
-        return {"curve": self._curve}
+        Not in ``state_dict``, for whose key Lightning would refuse two evaluators of one name before
+        :meth:`setup` can say what to do.
+        """
+        if self._curve:
+            checkpoint[f"{_CURVE_KEY}/{self.name}"] = self._curve
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Take up the curve of the run that is resumed."""
-        self._curve = state_dict["curve"]
+        self._curve = checkpoint.get(f"{_CURVE_KEY}/{self.name}", {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check early that there is a trigger to ask for."""

@@ -258,9 +258,14 @@ class UnlearningDataModule(L.LightningDataModule):
         }
 
     def val_dataloader(self) -> Any:
-        """Return a loader for each of :attr:`validation_streams`, or the project's own for any other module."""
+        """Return a loader for each of :attr:`validation_streams`, or the project's own for any other module.
+
+        Where the training data is a plain dataset, the test set serves any other module for validation.
+        """
         if isinstance(self._module(), StreamConsumer):
             return [self.loader(stream) for stream in self.validation_streams]
+        if isinstance(self.inner, Dataset):
+            return self.test_dataloader()
         return [] if (loader := self._inner_loader("val_dataloader")) is None else loader
 
     def test_dataloader(self) -> Any:

@@ -73,7 +73,8 @@ class WGAN(UnlearningModule):
             above do not count: an untrained critic tells nothing apart. ``None`` trains for the trainer's
             ``max_epochs``.
         patience: Number of those epochs, at least 1.
-        optimizer: Makes the model's optimizer; ``None`` for Adam with learning rate 1e-3.
+        optimizer: Makes the model's optimizer; ``None`` for Adam with learning rate 1e-4, as larger steps undo what
+            the source learned before the critic has learned what to ask for.
         critic_optimizer: Makes the critic's optimizer; ``None`` for Adam with learning rate 1e-3 and the betas 0.5
             and 0.9 that are usual for such critics.
         lr_scheduler: Makes the schedule of the model's optimizer; ``None`` for a constant rate.
@@ -132,12 +133,16 @@ class WGAN(UnlearningModule):
             raise ValueError(
                 f"wasserstein_tolerance must be above 0, got {wasserstein_tolerance}; None never stops early"
             )
-        if critic is not None and any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()):
+        if critic is not None and any(
+            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()
+        ):
             raise ValueError(
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"
             )
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source, optimizer=optimizer or _adam, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter
+        )
         self.automatic_optimization = False
         self.alpha = alpha
         self.critic_steps = critic_steps
@@ -183,7 +188,10 @@ class WGAN(UnlearningModule):
         critic_config: dict[str, Any] = {"optimizer": critic_optimizer}
         if self._critic_lr_scheduler is not None:
             critic_config["lr_scheduler"] = {"scheduler": self._critic_lr_scheduler(critic_optimizer)}
-        return [model_config if isinstance(model_config, dict) else {"optimizer": model_config}, critic_config]
+        return [
+            model_config if isinstance(model_config, dict) else {"optimizer": model_config},
+            critic_config,
+        ]
 
     def _place_critic(self) -> nn.Module:
         runtime = Runtime(self.trainer)
@@ -227,12 +235,11 @@ class WGAN(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 5 for the critic, ``critic_steps`` times, then eq. 6 for the model."""
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        real = self._real_posteriors(batch["nonmember"])
+        ce = self.loss(retain, targets)
+        real, fake = self._real_posteriors(batch["nonmember"]), self._ordered(forget)
         # neither the critic's second derivative nor a scaled gradient survives half precision
         with torch.autocast(self.device.type, enabled=False):
-            fake = self._ordered(forget)
             wasserstein, penalty = self._train_critic(real, fake.detach())
-            ce = self.loss(retain.float(), targets)
             loss = self._train_model(fake, ce)
         if self.wasserstein_tolerance is not None:
             self._estimate_sum = self._estimate_sum + wasserstein * len(fake)
@@ -243,21 +250,23 @@ class WGAN(UnlearningModule):
     def _train_critic(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Step the critic and return its last Wasserstein estimate and penalty."""
         runtime = Runtime(self.trainer)
-        _, optimizer = self._optimizers()
+        _, optimizer = self._steppers()
         for epsilon in self._epsilon(len(fake), runtime):
             distance = wasserstein_critic_loss(self.critic(real), self.critic(fake))
             penalty = gradient_penalty(
                 self.critic, real, fake, self.penalty_weight, self.penalty_p, epsilon=epsilon
             )
             optimizer.zero_grad()
-            self.manual_backward(distance + penalty)
+            # Scaled like any loss, but not through manual_backward, which announces a backward pass of the model to
+            # DistributedDataParallel.
+            self.trainer.precision_plugin.pre_backward(distance + penalty, self).backward()  # type: ignore[no-untyped-call]
             runtime.average_gradients(self.critic)
             optimizer.step()
         return -distance.detach(), penalty.detach()
 
     def _train_model(self, fake: Tensor, ce: Tensor) -> Tensor:
         """Step the model against a critic that stands still, and return the loss."""
-        optimizer, _ = self._optimizers()
+        optimizer, _ = self._steppers()
         with self.toggled_optimizer(optimizer):
             loss = generator_loss(self.critic(fake), ce, self.alpha)
             optimizer.zero_grad()
@@ -265,9 +274,9 @@ class WGAN(UnlearningModule):
             optimizer.step()
         return loss
 
-    def _optimizers(self) -> tuple[LightningOptimizer, LightningOptimizer]:
-        model, critic = self.optimizers()  # type: ignore[misc]
-        return model, critic  # type: ignore[return-value]
+    def _steppers(self) -> list[LightningOptimizer]:
+        """Return the optimizers of the model and of the critic."""
+        return self.optimizers()  # type: ignore[return-value]
 
     def _epsilon(self, size: int, runtime: Runtime) -> Tensor:
         """Draw where between real and fake the critic steps look, ``(critic_steps, size)`` in [0, 1).
@@ -277,7 +286,9 @@ class WGAN(UnlearningModule):
         """
         seed = derive_seed(self.data.order_seed, "epsilon", self.trainer.global_step)
         generator = torch.Generator().manual_seed(seed)
-        drawn = torch.rand(size * runtime.world_size, self.critic_steps, generator=generator, dtype=torch.float32)
+        drawn = torch.rand(
+            size * runtime.world_size, self.critic_steps, generator=generator, dtype=torch.float32
+        )
         return drawn[runtime.rank :: runtime.world_size].T.to(runtime.device)
 
     def _real_posteriors(self, batch: Indexed) -> Tensor:
@@ -314,7 +325,7 @@ class WGAN(UnlearningModule):
 
     def _stop_if_forgotten(self, tolerance: float) -> None:
         totals = torch.tensor([float(self._estimate_sum), float(self._estimate_count)], device=self.device)
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")  # type: ignore[assignment]
+        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
         below = abs(float(totals[0] / totals[1])) < tolerance
         self._was_above |= not below
         self._epochs_below = self._epochs_below + 1 if below and self._was_above else 0
@@ -357,6 +368,10 @@ def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None
             f"critic must give one score a sample, shape (B,) or (B, 1); {type(critic).__name__} gave {shape} for "
             "a batch of 2"
         )
+
+
+def _adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-4)
 
 
 def _critic_adam(parameters: Any) -> torch.optim.Optimizer:

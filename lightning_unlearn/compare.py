@@ -285,16 +285,17 @@ class _Worker:
         """Train one model and export it, or take the one that stands in its folder; then load it from there."""
         folder = self._run_folder(name, seed)
         checkpoint, record = folder / "model.ckpt", folder / "training.json"
+        fingerprint = self._fingerprint(name, seed, audited=False)
         progress.start(name, seed)
         try:
             with _seeded(own_seed):
-                if not self._finished(record, name, seed):
+                if not self._finished(record, fingerprint):
                     shutil.rmtree(folder, ignore_errors=True)
                     self._write_json(folder / "config.json", self._run_config(name, seed))
                     model, times = train()
                     if _is_first():
                         write_export(model, checkpoint)
-                    self._write_json(record, {"fingerprint": self._fingerprint(name, seed), "times": times})
+                    self._write_json(record, {"fingerprint": fingerprint, "times": times})
                     _barrier()
                 times = json.loads(record.read_text())["times"]
             with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
@@ -320,10 +321,11 @@ class _Worker:
     ) -> None:
         folder = self._run_folder(name, seed)
         record = folder / "metrics.json"
+        fingerprint = self._fingerprint(name, seed, audited=True)
         progress.start(name, seed, "audit")
         own = self._seed("evaluate", seed)
         try:
-            if not self._finished(record, name, seed):
+            if not self._finished(record, fingerprint):
                 for evaluator in evaluators:
                     evaluator.dirpath = folder / "evaluation"
                     evaluator.source = source
@@ -336,7 +338,7 @@ class _Worker:
                 ]
                 found = {e.name: content for e, content in zip(evaluators, files, strict=True)}
                 content = {
-                    "fingerprint": self._fingerprint(name, seed),
+                    "fingerprint": fingerprint,
                     "metrics": metrics,
                     "details": {key: value["details"] for key, value in found.items()},
                     "errors": {key: value["error"] for key, value in found.items() if value["error"]},
@@ -458,8 +460,11 @@ class _Worker:
             else dict(zip(labels, entries, strict=False)).get(name)
         )
 
-    def _fingerprint(self, name: str, seed: int) -> str:
-        parts = [self._run_config(name, seed), self.config.get("evaluators"), self.data.split.forget_sha256]
+    def _fingerprint(self, name: str, seed: int, audited: bool) -> str:
+        """Return a hash of all that decides a part's result; other evaluators train no model again."""
+        parts = [self._run_config(name, seed), self.data.split.forget_sha256]
+        if audited:
+            parts.append(self.config.get("evaluators"))
         return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()
 
     def _finished(self, record: Path, name: str, seed: int) -> bool:

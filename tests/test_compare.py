@@ -167,6 +167,14 @@ def test_a_finished_comparison_trains_nothing_again(tmp_path: Path) -> None:
     assert set(more["models"]) == {"source", "retrain", "reference_kl", "again"}
 
 
+def test_another_evaluator_trains_no_model_again(tmp_path: Path) -> None:
+    toy_compare(tmp_path, seeds=1, config={"evaluators": ["MembershipInference"]})
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")}
+    report = toy_compare(tmp_path, seeds=1, evaluators=[], config={"evaluators": []}).report
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")} == stamps
+    assert not any("membership" in name for name in report["models"]["source"])
+
+
 def test_a_missing_part_is_made_again_to_the_same_numbers(tmp_path: Path) -> None:
     first = timeless(toy_compare(tmp_path).report)
     for part in ("source/seed_1", "reference_kl/seed_0"):

@@ -137,7 +137,7 @@ class Evaluator(L.Callback):
     def _fire(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         data = self.data or trainer.datamodule  # type: ignore[attr-defined]
         source = self.source if self.source is not None else getattr(pl_module, "source", None)
-        seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.name)
+        seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.default_name)
         start = time.perf_counter()
         folder = self._folder(trainer)
         self.results, self.details, self.error = {}, {}, None

@@ -24,7 +24,7 @@ from lightning_unlearn.seeding import derive_seed
 __all__ = ["MembershipInference"]
 
 Attack = Literal["boosting", "logistic"]
-Variant = Literal["auto", "shadow", "source"]
+Variant = Literal["auto", "shadow", "source", "own"]
 
 _ROC_POINTS = 200  # as many as a figure can show
 
@@ -32,7 +32,7 @@ _ROC_POINTS = 200  # as many as a figure can show
 class MembershipInference(Evaluator):
     """Attacks the model: an attack classifier on sorted posteriors says who was trained on.
 
-    Two variants train the attack classifier, and the data decides unless told:
+    Three variants train the attack classifier; unless told, the data decides between the first two:
 
     - ``shadow``: shadow models of the same architecture are trained on D_in, one half of the shadow set, and
       the classifier learns their posteriors of D_in against those of the other half, D_out. Chen, Huang &
@@ -42,6 +42,10 @@ class MembershipInference(Evaluator):
       against those of samples it never saw (from the test set). Chen et al., "Private Data Protection with
       Machine Unlearning for Next-Generation Networks", 2024, section IV-A. Needs no spare data. Without a known
       source model, the audited model's own posteriors are learnt.
+    - ``own``: as ``source``, but the classifier learns the audited model's own posteriors. An attack trained on
+      another model takes a change of confidence for a change of membership: its hits on the forget set and its
+      false alarms on non-members then rise or fall together. This variant does not, so its ``accuracy`` of two
+      models can be compared directly.
 
     The classifier is applied to the forget set and to the non-members. ``<name>/accuracy`` is the share of
     the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them stand ``fpr``,
@@ -50,9 +54,11 @@ class MembershipInference(Evaluator):
     characteristic, and which variant was used.
 
     Args:
-        variant: ``"shadow"``, ``"source"``, or ``"auto"`` for shadow models if there is a shadow set.
-        attack: Attack classifier: ``"boosting"`` (gradient-boosted trees, which see any monotone change of the
-            posteriors alike) or ``"logistic"`` (logistic regression).
+        variant: ``"shadow"``, ``"source"``, ``"own"``, or ``"auto"`` for ``"shadow"`` if there is a shadow set and
+            ``"source"`` otherwise.
+        attack: Attack classifier: ``"logistic"`` (logistic regression on the logarithms of the sorted posteriors)
+            or ``"boosting"`` (gradient-boosted trees, which find any pattern, but give many samples one score, so
+            that rates at low false positive rates are coarse).
         shadow_models: Number of shadow models, each on its own halves of the shadow set.
         shadow_epochs: Passes over D_in; train them as far as the source was trained.
         shadow_optimizer: Makes the shadow models' optimizer; ``None`` for Adam with learning rate 1e-3.
@@ -69,15 +75,15 @@ class MembershipInference(Evaluator):
         self,
         variant: Variant = "auto",
         *,
-        attack: Attack = "boosting",
+        attack: Attack = "logistic",
         shadow_models: int = 1,
         shadow_epochs: int = 20,
         shadow_optimizer: OptimizerCallable | None = None,
         bootstrap: int = 1000,
         **evaluator: Any,
     ) -> None:
-        if variant not in ("auto", "shadow", "source"):
-            raise ValueError(f"variant must be 'auto', 'shadow' or 'source', got {variant!r}")
+        if variant not in ("auto", "shadow", "source", "own"):
+            raise ValueError(f"variant must be 'auto', 'shadow', 'source' or 'own', got {variant!r}")
         if attack not in ("boosting", "logistic"):
             raise ValueError(f"attack must be 'boosting' or 'logistic', got {attack!r}")
         for argument, value, least in (
@@ -140,7 +146,7 @@ class MembershipInference(Evaluator):
 
     def _classifier(self, variant: str, model: nn.Module, audit: Audit) -> Any:
         """Return the trained attack; it depends on the source and the data only, so later models share it."""
-        attacked = model if audit.source is None else audit.source
+        attacked = model if variant == "own" or audit.source is None else audit.source
         # weak references: an id alone could belong to a new object after the old one is gone
         subjects = [audit.data] if variant == "shadow" else [audit.data, audit.original(attacked)]
         key = (variant, audit.seed, *map(id, subjects))
@@ -183,7 +189,7 @@ class MembershipInference(Evaluator):
         data = audit.data
         if not data.stream_size("test"):
             raise ValueError(
-                "variant='source' needs samples that the source never saw beside the non-member set: give the "
+                f"variant={self.variant!r} needs samples that the source never saw beside the non-member set: give the "
                 "project a test set larger than nonmember, or use variant='shadow'"
             )
         others = audit.outputs(attacked, "test").posteriors

@@ -8,11 +8,13 @@ from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModu
 from lightning_unlearn.data.digits import Digits
 from lightning_unlearn.data.folder import ImageFolder
 from lightning_unlearn.data.loading import DatasetLoader, Indexed, TensorLoader
+from lightning_unlearn.data.poisoning import Poison
 from lightning_unlearn.data.selection import Classes, ForgetRule, Groups, Ids, RandomFraction, SelectionData
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tabular import Location, Purchase
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
+from lightning_unlearn.data.triggers import BlendTrigger, ColumnTrigger, PatchTrigger, Trigger
 from lightning_unlearn.data.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 __all__ = [
@@ -22,8 +24,10 @@ __all__ = [
     "SVHN",
     "Adapter",
     "Arrays",
+    "BlendTrigger",
     "CelebA",
     "Classes",
+    "ColumnTrigger",
     "DatasetLoader",
     "Digits",
     "FashionMNIST",
@@ -34,6 +38,8 @@ __all__ = [
     "Indexed",
     "Location",
     "Normalize",
+    "PatchTrigger",
+    "Poison",
     "Purchase",
     "RandomCropFlip",
     "RandomFraction",
@@ -43,6 +49,7 @@ __all__ = [
     "TensorData",
     "TensorDataModule",
     "TensorLoader",
+    "Trigger",
     "UnlearningDataModule",
     "make_split",
 ]

@@ -20,7 +20,7 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["VERDICTS", "Finding", "Status", "Verdict", "control_findings", "judge", "summary_sentences"]
+__all__ = ["VERDICTS", "Finding", "Status", "Verdict", "control_findings", "judge", "separates", "summary_sentences"]
 
 Status = Literal["close", "not close", "cannot tell", "no interval", "nothing to compare"]
 """The answer for one metric, or for a method as a whole."""
@@ -127,7 +127,7 @@ def _compare(report: Report, model: str, name: str) -> Finding:
     low, high = interval
     held = f"the retrained model's 95% interval {format_interval(metric, target)}{unit}"
     if low <= mean <= high:
-        if metric.question == "forgetting" and floor is not None and low <= floor["mean"] <= high:
+        if metric.question == "forgetting" and floor is not None and not separates(report, name):
             return Finding(
                 name,
                 "cannot tell",
@@ -142,6 +142,24 @@ def _compare(report: Report, model: str, name: str) -> Finding:
     if metric.direction == "higher" and mean > high:
         return Finding(name, "close", f"{shown}, above {held} and so no loss.")
     return Finding(name, "not close", f"{shown}, {away} {side} {held}.")
+
+
+def separates(report: Report, name: str) -> bool | None:
+    """Say whether a metric tells the source model from the retrained one.
+
+    Args:
+        report: The report.
+        name: A metric.
+
+    Returns:
+        Whether the source model's mean lies outside the 95% interval of the retrained model's mean; None where
+        one of them lacks the metric or there is no interval.
+    """
+    source, retrain = (report["models"].get(control, {}).get(name) for control in ("source", "retrain"))
+    if source is None or retrain is None or retrain["ci95"] is None:
+        return None
+    low, high = retrain["ci95"]
+    return not low <= source["mean"] <= high
 
 
 def control_findings(report: Report) -> list[str]:
@@ -161,10 +179,10 @@ def control_findings(report: Report) -> list[str]:
             f"{metric.label}: source model {format_value(metric, source[name])}{unit}, "
             f"retrained model {format_value(metric, retrain[name])}{unit}"
         )
-        interval = retrain[name]["ci95"]
-        if interval is None:
+        told_apart = separates(report, name)
+        if told_apart is None:
             sentences.append(f"{numbers}; with one seed there is no interval to say whether they differ.")
-        elif interval[0] <= source[name]["mean"] <= interval[1]:
+        elif not told_apart:
             sentences.append(
                 f"{numbers}; the source model lies inside the retrained model's 95% interval, so on this "
                 "data the metric does not separate a model that forgot from one that did not."

@@ -82,7 +82,7 @@ def test_rates_are_those_of_the_saved_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shadow", "asked", "used"), [(0, "auto", "source"), (20, "auto", "shadow"), (20, "source", "source"), (20, "shadow", "shadow")]
+    ("shadow", "asked", "used"), [(0, "auto", "source"), (20, "auto", "shadow"), (20, "source", "source"), (20, "shadow", "shadow"), (20, "own", "own")]
 )
 def test_the_variant_is_the_one_that_the_data_allows(tmp_path: Path, shadow: int, asked: Any, used: str) -> None:
     attack = MembershipInference(asked, dirpath=tmp_path, shadow_epochs=1, bootstrap=10, on_error="raise")
@@ -128,6 +128,22 @@ def test_the_attack_is_trained_once_a_source(monkeypatch: pytest.MonkeyPatch) ->
     attack.source = Remembers(x[:300])
     quiet_trainer(callbacks=[attack], limit_test_batches=1).test(UnlearningModule(source), data, verbose=False)
     assert len(calls) == 2, "another source needs another attack"
+
+
+def test_an_attack_on_the_models_own_posteriors_is_not_fooled_by_confidence() -> None:
+    """Two models that remember nobody, one of them twice as confident."""
+
+    class Confident(Remembers):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    data, x = big_data(nonmember=100)
+    source, nobody = Remembers(x, sharpness=1.0), torch.zeros(1, FEATURES)
+    fooled = audit(Confident(nobody), source, data, variant="source")
+    own = audit(Confident(nobody), source, data, variant="own")
+    key = "membership_inference/fpr"
+    assert abs(fooled[key] - audit(Remembers(nobody), source, data, variant="source")[key]) > 0.5
+    assert own[key] == audit(Remembers(nobody), source, data, variant="own")[key]
 
 
 def test_without_a_source_the_models_own_members_are_learnt() -> None:

@@ -257,8 +257,8 @@ def test_the_loss_is_equation_10_with_its_sign_restored(
     source = linear(0)
     taught_by = source if teacher is None else linear(teacher)
     data = toy_data()
-    if augmented:  # one that does nothing: the teacher must be asked at every step all the same
-        data.inner.augment = lambda x, generator: x  # type: ignore[union-attr]
+    if augmented:  # then the teacher must be asked about what the model sees
+        data.inner.augment = lambda x, generator: x + 1  # type: ignore[union-attr]
     spy = Steps()
     method = RandomK(
         source, 0.3, epsilon=3.0, lambda_=lambda_, teacher="source" if teacher is None else taught_by
@@ -275,6 +275,27 @@ def test_the_loss_is_equation_10_with_its_sign_restored(
         js = np.mean([jensenshannon(a, b, base=2) ** 2 for a, b in zip(p, q, strict=True)])
         ce = -log_softmax(logits(retain, weights), axis=1)[np.arange(len(targets)), targets].mean()
         assert loss == pytest.approx(ce + lambda_ * js, rel=1e-5)
+
+
+class Counting(nn.Linear):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(("augmented", "calls"), [(False, 2), (True, 12)])
+def test_the_teacher_is_asked_once_or_at_every_step(augmented: bool, calls: int) -> None:
+    data = toy_data(batch_size=8)
+    if augmented:
+        data.inner.augment = lambda x, generator: x  # type: ignore[union-attr]
+    Counting.calls = 0
+    method = RandomK(linear(0), 0.3, teacher=Counting(FEATURES, CLASSES))
+    quiet_trainer(max_epochs=2, limit_val_batches=0).fit(method, data)
+    assert Counting.calls == calls
 
 
 class Decay(torch.optim.AdamW):

@@ -1,0 +1,283 @@
+"""What all figures share: the types of their input, their registration, colours and axes; draws no figure."""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypedDict
+
+from lightning_unlearn.reports.glossary import CONTROLS, Metric, describe, ordered_models, wrap_name
+from lightning_unlearn.reports.schema import Report, Value
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "BLUE",
+    "DASHES",
+    "DPI",
+    "GUESS_DASH",
+    "METHOD_COLOURS",
+    "ORANGE",
+    "RETRAIN_COLOUR",
+    "RETRAIN_DASH",
+    "SOURCE_COLOUR",
+    "SOURCE_DASH",
+    "STYLE",
+    "VERMILION",
+    "BackdoorDetails",
+    "Details",
+    "FigureSpec",
+    "MembershipDetails",
+    "RunDetails",
+    "axis_heading",
+    "model_colour",
+    "register",
+    "model_label",
+    "line_styles",
+    "measured",
+    "models_with",
+    "new_figure",
+    "reference_line",
+    "rows_height",
+    "typeset",
+]
+
+# Okabe & Ito's palette, told apart under every common colour blindness; black is for the retrained model.
+BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = (
+    "#0072B2",
+    "#E69F00",
+    "#009E73",
+    "#D55E00",
+    "#56B4E9",
+    "#CC79A7",
+)
+METHOD_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), GUESS_DASH)
+SOURCE_COLOUR, RETRAIN_COLOUR = "#8C8C8C", "#000000"
+SOURCE_DASH: Any = (0, (4, 2, 1, 2))
+RETRAIN_DASH: Any = (0, (4, 2))
+GUESS_DASH: Any = GUESS_DASH
+CONTROL_LOOKS = {"source": (SOURCE_COLOUR, SOURCE_DASH), "retrain": (RETRAIN_COLOUR, RETRAIN_DASH)}
+"""Colour and dash of each control."""
+GRID = {"color": "#E4E4E4", "linewidth": 0.8}
+WHISKER = "#444444"
+
+DPI = 150
+"""Pixels an inch of every figure that is written."""
+ROW_INCHES = 0.36
+LABEL_WIDTH = 22
+"""Characters of a model's name in one line of a figure."""
+MAX_LABEL_LINES = 3
+LINE_INCHES = 0.165
+"""Height of one line of a 10-point label."""
+
+STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.labelsize": 10.0,
+    "legend.fontsize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.usetex": False,
+}
+
+
+class MembershipDetails(TypedDict, total=False):
+    """What one run's membership inference attack found, beyond its scores.
+
+    Attributes:
+        confusion: Counts, shape (2, 2): rows are the truth (member, never trained on), columns what the
+            attack said (member, never trained on).
+        fpr: False positive rates of the ROC curve, ascending from 0 to 1.
+        tpr: True positive rates at them.
+    """
+
+    confusion: Sequence[Sequence[float]]
+    fpr: Sequence[float]
+    tpr: Sequence[float]
+
+
+class BackdoorDetails(TypedDict, total=False):
+    """What one run's backdoor evaluator noted, beyond its scores.
+
+    Attributes:
+        curve: "epoch" (epochs done, ascending) and any of the evaluator's scores at them, without the prefix
+            ``backdoor/``; all of one length.
+    """
+
+    curve: Mapping[str, Sequence[float]]
+
+
+class RunDetails(TypedDict, total=False):
+    """What one run left for the figures; every part may be absent.
+
+    Attributes:
+        membership_inference: The attack's confusion matrix and ROC curve.
+        backdoor: The course of the backdoor's scores over the epochs.
+        posteriors: Name of a set (such as "forget set") to the posterior of each sample's true class, all
+            in [0, 1].
+    """
+
+    membership_inference: MembershipDetails
+    backdoor: BackdoorDetails
+    posteriors: Mapping[str, Sequence[float]]
+
+
+Details = Mapping[str, Mapping[int, RunDetails]]
+"""Model name to seed to :class:`RunDetails`."""
+
+_Draw = Callable[[Report, Details], "Figure | Mapping[str, Figure] | None"]
+
+
+@dataclass(frozen=True)
+class FigureSpec:
+    """One figure of the report, or one kind of figure of which there may be several.
+
+    Attributes:
+        filename: Its name under ``figures/``. For several figures of one kind it holds a ``*``, which stands
+            for the key of each.
+        title: Its heading on the page; a ``*`` is the key here too.
+        alt: What it shows, in words, for those who cannot see it; a ``*`` likewise.
+        draw: Returns the figure, or None where the report lacks what it needs; where ``filename`` holds a
+            ``*``, it returns each figure under its key, which must be fit for a file name.
+    """
+
+    filename: str
+    title: str
+    alt: str
+    draw: _Draw
+
+    def key(self, filename: str) -> str | None:
+        """Return what stands for the ``*`` in a file of this kind ("" without one), None for other files.
+
+        Example:
+            >>> spec = FigureSpec("sweep_*.png", "Sweep of *", "", lambda report, details: None)
+            >>> spec.key("sweep_alpha.png"), spec.key("time.png")
+            ('alpha', None)
+        """
+        before, _, after = self.filename.partition("*")
+        pattern = re.escape(before) + ("(.+)" + re.escape(after) if "*" in self.filename else "()")
+        found = re.fullmatch(pattern, filename)
+        return None if found is None else found[1]
+
+    def figures(self, report: Report, details: Details) -> dict[str, Figure]:
+        """Draw, and return file name to figure; empty where there is nothing to draw."""
+        drawn = self.draw(report, details)
+        if drawn is None:
+            return {}
+        if isinstance(drawn, Mapping):
+            return {self.filename.replace("*", key): each for key, each in drawn.items()}
+        return {self.filename: drawn}
+
+
+def register(figures: list[FigureSpec], filename: str, title: str, alt: str) -> Callable[[_Draw], _Draw]:
+    """Enter the function below into a list of figures, see :class:`FigureSpec`."""
+
+    def enter(draw: _Draw) -> _Draw:
+        figures.append(FigureSpec(filename, title, alt, draw))
+        return draw
+
+    return enter
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return a figure outside pyplot, so that nobody's current figure changes and nothing stays in memory."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def model_label(name: str) -> str:
+    """Break a model's name into lines, and keep matplotlib from reading it as a formula."""
+    return wrap_name(name, LABEL_WIDTH, MAX_LABEL_LINES).replace("$", r"\$")
+
+
+def rows_height(models: Sequence[str]) -> float:
+    """Return the inches that one row a model takes; rows grow with the longest name."""
+    lines = max(model_label(name).count("\n") + 1 for name in models)
+    return max(ROW_INCHES, LINE_INCHES * lines + 0.06) * max(len(models), 3)
+
+
+def typeset(text: str) -> str:
+    """Set the names of the sets as formulas."""
+    return text.replace("D_f", "$D_f$").replace("D_r", "$D_r$")
+
+
+def model_colour(name: str) -> str:
+    """Return the colour of a model where methods need not be told apart."""
+    return {"source": SOURCE_COLOUR, "retrain": RETRAIN_COLOUR}.get(name, BLUE)
+
+
+def line_styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Give each model a colour, a marker and a dash that together no other of up to 42 methods has."""
+    styles: dict[str, dict[str, Any]] = {
+        "source": {"color": SOURCE_COLOUR, "marker": "*", "linestyle": SOURCE_DASH},
+        "retrain": {"color": RETRAIN_COLOUR, "marker": "*", "linestyle": RETRAIN_DASH},
+    }
+    methods = [name for name in models if name not in CONTROLS]
+    for index, name in enumerate(methods):
+        styles[name] = {
+            "color": METHOD_COLOURS[index % len(METHOD_COLOURS)],
+            "marker": MARKERS[index % len(MARKERS)],
+            "linestyle": DASHES[index // len(METHOD_COLOURS) % len(DASHES)],
+        }
+    return styles
+
+
+def reference_line(
+    axes: Axes, metric: str, target: Value | None, *, along: str = "x", control: str = "retrain"
+) -> None:
+    """Mark a control's mean as a broken line, and the retrained model's 95% interval as a band too."""
+    if target is None:
+        return
+    scale = describe(metric).scale
+    line, band = (axes.axvline, axes.axvspan) if along == "x" else (axes.axhline, axes.axhspan)
+    tint, dash = CONTROL_LOOKS[control]
+    line(target["mean"] * scale, color=tint, linestyle=dash, linewidth=1.2, zorder=1.5)
+    if control == "retrain" and target["ci95"] is not None:
+        low, high = target["ci95"]
+        band(low * scale, high * scale, color=tint, alpha=0.10, linewidth=0, zorder=0.5)
+
+
+def control_handles(report: Report, metrics: Sequence[str], controls: Sequence[str] = ("retrain",)) -> list[Any]:
+    """Return a legend's entries for the lines of :func:`reference_line`, for the controls that have one."""
+    from matplotlib.lines import Line2D
+
+    names = {"source": "source model", "retrain": "retrained model"}
+    handles = []
+    for control in controls:
+        if any(metric in report["models"].get(control, {}) for metric in metrics):
+            tint, dash = CONTROL_LOOKS[control]
+            handles.append(Line2D([], [], color=tint, linestyle=dash, label=names[control]))
+    return handles
+
+
+def metric_title(metric: Metric, width: int = 30) -> str:
+    """Return a metric's full name in lines, the names of the sets set as formulas."""
+    return typeset("\n".join(textwrap.wrap(metric.label, width)))
+
+
+def short_heading(metric: Metric) -> str:
+    """Return a metric's short name with its unit, for an axis."""
+    return typeset(metric.short + (f" [{metric.unit}]" if metric.unit else ""))
+
+
+def models_with(report: Report, metrics: Sequence[str]) -> list[str]:
+    """Return the models that have at least one of the metrics, controls first."""
+    return [
+        name for name in ordered_models(report) if any(metric in report["models"][name] for metric in metrics)
+    ]
+
+
+def measured(report: Report, metrics: Sequence[str]) -> list[str]:
+    """Return those of the metrics that at least one model has."""
+    return [metric for metric in metrics if any(metric in values for values in report["models"].values())]

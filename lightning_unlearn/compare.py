@@ -289,8 +289,9 @@ class _Worker:
         progress.start(name, seed)
         try:
             with _seeded(own_seed):
-                if not self._finished(record, fingerprint):
-                    shutil.rmtree(folder, ignore_errors=True)
+                if not (self._finished(record, fingerprint) and checkpoint.exists()):
+                    if _is_first():
+                        shutil.rmtree(folder, ignore_errors=True)
                     self._write_json(folder / "config.json", self._run_config(name, seed))
                     model, times = train()
                     if _is_first():
@@ -467,10 +468,9 @@ class _Worker:
             parts.append(self.config.get("evaluators"))
         return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()
 
-    def _finished(self, record: Path, name: str, seed: int) -> bool:
-        return record.exists() and json.loads(record.read_text())["fingerprint"] == self._fingerprint(
-            name, seed
-        )
+    @staticmethod
+    def _finished(record: Path, fingerprint: str) -> bool:
+        return record.exists() and json.loads(record.read_text())["fingerprint"] == fingerprint
 
     def _write_json(self, path: Path, content: Any) -> None:
         if _is_first():

@@ -210,6 +210,22 @@ METRICS: dict[str, Metric] = {
         direction=_MATCH,
         digits=2,
     ),
+    "backdoor/clean_accuracy": Metric(
+        "Accuracy on the test set without the trigger",
+        "clean accuracy",
+        "Share of the test set as it is that the model classifies correctly.",
+        unit="%",
+        direction="higher",
+        digits=2,
+    ),
+    "backdoor/combined": Metric(
+        "Backdoor: combined score",
+        "backdoor combined",
+        "Half the clean accuracy plus half the share of triggered forget samples on which the backdoor fails: "
+        "1 keeps everything and forgets the trigger.",
+        direction="higher",
+        digits=3,
+    ),
     "unlearning_degree/degree": Metric(
         "Unlearning degree",
         "degree",
@@ -232,6 +248,14 @@ METRICS: dict[str, Metric] = {
         digits=3,
         headline=True,
         question="forgetting",
+    ),
+    "unlearning_degree/constraint_met": Metric(
+        "Unlearning degree: constraint met",
+        "constraint met",
+        "Whether the source model keeps its accuracy on the perturbed forget set, as the degree's definition "
+        "demands: 1 where it does, 0 where not; the mean is the share of the seeds.",
+        direction="higher",
+        digits=2,
     ),
     "forgetting_quality/epsilon_mean": Metric(
         "Forgetting quality: mean ε",

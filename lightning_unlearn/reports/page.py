@@ -219,8 +219,12 @@ def _picture(path: Path) -> _Picture:
     content = path.read_bytes()
     if not content.startswith(b"\x89PNG\r\n\x1a\n"):
         raise ValueError(f"figures holds {path}, which is no PNG file; save the figure as PNG")
-    spec = next((spec for spec in FIGURES if spec.filename == path.name), None)
-    title, alt = (path.stem, f"The figure {path.stem}") if spec is None else (spec.title, spec.alt)
+    title, alt = path.stem, f"The figure {path.stem}"
+    for spec in FIGURES:
+        key = spec.key(path.name)
+        if key is not None:
+            title, alt = spec.title.replace("*", key), spec.alt.replace("*", key)
+            break
     # A PNG holds its width in pixels at byte 16. At the size it was drawn for, figures share a letter size.
     width = round(int.from_bytes(content[16:20], "big") * _CSS_DPI / DPI)
     return _Picture(title, alt, base64.b64encode(content).decode("ascii"), width)

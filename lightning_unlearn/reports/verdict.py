@@ -20,7 +20,16 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["VERDICTS", "Finding", "Status", "Verdict", "control_findings", "judge", "separates", "summary_sentences"]
+__all__ = [
+    "VERDICTS",
+    "Finding",
+    "Status",
+    "Verdict",
+    "control_findings",
+    "judge",
+    "separates",
+    "summary_sentences",
+]
 
 Status = Literal["close", "not close", "cannot tell", "no interval", "nothing to compare"]
 """The answer for one metric, or for a method as a whole."""

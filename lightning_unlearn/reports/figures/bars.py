@@ -70,9 +70,7 @@ def _bars(
     reference_line(axes, metric, report["models"].get("retrain", {}).get(metric))
     axes.set_xlim(0, about.scale)
     if guess is not None:
-        axes.axvline(
-            guess * about.scale, color=VERMILION, linestyle=GUESS_DASH, linewidth=1.6, zorder=1.6
-        )
+        axes.axvline(guess * about.scale, color=VERMILION, linestyle=GUESS_DASH, linewidth=1.6, zorder=1.6)
     axes.set_yticks(list(positions), [model_label(name) for name in models])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
@@ -93,9 +91,7 @@ def _bar_panels(
         _bars(axes, report, metric, models, guess=guess.get(metric))
     handles = control_handles(report, metrics)
     if any(metric in guess for metric in metrics):
-        handles.append(
-            Line2D([], [], color=VERMILION, linestyle=GUESS_DASH, linewidth=1.6, label="0.5")
-        )
+        handles.append(Line2D([], [], color=VERMILION, linestyle=GUESS_DASH, linewidth=1.6, label="0.5"))
     if len(report["seeds"]) > 1:
         label = f"95% interval over {len(report['seeds'])} seeds"
         handles.append(Line2D([], [], color=WHISKER, linewidth=1.4, marker="|", markersize=7, label=label))

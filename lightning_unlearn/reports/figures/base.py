@@ -17,32 +17,33 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BLUE",
+    "CONTROL_LOOKS",
     "DASHES",
     "DPI",
+    "GRID",
     "GUESS_DASH",
     "METHOD_COLOURS",
     "ORANGE",
-    "RETRAIN_COLOUR",
-    "RETRAIN_DASH",
-    "SOURCE_COLOUR",
-    "SOURCE_DASH",
     "STYLE",
     "VERMILION",
+    "WHISKER",
     "BackdoorDetails",
     "Details",
     "FigureSpec",
     "MembershipDetails",
     "RunDetails",
-    "axis_heading",
-    "model_colour",
-    "register",
-    "model_label",
+    "control_handles",
     "line_styles",
     "measured",
+    "metric_title",
+    "model_colour",
+    "model_label",
     "models_with",
     "new_figure",
     "reference_line",
+    "register",
     "rows_height",
+    "short_heading",
     "typeset",
 ]
 
@@ -57,14 +58,14 @@ BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = (
 )
 METHOD_COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), GUESS_DASH)
+DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)))
 SOURCE_COLOUR, RETRAIN_COLOUR = "#8C8C8C", "#000000"
 SOURCE_DASH: Any = (0, (4, 2, 1, 2))
 RETRAIN_DASH: Any = (0, (4, 2))
-GUESS_DASH: Any = GUESS_DASH
+GUESS_DASH: Any = (0, (1.2, 1.2))
 CONTROL_LOOKS = {"source": (SOURCE_COLOUR, SOURCE_DASH), "retrain": (RETRAIN_COLOUR, RETRAIN_DASH)}
 """Colour and dash of each control."""
-GRID = {"color": "#E4E4E4", "linewidth": 0.8}
+GRID: dict[str, Any] = {"color": "#E4E4E4", "linewidth": 0.8}
 WHISKER = "#444444"
 
 DPI = 150
@@ -248,7 +249,9 @@ def reference_line(
         band(low * scale, high * scale, color=tint, alpha=0.10, linewidth=0, zorder=0.5)
 
 
-def control_handles(report: Report, metrics: Sequence[str], controls: Sequence[str] = ("retrain",)) -> list[Any]:
+def control_handles(
+    report: Report, metrics: Sequence[str], controls: Sequence[str] = ("retrain",)
+) -> list[Any]:
     """Return a legend's entries for the lines of :func:`reference_line`, for the controls that have one."""
     from matplotlib.lines import Line2D
 

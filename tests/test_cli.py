@@ -19,7 +19,7 @@ FIT = [
     "--trainer.logger=false",
     "--trainer.num_sanity_val_steps=0",
 ]
-NET = ["--model.net=lightning_unlearn.models.MLP", "--model.net.in_features=64", "--model.net.hidden=[16]"]
+NET = ["--model.net=lightning_unlearn.models.MLP", "--model.net.in_features=64", "--model.net.hidden=[16,16]"]
 DATA = ["--data=UnlearningDataModule", "--data.datamodule=Digits", "--data.forget=0.1"]
 
 

@@ -29,9 +29,11 @@ from lightning_unlearn.functional.sensitivity import (
     gradient_sensitivities,
     perturb_mixed,
     perturb_scaled,
+    sample_sensitivities,
     select_random,
     select_random_top_k,
     select_top_k,
+    select_top_k_tensors,
 )
 from lightning_unlearn.functional.statistics import (
     acceleration,
@@ -67,9 +69,11 @@ __all__ = [
     "posteriors",
     "reference_kl_loss",
     "roc_curve",
+    "sample_sensitivities",
     "select_random",
     "select_random_top_k",
     "select_top_k",
+    "select_top_k_tensors",
     "similarity",
     "sort_posteriors",
     "tpr_at_fpr",

@@ -55,8 +55,8 @@ def sample_sensitivities(
     computed at once (:func:`torch.func.vmap`).
 
     Args:
-        objective: Called as ``objective(parameters, *sample)`` for one sample without batch dimension; returns
-            a scalar, the function F of eq. 5, in operations that ``vmap`` can batch.
+        objective: Called as ``objective(parameters, *sample)`` for one sample without batch dimension;
+            returns a scalar, the function F of eq. 5, in operations that ``vmap`` can batch.
         parameters: What to differentiate by, by name.
         samples: The arguments of ``objective`` with a batch dimension first; tensors or structures of them.
         weights: Weight of each sample, shape ``(B,)``; ``None`` for 1.
@@ -107,7 +107,7 @@ def sample_sensitivities(
 def select_top_k_tensors(
     sensitivities: Mapping[str, Tensor], parameters: Mapping[str, Tensor], k: int
 ) -> dict[str, Tensor]:
-    """All scalars of the k most sensitive tensors (Top-K, with eq. 6 read as the norm of a tensor's gradient).
+    """All scalars of the k most sensitive tensors (Top-K, with eq. 6 as the norm of a tensor's gradient).
 
     Args:
         sensitivities: One sensitivity of each parameter by name, a scalar, finite and not negative.

@@ -1,8 +1,25 @@
 """Unlearning methods: each is a LightningModule whose ``training_step`` is the loss."""
 
 from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.cf_k import CFk
+from lightning_unlearn.methods.eu_k import EUk
+from lightning_unlearn.methods.perturbation import Perturbation
+from lightning_unlearn.methods.random_k import RandomK
+from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.source import SourceCheckpoint
+from lightning_unlearn.methods.top_k import TopK
 
-__all__ = ["ReferenceKL", "Retrain", "SourceCheckpoint", "UnlearningModule"]
+__all__ = [
+    "CFk",
+    "EUk",
+    "Perturbation",
+    "RandomK",
+    "RandomTopK",
+    "ReferenceKL",
+    "Retrain",
+    "SourceCheckpoint",
+    "TopK",
+    "UnlearningModule",
+]

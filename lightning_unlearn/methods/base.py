@@ -80,7 +80,7 @@ class UnlearningModule(L.LightningModule):
                 f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn"
             )
         self._source = [loaded]  # in a list, so that it is not registered as a submodule
-        self.model = self.initial_model(loaded)
+        self.model = self.initial_model(loaded).train()  # a source may come in evaluation mode
         self.adapter = adapter or Adapter()
         self.loss: Loss = loss or nn.functional.cross_entropy
         self._optimizer = optimizer

@@ -19,12 +19,12 @@ __all__ = ["CFk"]
 class CFk(UnlearningModule):
     """Fine-tunes the last k parameter tensors on the retain set, so that they forget catastrophically.
 
-    All else is frozen and stays bit-identical to the source's: parameters, and the running statistics of layers
-    none of whose parameters is trained. One epoch is one pass over the retain set. Source: Goel, Prabhu &
-    Kumaraguru, "Evaluating Inexact Unlearning Requires Revisiting Forgetting", 2022, as used by Zuo et al.,
-    "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section IV-A. They count layers;
-    meant are parameter tensors in the order of registration, a weight and its bias counting as two, since only
-    so come out the numbers of the latter's table I.
+    All else is frozen and stays bit-identical to the source's: parameters, and the running statistics of
+    layers none of whose parameters is trained. One epoch is one pass over the retain set. Source: Goel,
+    Prabhu & Kumaraguru, "Evaluating Inexact Unlearning Requires Revisiting Forgetting", 2022, as used by Zuo
+    et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section IV-A. They count
+    layers; meant are parameter tensors in the order of registration, a weight and its bias counting as two,
+    since only so come out the numbers of the latter's table I.
 
     Args:
         source: The source model.

@@ -1,4 +1,4 @@
-"""Keeping running statistics still while other parts of a model train; which parts do is decided elsewhere."""
+"""Keeping running statistics still while other parts of a model train; which ones do is not decided here."""
 
 from collections.abc import Iterable
 
@@ -13,9 +13,9 @@ _PARAMETRIZATIONS = ".parametrizations"
 def hold_statistics(model: nn.Module, trained: Iterable[Tensor]) -> None:
     """Put the parts of a model that keep statistics and are not trained into evaluation mode.
 
-    A part is concerned if it owns buffers, as batch normalisation does, and none of its parameters is trained.
-    Its buffers then stay as they are in forward passes of training, and are what it normalises with. All other
-    parts, dropout among them, keep their mode.
+    A part is concerned if it owns buffers, as batch normalisation does, and none of its parameters is
+    trained. Its buffers then stay as they are in forward passes of training, and are what it normalises with.
+    All other parts, dropout among them, keep their mode.
 
     Args:
         model: The model, in training mode.

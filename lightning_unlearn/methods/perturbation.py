@@ -1,4 +1,4 @@
-"""Perturbing chosen weights and fine-tuning after it, by Zuo et al.; which weights are chosen stands elsewhere."""
+"""Perturbing chosen weights and fine-tuning, by Zuo et al.; which weights are chosen stands elsewhere."""
 
 import contextvars
 import math
@@ -27,20 +27,20 @@ __all__ = ["Perturbation", "require_choice", "require_fraction", "require_k"]
 class Perturbation(UnlearningModule):
     r"""Perturbs the weights that :meth:`select` names, then fine-tunes; the base of Top-K and Random-k.
 
-    Before the first step each chosen weight becomes :math:`\omega + \epsilon\,\omega` (eq. 7) or is mixed with
-    another chosen one (algorithm 1, line 12). Then, with P the posteriors,
+    Before the first step each chosen weight becomes :math:`\omega + \epsilon\,\omega` (eq. 7) or is mixed
+    with another chosen one (algorithm 1, line 12). Then, with P the posteriors,
 
     .. math:: L = CE(P(D_r), Y_r) + \lambda \, JS(P(D_f) \| P_{teacher}(D_f))
 
     is minimised (eq. 10). Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters
-    Perturbation", section III-B. Their eq. 10 lacks the minus sign of the cross-entropy and their eq. 9 has the
-    sign of log 2 reversed and lacks a factor; both are corrected here, and JS is in base 2, so that it lies in
-    [0, 1] as they state. Eq. 7 leaves a weight of exactly 0 as it is.
+    Perturbation", section III-B. Their eq. 10 lacks the minus sign of the cross-entropy and their eq. 9 has
+    the sign of log 2 reversed and lacks a factor; both are corrected here, and JS is in base 2, so that it
+    lies in [0, 1] as they state. Eq. 7 leaves a weight of exactly 0 as it is.
 
     Args:
         source: The source model.
-        epsilon: Coefficient ε of the perturbation; finite and not 0, in (0, 1] with ``mix``. The paper asks for
-            a small value and names none.
+        epsilon: Coefficient ε of the perturbation; finite and not 0, in (0, 1] with ``mix``. The paper asks
+            for a small value and names none.
         mix: Whether chosen weights are mixed with one another rather than scaled.
         lambda_: Weight λ of the JS term, >= 0.
         teacher: Whose posteriors the JS term pulls to: ``"source"``, as the paper has it, or a model (or its
@@ -246,5 +246,6 @@ def require_fraction(fraction: float, model: nn.Module) -> None:
     total = count_parameters(model)
     if not (0 < fraction <= 1 and round(fraction * total)):
         raise ValueError(
-            f"fraction must lie in (0, 1] and choose at least one of {total} weights, got {fraction}; 5% is 0.05"
+            f"fraction must lie in (0, 1] and choose at least one of {total} weights, got {fraction}; "
+            "5% is 0.05"
         )

@@ -20,17 +20,17 @@ __all__ = ["RandomK"]
 class RandomK(Perturbation):
     """Perturbs a random share k of all weights, then fine-tunes.
 
-    Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section III-B.
-    Exactly ``round(fraction * total)`` weights are chosen, where the mask of algorithm 1, line 10, chooses that
-    many on average. Line 12 of the algorithm mixes each chosen weight with another, eq. 7 scales it by 1 + ε;
-    ``mix`` says which. Perturbation, loss and remaining arguments are those of
+    Exactly ``round(fraction * total)`` weights are chosen, where the mask of algorithm 1, line 10, chooses
+    that many on average. Line 12 of the algorithm mixes each chosen weight with another, while eq. 7 scales
+    it; ``mix`` says which. Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters
+    Perturbation", section III-B. Perturbation, loss and remaining arguments are those of
     :class:`~lightning_unlearn.methods.perturbation.Perturbation`.
 
     Args:
         source: The source model.
         fraction: Share k of the weights that are perturbed, in (0, 1]; 0.05 in the paper.
         epsilon: Coefficient ε of the perturbation.
-        mix: Whether chosen weights are mixed with one another (line 12) rather than scaled (eq. 7).
+        mix: Whether chosen weights are mixed with one another (line 12), not scaled (eq. 7).
         lambda_: Weight λ of the JS term, >= 0.
         teacher: Whose posteriors on the forget set the JS term pulls to: ``"source"`` or another model.
         update: Which weights fine-tuning moves: ``"all"`` or ``"selected"``.

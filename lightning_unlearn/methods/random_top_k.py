@@ -35,7 +35,7 @@ class RandomTopK(TopK):
             not more than are perturbed.
         fraction: Share of the weights that are perturbed, in (0, 1]; 0.05 in the paper.
         epsilon: Coefficient ε of the perturbation.
-        mix: Whether chosen weights are mixed with one another (algorithm 1, line 12) rather than scaled (eq. 7).
+        mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
         sensitivity: Gradient of what: of the ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
             logits.
         sensitivity_samples: Over how many samples at most; ``None`` for all.
@@ -115,9 +115,10 @@ class RandomTopK(TopK):
     def _require_room(self, count: int) -> None:
         perturbed = round(self.fraction * count_parameters(self.model))
         if count > perturbed:
+            what = "weights" if self.granularity == "scalar" else f"tensors of {count} weights"
             raise ValueError(
-                f"k={self.k} {'weights' if self.granularity == 'scalar' else f'tensors of {count} weights'} are "
-                f"more than the {perturbed} that fraction={self.fraction} perturbs; lower k or raise fraction"
+                f"k={self.k} {what} are more than the {perturbed} that fraction={self.fraction} perturbs; "
+                "lower k or raise fraction"
             )
 
     def select(

@@ -100,10 +100,16 @@ class ReferenceKL(UnlearningModule):
         self._kl_count = 0
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Train the reference model on D_s and, where the forget set is not augmented, ask it once."""
+        """Train the reference model on D_s, and ask it once where the forget set is not augmented."""
         if self._reference is None:
             self._reference = Teacher(self._train_reference(data, runtime), self.adapter)
         self._reference.ask(data, runtime)
+
+    def on_fit_start(self) -> None:
+        """Prepare; a resumed run, whose reference model came with its checkpoint, only asks it again."""
+        super().on_fit_start()
+        if self._reference is not None and not self._reference.ready:
+            self._reference.ask(self.data, Runtime(self.trainer))
 
     def _train_reference(self, data: UnlearningDataModule, runtime: Runtime) -> nn.Module:
         seed = derive_seed(data.order_seed, "reference")
@@ -155,7 +161,6 @@ class ReferenceKL(UnlearningModule):
         """Rebuild the reference model; its answers are computed again from it."""
         self._reference = Teacher(self.source, self.adapter)
         self._reference.model.load_state_dict(state["reference"])
-        self._prepared = False  # preparing again only asks the reference, it does not train one
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:

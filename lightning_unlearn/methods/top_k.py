@@ -31,12 +31,12 @@ SensitivityStream = Literal["forget", "retain", "train"]
 class TopK(Perturbation):
     r"""Perturbs the K weights that the model is most sensitive to, then fine-tunes.
 
-    Sensitivity of a weight is the magnitude of a gradient by it, :math:`\|g_{i,j}(x)\|` (eq. 6), taken of each
-    sample's own gradient and averaged over samples, as in memory aware synapses (Aljundi et al., 2018). The
-    gradient of the samples' mean loss, which costs less, is what training has driven to zero: large gradients
-    of opposite sign cancel in it, and what is left ranks noise. It is taken in evaluation mode and full
-    precision. Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation",
-    section III-B. Perturbation, loss and remaining arguments are those of
+    Sensitivity of a weight is the magnitude of a gradient by it, :math:`\|g_{i,j}(x)\|` (eq. 6), taken of
+    each sample's own gradient and averaged over samples, as in memory aware synapses (Aljundi et al., 2018).
+    The gradient of the samples' mean loss, which costs less, is what training has driven to zero: large
+    gradients of opposite sign cancel in it, and what is left ranks noise. It is taken in evaluation mode and
+    full precision. Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters
+    Perturbation", section III-B. Perturbation, loss and remaining arguments are those of
     :class:`~lightning_unlearn.methods.perturbation.Perturbation`.
 
     Args:
@@ -44,16 +44,18 @@ class TopK(Perturbation):
         k: How many weights are perturbed, >= 1 (whole tensors with ``granularity="tensor"``); 30 to 50 in the
             paper.
         epsilon: Coefficient ε of the perturbation.
-        mix: Whether chosen weights are mixed with one another (algorithm 1, line 12) rather than scaled (eq. 7).
+        mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
         sensitivity: Gradient of what: of the ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
             logits, which needs no label (as in memory aware synapses).
-        sensitivity_samples: Over how many samples at most; ``None`` for all. The paper picks 1.
-        sensitivity_stream: Of which set they are a random choice: ``"train"`` (D, as in the paper), ``"forget"``
-            or ``"retain"``.
+        sensitivity_samples: Over how many samples at most; ``None`` for all. The paper picks 1, but on a model
+            that fits its data few samples have a gradient to speak of, and a handful finds other weights than
+            all would.
+        sensitivity_stream: Of which set they are a random choice: ``"train"`` (D, as in the paper),
+            ``"forget"`` or ``"retain"``.
         sensitivity_per_sample: ``False`` takes the gradient of each batch's mean instead, for models whose
             operations :func:`torch.func.vmap` cannot batch.
-        granularity: ``"scalar"`` chooses single weights, as the paper's table I counts them; ``"tensor"`` reads
-            eq. 6 as the norm of a tensor's gradient and perturbs whole tensors.
+        granularity: ``"scalar"`` chooses single weights, as the paper's table I counts them; ``"tensor"``
+            reads eq. 6 as the norm of a tensor's gradient and perturbs whole tensors.
         lambda_: Weight λ of the JS term, >= 0.
         teacher: Whose posteriors on the forget set the JS term pulls to: ``"source"`` or another model.
         update: Which weights fine-tuning moves: ``"all"`` or ``"selected"``.
@@ -153,8 +155,8 @@ class TopK(Perturbation):
             runtime: Device, precision and ranks of the trainer.
 
         Returns:
-            Means over the samples by parameter name, in the parameters' shapes (or scalars), the same on every
-            rank.
+            Means over the samples by parameter name, in the parameters' shapes (or scalars), the same on
+            every rank.
 
         Raises:
             ValueError: If the model's operations cannot be batched over samples.
@@ -176,8 +178,11 @@ class TopK(Perturbation):
                 moved = runtime.to_device(batch.batch)
                 # a sample that was repeated to give every rank one counts where it belongs
                 weights = (batch.index % runtime.world_size == runtime.rank).to(runtime.device)
-                with torch.no_grad():
-                    self.stream_logits(moved)  # says what is wrong with a model or data that do not fit
+                if not self._outputs_checked:
+                    with torch.no_grad():
+                        self.stream_logits(
+                            moved
+                        )  # says what is wrong with a model that does not fit the data
                 for name, value in self._batch_sensitivities(parameters, moved, weights).items():
                     totals[name] += value
         for total in totals.values():
@@ -224,8 +229,8 @@ class TopK(Perturbation):
             raise
         except (RuntimeError, ValueError, TypeError, AttributeError) as error:
             raise ValueError(
-                f"sensitivity_per_sample: {type(self.model).__name__} does something that torch.func.vmap cannot "
-                f"batch over samples ({error}); set sensitivity_per_sample=False"
+                f"sensitivity_per_sample: {type(self.model).__name__} does something that torch.func.vmap "
+                f"cannot batch over samples ({error}); set sensitivity_per_sample=False"
             ) from error
 
 

@@ -2,14 +2,19 @@
 
 from lightning_unlearn.reports.figures import (
     FIGURES,
+    BackdoorDetails,
     Details,
     FigureSpec,
+    ForgettingAxis,
     MembershipDetails,
     RunDetails,
     draw_figures,
+    find_sweeps,
+    forgetting_axis,
     posterior_histograms,
 )
 from lightning_unlearn.reports.glossary import CONTROLS, METRICS, Metric, describe
+from lightning_unlearn.reports.merge import merge, read_details, rebuild
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import (
     SCHEMA_VERSION,
@@ -24,7 +29,7 @@ from lightning_unlearn.reports.schema import (
     write_json,
 )
 from lightning_unlearn.reports.table import comparison_table, render_text
-from lightning_unlearn.reports.verdict import Finding, Verdict, judge
+from lightning_unlearn.reports.verdict import Finding, Verdict, judge, separates
 from lightning_unlearn.reports.writer import write_all
 
 __all__ = [
@@ -32,10 +37,12 @@ __all__ = [
     "FIGURES",
     "METRICS",
     "SCHEMA_VERSION",
+    "BackdoorDetails",
     "Details",
     "Failure",
     "FigureSpec",
     "Finding",
+    "ForgettingAxis",
     "MembershipDetails",
     "Metric",
     "Report",
@@ -46,10 +53,16 @@ __all__ = [
     "comparison_table",
     "describe",
     "draw_figures",
+    "find_sweeps",
+    "forgetting_axis",
     "judge",
+    "merge",
     "posterior_histograms",
+    "read_details",
     "read_json",
+    "rebuild",
     "render_text",
+    "separates",
     "summarise",
     "validate",
     "versions",

@@ -336,8 +336,14 @@ def clean(text: str) -> str:
     )
 
 
+_LETTER = r"(?:[^_./ ]|(?<=\d)\.(?=\d))"
+"""A character of a name that no line ends after: no separator, or the point of a decimal number."""
+
+
 def wrap_name(name: str, width: int, max_lines: int | None = None) -> str:
     r"""Break a model's name into lines, after an underscore, dot, slash or space where there is one.
+
+    A decimal point is no place to break.
 
     Args:
         name: The name.
@@ -349,7 +355,7 @@ def wrap_name(name: str, width: int, max_lines: int | None = None) -> str:
         'negative_gradient_\nascent_with_projection'
     """
     lines = [""]
-    for part in re.findall(r"[^_./ ]*[_./ ]|[^_./ ]+", clean(name)):
+    for part in re.findall(rf"{_LETTER}*[_./ ]|{_LETTER}+", clean(name)):
         if lines[-1] and len(lines[-1]) + len(part.rstrip()) > width:
             lines.append("")
         lines[-1] += part

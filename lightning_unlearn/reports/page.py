@@ -46,6 +46,7 @@ _DATA_LABELS = {
     "n_shadow": "Shadow sets, samples",
     "forget_sha256": "SHA-256 of the forget set's ids",
     "seconds": "Time of the whole comparison [s]",
+    "merged_from": "Merged from the reports",
 }
 
 

@@ -17,20 +17,24 @@ from lightning_unlearn.reports.glossary import (
     describe,
     format_value,
     headline_metrics,
+    measured_metrics,
+    method_names,
     ordered_models,
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import Verdict, judge
+from lightning_unlearn.reports.verdict import VERDICTS, Status, judge
 
 __all__ = ["comparison_table", "render_text"]
 
-_NAME_WIDTH = 24
+_NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
 _GAP = 3
 """What a column takes beside its text: a space at each side and the box's invisible divider."""
 _BEST = "*"
 _PARTIAL = "†"
+_SIGNS: dict[Status, str] = {"close": "✓", "not close": "✗"}
+_UNKNOWN = "?"
 
 
 def comparison_table(
@@ -67,7 +71,12 @@ def comparison_table(
     chunks = _chunks(columns, width - name_width - _GAP) if columns else []
     parts = [_table(chunk, columns, models, name_width) for chunk in chunks]
     # An empty line after each table, the notes included, or the next heading would seem to be one more row.
-    return Group(*(part for table in parts for part in (table, Text(""))), *_notes(report, columns, models))
+    return Group(
+        *(part for table in parts for part in (table, Text(""))),
+        *_notes(report, columns, models),
+        *_verdicts(report, width, name_width),
+        *_failures(report),
+    )
 
 
 def render_text(report: Report, width: int = 100) -> str:
@@ -117,9 +126,7 @@ def _column(report: Report, name: str, models: Sequence[str]) -> _Column:
         cells.append("-" if value is None else format_value(metric, value))
         partial = value is not None and None in value["values"]
         marks.append(f"{_PARTIAL if partial else ''}{_BEST if model in best else ''}")
-    # One word a line keeps a column as narrow as its numbers.
-    heading = wrap_name(metric.short, max(map(cell_len, [*metric.short.split(), *cells]))).split("\n")
-    return _Column([*heading, metric.unit], cells, marks)
+    return _Column([*_heading(metric.short, cells), metric.unit], cells, marks)
 
 
 def _chunks(columns: dict[str, _Column], room: int) -> list[list[str]]:
@@ -157,7 +164,7 @@ def _table(
 
 
 def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str]) -> list[Text]:
-    """Say how to read the marks that occur, what the verdicts are, and what failed."""
+    """Say how to read the numbers and the marks that occur."""
     n_seeds = len(report["seeds"])
     marks = "".join(mark for column in columns.values() for mark in column.marks)
     lines = [
@@ -178,8 +185,50 @@ def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str]) -
         lines.append(f"{_BEST} best mean of the methods{nearest}")
     if _PARTIAL in marks:
         lines.append(f"{_PARTIAL} not measured in every seed")
-    notes = [Text(line, style="dim") for line in lines]
-    notes += [Text(_verdict_line(judge(report, model))) for model in models if model not in CONTROLS]
+    return [Text(line, style="dim") for line in lines]
+
+
+def _verdicts(report: Report, width: int, name_width: int) -> list[RenderableType]:
+    """Lay out each method's verdict in one row, a sign for the whole and one for each metric it rests on."""
+    judged = {name: judge(report, name) for name in method_names(report)}
+    telling = [name for name in judged if judged[name].status not in ("no interval", "nothing to compare")]
+    if not telling:
+        if not judged:
+            return []
+        reasons = dict.fromkeys(VERDICTS[verdict.status] for verdict in judged.values())
+        return [Text(f"no verdict on any method ({'; '.join(reasons)})", style="dim")]
+    signs = {
+        name: {finding.metric: _SIGNS.get(finding.status, _UNKNOWN) for finding in judged[name].findings}
+        for name in judged
+    }
+    metrics = [
+        metric for metric in measured_metrics(report) if any(metric in each for each in signs.values())
+    ]
+    whole = [_SIGNS.get(judged[name].status, _UNKNOWN) for name in judged]
+    columns = {"": _Column(_heading("verdict", whole), whole, [""] * len(whole))}
+    for metric in metrics:
+        cells = [signs[name].get(metric, "-") for name in judged]
+        columns[metric] = _Column(_heading(describe(metric).short, cells), cells, [""] * len(cells))
+    chunks = _chunks(columns, width - name_width - _GAP)
+    above = [describe(metric).short for metric in metrics if describe(metric).direction == "higher"]
+    lines = [
+        "Is the method close to the retrained model?",
+        f"{_SIGNS['close']} its mean is inside the retrained model's 95% interval"
+        + (f" ({', '.join(above)}: or above)" if above else ""),
+        f"{_SIGNS['not close']} outside; one such metric decides the verdict",
+        f"{_UNKNOWN} cannot tell: the source model is inside too, or there is no interval",
+    ]
+    tables = (_table(chunk, columns, list(judged), name_width) for chunk in chunks)
+    return [
+        Text(""),
+        *(part for table in tables for part in (table, Text(""))),
+        *(Text(line, style="dim") for line in lines),
+    ]
+
+
+def _failures(report: Report) -> list[Text]:
+    """Name what failed, a line a run, with the first line of the error."""
+    notes = []
     for failure in report["failures"]:
         first_line = failure["error"].strip().partition("\n")[0]
         text = f"failed: {clean(failure['model'])}, seed {failure['seed']}: {clean(first_line)}"
@@ -187,10 +236,6 @@ def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str]) -
     return notes
 
 
-def _verdict_line(verdict: Verdict) -> str:
-    """Return a method's verdict in one line, with the metrics that it rests on."""
-    named = [
-        describe(finding.metric).short for finding in verdict.findings if finding.status == verdict.status
-    ]
-    because = f" in {', '.join(named)}" if named and verdict.status in ("close", "not close") else ""
-    return f"{clean(verdict.model)}: {verdict.headline}{because}"
+def _heading(name: str, cells: Sequence[str]) -> list[str]:
+    """Break a short name into lines: one word a line keeps a column as narrow as its numbers."""
+    return wrap_name(name, max(map(cell_len, [*name.split(), *cells]))).split("\n")

@@ -218,6 +218,12 @@ def summary_sentences(report: Report) -> list[str]:
         f"{_count(len(methods), 'unlearning method was', 'unlearning methods were')} run over "
         f"{_count(len(seeds), 'seed', 'seeds')}, each seed a full repetition."
     )
+    if data.get("merged_from"):
+        sentences.append(
+            f"The report merges the comparisons {', '.join(clean(str(name)) for name in data['merged_from'])}, "
+            "which share their controls; times were taken in separate runs, and each acceleration refers to the "
+            "retrained model of its own run."
+        )
     if "retrain" in report["models"]:
         sentences.append(
             "Each is judged against the retrained model, which was trained without the forget set."

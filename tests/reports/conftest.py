@@ -1,5 +1,6 @@
 """Synthetic reports with the numbers one would expect of digits, for every test of the reports."""
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -24,8 +25,15 @@ LONG_NAMES = (
     "scrub_lambda_0.01_alpha_0.5_steps_200",
 )
 
+SWEPT = (
+    *(f"wgan_alpha_{value}" for value in ("1.0", "0.2", "0.4", "0.6", "0.8")),
+    *(f"reference_kl_lambda_{value}" for value in ("1", "0.1", "0.01", "0.001", "1e-4")),
+)
 
-def make_runs(models: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, dict[int, dict[str, float]]]:
+
+def make_runs(
+    models: tuple[str, ...], seeds: tuple[int, ...], attacked: bool = False
+) -> dict[str, dict[int, dict[str, float]]]:
     """Flat metrics: the source knows D_f, the retrained model does not, the methods lie between."""
     runs: dict[str, dict[int, dict[str, float]]] = {}
     for index, model in enumerate(models):
@@ -54,16 +62,36 @@ def make_runs(models: tuple[str, ...], seeds: tuple[int, ...]) -> dict[str, dict
                 metrics["similarity"] = 1.0 if model == "retrain" else 0.985 - 0.01 * index * noise.random()
             if prepare:
                 metrics["time/prepare_s"] = prepare
+            if attacked:
+                degree, null = 0.30 - 0.1 * kept, 0.18
+                metrics |= {
+                    "backdoor/success_rate_forget": float(
+                        np.clip(0.02 + 0.95 * kept + 0.01 * noise.normal(), 0, 1)
+                    ),
+                    "backdoor/success_rate_test": float(
+                        np.clip(0.02 + 0.93 * kept + 0.01 * noise.normal(), 0, 1)
+                    ),
+                    "backdoor/recovered_accuracy": float(
+                        np.clip(0.95 - 0.9 * kept + 0.01 * noise.normal(), 0, 1)
+                    ),
+                    "unlearning_degree/degree": degree + 0.01 * noise.normal(),
+                    "unlearning_degree/null": null + 0.01 * noise.normal(),
+                    "unlearning_degree/calibrated": degree - null + 0.01 * noise.normal(),
+                    "unlearning_degree/constraint_met": float((index, seed) != (2, 1)),
+                }
             runs[model][seed] = metrics
     return runs
 
 
 def make_report(
-    models: tuple[str, ...], seeds: tuple[int, ...] = SEEDS, failures: tuple[Failure, ...] = ()
+    models: tuple[str, ...],
+    seeds: tuple[int, ...] = SEEDS,
+    failures: tuple[Failure, ...] = (),
+    attacked: bool = False,
 ) -> Report:
-    """Build a whole report on the synthetic runs."""
+    """Build a whole report on the synthetic runs; ``attacked`` adds backdoor and unlearning degree."""
     return build_report(
-        make_runs(models, seeds),
+        make_runs(models, seeds, attacked),
         seeds=seeds,
         config={
             "data": {"class_path": "Digits", "init_args": {"batch_size": 64, "root": None}},
@@ -117,6 +145,12 @@ def one_seed_report() -> Report:
 
 
 @pytest.fixture
+def attacked_report() -> Report:
+    """Two sweeps and a method of its own, with the backdoor and the unlearning degree."""
+    return make_report(("source", "retrain", "top_k", *SWEPT), attacked=True)
+
+
+@pytest.fixture
 def make_details() -> Callable[[Report], dict[str, dict[int, RunDetails]]]:
     """Return a function that invents what every run of a report leaves for the figures."""
 
@@ -138,9 +172,20 @@ def make_details() -> Callable[[Report], dict[str, dict[int, RunDetails]]]:
                     "posteriors": {
                         "forget set": noise.beta(20 if model == "source" else 5, 1, 72).tolist(),
                         "retain set": noise.beta(20, 1, 300).tolist(),
-                        "never trained on": noise.beta(5, 1, 200).tolist(),
+                        "non-member set": noise.beta(5, 1, 200).tolist(),
                     },
                 }
+                if model not in ("source", "retrain"):
+                    epochs = range(0, 11, 2)
+                    kept = [0.97 * math.exp(-(0.2 + 0.1 * index) * epoch) for epoch in epochs]
+                    details[model][seed]["backdoor"] = {
+                        "curve": {
+                            "epoch": list(epochs),
+                            "clean_accuracy": [0.97 + 0.01 * noise.random() for _ in epochs],
+                            "success_rate_forget": [value + 0.01 * noise.random() for value in kept],
+                            "recovered_accuracy": [0.97 - 0.9 * value for value in kept],
+                        }
+                    }
         return details
 
     return make

@@ -71,7 +71,7 @@ WHISKER = "#444444"
 DPI = 150
 """Pixels an inch of every figure that is written."""
 ROW_INCHES = 0.36
-LABEL_WIDTH = 22
+LABEL_WIDTH = 26
 """Characters of a model's name in one line of a figure."""
 MAX_LABEL_LINES = 3
 LINE_INCHES = 0.165

@@ -90,11 +90,12 @@ def _backdoor_curve(report: Report, details: Details) -> Figure | None:
         axes.set_title(metric_title(about, 36), fontsize=10.5)
         axes.set_ylabel(short_heading(about))
         axes.grid(**GRID)
-    figure.supxlabel("Epochs of unlearning", fontsize=10)
-    handles = [*control_handles(report, [f"backdoor/{score}" for score in curves])]
+        if index + columns >= len(curves):
+            axes.set_xlabel("Epochs of unlearning")
+    handles = control_handles(report, [f"backdoor/{score}" for score in curves])
     figure.legend(
-        handles=[*lines.values(), *handles],
-        labels=[*(model_label(name) for name in lines), *(handle.get_label() for handle in handles)],
+        [*lines.values(), *handles],
+        [*(model_label(name) for name in lines), *(handle.get_label() for handle in handles)],
         loc="outside right upper",
         frameon=False,
     )

@@ -37,7 +37,9 @@ FIGURES: list[FigureSpec] = []
 _DEGREE, _NULL, _CALIBRATED, _MET = (
     f"unlearning_degree/{name}" for name in ("degree", "null", "calibrated", "constraint_met")
 )
-_APART = 0.17
+_ROW_INCHES = 0.46
+"""Room for two lines of numbers in a model's row."""
+_APART = 0.19
 """Half the distance of degree and null within a model's row, so that their intervals do not cover each other."""
 
 
@@ -55,7 +57,7 @@ def _degree(report: Report, details: Details) -> Figure | None:
     models = models_with(report, (_DEGREE, _NULL, _CALIBRATED))
     if not models:
         return None
-    figure = new_figure(9.6, 1.7 + 1.25 * rows_height(models))
+    figure = new_figure(9.6, 1.7 + max(rows_height(models), _ROW_INCHES * max(len(models), 3)))
     both, difference = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1.0))
     both.set_ylim(len(models) - 0.4, -0.6)
     for row, name in enumerate(models):
@@ -96,7 +98,7 @@ def _degree(report: Report, details: Details) -> Figure | None:
     ]
     if any(_broken(report, name) for name in models):
         handles.append(
-            Line2D([], [], linestyle="none", color=VERMILION, marker="x", label="constraint not met")
+            Line2D([], [], linestyle="none", color=VERMILION, marker="x", label="constraint not met (seeds)")
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure

@@ -35,6 +35,7 @@ FIGURES: list[FigureSpec] = []
 _BINS = 24
 _LEAST = 1e-6
 """What is nearer to 0 or 1 stands in the outermost bins of a log-odds axis; float32 tells little more apart."""
+_KNOWN_SETS = ("forget set", "retain set", "non-member set")
 _XLABEL = "Posterior of the true class"
 
 _Scale = Literal["linear", "log-odds"]
@@ -54,7 +55,7 @@ def _change(report: Report, details: Details) -> Figure | None:
     methods = [name for name in pooled if name not in CONTROLS]
     if not methods or "source" not in pooled:
         return None
-    sets = list(dict.fromkeys(set_name for name in methods for set_name in pooled[name]))
+    sets = _sets(pooled)
     figure = new_figure(1.2 + 3.2 * len(sets), 1.1 + 1.75 * len(methods))
     grid = figure.subplots(len(methods), len(sets), squeeze=False, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
@@ -73,7 +74,7 @@ def _change(report: Report, details: Details) -> Figure | None:
             _posterior_axis(axes, "log-odds")
             if row == 0:
                 axes.set_title(set_name)
-        grid[row, 0].set_ylabel(model_label(method), fontsize=9.5)
+        grid[row, 0].set_ylabel(model_label(method), fontsize=9.5, fontweight="bold")
     grid[0, 0].set_ylim(bottom=0)
     figure.supxlabel(f"{_XLABEL} (log-odds scale)", fontsize=10)
     figure.supylabel("Share of the set [%]", fontsize=10)
@@ -113,6 +114,14 @@ def _pooled(report: Report, details: Details) -> dict[str, dict[str, _Array]]:
         if by_set:
             pooled[name] = {set_name: np.concatenate(parts) for set_name, parts in by_set.items()}
     return pooled
+
+
+def _sets(arrays: Mapping[str, Mapping[str, _Array]]) -> list[str]:
+    """Return the names of all sets: those of the papers' figures in their order, then all others."""
+    names = dict.fromkeys(set_name for by_set in arrays.values() for set_name in by_set)
+    return [name for name in _KNOWN_SETS if name in names] + [
+        name for name in names if name not in _KNOWN_SETS
+    ]
 
 
 def _checked(model: str, set_name: str, values: npt.ArrayLike) -> _Array:
@@ -189,7 +198,7 @@ def posterior_histograms(
         if not by_set:
             raise ValueError(f"posteriors[{model!r}] must hold at least one set of samples")
         arrays[model] = {set_name: _checked(model, set_name, values) for set_name, values in by_set.items()}
-    sets = list(dict.fromkeys(set_name for by_set in arrays.values() for set_name in by_set))
+    sets = _sets(arrays)
     if len(sets) > len(METHOD_COLOURS):
         raise ValueError(
             f"posteriors holds {len(sets)} different sets, at most {len(METHOD_COLOURS)} can be told apart"

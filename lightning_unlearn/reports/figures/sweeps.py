@@ -153,8 +153,9 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
         axes.set_title(metric_title(about, 36), fontsize=10.5)
         axes.set_ylabel(short_heading(about))
         axes.grid(**GRID)
+        if index + columns >= len(series):
+            axes.set_xlabel(model_label(stem))
         axes.ticklabel_format(axis="y", useOffset=False)
-    figure.supxlabel(model_label(stem), fontsize=10)
     text = (
         f"mean and 95% interval over {len(report['seeds'])} seeds" if len(report["seeds"]) > 1 else "one seed"
     )

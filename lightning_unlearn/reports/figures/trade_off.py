@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from lightning_unlearn.reports.figures.base import (
     GRID,
@@ -39,8 +39,13 @@ _PREFERRED = (
     "membership_inference/auc",
 )
 """What may be drawn against accuracy, the most telling first: shares, and less of each means less of D_f."""
-_FALLBACK = ("membership_inference/accuracy", "membership_inference/auc", "accuracy/forget")
-"""What is drawn where the controls give no reason to choose: the first that the report holds."""
+_FALLBACK = (
+    "membership_inference/accuracy",
+    "membership_inference/auc",
+    "accuracy/forget",
+    "backdoor/success_rate_forget",
+)
+"""The same where the controls give no reason to choose: the first that the report holds."""
 
 _REASONS = {
     "separates": "Forgetting is read from a metric that tells the source model from the retrained one.",
@@ -86,7 +91,7 @@ def forgetting_axis(report: Report) -> ForgettingAxis | None:
     gaps = {name: abs(source[name]["mean"] - retrain[name]["mean"]) for name in comparable}
     if gaps and all(separates(report, name) is None for name in comparable) and max(gaps.values()) > 0:
         return ForgettingAxis(max(comparable, key=gaps.__getitem__), "widest gap")
-    first = next(iter(measured(report, _FALLBACK)), candidates[0])
+    first = next(name for name in _FALLBACK if name in (comparable or candidates))
     return ForgettingAxis(first, "no separation" if comparable else "no controls")
 
 
@@ -113,9 +118,10 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
     axes = figure.subplots()
     styles = line_styles(models)
     about_x, about_y = describe(_UTILITY), describe(forgetting)
+    handles: list[Any] = []
     for name in models:
         x, y = report["models"][name][_UTILITY], report["models"][name][forgetting]
-        axes.errorbar(
+        drawn = axes.errorbar(
             x["mean"] * about_x.scale,
             y["mean"] * about_y.scale,
             xerr=(half_width(x) or 0.0) * about_x.scale,
@@ -131,6 +137,8 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
             zorder=3,
             label=model_label(name),
         )
+        # The marker alone: a legend's entry made of a whole error bar is a blot.
+        handles.append(drawn.lines[0])
     # Limits before the band, which would otherwise widen them; no mean is cut off, a long whisker may be.
     for axis, metric in (("x", _UTILITY), ("y", forgetting)):
         low, high = _limits([report["models"][name][metric] for name in models], describe(metric).scale)
@@ -146,7 +154,13 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
     title = "dashed: the retrained model"
     if len(report["seeds"]) > 1:
         title = "dashed and grey: the retrained\nmodel and its 95% interval"
-    figure.legend(loc="outside right upper", frameon=False, title=title)
+    figure.legend(
+        handles,
+        [model_label(name) for name in models],
+        loc="outside right upper",
+        frameon=False,
+        title=title,
+    )
     return figure
 
 

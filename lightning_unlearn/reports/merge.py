@@ -1,0 +1,244 @@
+"""Reports made again from what comparisons left, one at a time or several as one; measures and trains nothing."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from lightning_unlearn.reports.figures import Details, RunDetails, draw_figures
+from lightning_unlearn.reports.glossary import CONTROLS, clean
+from lightning_unlearn.reports.page import write_page
+from lightning_unlearn.reports.schema import SCHEMA_VERSION, Failure, Report, Value, read_json, validate
+from lightning_unlearn.reports.writer import write_all
+
+__all__ = ["merge", "read_details", "rebuild"]
+
+_SAME = 1e-6
+"""Difference up to which two numbers are one number that went through another rounding."""
+_SECONDS = "seconds"
+_MERGED = "merged_from"
+_OWN_FACTS = (_SECONDS, _MERGED)
+"""Facts that stand with the data and belong to a run or a merge: they may differ."""
+
+
+def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
+    """Put several comparisons over the same data into one report.
+
+    The controls must be the same runs: the same forget set, the same seeds, and source and retrained model with
+    the same numbers wherever two reports measured both. Otherwise a method of one report would be judged
+    against the retrained model of another. Times may differ, as two runs of one thing do; the controls keep
+    those of the first report, and each method's ``acceleration`` stays that of its own comparison.
+
+    Args:
+        reports: The reports, at least one; the models keep this order.
+        names: What each report is called in messages and in the merged report, such as its folder's name; all
+            different.
+
+    Returns:
+        A new report. With several, ``config`` holds each configuration under ``comparisons``, ``data`` names
+        the reports under ``merged_from``, and where versions differ each is named with its report.
+
+    Raises:
+        ValueError: No report; names that are missing or repeated; a report that breaks its contract; or reports
+            that cannot be merged: another or no forget set, other seeds, other facts of the data, controls with
+            other numbers or none in common, or a method's name in two reports.
+    """
+    if not reports:
+        raise ValueError("reports must hold at least one report")
+    if len(names) != len(reports) or len(set(names)) != len(names):
+        raise ValueError(
+            f"names must hold a different name for each of {len(reports)} reports, got {list(names)}"
+        )
+    for report, name in zip(reports, names, strict=True):
+        _validate(report, name)
+    first = reports[0]
+    if len(reports) == 1:
+        return _copy(first)
+    data: dict[str, Any] = dict(first["data"])
+    models: dict[str, dict[str, Value]] = {model: dict(metrics) for model, metrics in first["models"].items()}
+    for index in range(1, len(reports)):
+        report, pair = reports[index], f"cannot merge {names[index]} with {', '.join(names[:index])}"
+        _check_data(data, report["data"], pair)
+        if report["seeds"] != first["seeds"]:
+            raise ValueError(
+                f"{pair}: seeds differ ({report['seeds']}, {first['seeds']}); run both over the same seeds in the "
+                "same order (a comparison that is started again does only what is missing)"
+            )
+        seconds = [facts[_SECONDS] for facts in (data, report["data"]) if _SECONDS in facts]
+        data = {**report["data"], **data, **({_SECONDS: sum(seconds)} if seconds else {})}
+        compared = 0
+        for model, metrics in report["models"].items():
+            if model not in models:
+                models[model] = dict(metrics)
+            elif model in CONTROLS:
+                compared += _check_control(model, models[model], metrics, first["seeds"], pair)
+                models[model] = {**metrics, **models[model]}
+            else:
+                raise ValueError(
+                    f"{pair}: both hold a method called {model!r}; give one of them another name in its "
+                    "configuration (methods: - name: ...) and run that comparison again"
+                )
+        if not compared:
+            raise ValueError(
+                f"{pair}: no metric of a control was measured in both, so nothing shows that source and "
+                "retrained model are the same runs; run the methods in one comparison"
+            )
+    failures: list[Failure] = []
+    for report in reports:
+        failures += [failure for failure in report["failures"] if failure not in failures]
+    merged = Report(
+        schema_version=SCHEMA_VERSION,
+        versions=_joined({name: report["versions"] for report, name in zip(reports, names, strict=True)}),
+        config={"comparisons": {name: report["config"] for report, name in zip(reports, names, strict=True)}},
+        seeds=list(first["seeds"]),
+        data={**data, _MERGED: list(names)},
+        models=models,
+        failures=failures,
+    )
+    validate(merged)
+    return _copy(merged)
+
+
+def _copy(report: Report) -> Report:
+    """Return a report that shares no part with another."""
+    return cast(Report, json.loads(json.dumps(report)))
+
+
+def _validate(report: Report, name: str) -> None:
+    try:
+        validate(report)
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from error
+
+
+def _check_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], pair: str) -> None:
+    """Refuse reports over other samples."""
+    if not ours.get("forget_sha256") or not theirs.get("forget_sha256"):
+        raise ValueError(
+            f"{pair}: data.forget_sha256 is missing in one of them, so nothing shows that they forgot the same "
+            "samples; run that comparison again with this release"
+        )
+    for fact in ours.keys() & theirs.keys() - set(_OWN_FACTS):
+        if ours[fact] != theirs[fact]:
+            raise ValueError(
+                f"{pair}: data.{fact} differs ({theirs[fact]!r}, {ours[fact]!r}); only comparisons over the same "
+                "data and forget set can stand in one report"
+            )
+
+
+def _check_control(
+    model: str, ours: Mapping[str, Value], theirs: Mapping[str, Value], seeds: Sequence[int], pair: str
+) -> int:
+    """Refuse controls that are not the same runs, times aside; return how many numbers were compared."""
+    compared = 0
+    for metric in ours.keys() & theirs.keys():
+        if metric.startswith("time/") or metric == "acceleration":
+            continue
+        for seed, left, right in zip(seeds, ours[metric]["values"], theirs[metric]["values"], strict=True):
+            if left is None or right is None:
+                continue
+            compared += 1
+            if abs(left - right) > _SAME * max(1.0, abs(left)):
+                raise ValueError(
+                    f"{pair}: the control {model!r} is not the same model, {metric} of seed {seed} is "
+                    f"{right:.6g} and {left:.6g}; put the methods into one configuration and run it in one "
+                    "output_dir, which keeps what is finished"
+                )
+    return compared
+
+
+def _joined(versions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the versions; where the reports differ, each value with the names of those that have it."""
+    joined: dict[str, Any] = {}
+    for key in dict.fromkeys(key for entry in versions.values() for key in entry):
+        holders: dict[str, list[str]] = {}
+        for name, entry in versions.items():
+            if key in entry:
+                holders.setdefault(json.dumps(entry[key]), []).append(name)
+        if len(holders) == 1:
+            joined[key] = json.loads(next(iter(holders)))
+        else:
+            texts = (
+                f"{value if isinstance(value := json.loads(text), str) else text} ({', '.join(owners)})"
+                for text, owners in holders.items()
+            )
+            joined[key] = "; ".join(texts)
+    return joined
+
+
+def read_details(folder: str | os.PathLike[str], report: Report) -> Details:
+    """Read what the runs of a comparison left beyond their scores, for the figures.
+
+    Args:
+        folder: The comparison's output folder, with ``<model>/seed_<seed>/metrics.json`` for each run. A run
+            without this file leaves nothing.
+        report: The comparison's report, for the models and the seeds.
+
+    Returns:
+        The details; empty where only the report was kept.
+
+    Raises:
+        ValueError: A file is no JSON or holds something else; the message names the file.
+    """
+    root = Path(folder)
+    details: dict[str, dict[int, RunDetails]] = {}
+    for model in report["models"]:
+        for seed in report["seeds"]:
+            file = root / model / f"seed_{seed}" / "metrics.json"
+            # A name from the file is no way out of the folder.
+            if Path(model).name != model or not file.is_file():
+                continue
+            try:
+                found = json.loads(file.read_text(encoding="utf-8"))["details"]
+                posteriors = found.get("forgetting", {}).get("posteriors", {})
+                run = cast(RunDetails, {**found, "posteriors": posteriors})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"{file} does not hold what a run leaves ({type(error).__name__}: {error}); delete the file and "
+                    "run the comparison again, which measures this model anew"
+                ) from error
+            details.setdefault(model, {})[seed] = run
+    return details
+
+
+def rebuild(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Path]:
+    """Make page and figures again from the report of one comparison, or of several as one.
+
+    Args:
+        folders: Output folders of comparisons, each with its ``report.json``.
+        output: Where page and figures go. For a single comparison this may be its own folder: its report.json
+            stays as it is. Otherwise ``report.json`` is written too.
+
+    Returns:
+        The files that were written, in the order of writing.
+
+    Raises:
+        FileNotFoundError: A folder holds no report.json.
+        ValueError: No folder, a folder twice, a report that cannot be read or merged (see :func:`merge`), or
+            ``output`` holds a comparison whose report this one would replace.
+    """
+    roots = [Path(folder) for folder in folders]
+    if not roots:
+        raise ValueError("folders must name at least one output folder of a comparison")
+    resolved = [root.resolve() for root in roots]
+    if len(set(resolved)) != len(resolved):
+        raise ValueError(f"folders must differ from each other, got {[str(root) for root in roots]}")
+    target = Path(output)
+    own = target.resolve() in resolved
+    if (len(roots) > 1 and own) or (not own and (target / "comparison.json").exists()):
+        raise ValueError(
+            f"output: {target} holds a comparison whose report would be replaced; choose another folder"
+        )
+    reports = [read_json(root / "report.json") for root in roots]
+    short = [clean(root.name) for root in resolved]
+    names = short if len(set(short)) == len(short) else [clean(str(root)) for root in resolved]
+    report = merge(reports, names)
+    details: dict[str, Mapping[int, RunDetails]] = {}
+    for root, each in zip(roots, reports, strict=True):
+        # A control that two comparisons share keeps the details of the first, as it does its times.
+        details = {**read_details(root, each), **details}
+    if not own:
+        return write_all(report, target, details)
+    figures = draw_figures(report, target / "figures", details)
+    return [*figures, write_page(report, target / "report.html", figures)]

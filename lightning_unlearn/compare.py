@@ -463,7 +463,7 @@ class _Worker:
 
     def _fingerprint(self, name: str, seed: int, audited: bool) -> str:
         """Return a hash of all that decides a part's result; other evaluators train no model again."""
-        parts = [self._run_config(name, seed), self.data.split.forget_sha256]
+        parts: list[Any] = [self._run_config(name, seed), self.data.split.forget_sha256]
         if audited:
             parts.append(self.config.get("evaluators"))
         return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()

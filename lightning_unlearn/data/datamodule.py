@@ -83,7 +83,8 @@ class UnlearningDataModule(L.LightningDataModule):
         forget: What to forget: a fraction in (0, 1), a list of positions in the training set, the path of a
             .csv, .json or .txt file with them, a rule of :mod:`lightning_unlearn.data.selection`, or a
             function of :class:`~lightning_unlearn.data.selection.SelectionData`.
-        test_dataset: The test set, when ``datamodule`` is a plain dataset.
+        test_dataset: The test set; ``None`` takes that of the project's datamodule (its validation set, if it has
+            no test loader).
         evaluation_dataset: The training set without random augmentation, used wherever nothing is trained;
             ``None`` when the training set has none.
         nonmember: Size of the non-member set, as a number or a fraction of where it comes from; ``None`` takes
@@ -143,8 +144,6 @@ class UnlearningDataModule(L.LightningDataModule):
                 f"datamodule must be a LightningDataModule or a map-style dataset, got "
                 f"{type(datamodule).__name__}"
             )
-        if isinstance(datamodule, L.LightningDataModule) and test_dataset is not None:
-            raise ValueError("test_dataset goes with a plain training dataset; a datamodule brings its own")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.inner = datamodule
@@ -396,11 +395,11 @@ class UnlearningDataModule(L.LightningDataModule):
         return self._checked(_part_of(loader, f"{self.data_name}.train_dataloader()"), "datamodule")
 
     def _test_part(self) -> _Part | None:
-        if isinstance(self.inner, Dataset):
-            if self.test_dataset is None:
-                return None
+        if self.test_dataset is not None:
             part = _Part(self.test_dataset, self.test_dataset, self.batch_size or _DEFAULT_BATCH_SIZE)
             return self._checked(part, "test_dataset")
+        if isinstance(self.inner, Dataset):
+            return None
         self._setup_inner("test")
         for name in ("test_dataloader", "val_dataloader"):
             if (loader := self._inner_loader(name)) is not None:
@@ -520,9 +519,12 @@ def _part_of(loader: Any, where: str) -> _Part:
             getattr(loader, "collate_fn", None),
             getattr(loader, "num_workers", 0),
         )
+    if isinstance(loader, list | tuple) and len(loader) == 1:
+        return _part_of(loader[0], where)
     if not isinstance(loader, DataLoader):
         raise TypeError(
-            f"{where} gives a {type(loader).__name__}; unlearning needs one DataLoader over one dataset there"
+            f"{where} gives a {type(loader).__name__}; unlearning needs one DataLoader over one dataset there "
+            "(for the test set, name one with test_dataset=...)"
         )
     default = loader.collate_fn is torch.utils.data.default_collate
     return _Part(

@@ -69,9 +69,8 @@ class WGAN(UnlearningModule):
         sort: Whether to sort posteriors; without, the model is also taught the classes of the non-members.
         retain_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the paper uses 1/100.
         wasserstein_tolerance: Stop when the critic's estimate of the Wasserstein distance, averaged over an epoch,
-            has come back below this, in absolute value, for ``patience`` epochs on end. Epochs before it first was
-            above do not count: an untrained critic tells nothing apart. ``None`` trains for the trainer's
-            ``max_epochs``.
+            stays below this, in absolute value, for ``patience`` epochs on end. Epochs before it first was above do
+            not count: an untrained critic tells nothing apart. ``None`` trains for the trainer's ``max_epochs``.
         patience: Number of those epochs, at least 1.
         optimizer: Makes the model's optimizer; ``None`` for Adam with learning rate 1e-4, as larger steps undo what
             the source learned before the critic has learned what to ask for.
@@ -326,8 +325,10 @@ class WGAN(UnlearningModule):
     def _stop_if_forgotten(self, tolerance: float) -> None:
         totals = torch.tensor([float(self._estimate_sum), float(self._estimate_count)], device=self.device)
         totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        below = abs(float(totals[0] / totals[1])) < tolerance
-        self._was_above |= not below
+        estimate = float(totals[0] / totals[1])
+        below = abs(estimate) < tolerance
+        # not the absolute value: an untrained critic has the wrong sign as often as not
+        self._was_above |= estimate >= tolerance
         self._epochs_below = self._epochs_below + 1 if below and self._was_above else 0
         if self._epochs_below >= self.patience:
             self.trainer.should_stop = True

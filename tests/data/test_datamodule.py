@@ -246,17 +246,23 @@ class TwoLoaders(PlainData):
         return [super().train_dataloader(), super().train_dataloader()]
 
 
+class TwoTests(PlainData):
+    def test_dataloader(self) -> Any:
+        return [super().test_dataloader(), super().test_dataloader()]
+
+
+def test_a_test_set_can_be_named() -> None:
+    data = ready(UnlearningDataModule(TwoTests(), 0.1, test_dataset=test_set()))
+    assert torch.equal(rows(data.loader("test")), blobs(TEST, 1)[0][data.split.test])
+
+
 @pytest.mark.parametrize(
     ("build", "error", "message"),
     [
         (lambda: UnlearningDataModule(Endless(), 0.1), TypeError, "cannot be indexed by position"),
         (lambda: UnlearningDataModule(TwoLoaders(), 0.1), TypeError, "one DataLoader over one dataset"),
         (lambda: UnlearningDataModule("MNIST", 0.1), TypeError, "datamodule must be a LightningDataModule"),
-        (
-            lambda: UnlearningDataModule(PlainData(), 0.1, test_dataset=test_set()),
-            ValueError,
-            "test_dataset goes",
-        ),
+        (lambda: UnlearningDataModule(TwoTests(), 0.1), TypeError, "test_dataset=..."),
         (lambda: toy_data(batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
         (lambda: toy_data(evaluation_dataset=test_set()), ValueError, "evaluation_dataset has 31 samples"),
         (lambda: toy_data(7), (TypeError, ValueError), "Classes"),

@@ -145,6 +145,15 @@ def test_figures_are_embedded_with_alt_text(tmp_path: Path, small_report: Report
     assert all(len(alt) > 40 for alt in alts)
 
 
+def test_each_sweep_has_a_heading_of_its_own(tmp_path: Path, attacked_report: Report) -> None:
+    figures = draw_figures(attacked_report, tmp_path / "figures")
+    page = Page(written(attacked_report, tmp_path, figures))
+    text = "".join(page.text)
+    assert "Sweep: wgan_alpha." in text
+    assert "Sweep: reference_kl_lambda." in text
+    assert "*" not in "".join(value for tag, key, value in page.attributes if (tag, key) == ("img", "alt"))
+
+
 def test_page_is_accessible_by_structure(tmp_path: Path, large_report: Report) -> None:
     page = Page(written(large_report, tmp_path))
     assert len(page.ids) == len(set(page.ids))

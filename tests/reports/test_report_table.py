@@ -5,12 +5,12 @@ import re
 import pytest
 from rich.console import Console
 
-from lightning_unlearn.reports import comparison_table, render_text
+from lightning_unlearn.reports import comparison_table, judge, render_text
 from lightning_unlearn.reports.schema import Report
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
-@pytest.mark.parametrize("fixture", ["small_report", "large_report", "one_seed_report"])
+@pytest.mark.parametrize("fixture", ["small_report", "large_report", "one_seed_report", "attacked_report"])
 def test_text_fits_and_is_plain(request: pytest.FixtureRequest, fixture: str, width: int) -> None:
     report = request.getfixturevalue(fixture)
     # Restored within the test, since the shared fixture checks the environment before monkeypatch undoes it.
@@ -50,6 +50,48 @@ def test_best_partial_and_failed_are_marked(large_report: Report) -> None:
     assert "†" in next(line for line in text.splitlines() if line.strip().startswith("wgan "))
     assert "failed: wgan, seed 1: ValueError: the loss is NaN at step 12" in text
     assert "see the log" not in text
+
+
+def verdict_rows(text: str) -> dict[str, list[str]]:
+    """Read the table of the verdicts: each method's signs in the order of the columns."""
+    table = text[text.index("verdict") :].split("Is the method close")[0]
+    rows = [line.split() for line in table.splitlines() if re.search(r"[✓✗?]", line)]
+    return {row[0]: row[1:] for row in rows}
+
+
+def test_each_method_has_its_verdict_in_one_row(attacked_report: Report) -> None:
+    text = render_text(attacked_report)
+    rows = verdict_rows(text)
+    methods = [name for name in attacked_report["models"] if name not in ("source", "retrain")]
+    assert list(rows) == methods
+    for method, signs in rows.items():
+        verdict = judge(attacked_report, method)
+        expected = [verdict.status, *(finding.status for finding in verdict.findings)]
+        assert signs == [{"close": "✓", "not close": "✗"}.get(status, "?") for status in expected]
+    assert len({sign for signs in rows.values() for sign in signs}) > 1
+
+
+def test_verdict_that_cannot_be_told_has_a_question_mark(small_report: Report) -> None:
+    for metrics in small_report["models"].values():
+        metrics["accuracy/forget"] = small_report["models"]["retrain"]["accuracy/forget"]
+        metrics["membership_inference/accuracy"] = metrics["accuracy/forget"]
+        del metrics["membership_inference/auc"]
+    del small_report["models"]["reference_kl"]["membership_inference/accuracy"]
+    small_report["models"]["reference_kl"]["accuracy/test"] = small_report["models"]["retrain"][
+        "accuracy/test"
+    ]
+    assert verdict_rows(render_text(small_report)) == {"reference_kl": ["?", "✓", "?"]}
+
+
+def test_no_retrained_model_no_verdicts(small_report: Report) -> None:
+    del small_report["models"]["retrain"]
+    text = render_text(small_report)
+    assert "no verdict on any method (no verdict, nothing to compare with)" in text
+    assert "✗" not in text
+
+
+def test_decimal_point_breaks_no_name(attacked_report: Report) -> None:
+    assert re.search(r"^ reference_kl_lambda_0\.001 ", render_text(attacked_report), re.MULTILINE)
 
 
 def test_one_seed_says_so(one_seed_report: Report) -> None:

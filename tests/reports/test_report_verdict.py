@@ -2,7 +2,7 @@
 
 import pytest
 
-from lightning_unlearn.reports import build_report, judge
+from lightning_unlearn.reports import build_report, judge, separates
 from lightning_unlearn.reports.glossary import METRICS, best_and_worst, describe, format_value, wrap_name
 from lightning_unlearn.reports.schema import Report, summarise
 from lightning_unlearn.reports.verdict import control_findings, summary_sentences
@@ -101,6 +101,14 @@ def test_controls_that_a_metric_does_not_separate_are_called_out() -> None:
     assert control_findings(sharp)[0].endswith("the metric separates them.")
 
 
+@pytest.mark.parametrize(("source", "expected"), [(0.54, False), (0.56, True), (0.44, True)])
+def test_metric_separates_the_controls_or_not(source: float, expected: bool) -> None:
+    report = report_of(source={AUC: (source,) * 3}, retrain={AUC: RETRAIN_AUC})
+    assert separates(report, AUC) is expected
+    assert separates(report, TEST) is None
+    assert separates(report_of(source={AUC: (0.9,)}, retrain={AUC: (0.5,)}), AUC) is None
+
+
 def test_best_is_nearest_highest_or_lowest_by_direction() -> None:
     report = report_of(
         source={AUC: (0.99,) * 3},
@@ -123,7 +131,7 @@ def test_glossary_covers_the_contract() -> None:
         "time/unlearn_s", "time/prepare_s", "time/total_s", "acceleration",
         *(f"membership_inference/{part}"
           for part in ("accuracy", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")),
-        *(f"backdoor/{part}" for part in ("success_rate_forget", "success_rate_test", "recovered_accuracy")),
+        *(f"backdoor/{part}" for part in ("success_rate_forget", "success_rate_test", "recovered_accuracy", "clean_accuracy", "combined")),
         *(f"unlearning_degree/{part}" for part in ("degree", "null", "calibrated")),
         *(f"forgetting_quality/{part}" for part in ("epsilon_mean", "score", "final")),
     }  # fmt: skip

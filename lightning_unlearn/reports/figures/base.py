@@ -197,9 +197,9 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def model_label(name: str) -> str:
+def model_label(name: str, width: int = LABEL_WIDTH) -> str:
     """Break a model's name into lines, and keep matplotlib from reading it as a formula."""
-    return wrap_name(name, LABEL_WIDTH, MAX_LABEL_LINES).replace("$", r"\$")
+    return wrap_name(name, width, MAX_LABEL_LINES).replace("$", r"\$")
 
 
 def rows_height(models: Sequence[str]) -> float:

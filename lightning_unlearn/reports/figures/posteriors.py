@@ -33,6 +33,9 @@ FIGURES: list[FigureSpec] = []
 """Posteriors by model, and before against after unlearning."""
 
 _BINS = 24
+_ROW_INCHES = 1.8
+_ROW_LABEL_WIDTH = 18
+"""Characters of a model's name that fit in a row's height."""
 _LEAST = 1e-6
 """What is nearer to 0 or 1 stands in the outermost bins of a log-odds axis; float32 tells little more apart."""
 _KNOWN_SETS = ("forget set", "retain set", "non-member set")
@@ -56,7 +59,7 @@ def _change(report: Report, details: Details) -> Figure | None:
     if not methods or "source" not in pooled:
         return None
     sets = _sets(pooled)
-    figure = new_figure(1.2 + 3.2 * len(sets), 1.1 + 1.75 * len(methods))
+    figure = new_figure(1.2 + 3.2 * len(sets), 1.1 + _ROW_INCHES * len(methods))
     grid = figure.subplots(len(methods), len(sets), squeeze=False, sharex=True, sharey=True)
     handles: dict[str, Any] = {}
     for row, method in enumerate(methods):
@@ -74,7 +77,7 @@ def _change(report: Report, details: Details) -> Figure | None:
             _posterior_axis(axes, "log-odds")
             if row == 0:
                 axes.set_title(set_name)
-        grid[row, 0].set_ylabel(model_label(method), fontsize=9.5, fontweight="bold")
+        grid[row, 0].set_ylabel(model_label(method, _ROW_LABEL_WIDTH), fontsize=9, fontweight="bold")
     grid[0, 0].set_ylim(bottom=0)
     figure.supxlabel(f"{_XLABEL} (log-odds scale)", fontsize=10)
     figure.supylabel("Share of the set [%]", fontsize=10)

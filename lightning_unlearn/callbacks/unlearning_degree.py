@@ -1,0 +1,412 @@
+"""The unlearning degree by SPD-GAN beside its null control: how far can D_f be pushed until only one model fails?"""
+
+import weakref
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from lightning.fabric.utilities import rank_zero_warn
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.ensembles import isolated_rng, train_classifier
+from lightning_unlearn.functional import confidence_interval
+from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
+from lightning_unlearn.io import atomic_path
+from lightning_unlearn.models.spd_gan import perturber_for
+from lightning_unlearn.models.surgery import clone, fresh_copy, frozen
+from lightning_unlearn.seeding import derive_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["UnlearningDegree"]
+
+Null = Literal["continue", "retrain", "retain"]
+
+_SHOWN = 8  # samples in the picture
+
+
+class UnlearningDegree(Evaluator):
+    """Pushes the forget set until the source model is still right and the audited model is not.
+
+    A generator (:mod:`lightning_unlearn.models.spd_gan`) is trained to perturb D_f into D_p so that the source
+    model classifies D_p correctly and the audited model does not; the degree is the difference of their
+    accuracies on D_p (Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation",
+    section III-C, algorithm 2 and eq. 14).
+
+    Any two models can be told apart like this if the perturbation may be large enough, whether or not one
+    forgot. So the same is measured for a null control, in which nothing was forgotten, with a generator of its
+    own that starts from the same weights and sees the same batches. Only what the degree exceeds it by speaks
+    of forgetting, and only against the control that fits the method: a model that was trained anew is to be
+    compared with one trained anew on all data, a fine-tuned one with one that continued training.
+
+    - ``<name>/degree``: the published score, in [-1, 1]; 0 by construction for the source itself.
+    - ``<name>/null``: the same score of the null control.
+    - ``<name>/calibrated``: degree − null. 0 or less: nothing is seen of forgetting.
+    - ``<name>/source_accuracy_perturbed``: the source's accuracy on D_p.
+    - ``<name>/source_accuracy_drop``: its accuracy on D_f minus that; eq. 11 asks for about 0.
+    - ``<name>/constraint_met``: 1 if the drop, the null control's too, is within ``tolerance``; 0 marks a
+      degree that eq. 11 does not cover.
+    - ``<name>/perturbation_l2`` and ``<name>/perturbation_linf``: mean Euclidean norm of the perturbation of a
+      sample, and its largest absolute value, both in the units of the model's input (after normalisation).
+
+    The results' file also holds 95% intervals over the samples of D_f, generators and null control held fixed;
+    next to it stands a picture of originals, perturbations and D_p, where the samples are images. Without a
+    known source model there is nothing to compare with: no metric is reported, and a warning says so.
+
+    All ranks train the same generator on the same batches: its batch normalisation would else make the score
+    depend on the number of processes.
+
+    Args:
+        null: The null control. ``"continue"``: a copy of the source, trained further on *all* data. ``"retrain"``:
+            the source's architecture, trained anew on all data. ``"retain"``: the audited model itself, measured
+            on as many samples of the retain set, which it did not forget; trains no further model, and what
+            ever else sets the audited model apart from the source stands in both. A module: a model of your
+            own. ``None``: none, and then nothing but the published score is reported.
+        eta: Weight η of the audited model's failure against the source's success; 0.03 in the paper.
+        size: Largest absolute value of a perturbation, in the units of the model's input. The paper's is 1; at
+            that size two models that both know everything are told apart as well.
+        epochs: Passes of the generator over D_f.
+        batch_size: Samples of a step of the generator.
+        lr: Learning rate of the generator's Adam.
+        null_epochs: Passes over all data for ``"continue"`` and ``"retrain"``; give the control what the audited
+            model was given.
+        null_optimizer: Makes the null control's optimizer; ``None`` for Adam with learning rate 1e-3.
+        tolerance: Largest drop of the source's accuracy that still counts as none.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+
+    Raises:
+        TypeError: If ``null`` is no such control.
+        ValueError: If an argument is outside its range.
+    """
+
+    default_name: ClassVar[str] = "unlearning_degree"
+
+    def __init__(
+        self,
+        null: Null | nn.Module | None = "continue",
+        *,
+        eta: float = 0.03,
+        size: float = 0.2,
+        epochs: int = 30,
+        batch_size: int = 64,
+        lr: float = 1e-3,
+        null_epochs: int = 10,
+        null_optimizer: OptimizerCallable | None = None,
+        tolerance: float = 0.05,
+        **evaluator: Any,
+    ) -> None:
+        if isinstance(null, str) and null not in Null.__args__:  # type: ignore[attr-defined]
+            raise ValueError(f"null must be 'continue', 'retrain', 'retain', a module or None, got {null!r}")
+        if not isinstance(null, str | nn.Module | None):
+            raise TypeError(
+                f"null must be 'continue', 'retrain', 'retain', a module or None, got {type(null).__name__}"
+            )
+        for argument, value in (("size", size), ("lr", lr)):
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{argument} must be a finite number above 0, got {value}")
+        if not 0 <= eta < float("inf"):
+            raise ValueError(f"eta must be a finite number of at least 0, got {eta}; the paper uses 0.03")
+        if not 0 <= tolerance <= 1:
+            raise ValueError(f"tolerance must lie in [0, 1], got {tolerance}; 5 points of accuracy are 0.05")
+        for argument, value, least in (
+            ("epochs", epochs, 1),
+            ("batch_size", batch_size, 2),  # batch normalisation
+            ("null_epochs", null_epochs, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        super().__init__(**evaluator)
+        self.null = null
+        self.eta = eta
+        self.size = size
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.null_epochs = null_epochs
+        self.null_optimizer = null_optimizer
+        self.tolerance = tolerance
+        self._known: tuple[tuple[Any, ...], list[weakref.ref[Any]], _Measured] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the null control's score behind, whose weak references cannot go to another process."""
+        return {**self.__dict__, "_known": None}
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Train the generator against source and model, and take or make the null control's score."""
+        source = audit.source
+        if source is None:
+            audit.details["not_measured"] = "the source model is not known"
+            rank_zero_warn(
+                f"the evaluator {self.name!r} compares a model with the source model, and none is known: nothing "
+                f"is reported. Pass {type(self).__name__}(source=...), or use it where a method is run"
+            )
+            return {}
+        found = self._measure(source, model, "forget", audit)
+        null = self._null_score(source, model, audit)
+        drops = [found.drop] if null is None else [found.drop, null.drop]
+        met = all(drop <= self.tolerance for drop in drops)
+        scores = {
+            "degree": found.degree,
+            "source_accuracy_perturbed": _share(found.source_right),
+            "source_accuracy_drop": found.drop,
+            "constraint_met": float(met),
+            "perturbation_l2": found.l2,
+            "perturbation_linf": found.linf,
+        }
+        if null is not None:
+            scores |= {"null": null.degree, "calibrated": found.degree - null.degree}
+        audit.details.update(self._detail(found, null))
+        folder = self._folder(audit.runtime.trainer) if audit.runtime.trainer is not None else None
+        audited = model is not source and model is not audit.retrained
+        if folder is not None and audited and audit.runtime.rank == 0 and found.shown is not None:
+            figure = _grid(found.shown, self.size)
+            with atomic_path(Path(folder) / f"{self.name}.png") as path:
+                figure.savefig(path)
+        return {f"{self.name}/{score}": value for score, value in scores.items()}
+
+    # ------------------------------------------------------------------ the null control
+
+    def _null_score(self, source: nn.Module, model: nn.Module, audit: Audit) -> "_Measured | None":
+        """Measure the null control, or take what was measured for the last model of this source."""
+        if self.null is None:
+            return None
+        if self.null == "retain":
+            return self._measure(source, model, "retain", audit)
+        # weak references: an id alone could belong to a new object after the old one is gone
+        subjects = [audit.data, audit.original(source)]
+        subjects += [self.null] if isinstance(self.null, nn.Module) else []
+        key = (audit.seed, *map(id, subjects))
+        if self._known is not None and self._known[0] == key and all(ref() for ref in self._known[1]):
+            return self._known[2]
+        found = self._measure(source, self._null_model(source, audit), "forget", audit)
+        self._known = (key, [weakref.ref(subject) for subject in subjects], replace(found, shown=None))
+        return found
+
+    def _null_model(self, source: nn.Module, audit: Audit) -> nn.Module:
+        if isinstance(self.null, nn.Module):
+            return audit.runtime.place(frozen(self.null))
+        data, runtime = audit.data, audit.runtime
+        seed = derive_seed(audit.seed, "null")
+        with isolated_rng(seed):
+            null = clone(source) if self.null == "continue" else fresh_copy(source)
+        null.requires_grad_(True)
+        # a step takes as many samples as in one process, so that the control does not depend on their number
+        share = max(2, data.loader("train").batch_size // runtime.world_size)
+        train_classifier(
+            runtime.place(null),
+            data.loader("train", train=True, batch_size=share, seed=seed),
+            epochs=self.null_epochs,
+            optimizer=self.null_optimizer or _adam,
+            runtime=runtime,
+            adapter=audit.adapter,
+            seed=seed,
+        )
+        return null
+
+    # ------------------------------------------------------------------ one generator
+
+    def _measure(self, source: nn.Module, model: nn.Module, stream: str, audit: Audit) -> "_Measured":
+        """Train a generator against two models on D_f, or on as many retained samples, and ask both about D_p."""
+        # in float32 whatever the trainer's precision: half precision loses the gradients of sure answers
+        source, model = frozen(source).float(), frozen(model).float()
+        generator = self._generator(source, model, stream, audit)
+        clean: list[Tensor] = []
+        answers: list[Tensor] = []
+        originals: list[Tensor] = []
+        perturbations: list[Tensor] = []
+        norms: list[Tensor] = []
+        largest = 0.0
+        targets: list[Tensor] = []
+        with torch.no_grad():
+            for inputs, target in self._batches(stream, audit):
+                perturbation = self.size * generator(inputs)
+                perturbed = inputs + perturbation
+                clean.append(audit.adapter.call(source, inputs))
+                answers.append(
+                    torch.stack([audit.adapter.call(source, perturbed), audit.adapter.call(model, perturbed)])
+                )
+                norms.append(torch.linalg.vector_norm(perturbation.flatten(1), dim=1))
+                largest = max(largest, float(perturbation.abs().max()))
+                targets.append(target)
+                originals.append(inputs[:_SHOWN].cpu())
+                perturbations.append(perturbation[:_SHOWN].cpu())
+        labels = torch.cat(targets)
+        source_logits, model_logits = torch.cat(answers, dim=1)
+        shown = _Shown(
+            originals[0],
+            perturbations[0],
+            labels[:_SHOWN].cpu(),
+            source_logits[:_SHOWN].argmax(1).cpu(),
+            model_logits[:_SHOWN].argmax(1).cpu(),
+        )
+        return _Measured(
+            degree=unlearning_degree(source_logits, model_logits, labels),
+            source_right_clean=(torch.cat(clean).argmax(1) == labels).cpu(),
+            source_right=(source_logits.argmax(1) == labels).cpu(),
+            model_right=(model_logits.argmax(1) == labels).cpu(),
+            l2=float(torch.cat(norms).mean()),
+            linf=largest,
+            shown=shown if shown.is_image else None,
+        )
+
+    def _generator(self, source: nn.Module, model: nn.Module, stream: str, audit: Audit) -> nn.Module:
+        runtime, adapter = audit.runtime, audit.adapter
+        shape = next(iter(self._batches(stream, audit)))[0].shape[1:]
+        with isolated_rng(derive_seed(audit.seed, "generator")):
+            generator = perturber_for(shape).to(runtime.device)
+        optimizer = torch.optim.Adam(generator.parameters(), lr=self.lr)
+        generator.train()
+        for epoch in range(self.epochs):
+            total = torch.zeros((), device=runtime.device)
+            for inputs, targets in self._batches(stream, audit, epoch):
+                perturbed = inputs + self.size * generator(inputs)
+                loss = spd_gan_loss(
+                    adapter.call(source, perturbed), adapter.call(model, perturbed), targets, self.eta
+                )
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                runtime.average_gradients(generator)  # equal but for rounding, which must not add up
+                optimizer.step()
+                total += loss.detach()
+            if not runtime.all_agree(bool(torch.isfinite(total))):
+                raise FloatingPointError(
+                    f"the generator's loss became {float(total)} in epoch {epoch + 1}; check the data and the models "
+                    f"for NaN or infinite values, or lower eta ({self.eta}) or lr ({self.lr})"
+                )
+        runtime.share_buffers(generator)
+        return generator.eval()
+
+    def _batches(
+        self, stream: str, audit: Audit, epoch: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield D_f, or as many samples of another stream, never augmented; shuffled for an epoch of training."""
+        data = audit.data
+        size = min(data.stream_size("forget"), data.stream_size(stream))
+        positions = None if stream == "forget" else data.split.draw_reference(size, seed=audit.seed)
+        loader = data.loader(stream, positions=positions, batch_size=self.batch_size, rank=0, world_size=1)
+        if epoch is not None:
+            loader.sampler.shuffle, loader.sampler.seed = True, derive_seed(audit.seed, "order")
+            loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            inputs, targets = audit.adapter.split(audit.runtime.to_device(batch))
+            if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
+                found = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+                raise ValueError(
+                    "the unlearning degree adds a perturbation to the model's inputs, which must be one floating-"
+                    f"point tensor of shape (B, ...), got {found}; leave this evaluator out for such data"
+                )
+            yield inputs.float(), targets
+
+    def _detail(self, found: "_Measured", null: "_Measured | None") -> dict[str, Any]:
+        """Return the plain values for the results' file."""
+        detail: dict[str, Any] = {
+            "eta": self.eta,
+            "size": self.size,
+            "samples": len(found.differences),
+            "model_accuracy_perturbed": _share(found.model_right),
+            "null_control": self.null if isinstance(self.null, str | None) else "module",
+        }
+        intervals = {"degree": found.differences}
+        if null is not None:
+            intervals["null"] = null.differences
+            detail["null_source_accuracy_drop"] = null.drop
+            if self.null != "retain":  # the same samples, so their difference has an interval of its own
+                intervals["calibrated"] = found.differences - null.differences
+        detail["ci95"] = {
+            score: None if (bounds := confidence_interval(values.tolist())) is None else list(bounds)
+            for score, values in intervals.items()
+        }
+        if not all(each.drop <= self.tolerance for each in (found, null) if each is not None):
+            detail["warning"] = (
+                f"the source's accuracy on D_p is more than {self.tolerance} below that on D_f, which eq. 11 rules "
+                "out: part of the degree may be that, and not forgetting; lower size or eta"
+            )
+        return detail
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The first samples of a stream, for the picture; all on the CPU."""
+
+    originals: Tensor
+    perturbations: Tensor
+    targets: Tensor
+    source_answers: Tensor
+    model_answers: Tensor
+
+    @property
+    def is_image(self) -> bool:
+        return self.originals.ndim == 4 and self.originals.shape[1] in (1, 3)
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What one generator found; a bool a sample where the source and the other model were right."""
+
+    degree: float
+    source_right_clean: Tensor
+    source_right: Tensor
+    model_right: Tensor
+    l2: float
+    linf: float
+    shown: _Shown | None
+
+    @property
+    def drop(self) -> float:
+        """Accuracy of the source that the perturbation costs."""
+        return _share(self.source_right_clean) - _share(self.source_right)
+
+    @property
+    def differences(self) -> Tensor:
+        """What each sample adds to the degree: 1, 0 or -1, ``(N,)`` float64; their mean is the degree."""
+        return self.source_right.double() - self.model_right.double()
+
+
+def _grid(shown: _Shown, size: float) -> "Figure":
+    """Draw originals, perturbations and D_p below each other, in the units of the model's input."""
+    from matplotlib.figure import Figure
+
+    columns = len(shown.originals)
+    figure = Figure(figsize=(1.1 * columns + 2.2, 4.4), dpi=120, layout="constrained")
+    axes = figure.subplots(3, columns, squeeze=False)
+    perturbed = shown.originals + shown.perturbations
+    low, high = float(shown.originals.min()), float(shown.originals.max())
+    grey = shown.originals.shape[1] == 1
+    middle = None
+    for column in range(columns):
+        for row, images in enumerate((shown.originals, shown.perturbations, perturbed)):
+            image, signed = images[column], row == 1
+            floor, ceiling = (-size, size) if signed else (low, high)
+            if grey:
+                tone = "RdBu_r" if signed else "gray"
+                drawn = axes[row, column].imshow(image[0], cmap=tone, vmin=floor, vmax=ceiling)
+                middle = drawn if signed else middle
+            else:
+                scaled = ((image - floor) / max(ceiling - floor, 1e-12)).clamp(0, 1)
+                axes[row, column].imshow(scaled.permute(1, 2, 0))
+            axes[row, column].set_xticks([])
+            axes[row, column].set_yticks([])
+        axes[0, column].set_title(f"class {int(shown.targets[column])}", fontsize=9)
+        axes[2, column].set_xlabel(
+            f"source: {int(shown.source_answers[column])}\nmodel: {int(shown.model_answers[column])}",
+            fontsize=9,
+        )
+    for row, label in enumerate(("$D_f$", f"perturbation\n(±{size:g})", "$D_p$")):
+        axes[row, 0].set_ylabel(label, fontsize=9)
+    if middle is not None:
+        figure.colorbar(middle, ax=list(axes[1]), label="input units")
+    return figure
+
+
+def _share(right: Tensor) -> float:
+    return float(right.double().mean())
+
+
+def _adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3)

@@ -139,9 +139,7 @@ class WGAN(UnlearningModule):
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"
             )
-        super().__init__(
-            source, optimizer=optimizer or _adam, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter
-        )
+        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
         self.automatic_optimization = False
         self.alpha = alpha
         self.critic_steps = critic_steps
@@ -181,15 +179,12 @@ class WGAN(UnlearningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the critic, and an optimizer and schedule for the model and one for the critic."""
-        critic = self._place_critic()
-        model_config: Any = super().configure_optimizers()
-        critic_optimizer = (self._critic_optimizer or _critic_adam)(critic.parameters())
-        critic_config: dict[str, Any] = {"optimizer": critic_optimizer}
-        if self._critic_lr_scheduler is not None:
-            critic_config["lr_scheduler"] = {"scheduler": self._critic_lr_scheduler(critic_optimizer)}
+        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        optimizer = (self._optimizer or _adam)(trainable)
+        critic_optimizer = (self._critic_optimizer or _critic_adam)(self._place_critic().parameters())
         return [
-            model_config if isinstance(model_config, dict) else {"optimizer": model_config},
-            critic_config,
+            _with_schedule(optimizer, self._lr_scheduler),
+            _with_schedule(critic_optimizer, self._critic_lr_scheduler),
         ]
 
     def _place_critic(self) -> nn.Module:
@@ -369,6 +364,10 @@ def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None
             f"critic must give one score a sample, shape (B,) or (B, 1); {type(critic).__name__} gave {shape} for "
             "a batch of 2"
         )
+
+
+def _with_schedule(optimizer: torch.optim.Optimizer, schedule: LRSchedulerCallable | None) -> dict[str, Any]:
+    return {"optimizer": optimizer} | ({} if schedule is None else {"lr_scheduler": schedule(optimizer)})
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:

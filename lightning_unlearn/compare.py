@@ -1,5 +1,6 @@
 """The main job: source, retrained model and every method, over every seed, audited alike and reported."""
 
+import copy
 import hashlib
 import json
 import logging
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import lightning as L
 import torch
 import torch.distributed
+from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 from torch import nn
@@ -36,6 +38,7 @@ from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Comparison", "MethodRun", "SourceRun", "compare"]
 
+T = TypeVar("T")
 SOURCE, RETRAIN = "source", "retrain"
 _AUDIT_TRAINER_KEYS = (
     "accelerator",
@@ -158,7 +161,7 @@ def compare(
     Raises:
         ValueError: If an argument does not fit, or ``output_dir`` holds another comparison.
     """
-    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
+    runs = {RETRAIN: retrain or MethodRun(lambda s: Retrain(s, fresh=source.model), RETRAIN, source.trainer)}
     for method in methods:
         if method.label in (SOURCE, *runs):
             raise ValueError(
@@ -171,6 +174,14 @@ def compare(
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
     if vary not in ("all", "source", "unlearn", "evaluate"):
         raise ValueError(f"vary must be 'all', 'source', 'unlearn' or 'evaluate', got {vary!r}")
+    for name, arguments in ((SOURCE, source.trainer), *((label, run.trainer) for label, run in runs.items())):
+        if name == SOURCE and source.checkpoint is not None:
+            continue
+        if not {"max_epochs", "max_steps", "max_time", "fast_dev_run"} & {*arguments, *(trainer or {})}:
+            raise ValueError(
+                f"trainer of {name!r}: give max_epochs (or max_steps, or max_time); without one Lightning would train "
+                "for 1000 epochs"
+            )
     split_data = data()
     split_data.prepare_data()
     split_data.setup("fit")
@@ -237,41 +248,37 @@ class _Worker:
             else:
                 self._audit(name, model, source, retrained, evaluators, seed, progress)
 
-    def _train_source(self, seed: int, progress: Progress) -> L.LightningModule | None:
+    def _train_source(self, seed: int, progress: Progress) -> nn.Module | None:
         own = self._seed("source", seed)
 
         def build() -> L.LightningModule:
             model = self.source.model()
             if self.source.checkpoint is not None:
+                model.configure_model()
                 model.load_state_dict(read_checkpoint(self.source.checkpoint)["state_dict"])
             return model
 
-        def train() -> tuple[L.LightningModule, dict[str, float]]:
-            model = build()
+        def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             if self.source.checkpoint is not None:
                 return model, {}
             self.data.order_seed = own
-            clock = _Clock()
-            trainer = self._trainer(SOURCE, seed, self.source.trainer, [clock, progress.epochs()])
+            trainer = self._trainer(SOURCE, seed, self.source.trainer, [_Clock(), progress.epochs()])
             trainer.fit(model, self.data)
             return model, _times(trainer)
 
-        return self._part(SOURCE, seed, own, progress, train, build)  # type: ignore[return-value]
+        return self._part(SOURCE, seed, own, progress, build, train)
 
-    def _train_method(
-        self, name: str, source: L.LightningModule, seed: int, progress: Progress
-    ) -> nn.Module | None:
+    def _train_method(self, name: str, source: nn.Module, seed: int, progress: Progress) -> nn.Module | None:
         run = self.runs[name]
         own = self._seed("unlearn", seed)
 
-        def train() -> tuple[nn.Module, dict[str, float]]:
-            method = run.method(source)
+        def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             self.data.order_seed = own
             trainer = self._trainer(name, seed, run.trainer, [progress.epochs()])
             trainer.fit(method, self.data)
-            return method.model, _times(trainer)
+            return cast(UnlearningModule, method).model, _times(trainer)
 
-        return self._part(name, seed, own, progress, train, self.source.model)
+        return self._part(name, seed, own, progress, lambda: run.method(source), train)
 
     def _part(
         self,
@@ -279,36 +286,38 @@ class _Worker:
         seed: int,
         own_seed: int,
         progress: Progress,
-        train: Callable[[], tuple[nn.Module, dict[str, float]]],
-        build: Callable[[], nn.Module],
+        build: Callable[[], L.LightningModule],
+        train: Callable[[L.LightningModule], tuple[nn.Module, dict[str, float]]],
     ) -> nn.Module | None:
         """Train one model and export it, or take the one that stands in its folder; then load it from there."""
         folder = self._run_folder(name, seed)
         checkpoint, record = folder / "model.ckpt", folder / "training.json"
-        fingerprint = self._fingerprint(name, seed, audited=False)
         progress.start(name, seed)
         try:
             with _seeded(own_seed):
-                if not (self._finished(record, fingerprint) and checkpoint.exists()):
-                    if _is_first():
-                        shutil.rmtree(folder, ignore_errors=True)
-                    self._write_json(folder / "config.json", self._run_config(name, seed))
-                    model, times = train()
-                    if _is_first():
-                        write_export(model, checkpoint)
-                    self._write_json(record, {"fingerprint": fingerprint, "times": times})
-                    _barrier()
+                subject = build()
+                fingerprint = self._fingerprint(name, seed, _hyper_parameters(subject))
+                if not _shared(lambda: _record(record, fingerprint) is not None and checkpoint.exists()):
+                    _shared(lambda: self._begin(folder, name, seed))
+                    model, times = train(subject)
+                    _shared(lambda: write_export(model, checkpoint))
+                    _shared(lambda: write_json_atomic(record, {"fingerprint": fingerprint, "times": times}))
                 times = json.loads(record.read_text())["times"]
             with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
-                model = build()
-                model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+                loaded = self.source.model()
+                loaded.configure_model()
+                loaded.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
         except Exception as error:
             self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)
             return None
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(times)
         progress.done()
-        return model
+        return loaded
+
+    def _begin(self, folder: Path, name: str, seed: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json_atomic(folder / "config.json", self._run_config(name, seed))
 
     def _audit(
         self,
@@ -322,11 +331,18 @@ class _Worker:
     ) -> None:
         folder = self._run_folder(name, seed)
         record = folder / "metrics.json"
-        fingerprint = self._fingerprint(name, seed, audited=True)
         progress.start(name, seed, "audit")
         own = self._seed("evaluate", seed)
+        audited = [_file_hash(self._run_folder(n, seed) / "model.ckpt") for n in (name, SOURCE, RETRAIN)]
+        settings = [
+            (type(e).__name__, {k: v for k, v in vars(e).items() if k != "error" and _is_plain(v)}) for e in evaluators
+        ]
+        fingerprint = self._fingerprint(
+            name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
+        )
         try:
-            if not self._finished(record, fingerprint):
+            content = _shared(lambda: _record(record, fingerprint))
+            if content is None or content["errors"]:  # what failed is tried again
                 for evaluator in evaluators:
                     evaluator.dirpath = folder / "evaluation"
                     evaluator.source = source
@@ -334,19 +350,7 @@ class _Worker:
                 self.data.order_seed = own
                 with _seeded(own):
                     metrics = self._measure(model, evaluators)
-                files = [
-                    json.loads((folder / "evaluation" / f"{e.name}.json").read_text()) for e in evaluators
-                ]
-                found = {e.name: content for e, content in zip(evaluators, files, strict=True)}
-                content = {
-                    "fingerprint": fingerprint,
-                    "metrics": metrics,
-                    "details": {key: value["details"] for key, value in found.items()},
-                    "errors": {key: value["error"] for key, value in found.items() if value["error"]},
-                }
-                self._write_json(record, content)
-                _barrier()
-            content = json.loads(record.read_text())
+                content = _shared(lambda: self._collect(folder, evaluators, metrics, fingerprint))
         except Exception as error:
             self._fail(name, seed, f"audit: {type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)
@@ -357,6 +361,23 @@ class _Worker:
         for key, message in content["errors"].items():
             self._fail(name, seed, f"evaluator {key}: {message}")
         progress.done()
+
+    @staticmethod
+    def _collect(
+        folder: Path, evaluators: list[Evaluator], metrics: dict[str, float], fingerprint: str
+    ) -> dict[str, Any]:
+        """Put the evaluators' files and the metrics into one."""
+        found = {
+            e.name: json.loads((folder / "evaluation" / f"{e.name}.json").read_text()) for e in evaluators
+        }
+        content = {
+            "fingerprint": fingerprint,
+            "metrics": metrics,
+            "details": {key: value["details"] for key, value in found.items()},
+            "errors": {key: value["error"] for key, value in found.items() if value["error"]},
+        }
+        write_json_atomic(folder / "metrics.json", content)
+        return content
 
     def _measure(self, model: nn.Module, evaluators: list[Evaluator]) -> dict[str, float]:
         arguments = {key: value for key, value in self.trainer.items() if key in _AUDIT_TRAINER_KEYS}
@@ -414,14 +435,15 @@ class _Worker:
                 )
             if _is_first():
                 shutil.rmtree(self.folder)
-        self._write_json(mark, identity)
         if _is_first():
+            write_json_atomic(mark, identity)
             self.data.split.save(self.folder / "split.npz")
 
     def _trainer(
         self, name: str, seed: int, arguments: Mapping[str, Any], callbacks: list[L.Callback]
     ) -> L.Trainer:
-        own = {**_TRAINER_DEFAULTS, **self.trainer, **arguments}
+        # a copy a run: callbacks, loggers and plugins keep state
+        own = _instantiated(copy.deepcopy({**_TRAINER_DEFAULTS, **self.trainer, **arguments}))
         given = own.pop("callbacks", None) or []
         own.setdefault("logger", CSVLogger(self._run_folder(name, seed), name="log", version=""))
         return L.Trainer(**own, callbacks=[*given, *callbacks])
@@ -461,20 +483,17 @@ class _Worker:
             else dict(zip(labels, entries, strict=False)).get(name)
         )
 
-    def _fingerprint(self, name: str, seed: int, audited: bool) -> str:
-        """Return a hash of all that decides a part's result; other evaluators train no model again."""
-        parts: list[Any] = [self._run_config(name, seed), self.data.split.forget_sha256]
-        if audited:
-            parts.append(self.config.get("evaluators"))
+    def _fingerprint(self, name: str, seed: int, more: Any) -> str:
+        """Return a hash of all that is known to decide a part's result."""
+        run = None if name == SOURCE else self.runs[name].trainer
+        parts = [
+            self._run_config(name, seed),
+            self.data.split.forget_sha256,
+            [self.source.trainer, self.trainer, run],
+            None if self.source.checkpoint is None else _file_hash(Path(self.source.checkpoint)),
+            more,
+        ]
         return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()
-
-    @staticmethod
-    def _finished(record: Path, fingerprint: str) -> bool:
-        return record.exists() and json.loads(record.read_text())["fingerprint"] == fingerprint
-
-    def _write_json(self, path: Path, content: Any) -> None:
-        if _is_first():
-            write_json_atomic(path, content)
 
     def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
         self.failures.append({"model": name, "seed": seed, "error": error})
@@ -514,12 +533,60 @@ def snake_case(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
+def _instantiated(value: Any) -> Any:
+    """Build what a YAML file describes by class path, such as a callback in a trainer's arguments."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        return instantiate_class(
+            (), {"class_path": value["class_path"], "init_args": value.get("init_args", {})}
+        )
+    if isinstance(value, Mapping):
+        return {key: _instantiated(item) for key, item in value.items()}
+    return [_instantiated(item) for item in value] if isinstance(value, list) else value
+
+
+def _file_hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _hyper_parameters(module: object) -> Any:
+    return dict(module.hparams) if isinstance(module, L.LightningModule) else None
+
+
+def _shared(work: Callable[[], T]) -> T:
+    """Do something on the first process alone, and give its result, or its error, to all that run along."""
+    outcome: list[Any] = [None, None]
+    if _is_first():
+        try:
+            outcome[0] = work()
+        except Exception as error:
+            outcome[1] = error
+    if _in_group():
+        torch.distributed.broadcast_object_list(outcome, src=0)
+    if outcome[1] is not None:
+        raise outcome[1]
+    result: T = outcome[0]
+    return result
+
+
 def _times(trainer: L.Trainer) -> dict[str, float]:
     return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
 
 
 def _canonical(content: Any) -> Any:
-    return json.loads(json.dumps(content, sort_keys=True, default=str))
+    """Return plain values; an object stands for its class, since its address would change from run to run."""
+    return json.loads(json.dumps(content, sort_keys=True, default=lambda value: type(value).__qualname__))
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return what a finished part left, if it was this very part."""
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content if content["fingerprint"] == fingerprint else None
 
 
 def _is_first() -> bool:
@@ -527,9 +594,8 @@ def _is_first() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def _barrier() -> None:
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()
+def _in_group() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_unlearn.callbacks.audit import Audit, forget_answers
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.io import write_json_atomic
 from lightning_unlearn.models.surgery import evaluating
@@ -41,7 +41,8 @@ class Evaluator(L.Callback):
         name: Name of the scores' file, and of the evaluator in messages; needed when a trainer has two of a kind.
         dirpath: Folder of the results' file; ``None`` for the logger's, and none without a logger.
         seed: Seed of whatever is drawn; ``None`` for the data's.
-        on_error: ``"report"`` warns and lets the run and the other evaluators finish, ``"raise"`` stops.
+        on_error: ``"report"`` warns and lets the run and the other evaluators finish, ``"raise"`` stops. With
+            several processes an error always stops all of them.
         controls: Whether to measure the known controls too.
     """
 
@@ -98,6 +99,8 @@ class Evaluator(L.Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check early, before hours of training, that there is something to evaluate on."""
+        if stage not in ("fit", "test"):
+            return
         forget_answers(trainer)
         twins = [c for c in trainer.callbacks if isinstance(c, Evaluator) and c.name == self.name]  # type: ignore[attr-defined]
         if len(twins) > 1:
@@ -136,7 +139,9 @@ class Evaluator(L.Callback):
 
     def _fire(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         data = self.data or trainer.datamodule  # type: ignore[attr-defined]
-        source = self.source if self.source is not None else getattr(pl_module, "source", None)
+        # only of a method of ours: another module may call anything of its own "source" or "adapter"
+        ours = isinstance(pl_module, StreamConsumer)
+        source = getattr(pl_module, "source", None) if self.source is None and ours else self.source
         seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.default_name)
         start = time.perf_counter()
         folder = self._folder(trainer)
@@ -149,7 +154,7 @@ class Evaluator(L.Callback):
                 _attached(data, trainer),
                 _ready(pl_module, Runtime(trainer)),
             ):
-                adapter = self.adapter or getattr(pl_module, "adapter", None) or Adapter()
+                adapter = self.adapter or (getattr(pl_module, "adapter", None) if ours else None) or Adapter()
                 audit = Audit(trainer, data, adapter, source, self.retrained, seed)
                 for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):
                     if self.controls and control is not None:
@@ -160,8 +165,8 @@ class Evaluator(L.Callback):
                 self.results.update(scores)
                 self.details = {**audit.details, "seconds": time.perf_counter() - start}
         except Exception as error:
-            if self.on_error == "raise":
-                raise
+            if self.on_error == "raise" or trainer.world_size > 1:
+                raise  # with several processes the others may wait in this evaluator; none could go on alone
             self.results, self.error = {}, f"{type(error).__name__}: {error}"
             rank_zero_warn(
                 f"the evaluator {self.name!r} failed; the model and the other evaluators are not affected.\n"

@@ -41,9 +41,7 @@ class UnlearningDegree(Evaluator):
 
     Any two models can be told apart like this if the perturbation may be large enough, whether or not one
     forgot. So the same is measured for a null control, in which nothing was forgotten, with a generator of its
-    own that starts from the same weights and sees the same batches. Only what the degree exceeds it by speaks
-    of forgetting, and only against the control that fits the method: a model that was trained anew is to be
-    compared with one trained anew on all data, a fine-tuned one with one that continued training.
+    own that starts from the same weights. Only what the degree exceeds it by speaks of forgetting.
 
     - ``<name>/degree``: the published score, in [-1, 1]; 0 by construction for the source itself.
     - ``<name>/null``: the same score of the null control.
@@ -63,14 +61,21 @@ class UnlearningDegree(Evaluator):
     depend on the number of processes.
 
     Args:
-        null: The null control. ``"continue"``: a copy of the source, trained further on *all* data. ``"retrain"``:
-            the source's architecture, trained anew on all data. ``"retain"``: the audited model itself, measured
-            on as many samples of the retain set, which it did not forget; trains no further model, and what
-            ever else sets the audited model apart from the source stands in both. A module: a model of your
-            own. ``None``: none, and then nothing but the published score is reported.
+        null: The null control.
+
+            - ``"retain"``: the audited model itself, on as many samples of the retain set, which it did not
+              forget. What sets it apart from the source beside forgetting is in both, and no further model is
+              trained. For a forget set that is like the retain set; not for one class or one person.
+            - ``"retrain"``: the source's architecture trained anew on *all* data, for ``null_epochs``. The
+              control of a retrained model; for a fine-tuned one, which differs less from the source, it sets
+              the bar too high.
+            - ``"continue"``: a copy of the source trained further on *all* data, for ``null_epochs``. The
+              control of a fine-tuned model; for a retrained one, which differs more, it sets the bar too low.
+            - A module: a model of your own that forgot nothing.
+            - ``None``: none, and then only the published score is reported.
         eta: Weight η of the audited model's failure against the source's success; 0.03 in the paper.
         size: Largest absolute value of a perturbation, in the units of the model's input. The paper's is 1; at
-            that size two models that both know everything are told apart as well.
+            that size two models that forgot nothing are told apart as well.
         epochs: Passes of the generator over D_f.
         batch_size: Samples of a step of the generator.
         lr: Learning rate of the generator's Adam.
@@ -89,11 +94,11 @@ class UnlearningDegree(Evaluator):
 
     def __init__(
         self,
-        null: Null | nn.Module | None = "continue",
+        null: Null | nn.Module | None = "retain",
         *,
         eta: float = 0.03,
         size: float = 0.2,
-        epochs: int = 30,
+        epochs: int = 20,
         batch_size: int = 64,
         lr: float = 1e-3,
         null_epochs: int = 10,
@@ -316,7 +321,9 @@ class UnlearningDegree(Evaluator):
         if null is not None:
             intervals["null"] = null.differences
             detail["null_source_accuracy_drop"] = null.drop
-            if self.null != "retain":  # the same samples, so their difference has an interval of its own
+            if len(found.differences) == len(
+                null.differences
+            ):  # sample by sample, or independent: both are fair
                 intervals["calibrated"] = found.differences - null.differences
         detail["ci95"] = {
             score: None if (bounds := confidence_interval(values.tolist())) is None else list(bounds)
@@ -385,11 +392,11 @@ def _grid(shown: _Shown, size: float) -> "Figure":
             floor, ceiling = (-size, size) if signed else (low, high)
             if grey:
                 tone = "RdBu_r" if signed else "gray"
-                drawn = axes[row, column].imshow(image[0], cmap=tone, vmin=floor, vmax=ceiling)
+                drawn = axes[row, column].imshow(image[0].numpy(), cmap=tone, vmin=floor, vmax=ceiling)
                 middle = drawn if signed else middle
             else:
                 scaled = ((image - floor) / max(ceiling - floor, 1e-12)).clamp(0, 1)
-                axes[row, column].imshow(scaled.permute(1, 2, 0))
+                axes[row, column].imshow(scaled.permute(1, 2, 0).numpy())
             axes[row, column].set_xticks([])
             axes[row, column].set_yticks([])
         axes[0, column].set_title(f"class {int(shown.targets[column])}", fontsize=9)
@@ -400,7 +407,7 @@ def _grid(shown: _Shown, size: float) -> "Figure":
     for row, label in enumerate(("$D_f$", f"perturbation\n(±{size:g})", "$D_p$")):
         axes[row, 0].set_ylabel(label, fontsize=9)
     if middle is not None:
-        figure.colorbar(middle, ax=list(axes[1]), label="input units")
+        figure.colorbar(middle, ax=list(axes[1]), label="input units", pad=0.01)
     return figure
 
 

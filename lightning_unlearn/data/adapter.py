@@ -66,6 +66,18 @@ class Adapter:
             )
         return inputs, targets
 
+    def inputs_of(self, batch: Any) -> Any:
+        """Return what the model is called with, from a batch with or without targets."""
+        if isinstance(batch, Tensor):
+            return batch
+        if (
+            isinstance(batch, Mapping)
+            and self.inputs is None
+            and not any(key in batch for key in _INPUT_KEYS)
+        ):
+            return {key: value for key, value in batch.items() if key not in _TARGET_KEYS}
+        return batch[self._place(batch, self.inputs, _INPUT_KEYS, 0, "inputs")]
+
     def call(self, module: nn.Module, inputs: Any) -> Tensor:
         """Call a model on inputs and return its logits.
 

@@ -1,5 +1,6 @@
 """The datamodule that splits any project's data for unlearning and serves it as streams; no method is known here."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -11,8 +12,20 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils._pytree import tree_leaves
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
@@ -20,6 +33,7 @@ from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, SelectionData, as_rule
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import default_seed, derive_seed
 
 __all__ = ["StreamConsumer", "UnlearningDataModule"]
@@ -88,7 +102,7 @@ class UnlearningDataModule(L.LightningDataModule):
         evaluation_dataset: The training set without random augmentation, used wherever nothing is trained;
             ``None`` when the training set has none.
         nonmember: Size of the non-member set, as a number or a fraction of where it comes from; ``None`` takes
-            as many as there are forgotten, at most half of the test set.
+            as many as there are forgotten, from the test set at least 100 and at most half of it.
         nonmember_from: ``"test"`` takes them out of the test set, ``"train"`` holds them out of training (the
             source must then have been trained without them).
         shadow: Size of the set held out for shadow models, as a number or a fraction; 0 for none.
@@ -165,7 +179,9 @@ class UnlearningDataModule(L.LightningDataModule):
         self._split: Split | None = None
         self._train: _Part | None = None
         self._test: _Part | None = None
+        self._evaluation: Dataset[Any] | None = evaluation_dataset
         self._inner_setup: set[str] = set()
+        self._torn_down = False
         for hook in _TRANSFER_HOOKS:
             # Lightning asks whether a hook is overridden, so ours exists only where the project's does
             if isinstance(datamodule, L.LightningDataModule) and is_overridden(hook, datamodule):
@@ -200,7 +216,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def known_targets(self) -> np.ndarray[Any, Any] | None:
         """Return the class of every training sample, ``(N,)``, or None where only the samples themselves tell."""
-        return None if self._train is None else _dataset_targets(self._train.owner)
+        return None if self._train is None else _dataset_targets(self._train.owner, self.adapter)
 
     @property
     def validation_streams(self) -> list[str]:
@@ -216,27 +232,48 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def setup(self, stage: str = "fit") -> None:
         """Set up the project's data and draw the split; later calls keep both."""
+        if self._torn_down:
+            self._inner_setup.clear()
         self._setup_inner("fit" if stage in ("fit", "validate") else stage)
-        if self._split is not None:
-            return
+        if self._split is None or self._torn_down:
+            self._setup_parts()
+            self._torn_down = False
+        self._save_with_run()
+
+    def _setup_parts(self) -> None:
+        """Take the project's datasets, draw the split unless it is drawn, and poison what is to be."""
         self._setup_inner("fit")
         self._train = self._training_part()
         self._test = self._test_part()
+        self._evaluation = self.evaluation_dataset
+        if self._test is not None:
+            _require_apart(self._train.owner, self._test.owner)
         if self.evaluation_dataset is not None and len(self.evaluation_dataset) != len(self._train):  # type: ignore[arg-type]
             raise ValueError(
                 f"evaluation_dataset has {len(self.evaluation_dataset)} samples, the training set has "  # type: ignore[arg-type]
                 f"{len(self._train)}: it must be the same samples in the same order, without augmentation"
             )
-        split = self._obtain_split()
+        split = self._obtain_split() if self._split is None else self._split
+        if split.train_size != len(self._train):
+            raise ValueError(
+                f"datamodule: {self.data_name} gave {split.train_size} training samples when the split was drawn and "
+                f"{len(self._train)} now; its positions would not mean the same samples"
+            )
+        if self.evaluation_dataset is None and _is_random(self._train.dataset):
+            rank_zero_warn(
+                f"the training set of {self.data_name} gives another sample each time it is read (augmentation), and "
+                "evaluators would measure that too; pass UnlearningDataModule(evaluation_dataset=...), the same "
+                "samples without augmentation"
+            )
         if self.backdoor is not None:
             self._poison(self.backdoor, split.forget)
         self._split = split
-        self._save_with_run()
 
     def teardown(self, stage: str) -> None:
         """Let the project's datamodule clean up."""
         if isinstance(self.inner, L.LightningDataModule):
             self.inner.teardown(stage)
+            self._torn_down = True
 
     def train_dataloader(self) -> Any:
         """Return one loader a stream for a module that names streams, or one loader over the members."""
@@ -251,6 +288,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 train=True,
                 positions=module.stream_positions(stream, self.split),
                 num_samples=length,
+                batch_size=self.batch_size or self._training_batch_size,
                 indexed=stream in module.indexed_streams,
             )
             for stream in module.streams
@@ -315,8 +353,8 @@ class UnlearningDataModule(L.LightningDataModule):
             "world_size": world_size,
         }
         dataset = part.dataset
-        if not train and self.evaluation_dataset is not None and part is self._train:
-            dataset = self.evaluation_dataset
+        if not train and self._evaluation is not None and part is self._train:
+            dataset = self._evaluation
         if isinstance(dataset, TensorData) and part.collate_fn is None:
             return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
         return DatasetLoader(
@@ -342,6 +380,12 @@ class UnlearningDataModule(L.LightningDataModule):
         )
 
     # ------------------------------------------------------------------ within
+
+    @property
+    def _training_batch_size(self) -> int:
+        """The project's own; every stream of a step has it, whatever its test loader takes at once."""
+        assert self._train is not None
+        return self._train.batch_size
 
     def _part(self, stream: str) -> _Part:
         split = self.split
@@ -453,7 +497,7 @@ class UnlearningDataModule(L.LightningDataModule):
         assert self._train is not None
         train = poison(self._train.dataset, positions, backdoor, self.adapter)
         if self.evaluation_dataset is not None:
-            self.evaluation_dataset = poison(self.evaluation_dataset, positions, backdoor, self.adapter)
+            self._evaluation = poison(self.evaluation_dataset, positions, backdoor, self.adapter)
         self._train = replace(self._train, dataset=train)
 
     def _save_with_run(self) -> None:
@@ -467,7 +511,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _targets(self) -> np.ndarray[Any, Any]:
         assert self._train is not None
-        targets = _dataset_targets(self._train.owner)
+        targets = _dataset_targets(self._train.owner, self.adapter)
         if targets is None:
             loader = DatasetLoader(
                 self._train.dataset,
@@ -491,6 +535,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
         """Apply the project's transfer hook, to each stream where there are several."""
+        self.inner.trainer = self.trainer  # type: ignore[union-attr]  # only a datamodule has hooks
         inner = getattr(self.inner, hook)
         module = self._module()
         if (
@@ -527,15 +572,64 @@ def _part_of(loader: Any, where: str) -> _Part:
             "(for the test set, name one with test_dataset=...)"
         )
     default = loader.collate_fn is torch.utils.data.default_collate
+    dataset = _sampled(loader, where)
     return _Part(
-        loader.dataset,
-        loader.dataset,
+        dataset,
+        dataset,
         int(loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE),
         None if default else loader.collate_fn,
         loader.num_workers,
         loader.pin_memory,
         loader.worker_init_fn,
     )
+
+
+def _sampled(loader: DataLoader[Any], where: str) -> Dataset[Any]:
+    """Return what a loader really reads: a sampler may leave out part of the dataset."""
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    if isinstance(sampler, SubsetRandomSampler):
+        return Subset(loader.dataset, list(sampler.indices))
+    plain = isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler)
+    if not plain and len(sampler) != len(loader.dataset):  # type: ignore[arg-type]
+        raise TypeError(
+            f"{where} has a {type(sampler).__name__} that takes {len(sampler)} of "  # type: ignore[arg-type]
+            f"{len(loader.dataset)} samples; which ones cannot be known, so give it a Subset of the dataset instead"  # type: ignore[arg-type]
+        )
+    if not plain:
+        rank_zero_warn(
+            f"the order of {where}'s {type(sampler).__name__} is not kept: unlearning serves its own"
+        )
+    return loader.dataset
+
+
+def _require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
+    """Refuse a test set that shares samples with the training set; they would be no non-members."""
+    (base, chosen), (other, others) = _base(train), _base(test)
+    if base is other and len(shared := np.intersect1d(chosen, others)):
+        raise ValueError(
+            f"datamodule: {len(shared)} samples are in the training set and in the test set (positions "
+            f"{shared[:5].tolist()} ... of one dataset); take them out of one of the two"
+        )
+
+
+def _base(dataset: Dataset[Any]) -> tuple[Dataset[Any], np.ndarray[Any, Any]]:
+    if isinstance(dataset, Subset):
+        base, positions = _base(dataset.dataset)
+        return base, positions[np.asarray(dataset.indices)]
+    return dataset, np.arange(len(dataset))  # type: ignore[arg-type]
+
+
+def _is_random(dataset: Dataset[Any]) -> bool:
+    """Whether reading a sample twice gives two different ones."""
+    if isinstance(dataset, TensorData):
+        return False
+    readings: list[list[Any]] = []
+    for seed in range(2):
+        with isolated_rng(seed):
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002  the legacy state is what transforms draw from
+            readings.append([part for part in tree_leaves(dataset[0]) if isinstance(part, Tensor)])
+    return not all(torch.equal(a, b) for a, b in zip(*readings, strict=False))
 
 
 def _subset(dataset: Dataset[Any], positions: Tensor) -> Dataset[Any]:
@@ -548,7 +642,7 @@ def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
     """Return the dataset as tensors in memory if it already is that, else None."""
     if isinstance(dataset, TensorData):
         return dataset
-    if isinstance(dataset, Subset):
+    if type(dataset) is Subset:  # a subclass may transform its samples
         whole = _as_tensor_data(dataset.dataset)
         return None if whole is None else whole.subset(torch.as_tensor(dataset.indices))
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].ndim == 1:
@@ -557,16 +651,19 @@ def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
     return None
 
 
-def _dataset_targets(dataset: Dataset[Any]) -> np.ndarray[Any, Any] | None:
+def _dataset_targets(dataset: Dataset[Any], adapter: Adapter) -> np.ndarray[Any, Any] | None:
     """Return the class of every sample without reading the samples, or None if the dataset does not offer it."""
     if isinstance(dataset, Subset):
-        whole = _dataset_targets(dataset.dataset)
+        whole = _dataset_targets(dataset.dataset, adapter)
         return None if whole is None else whole[np.asarray(dataset.indices)]
-    if isinstance(dataset, TensorDataset):
-        return np.asarray(dataset.tensors[-1])
-    for name in ("targets", "labels"):
-        if (targets := getattr(dataset, name, None)) is not None and len(targets) == len(dataset):  # type: ignore[arg-type]
-            return np.asarray(targets)
+    if type(dataset) is TensorDataset:
+        place = 1 if adapter.targets is None else adapter.targets
+        found = [dataset.tensors[place]] if isinstance(place, int) and place < len(dataset.tensors) else []
+    else:
+        found = [getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)]
+    for targets in map(np.asarray, found):
+        if targets.shape == (len(dataset),) and np.issubdtype(targets.dtype, np.integer):  # type: ignore[arg-type]
+            return targets
     return None
 
 

@@ -308,6 +308,7 @@ class DatasetLoader(BatchLoader):
 
     def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
         sampler = self.sampler
+        seed = derive_seed(sampler.seed, "workers", sampler.epoch, self._served, sampler.rank)
         loader = DataLoader(
             self.dataset,
             batch_sampler=_Batches(self, self._served),
@@ -315,7 +316,7 @@ class DatasetLoader(BatchLoader):
             num_workers=self.num_workers,
             pin_memory=self.pin_memory,
             worker_init_fn=self.worker_init_fn,
-            generator=torch.Generator().manual_seed(derive_seed(sampler.seed, "workers", sampler.epoch)),
+            generator=torch.Generator().manual_seed(seed),
         )
         return zip(places, loader, strict=True)
 

@@ -24,6 +24,7 @@ Origin: TypeAlias = Literal["train", "test"]
 _FORMAT = "lightning_unlearn.Split"
 _FORMAT_VERSION = 1
 _ORIGINS = ("train", "test")
+_FEWEST_NONMEMBERS = 100  # so that a request of one sample still has rates that can be told from chance
 
 # One stream of randomness per purpose, so that the size of one set never changes the choice of another.
 _FORGET, _NONMEMBER, _SHADOW, _REFERENCE, _SHADOW_HALVES = range(5)
@@ -260,9 +261,9 @@ def make_split(
         rule: What to forget, in any form that :func:`~lightning_unlearn.data.selection.as_rule` takes.
         data: Targets and attributes of the training set, for rules that look at them.
         seed: Seed of the split, 0 or more.
-        nonmember: Size of the non-member set, or its share of the set it is drawn from as a float in ``(0,
-            1)``. Left out, it is the size of the forget set, but no more than half of the samples it can be
-            drawn from.
+        nonmember: Size of the non-member set, or its share of the set it is drawn from as a float in ``(0, 1)``;
+            None takes the size of the forget set, from the test set at least 100, but no more than half of the
+            samples it can be drawn from.
         nonmember_from: ``"test"`` takes the non-members from the test set, whose remainder is the new test
             set, as in Chen, Huang & Wang, "Machine unlearning via GAN", 2021, section 3.4; ``"train"`` holds
             them out of training.
@@ -279,7 +280,7 @@ def make_split(
     Example:
         >>> split = make_split(1000, 200, 0.05, seed=0, shadow=100)
         >>> split
-        Split(forget=50, retain=850, nonmember=50, shadow=100, test=150, previous=0, seed=0, forget_sha256=...
+        Split(forget=50, retain=850, nonmember=100, shadow=100, test=100, previous=0, seed=0, forget_sha256=...
     """
     if train_size < 2:
         raise ValueError(
@@ -310,7 +311,8 @@ def make_split(
         ("shadow", shadow, shadow_from, _SHADOW),
     ):
         if size is None:
-            count = len(held[name]) if name in held else min(len(forget), int(free[origin].sum()) // 2)
+            wanted = max(len(forget), _FEWEST_NONMEMBERS if origin == "test" else 0)
+            count = len(held[name]) if name in held else min(wanted, int(free[origin].sum()) // 2)
         else:
             count = _count(name, size, totals[origin], f"{origin} set")
         if name in held:

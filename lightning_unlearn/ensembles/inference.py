@@ -55,11 +55,12 @@ def predict(
     logits: list[Tensor] = []
     targets: list[Tensor] = []
     places: list[Tensor] = []
-    with evaluating(module), torch.inference_mode(False), torch.no_grad(), runtime.forward_context():
+    with evaluating(module), runtime.not_training(), torch.inference_mode(False), torch.no_grad():
         for batch in loader:
             assert isinstance(batch, Indexed)
             inputs, target = adapter.split(runtime.to_device(batch.batch))
-            logits.append(adapter.call(module, inputs).float())
+            with runtime.forward_context():
+                logits.append(adapter.call(module, inputs).float())
             targets.append(target)
             places.append(batch.index)
     place = runtime.gather(torch.cat(places).to(runtime.device)).cpu()

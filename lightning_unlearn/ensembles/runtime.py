@@ -48,6 +48,19 @@ class Runtime:
         with self.precision.forward_context():
             yield
 
+    @contextmanager
+    def not_training(self) -> Iterator[None]:
+        """Have ``trainer.training`` say no, which a project's transfer hooks ask before they augment."""
+        if self.trainer is None:
+            yield
+            return
+        stage = self.trainer.state.stage
+        self.trainer.validating = True
+        try:
+            yield
+        finally:
+            self.trainer.state.stage = stage
+
     def grad_scaler(self) -> torch.amp.GradScaler:
         """Return a gradient scaler that scales exactly when the trainer's precision does."""
         scaling = getattr(self.precision, "scaler", None) is not None

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
-from lightning_unlearn.ensembles.rng import isolated_rng
 from lightning_unlearn.ensembles.runtime import Runtime
+from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Loss", "train_classifier"]

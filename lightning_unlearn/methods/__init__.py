@@ -10,8 +10,10 @@ from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.source import SourceCheckpoint
 from lightning_unlearn.methods.top_k import TopK
+from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
+    "WGAN",
     "CFk",
     "EUk",
     "Perturbation",

@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
 
 from lightning_unlearn.data.adapter import Adapter
@@ -26,7 +27,7 @@ from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
-from lightning_unlearn.models.surgery import clone, evaluating
+from lightning_unlearn.models.surgery import clone, evaluating, held_statistics
 
 __all__ = ["UnlearningModule"]
 
@@ -88,7 +89,11 @@ class UnlearningModule(L.LightningModule):
         self._prepared = False
         self._prepare_seconds = 0.0
         self._unlearn_seconds = 0.0
+        self._request = ""
         self._clock = 0.0
+        self._losses: Tensor | None = None
+        self._validated: list[str] = []
+        self._normalisations = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._outputs_checked = False
         self._validation = nn.ModuleDict()
@@ -102,7 +107,8 @@ class UnlearningModule(L.LightningModule):
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return the model that training starts from: a copy of the source that shares no tensor with it."""
         model = clone(source)
-        model.requires_grad_(True)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            model.requires_grad_(True)  # a source frozen as a whole; layers frozen among others stay so
         return model
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
@@ -132,15 +138,19 @@ class UnlearningModule(L.LightningModule):
         """Return logits ``(B, C)`` and targets ``(B,)`` of several streams' batches.
 
         Inputs that are tensors of one shape go through the model together, which halves the fixed price of a
-        step; batch normalisation then sees one batch instead of several.
+        step. With batch normalisation each batch goes through alone, and only the last one (name the retain
+        set there) moves the running statistics: those of forgotten samples must not be exported.
         """
         parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
         inputs = [part[0] for part in parts]
-        if all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs):
+        alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
+        if alike and (len(inputs) == 1 or not self._normalisations):
             joint = self.adapter.call(self.model, torch.cat(inputs) if len(inputs) > 1 else inputs[0])
             logits = list(torch.split(joint, [len(x) for x in inputs]))
         else:
-            logits = [self.adapter.call(self.model, x) for x in inputs]
+            with held_statistics(self._normalisations):
+                logits = [self.adapter.call(self.model, x) for x in inputs[:-1]]
+            logits.append(self.adapter.call(self.model, inputs[-1]))
         if not self._outputs_checked:
             self._check_outputs(logits[0], torch.cat([targets for _, targets in parts]))
         return [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
@@ -173,12 +183,15 @@ class UnlearningModule(L.LightningModule):
         if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
             self._try_model(self.data, runtime)
         if self._prepared:
+            self._require_same_request()
             return
         start = self._now(runtime)
         if is_overridden("prepare", self, UnlearningModule):
             self.prepare(self.data, runtime)
         self._prepare_seconds += self._now(runtime) - start
         self._prepared = True
+        data = getattr(self.trainer, "datamodule", None)
+        self._request = data.split.forget_sha256 if isinstance(data, UnlearningDataModule) else ""
 
     @property
     def data(self) -> UnlearningDataModule:
@@ -208,12 +221,20 @@ class UnlearningModule(L.LightningModule):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             return
-        if loss.device.type == "cpu" or batch_idx % self._log_interval == 0:
+        if loss.device.type == "cpu":
             self._require_finite(loss)
+            return
+        self._losses = loss.detach() if self._losses is None else self._losses + loss.detach()
+        if batch_idx % self._log_interval == 0:
+            self._require_finite(self._losses)
 
     def on_train_end(self) -> None:
-        """Stop the clock and hand the times to every logger and callback."""
+        """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
+        if self._losses is not None:
+            self._require_finite(self._losses)
+            self._losses = None
         self._unlearn_seconds += self._now(Runtime(self.trainer)) - self._clock
+        self._clock = 0.0
         for name, seconds in self.times.items():
             # callback_metrics alone come back from the processes of a spawning strategy
             self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
@@ -228,14 +249,14 @@ class UnlearningModule(L.LightningModule):
         """Make a mean for each stream that is validated."""
         data = getattr(self.trainer, "datamodule", None)
         names = data.validation_streams if isinstance(data, UnlearningDataModule) else ["validation"]
+        self._validated = names
         for name in names:
             if name not in self._validation:
                 self._validation[name] = MeanMetric().to(self.device)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``accuracy/forget`` and ``accuracy/test``, exact under any number of processes."""
-        name = list(self._validation)[dataloader_idx]
-        self._log_accuracy(name, batch)
+        self._log_accuracy(self._validated[dataloader_idx], batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``accuracy/test``."""
@@ -243,9 +264,9 @@ class UnlearningModule(L.LightningModule):
             self._validation["test"] = MeanMetric().to(self.device)
         self._log_accuracy("test", batch)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return posteriors, ``(B, C)``."""
-        inputs = self.adapter.split(batch)[0]
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        """Return posteriors, ``(B, C)``, of a batch with or without targets."""
+        inputs = self.adapter.inputs_of(batch)
         return self.adapter.call(self.model, inputs).float().softmax(dim=-1)
 
     # ------------------------------------------------------------------ checkpoints
@@ -254,8 +275,9 @@ class UnlearningModule(L.LightningModule):
         """Keep what a resumed run must not do again."""
         checkpoint[_STATE_KEY] = {
             "prepared": self._prepared,
+            "request": self._request,
             "prepare_s": self._prepare_seconds,
-            "unlearn_s": self._unlearn_seconds,
+            "unlearn_s": self._unlearn_seconds + (time.perf_counter() - self._clock if self._clock else 0.0),
             # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
             "rng": Runtime(self.trainer).gather_objects(rng_state()),
             **self.preparation_state(),
@@ -267,6 +289,7 @@ class UnlearningModule(L.LightningModule):
         if state is None:
             return
         self._prepared = state["prepared"]
+        self._request = state["request"]
         self._prepare_seconds = state["prepare_s"]
         self._unlearn_seconds = state["unlearn_s"]
         self._rng_states = state["rng"]
@@ -300,9 +323,11 @@ class UnlearningModule(L.LightningModule):
         """Log the terms of the loss, at the trainer's logging interval only.
 
         Lightning would throw away what is logged in between, after it has cost a quarter of a millisecond each;
-        the counter is the one that its own interval counts.
+        the counter is the one that its own interval counts. An epoch's last step is logged for callbacks that
+        watch a loss.
         """
-        if (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % self._log_interval == 0:
+        stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+        if stepped % self._log_interval == 0 or self.trainer.is_last_batch:
             for name, value in terms.items():
                 self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
 
@@ -318,18 +343,21 @@ class UnlearningModule(L.LightningModule):
 
     def _try_model(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Look at the answers to one batch before hours are spent on preparing."""
-        with isolated_rng(), evaluating(self.model), torch.no_grad(), runtime.forward_context():
+        with isolated_rng(), evaluating(self.model), runtime.not_training(), torch.no_grad():
             batch = runtime.to_device(next(iter(data.loader(self.epoch_stream))))
             inputs, targets = self.adapter.split(batch)
             known = data.known_targets()
             everything = targets if known is None else torch.as_tensor(known)
-            self._check_outputs(self.adapter.call(self.model, inputs), everything)
+            with runtime.forward_context():
+                logits = self.adapter.call(self.model, inputs)
+            self._check_outputs(logits, everything)
 
     def _check_outputs(self, logits: Tensor, targets: Tensor) -> None:
         """Refuse posteriors in place of logits, and targets outside the classes."""
         self._outputs_checked = True
         rows = logits.detach().float()
-        if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=1e-3):
+        slack = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 3e-2  # bfloat16 has three digits
+        if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=slack):
             raise ValueError(
                 f"source: the forward of {type(self.model).__name__} gives probabilities (rows are >= 0 and sum "
                 "to 1); unlearning needs logits, so return the values before the softmax"
@@ -339,6 +367,17 @@ class UnlearningModule(L.LightningModule):
             raise ValueError(
                 f"source: the model has {classes} classes, but the data has targets from {int(targets.min())} "
                 f"to {int(targets.max())}; use the source that was trained on this data"
+            )
+
+    def _require_same_request(self) -> None:
+        """Refuse another forget set than the one that was prepared for: tables and weights belong to that one."""
+        data = getattr(self.trainer, "datamodule", None)
+        now = data.split.forget_sha256 if isinstance(data, UnlearningDataModule) else ""
+        if now != self._request:
+            raise ValueError(
+                f"this {type(self).__name__} was prepared for another forget set than the datamodule's; for a new "
+                f"request build a new one, {type(self).__name__}(method.model, ...), and give the datamodule "
+                "previous='split.npz'"
             )
 
     def _require_finite(self, loss: Tensor) -> None:

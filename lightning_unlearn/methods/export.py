@@ -5,9 +5,10 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_unlearn.io import atomic_path
+from lightning_unlearn.models.hparams import plain_values
 
 __all__ = ["write_export"]
 
@@ -28,7 +29,10 @@ def write_export(model: nn.Module, path: str | Path) -> Path:
     """
     path = Path(path)
     checkpoint: dict[str, Any] = {
-        "state_dict": {name: value.detach().cpu().clone() for name, value in model.state_dict().items()},
+        "state_dict": {
+            name: value.detach().cpu().clone() if isinstance(value, Tensor) else value
+            for name, value in model.state_dict().items()
+        },
         "pytorch-lightning_version": L.__version__,
         "epoch": 0,
         "global_step": 0,
@@ -36,7 +40,7 @@ def write_export(model: nn.Module, path: str | Path) -> Path:
     }
     if isinstance(model, L.LightningModule):
         if model.hparams:
-            checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = dict(model.hparams)
+            checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(model.hparams)
             if model._hparams_name:
                 checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = model._hparams_name
         model.on_save_checkpoint(checkpoint)

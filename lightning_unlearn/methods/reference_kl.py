@@ -117,7 +117,8 @@ class ReferenceKL(UnlearningModule):
             reference = fresh_copy(self.source)
         reference.requires_grad_(True)
         runtime.place(reference)
-        positions = data.split.draw_reference(self.reference_fraction)
+        size = max(1, round(self.reference_fraction * len(data.split.retain)))
+        positions = data.split.draw_reference(size)
         train_classifier(
             reference,
             data.loader("retain", train=True, positions=positions, seed=seed),
@@ -154,13 +155,21 @@ class ReferenceKL(UnlearningModule):
         self._kl_sum, self._kl_count = None, 0
 
     def preparation_state(self) -> dict[str, Any]:
-        """Return the reference model's weights, which hold nothing of the forget set."""
-        return {} if self._reference is None else {"reference": self._reference.model.state_dict()}
+        """Return the reference model, which never saw the forget set, and the KL of the epoch so far."""
+        if self._reference is None:
+            return {}
+        return {
+            "reference": self._reference.model.state_dict(),
+            "kl": None if self._kl_sum is None else self._kl_sum.cpu(),
+            "kl_count": self._kl_count,
+        }
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Rebuild the reference model; its answers are computed again from it."""
         self._reference = Teacher(self.source, self.adapter)
         self._reference.model.load_state_dict(state["reference"])
+        self._kl_sum = None if state["kl"] is None else state["kl"].to(self.device)
+        self._kl_count = state["kl_count"]
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -20,7 +21,9 @@ class Retrain(UnlearningModule):
 
     The baseline of all the papers. No weight and no running statistic of the source survives: every layer is
     drawn anew by its own scheme. Unless an optimizer is given, the source's own ``configure_optimizers``
-    is used, so the oracle is trained as the source was. One epoch is one pass over the retain set.
+    is used; its ``training_step`` is not, so pass ``loss`` where that is not the plain cross-entropy. Parameters
+    that are frozen in the source among trainable ones (a pretrained backbone) were not trained on anybody's
+    samples and are kept. One epoch is one pass over the retain set.
 
     Args:
         source: The source model; only its architecture (and optimizer recipe) is used.
@@ -58,7 +61,17 @@ class Retrain(UnlearningModule):
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a model that shares the source's architecture and nothing else."""
         model = fresh_copy(source, self._fresh)
-        model.requires_grad_(True)
+        kept = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
+        if len(kept) == len(list(source.parameters())):
+            model.requires_grad_(
+                True
+            )  # a source frozen as a whole; layers frozen among others were never trained
+            return model
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in kept:
+                    parameter.copy_(source.get_parameter(name))
+                    parameter.requires_grad_(False)
         return model
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

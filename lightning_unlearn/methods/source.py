@@ -77,7 +77,10 @@ def load_source(source: Source) -> nn.Module:
         TypeError: If it is none of these.
     """
     if isinstance(source, nn.Module):
-        return source
+        compiled_from = getattr(
+            source, "_orig_mod", None
+        )  # what torch.compile wraps; its names are the user's
+        return compiled_from if isinstance(compiled_from, nn.Module) else source
     if isinstance(source, str | Path):
         source = SourceCheckpoint(str(source))
     if not isinstance(source, SourceCheckpoint):

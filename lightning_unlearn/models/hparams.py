@@ -154,6 +154,12 @@ def _as_primitive(value: Any) -> Any:
     return _NOT_PRIMITIVE
 
 
+def plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those arguments that are made of plain values, which any checkpoint reader accepts."""
+    primitives = {name: _as_primitive(value) for name, value in arguments.items()}
+    return {name: value for name, value in primitives.items() if value is not _NOT_PRIMITIVE}
+
+
 @contextmanager
 def recorded_hyperparameters(config: Mapping[str, Any]) -> Iterator[None]:
     """Build a module inside as LightningCLI would, so that its checkpoints rebuild it without arguments.

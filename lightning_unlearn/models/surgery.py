@@ -18,6 +18,7 @@ __all__ = [
     "evaluating",
     "fresh_copy",
     "frozen",
+    "held_statistics",
     "last_parameter_tensors",
     "reinitialize",
     "surviving_tensors",
@@ -404,3 +405,20 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+@contextmanager
+def held_statistics(normalisations: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Keep the running statistics of batch normalisations as they are while batches go through in training mode.
+
+    Args:
+        normalisations: The layers; they normalise by the batch's own statistics all the same.
+    """
+    momenta = [layer.momentum for layer in normalisations]
+    for layer in normalisations:
+        layer.momentum = 0.0
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(normalisations, momenta, strict=True):
+            layer.momentum = momentum

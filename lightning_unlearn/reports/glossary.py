@@ -257,6 +257,31 @@ METRICS: dict[str, Metric] = {
         direction="higher",
         digits=2,
     ),
+    "unlearning_degree/source_accuracy_perturbed": Metric(
+        "Unlearning degree: source's accuracy on the perturbed D_f",
+        "source, perturbed",
+        "Share of the perturbed forget set that the source model still classifies correctly.",
+        unit="%",
+        digits=2,
+    ),
+    "unlearning_degree/source_accuracy_drop": Metric(
+        "Unlearning degree: source's loss of accuracy by the perturbation",
+        "source drop",
+        "The source model's accuracy on D_f minus that on the perturbed D_f; the definition asks for about 0.",
+        unit="%",
+        digits=2,
+    ),
+    "unlearning_degree/perturbation_l2": Metric(
+        "Unlearning degree: size of the perturbation, Euclidean norm",
+        "perturbation L2",
+        "Mean Euclidean norm of a sample's perturbation, in the units of the model's input: any two models can "
+        "be told apart if it is large enough.",
+    ),
+    "unlearning_degree/perturbation_linf": Metric(
+        "Unlearning degree: size of the perturbation, largest entry",
+        "perturbation L∞",
+        "The perturbation's largest absolute value, in the units of the model's input.",
+    ),
     "forgetting_quality/epsilon_mean": Metric(
         "Forgetting quality: mean ε",
         "mean ε",

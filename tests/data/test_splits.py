@@ -61,7 +61,9 @@ def test_sets_are_disjoint_and_complete(train_size, test_size, fraction, seed, p
 
 def test_default_sizes_follow_the_forget_set_up_to_half_of_the_test_set():
     split = make_split(1000, 200, 0.05, seed=0)
-    assert [len(getattr(split, name)) for name in SETS] == [50, 950, 50, 0, 150, 0]
+    assert [len(getattr(split, name)) for name in SETS] == [50, 950, 100, 0, 100, 0]
+    assert len(make_split(1000, 800, 0.2, seed=0).nonmember) == 200
+    assert len(make_split(1000, 800, [5], seed=0).nonmember) == 100
     assert len(make_split(1000, 60, 0.05, seed=0).nonmember) == 30
     assert len(make_split(1000, 0, 0.05, seed=0).nonmember) == 0
     held_out = make_split(1000, 200, 0.05, seed=0, nonmember_from="train")

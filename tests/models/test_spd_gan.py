@@ -41,7 +41,8 @@ def test_the_layers_are_the_papers() -> None:
     kinds = (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d)
     network = ConvPerturber(3)
     encoder, decoder = (
-        [type(layer).__name__ for layer in part if isinstance(layer, kinds)] for part in (network.encoder, network.decoder)
+        [type(layer).__name__ for layer in part if isinstance(layer, kinds)]
+        for part in (network.encoder, network.decoder)
     )
     assert encoder == ["Conv2d", "Conv2d", "BatchNorm2d", "Conv2d", "BatchNorm2d"]
     assert decoder == ["ConvTranspose2d", "BatchNorm2d", "ConvTranspose2d", "Conv2d"]

@@ -18,6 +18,7 @@ from lightning_unlearn.reports import (
     rebuild,
     validate,
     write_all,
+    write_json,
 )
 from lightning_unlearn.reports.figures import Details
 from lightning_unlearn.reports.schema import Report, summarise
@@ -144,7 +145,7 @@ def test_nothing_to_merge() -> None:
 
 def comparison(folder: Path, report: Report, details: Details) -> Path:
     """Write a folder as a comparison leaves it."""
-    write_all(report, folder, details)
+    write_json(report, folder / "report.json")
     (folder / "comparison.json").write_text("{}")
     for model, by_seed in details.items():
         for seed, run in by_seed.items():
@@ -161,6 +162,7 @@ def test_page_is_rebuilt_in_its_own_folder(
 ) -> None:
     details = make_details(small_report)
     folder = comparison(tmp_path / "run", small_report, details)
+    write_all(small_report, folder, details)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     stamp = (folder / "report.json").stat().st_mtime_ns
     (folder / "report.html").unlink()
@@ -214,7 +216,6 @@ def test_two_comparisons_make_one_page(
     assert "posterior_change.png" in names
     for path in drawn:
         assert path.read_bytes() == (tmp_path / "both" / "figures" / path.name).read_bytes()
-    assert rebuild(folders, tmp_path / "both") == written
 
 
 def test_report_of_a_comparison_is_not_replaced(

@@ -146,8 +146,10 @@ def test_figures_are_embedded_with_alt_text(tmp_path: Path, small_report: Report
 
 
 def test_each_sweep_has_a_heading_of_its_own(tmp_path: Path, attacked_report: Report) -> None:
-    figures = draw_figures(attacked_report, tmp_path / "figures")
-    page = Page(written(attacked_report, tmp_path, figures))
+    for metrics in attacked_report["models"].values():
+        for name in metrics.keys() - {"accuracy/test"}:
+            del metrics[name]
+    page = Page(written(attacked_report, tmp_path, draw_figures(attacked_report, tmp_path / "figures")))
     text = "".join(page.text)
     assert "Sweep: wgan_alpha." in text
     assert "Sweep: reference_kl_lambda." in text

@@ -60,15 +60,16 @@ def verdict_rows(text: str) -> dict[str, list[str]]:
 
 
 def test_each_method_has_its_verdict_in_one_row(attacked_report: Report) -> None:
-    text = render_text(attacked_report)
-    rows = verdict_rows(text)
-    methods = [name for name in attacked_report["models"] if name not in ("source", "retrain")]
+    models = attacked_report["models"]
+    models["top_k"]["accuracy/test"] = models["retrain"]["accuracy/test"]
+    rows = verdict_rows(render_text(attacked_report))
+    methods = [name for name in models if name not in ("source", "retrain")]
     assert list(rows) == methods
     for method, signs in rows.items():
         verdict = judge(attacked_report, method)
         expected = [verdict.status, *(finding.status for finding in verdict.findings)]
         assert signs == [{"close": "✓", "not close": "✗"}.get(status, "?") for status in expected]
-    assert len({sign for signs in rows.values() for sign in signs}) > 1
+    assert rows["top_k"][:2] == ["✗", "✓"]
 
 
 def test_verdict_that_cannot_be_told_has_a_question_mark(small_report: Report) -> None:

@@ -53,6 +53,7 @@ _APART = 0.19
 )
 def _degree(report: Report, details: Details) -> Figure | None:
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
     models = models_with(report, (_DEGREE, _NULL, _CALIBRATED))
     if not models:
@@ -89,6 +90,7 @@ def _degree(report: Report, details: Details) -> Figure | None:
     difference.set_xlabel(short_heading(describe(_CALIBRATED)))
     both.set_yticks(range(len(models)), [model_label(name) for name in models])
     for axes in (both, difference):
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x", color="#DDDDDD", linewidth=0.8)
     handles = [

@@ -30,6 +30,9 @@ __all__ = ["FIGURES"]
 FIGURES: list[FigureSpec] = []
 """Confusion matrices and ROC curves."""
 
+_DARK = 0.72
+"""Share above which a field's blue is so dark that white letters stand out better than black ones."""
+
 
 @register(
     FIGURES,
@@ -63,7 +66,7 @@ def _confusion(report: Report, details: Details) -> Figure | None:
         axes.imshow(shares, cmap="Blues", vmin=0.0, vmax=1.0)
         for row in range(2):
             for column in range(2):
-                colour = "white" if shares[row, column] > 0.55 else "black"
+                colour = "white" if shares[row, column] > _DARK else "black"
                 text = f"{100 * shares[row, column]:.1f} %\n({matrix[row, column]:,.0f})"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=9.5)
         axes.set_title(model_label(name))

@@ -235,6 +235,11 @@ def posterior_histograms(
     figure.supxlabel(xlabel + (" (log-odds scale)" if scale == "log-odds" else ""), fontsize=10)
     figure.supylabel("Share of the set [%]", fontsize=10)
     figure.legend(
-        handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False, handlelength=3.0
+        [handles[name] for name in sets],
+        sets,
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        handlelength=3.0,
     )
     return figure

@@ -343,3 +343,90 @@ def test_unlearning_data_module_is_built_once(tmp_path: Path) -> None:
 
     toy_compare(tmp_path, data=data)
     assert len(built) == 1
+
+
+def test_callbacks_of_one_run_are_not_those_of_the_next(tmp_path: Path) -> None:
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    seen: list[int] = []
+
+    class Count(EarlyStopping):
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            seen.append(trainer.current_epoch)
+
+    watch = Count("train/loss", patience=1, check_on_train_epoch_end=True, stopping_threshold=100.0)
+    toy_compare(
+        tmp_path, source=SourceRun(lambda: Classifier(Net()), {"max_epochs": 5, "callbacks": [watch]})
+    )
+    assert len(seen) == 4
+    assert watch.best_score == float("inf")
+
+
+def test_callbacks_may_be_described_by_class_path(tmp_path: Path) -> None:
+    callback = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar", "init_args": {"refresh_rate": 0}}
+    arguments = {"max_epochs": 1, "callbacks": [callback], "enable_progress_bar": True}
+    assert not toy_compare(tmp_path, source=SourceRun(lambda: Classifier(Net()), arguments), seeds=1).failed
+
+
+def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="trainer of 'reference_kl': give max_epochs"):
+        toy_compare(tmp_path, methods=[MethodRun(reference_kl, "reference_kl")])
+
+
+def test_what_failed_in_an_audit_is_tried_again(tmp_path: Path) -> None:
+    class Sometimes(Evaluator):
+        default_name = "sometimes"
+        broken = True
+
+        def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+            if Sometimes.broken:
+                raise RuntimeError("a fault")
+            return {"sometimes/score": 1.0}
+
+    with pytest.warns(UserWarning, match="a fault"):
+        assert toy_compare(tmp_path, seeds=1, evaluators=[Sometimes]).failed
+    Sometimes.broken = False
+    result = toy_compare(tmp_path, seeds=1, evaluators=[Sometimes])
+    assert not result.failed
+    assert result.report["models"]["source"]["sometimes/score"]["mean"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        (
+            {
+                "methods": [
+                    MethodRun(
+                        lambda s: ReferenceKL(s, 0.9, reference_epochs=2), "reference_kl", {"max_epochs": 2}
+                    )
+                ]
+            },
+            {"reference_kl"},
+        ),
+        ({"methods": [MethodRun(reference_kl, "reference_kl", {"max_epochs": 1})]}, {"reference_kl"}),
+        ({"retrain": MethodRun(Retrain, "retrain", {"max_epochs": 1})}, {"retrain"}),
+        ({"trainer": {**CPU, "precision": "bf16-mixed"}}, {"source", "retrain", "reference_kl"}),
+    ],
+)
+def test_another_setting_is_run_again(tmp_path: Path, change: dict[str, Any], again: set[str]) -> None:
+    before = timeless(toy_compare(tmp_path, seeds=1).report)
+    stamps = {path.parts[-3]: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")}
+    after = timeless(toy_compare(tmp_path, seeds=1, **change).report)
+    now = {path.parts[-3]: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")}
+    assert {name for name in now if now[name] != stamps[name]} == again
+    assert before != after or again == {"source"}
+
+
+def test_a_model_that_is_built_late_can_be_compared(tmp_path: Path) -> None:
+    class Late(PlainModule):
+        def __init__(self) -> None:
+            super().__init__()
+            del self.net
+
+        def configure_model(self) -> None:
+            if not hasattr(self, "net"):
+                self.net = Net()
+
+    result = toy_compare(tmp_path, seeds=1, source=SourceRun(Late, {"max_epochs": 1}), methods=[])
+    assert [f for f in result.report["failures"] if f["model"] == "source"] == []

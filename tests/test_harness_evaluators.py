@@ -13,7 +13,17 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
-from toys import PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data, toy_source
+from torch.utils.data import DataLoader
+from toys import (
+    FEATURES,
+    PlainData,
+    PlainModule,
+    assert_same_state,
+    quiet_trainer,
+    state,
+    toy_data,
+    toy_source,
+)
 
 import lightning_unlearn.callbacks
 from lightning_unlearn.callbacks import Audit, Evaluator
@@ -248,3 +258,26 @@ def test_evaluators_share_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bad_arguments_are_refused(argument: str, value: Any) -> None:
     with pytest.raises((TypeError, ValueError), match=argument):
         Failing(**{argument: value})
+
+
+def test_a_foreign_modules_own_attributes_are_not_taken_for_ours() -> None:
+    from lightning_unlearn.callbacks import ForgettingMetrics
+
+    class Lora(PlainModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.adapter = nn.Linear(2, 2)
+            self.source = "imagenet"
+
+    evaluator = ForgettingMetrics(data=plain_data(), on_error="raise")
+    quiet_trainer(callbacks=[evaluator], max_epochs=1).fit(Lora(), PlainData())
+    assert set(evaluator.results) == {"accuracy/forget", "accuracy/retain", "accuracy/test"}
+
+
+def test_an_error_with_several_processes_stops_all_of_them() -> None:
+    with pytest.raises(Exception, match="a fault in the evaluator"):
+        quiet_trainer(callbacks=[Failing()], strategy="ddp_fork", devices=2).fit(toy_source(), data())
+
+
+def test_prediction_asks_for_no_split() -> None:
+    quiet_trainer(callbacks=[Failing()]).predict(PlainModule(), DataLoader(torch.zeros(4, FEATURES)))

@@ -46,7 +46,9 @@ def test_the_two_commands_set_everything_up() -> None:
     assert tests[-1] == ".venv/bin/pytest"
     extras = re.search(r"\.\[[a-z,]+\]", tests[1])
     assert extras is not None
-    assert extras.group() in (REPO / ".ci" / "run").read_text(), "CI installs something else than the README says"
+    assert extras.group() in (REPO / ".ci" / "run").read_text(), (
+        "CI installs something else than the README says"
+    )
 
 
 @pytest.mark.slow
@@ -113,4 +115,6 @@ def test_every_method_and_evaluator_is_in_its_table() -> None:
 
 def test_links_and_pictures_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("https://") or (REPO / target).exists(), f"README links to {target}, which is not there"
+        assert target.startswith("https://") or (REPO / target).exists(), (
+            f"README links to {target}, which is not there"
+        )

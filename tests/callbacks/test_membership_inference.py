@@ -27,10 +27,14 @@ class Remembers(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         seen = (x[:, None] == self.known[None]).all(-1).any(1).float()
         noise = (x * torch.linspace(1, 2, x.shape[1])).sum(1, keepdim=True).sin() * 0.3
-        return (1 + seen[:, None] * self.scale) * nn.functional.one_hot(x[:, 0].long() % CLASSES, CLASSES) + noise * torch.arange(CLASSES)
+        return (1 + seen[:, None] * self.scale) * nn.functional.one_hot(
+            x[:, 0].long() % CLASSES, CLASSES
+        ) + noise * torch.arange(CLASSES)
 
 
-def audit(model: nn.Module, source: nn.Module, data: UnlearningDataModule, **arguments: Any) -> dict[str, float]:
+def audit(
+    model: nn.Module, source: nn.Module, data: UnlearningDataModule, **arguments: Any
+) -> dict[str, float]:
     attack = MembershipInference(source=source, controls=False, on_error="raise", bootstrap=50, **arguments)
     quiet_trainer(callbacks=[attack], limit_test_batches=1).test(UnlearningModule(model), data, verbose=False)
     audit.last = attack  # type: ignore[attr-defined]
@@ -39,7 +43,10 @@ def audit(model: nn.Module, source: nn.Module, data: UnlearningDataModule, **arg
 
 def big_data(**arguments: Any) -> tuple[UnlearningDataModule, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    x, tests = torch.randn(400, FEATURES, generator=generator), torch.randn(300, FEATURES, generator=generator)
+    x, tests = (
+        torch.randn(400, FEATURES, generator=generator),
+        torch.randn(300, FEATURES, generator=generator),
+    )
     y, test_y = torch.arange(400) % CLASSES, torch.arange(300) % CLASSES
     data = UnlearningDataModule(TensorData(x, y), 0.25, test_dataset=TensorData(tests, test_y), **arguments)
     data.setup("fit")
@@ -53,7 +60,9 @@ def test_a_model_that_remembers_is_caught_and_one_that_forgot_is_not(attack: str
     caught = audit(source, source, data, attack=attack)
     assert caught["membership_inference/auc"] > 0.95
     assert caught["membership_inference/fnr"] < 0.05
-    if attack == "logistic":  # trees give many samples one score, and a single false alarm among them costs all
+    if (
+        attack == "logistic"
+    ):  # trees give many samples one score, and a single false alarm among them costs all
         assert caught["membership_inference/tpr_at_1pct_fpr"] > 0.8
     forgot = audit(Remembers(x[data.split.retain]), source, data, attack=attack)
     assert abs(forgot["membership_inference/auc"] - 0.5) < 0.1
@@ -71,7 +80,9 @@ def test_rates_are_those_of_the_saved_scores(tmp_path: Path) -> None:
     assert fp + tn == 80
     assert results["membership_inference/fnr"] == pytest.approx(fn / (tp + fn)), "eq. 7"
     assert results["membership_inference/fpr"] == pytest.approx(fp / (fp + tn))
-    assert results["membership_inference/balanced_accuracy"] == pytest.approx((tp / (tp + fn) + tn / (fp + tn)) / 2)
+    assert results["membership_inference/balanced_accuracy"] == pytest.approx(
+        (tp / (tp + fn) + tn / (fp + tn)) / 2
+    )
     for rate, (low, high) in details["ci95"].items():
         assert low <= results[f"membership_inference/{rate}"] <= high
     assert details["fpr"][0] == details["tpr"][0] == 0.0
@@ -82,9 +93,18 @@ def test_rates_are_those_of_the_saved_scores(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shadow", "asked", "used"), [(0, "auto", "source"), (20, "auto", "shadow"), (20, "source", "source"), (20, "shadow", "shadow"), (20, "own", "own")]
+    ("shadow", "asked", "used"),
+    [
+        (0, "auto", "source"),
+        (20, "auto", "shadow"),
+        (20, "source", "source"),
+        (20, "shadow", "shadow"),
+        (20, "own", "own"),
+    ],
 )
-def test_the_variant_is_the_one_that_the_data_allows(tmp_path: Path, shadow: int, asked: Any, used: str) -> None:
+def test_the_variant_is_the_one_that_the_data_allows(
+    tmp_path: Path, shadow: int, asked: Any, used: str
+) -> None:
     attack = MembershipInference(asked, dirpath=tmp_path, shadow_epochs=1, bootstrap=10, on_error="raise")
     quiet_trainer(callbacks=[attack], max_epochs=1).fit(toy_source(), toy_data(nonmember=10, shadow=shadow))
     assert json.loads((tmp_path / "membership_inference.json").read_text())["details"]["variant"] == used
@@ -102,7 +122,9 @@ def test_shadow_models_train_on_the_shadow_set_alone(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(room, "train_classifier", spy)
     data = toy_data(nonmember=10, shadow=24)
-    attack = MembershipInference(shadow_models=3, shadow_epochs=1, bootstrap=10, on_error="raise", controls=False)
+    attack = MembershipInference(
+        shadow_models=3, shadow_epochs=1, bootstrap=10, on_error="raise", controls=False
+    )
     quiet_trainer(callbacks=[attack], max_epochs=1).fit(toy_source(), data)
     assert len(trained) == 3
     shadow = set(data.split.shadow.tolist())
@@ -123,10 +145,14 @@ def test_the_attack_is_trained_once_a_source(monkeypatch: pytest.MonkeyPatch) ->
     source = Remembers(x)
     attack = MembershipInference(source=source, controls=False, bootstrap=10, on_error="raise")
     for model in (source, Remembers(x[:200]), Remembers(x[:100])):
-        quiet_trainer(callbacks=[attack], limit_test_batches=1).test(UnlearningModule(model), data, verbose=False)
+        quiet_trainer(callbacks=[attack], limit_test_batches=1).test(
+            UnlearningModule(model), data, verbose=False
+        )
     assert len(calls) == 1
     attack.source = Remembers(x[:300])
-    quiet_trainer(callbacks=[attack], limit_test_batches=1).test(UnlearningModule(source), data, verbose=False)
+    quiet_trainer(callbacks=[attack], limit_test_batches=1).test(
+        UnlearningModule(source), data, verbose=False
+    )
     assert len(calls) == 2, "another source needs another attack"
 
 
@@ -147,7 +173,7 @@ def test_an_attack_on_the_models_own_posteriors_is_not_fooled_by_confidence() ->
 
 
 def test_without_a_source_the_models_own_members_are_learnt() -> None:
-    data, x = big_data(nonmember=100)
+    data, _x = big_data(nonmember=100)
     attack = MembershipInference(on_error="raise", bootstrap=10)
     quiet_trainer(callbacks=[attack], max_epochs=1, limit_train_batches=0).fit(toy_source(), data)
     assert set(attack.results) == {f"membership_inference/{r}" for r in ("accuracy", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")}  # fmt: skip
@@ -176,7 +202,9 @@ def test_bad_arguments_are_refused(arguments: dict[str, Any], message: str) -> N
         ({"test_dataset": None, "nonmember": 10, "nonmember_from": "train"}, "source", "never saw beside"),
     ],
 )
-def test_data_that_does_not_allow_the_attack_is_described(data: dict[str, Any], variant: Any, message: str) -> None:
+def test_data_that_does_not_allow_the_attack_is_described(
+    data: dict[str, Any], variant: Any, message: str
+) -> None:
     attack = MembershipInference(variant, on_error="raise")
     with pytest.raises(ValueError, match=message):
         quiet_trainer(callbacks=[attack], max_epochs=1).fit(toy_source(), toy_data(**data))

@@ -1,13 +1,21 @@
 """Wrapping a project's data: streams, splits, hooks and what is refused."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+)
 from toys import (
     TEST,
     TRAIN,
@@ -277,3 +285,115 @@ def test_a_test_set_can_be_named() -> None:
 def test_bad_input_stops_with_a_message(build: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         ready(build())
+
+
+class OneDataset(PlainData):
+    """Training and test samples of one dataset, told apart by samplers."""
+
+    def __init__(self, train: range, test: range) -> None:
+        super().__init__()
+        self.dataset = TensorDataset(*blobs(TRAIN, 0))
+        self.parts = (list(train), list(test))
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.dataset, batch_size=8, sampler=SubsetRandomSampler(self.parts[0]))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.dataset, batch_size=8, sampler=SubsetRandomSampler(self.parts[1]))
+
+
+def test_samplers_that_choose_samples_are_obeyed() -> None:
+    data = ready(UnlearningDataModule(OneDataset(range(40), range(40, TRAIN)), 0.2, nonmember=5))
+    x, _ = blobs(TRAIN, 0)
+    assert data.split.train_size == 40
+    assert torch.equal(rows(data.loader("train")), x[:40])
+    held_out = torch.cat([rows(data.loader("nonmember")), rows(data.loader("test"))])
+    assert not (held_out[:, None] == x[None, :40]).all(-1).any()
+
+
+def test_samples_in_both_sets_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 samples are in the training set and in the test set"):
+        ready(UnlearningDataModule(OneDataset(range(40), range(35, TRAIN)), 0.2))
+
+
+def test_a_sampler_that_hides_its_choice_is_refused() -> None:
+    class Some(Sampler[int]):
+        def __len__(self) -> int:
+            return 7
+
+        def __iter__(self) -> Any:
+            return iter(range(7))
+
+    class Hidden(PlainData):
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(TensorDataset(*blobs(TRAIN, 0)), batch_size=8, sampler=Some())
+
+    with pytest.raises(TypeError, match="a Some that takes 7 of 60 samples"):
+        ready(UnlearningDataModule(Hidden(), 0.2))
+
+
+def test_a_subset_with_a_transform_of_its_own_keeps_it() -> None:
+    class Sevens(Subset[Any]):
+        def __getitem__(self, index: Any) -> Any:
+            x, y = super().__getitem__(index)
+            return x * 0 + 7, y
+
+        def __getitems__(self, indices: list[int]) -> Any:
+            return [self[index] for index in indices]
+
+    data = ready(UnlearningDataModule(Sevens(TensorDataset(*blobs(TRAIN, 0)), list(range(30))), [0, 1]))
+    assert (rows(data.loader("forget")) == 7).all()
+
+
+def test_classes_are_read_from_the_targets_place() -> None:
+    x, y = blobs(TRAIN, 0)
+    dataset = TensorDataset(x, y, torch.arange(1000, 1000 + TRAIN))
+    data = ready(UnlearningDataModule(dataset, Classes(1)))
+    assert (y[data.split.forget] == 1).all()
+    assert len(data.split.forget) == TRAIN // 3
+
+
+def test_a_datamodule_that_cleans_up_serves_a_second_run() -> None:
+    class Cleans(PlainData):
+        def setup(self, stage: str) -> None:
+            self.held: Any = TensorDataset(*blobs(TRAIN, 0))
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(self.held, batch_size=8)
+
+        def teardown(self, stage: str) -> None:
+            self.held = None
+
+    data = UnlearningDataModule(Cleans(), 0.2)
+    for _ in range(2):
+        quiet_trainer(max_epochs=1).fit(Retrain(toy_source()), data)
+
+
+def test_random_samples_are_announced() -> None:
+    class Noisy(Dataset[Any]):
+        def __len__(self) -> int:
+            return TRAIN
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            return torch.rand(6), index % 3
+
+    with pytest.warns(UserWarning, match="evaluation_dataset"):
+        ready(UnlearningDataModule(Noisy(), [0, 1]))
+
+
+def test_audits_do_not_count_as_training_for_a_projects_hooks() -> None:
+    from lightning_unlearn.callbacks import ForgettingMetrics
+
+    class Augments(PlainData):
+        seen: ClassVar[list[tuple[bool, int]]] = []
+
+        def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+            self.seen.append((self.trainer.training, len(batch[1])))
+            return batch
+
+    inner = Augments()
+    data = UnlearningDataModule(inner, 0.2)
+    evaluator = ForgettingMetrics(on_error="raise", controls=False)
+    quiet_trainer(max_epochs=1, limit_val_batches=0, callbacks=[evaluator]).fit(Retrain(toy_source()), data)
+    in_training = sum(size for training, size in inner.seen if training)
+    assert in_training == len(data.split.retain)

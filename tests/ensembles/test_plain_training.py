@@ -6,10 +6,27 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
-from toys import FEATURES, Net, assert_same_state, blobs, quiet_trainer, state, toy_data, toy_source, train_set
+from toys import (
+    FEATURES,
+    Net,
+    assert_same_state,
+    blobs,
+    quiet_trainer,
+    state,
+    toy_data,
+    toy_source,
+    train_set,
+)
 
 from lightning_unlearn.data import TensorData, TensorLoader
-from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, restore_rng_state, rng_state, train_classifier
+from lightning_unlearn.ensembles import (
+    Runtime,
+    isolated_rng,
+    predict,
+    restore_rng_state,
+    rng_state,
+    train_classifier,
+)
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:
@@ -50,7 +67,9 @@ def test_it_leaves_the_random_state_and_does_not_depend_on_it() -> None:
         net = Net()
         torch.manual_seed(seed)
         before = torch.get_rng_state()
-        train_classifier(net, TensorLoader(train_set(), batch_size=8), epochs=2, optimizer=sgd, runtime=Runtime(), seed=5)
+        train_classifier(
+            net, TensorLoader(train_set(), batch_size=8), epochs=2, optimizer=sgd, runtime=Runtime(), seed=5
+        )
         assert torch.equal(torch.get_rng_state(), before)
         ends.append(state(net))
     assert_same_state(*ends)
@@ -68,7 +87,9 @@ def test_losses_that_are_not_finite_stop_it() -> None:
             runtime=Runtime(),
         )
     with pytest.raises(ValueError, match="epochs must be at least 1, got 0"):
-        train_classifier(Net(), TensorLoader(train_set(), batch_size=8), epochs=0, optimizer=sgd, runtime=Runtime())
+        train_classifier(
+            Net(), TensorLoader(train_set(), batch_size=8), epochs=0, optimizer=sgd, runtime=Runtime()
+        )
 
 
 class Both(L.Callback):
@@ -81,7 +102,9 @@ class Both(L.Callback):
         x, y = blobs(37)
         data = TensorData(x.double(), y)
         size = 8 // trainer.world_size
-        train_classifier(net, TensorLoader(data, batch_size=size, shuffle=True), epochs=2, optimizer=sgd, runtime=runtime)
+        train_classifier(
+            net, TensorLoader(data, batch_size=size, shuffle=True), epochs=2, optimizer=sgd, runtime=runtime
+        )
         outputs = predict(net, TensorLoader(data, batch_size=5, indexed=True), runtime)
         low = net.weight.detach().clone()
         if trainer.world_size > 1:
@@ -128,9 +151,14 @@ def test_random_states_are_kept_also_when_something_raises() -> None:
     before = rng_state()
     expected = (random.random(), np.random.rand(), torch.rand(1).item())  # noqa: NPY002
     restore_rng_state(before)
-    with pytest.raises(RuntimeError), isolated_rng(4):
-        torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002, B018
-        raise RuntimeError
+
+    def draw_and_fail() -> None:
+        with isolated_rng(4):
+            torch.rand(3), random.random(), np.random.rand()  # noqa: NPY002
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        draw_and_fail()
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected  # noqa: NPY002
 
 

@@ -7,6 +7,7 @@ import lightning as L
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from toys import (
     CLASSES,
     FEATURES,
@@ -342,3 +343,103 @@ def test_export_of_a_classifier_loads_with_its_net(tmp_path: Path) -> None:
     fitted(method)
     loaded = Classifier.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), net=Net())
     assert_same_state(state(loaded), state(method.model))
+
+
+def test_accuracies_keep_their_names_after_a_test_run() -> None:
+    method, data = Finetune(toy_source()), toy_data()
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.test(method, data, verbose=False)
+    (forget, test), *_ = [trainer.validate(method, data, verbose=False)]
+    method.eval()
+    for stream, found in (("forget", forget), ("test", test)):
+        with torch.no_grad():
+            hits = torch.cat([method(x).argmax(1) == y for x, y in data.loader(stream)])
+        assert found[f"accuracy/{stream}"] == pytest.approx(float(hits.float().mean()))
+
+
+def test_a_prepared_method_serves_no_other_request(tmp_path: Path) -> None:
+    method = ReferenceKL(toy_source(), reference_epochs=1)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(method, toy_data([0, 1, 2]))
+    trainer.save_checkpoint(tmp_path / "resume.ckpt")
+    with pytest.raises(ValueError, match="another forget set"):
+        quiet_trainer().fit(method, toy_data([3, 4, 5]))
+    with pytest.raises(ValueError, match="another forget set"):
+        quiet_trainer().fit(
+            ReferenceKL(toy_source(), reference_epochs=1),
+            toy_data([3, 4, 5]),
+            ckpt_path=tmp_path / "resume.ckpt",
+        )
+    quiet_trainer(max_epochs=2).fit(method, toy_data([0, 1, 2]))
+
+
+def test_running_statistics_of_forgotten_samples_are_not_exported() -> None:
+    data = toy_data([0, 1, 2, 3])
+    data.inner.inputs[:4] = 1e4  # type: ignore[union-attr]
+    method = ReferenceKL(toy_source(), reference_epochs=1)
+    quiet_trainer(max_epochs=3, limit_val_batches=0).fit(method, data)
+    assert method.model.net[1].running_var.max() < 100
+    assert method.model.net[1].momentum == 0.1
+
+
+def test_layers_that_were_frozen_stay_frozen() -> None:
+    source = toy_source()
+    source.net[0].requires_grad_(False)
+    for method in (Finetune(source), Retrain(source)):
+        fitted(method)
+        assert torch.equal(method.model.net[0].weight, source.net[0].weight)
+        assert not torch.equal(method.model.net[4].weight, source.net[4].weight)
+    source.freeze()
+    method = Finetune(source)
+    fitted(method)
+    assert not torch.equal(method.model.net[0].weight, source.net[0].weight)
+
+
+def test_a_compiled_source_is_exported_under_its_own_names(tmp_path: Path) -> None:
+    source = PlainModule()
+    content = torch.load(Finetune(torch.compile(source)).export(tmp_path / "m.ckpt"), weights_only=True)
+    assert content["state_dict"].keys() == source.state_dict().keys()
+    PlainModule.load_from_checkpoint(tmp_path / "m.ckpt")
+
+
+def test_constructor_arguments_that_are_objects_are_left_out_of_an_export(tmp_path: Path) -> None:
+    class Holds(PlainModule):
+        def __init__(self, extra: nn.Module, width: int = 3) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    content = torch.load(Finetune(Holds(nn.Linear(2, 2))).export(tmp_path / "m.ckpt"), weights_only=True)
+    assert "extra" not in content["hyper_parameters"]
+    assert content["hyper_parameters"]["width"] == 3
+
+
+def test_a_callback_may_watch_the_loss_of_short_epochs() -> None:
+    from lightning.pytorch.callbacks import EarlyStopping
+
+    trainer = quiet_trainer(
+        max_epochs=3, callbacks=[EarlyStopping("train/loss", check_on_train_epoch_end=True)]
+    )
+    trainer.fit(ReferenceKL(toy_source(), reference_epochs=1), toy_data())
+
+
+def test_predictions_need_no_targets() -> None:
+    method = Finetune(toy_source())
+    (posteriors,) = quiet_trainer().predict(method, DataLoader(torch.zeros(5, FEATURES), batch_size=5))
+    assert posteriors.shape == (5, CLASSES)
+    torch.testing.assert_close(posteriors.sum(1), torch.ones(5))
+
+
+def test_posteriors_are_noticed_in_half_precision_too() -> None:
+    with pytest.raises(ValueError, match="gives probabilities"):
+        fitted(Finetune(Posteriors()), precision="bf16-true")
+
+
+def test_a_checkpoint_counts_the_time_of_the_running_segment(tmp_path: Path) -> None:
+    class Save(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "mid.ckpt")
+
+    method = Finetune(toy_source())
+    fitted(method, callbacks=[Save()], limit_val_batches=0)
+    saved = torch.load(tmp_path / "mid.ckpt", weights_only=True)["lightning_unlearn"]["unlearn_s"]
+    assert 0.5 * method.times["time/unlearn_s"] < saved <= method.times["time/unlearn_s"]

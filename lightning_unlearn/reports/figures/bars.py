@@ -91,7 +91,7 @@ def _bar_panels(
         _bars(axes, report, metric, models, guess=guess.get(metric))
     handles = control_handles(report, metrics)
     if any(metric in guess for metric in metrics):
-        handles.append(Line2D([], [], color=VERMILION, linestyle=GUESS_DASH, linewidth=1.6, label="0.5"))
+        handles.append(Line2D([], [], color=VERMILION, linestyle=GUESS_DASH, linewidth=1.6, label="one half"))
     if len(report["seeds"]) > 1:
         label = f"95% interval over {len(report['seeds'])} seeds"
         handles.append(Line2D([], [], color=WHISKER, linewidth=1.4, marker="|", markersize=7, label=label))
@@ -117,7 +117,7 @@ def _accuracy(report: Report, details: Details) -> Figure | None:
     "membership_inference.png",
     "Membership inference",
     "Horizontal bars: the membership inference attack's accuracy on the forget set and its area under the "
-    "ROC curve for each model with 95% intervals; lines mark the retrained model and 0.5.",
+    "ROC curve for each model with 95% intervals; lines mark the retrained model and one half.",
 )
 def _membership_inference(report: Report, details: Details) -> Figure | None:
     metrics = measured(report, ("membership_inference/accuracy", "membership_inference/auc"))

@@ -1,5 +1,6 @@
-"""The command: LightningCLI's subcommands as they are, and ``compare`` beside them."""
+"""The command: LightningCLI's subcommands as they are, with ``compare`` and ``report`` beside them."""
 
+import argparse
 import os
 import sys
 import warnings
@@ -21,13 +22,15 @@ from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.compare import Comparison, MethodRun, SourceRun, compare, snake_case
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
+from lightning_unlearn.reports import rebuild
 
 __all__ = ["main"]
 
 _DESCRIPTION = """Make a trained Lightning model forget chosen training samples, and measure that it did.
 
 compare is the main job: source, retrained model and every method, over several seeds, in one table and report
-(lightning-unlearn compare --help). The others are LightningCLI's, for one model at a time."""
+(lightning-unlearn compare --help). report writes its page again, or merges several (lightning-unlearn report
+--help). The others are LightningCLI's, for one model at a time."""
 
 _TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 
@@ -52,6 +55,9 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             if arguments[:1] == ["compare"]:
                 return 1 if run_compare(arguments[1:]).failed else 0
+            if arguments[:1] == ["report"]:
+                run_report(arguments[1:])
+                return 0
             _run_lightning(None if args is None else arguments)
         except (ValueError, TypeError, OSError, FloatingPointError) as error:
             if os.environ.get(_TRACEBACK):
@@ -98,6 +104,22 @@ def run_compare(args: list[str]) -> Comparison:
     )
     _print_result(comparison)
     return comparison
+
+
+def run_report(args: list[str]) -> None:
+    """Parse the arguments of ``report``, write the page and say where it is."""
+    parser = argparse.ArgumentParser(
+        prog="lightning-unlearn report",
+        description="Write the page and figures of a comparison again, or of several on the same data as one.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output_dir of a comparison")
+    parser.add_argument("--output", type=Path, help="folder to write to; the first DIR if there is only one")
+    parsed = parser.parse_args(args)
+    if parsed.output is None and len(parsed.folders) > 1:
+        parser.error("--output is needed where several comparisons become one")
+    output = parsed.output or parsed.folders[0]
+    rebuild(parsed.folders, output)
+    print(f"Report: {output / 'report.html'}")
 
 
 def compare_parser() -> ArgumentParser:

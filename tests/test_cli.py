@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -162,10 +163,32 @@ def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
     assert config["method"]["method"]["init_args"]["lambda_"] == 0.9
 
 
+def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
+    quick = COMPARE.replace("seeds: 2", "seeds: 1")
+    Path("a.yaml").write_text(quick)
+    Path("b.yaml").write_text(quick.replace("  - method:", "  - name: other\n    method:"))
+    assert main(["compare", "--config=a.yaml", "--quiet=true", "--output_dir=a"]) == 0
+    before = Path("a/report.json").read_bytes()
+    Path("a/report.html").unlink()
+    assert main(["report", "a"]) == 0
+    assert Path("a/report.html").is_file()
+    assert Path("a/report.json").read_bytes() == before
+    shutil.copytree("a", "b")
+    shutil.rmtree("b/reference_kl")
+    assert main(["compare", "--config=b.yaml", "--quiet=true", "--output_dir=b"]) == 0
+    assert main(["report", "a", "b", "--output=both"]) == 0
+    assert {"reference_kl", "other"} <= set(json.loads(Path("both/report.json").read_text())["models"])
+    with pytest.raises(SystemExit):
+        main(["report", "a", "b"])
+    capsys.readouterr()
+    assert main(["report", "nowhere"]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
 def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture[str]) -> None:
     Path("compare.yaml").write_text(COMPARE.replace("seeds: 2", "seeds: 1"))
     Path("bad.yaml").write_text(
-        "methods+:\n  - method: {class_path: ReferenceKL, init_args: {lambda_: 7}}\n    name: impossible\n"
+        "methods+:\n  - method: {class_path: ReferenceKL, init_args: {lambda_: 7}}\n    name: impossible\n    trainer: {max_epochs: 1}\n"
     )
     assert (
         main(["compare", "--config=compare.yaml", "--config=bad.yaml", "--quiet=true", "--output_dir=out"])
@@ -250,7 +273,7 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
         if kind == "mnist":
             arguments += [f"--data.init_args.datamodule.init_args.root={root()}", "--data.init_args.datamodule.init_args.train_limit=600", "--data.init_args.datamodule.init_args.test_limit=200"]  # fmt: skip
         if kind == "location30":
-            arguments += [f"--data.init_args.datamodule.init_args.path={root()}/location30.npz"]
+            arguments += [f"--data.init_args.datamodule.init_args.root={root()}"]
         arguments += ["--trainer.accelerator=cpu", "--trainer.limit_train_batches=2"]
         assert main(arguments) == 0
     elif kind == "methods":

@@ -11,7 +11,7 @@ from lightning_unlearn.functional import forgetting_rate, memory_retention_rate,
 
 __all__ = ["ForgettingMetrics"]
 
-_SETS = {"forget": "forget set", "nonmember": "non-member set"}
+_SETS = {"forget": "forget set", "retain": "retain set", "nonmember": "non-member set"}
 _SHOWN = 2000  # posteriors kept for a histogram; more would not change what it shows
 
 

@@ -100,6 +100,7 @@ def run_compare(args: list[str]) -> Comparison:
         output_dir=config.output_dir,
         overwrite=config.overwrite,
         quiet=config.quiet,
+        threads=config.threads,
         config=plan.provenance(),
     )
     _print_result(comparison)
@@ -149,6 +150,7 @@ def _compare_arguments(
     output_dir: str = "runs/compare",
     overwrite: bool = False,
     quiet: bool = False,
+    threads: int | None = None,
 ) -> None:
     """Arguments of the comparison.
 
@@ -165,6 +167,7 @@ def _compare_arguments(
         output_dir: Folder of everything that is written.
         overwrite: Delete what another comparison left in output_dir.
         quiet: Show no progress.
+        threads: CPU threads of PyTorch; small networks are fastest with one.
     """
 
 
@@ -218,7 +221,7 @@ class _Plan:
     def provenance(self) -> dict[str, Any]:
         """Return the configuration as plain values, without what does not decide the result."""
         plain: dict[str, Any] = _plain(self.config)
-        return {k: v for k, v in plain.items() if k not in ("config", "output_dir", "overwrite", "quiet")}
+        return {k: v for k, v in plain.items() if k not in ("config", "output_dir", "overwrite", "quiet", "threads")}
 
     def _fresh(self) -> Namespace:
         build = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes

@@ -131,6 +131,7 @@ def compare(
     output_dir: str | Path = "runs/compare",
     overwrite: bool = False,
     quiet: bool = False,
+    threads: int | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Measure unlearning methods against the source and the retrained model.
@@ -153,6 +154,8 @@ def compare(
         output_dir: Folder of everything that is written.
         overwrite: Whether to delete what another comparison left in ``output_dir``.
         quiet: Whether to show no progress.
+        threads: CPU threads of PyTorch while the comparison runs; ``None`` leaves them as they are. Small networks
+            are fastest with one, and a machine that shares its cores stalls with more.
         config: Provenance for the report, and part of what decides whether a finished part can be kept.
 
     Returns:
@@ -172,6 +175,8 @@ def compare(
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}; None leaves them as they are")
     if vary not in ("all", "source", "unlearn", "evaluate"):
         raise ValueError(f"vary must be 'all', 'source', 'unlearn' or 'evaluate', got {vary!r}")
     for name, arguments in ((SOURCE, source.trainer), *((label, run.trainer) for label, run in runs.items())):
@@ -202,7 +207,7 @@ def compare(
     worker.claim_folder(overwrite)
     start = time.perf_counter()
     steps = len(seeds) * 2 * (1 + len(runs))
-    with Progress(steps, quiet=quiet or not _is_first()) as progress, _quiet_lightning():
+    with _threads(threads), Progress(steps, quiet=quiet or not _is_first()) as progress, _quiet_lightning():
         for seed in seeds:
             worker.run_seed(seed, progress)
     report = worker.report(time.perf_counter() - start)
@@ -612,6 +617,17 @@ def _seeded(seed: int) -> Iterator[None]:
                     os.environ.pop(key, None)
                 else:
                     os.environ[key] = value
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager

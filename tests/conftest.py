@@ -2,6 +2,10 @@
 
 import logging
 import os
+
+# Before PyTorch is imported: the tests' networks are too small for more, and shared cores stall with more.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import warnings
 from collections.abc import Iterator
 from pathlib import Path

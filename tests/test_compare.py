@@ -368,6 +368,20 @@ def test_callbacks_may_be_described_by_class_path(tmp_path: Path) -> None:
     assert not toy_compare(tmp_path, source=SourceRun(lambda: Classifier(Net()), arguments), seeds=1).failed
 
 
+def test_threads_are_set_for_the_comparison_alone(tmp_path: Path) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def build() -> Classifier:
+        seen.append(torch.get_num_threads())
+        return Classifier(Net())
+
+    toy_compare(tmp_path, seeds=1, source=SourceRun(build, {"max_epochs": 1}), threads=before + 1)
+    assert set(seen) == {before + 1}
+    assert torch.get_num_threads() == before
+    with pytest.raises(ValueError, match="threads must be at least 1, got 0"):
+        toy_compare(tmp_path, threads=0)
+
+
 def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="trainer of 'reference_kl': give max_epochs"):
         toy_compare(tmp_path, methods=[MethodRun(reference_kl, "reference_kl")])

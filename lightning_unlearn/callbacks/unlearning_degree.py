@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UnlearningDegree"]
 
-Null = Literal["continue", "retrain", "retain"]
+Null = Literal["retain", "retrain", "continue"]
 
 _SHOWN = 8  # samples in the picture
 
@@ -61,7 +61,7 @@ class UnlearningDegree(Evaluator):
     depend on the number of processes.
 
     Args:
-        null: The null control.
+        null_control: The null control.
 
             - ``"retain"``: the audited model itself, on as many samples of the retain set, which it did not
               forget. What sets it apart from the source beside forgetting is in both, and no further model is
@@ -86,7 +86,7 @@ class UnlearningDegree(Evaluator):
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
 
     Raises:
-        TypeError: If ``null`` is no such control.
+        TypeError: If ``null_control`` is no such control.
         ValueError: If an argument is outside its range.
     """
 
@@ -94,7 +94,7 @@ class UnlearningDegree(Evaluator):
 
     def __init__(
         self,
-        null: Null | nn.Module | None = "retain",
+        null_control: Null | nn.Module | None = "retain",
         *,
         eta: float = 0.03,
         size: float = 0.2,
@@ -106,11 +106,14 @@ class UnlearningDegree(Evaluator):
         tolerance: float = 0.05,
         **evaluator: Any,
     ) -> None:
-        if isinstance(null, str) and null not in Null.__args__:  # type: ignore[attr-defined]
-            raise ValueError(f"null must be 'continue', 'retrain', 'retain', a module or None, got {null!r}")
-        if not isinstance(null, str | nn.Module | None):
+        if isinstance(null_control, str) and null_control not in Null.__args__:  # type: ignore[attr-defined]
+            raise ValueError(
+                f"null_control must be 'retain', 'retrain', 'continue', a module or None, got {null_control!r}"
+            )
+        if not isinstance(null_control, str | nn.Module | None):
             raise TypeError(
-                f"null must be 'continue', 'retrain', 'retain', a module or None, got {type(null).__name__}"
+                f"null_control must be 'retain', 'retrain', 'continue', a module or None, got "
+                f"{type(null_control).__name__}"
             )
         for argument, value in (("size", size), ("lr", lr)):
             if not 0 < value < float("inf"):
@@ -127,7 +130,7 @@ class UnlearningDegree(Evaluator):
             if value < least:
                 raise ValueError(f"{argument} must be at least {least}, got {value}")
         super().__init__(**evaluator)
-        self.null = null
+        self.null_control = null_control
         self.eta = eta
         self.size = size
         self.epochs = epochs
@@ -179,13 +182,13 @@ class UnlearningDegree(Evaluator):
 
     def _null_score(self, source: nn.Module, model: nn.Module, audit: Audit) -> "_Measured | None":
         """Measure the null control, or take what was measured for the last model of this source."""
-        if self.null is None:
+        if self.null_control is None:
             return None
-        if self.null == "retain":
+        if self.null_control == "retain":
             return self._measure(source, model, "retain", audit)
         # weak references: an id alone could belong to a new object after the old one is gone
         subjects = [audit.data, audit.original(source)]
-        subjects += [self.null] if isinstance(self.null, nn.Module) else []
+        subjects += [self.null_control] if isinstance(self.null_control, nn.Module) else []
         key = (audit.seed, *map(id, subjects))
         if self._known is not None and self._known[0] == key and all(ref() for ref in self._known[1]):
             return self._known[2]
@@ -194,12 +197,12 @@ class UnlearningDegree(Evaluator):
         return found
 
     def _null_model(self, source: nn.Module, audit: Audit) -> nn.Module:
-        if isinstance(self.null, nn.Module):
-            return audit.runtime.place(frozen(self.null))
+        if isinstance(self.null_control, nn.Module):
+            return audit.runtime.place(frozen(self.null_control))
         data, runtime = audit.data, audit.runtime
         seed = derive_seed(audit.seed, "null")
         with isolated_rng(seed):
-            null = clone(source) if self.null == "continue" else fresh_copy(source)
+            null = clone(source) if self.null_control == "continue" else fresh_copy(source)
         null.requires_grad_(True)
         # a step takes as many samples as in one process, so that the control does not depend on their number
         share = max(2, data.loader("train").batch_size // runtime.world_size)
@@ -315,7 +318,7 @@ class UnlearningDegree(Evaluator):
             "size": self.size,
             "samples": len(found.differences),
             "model_accuracy_perturbed": _share(found.model_right),
-            "null_control": self.null if isinstance(self.null, str | None) else "module",
+            "null_control": self.null_control if isinstance(self.null_control, str | None) else "module",
         }
         intervals = {"degree": found.differences}
         if null is not None:

@@ -35,6 +35,7 @@ from lightning_unlearn.functional.sensitivity import (
     select_top_k,
     select_top_k_tensors,
 )
+from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
 from lightning_unlearn.functional.statistics import (
     acceleration,
     confidence_interval,
@@ -76,7 +77,9 @@ __all__ = [
     "select_top_k_tensors",
     "similarity",
     "sort_posteriors",
+    "spd_gan_loss",
     "tpr_at_fpr",
+    "unlearning_degree",
     "wasserstein_critic_loss",
     "weight_distance",
 ]

@@ -11,6 +11,7 @@ from lightning_unlearn.models.hparams import (
 from lightning_unlearn.models.initialization import Network
 from lightning_unlearn.models.resnet import ResNet8, ResNet18, ResNet34, ResNet50, ResNet101, WideResNet
 from lightning_unlearn.models.small import MLP, LeNet5, PurchaseNet, SVHNConv2, SVHNConv8
+from lightning_unlearn.models.spd_gan import ConvPerturber, DensePerturber, perturber_for
 from lightning_unlearn.models.surgery import (
     clone,
     count_parameters,
@@ -28,7 +29,9 @@ __all__ = [
     "VGG16",
     "VGG19",
     "Classifier",
+    "ConvPerturber",
     "DenseNet121",
+    "DensePerturber",
     "GoogLeNet",
     "LeNet5",
     "Network",
@@ -47,6 +50,7 @@ __all__ = [
     "fresh_copy",
     "frozen",
     "last_parameter_tensors",
+    "perturber_for",
     "recorded_hyperparameters",
     "reinitialize",
     "restore_hyperparameters",

@@ -83,7 +83,7 @@ def test_the_degree_is_one_exactly_where_a_perturbation_can_reach(size: float, e
         Linear(1, 5, 0),
         Linear(1, 0, 0),
         signs(),
-        null=None,
+        null_control=None,
         size=size,
         eta=0.3,
         epochs=60,
@@ -103,7 +103,7 @@ def test_the_degree_is_one_exactly_where_a_perturbation_can_reach(size: float, e
 @pytest.mark.parametrize("null", ["retain", "continue", "retrain"])
 def test_the_source_has_degree_0(null: Any) -> None:
     source = toy_source()
-    found = scores(source, source, toy_data(order_seed=0), null=null)
+    found = scores(source, source, toy_data(order_seed=0), null_control=null)
     assert found["degree"] == 0.0
     assert found["calibrated"] == pytest.approx(-found["null"])
     if null == "retain":
@@ -113,18 +113,18 @@ def test_the_source_has_degree_0(null: Any) -> None:
 def test_a_null_control_equal_to_the_model_takes_all_of_the_degree() -> None:
     model = Linear(1, 5, 0)
     arguments: dict[str, Any] = {"size": 0.5, "eta": 0.3, "epochs": 30, "lr": 0.01, "batch_size": 8}
-    found = scores(model, Linear(1, 0, 0), signs(), null=clone(model), **arguments)
+    found = scores(model, Linear(1, 0, 0), signs(), null_control=clone(model), **arguments)
     assert found["degree"] > 0.9
     assert found["calibrated"] == 0.0, "the same generator on the same batches"
     assert (
-        scores(model, Linear(1, 0, 0), signs(), null=Linear(1, 0, 0), **arguments)["calibrated"]
+        scores(model, Linear(1, 0, 0), signs(), null_control=Linear(1, 0, 0), **arguments)["calibrated"]
         == found["degree"]
     )
 
 
 def test_the_retain_control_tells_forgetting_from_another_way_to_the_same_answers() -> None:
     forgot = Linear(1, 0, -2)  # wrong wherever the third value is 1 and the class 1
-    arguments: dict[str, Any] = {"size": 0.1, "epochs": 10, "null": "retain"}
+    arguments: dict[str, Any] = {"size": 0.1, "epochs": 10, "null_control": "retain"}
     found = scores(forgot, Linear(1, 0, 0), signs(forgotten=1.0), **arguments)
     assert found["degree"] == found["calibrated"] == 0.5
     assert found["null"] == 0.0
@@ -142,20 +142,23 @@ def test_a_broken_constraint_is_marked(tmp_path: Path) -> None:
     """Against an equal model with η > 1 the generator can only make both fail, and the source with them."""
     source = Linear(1, 5, 0)
     arguments: dict[str, Any] = {"eta": 5.0, "size": 0.5, "epochs": 30, "lr": 0.01, "dirpath": tmp_path}
-    found = scores(source, source, signs(), null=None, **arguments)
+    found = scores(source, source, signs(), null_control=None, **arguments)
     assert found["source_accuracy_drop"] == pytest.approx(1 - found["source_accuracy_perturbed"])
     assert found["source_accuracy_drop"] > 0.5
     assert found["constraint_met"] == 0.0
     assert "eq. 11" in json.loads((tmp_path / "unlearning_degree.json").read_text())["details"]["warning"]
-    assert scores(source, source, signs(), null=None, tolerance=1.0, **arguments)["constraint_met"] == 1.0
+    assert (
+        scores(source, source, signs(), null_control=None, tolerance=1.0, **arguments)["constraint_met"]
+        == 1.0
+    )
 
 
 def test_a_null_control_that_breaks_the_constraint_is_marked_too() -> None:
     arguments: dict[str, Any] = {"eta": 5.0, "size": 0.5, "epochs": 30, "lr": 0.01, "batch_size": 8}
     source, constant = Linear(1, 5, 0), Linear(0, 0, 0)  # nothing moves a constant's answer, so eta is idle
-    fine = scores(constant, source, signs(), null=None, **arguments)
+    fine = scores(constant, source, signs(), null_control=None, **arguments)
     assert fine["constraint_met"] == 1.0
-    assert scores(constant, source, signs(), null=clone(source), **arguments)["constraint_met"] == 0.0
+    assert scores(constant, source, signs(), null_control=clone(source), **arguments)["constraint_met"] == 0.0
 
 
 # ---------------------------------------------------------------------- the null control
@@ -182,7 +185,7 @@ def trainings(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("null", ["continue", "retrain"])
 def test_the_null_control_learns_from_all_data(null: Any, trainings: list[dict[str, Any]]) -> None:
     source, data = toy_source(), toy_data(order_seed=0, nonmember=10)
-    scores(toy_source(1), source, data, null=null, null_epochs=3)
+    scores(toy_source(1), source, data, null_control=null, null_epochs=3)
     (training,) = trainings
     assert sorted(training["samples"]) == data.split.members.tolist(), "forget and retain set"
     assert training["epochs"] == 3
@@ -214,7 +217,7 @@ def test_the_null_control_is_measured_once_a_source(trainings: list[dict[str, An
 
 @pytest.mark.parametrize("null", ["retain", None])
 def test_no_model_is_trained_without_need(null: Any, trainings: list[dict[str, Any]]) -> None:
-    scores(toy_source(1), toy_source(), toy_data(order_seed=0), null=null)
+    scores(toy_source(1), toy_source(), toy_data(order_seed=0), null_control=null)
     assert not trainings
 
 
@@ -232,7 +235,7 @@ def test_the_retain_control_asks_about_as_many_retained_samples(monkeypatch: pyt
         return loader
 
     monkeypatch.setattr(data, "loader", spy)
-    scores(toy_source(1), toy_source(), data, null="retain")
+    scores(toy_source(1), toy_source(), data, null_control="retain")
     (forgotten,), (retained,) = asked["forget"], asked["retain"]
     assert set(forgotten) == set(data.split.forget.tolist())
     assert len(retained) == len(forgotten)
@@ -244,7 +247,12 @@ def test_the_retain_control_asks_about_as_many_retained_samples(monkeypatch: pyt
 
 def test_intervals_and_settings_stand_in_the_file(tmp_path: Path) -> None:
     found = scores(
-        toy_source(2), toy_source(), toy_data(0.5, order_seed=0), null="retain", size=0.7, dirpath=tmp_path
+        toy_source(2),
+        toy_source(),
+        toy_data(0.5, order_seed=0),
+        null_control="retain",
+        size=0.7,
+        dirpath=tmp_path,
     )
     details = json.loads((tmp_path / "unlearning_degree.json").read_text())["details"]
     assert details["samples"] == 30
@@ -305,7 +313,7 @@ def test_every_epoch_sees_all_of_the_forget_set_in_another_order(monkeypatch: py
         return real(source_logits, *arguments)
 
     monkeypatch.setattr(room, "spd_gan_loss", spy)
-    scores(toy_source(1), source, toy_data(order_seed=0), null=None, epochs=3, size=1e-6)
+    scores(toy_source(1), source, toy_data(order_seed=0), null_control=None, epochs=3, size=1e-6)
     assert len(seen) == 3
     assert len({tuple(round(value, 3) for value in epoch) for epoch in seen}) == 3
     for epoch in seen:
@@ -317,7 +325,7 @@ def test_models_are_left_as_they_were() -> None:
     model.net[0].weight.requires_grad_(False)
     before = [state(each) for each in (source, model, null)]
     switches = [[p.requires_grad for p in each.parameters()] for each in (source, model, null)]
-    scores(model, source, toy_data(order_seed=0), null=null)
+    scores(model, source, toy_data(order_seed=0), null_control=null)
     for each, kept in zip((source, model, null), before, strict=True):
         assert_same_state(state(each), kept)
         assert all(parameter.grad is None for parameter in each.parameters())
@@ -346,7 +354,7 @@ def test_the_seed_decides() -> None:
 def test_a_precision_of_the_trainer_does_not_reach_the_generator(precision: Any) -> None:
     source, model = Linear(1, 0, 0), Linear(1, 5, 0)
     arguments: dict[str, Any] = {
-        "null": None,
+        "null_control": None,
         "size": 0.5,
         "eta": 0.3,
         "epochs": 60,
@@ -393,8 +401,8 @@ def test_a_loss_that_is_not_finite_is_named() -> None:
 @pytest.mark.parametrize(
     ("argument", "value"),
     [
-        ("null", "shadow"),
-        ("null", 3),
+        ("null_control", "shadow"),
+        ("null_control", 3),
         ("eta", -0.1),
         ("size", 0.0),
         ("size", float("inf")),

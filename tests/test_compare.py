@@ -444,3 +444,24 @@ def test_a_model_that_is_built_late_can_be_compared(tmp_path: Path) -> None:
 
     result = toy_compare(tmp_path, seeds=1, source=SourceRun(Late, {"max_epochs": 1}), methods=[])
     assert [f for f in result.report["failures"] if f["model"] == "source"] == []
+
+
+DDP = """
+import sys
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+from test_compare import CPU, toy_compare
+result = toy_compare(Path({folder!r}), trainer={{**CPU, "strategy": "ddp", "devices": 2}})
+sys.exit(result.failed)
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_run_the_whole_program_agree(tmp_path: Path) -> None:
+    """Under plain ``ddp`` every rank runs ``compare`` itself; one writes, and none reads what is not there yet."""
+    program = tmp_path / "program.py"
+    program.write_text(DDP.format(tests=str(Path(__file__).parent), folder=str(tmp_path / "out")))
+    for _ in range(2):  # the second time everything is there already
+        done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stderr
+    assert set(read_json(tmp_path / "out" / "report.json")["models"]) == {"source", "retrain", "reference_kl"}

@@ -221,7 +221,11 @@ class _Plan:
     def provenance(self) -> dict[str, Any]:
         """Return the configuration as plain values, without what does not decide the result."""
         plain: dict[str, Any] = _plain(self.config)
-        return {k: v for k, v in plain.items() if k not in ("config", "output_dir", "overwrite", "quiet", "threads")}
+        return {
+            k: v
+            for k, v in plain.items()
+            if k not in ("config", "output_dir", "overwrite", "quiet", "threads")
+        }
 
     def _fresh(self) -> Namespace:
         build = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes

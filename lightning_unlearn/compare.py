@@ -49,6 +49,8 @@ _AUDIT_TRAINER_KEYS = (
     "plugins",
     "deterministic",
 )
+# what a comparison itself sets on an evaluator, and so no setting of it
+_ASSIGNED = {"dirpath", "error", "retrained", "source"}
 _TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_checkpointing": False,
     "enable_model_summary": False,
@@ -302,7 +304,7 @@ class _Worker:
             with _seeded(own_seed):
                 subject = build()
                 fingerprint = self._fingerprint(name, seed, _hyper_parameters(subject))
-                if not _shared(lambda: _record(record, fingerprint) is not None and checkpoint.exists()):
+                if not _decided(lambda: _record(record, fingerprint) is not None and checkpoint.exists()):
                     _shared(lambda: self._begin(folder, name, seed))
                     model, times = train(subject)
                     _shared(lambda: write_export(model, checkpoint))
@@ -340,13 +342,14 @@ class _Worker:
         own = self._seed("evaluate", seed)
         audited = [_file_hash(self._run_folder(n, seed) / "model.ckpt") for n in (name, SOURCE, RETRAIN)]
         settings = [
-            (type(e).__name__, {k: v for k, v in vars(e).items() if k != "error" and _is_plain(v)}) for e in evaluators
+            (type(e).__name__, {k: v for k, v in vars(e).items() if k not in _ASSIGNED and _is_plain(v)})
+            for e in evaluators
         ]
         fingerprint = self._fingerprint(
             name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
         )
         try:
-            content = _shared(lambda: _record(record, fingerprint))
+            content = _decided(lambda: _record(record, fingerprint))
             if content is None or content["errors"]:  # what failed is tried again
                 for evaluator in evaluators:
                     evaluator.dirpath = folder / "evaluation"
@@ -555,6 +558,14 @@ def _file_hash(path: Path) -> str | None:
 
 def _hyper_parameters(module: object) -> Any:
     return dict(module.hparams) if isinstance(module, L.LightningModule) else None
+
+
+def _decided(question: Callable[[], T]) -> T:
+    """Answer a question about the folder alike on all processes that run along.
+
+    Before they are connected each looks for itself: nothing is written as long as they are not.
+    """
+    return _shared(question) if _in_group() else question()
 
 
 def _shared(work: Callable[[], T]) -> T:

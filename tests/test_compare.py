@@ -158,9 +158,12 @@ def test_two_processes_and_bf16_complete(tmp_path: Path) -> None:
 
 def test_a_finished_comparison_trains_nothing_again(tmp_path: Path) -> None:
     first = toy_compare(tmp_path).report
-    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")}
+    parts = ("model.ckpt", "training.json", "metrics.json")
+    made = {path: path.stat().st_mtime_ns for name in parts for path in tmp_path.rglob(name)}
+    assert len(made) == 18
+    stamps = {path: stamp for path, stamp in made.items() if path.name == "model.ckpt"}
     second = toy_compare(tmp_path).report
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")} == stamps
+    assert {path: path.stat().st_mtime_ns for path in made} == made, "something was trained or audited again"
     assert first["models"] == second["models"], "times included: they are kept, not measured again"
     more = toy_compare(tmp_path, seeds=3, methods=[MethodRun(reference_kl, "reference_kl", {"max_epochs": 2}), MethodRun(Retrain, "again", {"max_epochs": 1})]).report  # fmt: skip
     assert {path: path.stat().st_mtime_ns for path in stamps} == stamps

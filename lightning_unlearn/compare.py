@@ -342,7 +342,14 @@ class _Worker:
         own = self._seed("evaluate", seed)
         audited = [_file_hash(self._run_folder(n, seed) / "model.ckpt") for n in (name, SOURCE, RETRAIN)]
         settings = [
-            (type(e).__name__, {k: v for k, v in vars(e).items() if k not in _ASSIGNED and _is_plain(v)})
+            (
+                type(e).__name__,
+                {
+                    k: v
+                    for k, v in vars(e).items()
+                    if not (k in _ASSIGNED or k.startswith("_")) and _is_plain(v)
+                },
+            )
             for e in evaluators
         ]
         fingerprint = self._fingerprint(

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
@@ -61,6 +62,9 @@ class UnlearningModule(L.LightningModule):
     epoch_stream: str = "forget"
     indexed_streams: tuple[str, ...] = ()
     follows_source_recipe: ClassVar[bool] = False
+    keeps_source_tensors: ClassVar[bool] = (
+        False  # whether leaving some as they are is what the method is about
+    )
 
     def __init__(
         self,
@@ -315,6 +319,13 @@ class UnlearningModule(L.LightningModule):
         Returns:
             The path.
         """
+        kept = [] if self.keeps_source_tensors else self._unchanged_tensors()
+        if kept and self._prepared:
+            rank_zero_warn(
+                f"the export holds {len(kept)} tensors that are the source's, bit for bit: {', '.join(kept[:5])}"
+                f"{', ...' if len(kept) > 5 else ''}. If they were trained on forgotten samples (a moving average of "
+                "the weights, say), the model still remembers; reset or update them before exporting"
+            )
         return write_export(self.model, path)
 
     # ------------------------------------------------------------------ within
@@ -368,6 +379,18 @@ class UnlearningModule(L.LightningModule):
                 f"source: the model has {classes} classes, but the data has targets from {int(targets.min())} "
                 f"to {int(targets.max())}; use the source that was trained on this data"
             )
+
+    def _unchanged_tensors(self) -> list[str]:
+        """Return the names of tensors of the source that training did not change, constants left out."""
+        before = self.source.state_dict()
+        return [
+            name
+            for name, value in self.model.state_dict().items()
+            if isinstance(value, Tensor)
+            and value.is_floating_point()
+            and bool((value != value.flatten()[:1]).any())
+            and torch.equal(value.cpu(), before[name].cpu().to(value.dtype))
+        ]
 
     def _require_same_request(self) -> None:
         """Refuse another forget set than the one that was prepared for: tables and weights belong to that one."""

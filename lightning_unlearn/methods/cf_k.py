@@ -46,6 +46,7 @@ class CFk(UnlearningModule):
 
     streams = ("retain",)
     epoch_stream = "retain"
+    keeps_source_tensors = True
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """What all methods share: the copy, the source, export, times and what is refused."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -443,3 +444,23 @@ def test_a_checkpoint_counts_the_time_of_the_running_segment(tmp_path: Path) -> 
     fitted(method, callbacks=[Save()], limit_val_batches=0)
     saved = torch.load(tmp_path / "mid.ckpt", weights_only=True)["lightning_unlearn"]["unlearn_s"]
     assert 0.5 * method.times["time/unlearn_s"] < saved <= method.times["time/unlearn_s"]
+
+
+def test_an_export_that_still_holds_the_source_is_announced(tmp_path: Path) -> None:
+    class Averaged(PlainModule):
+        """Keeps a moving average of its weights beside them."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.average = Net()
+            self.average.requires_grad_(False)
+
+    method = Finetune(Averaged())
+    fitted(method)
+    with pytest.warns(UserWarning, match=r"tensors that are the source's, bit for bit: average\.0\.weight"):
+        method.export(tmp_path / "m.ckpt")
+    clean = Finetune(PlainModule())
+    fitted(clean)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clean.export(tmp_path / "m.ckpt")

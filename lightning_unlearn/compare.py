@@ -314,7 +314,7 @@ class _Worker:
                 loaded = self.source.model()
                 loaded.configure_model()
                 loaded.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
-        except Exception as error:
+        except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)
             return None
@@ -366,7 +366,7 @@ class _Worker:
                 with _seeded(own):
                     metrics = self._measure(model, evaluators)
                 content = _shared(lambda: self._collect(folder, evaluators, metrics, fingerprint))
-        except Exception as error:
+        except Exception as error:  # as above: one audit lost, the others finish
             self._fail(name, seed, f"audit: {type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)
             return
@@ -581,7 +581,7 @@ def _shared(work: Callable[[], T]) -> T:
     if _is_first():
         try:
             outcome[0] = work()
-        except Exception as error:
+        except Exception as error:  # raised below, on every process
             outcome[1] = error
     if _in_group():
         torch.distributed.broadcast_object_list(outcome, src=0)

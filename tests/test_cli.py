@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -293,3 +294,36 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
         del os.environ["WANDB_MODE"]
     else:
         pytest.fail(f"configs/{kind} is of no kind that this test knows how to run")
+
+
+def test_a_source_of_ones_own_class_is_named_on_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    import lightning as L
+
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "own_project"))
+    from my_project import MyDataModule, MyModule
+
+    quick: dict[str, Any] = {"accelerator": "cpu", "enable_progress_bar": False, "logger": False}
+    trainer = L.Trainer(max_epochs=1, **quick)
+    trainer.fit(MyModule(), MyDataModule())
+    trainer.save_checkpoint("best.ckpt")
+    source = [
+        "--model.source=lightning_unlearn.SourceCheckpoint",
+        "--model.source.path=best.ckpt",
+        "--model.source.module=my_project.MyModule",
+    ]
+    data = ["--data=UnlearningDataModule", "--data.datamodule=my_project.MyDataModule", "--data.forget=0.1"]
+    assert (
+        main(
+            [
+                "fit",
+                "--model=ReferenceKL",
+                "--model.reference_epochs=1",
+                *source,
+                *data,
+                *FIT,
+                "--trainer.max_epochs=1",
+            ]
+        )
+        == 0
+    )
+    sys.modules.pop("my_project")

@@ -119,7 +119,7 @@ class Backdoor(Evaluator):
         if self._curve_failed:
             return
         data, runtime = self._data(trainer), Runtime(trainer)
-        adapter = self.adapter or getattr(pl_module, "adapter", None) or Adapter()
+        adapter = self._adapter_for(pl_module)
         seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.name)
         try:
             with isolated_rng(seed):
@@ -127,8 +127,8 @@ class Backdoor(Evaluator):
                 if data.stream_size("test"):
                     clean = predict(pl_module, data.loader("test", indexed=True), runtime, adapter)
                 scores, _ = self._scores(pl_module, data, runtime, adapter, clean)
-        except Exception:
-            if self.on_error == "raise":
+        except Exception:  # a curve must not cost the training; with several processes none could go on alone
+            if self.on_error == "raise" or trainer.world_size > 1:
                 raise
             self._curve_failed = True
             rank_zero_warn(

@@ -139,7 +139,7 @@ class Evaluator(L.Callback):
 
     def _fire(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         data = self.data or trainer.datamodule  # type: ignore[attr-defined]
-        # only of a method of ours: another module may call anything of its own "source" or "adapter"
+        # only of a method of ours: another module may call anything of its own "source"
         ours = isinstance(pl_module, StreamConsumer)
         source = getattr(pl_module, "source", None) if self.source is None and ours else self.source
         seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.default_name)
@@ -154,8 +154,7 @@ class Evaluator(L.Callback):
                 _attached(data, trainer),
                 _ready(pl_module, Runtime(trainer)),
             ):
-                adapter = self.adapter or (getattr(pl_module, "adapter", None) if ours else None) or Adapter()
-                audit = Audit(trainer, data, adapter, source, self.retrained, seed)
+                audit = Audit(trainer, data, self._adapter_for(pl_module), source, self.retrained, seed)
                 for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):
                     if self.controls and control is not None:
                         scores = self.evaluate(control, audit)
@@ -164,7 +163,9 @@ class Evaluator(L.Callback):
                 scores = self.evaluate(pl_module, audit)
                 self.results.update(scores)
                 self.details = {**audit.details, "seconds": time.perf_counter() - start}
-        except Exception as error:
+        except (
+            Exception
+        ) as error:  # whatever an evaluator of anybody's raises must not lose the trained model
             if self.on_error == "raise" or trainer.world_size > 1:
                 raise  # with several processes the others may wait in this evaluator; none could go on alone
             self.results, self.error = {}, f"{type(error).__name__}: {error}"
@@ -176,6 +177,11 @@ class Evaluator(L.Callback):
             content = {"metrics": self.results, "details": self.details, "error": self.error}
             write_json_atomic(folder / f"{self.name}.json", content)
         return self.results
+
+    def _adapter_for(self, pl_module: L.LightningModule) -> Adapter:
+        """Return how batches are taken apart; a module that is no method may call anything its "adapter"."""
+        found = getattr(pl_module, "adapter", None)
+        return self.adapter or (found if isinstance(found, Adapter) else Adapter())
 
     def _folder(self, trainer: L.Trainer) -> Path | None:
         if self.dirpath is not None or not trainer.loggers:

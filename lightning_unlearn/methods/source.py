@@ -18,17 +18,19 @@ __all__ = ["Source", "SourceCheckpoint", "load_source"]
 class SourceCheckpoint:
     """A checkpoint of the source model and the class that loads it.
 
+    The fields are not called class_path and init_args because jsonargparse takes those names for its own.
+
     Args:
         path: File written by ``Trainer.save_checkpoint``, ``ModelCheckpoint`` or a method's ``export``.
-        class_path: Import path of the LightningModule, such as ``my_project.MyModule``; ``None`` if the
+        module: Import path of the LightningModule, such as ``my_project.MyModule``; ``None`` if the
             checkpoint was written under LightningCLI, which records it. A recorded class is used only if it is
             imported already, since a file must not decide what is executed.
-        init_args: Arguments of the class that the checkpoint does not hold.
+        arguments: Arguments of the class that the checkpoint does not hold.
     """
 
     path: str
-    class_path: str | None = None
-    init_args: Mapping[str, Any] = field(default_factory=dict)
+    module: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> L.LightningModule:
         """Load the model on the CPU.
@@ -43,21 +45,21 @@ class SourceCheckpoint:
             raise FileNotFoundError(
                 f"source: there is no checkpoint {path}; give the path of the source model's"
             )
-        module_class = L.LightningModule if self.class_path is None else _import_class(self.class_path)
+        module_class = L.LightningModule if self.module is None else _import_class(self.module)
         content = read_checkpoint(path)
         recorded = content.get("hyper_parameters", {})
-        if self.class_path is None and "_instantiator" not in recorded:
+        if self.module is None and "_instantiator" not in recorded:
             raise ValueError(
                 f"source: {path} does not say which class it belongs to (only checkpoints written under "
-                "LightningCLI do); give class_path='my_project.MyModule', or pass the loaded module itself"
+                "LightningCLI do); give module='my_project.MyModule', or pass the loaded module itself"
             )
         try:
             loaded = module_class.load_from_checkpoint(
-                path, map_location="cpu", weights_only=True, **dict(self.init_args)
+                path, map_location="cpu", weights_only=True, **dict(self.arguments)
             )
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             raise ValueError(
-                f"source: {path} does not load into {self.class_path or 'the class it records'}: {error}"
+                f"source: {path} does not load into {self.module or 'the class it records'}: {error}"
             ) from error
         restore_hyperparameters(loaded, content)
         return loaded
@@ -116,7 +118,7 @@ def _import_class(class_path: str) -> type[L.LightningModule]:
     try:
         found = getattr(__import__(module_name, fromlist=[name]), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ValueError(f"source: class_path={class_path!r} cannot be imported: {error}") from error
+        raise ValueError(f"source: module={class_path!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, L.LightningModule)):
-        raise ValueError(f"source: class_path={class_path!r} is not a LightningModule class")
+        raise ValueError(f"source: module={class_path!r} is not a LightningModule class")
     return found

@@ -295,13 +295,13 @@ class TestSourceCheckpoint:
 
     def test_a_class_and_a_file_give_the_source(self, tmp_path: Path) -> None:
         module, path = self.trained(tmp_path)
-        method = Finetune(SourceCheckpoint(str(path), class_path="toys.PlainModule"))
+        method = Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
         assert_same_state(state(method.source), state(module))
         assert method.source.hparams["hidden"] == 7
 
     def test_a_file_that_names_no_class_asks_for_it(self, tmp_path: Path) -> None:
         _, path = self.trained(tmp_path)
-        with pytest.raises(ValueError, match="class_path"):
+        with pytest.raises(ValueError, match="module"):
             Finetune(str(path))
 
     def test_another_class_is_refused(self, tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ class TestSourceCheckpoint:
         _, path = self.trained(tmp_path)
         path.write_bytes(path.read_bytes()[:500])
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-            Finetune(SourceCheckpoint(str(path), class_path="toys.PlainModule"))
+            Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
 
     def test_a_malicious_file_is_refused_and_not_executed(self, tmp_path: Path) -> None:
         import pickle
@@ -329,14 +329,14 @@ class TestSourceCheckpoint:
         path = tmp_path / "source.ckpt"
         torch.save({"state_dict": {}, "evil": Malicious()}, path, pickle_module=pickle)
         with pytest.raises(ValueError, match="nothing in it was executed"):
-            Finetune(SourceCheckpoint(str(path), class_path="toys.PlainModule"))
+            Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
         assert not mark.exists()
 
     def test_a_path_that_is_no_class_is_refused(self, tmp_path: Path) -> None:
         _, path = self.trained(tmp_path)
         for class_path in ("toys.Missing", "no_such_package.Module", "toys.Net"):
-            with pytest.raises(ValueError, match="class_path"):
-                Finetune(SourceCheckpoint(str(path), class_path=class_path))
+            with pytest.raises(ValueError, match="module"):
+                Finetune(SourceCheckpoint(str(path), module=class_path))
 
 
 def test_export_of_a_classifier_loads_with_its_net(tmp_path: Path) -> None:

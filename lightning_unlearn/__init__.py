@@ -8,7 +8,7 @@ from lightning_unlearn.callbacks import (
     MembershipInference,
     UnlearningDegree,
 )
-from lightning_unlearn.compare import MethodRun, SourceRun, compare
+from lightning_unlearn.compare import compare
 from lightning_unlearn.data import Adapter, Classes, Digits, Groups, Ids, RandomFraction, UnlearningDataModule
 from lightning_unlearn.methods import (
     WGAN,
@@ -23,6 +23,7 @@ from lightning_unlearn.methods import (
     UnlearningModule,
 )
 from lightning_unlearn.models import Classifier
+from lightning_unlearn.runs import MethodRun, SourceRun
 
 __all__ = [
     "WGAN",

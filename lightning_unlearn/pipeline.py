@@ -1,0 +1,450 @@
+"""The course of a comparison: which model is trained and audited when, and what of it stands finished."""
+
+import copy
+import hashlib
+import json
+import shutil
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import instantiate_class
+from lightning.pytorch.loggers import CSVLogger
+from torch import nn
+
+from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
+from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.ensembles import isolated_rng
+from lightning_unlearn.functional import acceleration
+from lightning_unlearn.io import write_json_atomic
+from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.methods.export import write_export
+from lightning_unlearn.methods.source import read_checkpoint
+from lightning_unlearn.processes import decided, is_first, shared
+from lightning_unlearn.progress import Progress
+from lightning_unlearn.reports import Report, build_report
+from lightning_unlearn.runs import MethodRun, SourceRun
+from lightning_unlearn.seeding import derive_seed
+from lightning_unlearn.surroundings import seeded
+
+__all__ = ["RETRAIN", "SOURCE", "Observer", "Pipeline"]
+
+SOURCE, RETRAIN = "source", "retrain"
+_AUDIT_TRAINER_KEYS = (
+    "accelerator",
+    "devices",
+    "strategy",
+    "num_nodes",
+    "precision",
+    "plugins",
+    "deterministic",
+)
+# what a comparison itself sets on an evaluator, and so no setting of it
+_ASSIGNED = {"dirpath", "error", "retrained", "source"}
+_TRAINER_DEFAULTS: dict[str, Any] = {
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+    "limit_val_batches": 0,  # the comparison measures at the end; validating every epoch would only cost time
+}
+
+
+class Observer(Protocol):
+    """Looks on while a comparison runs, on its first process; reads the folders and changes nothing in them.
+
+    What ``run_finished`` raises is listed among the failures, and the comparison goes on.
+    """
+
+    def run_finished(self, folder: Path, name: str, seed: int) -> None:
+        """One model is trained, exported and audited.
+
+        Args:
+            folder: The model's folder, with config.json, training.json, model.ckpt, metrics.json and log/metrics.csv.
+            name: The model's name: ``source``, ``retrain`` or the method's.
+            seed: The seed.
+        """
+
+    def finished(self, folder: Path, report: Report) -> None:
+        """The comparison is complete and its report written.
+
+        Args:
+            folder: The comparison's folder.
+            report: The content of its report.json.
+        """
+
+
+@dataclass
+class Pipeline:
+    """Runs the parts of a comparison and remembers what they gave."""
+
+    source: SourceRun
+    runs: dict[str, MethodRun]
+    data: UnlearningDataModule
+    evaluators: Sequence[Callable[[], Evaluator]]
+    seeds: list[int]
+    vary: str
+    trainer: dict[str, Any]
+    adapter: Adapter | None
+    folder: Path
+    config: dict[str, Any]
+    observers: Sequence[Observer] = ()
+    metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
+    details: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
+    failures: list[dict[str, Any]] = field(default_factory=list)
+
+    # ------------------------------------------------------------------ the course of a seed
+
+    def run_seed(self, seed: int, progress: Progress) -> None:
+        """Train and audit everything of one seed; what fails is noted and the rest goes on."""
+        source = self._train_source(seed, progress)
+        if source is None:
+            for name in self.runs:
+                self._fail(name, seed, "not run: the source model failed")
+            progress.skip(2 * len(self.runs) + 1)
+            return
+        evaluators = self._evaluators(seed)
+        retrained = self._train_method(RETRAIN, source, seed, progress)
+        self._audit(SOURCE, source, source, retrained, evaluators, seed, progress)
+        for name in self.runs:
+            model = retrained if name == RETRAIN else self._train_method(name, source, seed, progress)
+            if model is None:
+                progress.skip(1)
+            else:
+                self._audit(name, model, source, retrained, evaluators, seed, progress)
+
+    def _train_source(self, seed: int, progress: Progress) -> nn.Module | None:
+        own = self._seed("source", seed)
+
+        def build() -> L.LightningModule:
+            model = self.source.model()
+            if self.source.checkpoint is not None:
+                model.configure_model()
+                model.load_state_dict(read_checkpoint(self.source.checkpoint)["state_dict"])
+            return model
+
+        def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
+            if self.source.checkpoint is not None:
+                return model, {}
+            self.data.order_seed = own
+            trainer = self._trainer(SOURCE, seed, self.source.trainer, [_Clock(), progress.epochs()])
+            trainer.fit(model, self.data)
+            return model, _times(trainer)
+
+        return self._part(SOURCE, seed, own, progress, build, train)
+
+    def _train_method(self, name: str, source: nn.Module, seed: int, progress: Progress) -> nn.Module | None:
+        run = self.runs[name]
+        own = self._seed("unlearn", seed)
+
+        def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
+            self.data.order_seed = own
+            trainer = self._trainer(name, seed, run.trainer, [progress.epochs()])
+            trainer.fit(method, self.data)
+            return cast(UnlearningModule, method).model, _times(trainer)
+
+        return self._part(name, seed, own, progress, lambda: run.method(source), train)
+
+    def _part(
+        self,
+        name: str,
+        seed: int,
+        own_seed: int,
+        progress: Progress,
+        build: Callable[[], L.LightningModule],
+        train: Callable[[L.LightningModule], tuple[nn.Module, dict[str, float]]],
+    ) -> nn.Module | None:
+        """Train one model and export it, or take the one that stands in its folder; then load it from there."""
+        folder = self._run_folder(name, seed)
+        checkpoint, record = folder / "model.ckpt", folder / "training.json"
+        progress.start(name, seed)
+        try:
+            with seeded(own_seed):
+                subject = build()
+                fingerprint = self._fingerprint(name, seed, _hyper_parameters(subject))
+                if not decided(lambda: _record(record, fingerprint) is not None and checkpoint.exists()):
+                    shared(lambda: self._begin(folder, name, seed))
+                    model, times = train(subject)
+                    shared(lambda: write_export(model, checkpoint))
+                    shared(lambda: write_json_atomic(record, {"fingerprint": fingerprint, "times": times}))
+                times = json.loads(record.read_text())["times"]
+            with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
+                loaded = self.source.model()
+                loaded.configure_model()
+                loaded.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        except Exception as error:  # a method of anybody's may raise anything; the others must finish
+            self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
+            progress.done(failed=True)
+            return None
+        self.metrics.setdefault(name, {}).setdefault(seed, {}).update(times)
+        progress.done()
+        return loaded
+
+    def _begin(self, folder: Path, name: str, seed: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        write_json_atomic(folder / "config.json", self._run_config(name, seed))
+
+    def _audit(
+        self,
+        name: str,
+        model: nn.Module,
+        source: nn.Module,
+        retrained: nn.Module | None,
+        evaluators: list[Evaluator],
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        folder = self._run_folder(name, seed)
+        record = folder / "metrics.json"
+        progress.start(name, seed, "audit")
+        own = self._seed("evaluate", seed)
+        audited = [_file_hash(self._run_folder(n, seed) / "model.ckpt") for n in (name, SOURCE, RETRAIN)]
+        settings = [
+            (
+                type(e).__name__,
+                {
+                    k: v
+                    for k, v in vars(e).items()
+                    if not (k in _ASSIGNED or k.startswith("_")) and _is_plain(v)
+                },
+            )
+            for e in evaluators
+        ]
+        fingerprint = self._fingerprint(
+            name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
+        )
+        try:
+            content = decided(lambda: _record(record, fingerprint))
+            if content is None or content["errors"]:  # what failed is tried again
+                for evaluator in evaluators:
+                    evaluator.dirpath = folder / "evaluation"
+                    evaluator.source = source
+                    evaluator.retrained = None if name == RETRAIN else retrained
+                self.data.order_seed = own
+                with seeded(own):
+                    metrics = self._measure(model, evaluators)
+                content = shared(lambda: self._collect(folder, evaluators, metrics, fingerprint))
+        except Exception as error:  # as above: one audit lost, the others finish
+            self._fail(name, seed, f"audit: {type(error).__name__}: {error}", traceback.format_exc())
+            progress.done(failed=True)
+            return
+        self.metrics.setdefault(name, {}).setdefault(seed, {}).update(content["metrics"])
+        posteriors = content["details"].get(ForgettingMetrics.default_name, {}).get("posteriors", {})
+        self.details.setdefault(name, {})[seed] = {**content["details"], "posteriors": posteriors}
+        for key, message in content["errors"].items():
+            self._fail(name, seed, f"evaluator {key}: {message}")
+        self._show(folder, name, seed)
+        progress.done()
+
+    def _show(self, folder: Path, name: str, seed: int) -> None:
+        if not is_first():
+            return
+        try:
+            for observer in self.observers:
+                observer.run_finished(folder, name, seed)
+        except Exception as error:  # whoever looks on must not stop the work
+            self._fail(name, seed, f"observer: {type(error).__name__}: {error}", traceback.format_exc())
+
+    @staticmethod
+    def _collect(
+        folder: Path, evaluators: list[Evaluator], metrics: dict[str, float], fingerprint: str
+    ) -> dict[str, Any]:
+        """Put the evaluators' files and the metrics into one."""
+        found = {
+            e.name: json.loads((folder / "evaluation" / f"{e.name}.json").read_text()) for e in evaluators
+        }
+        content = {
+            "fingerprint": fingerprint,
+            "metrics": metrics,
+            "details": {key: value["details"] for key, value in found.items()},
+            "errors": {key: value["error"] for key, value in found.items() if value["error"]},
+        }
+        write_json_atomic(folder / "metrics.json", content)
+        return content
+
+    def _measure(self, model: nn.Module, evaluators: list[Evaluator]) -> dict[str, float]:
+        arguments = {key: value for key, value in self.trainer.items() if key in _AUDIT_TRAINER_KEYS}
+        trainer = L.Trainer(
+            **arguments,
+            **{key: value for key, value in _TRAINER_DEFAULTS.items() if key != "limit_val_batches"},
+            logger=False,
+            limit_test_batches=1,  # the evaluators look at whole streams themselves
+            callbacks=list(evaluators),
+        )
+        trainer.test(_Audited(model, adapter=self.adapter), self.data, verbose=False)
+        return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+    # ------------------------------------------------------------------ the report
+
+    def report(self, seconds: float) -> Report:
+        """Put together what the runs gave."""
+        totals = {seed: m.get("time/total_s") for seed, m in self.metrics.get(RETRAIN, {}).items()}
+        for name in self.runs:
+            for seed, metrics in self.metrics.get(name, {}).items():
+                retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
+                if retrain_seconds and own_seconds:
+                    metrics["acceleration"] = acceleration(retrain_seconds, own_seconds)
+        split = self.data.split
+        return build_report(
+            self.metrics,
+            seeds=self.seeds,
+            config=self.config,
+            data={
+                "name": self.data.data_name,
+                "n_forget": len(split.forget),
+                "n_retain": len(split.retain),
+                "n_test": len(split.test),
+                "n_nonmember": len(split.nonmember),
+                "n_shadow": len(split.shadow),
+                "forget_sha256": split.forget_sha256,
+                "seconds": seconds,
+            },
+            failures=self.failures,  # type: ignore[arg-type]
+        )
+
+    # ------------------------------------------------------------------ within
+
+    def claim_folder(self, overwrite: bool) -> None:
+        """Make the output folder ours, or say whose it is."""
+        mark = self.folder / "comparison.json"
+        # seeds may be added and methods too: each part has a fingerprint of its own
+        fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
+        identity = {"config": _canonical(fixed), "forget_sha256": self.data.split.forget_sha256}
+        if mark.exists() and json.loads(mark.read_text()) != identity:
+            if not overwrite:
+                raise ValueError(
+                    f"output_dir: {self.folder} holds another comparison (its config or forget set differs); choose "
+                    "another folder, or set overwrite to delete it"
+                )
+            if is_first():
+                shutil.rmtree(self.folder)
+        if is_first():
+            write_json_atomic(mark, identity)
+            self.data.split.save(self.folder / "split.npz")
+
+    def _trainer(
+        self, name: str, seed: int, arguments: Mapping[str, Any], callbacks: list[L.Callback]
+    ) -> L.Trainer:
+        # a copy a run: callbacks, loggers and plugins keep state
+        own = _instantiated(copy.deepcopy({**_TRAINER_DEFAULTS, **self.trainer, **arguments}))
+        given = own.pop("callbacks", None) or []
+        own.setdefault("logger", CSVLogger(self._run_folder(name, seed), name="log", version=""))
+        return L.Trainer(**own, callbacks=[*given, *callbacks])
+
+    def _evaluators(self, seed: int) -> list[Evaluator]:
+        made = [build() for build in self.evaluators]
+        for evaluator in made:
+            evaluator.seed = self._seed("evaluate", seed)
+            evaluator.controls = False  # source and retrained model have rows of their own
+        return made
+
+    def _seed(self, purpose: str, seed: int) -> int:
+        chosen = seed if self.vary in ("all", purpose) else self.seeds[0]
+        return derive_seed(chosen, purpose) % 2**32
+
+    def _run_folder(self, name: str, seed: int) -> Path:
+        return self.folder / name / f"seed_{seed}"
+
+    def _run_config(self, name: str, seed: int) -> dict[str, Any]:
+        method = {} if name == SOURCE else {"method": self._method_config(name)}
+        return {
+            "model": name,
+            "seed": seed,
+            "seeds": {purpose: self._seed(purpose, seed) for purpose in ("source", "unlearn", "evaluate")},
+            "source": self.config.get("source"),
+            "data": self.config.get("data"),
+            "trainer": self.config.get("trainer"),
+            **method,
+        }
+
+    def _method_config(self, name: str) -> Any:
+        entries = self.config.get("methods") or []
+        labels = [label for label in self.runs if label != RETRAIN]
+        return (
+            self.config.get("retrain")
+            if name == RETRAIN
+            else dict(zip(labels, entries, strict=False)).get(name)
+        )
+
+    def _fingerprint(self, name: str, seed: int, more: Any) -> str:
+        """Return a hash of all that is known to decide a part's result."""
+        run = None if name == SOURCE else self.runs[name].trainer
+        parts = [
+            self._run_config(name, seed),
+            self.data.split.forget_sha256,
+            [self.source.trainer, self.trainer, run],
+            None if self.source.checkpoint is None else _file_hash(Path(self.source.checkpoint)),
+            more,
+        ]
+        return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()
+
+    def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
+        self.failures.append({"model": name, "seed": seed, "error": error})
+        if trace and is_first():
+            folder = self._run_folder(name, seed)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "error.txt").write_text(trace)
+
+
+class _Audited(UnlearningModule):
+    """A model to be looked at by evaluators, which ask it themselves."""
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+
+class _Clock(L.Callback):
+    """Times the training of the source, as the methods time theirs."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.start = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        seconds = time.perf_counter() - self.start
+        trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)
+
+
+def _instantiated(value: Any) -> Any:
+    """Build what a YAML file describes by class path, such as a callback in a trainer's arguments."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        return instantiate_class(
+            (), {"class_path": value["class_path"], "init_args": value.get("init_args", {})}
+        )
+    if isinstance(value, Mapping):
+        return {key: _instantiated(item) for key, item in value.items()}
+    return [_instantiated(item) for item in value] if isinstance(value, list) else value
+
+
+def _file_hash(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
+
+
+def _hyper_parameters(module: object) -> Any:
+    return dict(module.hparams) if isinstance(module, L.LightningModule) else None
+
+
+def _times(trainer: L.Trainer) -> dict[str, float]:
+    return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
+
+
+def _canonical(content: Any) -> Any:
+    """Return plain values; an object stands for its class, since its address would change from run to run."""
+    return json.loads(json.dumps(content, sort_keys=True, default=lambda value: type(value).__qualname__))
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return what a finished part left, if it was this very part."""
+    if not path.exists():
+        return None
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content if content["fingerprint"] == fingerprint else None

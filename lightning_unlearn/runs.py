@@ -1,0 +1,63 @@
+"""What a comparison runs: how the source comes to be, and one method with its Trainer; runs nothing itself."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from lightning_unlearn.methods import UnlearningModule
+
+__all__ = ["MethodRun", "SourceRun", "snake_case"]
+
+
+@dataclass
+class SourceRun:
+    """How the source model comes to be.
+
+    Args:
+        model: Builds the untrained source; called once a seed.
+        trainer: Arguments of its Trainer, such as ``max_epochs``.
+        checkpoint: Weights of a source that is trained already; ``None`` trains one a seed.
+    """
+
+    model: Callable[[], L.LightningModule]
+    trainer: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str | None = None
+
+
+@dataclass
+class MethodRun:
+    """One method of a comparison.
+
+    Args:
+        method: Builds the method from the source model; a method's class will do.
+        name: Name in tables and folders; ``None`` derives one from the class, ``ReferenceKL`` giving
+            ``reference_kl``.
+        trainer: Arguments of its Trainer, such as ``max_epochs``.
+    """
+
+    method: Callable[[nn.Module], UnlearningModule]
+    name: str | None = None
+    trainer: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Name in tables and folders."""
+        if self.name is not None:
+            return self.name
+        if not isinstance(self.method, type):
+            raise ValueError("name: a method that is built by a function needs a name of its own")
+        return snake_case(self.method.__name__)
+
+
+def snake_case(name: str) -> str:
+    """Turn a class name into the name of its runs.
+
+    Example:
+        >>> snake_case("ReferenceKL"), snake_case("RandomTopK")
+        ('reference_kl', 'random_top_k')
+    """
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

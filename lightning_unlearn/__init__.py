@@ -2,10 +2,16 @@
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import (
+    KLOM,
+    RMIA,
     Backdoor,
     Evaluator,
     ForgettingMetrics,
+    ForgettingQuality,
+    LiRA,
     MembershipInference,
+    RelearnTime,
+    ULiRA,
     UnlearningDegree,
 )
 from lightning_unlearn.compare import compare
@@ -26,6 +32,8 @@ from lightning_unlearn.models import Classifier
 from lightning_unlearn.runs import MethodRun, SourceRun
 
 __all__ = [
+    "KLOM",
+    "RMIA",
     "WGAN",
     "Adapter",
     "Backdoor",
@@ -36,18 +44,22 @@ __all__ = [
     "EUk",
     "Evaluator",
     "ForgettingMetrics",
+    "ForgettingQuality",
     "Groups",
     "Ids",
+    "LiRA",
     "MembershipInference",
     "MethodRun",
     "RandomFraction",
     "RandomK",
     "RandomTopK",
     "ReferenceKL",
+    "RelearnTime",
     "Retrain",
     "SourceCheckpoint",
     "SourceRun",
     "TopK",
+    "ULiRA",
     "UnlearningDataModule",
     "UnlearningDegree",
     "UnlearningModule",

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 
 import lightning as L
-from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 import lightning_unlearn.callbacks
 import lightning_unlearn.data
@@ -14,6 +14,7 @@ import lightning_unlearn.methods
 import lightning_unlearn.models  # noqa: F401  an imported class can be named without its path
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.commands import COMMANDS, run
+from lightning_unlearn.methods.resuming import require_readable
 
 __all__ = ["main"]
 
@@ -21,7 +22,7 @@ _DESCRIPTION = """Make a trained Lightning model forget chosen training samples,
 
 compare is the main job: source, retrained model and every method, over several seeds, in one table and report
 (lightning-unlearn compare --help). report writes its page again, or merges several (lightning-unlearn report
---help). The others are LightningCLI's, for one model at a time."""
+--help). ledger verify checks a deletion ledger. The others are LightningCLI's, for one model at a time."""
 
 _TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 
@@ -55,8 +56,18 @@ def main(args: Sequence[str] | None = None) -> int:
     return 0
 
 
+class _Command(LightningCLI):
+    """LightningCLI that says of a checkpoint which it cannot resume from why, instead of failing inside torch."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path:
+            require_readable(path)
+
+
 def _run_lightning(args: list[str] | None) -> None:
-    LightningCLI(
+    _Command(
         L.LightningModule,
         L.LightningDataModule,
         subclass_mode_model=True,

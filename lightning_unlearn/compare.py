@@ -1,18 +1,25 @@
 """The main job: source, retrained model and every method, over every seed, audited alike and reported."""
 
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
 from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.io import write_json_atomic
+from lightning_unlearn.ledger import Ledger, as_ledger
+from lightning_unlearn.loggers import split_loggers
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.pipeline import RETRAIN, SOURCE, Observer, Pipeline
 from lightning_unlearn.processes import is_first
 from lightning_unlearn.progress import Progress
-from lightning_unlearn.reports import Details, Report, write_all
+from lightning_unlearn.recorder import Recorder
+from lightning_unlearn.remembering import Remembering, remembering_files, remove
+from lightning_unlearn.reports import Report, read_details, write_all
+from lightning_unlearn.reports.wandb_runs import WandbRuns
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.surroundings import quiet_lightning
 from lightning_unlearn.surroundings import threads as torch_threads
@@ -28,11 +35,13 @@ class Comparison:
         report: The content of report.json.
         output_dir: Folder with the report, the figures and one folder a model and seed.
         files: The report's files.
+        remembering: Files of the run that still remember what was forgotten.
     """
 
     report: Report
     output_dir: Path
     files: list[Path]
+    remembering: list[Remembering]
 
     @property
     def failed(self) -> bool:
@@ -56,6 +65,8 @@ def compare(
     quiet: bool = False,
     threads: int | None = None,
     observers: Sequence[Observer] = (),
+    ledger: str | Path | Ledger | None = None,
+    clean: bool = False,
     config: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Measure unlearning methods against the source and the retrained model.
@@ -73,7 +84,9 @@ def compare(
         vary: Which randomness differs between seeds: ``all``, or only that of training the ``source``, of
             ``unlearn``-ing (retraining included), or of evaluating.
         retrain: How to retrain; ``None`` for :class:`~lightning_unlearn.methods.Retrain` with the source's trainer.
-        trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``.
+        trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``. Every Trainer
+            logs to CSV, in the run's folder, unless ``logger`` is False; other loggers beside it. A ``WandbLogger``
+            says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
         adapter: How batches and outputs are taken apart in the audit; ``None`` for the usual layouts.
         output_dir: Folder of everything that is written.
         overwrite: Whether to delete what another comparison left in ``output_dir``.
@@ -81,13 +94,20 @@ def compare(
         threads: CPU threads of PyTorch while the comparison runs; ``None`` leaves them as they are. Small networks
             are fastest with one, and a machine that shares its cores stalls with more.
         observers: Look on, such as those that send finished runs to a dashboard.
+        ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.ledger.Ledger`, to which one line a method and
+            seed is appended; ``None`` takes that of the data, if it has one.
+        clean: Whether to remove, when all is done and nothing failed, the files that still remember: the source
+            model, checkpoints to resume from, the split (keep one with the data's ``split_path``, the next request
+            needs it as ``previous``). Started again, a cleaned comparison trains its source anew. What is left is
+            listed in remembering.json either way.
         config: Provenance for the report, and part of what decides whether a finished part can be kept.
 
     Returns:
         The report and where it stands.
 
     Raises:
-        ValueError: If an argument does not fit, or ``output_dir`` holds another comparison.
+        ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not
+            verify.
     """
     runs = {RETRAIN: retrain or MethodRun(lambda s: Retrain(s, fresh=source.model), RETRAIN, source.trainer)}
     for method in methods:
@@ -112,11 +132,27 @@ def compare(
                 f"trainer of {name!r}: give max_epochs (or max_steps, or max_time); without one Lightning would train "
                 "for 1000 epochs"
             )
+    arguments = dict(trainer or {})
+    wandb, loggers = split_loggers(arguments.pop("logger", None))
+    if wandb is not None:
+        observers = [*observers, WandbRuns(wandb, quiet=quiet)]
+    for label, given in ((SOURCE, source.trainer), *((label, run.trainer) for label, run in runs.items())):
+        if split_loggers(given.get("logger"))[0] is not None:
+            raise ValueError(
+                f"trainer of {label!r}: a WandbLogger belongs into the comparison's own trainer; it writes every run"
+            )
     split_data = data()
     split_data.prepare_data()
     split_data.setup("fit")
     if not split_data.stream_size("test"):
         raise ValueError("data: a comparison needs a test set, and the data has none")
+    if ledger is not None and split_data.ledger is not None:
+        raise ValueError(f"ledger: the data has one already, {split_data.ledger.path}; name it in one place")
+    # the fits of a comparison are put on record by the comparison, once they are audited
+    record, split_data.ledger = as_ledger(ledger) or split_data.ledger, None
+    recorder = None if record is None else Recorder(record, split_data, source.checkpoint)
+    if recorder is not None:
+        observers = [recorder, *observers]
     pipeline = Pipeline(
         source=source,
         runs=runs,
@@ -124,10 +160,11 @@ def compare(
         evaluators=[ForgettingMetrics, *evaluators],
         seeds=seeds,
         vary=vary,
-        trainer=dict(trainer or {}),
+        trainer=arguments,
+        loggers=loggers,
         adapter=adapter,
         folder=Path(output_dir),
-        config=dict(config or {}),
+        config=_without_logger(config or {}),
         observers=observers,
     )
     pipeline.claim_folder(overwrite)
@@ -141,9 +178,37 @@ def compare(
         for seed in seeds:
             pipeline.run_seed(seed, progress)
     report = pipeline.report(time.perf_counter() - start)
+    if recorder is not None:
+        report["ledger"] = recorder.lines
     files: list[Path] = []
     if is_first():
-        files = write_all(report, pipeline.folder, cast(Details, pipeline.details))
+        files = write_all(report, pipeline.folder, read_details(pipeline.folder, report))
         for observer in observers:
-            observer.finished(pipeline.folder, report)
-    return Comparison(report, pipeline.folder, files)
+            _show(observer, pipeline.folder, report)
+    remembering = _settle(pipeline.folder, clean and not report["failures"]) if is_first() else []
+    return Comparison(report, pipeline.folder, files, remembering)
+
+
+def _show(observer: Observer, folder: Path, report: Report) -> None:
+    try:
+        observer.finished(folder, report)
+    except Exception as error:  # whoever looks on must not cost what is written already
+        warnings.warn(f"observer: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def _without_logger(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the loggers out of what decides a result: a finished comparison can be sent elsewhere later."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, Mapping) or "logger" not in trainer:
+        return dict(config)
+    return {**config, "trainer": {key: value for key, value in trainer.items() if key != "logger"}}
+
+
+def _settle(folder: Path, clean: bool) -> list[Remembering]:
+    """Note which files still remember, after removing them if that is asked for; return those that are left."""
+    found = remembering_files(folder)
+    if clean:
+        remove(found)
+    listed = [{"file": item.file.relative_to(folder).as_posix(), "reason": item.reason} for item in found]
+    write_json_atomic(folder / "remembering.json", {"removed": clean, "files": listed})
+    return [] if clean else found

@@ -6,7 +6,8 @@ import json
 import shutil
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -17,17 +18,23 @@ from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
+from lightning_unlearn.callbacks import Evaluator, ManyModels
+from lightning_unlearn.callbacks.populations import Kinds, Populations
+from lightning_unlearn.callbacks.watching import WatchRecorder, read_watched
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.io import write_json_atomic
+from lightning_unlearn.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.export import write_export
+from lightning_unlearn.methods.many import Procedure
+from lightning_unlearn.methods.recording import describe
 from lightning_unlearn.methods.source import read_checkpoint
 from lightning_unlearn.processes import decided, is_first, shared
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
+from lightning_unlearn.run_facts import RunFacts
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.seeding import derive_seed
 from lightning_unlearn.surroundings import seeded
@@ -44,18 +51,21 @@ _AUDIT_TRAINER_KEYS = (
     "plugins",
     "deterministic",
 )
+_WATCHED = "watched.json"
+_LIMITS = {"max_epochs", "max_steps", "max_time", "fast_dev_run"}
 # what a comparison itself sets on an evaluator, and so no setting of it
 _ASSIGNED = {"dirpath", "error", "retrained", "source"}
 _TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_checkpointing": False,
     "enable_model_summary": False,
     "enable_progress_bar": False,
+    "log_every_n_steps": 10,  # short runs would be over before the 50 steps of Lightning
     "limit_val_batches": 0,  # the comparison measures at the end; validating every epoch would only cost time
 }
 
 
 class Observer(Protocol):
-    """Looks on while a comparison runs, on its first process; reads the folders and changes nothing in them.
+    """Looks on while a comparison runs, on its first process; reads the folders and adds at most a file of its own.
 
     What ``run_finished`` raises is listed among the failures, and the comparison goes on.
     """
@@ -92,10 +102,11 @@ class Pipeline:
     adapter: Adapter | None
     folder: Path
     config: dict[str, Any]
+    loggers: LoggerChoice = field(default_factory=list)
     observers: Sequence[Observer] = ()
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
-    details: dict[str, dict[int, dict[str, Any]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    populations: dict[int, Populations] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ the course of a seed
 
@@ -108,10 +119,12 @@ class Pipeline:
             progress.skip(2 * len(self.runs) + 1)
             return
         evaluators = self._evaluators(seed)
-        retrained = self._train_method(RETRAIN, source, seed, progress)
+        retrained = self._train_method(RETRAIN, source, seed, [], progress)
         self._audit(SOURCE, source, source, retrained, evaluators, seed, progress)
         for name in self.runs:
-            model = retrained if name == RETRAIN else self._train_method(name, source, seed, progress)
+            model = retrained
+            if name != RETRAIN:
+                model = self._train_method(name, source, seed, evaluators, progress)
             if model is None:
                 progress.skip(1)
             else:
@@ -124,7 +137,7 @@ class Pipeline:
             model = self.source.model()
             if self.source.checkpoint is not None:
                 model.configure_model()
-                model.load_state_dict(read_checkpoint(self.source.checkpoint)["state_dict"])
+                _load_source(model, self.source.checkpoint)
             return model
 
         def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
@@ -137,17 +150,26 @@ class Pipeline:
 
         return self._part(SOURCE, seed, own, progress, build, train)
 
-    def _train_method(self, name: str, source: nn.Module, seed: int, progress: Progress) -> nn.Module | None:
+    def _train_method(
+        self, name: str, source: nn.Module, seed: int, evaluators: list[Evaluator], progress: Progress
+    ) -> nn.Module | None:
         run = self.runs[name]
         own = self._seed("unlearn", seed)
+        watched = {e.name: (e, watcher) for e in evaluators if (watcher := e.watching()) is not None}
 
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             self.data.order_seed = own
-            trainer = self._trainer(name, seed, run.trainer, [progress.epochs()])
-            trainer.fit(method, self.data)
+            watchers = {key: watcher for key, (_, watcher) in watched.items()}
+            recorder = WatchRecorder(self._run_folder(name, seed) / _WATCHED, watchers)
+            looking = [*watchers.values(), recorder] if watchers else []
+            trainer = self._trainer(name, seed, run.trainer, [progress.epochs(), *looking])
+            with _batches_of(self.data, run.batch_size):
+                trainer.fit(method, self.data)
             return cast(UnlearningModule, method).model, _times(trainer)
 
-        return self._part(name, seed, own, progress, lambda: run.method(source), train)
+        # what is watched decides no weight, but a run that was not watched has nothing to show
+        settings = [_settings(evaluator) for evaluator, _ in watched.values()]
+        return self._part(name, seed, own, progress, lambda: run.method(source), train, settings)
 
     def _part(
         self,
@@ -157,6 +179,7 @@ class Pipeline:
         progress: Progress,
         build: Callable[[], L.LightningModule],
         train: Callable[[L.LightningModule], tuple[nn.Module, dict[str, float]]],
+        watched: Sequence[Any] = (),
     ) -> nn.Module | None:
         """Train one model and export it, or take the one that stands in its folder; then load it from there."""
         folder = self._run_folder(name, seed)
@@ -165,12 +188,25 @@ class Pipeline:
         try:
             with seeded(own_seed):
                 subject = build()
-                fingerprint = self._fingerprint(name, seed, _hyper_parameters(subject))
-                if not decided(lambda: _record(record, fingerprint) is not None and checkpoint.exists()):
+                decisive = _hyper_parameters(subject)
+                fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
+                if not decided(lambda: _is_finished(record, fingerprint, checkpoint)):
                     shared(lambda: self._begin(folder, name, seed))
                     model, times = train(subject)
                     shared(lambda: write_export(model, checkpoint))
-                    shared(lambda: write_json_atomic(record, {"fingerprint": fingerprint, "times": times}))
+                    shared(
+                        lambda: write_json_atomic(
+                            record,
+                            {
+                                "fingerprint": fingerprint,
+                                "times": _unwatched(times, folder),
+                                "sha256": _file_hash(checkpoint),
+                                "method": describe(subject),
+                            },
+                        )
+                    )
+                else:  # what a reader of the folder needs and no fingerprint guards
+                    shared(lambda: self._describe(folder, name, seed))
                 times = json.loads(record.read_text())["times"]
             with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
                 loaded = self.source.model()
@@ -186,6 +222,9 @@ class Pipeline:
 
     def _begin(self, folder: Path, name: str, seed: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
+        self._describe(folder, name, seed)
+
+    def _describe(self, folder: Path, name: str, seed: int) -> None:
         write_json_atomic(folder / "config.json", self._run_config(name, seed))
 
     def _audit(
@@ -203,27 +242,21 @@ class Pipeline:
         progress.start(name, seed, "audit")
         own = self._seed("evaluate", seed)
         audited = [_file_hash(self._run_folder(n, seed) / "model.ckpt") for n in (name, SOURCE, RETRAIN)]
-        settings = [
-            (
-                type(e).__name__,
-                {
-                    k: v
-                    for k, v in vars(e).items()
-                    if not (k in _ASSIGNED or k.startswith("_")) and _is_plain(v)
-                },
-            )
-            for e in evaluators
-        ]
+        settings = [_settings(evaluator) for evaluator in evaluators]
         fingerprint = self._fingerprint(
             name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
         )
         try:
             content = decided(lambda: _record(record, fingerprint))
             if content is None or content["errors"]:  # what failed is tried again
+                shared(lambda: _forget_audit(folder))
                 for evaluator in evaluators:
                     evaluator.dirpath = folder / "evaluation"
                     evaluator.source = source
                     evaluator.retrained = None if name == RETRAIN else retrained
+                    if isinstance(evaluator, ManyModels):
+                        evaluator.kinds = self._kinds(name, source, seed)
+                        evaluator.shared = self.populations.setdefault(seed, Populations())
                 self.data.order_seed = own
                 with seeded(own):
                     metrics = self._measure(model, evaluators)
@@ -233,8 +266,6 @@ class Pipeline:
             progress.done(failed=True)
             return
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(content["metrics"])
-        posteriors = content["details"].get(ForgettingMetrics.default_name, {}).get("posteriors", {})
-        self.details.setdefault(name, {})[seed] = {**content["details"], "posteriors": posteriors}
         for key, message in content["errors"].items():
             self._fail(name, seed, f"evaluator {key}: {message}")
         self._show(folder, name, seed)
@@ -253,14 +284,15 @@ class Pipeline:
     def _collect(
         folder: Path, evaluators: list[Evaluator], metrics: dict[str, float], fingerprint: str
     ) -> dict[str, Any]:
-        """Put the evaluators' files and the metrics into one."""
+        """Put the evaluators' files, what was watched during training and the metrics into one."""
         found = {
             e.name: json.loads((folder / "evaluation" / f"{e.name}.json").read_text()) for e in evaluators
         }
+        _, watched = read_watched(folder / _WATCHED)
         content = {
             "fingerprint": fingerprint,
             "metrics": metrics,
-            "details": {key: value["details"] for key, value in found.items()},
+            "details": {key: {**value["details"], **watched.get(key, {})} for key, value in found.items()},
             "errors": {key: value["error"] for key, value in found.items() if value["error"]},
         }
         write_json_atomic(folder / "metrics.json", content)
@@ -314,10 +346,11 @@ class Pipeline:
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
         identity = {"config": _canonical(fixed), "forget_sha256": self.data.split.forget_sha256}
-        if mark.exists() and json.loads(mark.read_text()) != identity:
+        if mark.exists() and _read_json(mark) != identity:
             if not overwrite:
                 raise ValueError(
-                    f"output_dir: {self.folder} holds another comparison (its config or forget set differs); choose "
+                    f"output_dir: {self.folder} holds another comparison (its config or forget set differs, or "
+                    "its comparison.json is damaged); choose "
                     "another folder, or set overwrite to delete it"
                 )
             if is_first():
@@ -330,10 +363,15 @@ class Pipeline:
         self, name: str, seed: int, arguments: Mapping[str, Any], callbacks: list[L.Callback]
     ) -> L.Trainer:
         # a copy a run: callbacks, loggers and plugins keep state
-        own = _instantiated(copy.deepcopy({**_TRAINER_DEFAULTS, **self.trainer, **arguments}))
-        given = own.pop("callbacks", None) or []
-        own.setdefault("logger", CSVLogger(self._run_folder(name, seed), name="log", version=""))
-        return L.Trainer(**own, callbacks=[*given, *callbacks])
+        described = {**_TRAINER_DEFAULTS, **self.trainer, **arguments}
+        _, loggers = split_loggers(described.pop("logger", self.loggers))
+        own = _instantiated(copy.deepcopy(described))
+        folder = self._run_folder(name, seed)
+        csv = CSVLogger(folder, name="log", version="")
+        given = [*(own.pop("callbacks", None) or []), RunFacts(folder / "facts.json")]
+        return L.Trainer(
+            **own, logger=trainer_loggers(loggers, csv, name, seed), callbacks=[*given, *callbacks]
+        )
 
     def _evaluators(self, seed: int) -> list[Evaluator]:
         made = [build() for build in self.evaluators]
@@ -341,6 +379,40 @@ class Pipeline:
             evaluator.seed = self._seed("evaluate", seed)
             evaluator.controls = False  # source and retrained model have rows of their own
         return made
+
+    def _kinds(self, name: str, source: nn.Module, seed: int) -> Kinds:
+        """Return how models come to be in this comparison, for evaluators that want many of each kind."""
+
+        def procedure(label: str, build: Callable[[nn.Module], L.LightningModule]) -> Procedure:
+            run = self.source if label == SOURCE else self.runs[label]
+            settings = {**_TRAINER_DEFAULTS, **self.trainer, **run.trainer}
+            settings.pop("logger", None)
+
+            def arguments() -> dict[str, Any]:
+                if not _LIMITS & settings.keys():
+                    raise ValueError(
+                        f"trainer of {label!r}: evaluators with sources='many' train sources anew; give the source "
+                        "max_epochs, even where a checkpoint is given, or take sources='one'"
+                    )
+                made: dict[str, Any] = _instantiated(copy.deepcopy(settings))
+                return made
+
+            with isolated_rng(0):
+                decisive = _hyper_parameters(build(source))
+            batch_size = None if isinstance(run, SourceRun) else run.batch_size
+            identity = self._fingerprint(label, seed, decisive)
+            return Procedure(build, arguments, identity, batch_size=batch_size)
+
+        method = None if name in (SOURCE, RETRAIN) else procedure(name, self.runs[name].method)
+        return Kinds(
+            audited="source" if name == SOURCE else "retrained" if name == RETRAIN else "unlearned",
+            method=method,
+            retrain=procedure(RETRAIN, self.runs[RETRAIN].method),
+            anew=procedure(SOURCE, lambda _: self.source.model()),
+            source=source,
+            seed=self._seed("evaluate", seed),
+            cache=self.folder / "populations",
+        )
 
     def _seed(self, purpose: str, seed: int) -> int:
         chosen = seed if self.vary in ("all", purpose) else self.seeds[0]
@@ -372,7 +444,7 @@ class Pipeline:
 
     def _fingerprint(self, name: str, seed: int, more: Any) -> str:
         """Return a hash of all that is known to decide a part's result."""
-        run = None if name == SOURCE else self.runs[name].trainer
+        run = None if name == SOURCE else [self.runs[name].trainer, self.runs[name].batch_size]
         parts = [
             self._run_config(name, seed),
             self.data.split.forget_sha256,
@@ -438,13 +510,71 @@ def _canonical(content: Any) -> Any:
     return json.loads(json.dumps(content, sort_keys=True, default=lambda value: type(value).__qualname__))
 
 
+def _unwatched(times: dict[str, float], folder: Path) -> dict[str, float]:
+    """Take off the time that went into looking on, which the method would not have needed."""
+    looking, _ = read_watched(folder / _WATCHED)
+    while_unlearning = ("time/unlearn_s", "time/total_s")
+    return {key: value - looking * (key in while_unlearning) for key, value in times.items()}
+
+
+def _forget_audit(folder: Path) -> None:
+    """Remove what an earlier audit left: the report reads these files, and must not take them for the new one's."""
+    (folder / "metrics.json").unlink(missing_ok=True)
+    shutil.rmtree(folder / "evaluation", ignore_errors=True)
+
+
+def _settings(evaluator: Evaluator) -> tuple[str, dict[str, Any]]:
+    """Return an evaluator's class and arguments, as far as they are plain values."""
+    arguments = {
+        key: value
+        for key, value in vars(evaluator).items()
+        if not (key in _ASSIGNED or key.startswith("_")) and _is_plain(value)
+    }
+    return type(evaluator).__name__, arguments
+
+
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
 
 
+@contextmanager
+def _batches_of(data: UnlearningDataModule, size: int | None) -> Iterator[None]:
+    """Serve batches of another size for a while; None leaves it as it is."""
+    before = data.batch_size
+    data.batch_size = size or before
+    try:
+        yield
+    finally:
+        data.batch_size = before
+
+
 def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return what a finished part left, if it was this very part."""
-    if not path.exists():
+    """Return what a finished part left, if it was this very part; a damaged file is as good as none."""
+    content = _read_json(path)
+    return content if isinstance(content, dict) and content.get("fingerprint") == fingerprint else None
+
+
+def _is_finished(record: Path, fingerprint: str, checkpoint: Path) -> bool:
+    """Whether a model was trained as asked and its file is still the one that was written."""
+    content = _record(record, fingerprint)
+    return content is not None and content.get("sha256") == _file_hash(checkpoint) is not None
+
+
+def _load_source(model: L.LightningModule, checkpoint: str) -> None:
+    if not Path(checkpoint).is_file():
+        raise FileNotFoundError(
+            f"source: there is no checkpoint {checkpoint}; give the path of the source model's"
+        )
+    try:
+        model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"source: {checkpoint} does not load into {type(model).__name__}: {error}"
+        ) from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
         return None
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content if content["fingerprint"] == fingerprint else None

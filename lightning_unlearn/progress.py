@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning as L
 
+from lightning_unlearn.terminal import encodable, say
+
 __all__ = ["Progress"]
 
 
@@ -23,6 +25,7 @@ class Progress:
         self.parts = parts
         self.quiet = quiet
         self.live = not quiet and sys.stdout.isatty()
+        self._encoding = sys.stdout.encoding  # that of the live display's stand-in is not known
         self.finished = 0
         self._what = ""
         self._start = 0.0
@@ -77,7 +80,7 @@ class Progress:
         elif not self.quiet:
             seconds = time.perf_counter() - self._start
             end = "FAILED" if failed else f"{seconds:.1f} s"
-            print(f"[{self.finished}/{self.parts}] {self._what}: {end}", flush=True)
+            say(f"[{self.finished}/{self.parts}] {self._what}: {end}")
 
     def skip(self, parts: int) -> None:
         """Count parts that cannot run."""
@@ -97,7 +100,7 @@ class Progress:
     def _describe(self, text: str) -> None:
         # a process that a strategy forked must not draw on the terminal of this one
         if self._bar is not None and os.getpid() == self._process:
-            self._bar.update(self._task, description=text)
+            self._bar.update(self._task, description=encodable(text, self._encoding))
 
     def __getstate__(self) -> dict[str, Any]:
         """Go to another process without the display."""

@@ -37,11 +37,21 @@ class MethodRun:
         name: Name in tables and folders; ``None`` derives one from the class, ``ReferenceKL`` giving
             ``reference_kl``.
         trainer: Arguments of its Trainer, such as ``max_epochs``.
+        batch_size: Samples a process takes each step while it unlearns; ``None`` for the data's. A forget set is
+            small, and small batches give a method more steps for the same work.
+
+    Raises:
+        ValueError: If ``batch_size`` < 1.
     """
 
     method: Callable[[nn.Module], UnlearningModule]
     name: str | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
+    batch_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}; None takes the data's")
 
     @property
     def label(self) -> str:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from toys import assert_same_state
 
@@ -273,6 +274,11 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
         arguments = ["compare", f"--config={path}", "--seeds=1", "--output_dir=out", "--quiet=true"]
         if kind == "mnist":
             arguments += [f"--data.init_args.datamodule.init_args.root={root()}", "--data.init_args.datamodule.init_args.train_limit=600", "--data.init_args.datamodule.init_args.test_limit=200"]  # fmt: skip
+        if kind == "cifar10":  # arrays of the same shape: the format itself is tested where it is read
+            draw = np.random.default_rng(0)
+            arrays = {f"{a}_{s}": draw.integers(0, 256 if a == "x" else 10, (n, 32, 32, 3) if a == "x" else n).astype(np.uint8 if a == "x" else np.int64) for s, n in (("train", 300), ("test", 200)) for a in ("x", "y")}  # fmt: skip
+            np.savez("cifar10.npz", **arrays)
+            arguments += ["--data.init_args.datamodule=Arrays", "--data.init_args.datamodule.init_args.path=cifar10.npz"]  # fmt: skip
         if kind == "location30":
             arguments += [f"--data.init_args.datamodule.init_args.root={root()}"]
         arguments += ["--trainer.accelerator=cpu", "--trainer.limit_train_batches=2"]
@@ -289,9 +295,39 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
             == 0
         )
     elif kind == "loggers":
+        import wandb
+
         os.environ["WANDB_MODE"] = "offline"
         assert main(["fit", f"--config={path}", "--model=Classifier", *NET, "--data=Digits", "--trainer.max_epochs=1", "--trainer.accelerator=cpu"]) == 0  # fmt: skip
+        wandb.finish()
+        Path("compare.yaml").write_text(COMPARE)
+        assert main(["compare", "--config=compare.yaml", f"--config={path}", "--seeds=1", "--output_dir=out", "--quiet=true"]) == 0  # fmt: skip
+        assert len(list(Path("wandb").glob("offline-run-*"))) == 1, "fit writes one run"
+        assert len(list(Path("out/wandb").glob("offline-run-*"))) == 4, "compare one a model and a summary"
         del os.environ["WANDB_MODE"]
+        wandb.teardown()
+    elif kind == "sweeps":
+        import wandb
+        from wandb.sdk.launch.sweeps import utils
+
+        Path("configs").symlink_to(REPO / "configs")
+        first = {"args": {name: {"value": each["values"][0]} for name, each in content["parameters"].items()}}
+        values = utils.create_sweep_command_args(first)["args"]
+        command = [
+            word
+            for part in utils.create_sweep_command(content["command"])
+            for word in (values if part == "${args}" else [part])
+        ]
+        os.environ["WANDB_MODE"] = "offline"
+        assert command[0] == "lightning-unlearn"
+        assert main([*command[1:], "--seeds=1", "--trainer.limit_train_batches=2", "--quiet=true"]) == 0
+        del os.environ["WANDB_MODE"]
+        wandb.teardown()
+        ((name, setting),) = first["args"].items()
+        run = Path("runs/sweeps/digits", path.stem, "seed_0/config.json")
+        method = json.loads(run.read_text())["method"]["method"]
+        assert method["init_args"][name.removeprefix("methods.method.init_args.")] == setting["value"]
+        assert content["metric"]["name"].split("/")[0] == path.stem
     else:
         pytest.fail(f"configs/{kind} is of no kind that this test knows how to run")
 

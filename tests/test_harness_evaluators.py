@@ -1,9 +1,13 @@
-"""One harness over every exported evaluator: it measures alike everywhere and changes nothing."""
+"""One harness over every exported evaluator: it measures alike everywhere and changes nothing.
 
-import inspect
+Which evaluator must do what stands in :mod:`support`; strategies that launch whole programs in :mod:`test_launched`.
+"""
+
 import json
 import pickle
 import random
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +16,41 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from support import EVALUATORS, claims
+from support import every_evaluator as stands_for
 from torch import nn
 from torch.utils.data import DataLoader
 from toys import (
+    CLASSES,
     FEATURES,
+    TEST,
+    TRAIN,
     PlainData,
     PlainModule,
     assert_same_state,
+    blobs,
     quiet_trainer,
     state,
     toy_data,
     toy_source,
 )
 
-import lightning_unlearn.callbacks
 from lightning_unlearn.callbacks import Audit, Evaluator
-from lightning_unlearn.data import ColumnTrigger, Poison, UnlearningDataModule
+from lightning_unlearn.data import BlendTrigger, ColumnTrigger, Poison, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import Retrain
 
 # Settings that make an evaluator quick; one that is not named here runs with its defaults.
 QUICK: dict[str, dict[str, Any]] = {
     "UnlearningDegree": {"epochs": 2, "null_control": "continue", "null_epochs": 1},
     "MembershipInference": {"shadow_epochs": 2, "bootstrap": 20, "attack": "logistic"},
+    "ForgettingQuality": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
+    "ULiRA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
+    "LiRA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
+    "RMIA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
+    "RelearnTime": {"max_steps": 5},
+    "KLOM": {"models": 4, "retrain_epochs": 2},
 }
 POISON = Poison(ColumnTrigger((0, 1), 6.0))
-EVALUATORS = [
-    evaluator
-    for name in lightning_unlearn.callbacks.__all__
-    if inspect.isclass(evaluator := getattr(lightning_unlearn.callbacks, name))
-    and issubclass(evaluator, Evaluator)
-    and evaluator is not Evaluator
-]
 every_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.__name__)
 
 
@@ -63,7 +71,7 @@ def scores(trainer: L.Trainer, evaluator: Evaluator) -> dict[str, float]:
     return {key: found[key] for key in evaluator.results} if evaluator.results else found
 
 
-@every_evaluator
+@stands_for("one process")
 def test_scores_reach_metrics_logger_and_file(evaluator: type[Evaluator], tmp_path: Path) -> None:
     from lightning.pytorch.loggers import CSVLogger
 
@@ -102,7 +110,7 @@ def test_the_source_scores_as_itself(evaluator: type[Evaluator]) -> None:
     assert own == pytest.approx({key: ours.results[f"source/{key}"] for key in own})
 
 
-@every_evaluator
+@stands_for("undisturbed")
 def test_a_run_is_bit_identical_with_and_without_it(evaluator: type[Evaluator]) -> None:
     ends, draws, modes = [], [], []
     for callbacks in ([], [build(evaluator, data=plain_data())]):
@@ -128,13 +136,21 @@ def test_a_run_is_bit_identical_with_and_without_it(evaluator: type[Evaluator]) 
     assert modes[0] == modes[1]
 
 
-def plain_scores(evaluator: type[Evaluator], **arguments: Any) -> dict[str, float]:
+def plain_scores(
+    evaluator: type[Evaluator],
+    make: Callable[[], nn.Module] = PlainModule,
+    control: Callable[[], nn.Module] | None = None,
+    **arguments: Any,
+) -> dict[str, float]:
     L.seed_everything(1, verbose=False)
-    module = PlainModule()
-    audit = build(evaluator, data=plain_data(), source=PlainModule(), retrained=PlainModule())
+    module, control = make(), control or make
+    audit = build(evaluator, data=plain_data(), source=control(), retrained=control())
     trainer = quiet_trainer(callbacks=[audit], max_epochs=1, limit_train_batches=0, **arguments)
     trainer.fit(module, PlainData())
     return {key: float(value) for key, value in trainer.callback_metrics.items()}
+
+
+claims("evaluators", "ddp_fork", "test")
 
 
 @every_evaluator
@@ -143,7 +159,7 @@ def test_one_process_two_processes_and_trainer_test_agree(evaluator: type[Evalua
     assert one
     two = plain_scores(evaluator, strategy="ddp_fork", devices=2)
     # sums are taken in another order, which shows in the last bits of what is trained
-    assert two == pytest.approx(one, abs=0.15 if evaluator.__name__ in TRAINS_MODELS else 1e-6)
+    assert two == pytest.approx(one, abs=tolerance(evaluator))
     L.seed_everything(1, verbose=False)
     module = PlainModule()
     audit = build(evaluator, data=plain_data(), source=PlainModule(), retrained=PlainModule())
@@ -160,6 +176,14 @@ def test_one_process_two_processes_and_trainer_test_agree(evaluator: type[Evalua
 TRAINS_MODELS = {"UnlearningDegree"}
 
 
+def tolerance(evaluator: type[Evaluator]) -> float:
+    """How far the scores of two ways to compute the same may be apart."""
+    return 0.15 if evaluator.__name__ in TRAINS_MODELS else 1e-6
+
+
+claims("evaluators", "bf16-mixed", "16-mixed", "bf16-true")
+
+
 @every_evaluator
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "scaler"])
 def test_precisions(evaluator: type[Evaluator], precision: str) -> None:
@@ -174,6 +198,85 @@ def test_precisions(evaluator: type[Evaluator], precision: str) -> None:
     quiet_trainer(callbacks=[ours], **arguments).fit(toy_source(1), data())
     assert ours.results
     assert_same_state(state(source), before)
+
+
+@stands_for("limits")
+def test_limits_of_the_trainer_do_not_shorten_what_is_measured(evaluator: type[Evaluator]) -> None:
+    """They cut training and testing short; the evaluator goes over all of every stream."""
+
+    def scores_under(**limits: Any) -> dict[str, float]:
+        module, ours = toy_source(3), build(evaluator, source=toy_source())
+        quiet_trainer(callbacks=[ours], **limits).test(module, data(), verbose=False)
+        return ours.results
+
+    assert scores_under(limit_test_batches=1) == pytest.approx(scores_under(), abs=1e-6)
+    for limit in (
+        {"fast_dev_run": True},
+        {"max_steps": 1},
+        {"max_time": timedelta(milliseconds=1)},
+        {"limit_train_batches": 1, "limit_val_batches": 1},
+        {"max_epochs": 0},
+    ):
+        ours = build(evaluator)
+        quiet_trainer(callbacks=[ours], **limit).fit(Retrain(toy_source()), data())
+        assert ours.results, limit
+
+
+class Compiled(PlainModule):
+    """A module whose author compiles its network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = torch.compile(self.net, backend="eager")
+
+
+@stands_for("compile")
+def test_compiled_models(evaluator: type[Evaluator]) -> None:
+    expected = pytest.approx(plain_scores(evaluator), abs=tolerance(evaluator))
+    assert plain_scores(evaluator, Compiled) == expected
+    assert plain_scores(evaluator, lambda: torch.compile(PlainModule(), backend="eager")) == expected
+
+
+class ImageModule(PlainModule):
+    """A convolutional network, whose weights have a memory format."""
+
+    def __init__(self, memory_format: torch.memory_format) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, CLASSES)
+        )
+        self.to(memory_format=memory_format)  # type: ignore[call-overload]
+
+
+@stands_for("channels_last")
+def test_channels_last(evaluator: type[Evaluator]) -> None:
+    def images(size: int, seed: int) -> TensorData:
+        vectors, targets = blobs(size, seed)
+        return TensorData(vectors.repeat(1, 8).view(size, 3, 4, 4), targets)
+
+    def scores_of(memory_format: torch.memory_format) -> dict[str, float]:
+        L.seed_everything(1, verbose=False)
+        module = ImageModule(memory_format)
+        data = UnlearningDataModule(
+            images(TRAIN, 0),
+            0.2,
+            test_dataset=images(TEST, 1),
+            nonmember=10,
+            shadow=12,
+            order_seed=4,
+            backdoor=Poison(BlendTrigger()),
+        )
+        ours = build(evaluator, source=ImageModule(memory_format))
+        quiet_trainer(callbacks=[ours]).test(module, data, verbose=False)
+        kernels = module.net[0].weight
+        assert kernels.is_contiguous(memory_format=torch.channels_last) == (
+            memory_format == torch.channels_last
+        )
+        return ours.results
+
+    found, expected = scores_of(torch.channels_last), scores_of(torch.contiguous_format)
+    # the convolution adds up in another order
+    assert found == pytest.approx(expected, abs=max(1e-4, tolerance(evaluator)))
 
 
 @every_evaluator

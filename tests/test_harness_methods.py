@@ -1,21 +1,48 @@
-"""One harness over every exported method: strategies, precisions, resume, checkpoints, pickling."""
+"""One harness over every exported method: strategies, precisions, options, callbacks, resume, export.
 
-import inspect
+Which method must do what stands in :mod:`support`; strategies that launch whole programs in :mod:`test_launched`.
+"""
+
 import io
 import pickle
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
-from toys import Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
+from support import METHODS, every_method, is_refused, works_or_is_refused
+from torch import Tensor, nn
+from toys import (
+    CLASSES,
+    FEATURES,
+    TRAIN,
+    Net,
+    PlainModule,
+    assert_same_state,
+    blobs,
+    quiet_trainer,
+    state,
+    toy_data,
+    toy_source,
+)
 
-import lightning_unlearn.methods
-from lightning_unlearn.methods import Perturbation, UnlearningModule
-from lightning_unlearn.models import Classifier
+from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule
+from lightning_unlearn.models import MLP, Classifier
 
 # Settings that make a method quick on 60 samples; a method that is not named here runs with its defaults.
 QUICK: dict[str, dict[str, Any]] = {
@@ -24,23 +51,12 @@ QUICK: dict[str, dict[str, Any]] = {
     "RandomTopK": {"k": 5},
     "WGAN": {"alpha": 0.5, "critic_steps": 2, "retain_fraction": 0.2},
 }
-METHODS = [
-    method
-    for name in lightning_unlearn.methods.__all__
-    if inspect.isclass(method := getattr(lightning_unlearn.methods, name))
-    and issubclass(method, UnlearningModule)
-    and method not in (UnlearningModule, Perturbation)  # the bases, which train nothing
-]
-every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
-PRECISIONS: dict[str, Any] = {
-    "bf16-mixed": {"precision": "bf16-mixed"},
-    "16-mixed with scaler": {"plugins": [MixedPrecision("16-mixed", "cpu")]},
-    "bf16-true": {"precision": "bf16-true"},
-}
+# Sums are taken in another order by several processes, which Adam's first steps amplify.
+ROUNDING = 2e-4
 
 
 def build(method: type[UnlearningModule], source: Any = None) -> UnlearningModule:
-    return method(source or toy_source(), **QUICK.get(method.__name__, {}))
+    return method(toy_source() if source is None else source, **QUICK.get(method.__name__, {}))
 
 
 def fit(method: UnlearningModule, **arguments: Any) -> L.Trainer:
@@ -57,7 +73,39 @@ def assert_unlearned(method: UnlearningModule) -> None:
     )
 
 
-@every_method
+def smooth_source() -> Classifier:
+    """A source in which no sample of a batch touches another, so that the number of processes cannot matter."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Classifier(MLP(FEATURES, (8, 8), CLASSES))
+
+
+def smooth_run(method: type[UnlearningModule], processes: int = 1, **arguments: Any) -> UnlearningModule:
+    return smooth_fit(method, processes, **arguments)[0]
+
+
+def smooth_fit(
+    method: type[UnlearningModule], processes: int = 1, ckpt_path: Path | None = None, **arguments: Any
+) -> tuple[UnlearningModule, L.Trainer]:
+    """Fit with the same samples in every step, however many processes share them."""
+    L.seed_everything(1, verbose=False)
+    ours = build(method, smooth_source())
+    trainer = quiet_trainer(limit_val_batches=0, devices=processes, **arguments)
+    trainer.fit(ours, toy_data(nonmember=10, batch_size=8 // processes, order_seed=2), ckpt_path=ckpt_path)
+    return ours, trainer
+
+
+def assert_like_one_process(method: type[UnlearningModule], weights: dict[str, Tensor]) -> None:
+    expected = state(smooth_run(method).model)
+    assert weights.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(weights[name], value, atol=ROUNDING, rtol=ROUNDING)
+
+
+# ---------------------------------------------------------------------- strategies and precision
+
+
+@every_method("one process")
 def test_one_process(method: type[UnlearningModule]) -> None:
     ours = build(method)
     source_before = state(ours.source)
@@ -67,7 +115,7 @@ def test_one_process(method: type[UnlearningModule]) -> None:
     assert {"time/total_s", "accuracy/forget", "accuracy/test"} <= set(trainer.callback_metrics)
 
 
-@every_method
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_two_runs_of_one_seed_are_the_same(method: type[UnlearningModule]) -> None:
     ends = []
     for _ in range(2):
@@ -89,7 +137,7 @@ class Spread(L.Callback):
         trainer.callback_metrics["spread"] = (high - low).abs().max()
 
 
-@every_method
+@every_method("ddp_fork")
 def test_two_processes(method: type[UnlearningModule]) -> None:
     ours = build(method)
     trainer = fit(ours, strategy="ddp_fork", devices=2, callbacks=[Spread()], limit_val_batches=1.0)
@@ -97,65 +145,374 @@ def test_two_processes(method: type[UnlearningModule]) -> None:
     assert float(trainer.callback_metrics["spread"]) == 0.0
     assert 0 <= float(trainer.callback_metrics["accuracy/forget"]) <= 1
     assert float(trainer.callback_metrics["time/total_s"]) > 0
+    assert_like_one_process(method, state(smooth_run(method, 2, strategy="ddp_fork").model))
 
 
-@every_method
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_precisions(method: type[UnlearningModule], precision: str) -> None:
+PRECISIONS: dict[str, dict[str, Any]] = {
+    "bf16-mixed": {"precision": "bf16-mixed"},
+    "16-mixed": {
+        "plugins": [MixedPrecision("16-mixed", "cpu")]
+    },  # scales; the plain name is bfloat16 on a CPU
+    "bf16-true": {"precision": "bf16-true"},
+}
+
+
+def in_precision(method: type[UnlearningModule], precision: str) -> None:
     ours = build(method)
     fit(ours, **PRECISIONS[precision])
     assert_unlearned(ours)
+    expected = torch.bfloat16 if precision == "bf16-true" else torch.float32
+    assert all(parameter.dtype == expected for parameter in ours.model.parameters())
 
 
-@every_method
-def test_accumulated_gradients_or_a_clear_refusal(method: type[UnlearningModule]) -> None:
-    ours = build(method)
-    arguments: dict[str, Any] = {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}
-    if ours.automatic_optimization:
-        fit(ours, **arguments)
+@every_method("bf16-mixed")
+def test_bf16_mixed(method: type[UnlearningModule]) -> None:
+    in_precision(method, "bf16-mixed")
+
+
+@every_method("16-mixed")
+def test_16_mixed(method: type[UnlearningModule]) -> None:
+    in_precision(method, "16-mixed")
+
+
+@every_method("bf16-true")
+def test_bf16_true(method: type[UnlearningModule]) -> None:
+    in_precision(method, "bf16-true")
+
+
+# ---------------------------------------------------------------------- options of the Trainer
+
+
+class Count(L.Callback):
+    """Counts batches, each of which takes two milliseconds at least, and steps of the optimizer."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+        self.steps = 0
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.batches += 1
+        time.sleep(2e-3)
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        self.steps += 1
+
+
+@every_method("accumulate_grad_batches")
+def test_accumulated_gradients(method: type[UnlearningModule]) -> None:
+    count, ours = Count(), build(method)
+
+    def run() -> None:
+        fit(ours, accumulate_grad_batches=2, callbacks=[count])
         assert_unlearned(ours)
-    else:
-        with pytest.raises(Exception, match="manual optimization"):
-            fit(ours, **arguments)
+        assert count.steps == count.batches // 2
+
+    works_or_is_refused(method, "accumulate_grad_batches", run)
+    assert bool(count.batches) != is_refused(method, "accumulate_grad_batches")
 
 
-@every_method
-@pytest.mark.parametrize("limit", [{"fast_dev_run": True}, {"max_steps": 1}, {"limit_train_batches": 1}])
-def test_limits(method: type[UnlearningModule], limit: dict[str, Any]) -> None:
-    fit(build(method), **limit)
+class Norms(L.Callback):
+    """Notes the norm of the gradients after clipping."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+
+    def on_before_zero_grad(self, trainer: L.Trainer, pl_module: L.LightningModule, _: Any) -> None:
+        found = [p.grad.norm() for p in pl_module.parameters() if p.grad is not None]
+        self.norms += [float(torch.stack(found).norm())] if found else []
 
 
-@every_method
-@pytest.mark.parametrize("after_steps", [1, 2, 3])
-def test_resumed_and_uninterrupted_runs_end_in_the_same_weights(
-    method: type[UnlearningModule], after_steps: int, tmp_path: Path
-) -> None:
-    def run(**arguments: Any) -> UnlearningModule:
+@every_method("gradient_clip_val")
+def test_clipped_gradients(method: type[UnlearningModule]) -> None:
+    norms = Norms()
+
+    def run() -> None:
+        fit(build(method), gradient_clip_val=0.01, callbacks=[norms])
+        assert norms.norms
+        assert max(norms.norms) <= 0.01 * (1 + 1e-4)
+
+    works_or_is_refused(method, "gradient_clip_val", run)
+    assert bool(norms.norms) != is_refused(method, "gradient_clip_val")
+
+
+@every_method("limits")
+def test_limits(method: type[UnlearningModule]) -> None:
+    for limit, batches in (
+        ({"fast_dev_run": True}, 1),
+        ({"max_steps": 1}, 1),
+        ({"max_time": timedelta(milliseconds=1)}, 1),
+        ({"limit_train_batches": 1, "limit_val_batches": 1}, 2),
+        ({"max_epochs": 0}, 0),
+    ):
+        count, ours = Count(), build(method)
+        trainer = fit(ours, callbacks=[count], **limit)
+        assert count.batches == batches, limit
+        trainer.test(ours, toy_data(nonmember=10), verbose=False)
+
+
+class Compiled(PlainModule):
+    """A module whose author compiles its network, so that its weights' names say so."""
+
+    def __init__(self, hidden: int = 8, lr: float = 0.05, compiled: bool = True) -> None:
+        super().__init__(hidden, lr)
+        self.save_hyperparameters()
+        if compiled:
+            self.net = torch.compile(self.net, backend="eager")
+
+
+def seeded(make: Callable[[], nn.Module]) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return make()
+
+
+@every_method("compile")
+def test_compiled_sources(method: type[UnlearningModule], tmp_path: Path) -> None:
+    """Compiled as a whole, in place, or by its own class: the same weights, exported under the class's own names."""
+
+    def run(source: Any) -> UnlearningModule:
         L.seed_everything(1, verbose=False)
-        ours = build(method)
-        trainer = quiet_trainer(max_epochs=3, limit_val_batches=0, enable_checkpointing=True, **arguments)
-        trainer.fit(ours, toy_data(nonmember=10), ckpt_path=run.resume)  # type: ignore[attr-defined]
+        ours = build(method, source)
+        fit(ours)
         return ours
 
-    class Interrupt(L.Callback):
-        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-            if trainer.fit_loop.total_batch_idx + 1 == after_steps:
-                trainer.save_checkpoint(tmp_path / "mid.ckpt")
-                trainer.should_stop = True
-                raise InterruptedError
-
-    run.resume = None  # type: ignore[attr-defined]
-    whole = run(callbacks=[ModelCheckpoint(tmp_path / "whole")])
-    with pytest.raises(InterruptedError):
-        run(callbacks=[Interrupt(), ModelCheckpoint(tmp_path / "part")])
-    torch.load(tmp_path / "mid.ckpt", weights_only=True)
-    run.resume = tmp_path / "mid.ckpt"  # type: ignore[attr-defined]
-    torch.manual_seed(99)  # a resumed process does not begin with the random state of the old one
-    resumed = run(callbacks=[ModelCheckpoint(tmp_path / "rest")])
-    assert_same_state(state(resumed.model), state(whole.model))
+    plain = state(run(seeded(PlainModule)).model)
+    in_place = seeded(PlainModule)
+    in_place.compile(backend="eager")
+    for source in (torch.compile(seeded(PlainModule), backend="eager"), in_place):
+        ours = run(source)
+        assert_same_state(state(ours.model), plain)
+        loaded = PlainModule.load_from_checkpoint(ours.export(tmp_path / "export.ckpt"), weights_only=True)
+        assert_same_state(state(loaded), plain)
+    ours = run(seeded(Compiled))
+    assert_same_state({n.replace("_orig_mod.", ""): v for n, v in state(ours.model).items()}, plain)
+    loaded = Compiled.load_from_checkpoint(ours.export(tmp_path / "export.ckpt"), weights_only=True)
+    assert_same_state(state(loaded), state(ours.model))
 
 
-@every_method
+class Images(nn.Sequential):
+    """A convolutional network, whose weights have a memory format."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            nn.Conv2d(3, 8, 3, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(8 * 4, CLASSES),
+        )
+
+
+@every_method("channels_last")
+def test_channels_last(method: type[UnlearningModule]) -> None:
+    vectors, targets = blobs(TRAIN)
+    images = vectors.repeat(1, 8).view(TRAIN, 3, 4, 4)
+
+    def run(memory_format: torch.memory_format) -> UnlearningModule:
+        L.seed_everything(1, verbose=False)
+        ours = build(method, seeded(Images).to(memory_format=memory_format))  # type: ignore[call-overload]
+        data = UnlearningDataModule(
+            TensorData(images, targets), 0.2, nonmember=10, nonmember_from="train", batch_size=8
+        )
+        quiet_trainer(limit_val_batches=0).fit(ours, data)
+        return ours
+
+    ours, other = run(torch.channels_last), run(torch.contiguous_format)
+    assert_unlearned(ours)
+    kernels = ours.model[0].weight  # type: ignore[index]
+    assert kernels.is_contiguous(memory_format=torch.channels_last)
+    assert not kernels.is_contiguous()
+    for name, value in state(other.model).items():
+        torch.testing.assert_close(state(ours.model)[name], value, atol=1e-3, rtol=1e-3)
+
+
+# ---------------------------------------------------------------------- callbacks of Lightning
+
+
+@every_method("ModelCheckpoint")
+def test_model_checkpoint(method: type[UnlearningModule], tmp_path: Path) -> None:
+    keeper = ModelCheckpoint(tmp_path, monitor="accuracy/forget", save_top_k=1, save_last=True)
+    fit(build(method), limit_val_batches=1.0, callbacks=[keeper], enable_checkpointing=True)
+    assert keeper.best_model_score is not None
+    for path in (keeper.best_model_path, keeper.last_model_path):
+        assert torch.load(path, weights_only=True)["state_dict"]
+
+
+@every_method("EarlyStopping")
+def test_early_stopping(method: type[UnlearningModule]) -> None:
+    enough = EarlyStopping("accuracy/forget", mode="min", stopping_threshold=1.1)
+    trainer = fit(build(method), limit_val_batches=1.0, max_epochs=5, callbacks=[enough])
+    assert trainer.current_epoch == 1
+
+
+def lived_source() -> Classifier:
+    """A source whose running statistics are not those of a new layer."""
+    source = toy_source()
+    layer = source.net[1]  # type: ignore[index]
+    layer.running_mean.normal_(generator=torch.Generator().manual_seed(0))  # type: ignore[union-attr, operator]
+    layer.running_var.fill_(2.5)  # type: ignore[union-attr, operator]
+    layer.num_batches_tracked.fill_(7)  # type: ignore[union-attr, operator]
+    return source
+
+
+@every_method("StochasticWeightAveraging")
+def test_stochastic_weight_averaging(method: type[UnlearningModule]) -> None:
+    """The average of the weights, with running statistics of the retain set alone."""
+    averaging = StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)
+    ours = build(method, lived_source())
+    seen: list[Tensor] = []
+
+    def run() -> None:
+        layer = ours.model.net[1]  # type: ignore[union-attr, index]
+
+        def note(layer: Any, inputs: tuple[Tensor]) -> None:
+            if layer.training and layer.track_running_stats and layer.momentum is None:
+                seen.append(inputs[0].detach().mean(dim=0))
+
+        layer.register_forward_pre_hook(note)
+        fit(ours, max_epochs=3, callbacks=[averaging])
+        assert_unlearned(ours)
+        assert averaging.n_averaged == 3
+        torch.testing.assert_close(layer.running_mean, torch.stack(seen).mean(dim=0))
+        assert int(layer.num_batches_tracked) == len(seen)
+
+    works_or_is_refused(method, "StochasticWeightAveraging", run)
+    assert is_refused(method, "StochasticWeightAveraging") or averaging.n_averaged == 3
+
+
+@pytest.mark.parametrize(
+    "held", [CFk(lived_source(), k=2), RandomK(lived_source(), update="selected")], ids=["CFk", "RandomK"]
+)
+def test_averaged_weights_leave_still_statistics_alone(held: UnlearningModule) -> None:
+    trainer = fit(held, callbacks=[StochasticWeightAveraging(swa_lrs=1e-2, swa_epoch_start=1)])
+    assert trainer.current_epoch == 3  # Lightning's own pass for the running statistics
+    before = dict(held.source.named_buffers())
+    assert_same_state(dict(held.model.named_buffers()), before)
+
+
+@every_method("LearningRateMonitor")
+def test_learning_rate_monitor(method: type[UnlearningModule], tmp_path: Path) -> None:
+    monitor = LearningRateMonitor()
+    fit(build(method), callbacks=[monitor], logger=CSVLogger(tmp_path), log_every_n_steps=1)
+    assert monitor.lrs
+    assert all(rate > 0 for rates in monitor.lrs.values() for rate in rates)
+
+
+@every_method("Timer")
+def test_timer(method: type[UnlearningModule]) -> None:
+    timer = Timer(duration={"hours": 1})
+    trainer = fit(build(method), callbacks=[timer])
+    assert trainer.current_epoch == 2
+    # the method's clock runs inside the Timer's
+    assert 0 < float(trainer.callback_metrics["time/unlearn_s"]) <= timer.time_elapsed("train") + 0.01
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+class Interrupt(L.Callback):
+    """Saves a checkpoint and stops, at a place in the run."""
+
+    def __init__(self, place: str | int, path: Path) -> None:
+        self.place = place
+        self.path = path
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        raise InterruptedError
+
+    def on_train_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if self.place == "before the first step":
+            self._stop(trainer)
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.place:
+            self._stop(trainer)
+
+
+def resumable_run(method: type[UnlearningModule], resume: Path | None = None, **arguments: Any) -> Any:
+    L.seed_everything(1, verbose=False)
+    ours = build(method)
+    if resume is not None:
+        torch.manual_seed(99)  # a resumed process does not begin with the random state of the old one
+    trainer = quiet_trainer(**{"max_epochs": 3, "limit_val_batches": 0, **arguments})
+    trainer.fit(ours, toy_data(nonmember=10), ckpt_path=resume, weights_only=True)
+    return ours
+
+
+@every_method("resume")
+def test_resumed_and_uninterrupted_runs_end_in_the_same_weights(
+    method: type[UnlearningModule], tmp_path: Path
+) -> None:
+    """Stopped after preparing and before the first step, or after a step in the middle or at the end of an epoch."""
+    whole = resumable_run(method)
+    for place in ("before the first step", 1, 2, 3):
+        path = tmp_path / "mid.ckpt"
+        with pytest.raises(InterruptedError):
+            resumable_run(method, callbacks=[Interrupt(place, path)])
+        torch.load(path, weights_only=True)
+        assert_same_state(state(resumable_run(method, path).model), state(whole.model))
+
+
+def test_resume_in_two_processes(tmp_path: Path) -> None:
+    """The random states of all ranks, which draw other numbers, are put back."""
+
+    class Differ(L.Callback):
+        def on_fit_start(self, trainer: L.Trainer, *_: Any) -> None:
+            torch.manual_seed(10 + trainer.global_rank)
+
+    two = {"strategy": "ddp_fork", "devices": 2}
+    for method in (ReferenceKL, Retrain):
+        path = tmp_path / f"{method.__name__}.ckpt"
+        whole = resumable_run(method, callbacks=[Differ()], **two)
+        with pytest.raises(Exception, match="InterruptedError"):
+            resumable_run(method, callbacks=[Differ(), Interrupt(1, path)], **two)
+        assert_same_state(state(resumable_run(method, path, **two).model), state(whole.model))
+
+
+class SuddenError(BaseException):
+    """What stops a run in the tests; nobody who tries something out may catch it."""
+
+
+@every_method("resume preparation")
+def test_a_run_that_was_stopped_while_preparing(
+    method: type[UnlearningModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is asked of a model, or trained, before the first step may be the last thing that happens."""
+    whole = resumable_run(method)
+    forwards = 0
+
+    def count(limit: int | None) -> Callable[..., None]:
+        def hook(module: nn.Module, *_: Any) -> None:
+            nonlocal forwards
+            forwards += isinstance(module, Net)
+            if limit is not None and forwards > limit:
+                raise SuddenError
+
+        return hook
+
+    class AtFirstStep(L.Callback):
+        def on_train_start(self, *_: Any) -> None:
+            raise SuddenError
+
+    handle = nn.modules.module.register_module_forward_pre_hook(count(None))
+    with pytest.raises(SuddenError):
+        resumable_run(method, callbacks=[AtFirstStep()])
+    handle.remove()
+    for limit in {0, forwards // 2, forwards - 1}:
+        forwards = 0
+        keeper = OnExceptionCheckpoint(tmp_path)
+        handle = nn.modules.module.register_module_forward_pre_hook(count(limit))
+        try:
+            with pytest.raises(SuddenError):
+                resumable_run(method, callbacks=[keeper], enable_checkpointing=True)
+        finally:
+            handle.remove()
+        resumed = resumable_run(method, Path(keeper.ckpt_path))
+        assert_same_state(state(resumed.model), state(whole.model))
+
+
+@every_method("export")
 def test_checkpoint_and_export_round_trip(method: type[UnlearningModule], tmp_path: Path) -> None:
     ours = build(method)
     trainer = fit(ours)
@@ -171,7 +528,7 @@ def test_checkpoint_and_export_round_trip(method: type[UnlearningModule], tmp_pa
     assert not {"optimizer_states", "lr_schedulers", "callbacks", "lightning_unlearn"} & set(content)
 
 
-@every_method
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_pickling(method: type[UnlearningModule]) -> None:
     ours = build(method)
     again = pickle.load(io.BytesIO(pickle.dumps(ours)))
@@ -179,7 +536,7 @@ def test_pickling(method: type[UnlearningModule]) -> None:
     fit(again)
 
 
-@every_method
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_any_network_shape(method: type[UnlearningModule]) -> None:
-    """A plain module, inside no LightningModule, compiled or not."""
+    """A plain module, inside no LightningModule."""
     fit(build(method, Net()))

@@ -54,9 +54,9 @@ def test_rooms_import_only_from_rooms_above() -> None:
         "data",
         "metrics",
         "ensembles",
+        "reports",
         "methods",
         "callbacks",
-        "reports",
         "compare",
         "cli",
     ]

@@ -66,11 +66,20 @@ class Audit:
         Args:
             model: The model under audit, :attr:`source` or :attr:`retrained`.
             stream: Name of a stream, such as ``forget``.
+
+        Raises:
+            FloatingPointError: If logits are not finite, of which no score could be computed.
         """
         key = (id(model), id(self.data), stream, self.adapter)
         if key not in self._cache.outputs:
             loader = self.data.loader(stream, indexed=True)
-            self._cache.outputs[key] = predict(model, loader, self.runtime, self.adapter)
+            outputs = predict(model, loader, self.runtime, self.adapter)
+            if spoilt := int((~outputs.logits.isfinite()).any(dim=-1).sum()):
+                raise FloatingPointError(
+                    f"the model's logits are NaN or infinite on {spoilt} of {len(outputs.logits)} samples of the "
+                    f"stream {stream!r}; check these samples, or the model's weights, for such values"
+                )
+            self._cache.outputs[key] = outputs
         return self._cache.outputs[key]
 
     def original(self, model: nn.Module) -> nn.Module:

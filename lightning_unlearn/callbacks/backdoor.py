@@ -10,6 +10,7 @@ from torch import nn
 
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.callbacks.watching import Watcher
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.poisoning import Poison, triggered_loader
@@ -47,7 +48,8 @@ class Backdoor(Evaluator):
     Args:
         every_n_epochs: Measure the same also before training and after every so many epochs of it, for a
             curve as in figures 8 and 9 of the paper of 2024: in the results' file, the loggers and
-            ``trainer.callback_metrics``. A method's time counts it in. ``None`` measures at the end only.
+            ``trainer.callback_metrics``. ``None`` measures at the end only. A comparison takes the time of it
+            off the method's; in a Trainer of your own the method's time counts it in.
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
 
     Raises:
@@ -63,8 +65,11 @@ class Backdoor(Evaluator):
             )
         super().__init__(**evaluator)
         self.every_n_epochs = every_n_epochs
-        self._curve: dict[str, list[float]] = {}
-        self._curve_failed = False
+        self._curve = _Curve(self)
+
+    def watching(self) -> Watcher | None:
+        """Return what measures the curve, where one was asked for."""
+        return None if self.every_n_epochs is None else _Curve(self)
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -74,21 +79,21 @@ class Backdoor(Evaluator):
         Not in ``state_dict``, for whose key Lightning would refuse two evaluators of one name before
         :meth:`setup` can say what to do.
         """
-        if self._curve:
-            checkpoint[f"{_CURVE_KEY}/{self.name}"] = self._curve
+        if self._curve.record:
+            checkpoint[f"{_CURVE_KEY}/{self.name}"] = self._curve.record
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take up the curve of the run that is resumed."""
-        self._curve = checkpoint.get(f"{_CURVE_KEY}/{self.name}", {})
+        self._curve.record = checkpoint.get(f"{_CURVE_KEY}/{self.name}", {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Check early that there is a trigger to ask for."""
         super().setup(trainer, pl_module, stage)
         _backdoor_of(self._data(trainer))
         if stage == "fit":
-            self._curve, self._curve_failed = {}, False
+            self._curve = _Curve(self)
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Ask the model about the forget set and the test set with the trigger."""
@@ -98,51 +103,20 @@ class Backdoor(Evaluator):
         audit.details.update(
             {"trigger": repr(backdoor.trigger), "target_label": backdoor.target_label, "counted": counted}
         )
-        if self._curve:
-            audit.details["curve"] = self._curve
+        audit.details.update(self._curve.record)
         return {f"{self.name}/{score}": value for score, value in scores.items()}
 
     # ------------------------------------------------------------------ the curve
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the model that training starts from."""
-        if self.every_n_epochs is not None and trainer.global_step == 0:
-            self._add_to_curve(trainer, pl_module, 0)
+        if self.every_n_epochs is not None:
+            self._curve.on_train_start(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Measure the model as it is after this epoch."""
-        epoch = trainer.current_epoch + 1
-        if self.every_n_epochs is not None and epoch % self.every_n_epochs == 0:
-            self._add_to_curve(trainer, pl_module, epoch)
-
-    def _add_to_curve(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
-        if self._curve_failed:
-            return
-        data, runtime = self._data(trainer), Runtime(trainer)
-        adapter = self._adapter_for(pl_module)
-        seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.name)
-        try:
-            with isolated_rng(seed):
-                clean = None
-                if data.stream_size("test"):
-                    clean = predict(pl_module, data.loader("test", indexed=True), runtime, adapter)
-                scores, _ = self._scores(pl_module, data, runtime, adapter, clean)
-        except Exception:  # a curve must not cost the training; with several processes none could go on alone
-            if self.on_error == "raise" or trainer.world_size > 1:
-                raise
-            self._curve_failed = True
-            rank_zero_warn(
-                f"the curve of the evaluator {self.name!r} failed at epoch {epoch} and ends there; training "
-                f"goes on.\n"
-                f"{traceback.format_exc()}"
-            )
-            return
-        for score, value in {"epoch": epoch, **scores}.items():
-            self._curve.setdefault(score, []).append(value)
-        metrics = {f"{self.name}/{score}": value for score, value in scores.items()}
-        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        if self.every_n_epochs is not None:
+            self._curve.on_train_epoch_end(trainer, pl_module)
 
     # ------------------------------------------------------------------ what is measured
 
@@ -182,6 +156,48 @@ class Backdoor(Evaluator):
     def _data(self, trainer: L.Trainer) -> UnlearningDataModule:
         data: UnlearningDataModule = self.data or trainer.datamodule  # type: ignore[attr-defined]
         return data
+
+
+class _Curve(Watcher):
+    """The scores of a :class:`Backdoor` over the epochs of one fit."""
+
+    def __init__(self, evaluator: Backdoor) -> None:
+        super().__init__(evaluator.every_n_epochs or 1)
+        self.evaluator = evaluator
+        self.failed = False
+
+    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
+        if self.failed:
+            return
+        evaluator = self.evaluator
+        data, runtime = evaluator._data(trainer), Runtime(trainer)
+        adapter = evaluator._adapter_for(pl_module)
+        seed = derive_seed(
+            data.order_seed if evaluator.seed is None else evaluator.seed, "evaluate", evaluator.name
+        )
+        try:
+            with isolated_rng(seed):
+                clean = None
+                if data.stream_size("test"):
+                    clean = predict(pl_module, data.loader("test", indexed=True), runtime, adapter)
+                scores, _ = evaluator._scores(pl_module, data, runtime, adapter, clean)
+        except Exception:  # a curve must not cost the training; with several processes none could go on alone
+            if evaluator.on_error == "raise" or trainer.world_size > 1:
+                raise
+            self.failed = True
+            rank_zero_warn(
+                f"the curve of the evaluator {evaluator.name!r} failed at epoch {epoch} and ends there; training "
+                f"goes on.\n"
+                f"{traceback.format_exc()}"
+            )
+            return
+        curve = self.record.setdefault("curve", {})
+        for score, value in {"epoch": epoch, **scores}.items():
+            curve.setdefault(score, []).append(value)
+        metrics = {f"{evaluator.name}/{score}": value for score, value in scores.items()}
+        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
 
 
 def combined_score(accuracy: float, success_rate: float) -> float:

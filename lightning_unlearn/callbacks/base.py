@@ -1,23 +1,29 @@
 """When an evaluator fires, and how it leaves everything as it found it; what is measured stands in its own file."""
 
+import math
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks.audit import Audit, forget_answers
+from lightning_unlearn.callbacks.watching import Watcher
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.io import write_json_atomic
-from lightning_unlearn.models.surgery import evaluating
+from lightning_unlearn.models.sharding import is_sharded
+from lightning_unlearn.models.surgery import evaluating, uncompiled
+from lightning_unlearn.reports.facts import class_path, software
+from lightning_unlearn.reports.loggers import Results, send_results
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Evaluator"]
@@ -47,6 +53,7 @@ class Evaluator(L.Callback):
     """
 
     default_name: ClassVar[str]
+    copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
 
     def __init__(
         self,
@@ -69,8 +76,8 @@ class Evaluator(L.Callback):
         if on_error not in ("report", "raise"):
             raise ValueError(f"on_error must be 'report' or 'raise', got {on_error!r}")
         self.data = data
-        self.source = source
-        self.retrained = retrained
+        self.source = None if source is None else uncompiled(source)
+        self.retrained = None if retrained is None else uncompiled(retrained)
         self.adapter = adapter
         self.name = name or self.default_name
         self.dirpath = None if dirpath is None else Path(dirpath)
@@ -94,6 +101,17 @@ class Evaluator(L.Callback):
             Metric names and values. A metric that cannot be measured is left out.
         """
         raise NotImplementedError
+
+    def watching(self) -> Watcher | None:
+        """Return a new callback for the Trainer that fits a method, where the course of training is to be shown.
+
+        A comparison audits finished models and would see no course. What the callback records is added to the
+        details of this evaluator for the model that was fitted.
+
+        Returns:
+            The watcher of one fit; ``None``, as here, where the finished model says it all.
+        """
+        return None
 
     # ------------------------------------------------------------------ when it fires
 
@@ -119,12 +137,22 @@ class Evaluator(L.Callback):
                 "UnlearningDataModule(your_datamodule, forget=...)), or fit with such a datamodule"
             )
 
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a model that could not be evaluated, as soon as that is known."""
+        self._refuse_sharded(pl_module)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a model that could not be evaluated."""
+        self._refuse_sharded(pl_module)
+
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model that was fitted."""
         metrics = self._fire(trainer, pl_module)
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
-        for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+        if trainer.loggers:
+            results = self._for_loggers(trainer, pl_module)
+            for logger in trainer.loggers:
+                send_results(logger, results)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model that is tested; the scores are among those that ``Trainer.test`` returns."""
@@ -163,12 +191,14 @@ class Evaluator(L.Callback):
                 scores = self.evaluate(pl_module, audit)
                 self.results.update(scores)
                 self.details = {**audit.details, "seconds": time.perf_counter() - start}
+                _require_finite(self.results, "")
+                _require_finite(self.details, "details")
         except (
             Exception
         ) as error:  # whatever an evaluator of anybody's raises must not lose the trained model
             if self.on_error == "raise" or trainer.world_size > 1:
                 raise  # with several processes the others may wait in this evaluator; none could go on alone
-            self.results, self.error = {}, f"{type(error).__name__}: {error}"
+            self.results, self.details, self.error = {}, {}, f"{type(error).__name__}: {error}"
             rank_zero_warn(
                 f"the evaluator {self.name!r} failed; the model and the other evaluators are not affected.\n"
                 f"{traceback.format_exc()}"
@@ -177,6 +207,42 @@ class Evaluator(L.Callback):
             content = {"metrics": self.results, "details": self.details, "error": self.error}
             write_json_atomic(folder / f"{self.name}.json", content)
         return self.results
+
+    def _for_loggers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Results:
+        """Put together what loggers may show, and what a dashboard's reader asks about a run."""
+        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        folder = self._folder(trainer)
+        picture = None if folder is None else folder / f"{self.name}.png"
+        source = getattr(pl_module, "source", None) if isinstance(pl_module, StreamConsumer) else None
+        sizes = {f"n_{name}": data.stream_size(name) for name in ("forget", "retain", "test", "nonmember")}
+        return Results(
+            self.name,
+            self.results,
+            self.details,
+            model=type(pl_module).__name__,
+            seed=data.order_seed if self.seed is None else self.seed,
+            step=trainer.fit_loop.epoch_loop._batches_that_stepped,  # the axis of all that Lightning logs
+            pictures=[picture] if picture is not None and picture.is_file() and not self.error else [],
+            folder=folder,
+            facts={
+                "versions": software(),
+                "model": class_path(pl_module),
+                "source": None if source is None else class_path(source),
+                "data": data.data_name,
+                "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
+                **sizes,
+                "forget_sha256": data.split.forget_sha256,
+            },
+        )
+
+    def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
+        # a method of ours is whole again when it is evaluated
+        if self.copies_model and not isinstance(pl_module, StreamConsumer) and is_sharded(pl_module):
+            raise ValueError(
+                f"{type(self).__name__} copies the model, and {type(pl_module).__name__} is spread over processes; "
+                "save it with ModelParallelStrategy(save_distributed_checkpoint=False) and audit the file with "
+                "Trainer(devices=1).test(...)"
+            )
 
     def _adapter_for(self, pl_module: L.LightningModule) -> Adapter:
         """Return how batches are taken apart; a module that is no method may call anything its "adapter"."""
@@ -187,7 +253,29 @@ class Evaluator(L.Callback):
         if self.dirpath is not None or not trainer.loggers:
             return self.dirpath
         log_dir = trainer.log_dir  # every rank must ask: the answer is broadcast
-        return None if log_dir is None else Path(log_dir) / "evaluation"
+        if log_dir is None:
+            return None
+        first = trainer.loggers[0]
+        if not isinstance(first, TensorBoardLogger | CSVLogger):
+            # others have one folder for all runs: below it, where Lightning keeps a run's checkpoints too
+            run = [str(first.name), str(first.version)] if trainer.is_global_zero else []
+            log_dir = trainer.strategy.broadcast(str(Path(log_dir, *run)))
+        return Path(log_dir) / "evaluation"
+
+
+def _require_finite(value: Any, name: str) -> None:
+    """Refuse numbers that are none; what could not be measured is to be left out."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_finite(item, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_finite(item, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise FloatingPointError(
+            f"{name} is {value}; an evaluator must leave out what it cannot measure, or else the data or the model "
+            "holds such values"
+        )
 
 
 @contextmanager

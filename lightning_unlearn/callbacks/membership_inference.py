@@ -51,7 +51,7 @@ class MembershipInference(Evaluator):
     the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them stand ``fpr``,
     ``balanced_accuracy``, ``auc`` and ``tpr_at_1pct_fpr``. A model that forgot scores like the retrained one,
     not 0. The results' file also holds bootstrap intervals, the confusion matrix, the receiver operating
-    characteristic, and which variant was used.
+    characteristic, the score of every sample, and which variant was used.
 
     Args:
         variant: ``"shadow"``, ``"source"``, ``"own"``, or ``"auto"`` for ``"shadow"`` if there is a shadow set and
@@ -129,6 +129,11 @@ class MembershipInference(Evaluator):
                 "confusion": confusion_matrix(forget, nonmember).tolist(),
                 "fpr": fpr[shown].tolist(),
                 "tpr": tpr[shown].tolist(),
+                # in the order of the streams; no sample is named
+                "samples": {
+                    "set": ["forget set"] * len(forget) + ["non-member set"] * len(nonmember),
+                    "score": [round(score, 6) for score in torch.cat([forget, nonmember]).tolist()],
+                },
             }
         )
         return {f"{self.name}/{rate}": value for rate, value in membership_rates(forget, nonmember).items()}

@@ -29,6 +29,12 @@ __all__ = ["UnlearningDegree"]
 Null = Literal["retain", "retrain", "continue"]
 
 _SHOWN = 8  # samples in the picture
+_WORDS = {
+    "Title": "What the unlearning degree perturbs",
+    "Description": "Samples of the forget set D_f in the upper row, the perturbation found for each in the middle row "
+    "and their sum D_p in the lower row, all in the units of the model's input, with each sample's class above and "
+    "the answers of the source model and of this model below.",
+}  # what the picture says of itself where it is shown again
 
 
 class UnlearningDegree(Evaluator):
@@ -91,6 +97,7 @@ class UnlearningDegree(Evaluator):
     """
 
     default_name: ClassVar[str] = "unlearning_degree"
+    copies_model: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -175,7 +182,7 @@ class UnlearningDegree(Evaluator):
         if folder is not None and audited and audit.runtime.rank == 0 and found.shown is not None:
             figure = _grid(found.shown, self.size)
             with atomic_path(Path(folder) / f"{self.name}.png") as path:
-                figure.savefig(path)
+                figure.savefig(path, metadata=_WORDS)
         return {f"{self.name}/{score}": value for score, value in scores.items()}
 
     # ------------------------------------------------------------------ the null control

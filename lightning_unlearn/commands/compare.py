@@ -15,6 +15,7 @@ from lightning_unlearn.compare import Comparison, compare
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
 from lightning_unlearn.runs import MethodRun, SourceRun, snake_case
+from lightning_unlearn.terminal import say
 
 __all__ = ["run"]
 
@@ -32,12 +33,14 @@ def run(args: list[str]) -> int:
         seeds=config.seeds,
         vary=config.vary,
         retrain=None if config.retrain is None else plan.method("retrain"),
-        trainer=config.trainer,
+        trainer=plan.trainer,
         adapter=plan.adapter,
         output_dir=config.output_dir,
         overwrite=config.overwrite,
         quiet=config.quiet,
         threads=config.threads,
+        ledger=config.ledger,
+        clean=config.clean,
         config=plan.provenance(),
     )
     _print_result(comparison)
@@ -55,6 +58,8 @@ def _parser() -> ArgumentParser:
         "-c", "--config", action=ActionConfigFile, help="YAML file; several compose, the later wins."
     )
     parser.add_function_arguments(_compare_arguments)
+    # as under LightningCLI, so that one file with a logger or an accelerator serves both
+    parser.add_class_arguments(L.Trainer, "trainer", instantiate=False, fail_untyped=False)
     return parser
 
 
@@ -66,12 +71,13 @@ def _compare_arguments(
     seeds: int | list[int] = 3,
     vary: Literal["all", "source", "unlearn", "evaluate"] = "all",
     retrain: MethodRun | None = None,
-    trainer: dict[str, Any] | None = None,
     adapter: Adapter | None = None,
     output_dir: str = "runs/compare",
     overwrite: bool = False,
     quiet: bool = False,
     threads: int | None = None,
+    ledger: str | None = None,
+    clean: bool = False,
 ) -> None:
     """Arguments of the comparison.
 
@@ -83,12 +89,13 @@ def _compare_arguments(
         seeds: Number of seeds, or the seeds.
         vary: Which randomness differs between seeds.
         retrain: How to retrain; left out, as the source was trained.
-        trainer: Arguments of every Trainer, such as accelerator, devices and precision.
         adapter: Where a batch keeps inputs and targets.
         output_dir: Folder of everything that is written.
         overwrite: Delete what another comparison left in output_dir.
         quiet: Show no progress.
         threads: CPU threads of PyTorch; small networks are fastest with one.
+        ledger: Deletion ledger to append to, one line a method and seed (lightning-unlearn ledger --help).
+        clean: When all is done, remove files of output_dir that still remember what was forgotten.
     """
 
 
@@ -125,6 +132,12 @@ class _Plan:
         adapter: Adapter | None = self._fresh().adapter
         return adapter
 
+    @property
+    def trainer(self) -> dict[str, Any]:
+        """Return those of the Trainer's arguments that were given; the others are the comparison's to choose."""
+        given, defaults = _plain(self.config.trainer), _plain(self.parser.get_defaults().trainer)
+        return {key: value for key, value in given.items() if value != defaults[key]}
+
     def method(self, key: str, number: int | None = None) -> MethodRun:
         """Return a run whose method is built anew for every source."""
 
@@ -133,7 +146,9 @@ class _Plan:
 
         parsed = pick(self.config)
         name = parsed.name or snake_case(parsed.method["class_path"].rpartition(".")[2])
-        return MethodRun(lambda source: pick(self._fresh()).method(source), name, parsed.trainer or {})
+        return MethodRun(
+            lambda source: pick(self._fresh()).method(source), name, parsed.trainer or {}, parsed.batch_size
+        )
 
     def evaluator(self, number: int) -> Callable[[], Evaluator]:
         """Return a factory of one evaluator."""
@@ -141,11 +156,12 @@ class _Plan:
 
     def provenance(self) -> dict[str, Any]:
         """Return the configuration as plain values, without what does not decide the result."""
-        plain: dict[str, Any] = _plain(self.config)
+        plain: dict[str, Any] = _without_ids(_plain(self.config))
+        plain["trainer"] = self.trainer or None
         return {
             k: v
             for k, v in plain.items()
-            if k not in ("config", "output_dir", "overwrite", "quiet", "threads")
+            if k not in ("config", "output_dir", "overwrite", "quiet", "threads", "ledger", "clean")
         }
 
     def _fresh(self) -> Namespace:
@@ -164,15 +180,31 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
+def _without_ids(config: dict[str, Any]) -> dict[str, Any]:
+    """Put their number where a configuration lists the ids to forget: reports and records name no sample."""
+    data = config.get("data") or {}
+    arguments = data.get("init_args") or {}
+    forget = arguments.get("forget")
+    if isinstance(forget, list):
+        forget = f"{len(forget)} ids"
+    elif isinstance(forget, dict) and isinstance(ids := (forget.get("init_args") or {}).get("ids"), list):
+        forget = {**forget, "init_args": {**forget["init_args"], "ids": f"{len(ids)} ids"}}
+    else:
+        return config
+    return {**config, "data": {**data, "init_args": {**arguments, "forget": forget}}}
+
+
 def _print_result(comparison: Comparison) -> None:
     from rich.console import Console
 
     from lightning_unlearn.reports import render_text
 
-    console = Console()
-    console.print(
-        render_text(comparison.report, width=min(console.width, 100)), highlight=False, markup=False
-    )
+    width = max(min(Console().width, 100), 50)  # the table cannot be narrower
+    say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
     for failure in comparison.report["failures"]:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
-    print(f"Report: {comparison.output_dir / 'report.html'}")
+    say(f"Report: {comparison.output_dir / 'report.html'}")
+    if comparison.remembering:
+        print("These files still remember what was forgotten (--clean=true removes them when all is done):")
+    for item in comparison.remembering:
+        print(f"  {item.file}: {item.reason}")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from lightning_unlearn.reports import rebuild
+from lightning_unlearn.terminal import say
 
 __all__ = ["run"]
 
@@ -21,5 +22,5 @@ def run(args: list[str]) -> int:
         parser.error("--output is needed where several comparisons become one")
     output = parsed.output or parsed.folders[0]
     rebuild(parsed.folders, output)
-    print(f"Report: {output / 'report.html'}")
+    say(f"Report: {output / 'report.html'}")
     return 0

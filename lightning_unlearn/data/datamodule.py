@@ -33,6 +33,7 @@ from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, SelectionData, as_rule
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.ledger import Ledger, as_ledger
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import default_seed, derive_seed
 
@@ -77,6 +78,7 @@ class _Part:
     batch_size: int
     collate_fn: Callable[[list[Any]], Any] | None = None
     num_workers: int = 0
+    persistent_workers: bool = False
     pin_memory: bool = False
     worker_init_fn: Callable[[int], None] | None = None
 
@@ -119,6 +121,9 @@ class UnlearningDataModule(L.LightningDataModule):
             for a backdoor.
         backdoor: Trigger and label to poison the forget set with, wherever it is served: the source is then to be
             trained through this object. ``None`` leaves it clean.
+        ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.ledger.Ledger`: every unlearning method that is
+            fitted with this data appends a line when it is done, and refuses a source that the ledger knows to have
+            forgotten samples which ``previous`` would put back. ``None`` keeps no record.
 
     Raises:
         TypeError: If the data cannot be indexed by position.
@@ -151,6 +156,7 @@ class UnlearningDataModule(L.LightningDataModule):
         order_seed: int | None = None,
         adapter: Adapter | None = None,
         backdoor: Poison | None = None,
+        ledger: str | Path | Ledger | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(datamodule, L.LightningDataModule | Dataset):
@@ -169,13 +175,14 @@ class UnlearningDataModule(L.LightningDataModule):
         self.shadow = shadow
         self.shadow_from = shadow_from
         self.attributes = attributes
-        self.previous = [previous] if isinstance(previous, str | Path) else list(previous)
+        self.previous = _split_files(previous)
         self.split_path = split_path
         self.batch_size = batch_size
         self.seed = seed
         self._order_seed = order_seed
         self.adapter = adapter or Adapter()
         self.backdoor = backdoor
+        self.ledger = as_ledger(ledger)
         self._split: Split | None = None
         self._train: _Part | None = None
         self._test: _Part | None = None
@@ -232,6 +239,8 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def setup(self, stage: str = "fit") -> None:
         """Set up the project's data and draw the split; later calls keep both."""
+        if stage == "fit" and self.ledger is not None:
+            self.ledger.prepare()
         if self._torn_down:
             self._inner_setup.clear()
         self._setup_inner("fit" if stage in ("fit", "validate") else stage)
@@ -362,6 +371,7 @@ class UnlearningDataModule(L.LightningDataModule):
             chosen,
             collate_fn=collate_for(dataset, part.collate_fn),
             num_workers=part.num_workers,
+            persistent_workers=part.persistent_workers,
             pin_memory=part.pin_memory,
             worker_init_fn=part.worker_init_fn,
             **order,
@@ -370,13 +380,18 @@ class UnlearningDataModule(L.LightningDataModule):
     def is_augmented(self, stream: str) -> bool:
         """Whether training batches of a stream may differ from one epoch to the next.
 
-        Only data held as tensors can be known not to; a project's own dataset may draw anything.
+        Only data held as tensors can be known not to; a project's own dataset or transfer hook may draw anything.
         """
-        part = self._part(stream)
+        part, module = self._part(stream), self._module()
         return (
             not isinstance(part.dataset, TensorData)
             or part.collate_fn is not None
             or part.dataset.augment is not None
+            or any(hook in vars(self) for hook in _TRANSFER_HOOKS)
+            or (
+                isinstance(module, L.LightningModule)
+                and any(is_overridden(hook, module, L.LightningModule) for hook in _TRANSFER_HOOKS)
+            )
         )
 
     # ------------------------------------------------------------------ within
@@ -552,6 +567,13 @@ class UnlearningDataModule(L.LightningDataModule):
         return inner(batch, *args)
 
 
+def _split_files(previous: Any) -> list[str | Path]:
+    files = [previous] if isinstance(previous, str | Path) else previous
+    if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
+        raise TypeError(f"previous must be a split file or a list of split files, got {previous!r}")
+    return list(files)
+
+
 def _part_of(loader: Any, where: str) -> _Part:
     if isinstance(loader, BatchLoader):
         dataset = loader.dataset
@@ -563,6 +585,7 @@ def _part_of(loader: Any, where: str) -> _Part:
             loader.batch_size,
             getattr(loader, "collate_fn", None),
             getattr(loader, "num_workers", 0),
+            getattr(loader, "persistent_workers", False),
         )
     if isinstance(loader, list | tuple) and len(loader) == 1:
         return _part_of(loader[0], where)
@@ -579,6 +602,7 @@ def _part_of(loader: Any, where: str) -> _Part:
         int(loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE),
         None if default else loader.collate_fn,
         loader.num_workers,
+        loader.persistent_workers,
         loader.pin_memory,
         loader.worker_init_fn,
     )

@@ -1,5 +1,6 @@
 """Loaders that serve whole batches in a reproducible order under any number of processes; no splits, no methods."""
 
+import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -278,11 +279,18 @@ class TensorLoader(BatchLoader):
 class DatasetLoader(BatchLoader):
     """Serves any map-style dataset through a :class:`~torch.utils.data.DataLoader`, in the same order.
 
+    In loader processes each batch draws from a seed of its own, made of seed, epoch, step and rank: PyTorch's,
+    NumPy's and Python's global states are set to it. So random transforms draw the same after a resume in the
+    middle of an epoch, under any number of loader processes, kept or not. Without loader processes they draw from
+    the global state of this one, as with any ``DataLoader``.
+
     Args:
         dataset: Where samples come from.
         positions: Which samples, in stream order; ``None`` for all.
         collate_fn: Makes a batch of samples; ``None`` for PyTorch's default.
         num_workers: Loader processes.
+        persistent_workers: Whether they are kept from one epoch to the next, which saves starting them but leaves
+            them with the dataset as it was when they were started.
         pin_memory: Whether batches are put in pinned memory.
         worker_init_fn: Called in each loader process with its number.
         **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size`` and ``indexed``
@@ -296,6 +304,7 @@ class DatasetLoader(BatchLoader):
         *,
         collate_fn: Callable[[list[Any]], Any] | None = None,
         num_workers: int = 0,
+        persistent_workers: bool = True,
         pin_memory: bool = False,
         worker_init_fn: Callable[[int], None] | None = None,
         **order: Any,
@@ -303,37 +312,79 @@ class DatasetLoader(BatchLoader):
         super().__init__(dataset, positions, **order)
         self.collate_fn = collate_fn
         self.num_workers = num_workers
+        self.persistent_workers = persistent_workers
         self.pin_memory = pin_memory
         self.worker_init_fn = worker_init_fn
+        self._kept: tuple[DataLoader[Any], _Batches] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the loader processes behind: a copy, which may serve something else, starts its own."""
+        return {**self.__dict__, "_kept": None}
 
     def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
-        sampler = self.sampler
-        seed = derive_seed(sampler.seed, "workers", sampler.epoch, self._served, sampler.rank)
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=_Batches(self, self._served),
+        loader, batches = self._kept or self._made()
+        if self.num_workers and self.persistent_workers:
+            self._kept = loader, batches
+        batches.start = self._served
+        return zip(places, loader, strict=True)
+
+    def _made(self) -> "tuple[DataLoader[Any], _Batches]":
+        batches = _Batches(self.sampler, self.positions, seeded=self.num_workers > 0)
+        loader: DataLoader[Any] = DataLoader(
+            _Seeded(self.dataset) if self.num_workers else self.dataset,
+            batch_sampler=batches,
             collate_fn=self.collate_fn,
             num_workers=self.num_workers,
+            persistent_workers=self.persistent_workers and self.num_workers > 0,
             pin_memory=self.pin_memory,
             worker_init_fn=self.worker_init_fn,
-            generator=torch.Generator().manual_seed(seed),
+            # of its own, so that starting to iterate does not draw from the global state
+            generator=torch.Generator().manual_seed(derive_seed(self.sampler.seed, "workers")),
         )
-        return zip(places, loader, strict=True)
+        return loader, batches
 
 
 class _Batches:
-    """The rest of an epoch as lists of dataset positions, made one at a time."""
+    """The rest of an epoch as lists of dataset positions, made one at a time; with a batch's seed in front, if asked.
 
-    def __init__(self, loader: BatchLoader, start: int) -> None:
-        self.loader = loader
-        self.start = start
+    Attributes:
+        start: The step to begin with.
+    """
+
+    def __init__(self, sampler: OrderSampler, positions: Tensor | None, *, seeded: bool) -> None:
+        self.sampler = sampler
+        self.positions = positions
+        self.seeded = seeded
+        self.start = 0
 
     def __len__(self) -> int:
-        return len(self.loader) - self.start
+        return len(self.sampler) - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
-        for place in self.loader.sampler.batches(self.start):
-            yield self.loader._dataset_positions(place).tolist()
+        sampler = self.sampler
+        for step, place in enumerate(sampler.batches(self.start), self.start):
+            chosen: list[int] = (place if self.positions is None else self.positions[place]).tolist()
+            if self.seeded:
+                chosen.insert(0, derive_seed(sampler.seed, "sample", sampler.epoch, step, sampler.rank))
+            yield chosen
+
+
+class _Seeded(Dataset[Any]):
+    """A dataset in a loader process: sets the process's random states for a batch, then reads its samples."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+    def __getitems__(self, batch: list[int]) -> Any:
+        seed, *positions = batch
+        torch.default_generator.manual_seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002  the legacy state is what transforms draw from
+        random.seed(seed)
+        together = getattr(self.dataset, "__getitems__", None)
+        return together(positions) if together else [self.dataset[position] for position in positions]
 
 
 _FREE_MEMORY_SHARE = 0.25

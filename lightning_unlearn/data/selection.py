@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import warnings
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -32,6 +33,10 @@ Positions: TypeAlias = npt.NDArray[np.int64]
 
 _SHOWN = 5  # offending values that a message quotes
 _ID_SUFFIXES = (".csv", ".json", ".txt")
+_COLUMNS_SHOWN = 8
+_CELL_SHOWN = 40  # characters of it
+# as many digits as int64 has; int() alone would read 1_0 and ٣ too
+_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _POSITION_HEADERS = ("id", "ids", "index", "position", "positions")
 
 
@@ -219,6 +224,33 @@ def _small_codes(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
     return np.unique(values, return_inverse=True)[1]
 
 
+def _lookup(ids: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Return where each value would be inserted among sorted ids."""
+    if values.dtype.kind != "U":
+        return np.searchsorted(ids, values)
+    # Strings are looked up in order: neighbouring searches read the same memory, which makes up for the sorting.
+    order = np.argsort(values)
+    places = np.empty(len(values), dtype=np.int64)
+    places[order] = np.searchsorted(ids, values[order])
+    return places
+
+
+def _group_numbers(values: npt.NDArray[Any]) -> tuple[int, npt.NDArray[np.int64]]:
+    """Return how many different values there are, and the rank of each sample's among them.
+
+    Integers that span no more numbers than there are samples are counted, ten times faster than sorting.
+    """
+    if np.issubdtype(values.dtype, np.integer) and len(values):
+        low, high = int(values.min()), int(values.max())
+        if high - low < len(values) and high <= np.iinfo(np.int64).max:
+            shifted = values.astype(np.int64, copy=False) - low
+            occurs = np.zeros(high - low + 1, dtype=np.bool_)
+            occurs[shifted] = True
+            return int(occurs.sum()), (np.cumsum(occurs) - 1)[shifted]
+    groups, group_of = np.unique(values, return_inverse=True)
+    return len(groups), group_of
+
+
 @dataclass(frozen=True)
 class RandomFraction(ForgetRule):
     """A random share of the training set.
@@ -364,9 +396,11 @@ class Ids(ForgetRule):
         if not len(ids):
             return np.empty(0, dtype=np.int64)
         # Every sample looks its value up among the sorted ids: n log(ids), no table over all values.
-        nearest = np.minimum(np.searchsorted(ids, values), len(ids) - 1)
+        nearest = np.minimum(_lookup(ids, values), len(ids) - 1)
         found = ids[nearest] == values
-        unknown = np.delete(ids, np.unique(nearest[found]))
+        occurs = np.zeros(len(ids), dtype=np.bool_)
+        occurs[nearest[found]] = True
+        unknown = ids[~occurs]
         if len(unknown):
             raise ValueError(
                 f"{self._origin}: {len(unknown)} ids do not occur in attribute {self.column!r} of the "
@@ -377,8 +411,9 @@ class Ids(ForgetRule):
         # forgotten; a person of whom none remain is kept, so that the request is refused and not silently
         # shortened.
         free = data.is_available
-        exhausted = np.setdiff1d(nearest[found], nearest[found & free])
-        return np.flatnonzero(found & (free | np.isin(nearest, exhausted)))
+        exhausted = np.ones(len(ids), dtype=np.bool_)
+        exhausted[nearest[found & free]] = False
+        return np.flatnonzero(found & (free | exhausted[nearest]))
 
     def _sorted_unique(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         ids = np.sort(ids)
@@ -394,11 +429,20 @@ class Ids(ForgetRule):
         """Read the ids as ``int64`` or as strings, shape ``(M,)``."""
         if not isinstance(self.ids, str | Path):
             return _typed_ids(self.ids, integers=integers, origin=self._origin)
-        path = Path(self.ids)
+        try:
+            return self._read_file(Path(self.ids), integers=integers)
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{self._origin} is not text in UTF-8 ({error.reason} at byte {error.start}); save it anew in that "
+                'encoding, which spreadsheets call "CSV UTF-8"'
+            ) from error
+
+    def _read_file(self, path: Path, *, integers: bool) -> npt.NDArray[Any]:
         if path.suffix.lower() == ".json":
+            text = path.read_text(encoding="utf-8-sig")
             try:
-                values = json.loads(path.read_text(encoding="utf-8-sig"))
-            except ValueError as error:
+                values = json.loads(text)
+            except (ValueError, RecursionError) as error:
                 raise ValueError(
                     f"{self._origin} is not valid JSON: {error}; it must be one list of ids"
                 ) from error
@@ -451,15 +495,16 @@ class Groups(ForgetRule):
 
     def __call__(self, data: SelectionData) -> Positions:
         """Draw the groups and find their available samples."""
-        groups, group_of = np.unique(data.of_available(data.attribute(self.attribute)), return_inverse=True)
-        log_weights = np.zeros(len(groups))
+        groups, group_of = _group_numbers(data.of_available(data.attribute(self.attribute)))
+        log_weights = np.zeros(groups)
         if self.skew_by is not None:
             log_weights -= self.skew * self._scores(data, group_of)
         # The groups with the largest log-weight plus Gumbel noise are a draw without replacement in
         # proportion to the weights.
-        keys = log_weights + data.rng.gumbel(size=len(groups))
-        chosen = np.argsort(-keys, kind="stable")[: _share(self.fraction, len(groups))]
-        return data.pick(np.flatnonzero(np.isin(group_of, chosen)))
+        keys = log_weights + data.rng.gumbel(size=groups)
+        chosen = np.zeros(groups, dtype=np.bool_)
+        chosen[np.argsort(-keys, kind="stable")[: _share(self.fraction, groups)]] = True
+        return data.pick(np.flatnonzero(chosen[group_of]))
 
     def _scores(self, data: SelectionData, group_of: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         values = data.of_available(data.attribute(str(self.skew_by)))
@@ -633,7 +678,8 @@ def _typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
 class _CsvLayout:
     """Where the ids of a text file stand; no delimiter and no column for a plain list, one id a line."""
 
-    index: int | None = None
+    index: int = 0
+    width: int = 1
     header_rows: int = 0
     delimiter: str | None = None
 
@@ -648,49 +694,55 @@ def _csv_layout(path: Path, column: str | None, *, integers: bool) -> _CsvLayout
         index for index, cell in enumerate(cells) if (cell if column is not None else cell.lower()) in wanted
     ]
     if len(named) == 1:
-        return _CsvLayout(named[0], 1, delimiter)
+        return _CsvLayout(named[0], len(cells), 1, delimiter)
     if len(cells) > 1:
         raise ValueError(
-            f"ids file {path} has {len(cells)} columns, {cells}, and it is not clear which holds the ids; "
-            f"head one of them {' or '.join(map(repr, wanted))}, or keep only the column of ids"
+            f"ids file {path} has {len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the "
+            f"ids; head one of them {' or '.join(map(repr, wanted))}, or keep only the column of ids"
         )
     is_header = integers and not _is_integer("".join(cells))
-    return _CsvLayout(0, int(is_header), delimiter)
+    return _CsvLayout(0, 1, int(is_header), delimiter)
 
 
 def _is_integer(text: str) -> bool:
-    try:
-        int(text)
-    except ValueError:
-        return False
-    return True
+    return _INTEGER.fullmatch(text) is not None
 
 
 def _read_column(path: Path, layout: _CsvLayout, *, integers: bool) -> npt.NDArray[Any]:
-    # Warnings count as errors: some versions of numpy only warn when they truncate 3.5 to 3, and a wrong id
-    # must never pass.
-    with warnings.catch_warnings(), path.open(encoding="utf-8-sig") as file:
-        warnings.simplefilter("error")
-        if layout.delimiter is None and not integers:
-            return np.asarray([line.strip() for line in file if line.strip()], dtype=np.str_)
-        try:
-            ids: npt.NDArray[Any] = np.loadtxt(
-                file,
-                dtype=np.int64 if integers else np.str_,
-                comments=None,
-                delimiter=layout.delimiter,
-                skiprows=layout.header_rows,
-                usecols=layout.index,
-                quotechar='"',
-                ndmin=1,
-            )
-        except UserWarning:  # numpy's way to say that there are no rows
-            return np.empty(0, dtype=np.int64 if integers else np.str_)
-        except (ValueError, DeprecationWarning) as error:
-            raise ValueError(
-                f"ids file {path} could not be read as {'integer ids' if integers else 'ids'}: {error}. "
-                "Write one id per line; where ids are values of an attribute of the data, name it in `column`"
-            ) from error
-    if ids.ndim != 1:
-        raise ValueError(f"ids file {path} has {ids.shape[1]} values in a line; write one id per line")
-    return ids if integers else np.char.strip(ids)
+    """Read the ids of a text file.
+
+    Not by :func:`numpy.loadtxt`: with odd files it has crashed the process (a fuzz test under NumPy 2.4.6).
+    """
+    advice = "Write one id per line; where ids are values of an attribute of the data, name it in `column`"
+    try:
+        cells = _cells(path, layout)
+    except csv.Error as error:
+        raise ValueError(f"ids file {path} could not be read as CSV: {error}. {advice}") from error
+    if not integers:
+        return np.asarray(cells, dtype=np.str_)
+    wrong = next((cell for cell in cells if not _is_integer(cell)), None)
+    if wrong is not None and layout.delimiter is None and len(wrong.split()) > 1:
+        raise ValueError(f"ids file {path} has {len(wrong.split())} values in a line; write one id per line")
+    try:
+        if wrong is not None:
+            raise OverflowError(f"{wrong[:_CELL_SHOWN]!r} is none")
+        return np.asarray([int(cell) for cell in cells], dtype=np.int64)
+    except OverflowError as error:
+        raise ValueError(f"ids file {path} could not be read as integer ids: {error}. {advice}") from error
+
+
+def _cells(path: Path, layout: _CsvLayout) -> list[str]:
+    """Read the column of a text file, blank lines left out."""
+    if layout.delimiter is None:
+        with path.open(encoding="utf-8-sig") as file:
+            return [cell for line in file if (cell := line.strip())]
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.reader(file, delimiter=layout.delimiter, strict=True)
+        cells: list[str] = []
+        for row in islice(rows, layout.header_rows, None):
+            if not any(cell.strip() for cell in row):
+                continue
+            if len(row) != layout.width:
+                raise csv.Error(f"line {rows.line_num} has {len(row)} cells, the first line {layout.width}")
+            cells.append(row[layout.index].strip())
+        return cells

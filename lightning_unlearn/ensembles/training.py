@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.ensembles.runtime import Runtime
+from lightning_unlearn.models.surgery import running_statistics
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
 
@@ -30,7 +32,7 @@ def train_classifier(
     adapter: Adapter | None = None,
     seed: int = 0,
     on_epoch: Callable[[int], None] | None = None,
-) -> None:
+) -> Tensor:
     """Train a classifier in place; what reference and shadow models are made with.
 
     Gradients are averaged over the ranks each step and buffers are shared at the end, so every rank ends with
@@ -48,6 +50,9 @@ def train_classifier(
         seed: Seed of whatever the model itself draws.
         on_epoch: Called with the number of finished epochs after each.
 
+    Returns:
+        The loss curve, ``(epochs,)`` float32 on the CPU: each epoch's mean over this rank's steps.
+
     Raises:
         ValueError: If ``epochs`` < 1.
         FloatingPointError: If the loss of an epoch is not finite.
@@ -59,6 +64,8 @@ def train_classifier(
     stepper = optimizer(trainable)
     schedule: Any = None if lr_scheduler is None else lr_scheduler(stepper)
     scaler = runtime.grad_scaler()
+    normalisations = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    curve = torch.empty(epochs)
     module.train()
     with (
         isolated_rng(derive_seed(seed, "training", runtime.rank)),
@@ -70,7 +77,9 @@ def train_classifier(
             total = torch.zeros((), device=runtime.device)
             for batch in loader:
                 inputs, targets = adapter.split(runtime.to_device(batch))
-                with runtime.forward_context():
+                # a batch of one sample has no statistics of its own
+                single = running_statistics(normalisations if len(targets) == 1 else ())
+                with runtime.forward_context(), single:
                     value = loss(adapter.call(module, inputs), targets)
                 stepper.zero_grad()
                 scaler.scale(value).backward()  # type: ignore[no-untyped-call]
@@ -80,6 +89,7 @@ def train_classifier(
                 total += value.detach()
             if schedule is not None:
                 schedule.step()
+            curve[epoch] = total / len(loader)
             if not runtime.all_agree(bool(torch.isfinite(total))):
                 raise FloatingPointError(
                     f"the loss became {float(total)} in epoch {epoch + 1} of training {type(module).__name__}; "
@@ -88,3 +98,4 @@ def train_classifier(
             if on_epoch is not None:
                 on_epoch(epoch + 1)
     runtime.share_buffers(module)
+    return curve

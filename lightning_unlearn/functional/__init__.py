@@ -11,12 +11,20 @@ from lightning_unlearn.functional.divergence import (
     posteriors,
     similarity,
 )
+from lightning_unlearn.functional.forgetting_quality import (
+    ForgettingQualityResult,
+    forgetting_final_score,
+    forgetting_quality,
+    forgetting_quality_intervals,
+)
 from lightning_unlearn.functional.gan import (
     generator_loss,
     gradient_penalty,
     sort_posteriors,
     wasserstein_critic_loss,
 )
+from lightning_unlearn.functional.klom import klom
+from lightning_unlearn.functional.lira import lira_scores, logit_scaled_confidence
 from lightning_unlearn.functional.membership import (
     auc,
     bootstrap_intervals,
@@ -25,6 +33,9 @@ from lightning_unlearn.functional.membership import (
     roc_curve,
     tpr_at_fpr,
 )
+from lightning_unlearn.functional.population_attack import population_attack_scores
+from lightning_unlearn.functional.relearning import relearn_target, relearn_time
+from lightning_unlearn.functional.rmia import rmia_scores
 from lightning_unlearn.functional.sensitivity import (
     gradient_sensitivities,
     perturb_mixed,
@@ -42,10 +53,12 @@ from lightning_unlearn.functional.statistics import (
     forgetting_rate,
     memory_retention_rate,
 )
+from lightning_unlearn.functional.u_lira import u_lira_intervals, u_lira_rates, u_lira_scores
 from lightning_unlearn.functional.unlearning import perturbation_loss, reference_kl_loss
 from lightning_unlearn.functional.weights import weight_distance
 
 __all__ = [
+    "ForgettingQualityResult",
     "acceleration",
     "activation_distance",
     "auc",
@@ -54,6 +67,9 @@ __all__ = [
     "confidence_interval",
     "confusion_matrix",
     "entropy",
+    "forgetting_final_score",
+    "forgetting_quality",
+    "forgetting_quality_intervals",
     "forgetting_rate",
     "generator_loss",
     "gradient_penalty",
@@ -62,13 +78,20 @@ __all__ = [
     "js_from_logits",
     "kl_divergence",
     "kl_from_logits",
+    "klom",
+    "lira_scores",
+    "logit_scaled_confidence",
     "membership_rates",
     "memory_retention_rate",
     "perturb_mixed",
     "perturb_scaled",
     "perturbation_loss",
+    "population_attack_scores",
     "posteriors",
     "reference_kl_loss",
+    "relearn_target",
+    "relearn_time",
+    "rmia_scores",
     "roc_curve",
     "sample_sensitivities",
     "select_random",
@@ -79,6 +102,9 @@ __all__ = [
     "sort_posteriors",
     "spd_gan_loss",
     "tpr_at_fpr",
+    "u_lira_intervals",
+    "u_lira_rates",
+    "u_lira_scores",
     "unlearning_degree",
     "wasserstein_critic_loss",
     "weight_distance",

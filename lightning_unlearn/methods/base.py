@@ -3,7 +3,8 @@
 import contextvars
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -12,10 +13,12 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchmetrics import MeanMetric
 
@@ -25,10 +28,17 @@ from lightning_unlearn.data.loading import Indexed
 from lightning_unlearn.data.splits import Split
 from lightning_unlearn.ensembles import Runtime, isolated_rng, restore_rng_state, rng_state
 from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.hashing import model_hash
+from lightning_unlearn.ledger import require_forgotten_before
+from lightning_unlearn.memory import peak_memory
 from lightning_unlearn.methods.export import write_export
+from lightning_unlearn.methods.limits import refuse_impossible, require_data_parallel
+from lightning_unlearn.methods.recording import record_fit
+from lightning_unlearn.methods.resuming import require_own_checkpoint
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
-from lightning_unlearn.models.surgery import clone, evaluating, held_statistics
+from lightning_unlearn.models.sharding import gather_shards, scatter_shards, shard_copy
+from lightning_unlearn.models.surgery import clone, evaluating, held_statistics, running_statistics
 
 __all__ = ["UnlearningModule"]
 
@@ -91,13 +101,18 @@ class UnlearningModule(L.LightningModule):
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._prepared = False
+        self._to_prepare = False
         self._prepare_seconds = 0.0
         self._unlearn_seconds = 0.0
         self._request = ""
         self._clock = 0.0
+        self._exported: Path | None = None
         self._losses: Tensor | None = None
+        self._answered: list[tuple[Tensor, Tensor]] = []  # logits and targets of a step that is shown
         self._validated: list[str] = []
-        self._normalisations = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        self._normalisations = _normalisations(self.model)
+        self._held: list[tuple[nn.Module, dict[str, Tensor]]] = []
+        self._whole: list[nn.Module] = []  # the model itself while self.model is a copy spread over processes
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._outputs_checked = False
         self._validation = nn.ModuleDict()
@@ -117,6 +132,14 @@ class UnlearningModule(L.LightningModule):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Do what must be done once before the first step; counted in ``time/prepare_s``.
+
+        Args:
+            data: The split data.
+            runtime: Device, precision and ranks of the trainer.
+        """
+
+    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Do what a run that was prepared before must do again, because no checkpoint holds it.
 
         Args:
             data: The split data.
@@ -143,23 +166,52 @@ class UnlearningModule(L.LightningModule):
 
         Inputs that are tensors of one shape go through the model together, which halves the fixed price of a
         step. With batch normalisation each batch goes through alone, and only the last one (name the retain
-        set there) moves the running statistics: those of forgotten samples must not be exported.
+        set there) moves the running statistics: those of forgotten samples must not be exported. A batch of one
+        sample has no statistics of its own, and is normalised by the running ones.
         """
         parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
         inputs = [part[0] for part in parts]
         alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
         if alike and (len(inputs) == 1 or not self._normalisations):
-            joint = self.adapter.call(self.model, torch.cat(inputs) if len(inputs) > 1 else inputs[0])
+            joint = self._answers(torch.cat(inputs) if len(inputs) > 1 else inputs[0], sum(map(len, inputs)))
             logits = list(torch.split(joint, [len(x) for x in inputs]))
         else:
+            sizes = [len(targets) for _, targets in parts]
             with held_statistics(self._normalisations):
-                logits = [self.adapter.call(self.model, x) for x in inputs[:-1]]
-            logits.append(self.adapter.call(self.model, inputs[-1]))
+                logits = [self._answers(x, size) for x, size in zip(inputs[:-1], sizes[:-1], strict=True)]
+            logits.append(self._answers(inputs[-1], sizes[-1]))
         if not self._outputs_checked:
             self._check_outputs(logits[0], torch.cat([targets for _, targets in parts]))
-        return [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
+        answers = [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
+        if self._trainer is not None and self.trainer.training and self._is_shown_step:
+            self._answered += [(values.detach(), targets) for values, targets in answers]
+        return answers
+
+    def _answers(self, inputs: Any, size: int) -> Tensor:
+        """Return the logits of one batch of ``size`` samples."""
+        with running_statistics(self._normalisations if size == 1 else ()):
+            return self.adapter.call(self.model, inputs)
 
     # ------------------------------------------------------------------ Lightning's hooks
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """Refuse what the method cannot do; of all hooks the one before Lightning's checks, which name no method."""
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            refuse_impossible(self, self.trainer)
+        return []
+
+    def configure_model(self) -> None:
+        """Train a copy that is spread over the processes where the strategy gives a device mesh (FSDP2).
+
+        The model itself stays whole on every process: what is prepared is prepared on it, and it has the new
+        weights when training ends.
+        """
+        if self.device_mesh is None or self._whole:
+            return
+        mesh = self.device_mesh["data_parallel"]
+        require_data_parallel(self, self.device_mesh.size(), mesh.size())
+        self._whole = [self.model]
+        self._use(shard_copy(self.model, mesh))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and schedule that were asked for, Adam with 1e-3 otherwise."""
@@ -183,15 +235,29 @@ class UnlearningModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""
-        runtime = Runtime(self.trainer)
+        self._exported = None
         if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
-            self._try_model(self.data, runtime)
+            self._try_model(self.data, Runtime(self.trainer))
+            if self.data.ledger is not None:
+                before = model_hash(self.source.state_dict())
+                require_forgotten_before(self.data.ledger, before, self.data.split.previous)
+        # some strategies read a checkpoint only after this hook; whether it was prepared is then not known yet
+        self._to_prepare = True
+        if self.trainer.ckpt_path is None or not self.trainer.strategy.restore_checkpoint_after_setup:
+            self._prepare_once()
+
+    def _prepare_once(self) -> None:
+        runtime = Runtime(self.trainer)
+        self._to_prepare = False
         if self._prepared:
             self._require_same_request()
+            if is_overridden("prepare_resumed", self, UnlearningModule):
+                self.prepare_resumed(self.data, runtime)
             return
         start = self._now(runtime)
         if is_overridden("prepare", self, UnlearningModule):
-            self.prepare(self.data, runtime)
+            with self._put_together(runtime):
+                self.prepare(self.data, runtime)
         self._prepare_seconds += self._now(runtime) - start
         self._prepared = True
         data = getattr(self.trainer, "datamodule", None)
@@ -214,14 +280,43 @@ class UnlearningModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Put back the random state of a resumed run, and start the clock."""
+        if self._to_prepare:
+            self._prepare_once()
+        self._held = [
+            (layer, {name: buffer.clone() for name, buffer in layer.named_buffers()})
+            for layer in self._normalisations
+            if not layer.training
+        ]
         if self._rng_states is not None:
             if len(self._rng_states) == self.trainer.world_size:
                 restore_rng_state(self._rng_states[self.trainer.global_rank])
             self._rng_states = None
         self._clock = self._now(Runtime(self.trainer))
 
+    def on_train_epoch_start(self) -> None:
+        """Put back the running statistics that are not to move: StochasticWeightAveraging resets all there are."""
+        for layer, buffers in self._held:
+            for name, value in buffers.items():
+                layer.get_buffer(name).copy_(value)
+
+    def on_after_backward(self) -> None:
+        """Give every process the buffers of the first where the model is spread; elsewhere the strategy sees to it."""
+        if self._whole:
+            Runtime(self.trainer).share_buffers(self.model)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Log the norm of the model's gradients, before they are clipped, at the trainer's logging interval only."""
+        if not self._is_shown_step:
+            return
+        stepped = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None and id(p) in stepped]
+        if gradients:  # none where a method steps a model of its own, such as a critic
+            norm = torch.nn.utils.get_total_norm(gradients)
+            self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Stop at a loss that is not finite, without waiting for the device at every step."""
+        """Log the accuracies, and stop at a loss that is not finite, without waiting for the device at every step."""
+        self._log_batch_accuracies(batch)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):
             return
@@ -242,6 +337,29 @@ class UnlearningModule(L.LightningModule):
         for name, seconds in self.times.items():
             # callback_metrics alone come back from the processes of a spawning strategy
             self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**self.times, **peak_memory(self.device)}, step=self.trainer.global_step)
+        self._gather_model()
+
+    def on_fit_end(self) -> None:
+        """Put the request on record, where there is a ledger; the evaluators have measured by now."""
+        data = getattr(self.trainer, "datamodule", None)
+        if not isinstance(data, UnlearningDataModule) or data.ledger is None or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        record_fit(
+            data.ledger,
+            self.trainer,
+            self,
+            split=data.split,
+            seed=data.order_seed,
+            source=self.source,
+            model=self.model,
+            exported=self._exported,
+        )
+
+    def teardown(self, stage: str) -> None:
+        """Leave the model whole, where training has not done so."""
+        self._gather_model()
 
     @property
     def times(self) -> dict[str, float]:
@@ -257,6 +375,10 @@ class UnlearningModule(L.LightningModule):
         for name in names:
             if name not in self._validation:
                 self._validation[name] = MeanMetric().to(self.device)
+
+    def on_test_start(self) -> None:
+        """Put the model together: evaluators look at it when the test ends."""
+        self._gather_model()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``accuracy/forget`` and ``accuracy/test``, exact under any number of processes."""
@@ -278,6 +400,7 @@ class UnlearningModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what a resumed run must not do again."""
         checkpoint[_STATE_KEY] = {
+            "method": type(self).__qualname__,
             "prepared": self._prepared,
             "request": self._request,
             "prepare_s": self._prepare_seconds,
@@ -290,6 +413,10 @@ class UnlearningModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up where the checkpoint stopped."""
         state = checkpoint.get(_STATE_KEY)
+        if checkpoint.get("state_dict"):  # shards, which a strategy reads by itself, are not among it
+            training = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+            writer = None if state is None else state.get("method")
+            require_own_checkpoint(checkpoint, self, writer, training=training)
         if state is None:
             return
         self._prepared = state["prepared"]
@@ -326,7 +453,38 @@ class UnlearningModule(L.LightningModule):
                 f"{', ...' if len(kept) > 5 else ''}. If they were trained on forgotten samples (a moving average of "
                 "the weights, say), the model still remembers; reset or update them before exporting"
             )
-        return write_export(self.model, path)
+        self._exported = write_export(self.model, path)
+        return self._exported
+
+    # ------------------------------------------------------------------ a model spread over processes
+
+    def _use(self, model: nn.Module) -> None:
+        self.model = model
+        self._normalisations = _normalisations(model)
+
+    @contextmanager
+    def _put_together(self, runtime: Runtime) -> Iterator[None]:
+        """Have ``self.model`` be whole, in the trainer's device and type, and spread it again afterwards."""
+        if not self._whole:
+            yield
+            return
+        whole, spread = self._whole[0], self.model
+        gather_shards(spread, whole)
+        self._use(runtime.place(whole))
+        try:
+            yield
+        finally:
+            self._use(spread)
+        scatter_shards(whole, spread)
+        whole.cpu()
+
+    def _gather_model(self) -> None:
+        """Give ``self.model`` back whole; a collective, like all that is done with its shards."""
+        if not self._whole:
+            return
+        gather_shards(self.model, self._whole[0])
+        self._use(self._whole.pop().to(self.device))
+        self.trainer.strategy.optimizers = []  # they step the shards
 
     # ------------------------------------------------------------------ within
 
@@ -342,6 +500,25 @@ class UnlearningModule(L.LightningModule):
             for name, value in terms.items():
                 self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
 
+    def _log_batch_accuracies(self, batch: Any) -> None:
+        """Log the share of right answers in each stream's batch, of the answers that the loss was made of."""
+        answered, self._answered = self._answered, []
+        if not answered or not isinstance(batch, Mapping):
+            return
+        parts = {name: part.batch if isinstance(part, Indexed) else part for name, part in batch.items()}
+        # told by their targets: a strategy may have put the same tensors into new containers
+        names = {id(self.adapter.split(part)[1]): name for name, part in parts.items()}
+        for logits, targets in answered:
+            if id(targets) in names:
+                right = (logits.argmax(dim=-1) == targets).float().mean()
+                self.log(f"train/accuracy_{names[id(targets)]}", right)
+
+    @property
+    def _is_shown_step(self) -> bool:
+        """Whether there is a logger, and the running step is one that it is shown."""
+        stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+        return bool(self.trainer.loggers) and stepped % self._log_interval == 0
+
     @property
     def _log_interval(self) -> int:
         return max(1, int(self.trainer.log_every_n_steps))  # type: ignore[attr-defined]
@@ -349,7 +526,10 @@ class UnlearningModule(L.LightningModule):
     def _log_accuracy(self, name: str, batch: Any) -> None:
         (logits, targets), *_ = self.stream_logits(batch)
         metric = cast(MeanMetric, self._validation[name])
-        metric.update((logits.argmax(dim=-1) == targets).float())
+        # with fewer samples than processes, the last of these are served repeated ones, which do not count
+        data = getattr(self.trainer, "datamodule", None)
+        own = not isinstance(data, UnlearningDataModule) or self.global_rank < data.stream_size(name)
+        metric.update((logits.argmax(dim=-1) == targets).float(), float(own))
         self.log(f"accuracy/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False)
 
     def _try_model(self, data: UnlearningDataModule, runtime: Runtime) -> None:
@@ -427,3 +607,7 @@ class UnlearningModule(L.LightningModule):
     def _now(runtime: Runtime) -> float:
         runtime.synchronize()
         return time.perf_counter()
+
+
+def _normalisations(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.checks import require_integers
 from lightning_unlearn.methods.freezing import hold_statistics
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.surgery import clone, last_parameter_tensors
@@ -58,6 +59,7 @@ class CFk(UnlearningModule):
         loss: Loss | None = None,
         adapter: Adapter | None = None,
     ) -> None:
+        require_integers(k=k)
         self.k = k  # initial_model() asks for it
         super().__init__(
             source, optimizer=optimizer or _adam, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter

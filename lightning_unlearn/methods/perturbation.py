@@ -15,9 +15,11 @@ from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
 from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.checks import require_numbers
 from lightning_unlearn.methods.freezing import hold_statistics
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.models.sharding import local_part, local_part_of
 from lightning_unlearn.models.surgery import count_parameters
 from lightning_unlearn.seeding import derive_seed
 
@@ -85,6 +87,12 @@ class Perturbation(UnlearningModule):
         loss: Loss | None = None,
         adapter: Adapter | None = None,
     ) -> None:
+        require_numbers(
+            none=("similarity_threshold",),
+            epsilon=epsilon,
+            lambda_=lambda_,
+            similarity_threshold=similarity_threshold,
+        )
         if not (math.isfinite(epsilon) and epsilon != 0):
             raise ValueError(f"epsilon must be finite and not 0, got {epsilon}; 0 would perturb nothing")
         if mix and not 0 < epsilon <= 1:
@@ -132,7 +140,9 @@ class Perturbation(UnlearningModule):
         raise NotImplementedError(f"{type(self).__name__} must define select()")
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Choose weights, perturb them, and ask the teacher."""
+        """Ask the teacher, choose weights, and perturb them."""
+        self._teacher.ask(data, runtime)
+        # last, so that a run that is stopped before has not perturbed anything, and one resumed not twice
         generator = torch.Generator().manual_seed(derive_seed(data.order_seed, "perturbation"))
         chosen = self.select(data, runtime, generator)
         self.perturbed = {name: positions.cpu() for name, positions in chosen.items()}
@@ -142,18 +152,16 @@ class Perturbation(UnlearningModule):
         else:
             for name, positions in self.perturbed.items():
                 perturb_scaled(parameters[name], positions, self.epsilon)
-        self._teacher.ask(data, runtime)
 
     @property
     def n_perturbed(self) -> int:
         """How many weights were perturbed."""
         return sum(len(positions) for positions in self.perturbed.values())
 
-    def on_fit_start(self) -> None:
-        """Prepare; a resumed run, whose weights are perturbed already, only asks the teacher."""
-        super().on_fit_start()
+    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask the teacher; the weights came perturbed with the checkpoint."""
         if not self._teacher.ready:
-            self._teacher.ask(self.data, Runtime(self.trainer))
+            self._teacher.ask(data, runtime)
 
     def on_train_start(self) -> None:
         """Log ``perturbed_parameters`` and note which numbers may move."""
@@ -163,8 +171,9 @@ class Perturbation(UnlearningModule):
             for name, parameter in self.model.named_parameters():
                 mask = torch.zeros(parameter.numel(), dtype=torch.bool)
                 mask[self.perturbed[name]] = True
-                self._movable[name] = mask.view(parameter.shape).to(parameter.device)
-                self._still[name] = parameter.detach().clone()
+                mask = mask.view(parameter.shape).to(parameter.device)
+                self._movable[name] = local_part_of(mask, parameter)
+                self._still[name] = local_part(parameter.detach()).clone()
 
     def on_train_end(self) -> None:
         """Stop the clock, and let go of the copy of what was not to move."""
@@ -194,14 +203,16 @@ class Perturbation(UnlearningModule):
         for name, movable in self._movable.items():
             gradient = self.model.get_parameter(name).grad
             if gradient is not None:
-                gradient.masked_fill_(~movable, 0)
+                local_part(gradient).masked_fill_(~movable, 0)
+        super().on_before_optimizer_step(optimizer)
+        super().on_before_optimizer_step(optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then put back what weight decay moved without a gradient."""
         super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             for name, movable in self._movable.items():
-                parameter = self.model.get_parameter(name)
+                parameter = local_part(self.model.get_parameter(name))
                 parameter.copy_(torch.where(movable, parameter, self._still[name]))
 
     def on_train_epoch_end(self) -> None:
@@ -243,6 +254,7 @@ def require_k(k: int, most: int, what: str, model: nn.Module) -> None:
 
 def require_fraction(fraction: float, model: nn.Module) -> None:
     """Raise ``ValueError`` unless ``fraction`` is a share of a model's weights that chooses at least one."""
+    require_numbers(fraction=fraction)
     total = count_parameters(model)
     if not (0 < fraction <= 1 and round(fraction * total)):
         raise ValueError(

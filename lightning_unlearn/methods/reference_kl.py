@@ -13,6 +13,7 @@ from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import reference_kl_loss
 from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.checks import require_integers, require_numbers
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.methods.teacher import Teacher
 from lightning_unlearn.models.surgery import fresh_copy
@@ -79,6 +80,13 @@ class ReferenceKL(UnlearningModule):
         loss: Loss | None = None,
         adapter: Adapter | None = None,
     ) -> None:
+        require_numbers(
+            none=("kl_tolerance",),
+            lambda_=lambda_,
+            reference_fraction=reference_fraction,
+            kl_tolerance=kl_tolerance,
+        )
+        require_integers(reference_epochs=reference_epochs)
         if not 0 <= lambda_ <= 1:
             raise ValueError(
                 f"lambda_ must lie in [0, 1], got {lambda_}: it weighs the KL term against the cross-entropy"
@@ -87,7 +95,7 @@ class ReferenceKL(UnlearningModule):
             raise ValueError(f"reference_fraction must lie in (0, 1], got {reference_fraction}")
         if reference_epochs < 1:
             raise ValueError(f"reference_epochs must be at least 1, got {reference_epochs}")
-        if kl_tolerance is not None and kl_tolerance <= 0:
+        if kl_tolerance is not None and not kl_tolerance > 0:
             raise ValueError(f"kl_tolerance must be positive, got {kl_tolerance}; None never stops early")
         super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
         self.lambda_ = lambda_
@@ -105,11 +113,10 @@ class ReferenceKL(UnlearningModule):
             self._reference = Teacher(self._train_reference(data, runtime), self.adapter)
         self._reference.ask(data, runtime)
 
-    def on_fit_start(self) -> None:
-        """Prepare; a resumed run, whose reference model came with its checkpoint, only asks it again."""
-        super().on_fit_start()
-        if self._reference is not None and not self._reference.ready:
-            self._reference.ask(self.data, Runtime(self.trainer))
+    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask the reference model again, unless its answers came with the checkpoint."""
+        if self._reference is not None:
+            self._reference.ask(data, runtime)
 
     def _train_reference(self, data: UnlearningDataModule, runtime: Runtime) -> nn.Module:
         seed = derive_seed(data.order_seed, "reference")
@@ -159,15 +166,15 @@ class ReferenceKL(UnlearningModule):
         if self._reference is None:
             return {}
         return {
-            "reference": self._reference.model.state_dict(),
+            "reference": self._reference.state(),
             "kl": None if self._kl_sum is None else self._kl_sum.cpu(),
             "kl_count": self._kl_count,
         }
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
-        """Rebuild the reference model; its answers are computed again from it."""
+        """Take back the reference model's answers, or the model itself where they cannot be kept."""
         self._reference = Teacher(self.source, self.adapter)
-        self._reference.model.load_state_dict(state["reference"])
+        self._reference.load_state(state["reference"])
         self._kl_sum = None if state["kl"] is None else state["kl"].to(self.device)
         self._kl_count = state["kl_count"]
 

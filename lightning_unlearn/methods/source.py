@@ -1,5 +1,6 @@
 """Where the source model comes from: a module at hand or a checkpoint file; knows no method."""
 
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from lightning_unlearn.models.hparams import restore_hyperparameters
+from lightning_unlearn.models.surgery import uncompiled
 
 __all__ = ["Source", "SourceCheckpoint", "load_source"]
 
@@ -79,10 +81,7 @@ def load_source(source: Source) -> nn.Module:
         TypeError: If it is none of these.
     """
     if isinstance(source, nn.Module):
-        compiled_from = getattr(
-            source, "_orig_mod", None
-        )  # what torch.compile wraps; its names are the user's
-        return compiled_from if isinstance(compiled_from, nn.Module) else source
+        return uncompiled(source)
     if isinstance(source, str | Path):
         source = SourceCheckpoint(str(source))
     if not isinstance(source, SourceCheckpoint):
@@ -92,25 +91,44 @@ def load_source(source: Source) -> nn.Module:
     return source.load()
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, *, mapped: bool = False) -> dict[str, Any]:
     """Read a checkpoint file without executing anything in it.
+
+    Args:
+        path: The file.
+        mapped: Leave the tensors in the file until they are used, for a short look at a large checkpoint.
 
     Raises:
         ValueError: If the file is truncated, is no checkpoint, or holds more than tensors and plain values.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        if not mapped:
+            _require_sound(path)
+        content = torch.load(
+            path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
+        )
     except (
         Exception
     ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... as the damage falls
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        # torch goes on to advise to execute it all the same
+        if first_line.startswith("Weights only load failed"):
+            first_line = "it holds objects that would have to be executed"
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors and plain values: {first_line} "
             "(nothing in it was executed; write it again with Trainer.save_checkpoint)"
         ) from error
-    if not isinstance(content, dict) or "state_dict" not in content:
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise ValueError(f"{path} holds no 'state_dict', so it is not a Lightning checkpoint")
     return content
+
+
+def _require_sound(path: str | Path) -> None:
+    """Compare the checksums in the file, which torch writes and does not look at, with what is there."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"the checksum of {damaged} does not match its content")
 
 
 def _import_class(class_path: str) -> type[L.LightningModule]:

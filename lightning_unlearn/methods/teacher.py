@@ -1,5 +1,6 @@
 """A frozen model whose answers on the forget set others are pulled to; no loss and no training here."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,33 +21,33 @@ class Teacher:
     It is no module, so that a method that holds one has it in no ``state_dict``, no optimizer and no export.
 
     Args:
-        model: The model; a frozen copy of it is kept.
+        model: The model; a frozen copy of it is kept, for as long as it is needed.
         adapter: How batches and outputs are taken apart.
 
     Attributes:
-        model: The frozen copy.
         ready: Whether it was asked, and so can answer batches.
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter) -> None:
-        self.model = frozen(model)
         self.adapter = adapter
         self.ready = False
+        self._model: nn.Module | None = frozen(model)
         self._table: Tensor | None = None
 
     def ask(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Put the model where batches are, and, unless the forget set is augmented, note all its answers.
-
-        With the answers noted the model is not needed on the device any more, and leaves it.
+        """Note all answers and let go of the model, or keep the model where the forget set is augmented.
 
         Args:
             data: The split data.
-            runtime: Device, precision and ranks of the trainer.
+            runtime: Device, precision and ranks of the trainer; the answers, or the model, are put there.
         """
-        runtime.place(self.model)
-        if not data.is_augmented("forget"):
-            self._table = self.answers(data, runtime)
-            self.model.cpu()
+        if self._model is not None:
+            runtime.place(self._model)
+            if not data.is_augmented("forget"):
+                self._table = self.answers(data, runtime)
+                self._model = None
+        if self._table is not None:
+            self._table = self._table.to(runtime.device)
         self.ready = True
 
     def answers(self, data: UnlearningDataModule, runtime: Runtime) -> Tensor:
@@ -58,17 +59,33 @@ class Teacher:
         """
         if self._table is not None:
             return self._table
+        assert self._model is not None
         loader = data.loader("forget", indexed=True)
-        return predict(self.model, loader, runtime, self.adapter).logits.to(runtime.device)
+        return predict(self._model, loader, runtime, self.adapter).logits.to(runtime.device)
 
-    def logits(self, batch: Any) -> Tensor:
+    def logits(self, batch: Indexed) -> Tensor:
         """Return the logits ``(B, C)`` on a training batch of the forget set, without a gradient.
 
         Args:
-            batch: A batch of the stream ``forget``, :class:`~lightning_unlearn.data.loading.Indexed`.
+            batch: A batch of the stream ``forget``.
         """
-        if self._table is not None and isinstance(batch, Indexed):
+        if self._table is not None:
             return self._table[batch.index.to(self._table.device)]
-        inputs = self.adapter.split(batch.batch if isinstance(batch, Indexed) else batch)[0]
+        assert self._model is not None
         with torch.no_grad():
-            return self.adapter.call(self.model, inputs)
+            return self.adapter.call(self._model, self.adapter.split(batch.batch)[0])
+
+    def state(self) -> dict[str, Any]:
+        """Return what it answers from: all answers, or the model's weights, as tensors."""
+        return {
+            "answers": None if self._table is None else self._table.cpu(),
+            "model": None if self._model is None else self._model.state_dict(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Take back what :meth:`state` returned; it must still be asked, which computes nothing twice."""
+        if state["answers"] is not None:
+            self._table, self._model = state["answers"], None
+        else:
+            assert self._model is not None
+            self._model.load_state_dict(state["model"])

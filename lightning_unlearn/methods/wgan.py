@@ -24,6 +24,7 @@ from lightning_unlearn.functional import (
     wasserstein_critic_loss,
 )
 from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.checks import require_integers, require_numbers
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.small import MLP
 from lightning_unlearn.models.surgery import clone, evaluating, frozen
@@ -115,6 +116,15 @@ class WGAN(UnlearningModule):
         loss: Loss | None = None,
         adapter: Adapter | None = None,
     ) -> None:
+        require_numbers(
+            none=("wasserstein_tolerance",),
+            alpha=alpha,
+            penalty_weight=penalty_weight,
+            penalty_p=penalty_p,
+            retain_fraction=retain_fraction,
+            wasserstein_tolerance=wasserstein_tolerance,
+        )
+        require_integers(critic_steps=critic_steps, patience=patience)
         if not 0 <= alpha <= 1:
             raise ValueError(
                 f"alpha must lie in [0, 1], got {alpha}: it weighs forgetting against the loss on the retain set"
@@ -343,8 +353,11 @@ class WGAN(UnlearningModule):
         }
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
-        """Take these back; the critic is built with the optimizers."""
-        self._critic_state = state["critic"]
+        """Take these back; a critic that is not there yet is built with the optimizers."""
+        if self._critic:
+            self._critic[0].load_state_dict(state["critic"])
+        else:
+            self._critic_state = state["critic"]
         self._estimate_sum, self._estimate_count = state["estimate"]
         self._was_above, self._epochs_below = state["was_above"], state["epochs_below"]
         self._prepared = False  # preparing again only asks the source

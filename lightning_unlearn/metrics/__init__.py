@@ -1,17 +1,20 @@
 """``torchmetrics.Metric`` classes over :mod:`lightning_unlearn.functional`; no Trainer here."""
 
+from lightning_unlearn.metrics.cost import Acceleration, RelearnTime
 from lightning_unlearn.metrics.divergence import ActivationDistance, KLDistance, Similarity
 from lightning_unlearn.metrics.forgetting import ForgettingRate, MemoryRetentionRate
 from lightning_unlearn.metrics.uncertainty import Confidence, PredictiveEntropy
 from lightning_unlearn.metrics.weights import WeightDistance
 
 __all__ = [
+    "Acceleration",
     "ActivationDistance",
     "Confidence",
     "ForgettingRate",
     "KLDistance",
     "MemoryRetentionRate",
     "PredictiveEntropy",
+    "RelearnTime",
     "Similarity",
     "WeightDistance",
 ]

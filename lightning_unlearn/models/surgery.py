@@ -21,7 +21,9 @@ __all__ = [
     "held_statistics",
     "last_parameter_tensors",
     "reinitialize",
+    "running_statistics",
     "surviving_tensors",
+    "uncompiled",
 ]
 
 M = TypeVar("M", bound=nn.Module)
@@ -64,10 +66,19 @@ def clone(module: M) -> M:
             part._metric_attributes = None
             part._param_requires_grad_state = {}
             part._fabric_optimizers = []
+            # What Module.compile() left is bound to the original and would go on calling it; a LightningModule, unlike
+            # other modules, hands it to its copies.
+            part.__dict__.pop("_compiled_call_impl", None)
         if isinstance(part, nn.RNNBase):
             # Copied one by one, the weights no longer lie side by side as cuDNN wants them.
             part.flatten_parameters()
     return duplicate
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """Return the module that :func:`torch.compile` wrapped, whose names are the user's, or the module as it is."""
+    inner = getattr(module, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else module
 
 
 def frozen(module: M) -> M:
@@ -414,11 +425,33 @@ def held_statistics(normalisations: Sequence[nn.modules.batchnorm._BatchNorm]) -
     Args:
         normalisations: The layers; they normalise by the batch's own statistics all the same.
     """
-    momenta = [layer.momentum for layer in normalisations]
+    tracking = [layer.track_running_stats for layer in normalisations]
     for layer in normalisations:
-        layer.momentum = 0.0
+        layer.track_running_stats = False  # a momentum of 0 would still count the batch
     try:
         yield
     finally:
-        for layer, momentum in zip(normalisations, momenta, strict=True):
-            layer.momentum = momentum
+        for layer, before in zip(normalisations, tracking, strict=True):
+            layer.track_running_stats = before
+
+
+@contextmanager
+def running_statistics(normalisations: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
+    """Let batch normalisations normalise by their running statistics, as in evaluation mode, and not move them.
+
+    Those that share statistics among processes (SyncBatchNorm) stay as they are: their batch is that of all
+    processes, and one that did not take part would make the others wait.
+
+    Args:
+        normalisations: The layers.
+    """
+    training = [
+        layer for layer in normalisations if layer.training and not isinstance(layer, nn.SyncBatchNorm)
+    ]
+    for layer in training:
+        layer.training = False
+    try:
+        yield
+    finally:
+        for layer in training:
+            layer.training = True

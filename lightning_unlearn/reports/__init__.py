@@ -1,5 +1,6 @@
 """Reports from results: JSON, terminal table, figures, page; nothing here knows how results were made."""
 
+from lightning_unlearn.reports.details import read_details
 from lightning_unlearn.reports.figures import (
     FIGURES,
     BackdoorDetails,
@@ -14,7 +15,7 @@ from lightning_unlearn.reports.figures import (
     posterior_histograms,
 )
 from lightning_unlearn.reports.glossary import CONTROLS, METRICS, Metric, describe
-from lightning_unlearn.reports.merge import merge, read_details, rebuild
+from lightning_unlearn.reports.merge import merge, rebuild
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import (
     SCHEMA_VERSION,

@@ -74,6 +74,23 @@ class Metric:
 
 _MATCH: Direction = "match the retrained model"
 
+
+def _low_fpr(name: str, label: str) -> dict[str, Metric]:
+    """Return the entries of an attack's true positive rates at low false positive rates."""
+    return {
+        f"{name}/tpr_at_{rate}pct_fpr": Metric(
+            f"{label}: true positive rate at {rate} % false positives",
+            f"{label} TPR @ {rate} % FPR",
+            f"Share of unlearned models, sample by sample, that the attack finds out when it may mistake {rate} % of "
+            f"the retrained models for one; {rate} % is guessing.",
+            unit="%",
+            direction=_MATCH,
+            digits=2,
+        )
+        for rate in ("1", "0.1")
+    }
+
+
 METRICS: dict[str, Metric] = {
     "accuracy/test": Metric(
         "Accuracy on the test set",
@@ -226,6 +243,25 @@ METRICS: dict[str, Metric] = {
         direction="higher",
         digits=3,
     ),
+    "relearn_time/steps": Metric(
+        "Relearn time",
+        "relearn steps",
+        "Training steps on the forget set alone until its loss is the source model's again.",
+        direction=_MATCH,
+        digits=1,
+    ),
+    "relearn_time/reached": Metric(
+        "Relearned within the steps",
+        "relearned",
+        "Whether those steps sufficed; where not, the relearn time is the number of steps tried.",
+        unit="%",
+    ),
+    "relearn_time/fresh": Metric(
+        "Relearn time of an untrained model",
+        "relearn, fresh",
+        "The same for a model that never learned anything.",
+        digits=1,
+    ),
     "unlearning_degree/degree": Metric(
         "Unlearning degree",
         "degree",
@@ -233,12 +269,14 @@ METRICS: dict[str, Metric] = {
         "null control.",
         direction=_MATCH,
         digits=3,
+        headline=True,
     ),
     "unlearning_degree/null": Metric(
         "Unlearning degree of the null control",
         "degree, null",
         "The same score between the source model and a model that changed and forgot nothing.",
         digits=3,
+        headline=True,
     ),
     "unlearning_degree/calibrated": Metric(
         "Unlearning degree, calibrated",
@@ -285,26 +323,123 @@ METRICS: dict[str, Metric] = {
     "forgetting_quality/epsilon_mean": Metric(
         "Forgetting quality: mean ε",
         "mean ε",
-        "Mean over D_f of the privacy parameter ε that tells unlearned from retrained models: 0 means that "
-        "nothing tells them apart.",
-        direction="lower",
+        "Mean over D_f of the privacy parameter ε that tells unlearned from retrained models. It depends on how "
+        "many models were compared, and that of retrained models is not 0 either.",
+        direction=_MATCH,
         digits=3,
     ),
     "forgetting_quality/score": Metric(
         "Forgetting quality: score",
         "quality score",
-        "Forgetting quality on the scale of the NeurIPS 2023 unlearning competition, before the accuracy "
-        "factors.",
+        "Forgetting quality F as the NeurIPS 2023 unlearning competition scores it, before the accuracy factors. A "
+        "perfect unlearner is far from 1, and only scores of equally many models can be compared.",
         direction="higher",
         digits=4,
+    ),
+    "forgetting_quality/null": Metric(
+        "Forgetting quality of other retrained models",
+        "quality, null",
+        "The score of a second set of retrained models: what a perfect unlearner gets with as many models.",
+        digits=4,
+    ),
+    "forgetting_quality/relative": Metric(
+        "Forgetting quality over its null",
+        "quality / null",
+        "The forgetting quality score over that of a second set of retrained models: 1 is what a perfect unlearner "
+        "gets, whatever the number of models.",
+        direction="higher",
+        digits=3,
+        headline=True,
+        question="forgetting",
     ),
     "forgetting_quality/final": Metric(
         "Forgetting quality: final score",
         "quality, final",
-        "The forgetting quality score times the ratios of retain and test accuracy to the retrained model's.",
+        "The forgetting quality score times the ratios of retain and test accuracy to the retrained models'.",
         direction="higher",
         digits=4,
         headline=True,
+    ),
+    "u_lira/auc": Metric(
+        "U-LiRA: area under the ROC curve",
+        "U-LiRA AUC",
+        "How well an attacker who can repeat the unlearning tells models that unlearned a sample of D_f from models "
+        "that never saw it: 0.5 is guessing, 1 is certainty.",
+        direction=_MATCH,
+        digits=3,
+        headline=True,
+        question="forgetting",
+    ),
+    "u_lira/accuracy": Metric(
+        "U-LiRA: accuracy",
+        "U-LiRA accuracy",
+        "Share of unlearned and retrained models, sample by sample, that the attacker tells right: 50 % is guessing.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    **_low_fpr("u_lira", "U-LiRA"),
+    "u_lira/null": Metric(
+        "U-LiRA on other retrained models: area under the ROC curve",
+        "U-LiRA, null",
+        "The same attack on a second set of retrained models: 0.5 but for chance.",
+        digits=3,
+    ),
+    "lira/auc": Metric(
+        "LiRA: area under the ROC curve",
+        "LiRA AUC",
+        "How well an attacker with ordinary reference models tells that D_f was trained on: 0.5 is guessing, 1 is "
+        "certainty, and below 0.5 the samples look less known than ones never seen.",
+        direction=_MATCH,
+        digits=3,
+    ),
+    "lira/accuracy": Metric(
+        "LiRA: accuracy",
+        "LiRA accuracy",
+        "Share of unlearned and retrained models, sample by sample, that the attacker tells right: 50 % is guessing.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
+    **_low_fpr("lira", "LiRA"),
+    "rmia/auc": Metric(
+        "RMIA: area under the ROC curve",
+        "RMIA AUC",
+        "How well the robust membership inference attack tells that D_f was trained on: 0.5 is guessing, 1 is "
+        "certainty, and below 0.5 the samples look less known than ones never seen.",
+        direction=_MATCH,
+        digits=3,
+    ),
+    **_low_fpr("rmia", "RMIA"),
+    "klom/mean": Metric(
+        "KLOM: mean over D_f",
+        "KLOM",
+        "KL divergence of the unlearned models' margins from the retrained models', mean over D_f, in nats. It "
+        "depends on how many models were compared, and that of retrained models is not 0 either.",
+        direction=_MATCH,
+        digits=3,
+        headline=True,
+        question="forgetting",
+    ),
+    "klom/p95": Metric(
+        "KLOM: 95th percentile over D_f",
+        "KLOM, p95",
+        "The same for the worst-forgotten samples: 5 % of D_f are beyond it.",
+        direction=_MATCH,
+        digits=3,
+    ),
+    "klom/test": Metric(
+        "KLOM: mean over the test set",
+        "KLOM, test",
+        "The same on the test set: what unlearning has changed that it should not have.",
+        direction=_MATCH,
+        digits=3,
+    ),
+    "klom/null": Metric(
+        "KLOM of other retrained models",
+        "KLOM, null",
+        "KL divergence of a second set of retrained models' margins, mean over D_f: what a perfect unlearner gets.",
+        digits=3,
     ),
     "time/prepare_s": Metric(
         "Time to prepare",

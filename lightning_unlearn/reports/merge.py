@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lightning_unlearn.reports.figures import Details, RunDetails, draw_figures
+from lightning_unlearn.reports.details import read_details
+from lightning_unlearn.reports.figures import RunDetails, draw_figures
 from lightning_unlearn.reports.glossary import CONTROLS, clean
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import SCHEMA_VERSION, Failure, Report, Value, read_json, validate
 from lightning_unlearn.reports.writer import write_all
 
-__all__ = ["merge", "read_details", "rebuild"]
+__all__ = ["merge", "rebuild"]
 
 _SAME = 1e-6
 """Difference up to which two numbers are one number that went through another rounding."""
@@ -37,7 +38,8 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
 
     Returns:
         A new report. With several, ``config`` holds each configuration under ``comparisons``, ``data`` names
-        the reports under ``merged_from``, and where versions differ each is named with its report.
+        the reports under ``merged_from``, where versions differ each is named with its report, and the lines of
+        the ledgers stand one after the other, one that is in several once.
 
     Raises:
         ValueError: No report; names that are missing or repeated; a report that breaks its contract; or reports
@@ -96,6 +98,9 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
         models=models,
         failures=failures,
     )
+    ledger = [entry for report in reports for entry in report.get("ledger", [])]
+    if ledger:
+        merged["ledger"] = [entry for place, entry in enumerate(ledger) if entry not in ledger[:place]]
     validate(merged)
     return _copy(merged)
 
@@ -167,41 +172,6 @@ def _joined(versions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return joined
 
 
-def read_details(folder: str | os.PathLike[str], report: Report) -> Details:
-    """Read what the runs of a comparison left beyond their scores, for the figures.
-
-    Args:
-        folder: The comparison's output folder, with ``<model>/seed_<seed>/metrics.json`` for each run. A run
-            without this file leaves nothing.
-        report: The comparison's report, for the models and the seeds.
-
-    Returns:
-        The details; empty where only the report was kept.
-
-    Raises:
-        ValueError: A file is no JSON or holds something else; the message names the file.
-    """
-    root = Path(folder)
-    details: dict[str, dict[int, RunDetails]] = {}
-    for model in report["models"]:
-        for seed in report["seeds"]:
-            file = root / model / f"seed_{seed}" / "metrics.json"
-            # A name from the file is no way out of the folder.
-            if Path(model).name != model or not file.is_file():
-                continue
-            try:
-                found = json.loads(file.read_text(encoding="utf-8"))["details"]
-                posteriors = found.get("forgetting", {}).get("posteriors", {})
-                run = cast(RunDetails, {**found, "posteriors": posteriors})
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(
-                    f"{file} does not hold what a run leaves ({type(error).__name__}: {error}); delete the file and "
-                    "run the comparison again, which measures this model anew"
-                ) from error
-            details.setdefault(model, {})[seed] = run
-    return details
-
-
 def rebuild(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Path]:
     """Make page and figures again from the report of one comparison, or of several as one.
 
@@ -235,10 +205,11 @@ def rebuild(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike
     names = short if len(set(short)) == len(short) else [clean(str(root)) for root in resolved]
     report = merge(reports, names)
     details: dict[str, Mapping[int, RunDetails]] = {}
-    for root, each in zip(roots, reports, strict=True):
+    for root, each, name in zip(roots, reports, names, strict=True):
         # A control that two comparisons share keeps the details of the first, as it does its times.
-        details = {**read_details(root, each), **details}
+        prefix = f"{name}/" if len(roots) > 1 else ""
+        details = {**read_details(root, each, prefix=prefix), **details}
     if not own:
         return write_all(report, target, details)
     figures = draw_figures(report, target / "figures", details)
-    return [*figures, write_page(report, target / "report.html", figures)]
+    return [*figures, write_page(report, target / "report.html", figures, details)]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn.io import write_text_atomic
-from lightning_unlearn.reports.figures import DPI, FIGURES
+from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD, Details, RunFile
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
     Metric,
@@ -28,7 +28,7 @@ from lightning_unlearn.reports.glossary import (
     ordered_models,
 )
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import control_findings, judge, summary_sentences
+from lightning_unlearn.reports.verdict import Verdict, control_findings, judge, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -79,31 +79,46 @@ class _Table:
 
 
 @dataclass(frozen=True)
-class _SeedTable:
-    """One model's numbers seed by seed."""
-
-    model: str
-    rows: list[tuple[str, Metric, list[_Cell]]]
-
-
-@dataclass(frozen=True)
 class _Picture:
+    """One figure: what its file says of itself, its content in base64 and its width in CSS pixels."""
+
     title: str
     alt: str
+    model: str
     data: str
     width: int
 
 
+@dataclass(frozen=True)
+class _Section:
+    """All that the page says of one model: its verdict, its numbers seed by seed, and what its runs left."""
+
+    identifier: str
+    model: str
+    control: str
+    verdict: Verdict | None
+    rows: list[tuple[str, Metric, list[_Cell]]]
+    pictures: list[_Picture]
+    config: str
+    files: list[RunFile]
+
+
 def write_page(
-    report: Report, path: str | os.PathLike[str], figures: Sequence[str | os.PathLike[str]] = ()
+    report: Report,
+    path: str | os.PathLike[str],
+    figures: Sequence[str | os.PathLike[str]] = (),
+    details: Details | None = None,
 ) -> Path:
     """Write the report as one HTML file that loads nothing from anywhere.
 
     Args:
         report: The report.
         path: The file, by convention ``report.html``; it is written whole or not at all.
-        figures: PNG files to embed, in order; those of :func:`~lightning_unlearn.reports.draw_figures` carry
-            their title and their description for screen readers, others their file name.
+        figures: PNG files to embed, in order. What a file says of itself under the keywords "Title" and
+            "Description" of the PNG standard stands beside it; one that names a model of the report under
+            "Model" stands with that model.
+        details: What the runs left beyond their scores: configurations, files and pictures for the sections of
+            the models.
 
     Returns:
         The path.
@@ -123,15 +138,22 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = _breakable
+    pictures = [_picture(Path(figure)) for figure in figures]
+    verdicts = [judge(report, model) for model in method_names(report)]
+    sections = _sections(report, pictures, details or {})
+    deciding = {finding.metric for verdict in verdicts for finding in verdict.findings}
     page = environment.get_template("report.html.j2").render(
         report=report,
         title=f"Unlearning report: {clean(str(report['data'].get('name', 'unnamed data')))}",
         summary=summary_sentences(report),
         controls=control_findings(report),
-        verdicts=[judge(report, model) for model in method_names(report)],
+        verdicts=verdicts,
+        deciding=[(name, describe(name)) for name in measured_metrics(report) if name in deciding],
         tables=_tables(report),
-        seed_tables=[_seed_table(report, model) for model in ordered_models(report)],
-        pictures=[_picture(Path(figure)) for figure in figures],
+        sections=sections,
+        identifiers={section.model: section.identifier for section in sections},
+        pictures=[picture for picture in pictures if picture.model not in report["models"]],
+        ledger=[_entry(entry, place) for place, entry in enumerate(report.get("ledger", []), start=1)],
         data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
         versions=[(key, _text(value)) for key, value in report["versions"].items()],
         config=_yaml(report["config"]),
@@ -161,6 +183,10 @@ _FAMILIES = {
     "backdoor": "Backdoor",
     "unlearning_degree": "Unlearning degree",
     "forgetting_quality": "Forgetting quality",
+    "u_lira": "U-LiRA",
+    "lira": "LiRA",
+    "rmia": "RMIA",
+    "klom": "KLOM",
     "time": "Time",
     "acceleration": "Time",
 }
@@ -195,7 +221,68 @@ def _cell(report: Report, model: str, name: str, mark: str) -> _Cell:
     return _Cell(value["mean"], format_value(metric, value), interval, mark, None in value["values"])
 
 
-def _seed_table(report: Report, model: str) -> _SeedTable:
+def _sections(report: Report, pictures: Sequence[_Picture], details: Details) -> list[_Section]:
+    """Return a section a model, in the order of presentation."""
+    methods = method_names(report)
+    sections = []
+    for place, model in enumerate(ordered_models(report)):
+        runs = details.get(model, {})
+        # The picture of one seed shows what an evaluator saw; the others would show much the same.
+        seed = next((seed for seed, run in runs.items() if run.get("pictures")), None)
+        left = [] if seed is None else [_picture(Path(file), seed) for file in runs[seed]["pictures"]]
+        configured = next((run["config"] for run in runs.values() if run.get("config")), {})
+        sections.append(
+            _Section(
+                identifier=f"model-{place}",
+                model=model,
+                control=CONTROLS.get(model, ""),
+                verdict=judge(report, model) if model in methods else None,
+                rows=_seed_rows(report, model),
+                pictures=[picture for picture in pictures if picture.model == model] + left,
+                config=_yaml(_own_config(configured, model)) if configured else "",
+                files=[file for run in runs.values() for file in run.get("files", [])],
+            )
+        )
+    return sections
+
+
+_ELSEWHERE = ("model", "seed", "seeds", "data")
+"""What a run's configuration repeats, what differs from seed to seed, and what may name samples."""
+
+
+def _own_config(config: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return the part of a run's configuration that is the model's own.
+
+    Where no configuration was recorded, as by a program that passes objects, what was built stands for it.
+    """
+    chosen = "source" if model == "source" else "method"
+    elsewhere = {*_ELSEWHERE, *({"source", "method"} - {chosen}), *({"built"} if config.get(chosen) else ())}
+    return {key: value for key, value in config.items() if value is not None and key not in elsewhere}
+
+
+def _entry(entry: Mapping[str, Any], place: int) -> tuple[str, list[tuple[str, str]]]:
+    """Return a heading for one line of a ledger, and its content: single facts first, what is nested deep last."""
+    facts: list[tuple[str, str]] = []
+    deep: list[tuple[str, str]] = []
+    for key, value in entry.items():
+        if not isinstance(value, (Mapping, list)):
+            facts.append((key, _text(value)))
+        elif isinstance(value, list) or any(isinstance(item, (dict, list)) for item in value.values()):
+            deep.append((key, _text(value)))
+        else:
+            facts += [(f"{key}: {inner}", _text(item)) for inner, item in value.items()]
+    facts += deep
+    method = entry.get("method")
+    named = [
+        entry.get("request"),
+        method.get("name") if isinstance(method, Mapping) else method,
+        entry.get("time"),
+    ]
+    heading = ", ".join(clean(str(name)) for name in named if name)
+    return heading or f"Line {place}", facts
+
+
+def _seed_rows(report: Report, model: str) -> list[tuple[str, Metric, list[_Cell]]]:
     rows = []
     for name in measured_metrics(report):
         value = report["models"][model].get(name)
@@ -210,25 +297,31 @@ def _seed_table(report: Report, model: str) -> _SeedTable:
             for number in value["values"]
         ]
         rows.append((name, metric, cells))
-    return _SeedTable(model, rows)
+    return rows
 
 
-def _picture(path: Path) -> _Picture:
-    """Read one figure for embedding, with its heading and its description."""
+def _picture(path: Path, seed: int | None = None) -> _Picture:
+    """Read one figure for embedding, with what it says of itself; ``seed`` is named where it shows only one."""
+    from PIL import Image, UnidentifiedImageError
+
     if not path.is_file():
         raise FileNotFoundError(f"figures holds {path}, which does not exist; draw it first")
     content = path.read_bytes()
-    if not content.startswith(b"\x89PNG\r\n\x1a\n"):
-        raise ValueError(f"figures holds {path}, which is no PNG file; save the figure as PNG")
-    title, alt = path.stem, f"The figure {path.stem}"
-    for spec in FIGURES:
-        key = spec.key(path.name)
-        if key is not None:
-            title, alt = spec.title.replace("*", key), spec.alt.replace("*", key)
-            break
-    # A PNG holds its width in pixels at byte 16. At the size it was drawn for, figures share a letter size.
-    width = round(int.from_bytes(content[16:20], "big") * _CSS_DPI / DPI)
-    return _Picture(title, alt, base64.b64encode(content).decode("ascii"), width)
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            words, pixels = dict(image.info), image.width
+    except UnidentifiedImageError as error:
+        raise ValueError(f"figures holds {path}, which is no PNG file; save the figure as PNG") from error
+    title = str(words.get("Title", path.stem))
+    alt = str(words.get("Description", f"The figure {path.stem}."))
+    return _Picture(
+        title=clean(title),
+        alt=clean(alt if seed is None else f"{alt} Seed {seed}."),
+        model=str(words.get(MODEL_KEYWORD, "")),
+        data=base64.b64encode(content).decode("ascii"),
+        # At the size it was drawn for, figures share a letter size.
+        width=round(pixels * _CSS_DPI / words.get("dpi", (DPI, DPI))[0]),
+    )
 
 
 def _breakable(name: str) -> Markup:

@@ -59,7 +59,11 @@ class Failure(TypedDict):
     error: str
 
 
-class Report(TypedDict):
+class _Optional(TypedDict, total=False):
+    ledger: list[dict[str, Any]]
+
+
+class Report(_Optional):
     """The content of report.json.
 
     Attributes:
@@ -71,6 +75,8 @@ class Report(TypedDict):
             ``forget_sha256``) and any further facts.
         models: Model name to metric name to :class:`Value`. A metric that was not measured is absent.
         failures: What went wrong, run by run.
+        ledger: The lines that the deletion ledger holds of this comparison, one object each; absent where none is
+            kept.
     """
 
     schema_version: int
@@ -286,6 +292,12 @@ def validate(report: Mapping[str, Any]) -> None:
     for key, kind in kinds.items():
         _check(key in report, key, "is missing")
         _check(isinstance(report[key], kind), key, f"is a {type(report[key]).__name__}")
+    ledger = report.get("ledger", [])
+    _check(
+        isinstance(ledger, list) and all(isinstance(entry, Mapping) for entry in ledger),
+        "ledger",
+        "must be a list of objects",
+    )
     seeds = report["seeds"]
     _check(
         bool(seeds) and all(map(_is_integer, seeds)),

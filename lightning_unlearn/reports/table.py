@@ -1,8 +1,10 @@
 """The comparison as a table for the terminal; knows the report, nothing of how the numbers were made."""
 
 import io
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from rich import box
 from rich.cells import cell_len
@@ -24,6 +26,7 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import VERDICTS, Status, judge
+from lightning_unlearn.terminal import encodable
 
 __all__ = ["comparison_table", "render_text"]
 
@@ -31,14 +34,23 @@ _NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
 _GAP = 3
 """What a column takes beside its text: a space at each side and the box's invisible divider."""
+_RULE = "─"
+"""What the lines of the tables are drawn with, where the output knows it."""
 _BEST = "*"
 _PARTIAL = "†"
 _SIGNS: dict[Status, str] = {"close": "✓", "not close": "✗"}
 _UNKNOWN = "?"
 
+_Spell = Callable[[str], str]
+"""Says a text with the characters that the output knows."""
+
 
 def comparison_table(
-    report: Report, *, width: int = 100, metrics: Sequence[str] | None = None
+    report: Report,
+    *,
+    width: int = 100,
+    metrics: Sequence[str] | None = None,
+    encoding: str | None = None,
 ) -> RenderableType:
     """Lay the report out as one table, or as several below each other where the width demands it.
 
@@ -50,6 +62,7 @@ def comparison_table(
         report: The report.
         width: The columns of text there are, at least 50.
         metrics: The metrics to show, in order; None shows the measured ones that the glossary calls headline.
+        encoding: What the output is encoded in; signs that it lacks are spelled in ASCII. None is UTF-8.
 
     Returns:
         Something that a :class:`rich.console.Console` prints.
@@ -66,25 +79,27 @@ def comparison_table(
         if not any(name in measured for measured in report["models"].values()):
             raise ValueError(f"metrics holds {name!r}, which no model of the report has")
     models = ordered_models(report)
-    columns = {name: _column(report, name, models) for name in names}
+    spell: _Spell = partial(encodable, encoding=encoding)
+    columns = {name: _column(report, name, models, spell) for name in names}
     name_width = min(_NAME_WIDTH, max((cell_len(clean(model)) for model in models), default=5))
     chunks = _chunks(columns, width - name_width - _GAP) if columns else []
-    parts = [_table(chunk, columns, models, name_width) for chunk in chunks]
+    parts = [_table(chunk, columns, models, name_width, spell) for chunk in chunks]
     # An empty line after each table, the notes included, or the next heading would seem to be one more row.
     return Group(
         *(part for table in parts for part in (table, Text(""))),
-        *_notes(report, columns, models),
-        *_verdicts(report, width, name_width),
-        *_failures(report),
+        *_notes(report, columns, models, spell),
+        *_verdicts(report, width, name_width, spell),
+        *_failures(report, spell),
     )
 
 
-def render_text(report: Report, width: int = 100) -> str:
+def render_text(report: Report, width: int = 100, encoding: str | None = None) -> str:
     """Return the table as plain text: no colours and no control characters but line ends.
 
     Args:
         report: The report.
         width: The longest line, in columns, at least 50.
+        encoding: What the text will be encoded in, such as ``sys.stdout.encoding``; see :func:`comparison_table`.
     """
     buffer = io.StringIO()
     console = Console(
@@ -95,7 +110,7 @@ def render_text(report: Report, width: int = 100) -> str:
         color_system=None,
         legacy_windows=False,
     )
-    console.print(comparison_table(report, width=width))
+    console.print(comparison_table(report, width=width, encoding=encoding))
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines()) + "\n"
 
 
@@ -117,16 +132,16 @@ class _Column:
         return f"{self.cells[row]} {self.marks[row].ljust(room)}" if room else self.cells[row]
 
 
-def _column(report: Report, name: str, models: Sequence[str]) -> _Column:
+def _column(report: Report, name: str, models: Sequence[str], spell: _Spell) -> _Column:
     metric = describe(name)
     best, _ = best_and_worst(report, name)
     cells, marks = [], []
     for model in models:
         value = report["models"][model].get(name)
-        cells.append("-" if value is None else format_value(metric, value))
-        partial = value is not None and None in value["values"]
-        marks.append(f"{_PARTIAL if partial else ''}{_BEST if model in best else ''}")
-    return _Column([*_heading(metric.short, cells), metric.unit], cells, marks)
+        cells.append("-" if value is None else spell(format_value(metric, value)))
+        incomplete = value is not None and None in value["values"]
+        marks.append(spell(f"{_PARTIAL if incomplete else ''}{_BEST if model in best else ''}"))
+    return _Column([*_heading(spell(metric.short), cells), spell(metric.unit)], cells, marks)
 
 
 def _chunks(columns: dict[str, _Column], room: int) -> list[list[str]]:
@@ -144,9 +159,14 @@ def _chunks(columns: dict[str, _Column], room: int) -> list[list[str]]:
 
 
 def _table(
-    chunk: Sequence[str], columns: dict[str, _Column], models: Sequence[str], name_width: int
+    chunk: Sequence[str],
+    columns: dict[str, _Column],
+    models: Sequence[str],
+    name_width: int,
+    spell: _Spell,
 ) -> RenderableType:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), pad_edge=True, show_edge=False)
+    plain = spell(_RULE) != _RULE
+    table = Table(box=box.ASCII if plain else box.SIMPLE_HEAD, padding=(0, 1), pad_edge=True, show_edge=False)
     height = max((len(columns[name].heading) for name in chunk), default=1)
     # Headings stand at the bottom, cells at the top; rich aligns a column alike, hence the empty lines.
     table.add_column(Text("\n" * (height - 1) + "model"), width=name_width, overflow="fold")
@@ -158,12 +178,12 @@ def _table(
         style = "dim" if model in CONTROLS else ""
         cells = [Text(columns[name].cell(row), style=style) for name in chunk]
         table.add_row(
-            Text(wrap_name(model, name_width), style=style or "bold"), *cells, end_section=last_control
+            Text(spell(wrap_name(model, name_width)), style=style or "bold"), *cells, end_section=last_control
         )
     return table
 
 
-def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str]) -> list[Text]:
+def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str], spell: _Spell) -> list[Text]:
     """Say how to read the numbers and the marks that occur."""
     n_seeds = len(report["seeds"])
     marks = "".join(mark for column in columns.values() for mark in column.marks)
@@ -183,12 +203,12 @@ def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str]) -
         ]
         nearest = f" (for {', '.join(matched)}: nearest to the retrained model)" if matched else ""
         lines.append(f"{_BEST} best mean of the methods{nearest}")
-    if _PARTIAL in marks:
+    if spell(_PARTIAL) in marks:
         lines.append(f"{_PARTIAL} not measured in every seed")
-    return [Text(line, style="dim") for line in lines]
+    return [Text(spell(line), style="dim") for line in lines]
 
 
-def _verdicts(report: Report, width: int, name_width: int) -> list[RenderableType]:
+def _verdicts(report: Report, width: int, name_width: int, spell: _Spell) -> list[RenderableType]:
     """Lay out each method's verdict in one row, a sign for the whole and one for each metric it rests on."""
     judged = {name: judge(report, name) for name in method_names(report)}
     telling = [name for name in judged if judged[name].status not in ("no interval", "nothing to compare")]
@@ -198,17 +218,17 @@ def _verdicts(report: Report, width: int, name_width: int) -> list[RenderableTyp
         reasons = dict.fromkeys(VERDICTS[verdict.status] for verdict in judged.values())
         return [Text(f"no verdict on any method ({'; '.join(reasons)})", style="dim")]
     signs = {
-        name: {finding.metric: _SIGNS.get(finding.status, _UNKNOWN) for finding in judged[name].findings}
-        for name in judged
+        name: {metric: spell(_SIGNS.get(status, _UNKNOWN)) for metric, status in verdict.statuses.items()}
+        for name, verdict in judged.items()
     }
     metrics = [
         metric for metric in measured_metrics(report) if any(metric in each for each in signs.values())
     ]
-    whole = [_SIGNS.get(judged[name].status, _UNKNOWN) for name in judged]
+    whole = [spell(_SIGNS.get(verdict.status, _UNKNOWN)) for verdict in judged.values()]
     columns = {"": _Column(_heading("verdict", whole), whole, [""] * len(whole))}
     for metric in metrics:
         cells = [signs[name].get(metric, "-") for name in judged]
-        columns[metric] = _Column(_heading(describe(metric).short, cells), cells, [""] * len(cells))
+        columns[metric] = _Column(_heading(spell(describe(metric).short), cells), cells, [""] * len(cells))
     chunks = _chunks(columns, width - name_width - _GAP)
     above = [describe(metric).short for metric in metrics if describe(metric).direction == "higher"]
     lines = [
@@ -218,24 +238,24 @@ def _verdicts(report: Report, width: int, name_width: int) -> list[RenderableTyp
         f"{_SIGNS['not close']} outside; one such metric decides the verdict",
         f"{_UNKNOWN} cannot tell: the source model is inside too, or there is no interval",
     ]
-    tables = (_table(chunk, columns, list(judged), name_width) for chunk in chunks)
+    tables = (_table(chunk, columns, list(judged), name_width, spell) for chunk in chunks)
     return [
         Text(""),
         *(part for table in tables for part in (table, Text(""))),
-        *(Text(line, style="dim") for line in lines),
+        *(Text(spell(line), style="dim") for line in lines),
     ]
 
 
-def _failures(report: Report) -> list[Text]:
+def _failures(report: Report, spell: _Spell) -> list[Text]:
     """Name what failed, a line a run, with the first line of the error."""
     notes = []
     for failure in report["failures"]:
         first_line = failure["error"].strip().partition("\n")[0]
         text = f"failed: {clean(failure['model'])}, seed {failure['seed']}: {clean(first_line)}"
-        notes.append(Text(text, style="red", overflow="fold"))
+        notes.append(Text(spell(text), style="red", overflow="fold"))
     return notes
 
 
 def _heading(name: str, cells: Sequence[str]) -> list[str]:
     """Break a short name into lines: one word a line keeps a column as narrow as its numbers."""
-    return wrap_name(name, max(map(cell_len, [*name.split(), *cells]))).split("\n")
+    return textwrap.wrap(name, max(map(cell_len, [*name.split(), *cells])), break_on_hyphens=False)

@@ -75,6 +75,11 @@ class Verdict:
     findings: tuple[Finding, ...]
 
     @property
+    def statuses(self) -> dict[str, Status]:
+        """Each metric's answer under its name."""
+        return {finding.metric: finding.status for finding in self.findings}
+
+    @property
     def headline(self) -> str:
         """The answer in a few words."""
         return VERDICTS[self.status]

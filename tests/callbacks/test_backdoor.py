@@ -1,6 +1,7 @@
 """The backdoor evaluator: its numbers, its curve, and that it leaves a run as it was."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from toys import (
     train_set,
 )
 
-from lightning_unlearn.callbacks import ForgettingMetrics
+from lightning_unlearn import MethodRun, SourceRun, compare
+from lightning_unlearn.callbacks import ForgettingMetrics, Watcher
 from lightning_unlearn.callbacks.backdoor import Backdoor, combined_score
 from lightning_unlearn.data import Adapter, Classes, UnlearningDataModule
 from lightning_unlearn.data.poisoning import Poison
@@ -316,6 +318,93 @@ def test_a_resumed_run_goes_on_with_its_curve_and_two_evaluators_keep_theirs(tmp
         assert ours.details["curve"]["epoch"] == epochs
         assert ours.details["curve"] == again.details["curve"]
         assert set(ours.results) == {f"{ours.name}/{name}" for name in NAMES}
+
+
+# ---------------------------------------------------------------------- the curve in a comparison
+
+
+def compared(folder: Path, every_n_epochs: int | None, **arguments: Any) -> dict[str, Any]:
+    """Compare one method on poisoned data, and return what its run left."""
+    settings: dict[str, Any] = {
+        "source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 2}),
+        "data": data,
+        "methods": [
+            MethodRun(lambda source: ReferenceKL(source, reference_epochs=1), "kl", {"max_epochs": 3})
+        ],
+        "evaluators": [lambda: Backdoor(every_n_epochs)],
+        "seeds": 1,
+        "trainer": {"accelerator": "cpu"},
+        "output_dir": folder,
+        "quiet": True,
+        **arguments,
+    }
+    assert not compare(**settings).failed
+    run = folder / "kl" / "seed_0"
+    return {
+        "audit": json.loads((run / "metrics.json").read_text()),
+        "times": json.loads((run / "training.json").read_text())["times"],
+        "state": torch.load(run / "model.ckpt", weights_only=True)["state_dict"],
+        "watched": json.loads((run / "watched.json").read_text()) if every_n_epochs else None,
+        "trained": (run / "training.json").stat().st_mtime_ns,
+    }
+
+
+@pytest.mark.parametrize(
+    "trainer", [{}, {"strategy": "ddp_fork", "devices": 2}], ids=["one process", "two processes"]
+)
+def test_a_comparison_shows_the_course_of_unlearning(tmp_path: Path, trainer: dict[str, Any]) -> None:
+    found = compared(tmp_path, 1, trainer={"accelerator": "cpu", **trainer})
+    curve, metrics = found["audit"]["details"]["backdoor"]["curve"], found["audit"]["metrics"]
+    source = json.loads((tmp_path / "source" / "seed_0" / "metrics.json").read_text())
+    assert curve["epoch"] == [0, 1, 2, 3]
+    for name in NAMES:
+        # this method starts from the source, and the audit sees what the last epoch left
+        assert curve[name][0] == pytest.approx(source["metrics"][f"backdoor/{name}"])
+        assert curve[name][-1] == pytest.approx(metrics[f"backdoor/{name}"])
+    assert "curve" not in source["details"]["backdoor"], "the source was not unlearned"
+    assert (tmp_path / "figures" / "backdoor_curve.png").exists()
+
+
+def test_a_comparison_gives_the_same_weights_with_and_without_the_curve(tmp_path: Path) -> None:
+    without, with_curve = compared(tmp_path / "a", None), compared(tmp_path / "b", 2)
+    assert_same_state(without["state"], with_curve["state"])
+    assert without["audit"]["metrics"] == with_curve["audit"]["metrics"]
+    assert "curve" not in without["audit"]["details"]["backdoor"]
+    assert with_curve["audit"]["details"]["backdoor"]["curve"]["epoch"] == [0, 2]
+
+
+def test_a_finished_run_is_done_again_for_a_curve_and_then_kept(tmp_path: Path) -> None:
+    first, second, third = (compared(tmp_path, every) for every in (None, 1, 1))
+    assert second["trained"] > first["trained"]
+    assert second["audit"]["details"]["backdoor"]["curve"]["epoch"] == [0, 1, 2, 3]
+    assert third["trained"] == second["trained"]
+    assert third["audit"] == second["audit"]
+
+
+class Slow(Trigger):
+    """A trigger that takes its time."""
+
+    seconds = 0.1
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        time.sleep(self.seconds)
+        return MARK(inputs)
+
+
+def test_looking_on_is_none_of_the_method_s_time(tmp_path: Path) -> None:
+    found = compared(tmp_path, 1, data=lambda: data(backdoor=Poison(Slow(), LABEL), batch_size=32))
+    batches = 2  # of 13 samples to forget and 21 to test on, 32 at a time
+    assert found["watched"]["seconds"] >= 3 * batches * Slow.seconds, (
+        "the look before training is not counted"
+    )
+    times = found["times"]
+    assert 0 < times["time/unlearn_s"] < found["watched"]["seconds"]
+    assert times["time/total_s"] == pytest.approx(times["time/unlearn_s"] + times["time/prepare_s"])
+
+
+def test_a_watcher_must_say_what_it_looks_at() -> None:
+    with pytest.raises(NotImplementedError, match=r"Watcher must define look\(\)"):
+        quiet_trainer(callbacks=[Watcher(1)]).fit(toy_source(), data())
 
 
 # ---------------------------------------------------------------------- what goes wrong

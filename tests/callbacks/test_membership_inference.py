@@ -89,6 +89,10 @@ def test_rates_are_those_of_the_saved_scores(tmp_path: Path) -> None:
     assert details["fpr"][-1] == details["tpr"][-1] == 1.0
     area = np.trapezoid(details["tpr"], details["fpr"])
     assert area == pytest.approx(results["membership_inference/auc"], abs=0.02)
+    members = [name == "forget set" for name in details["samples"]["set"]]
+    assert sum(members) == len(data.split.forget)
+    exact = roc_auc_score(members, details["samples"]["score"])
+    assert exact == pytest.approx(results["membership_inference/auc"], abs=1e-3)  # scores have six decimals
     assert roc_auc_score([1, 1, 0, 0], [0.9, 0.4, 0.4, 0.1]) == 0.875  # ties count one half here too
 
 

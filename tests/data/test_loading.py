@@ -1,12 +1,18 @@
 """Order, sharding and resuming of the loaders."""
 
+import copy
 import itertools
+import os
+import random
+from collections.abc import Iterable
+from typing import Any
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from torch.utils.data import TensorDataset
+from torch.utils.data import Dataset, TensorDataset
 
 from lightning_unlearn.data import DatasetLoader, TensorData, TensorLoader
 from lightning_unlearn.data.loading import Indexed, OrderSampler
@@ -111,6 +117,62 @@ def test_workers_serve_the_same() -> None:
         for n in (0, 2)
     ]
     assert batches[0] == batches[1]
+
+
+class Drawing(Dataset[Any]):
+    """Draws from all three global random states, and says which process served a sample."""
+
+    def __len__(self) -> int:
+        return 11
+
+    def __getitem__(self, index: int) -> tuple[float, float, float, int]:
+        return float(torch.rand(())), float(np.random.rand()), random.random(), os.getpid()  # noqa: NPY002
+
+
+def drawn(loader: DatasetLoader, epochs: Iterable[int]) -> tuple[list[list[float]], set[int]]:
+    batches, processes = [], set()
+    for epoch in epochs:
+        loader.sampler.set_epoch(epoch)
+        for *values, process in loader:
+            batches.append(torch.stack(values).flatten().tolist())
+            processes |= set(process.tolist())
+    return batches, processes
+
+
+def test_loader_processes_are_kept_and_draw_by_epoch_and_step() -> None:
+    order: dict[str, Any] = {"batch_size": 3, "shuffle": True, "seed": 2}
+    before = torch.get_rng_state()
+    kept, processes = drawn(DatasetLoader(Drawing(), num_workers=2, **order), range(3))
+    assert len(processes) == 2, "loader processes were started anew"
+    assert torch.equal(torch.get_rng_state(), before)
+    anew, processes = drawn(
+        DatasetLoader(Drawing(), num_workers=1, persistent_workers=False, **order), range(3)
+    )
+    assert len(processes) == 3
+    assert kept == anew
+    assert len(set(map(tuple, kept))) == len(kept), "two batches drew the same"
+
+
+def test_a_resume_within_an_epoch_goes_on_with_the_draws_of_loader_processes() -> None:
+    order: dict[str, Any] = {"batch_size": 3, "seed": 2, "num_workers": 2}
+    whole, _ = drawn(DatasetLoader(Drawing(), **order), [1])
+    begun = DatasetLoader(Drawing(), **order)
+    begun.sampler.set_epoch(1)
+    iterator = iter(begun)
+    next(iterator), next(iterator)
+    resumed = DatasetLoader(Drawing(), **order)
+    resumed.load_state_dict(begun.state_dict())
+    assert drawn(resumed, [1])[0] == whole[2:]
+    assert drawn(begun, [1])[0] == whole, "an epoch that was left begins anew"
+
+
+def test_a_copy_of_a_loader_has_processes_of_its_own() -> None:
+    loader = DatasetLoader(Drawing(), batch_size=3, num_workers=1)
+    _, first = drawn(loader, [0])
+    other = copy.copy(loader)
+    other.dataset = TensorDataset(torch.arange(11))
+    assert torch.equal(torch.cat([x for (x,) in other]), torch.arange(11))
+    assert drawn(loader, [0])[1] == first
 
 
 def test_an_epoch_goes_on_after_a_resume_with_the_same_augmentation() -> None:

@@ -19,6 +19,7 @@ from lightning_unlearn.data.selection import (
     Ids,
     RandomFraction,
     SelectionData,
+    _group_numbers,
     as_rule,
     select,
     stratified_draw,
@@ -278,6 +279,26 @@ def test_groups_are_taken_whole():
     inside, outside = set(users[chosen]), set(np.delete(users, chosen))
     assert len(inside) == 5
     assert not inside & outside
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        np.array([3, 9, 3, 5]),
+        np.array([-128, 127, 0] * 100, dtype=np.int8),
+        np.array([2**64 - 1, 2**64 - 3, 2**64 - 1], dtype=np.uint64),
+        np.array([10**12, -5, 10**12]),
+        np.array(["b", "a", "b"]),
+        np.array([0.5, -1.0, 0.5]),
+        np.array([], dtype=np.int64),
+    ],
+    ids=lambda values: f"{values.dtype}-{len(values)}",
+)
+def test_groups_are_numbered_in_order(values):
+    groups, group_of = _group_numbers(values)
+    different, expected = np.unique(values, return_inverse=True)
+    assert groups == len(different)
+    assert group_of.tolist() == expected.tolist()
 
 
 def test_at_least_one_group_is_taken():

@@ -457,7 +457,7 @@ def test_without_nonmembers_there_is_nothing_to_imitate() -> None:
 
 @pytest.mark.parametrize("argument", [{"gradient_clip_val": 0.5}, {"accumulate_grad_batches": 2}])
 def test_what_manual_optimization_cannot_do_is_refused_by_name(argument: dict[str, Any]) -> None:
-    with pytest.raises(Exception, match=f"manual optimization. Remove `Trainer.{next(iter(argument))}="):
+    with pytest.raises(Exception, match=f"{next(iter(argument))}.* WGAN .*manual optimization"):
         fit(WGAN(linear()), **argument)
 
 

@@ -10,6 +10,8 @@ from lightning_unlearn.reports.figures import RunDetails
 from lightning_unlearn.reports.schema import Failure, Report, build_report
 
 SEEDS = (0, 1, 2)
+WITH_CURVES = 3
+"""Models of a report whose training curves were logged; more of the same figure would only take time."""
 LONG_NAMES = (
     "reference_kl",
     "top_k",
@@ -78,6 +80,8 @@ def make_runs(
                     "unlearning_degree/null": null + 0.01 * noise.normal(),
                     "unlearning_degree/calibrated": degree - null + 0.01 * noise.normal(),
                     "unlearning_degree/constraint_met": float((index, seed) != (2, 1)),
+                    "relearn_time/steps": 0.0 if model == "source" else 20.0 - index + seed,
+                    "relearn_time/fresh": 49.0,
                 }
             runs[model][seed] = metrics
     return runs
@@ -163,7 +167,13 @@ def make_details() -> Callable[[Report], dict[str, dict[int, RunDetails]]]:
                 power = 0.5 if model == "source" else 0.97
                 fpr = np.linspace(0.0, 1.0, 51)
                 found = int(noise.integers(30, 45)) + (25 if model == "source" else 0)
+                steps = list(range(9, 109, 10))
                 details[model][seed] = {
+                    "config": {
+                        "model": model,
+                        "seed": seed,
+                        "method": {"class_path": "OwnMethod", "k": index},
+                    },
                     "membership_inference": {
                         "confusion": [[found, 72 - found], [35, 37]],
                         "fpr": fpr.tolist(),
@@ -175,6 +185,25 @@ def make_details() -> Callable[[Report], dict[str, dict[int, RunDetails]]]:
                         "non-member set": noise.beta(5, 1, 200).tolist(),
                     },
                 }
+                if "relearn_time/steps" in report["models"][model]:
+                    steps_needed = int(report["models"][model]["relearn_time/steps"]["mean"])
+                    details[model][seed]["relearn_time"] = {
+                        "target": 0.01,
+                        "losses": [2.0 * math.exp(-0.4 * step) for step in range(steps_needed + 1)],
+                        "losses_fresh": [2.5 * math.exp(-0.1 * step) for step in range(50)],
+                    }
+                if index < WITH_CURVES:
+                    details[model][seed]["training_curves"] = {
+                        name: {
+                            "step": steps,
+                            "value": [(1.0 + noise.random()) * scale / step for step in steps],
+                        }
+                        for name, scale in (
+                            ("train/loss", 20.0),
+                            ("train/ce", 12.0),
+                            ("accuracy/forget", 4.5),
+                        )
+                    }
                 if model not in ("source", "retrain"):
                     epochs = range(0, 11, 2)
                     kept = [0.97 * math.exp(-(0.2 + 0.1 * index) * epoch) for epoch in epochs]

@@ -32,7 +32,11 @@ def spec(filename: str) -> Any:
     ("fixture", "present", "absent"),
     [
         ("attacked_report", {"sweep_wgan_alpha.png", "sweep_reference_kl_lambda.png"}, set()),
-        ("one_seed_report", set(), {"backdoor.png", "unlearning_degree.png", "sweep_*.png"}),
+        (
+            "one_seed_report",
+            set(),
+            {"backdoor.png", "unlearning_degree.png", "relearn_time.png", "sweep_*.png"},
+        ),
     ],
 )
 def test_all_figures_are_pictures(
@@ -46,8 +50,10 @@ def test_all_figures_are_pictures(
     from matplotlib.image import imread
 
     report = request.getfixturevalue(fixture)
-    paths = draw_figures(report, tmp_path / "figures", make_details(report))
-    once = {entry.filename for entry in FIGURES} - {"sweep_*.png"}
+    details = make_details(report)
+    paths = draw_figures(report, tmp_path / "figures", details)
+    once = {entry.filename for entry in FIGURES} - {"sweep_*.png", "training_*.png"}
+    once |= {f"training_{model}.png" for model, runs in details.items() if "training_curves" in runs[0]}
     assert {path.name for path in paths} == (once | present) - absent
     order = [
         next(place for place, entry in enumerate(FIGURES) if entry.key(path.name) is not None)
@@ -147,8 +153,9 @@ def test_no_labels_overlap(
 
     monkeypatch.setattr(Text, "draw", record)
     for entry in FIGURES:
-        for filename, figure in entry.figures(report, details).items():
-            canvas = FigureCanvasAgg(figure)
+        for one in entry.figures(report, details):
+            filename = one.filename
+            canvas = FigureCanvasAgg(one.figure)
             seen.clear()
             canvas.draw()
             width, height = canvas.get_width_height()
@@ -381,6 +388,83 @@ def test_wrong_curve_is_refused(small_report: Report, curve: dict[str, list[floa
         spec("backdoor_curve.png").draw(small_report, curve_of(curve))
 
 
+def test_relearn_time_stands_beside_the_course_of_the_loss(attacked_report: Report) -> None:
+    runs = {
+        seed: {"relearn_time": {"target": 0.1, "losses": losses, "losses_fresh": [3.0, 1.0]}}
+        for seed, losses in enumerate(([2.0, 0.5, 0.1], [1.0, 0.1], [3.0, 0.0]))
+    }
+    figure = spec("relearn_time.png").draw(attacked_report, {"top_k": runs})
+    bars, losses = figure.axes
+    models = attacked_report["models"]
+    ordered = ["source", "retrain", *(name for name in models if name not in ("source", "retrain"))]
+    assert [
+        bar.get_width() for bar in bars.patches if bar.get_height() == pytest.approx(0.66)
+    ] == pytest.approx([models[name]["relearn_time/steps"]["mean"] for name in ordered])
+    lines = {line.get_label(): list(line.get_ydata()) for line in losses.lines}
+    assert lines["top_k"] == pytest.approx([2.0, 0.2]), "the mean, up to where the first seed ends"
+    assert lines["untrained model"] == pytest.approx([3.0, 1.0])
+    assert lines["counts as learned"][0] == pytest.approx(0.1)
+    assert len(spec("relearn_time.png").draw(attacked_report, {}).axes) == 1
+
+
+def test_training_curves_are_those_that_were_logged(small_report: Report) -> None:
+    steps = [9, 19, 29]
+    runs = {
+        seed: {
+            "training_curves": {
+                "train/ce": {"step": steps, "value": [1.0 + seed, 0.5, 0.25]},
+                "train/loss": {"step": steps, "value": [2.0 + seed, 1.0, 0.5]},
+                "train/gradient_norm": {"step": steps, "value": [3.0, 2.0, 1.0]},
+                # the last seed stopped early
+                "accuracy/forget": {"step": [10, 20][: 2 - seed // 2], "value": [0.9, 0.3][: 2 - seed // 2]},
+                "accuracy/test": {"step": [10, 20], "value": [0.8, 0.7]},
+                "train/accuracy_retain": {"step": steps, "value": [0.5, 0.6, 0.7]},
+                "backdoor/combined": {"step": [0, 20], "value": [0.5, 0.9]},
+            }
+        }
+        for seed in (0, 1, 2)
+    }
+    figures = spec("training_*.png").draw(small_report, {"reference_kl": runs})
+    assert set(figures) == {"reference_kl"}
+    panels = {axes.get_title(): axes for axes in figures["reference_kl"].axes if axes.get_title()}
+    assert list(panels) == [
+        "train/loss", "train/ce", "Accuracy (dashed: retrained)", "Accuracy on the batches", "train/gradient_norm",
+    ]  # fmt: skip
+    assert [panels[name].get_ylabel() for name in panels] == [
+        "loss", "loss", "accuracy [%]", "accuracy [%]", "Euclidean norm",
+    ]  # fmt: skip
+    *thin, mean = panels["train/loss"].lines
+    assert [list(line.get_ydata()) for line in thin] == [[2.0 + seed, 1.0, 0.5] for seed in (0, 1, 2)]
+    assert list(mean.get_xdata()) == steps
+    assert list(mean.get_ydata()) == pytest.approx([3.0, 1.0, 0.5])
+    accuracy = panels["Accuracy (dashed: retrained)"]
+    thick = {line.get_label(): line for line in accuracy.lines if not line.get_label().startswith("_")}
+    assert list(thick["forget set"].get_xdata()) == [10], "the mean stands where every seed was measured"
+    assert list(thick["test set"].get_ydata()) == pytest.approx([80.0, 70.0])
+    dashed = [line.get_ydata()[0] for line in accuracy.lines if line.get_linestyle() == "--"]
+    assert dashed == [
+        pytest.approx(100 * small_report["models"]["retrain"][f"accuracy/{name}"]["mean"])
+        for name in ("forget", "test")
+    ]
+
+
+def test_each_file_says_what_it_shows(
+    tmp_path: Path, small_report: Report, make_details: MakeDetails
+) -> None:
+    from PIL import Image
+
+    name = "méthode/*$1"
+    small_report["models"][name] = small_report["models"].pop("reference_kl")
+    details = {name: make_details(small_report)[name]}
+    for path in draw_figures(small_report, tmp_path, details):
+        words = Image.open(path).info
+        entry = next(entry for entry in FIGURES if entry.key(path.name) is not None)
+        assert (words.get("Model") == name) == entry.of_model
+        assert words["Title"] == entry.title.replace("*", name)
+        assert words["Description"] == entry.alt.replace("*", name)
+    assert (tmp_path / "training_m_thode_1.png").exists()
+
+
 def test_unlearning_degree_is_never_without_its_control(attacked_report: Report) -> None:
     figure = spec("unlearning_degree.png").draw(attacked_report, {})
     both, difference = figure.axes
@@ -456,6 +540,15 @@ def test_roc_curves_are_averaged_over_the_seeds(small_report: Report) -> None:
     assert np.interp(0.25, x, y) == pytest.approx((0.25 + 0.5) / 2)
 
 
+@pytest.mark.parametrize(("step", "value"), [([2, 1], [0.5, 0.5]), ([1, 2], [0.5])])
+def test_wrong_training_curves_are_refused(small_report: Report, step: list[int], value: list[float]) -> None:
+    curves = {"train/loss": {"step": step, "value": value}}
+    with pytest.raises(
+        ValueError, match="training curve train/loss needs ascending steps and a value for each"
+    ):
+        spec("training_*.png").draw(small_report, {"source": {0: {"training_curves": curves}}})
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [
@@ -465,7 +558,7 @@ def test_roc_curves_are_averaged_over_the_seeds(small_report: Report) -> None:
         ({"fpr": [0, 1], "tpr": [0, 0.5, 1]}, "as long as tpr"),
     ],
 )
-def test_wrong_details_are_refused(tmp_path: Path, small_report: Report, run: Any, message: str) -> None:
+def test_wrong_attacks_are_refused(tmp_path: Path, small_report: Report, run: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_figures(small_report, tmp_path, {"source": {0: {"membership_inference": run}}})
     assert not list(tmp_path.glob(".*"))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,13 @@ def test_two_reports_become_one(pair: tuple[Report, Report]) -> None:
     assert merged["failures"] == second["failures"]
     assert judge(merged, "top_k").status != "nothing to compare"
     assert "merges the comparisons a, b" in " ".join(summary_sentences(merged))
+
+
+def test_ledgers_follow_each_other(pair: tuple[Report, Report]) -> None:
+    assert "ledger" not in merge(pair, ["a", "b"])
+    shared = {"request": "of both"}
+    pair[0]["ledger"], pair[1]["ledger"] = [shared, {"request": "a"}], [shared, {"request": "b"}]
+    assert [line["request"] for line in merge(pair, ["a", "b"])["ledger"]] == ["of both", "a", "b"]
 
 
 def test_failure_of_both_is_told_once(pair: tuple[Report, Report]) -> None:
@@ -152,6 +160,16 @@ def comparison(folder: Path, report: Report, details: Details) -> Path:
             run_folder = folder / model / f"seed_{seed}"
             run_folder.mkdir(parents=True)
             found: dict[str, Any] = dict(run)
+            (run_folder / "config.json").write_text(json.dumps(found.pop("config")))
+            if curves := found.pop("training_curves", None):
+                (run_folder / "log").mkdir()
+                steps = next(iter(curves.values()))["step"]
+                rows = [
+                    [str(step), *(repr(curve["value"][place]) for curve in curves.values())]
+                    for place, step in enumerate(steps)
+                ]
+                lines = [",".join(row) for row in (["step", *curves], *rows)]
+                (run_folder / "log" / "metrics.csv").write_text("\n".join(lines) + "\n")
             found["forgetting"] = {"posteriors": found.pop("posteriors")}
             (run_folder / "metrics.json").write_text(json.dumps({"metrics": {}, "details": found}))
     return folder
@@ -160,9 +178,8 @@ def comparison(folder: Path, report: Report, details: Details) -> Path:
 def test_page_is_rebuilt_in_its_own_folder(
     tmp_path: Path, small_report: Report, make_details: MakeDetails
 ) -> None:
-    details = make_details(small_report)
-    folder = comparison(tmp_path / "run", small_report, details)
-    write_all(small_report, folder, details)
+    folder = comparison(tmp_path / "run", small_report, make_details(small_report))
+    write_all(small_report, folder, read_details(folder, small_report))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     stamp = (folder / "report.json").stat().st_mtime_ns
     (folder / "report.html").unlink()
@@ -173,6 +190,10 @@ def test_page_is_rebuilt_in_its_own_folder(
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert (folder / "report.json").stat().st_mtime_ns == stamp
     assert (folder / "figures" / "posterior_change.png") in written
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "class_path: OwnMethod" in page
+    assert 'data-file="reference_kl/seed_2/config.json"' in page
+    assert "Training curves of reference_kl." in page
 
 
 def test_details_are_read_as_they_were(
@@ -187,7 +208,7 @@ def test_details_are_read_as_they_were(
     for model, by_seed in details.items():
         for seed, run in by_seed.items():
             assert {key: read[model][seed][key] for key in run} == run  # type: ignore[literal-required]
-    (folder / "source" / "seed_1" / "metrics.json").unlink()
+    shutil.rmtree(folder / "source" / "seed_1")
     assert set(read_details(folder, small_report)["source"]) == {0, 2}
     small_report["models"]["../run/source"] = small_report["models"]["source"]
     assert "../run/source" not in read_details(folder, small_report)
@@ -207,6 +228,8 @@ def test_two_comparisons_make_one_page(
     page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
     assert 'data-model="top_k"' in page
     assert "lightning-unlearn report FOLDER" in page
+    assert 'data-file="a/retrain/seed_0/config.json"' in page, "a file is found again in its own folder"
+    assert 'data-file="b/top_k/seed_0/config.json"' in page
     # The figures show the methods of both: as many as drawn from both details.
     drawn = draw_figures(
         merge(pair, ["a", "b"]), tmp_path / "expected", {**make_details(second), **make_details(first)}

@@ -1,21 +1,23 @@
 """report.html: well-formed, self-contained, safe, and every number on it the report's own."""
 
 import base64
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lightning_unlearn.reports import draw_figures, read_json, write_all, write_page
-from lightning_unlearn.reports.figures import Details
-from lightning_unlearn.reports.glossary import describe
+from lightning_unlearn.reports import draw_figures, judge, read_json, write_all, write_page
+from lightning_unlearn.reports.figures import Details, RunDetails
+from lightning_unlearn.reports.glossary import describe, method_names
 from lightning_unlearn.reports.schema import Report
 
-MakeDetails = Callable[[Report], Details]
+MakeDetails = Callable[[Report], dict[str, dict[int, RunDetails]]]
 VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
 
 
@@ -46,7 +48,7 @@ class Page(HTMLParser):
             self.tables[-1]["metrics"].append(values["data-metric"])
         elif tag == "tr" and ("data-model" in values or "data-metric" in values):
             self.tables[-1]["rows"].append((values.get("data-model", values.get("data-metric")), []))
-        elif tag == "td":
+        elif tag == "td" and "data-value" in values:
             self.tables[-1]["rows"][-1][1].append(
                 {"value": values["data-value"], "class": values.get("class", "")}
             )
@@ -63,14 +65,35 @@ class Page(HTMLParser):
         if "script" in tags or "style" in tags:
             return
         self.text.append(data)
-        if "td" in tags and self.stack[-1][0] == "span":
+        if "td" in tags and self.stack[-1][1].get("class") in ("number", "interval", "note", "mark"):
             cell = self.tables[-1]["rows"][-1][1][-1]
             kind = str(self.stack[-1][1]["class"])
             cell[kind] = cell.get(kind, "") + data
 
 
-def written(report: Report, folder: Path, figures: Sequence[Path] = ()) -> str:
-    return write_page(report, folder / "report.html", figures).read_text(encoding="utf-8")
+def written(
+    report: Report, folder: Path, figures: Sequence[Path] = (), details: Details | None = None
+) -> str:
+    return write_page(report, folder / "report.html", figures, details).read_text(encoding="utf-8")
+
+
+def section_of(text: str, model: str) -> str:
+    """Cut the part of one model out of a page."""
+    (identifier,) = re.findall(rf'<a href="#(model-\d+)">{model}</a>', text.replace("<wbr>", ""))
+    start = text.index(f'id="{identifier}"')
+    end = text.find('<details class="model"', start)
+    return text[start : end if end > 0 else text.index("</section>", start)]
+
+
+def saved_picture(path: Path, **words: str) -> Path:
+    """Save a small picture that says these words of itself."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3, 2))
+    figure.subplots().plot([0, 1], [0, 1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=96, metadata=words)
+    return path
 
 
 def agrees(shown: str, number: float, scale: float) -> bool:
@@ -129,7 +152,9 @@ def test_page_loads_nothing(tmp_path: Path, small_report: Report, make_details: 
     page = Page(text)
     assert not {tag for tag, _, _ in page.attributes} & {"link", "iframe", "object", "embed"}
     for tag, key, value in page.attributes:
-        if key in ("src", "href", "srcset"):
+        if (tag, key) == ("a", "href"):
+            assert value.startswith("#")
+        elif key in ("src", "href", "srcset"):
             assert (tag, key) == ("img", "src")
             assert value.startswith("data:image/png;base64,")
 
@@ -162,6 +187,9 @@ def test_page_is_accessible_by_structure(tmp_path: Path, large_report: Report) -
     references = [value for _, key, value in page.attributes if key == "aria-labelledby"]
     assert references
     assert set(references) <= set(page.ids)
+    anchors = [value for tag, key, value in page.attributes if (tag, key) == ("a", "href")]
+    assert len(anchors) > len(method_names(large_report))
+    assert {anchor.removeprefix("#") for anchor in anchors} <= set(page.ids)
     assert ("html", "lang", "en") in page.attributes
     sortable = [attribute for attribute in page.attributes if attribute[1:] == ("aria-sort", "none")]
     buttons = [attribute for attribute in page.attributes if attribute[:2] == ("button", "type")]
@@ -239,6 +267,127 @@ def test_invalid_report_touches_nothing(tmp_path: Path, small_report: Report) ->
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+@pytest.mark.parametrize("fixture", ["large_report", "one_seed_report"])
+def test_headings_and_tables_say_what_they_are(
+    request: pytest.FixtureRequest, tmp_path: Path, make_details: MakeDetails, fixture: str
+) -> None:
+    report = request.getfixturevalue(fixture)
+    details = make_details(report)
+    details["reference_kl"][0]["files"] = [{"name": "a/b.json", "bytes": 3, "sha256": None}]
+    text = written(report, tmp_path, details=details)
+    levels = [int(level) for level in re.findall(r"<h([1-6])", text)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels)), "a level is left out"
+    tables = re.findall(r"<table.*?</table>", text, flags=re.S)
+    assert len(tables) > len(report["models"])
+    for table in tables:
+        assert table.count("<caption") == 1
+        assert table.count("<th ") == table.count("<th") - table.count("<thead")
+        assert table.count("<th ") == table.count('scope="col"') + table.count('scope="row"')
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb, by the definition of WCAG 2.2."""
+    channels = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+    red, green, blue = (c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in channels)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_colours_are_far_enough_apart(tmp_path: Path, small_report: Report, scheme: str) -> None:
+    text = written(small_report, tmp_path)
+    light, dark = re.findall(r":root \{(.*?)\}", text, flags=re.S)[:2]
+    colours = dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", light))
+    if scheme == "dark":
+        colours |= dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", dark))
+    grounds = ("page", "panel", "control")
+    pairs = [(ink, ground) for ink in ("text", "soft", "link", "good", "bad") for ground in grounds]
+    for ink, ground in [*pairs, ("good", "good-back"), ("bad", "bad-back"), ("open", "open-back")]:
+        bright, faint = sorted((luminance(colours[ink]), luminance(colours[ground])), reverse=True)
+        assert (bright + 0.05) / (faint + 0.05) >= 4.5, f"{ink} on {ground}: less than level AA asks for"
+
+
+def test_each_model_has_a_section_with_all_that_is_known_of_it(
+    tmp_path: Path, large_report: Report, make_details: MakeDetails
+) -> None:
+    details = make_details(large_report)
+    saved = saved_picture(
+        tmp_path / "wgan.png", Title="What was seen", Description="A line from corner to corner."
+    )
+    details["wgan"][2]["pictures"] = [str(saved)]
+    digest = "ab" * 32
+    for seed in (0, 2):
+        name = f"wgan/seed_{seed}/model.ckpt"
+        details["wgan"][seed]["files"] = [{"name": name, "bytes": 123456, "sha256": digest}]
+    details["wgan"][0]["config"] = {
+        "model": "wgan",
+        "seeds": {"source": 1},
+        "data": {"forget": "ids.csv"},
+        "source": {"checkpoint": "s.ckpt"},
+        "method": {"class_path": "my.WGAN"},
+        "built": {"class": "lightning_unlearn.WGAN"},
+    }
+    text = written(large_report, tmp_path, draw_figures(large_report, tmp_path / "figures", details), details)
+    Page(text)
+    part = section_of(text, "reference_kl")
+    assert "<strong>Training curves of reference_kl.</strong>" in part
+    part = section_of(text, "wgan")
+    for finding in judge(large_report, "wgan").findings:
+        assert finding.sentence.replace("'", "&#39;") in part
+    assert "<strong>What was seen.</strong> A line from corner to corner. Seed 2.</figcaption>" in part
+    assert base64.b64encode(saved.read_bytes()).decode() in part
+    assert 'width="288"' in part, "3 inches wide at 96 pixels an inch"
+    assert "class_path: my.WGAN" in part
+    for elsewhere in ("ids.csv", "s.ckpt", "lightning_unlearn.WGAN"):
+        assert elsewhere not in part
+    assert part.count("123,456") == part.count(digest) == 2
+    assert "loss is NaN" not in part.partition("</summary>")[0]
+    # A figure stands with its model and nowhere else.
+    assert "Training curves" not in part
+    for model in ("source", "retrain", "reference_kl"):
+        assert text.count(f"<strong>Training curves of {model}.</strong>") == 1
+
+
+def test_what_was_built_stands_for_a_configuration_that_is_not_known(
+    tmp_path: Path, small_report: Report, make_details: MakeDetails
+) -> None:
+    details = make_details(small_report)
+    details["reference_kl"][0]["config"] = {"method": None, "built": {"class": "my.Own"}}
+    assert "class: my.Own" in section_of(written(small_report, tmp_path, details=details), "reference_kl")
+
+
+def test_verdicts_stand_in_one_table(tmp_path: Path, large_report: Report) -> None:
+    text = written(large_report, tmp_path)
+    rows = re.findall(r'<tr data-verdict="([^"]+)">(.*?)</tr>', text, flags=re.S)
+    assert [model for model, _ in rows] == method_names(large_report)
+    for model, row in rows:
+        verdict = judge(large_report, model)
+        assert verdict.headline in row
+        cells = re.findall(r'<td class="([^"]+)">', row)
+        assert cells == [finding.status.replace(" ", "-") for finding in verdict.findings]
+
+
+def test_lines_of_a_ledger_are_shown_whole(tmp_path: Path, small_report: Report) -> None:
+    assert "Deletion ledger" not in written(small_report, tmp_path)
+    small_report["ledger"] = [
+        {
+            "metrics": {"accuracy/forget": {"value": 0.91, "source": 1.0}},
+            "request": "ticket <17>",
+            "time": "2025-01-02T03:04:05+00:00",
+            "ids": {"count": 1234, "hmac_sha256": "f00d"},
+            "method": {"name": "reference_kl", "class": "ReferenceKL"},
+        },
+        {"note": "a line of another kind"},
+    ]
+    joined = " ".join("".join(Page(written(small_report, tmp_path)).text).split())
+    assert "ticket <17>, reference_kl, 2025-01-02T03:04:05+00:00" in joined
+    assert "ids: count1,234 ids: hmac_sha256f00d" in joined
+    assert joined.index("ids: hmac_sha256") < joined.index("accuracy/forget: value: 0.91 source: 1.0")
+    assert "Line 2" in joined
+    assert "a line of another kind" in joined
+
+
 def chromium(folder: Path, page: Path, *options: str) -> str:
     """Run a headless browser that may not reach the network on a page, and return what it prints."""
     names = ("chromium", "chromium-browser", "google-chrome")
@@ -277,6 +426,35 @@ document.title = state.join("\\n");
     up, down = (line.split("|") for line in title.split("\n"))
     assert up == ["ascending", "source", "retrain", *ascending, "cf_k"]
     assert down == ["descending", "source", "retrain", *reversed(ascending), "cf_k"]
+
+
+def test_browser_opens_the_section_that_a_link_names(tmp_path: Path, small_report: Report) -> None:
+    text = written(small_report, tmp_path)
+    (anchor,) = re.findall(r'<a href="#(model-\d)">', text)
+    program = f"""<script>
+document.querySelector('a[href="#{anchor}"]').click();
+addEventListener("hashchange", () => {{
+  document.title = [...document.querySelectorAll("details.model")].map(part => part.id + part.open).join(" ");
+}});
+</script></body>"""
+    page = tmp_path / "clicked.html"
+    page.write_text(text.replace("</body>", program), encoding="utf-8")
+    title = chromium(tmp_path, page, "--dump-dom").partition("<title>")[2].partition("</title>")[0]
+    assert title == "model-0false model-1false model-2true"
+
+
+def test_browser_prints_what_is_folded_away(
+    tmp_path: Path, small_report: Report, make_details: MakeDetails
+) -> None:
+    long = make_details(small_report)
+    long["source"][0]["config"] = {"source": {f"line_{number}": number for number in range(400)}}
+    pages = []
+    for name, details in (("short", None), ("long", long)):
+        write_page(small_report, tmp_path / f"{name}.html", details=details)
+        paper = tmp_path / f"{name}.pdf"
+        chromium(tmp_path, tmp_path / f"{name}.html", f"--print-to-pdf={paper}")
+        pages.append(paper.read_bytes().count(b"/Type /Page\n"))
+    assert pages[1] > pages[0] >= 1
 
 
 def test_browser_shows_light_and_dark(tmp_path: Path, small_report: Report) -> None:

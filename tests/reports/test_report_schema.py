@@ -165,6 +165,8 @@ VALUE = ("models", "retrain", "accuracy/test")
         (corrupt((*VALUE, "ci95"), [0.0, 0.1]), "does not hold the mean"),
         (corrupt((*VALUE, "values"), [0.9, "0.9", 0.9]), "must hold finite numbers"),
         (corrupt((*VALUE, "values"), [None, None, None]), "at least one"),
+        (corrupt(("ledger",), {"request": "17"}), "ledger must be a list of objects"),
+        (corrupt(("ledger",), ["17"]), "ledger must be a list of objects"),
         (corrupt(("failures",), [{"model": "a"}]), r"failures\[0\] needs model, seed and error"),
         (corrupt(("failures",), [{"model": "a", "seed": "0", "error": ""}]), "not an integer"),
     ],

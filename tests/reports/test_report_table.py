@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from lightning_unlearn.reports import comparison_table, judge, render_text
+from lightning_unlearn.reports.glossary import method_names
 from lightning_unlearn.reports.schema import Report
 
 
@@ -20,6 +21,36 @@ def test_text_fits_and_is_plain(request: pytest.FixtureRequest, fixture: str, wi
         lines = render_text(report, width).splitlines()
     assert max(map(len, lines)) <= width
     assert all(character.isprintable() for line in lines for character in line)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "cp1252"])
+@pytest.mark.parametrize("fixture", ["large_report", "one_seed_report", "attacked_report"])
+def test_text_can_be_said_in_any_encoding(
+    request: pytest.FixtureRequest, fixture: str, encoding: str
+) -> None:
+    report = request.getfixturevalue(fixture)
+    report["models"]["méthode_⊕"] = report["models"][method_names(report)[0]]
+    text = render_text(report, 100, encoding=encoding)
+    text.encode(encoding)
+    assert max(map(len, text.splitlines())) <= 100
+    assert ("±" in text) == (encoding != "ascii" and len(report["seeds"]) > 1)
+    assert ("méthode" in text) == (encoding != "ascii")
+    numbers = set(re.findall(r"\d+\.\d+", text))
+    assert numbers == set(re.findall(r"\d+\.\d+", render_text(report, 100))), "a number is lost or changed"
+
+
+def test_verdicts_keep_their_meaning_in_ascii(attacked_report: Report) -> None:
+    plain, signs = render_text(attacked_report, 100, encoding="ascii"), render_text(attacked_report, 100)
+    assert "Y its mean is inside" in plain
+    assert "N outside" in plain
+
+    def rows(text: str) -> list[list[str]]:
+        lines = text[text.index("verdict") :].split("Is the method close")[0].splitlines()
+        marked = (line.replace("|", " ").split() for line in lines)
+        return [row for row in marked if row and row[0] in attacked_report["models"]]
+
+    swapped = [[{"Y": "✓", "N": "✗"}.get(word, word) for word in row] for row in rows(plain)]
+    assert swapped == rows(signs)
 
 
 def test_every_headline_number_is_there(large_report: Report) -> None:

@@ -7,11 +7,15 @@ module of this folder; it returns None where the report does not hold its metric
 
 from lightning_unlearn.reports.figures.base import (
     DPI,
+    MODEL_KEYWORD,
     BackdoorDetails,
+    Curve,
     Details,
+    DrawnFigure,
     FigureSpec,
     MembershipDetails,
     RunDetails,
+    RunFile,
 )
 from lightning_unlearn.reports.figures.drawing import FIGURES, draw_figures
 from lightning_unlearn.reports.figures.posteriors import posterior_histograms
@@ -21,12 +25,16 @@ from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetti
 __all__ = [
     "DPI",
     "FIGURES",
+    "MODEL_KEYWORD",
     "BackdoorDetails",
+    "Curve",
     "Details",
+    "DrawnFigure",
     "FigureSpec",
     "ForgettingAxis",
     "MembershipDetails",
     "RunDetails",
+    "RunFile",
     "draw_figures",
     "find_sweeps",
     "forgetting_axis",

@@ -20,19 +20,28 @@ __all__ = [
     "CONTROL_LOOKS",
     "DASHES",
     "DPI",
+    "GREEN",
     "GRID",
     "GUESS_DASH",
     "METHOD_COLOURS",
+    "MODEL_KEYWORD",
     "ORANGE",
+    "PURPLE",
+    "RETRAIN_DASH",
     "STYLE",
     "VERMILION",
     "WHISKER",
     "BackdoorDetails",
+    "Curve",
     "Details",
+    "DrawnFigure",
     "FigureSpec",
     "MembershipDetails",
+    "RelearnDetails",
     "RunDetails",
+    "RunFile",
     "control_handles",
+    "file_keys",
     "line_styles",
     "measured",
     "metric_title",
@@ -70,6 +79,10 @@ WHISKER = "#444444"
 
 DPI = 150
 """Pixels an inch of every figure that is written."""
+MODEL_KEYWORD = "Model"
+"""Under which a PNG file says to which model it belongs."""
+_KEY_LENGTH = 80
+"""Characters that a key may take of a file's name; file systems allow 255 bytes in all."""
 ROW_INCHES = 0.36
 LABEL_WIDTH = 26
 """Characters of a model's name in one line of a figure."""
@@ -118,18 +131,68 @@ class BackdoorDetails(TypedDict, total=False):
     curve: Mapping[str, Sequence[float]]
 
 
-class RunDetails(TypedDict, total=False):
-    """What one run left for the figures; every part may be absent.
+class RelearnDetails(TypedDict, total=False):
+    """What one run's relearning noted, beyond its number of steps.
 
     Attributes:
-        membership_inference: The attack's confusion matrix and ROC curve.
-        backdoor: The course of the backdoor's scores over the epochs.
-        posteriors: Name of a set (such as "forget set") to the posterior of each sample's true class, all
-            in [0, 1].
+        target: The loss on the forget set that counts as learned again.
+        losses: That loss before the first step and after each; as many as were needed.
+        losses_fresh: The same of an untrained model.
     """
 
+    target: float
+    losses: Sequence[float]
+    losses_fresh: Sequence[float]
+
+
+class Curve(TypedDict):
+    """What was logged of one quantity while a model was trained.
+
+    Attributes:
+        step: Optimiser steps done, ascending.
+        value: The quantity then; as long as ``step``, finite.
+    """
+
+    step: Sequence[int]
+    value: Sequence[float]
+
+
+class RunFile(TypedDict):
+    """One file of a run.
+
+    Attributes:
+        name: Its path in the comparison's folder.
+        bytes: Its size.
+        sha256: The hash of its content in hexadecimal; None where it was not computed.
+    """
+
+    name: str
+    bytes: int
+    sha256: str | None
+
+
+class RunDetails(TypedDict, total=False):
+    """What one run left for figures and page; every part may be absent.
+
+    Attributes:
+        config: How the run was set up.
+        training_curves: Name of a logged quantity, such as "train/loss", to its course.
+        files: The run's files.
+        pictures: Paths of the PNG files that its evaluators left.
+        membership_inference: The attack's confusion matrix and ROC curve.
+        backdoor: The course of the backdoor's scores over the epochs.
+        relearn_time: How the forget set was learned again.
+        posteriors: Name of a set (such as "forget set") to each sample's posterior of its label, all in
+            [0, 1]; the label of a poisoned sample is the one it was trained with.
+    """
+
+    config: Mapping[str, Any]
+    training_curves: Mapping[str, Curve]
+    files: Sequence[RunFile]
+    pictures: Sequence[str]
     membership_inference: MembershipDetails
     backdoor: BackdoorDetails
+    relearn_time: RelearnDetails
     posteriors: Mapping[str, Sequence[float]]
 
 
@@ -149,16 +212,18 @@ class FigureSpec:
         title: Its heading on the page; a ``*`` is the key here too.
         alt: What it shows, in words, for those who cannot see it; a ``*`` likewise.
         draw: Returns the figure, or None where the report lacks what it needs; where ``filename`` holds a
-            ``*``, it returns each figure under its key, which must be fit for a file name.
+            ``*``, it returns each figure under its key.
+        of_model: Whether the keys are models' names, and each figure belongs to its model.
     """
 
     filename: str
     title: str
     alt: str
     draw: _Draw
+    of_model: bool = False
 
     def key(self, filename: str) -> str | None:
-        """Return what stands for the ``*`` in a file of this kind ("" without one), None for other files.
+        """Return what stands for the ``*`` in a file's name ("" without one), None for files of another kind.
 
         Example:
             >>> spec = FigureSpec("sweep_*.png", "Sweep of *", "", lambda report, details: None)
@@ -170,21 +235,71 @@ class FigureSpec:
         found = re.fullmatch(pattern, filename)
         return None if found is None else found[1]
 
-    def figures(self, report: Report, details: Details) -> dict[str, Figure]:
-        """Draw, and return file name to figure; empty where there is nothing to draw."""
+    def figures(self, report: Report, details: Details) -> list[DrawnFigure]:
+        """Draw; empty where there is nothing to draw."""
         drawn = self.draw(report, details)
         if drawn is None:
-            return {}
-        if isinstance(drawn, Mapping):
-            return {self.filename.replace("*", key): each for key, each in drawn.items()}
-        return {self.filename: drawn}
+            return []
+        if not isinstance(drawn, Mapping):
+            return [DrawnFigure(self.filename, {"Title": self.title, "Description": self.alt}, drawn)]
+        files = file_keys(list(drawn))
+        return [
+            DrawnFigure(
+                self.filename.replace("*", files[key]),
+                {
+                    "Title": self.title.replace("*", key),
+                    "Description": self.alt.replace("*", key),
+                    **({MODEL_KEYWORD: key} if self.of_model else {}),
+                },
+                figure,
+            )
+            for key, figure in drawn.items()
+        ]
 
 
-def register(figures: list[FigureSpec], filename: str, title: str, alt: str) -> Callable[[_Draw], _Draw]:
+@dataclass(frozen=True)
+class DrawnFigure:
+    """One figure, ready to be saved.
+
+    Attributes:
+        filename: Its name under ``figures/``.
+        words: What its file says of itself: "Title" and "Description", keywords of the PNG standard, and under
+            :data:`MODEL_KEYWORD` the model it belongs to.
+        figure: The figure.
+    """
+
+    filename: str
+    words: dict[str, str]
+    figure: Figure
+
+
+def file_keys(names: Sequence[str]) -> dict[str, str]:
+    """Return for each name one that is fit for a file and that no other has, on any file system.
+
+    Example:
+        >>> file_keys(["alpha", "a/b", "a:b", "Alpha", "*"])
+        {'alpha': 'alpha', 'a/b': 'a_b', 'a:b': 'a_b-2', 'Alpha': 'Alpha-2', '*': 'unnamed'}
+    """
+    keys: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        key = base = re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("._-")[:_KEY_LENGTH] or "unnamed"
+        number = 2
+        # Some file systems do not tell capitals apart.
+        while key.lower() in taken:
+            key, number = f"{base}-{number}", number + 1
+        taken.add(key.lower())
+        keys[name] = key
+    return keys
+
+
+def register(
+    figures: list[FigureSpec], filename: str, title: str, alt: str, *, of_model: bool = False
+) -> Callable[[_Draw], _Draw]:
     """Enter the function below into a list of figures, see :class:`FigureSpec`."""
 
     def enter(draw: _Draw) -> _Draw:
-        figures.append(FigureSpec(filename, title, alt, draw))
+        figures.append(FigureSpec(filename, title, alt, draw, of_model))
         return draw
 
     return enter

@@ -34,7 +34,9 @@ FIGURES: list[FigureSpec] = []
 
 _SCORES = ("clean_accuracy", "success_rate_forget", "success_rate_test", "recovered_accuracy", "combined")
 _COLUMNS = 3
-_BAND: dict[str, Any] = {"alpha": 0.15, "linewidth": 0}
+_BANDS_INK = 0.5
+"""Opacity that all bands of a panel share: many that lie over each other would hide the lines."""
+_FAINTEST, _DARKEST = 0.05, 0.15
 
 
 @register(
@@ -65,6 +67,7 @@ def _backdoor_curve(report: Report, details: Details) -> Figure | None:
     figure = new_figure(3.0 + 3.5 * columns, max(0.8 + 2.9 * rows, 1.4 + 0.30 * len(models)))
     grid = figure.subplots(rows, columns, squeeze=False)
     styles = line_styles(models)
+    band: dict[str, Any] = {"alpha": np.clip(_BANDS_INK / len(models), _FAINTEST, _DARKEST), "linewidth": 0}
     lines = {}
     for index, axes in enumerate(grid.flat):
         if index >= len(curves):
@@ -83,7 +86,7 @@ def _backdoor_curve(report: Report, details: Details) -> Figure | None:
                 low, high = np.clip(
                     np.array([value["ci95"] for value in values], dtype=np.float64).T, 0.0, 1.0
                 )
-                axes.fill_between(epochs, low * about.scale, high * about.scale, color=look["color"], **_BAND)
+                axes.fill_between(epochs, low * about.scale, high * about.scale, color=look["color"], **band)
         axes.set_ylim(-0.03 * about.scale, 1.03 * about.scale)
         reference_line(axes, metric, report["models"].get("retrain", {}).get(metric), along="y")
         axes.xaxis.get_major_locator().set_params(integer=True)

@@ -12,8 +12,10 @@ from lightning_unlearn.reports.figures import (
     degree,
     membership,
     posteriors,
+    relearning,
     sweeps,
     trade_off,
+    training,
     wall_clock,
 )
 from lightning_unlearn.reports.figures.base import DPI, STYLE, Details, FigureSpec
@@ -23,7 +25,18 @@ __all__ = ["FIGURES", "draw_figures"]
 
 FIGURES: list[FigureSpec] = [
     spec
-    for module in (bars, degree, trade_off, sweeps, curves, wall_clock, membership, posteriors)
+    for module in (
+        bars,
+        degree,
+        relearning,
+        trade_off,
+        sweeps,
+        curves,
+        wall_clock,
+        membership,
+        posteriors,
+        training,
+    )
     for spec in module.FIGURES
 ]
 """All figures, in the order of presentation."""
@@ -32,7 +45,7 @@ FIGURES: list[FigureSpec] = [
 def draw_figures(
     report: Report, folder: str | os.PathLike[str], details: Details | None = None
 ) -> list[Path]:
-    """Draw every figure that the report has the numbers for, as PNG.
+    """Draw every figure that the report has the numbers for, as PNG that names and describes itself.
 
     A figure of an earlier report that the present one cannot draw is removed, so that none goes stale; files
     under other names than those of :data:`FIGURES` are left alone.
@@ -53,10 +66,10 @@ def draw_figures(
     for spec in FIGURES:
         # "default" first, so that a user's own style file cannot make the figures of a report illegible.
         with style.context(["default", STYLE]):
-            for filename, figure in spec.figures(report, details or {}).items():
-                with atomic_path(root / filename) as temporary:
-                    figure.savefig(temporary, format="png", dpi=DPI)
-                written.append(root / filename)
+            for drawn in spec.figures(report, details or {}):
+                with atomic_path(root / drawn.filename) as temporary:
+                    drawn.figure.savefig(temporary, format="png", dpi=DPI, metadata=drawn.words)
+                written.append(root / drawn.filename)
     for filename in earlier - {path.name for path in written}:
         if any(spec.key(filename) is not None for spec in FIGURES):
             (root / filename).unlink()

@@ -1,4 +1,4 @@
-"""Figures of how sure models are of samples: histograms of the posterior of the true class."""
+"""Figures of how sure models are of samples: histograms of the posterior of their labels."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _ROW_LABEL_WIDTH = 18
 _LEAST = 1e-6
 """What is nearer to 0 or 1 stands in the outermost bins of a log-odds axis; float32 tells little more apart."""
 _KNOWN_SETS = ("forget set", "retain set", "non-member set")
-_XLABEL = "Posterior of the true class"
+_XLABEL = "Posterior of the sample's label"
 
 _Scale = Literal["linear", "log-odds"]
 _Array = npt.NDArray[np.float64]
@@ -49,7 +49,7 @@ _Array = npt.NDArray[np.float64]
     FIGURES,
     "posterior_change.png",
     "Posteriors before and after unlearning",
-    "Histograms of the posterior of the true class, a row a method and a column a set of samples: the method "
+    "Histograms of the posterior of each sample's label, a row a method and a column a set of samples: the method "
     "against the source model, which is the state before, and the retrained model, which is the goal. The axis "
     "is that of the log-odds, on which values near 0 and near 1 can be told apart.",
 )
@@ -97,8 +97,9 @@ def _change(report: Report, details: Details) -> Figure | None:
     FIGURES,
     "posteriors.png",
     "Posteriors",
-    "Histograms of the posterior of the true class on the forget set, the retain set and samples never "
-    "trained on, as far as they were kept, one panel a model. The axis is that of the log-odds, on which "
+    "Histograms of the posterior of each sample's label on the forget set, the retain set and samples never "
+    "trained on, as far as they were kept, one panel a model; a poisoned sample's label is the one that the source "
+    "model learned. The axis is that of the log-odds, on which "
     "values near 0 and near 1 can be told apart.",
 )
 def _posteriors(report: Report, details: Details) -> Figure | None:

@@ -50,8 +50,6 @@ _PANELS = (
 )
 """What may be drawn against the parameter: utility first, then forgetting."""
 _COLUMNS = 3
-_KEY_LENGTH = 80
-"""Characters of a file's name that a sweep may take; file systems allow 255 bytes in all."""
 
 
 def find_sweeps(report: Report) -> dict[str, list[tuple[float, str]]]:
@@ -92,20 +90,8 @@ def find_sweeps(report: Report) -> dict[str, list[tuple[float, str]]]:
     "intervals; horizontal lines mark the source model and the retrained model.",
 )
 def _sweeps(report: Report, details: Details) -> Mapping[str, Figure]:
-    figures: dict[str, Figure] = {}
-    taken: set[str] = set()
-    for stem, members in find_sweeps(report).items():
-        drawn = _sweep(report, stem, members)
-        if drawn is None:
-            continue
-        # Some file systems do not tell capitals apart.
-        key = base = re.sub(r"[^A-Za-z0-9.-]+", "_", stem).strip("._-")[:_KEY_LENGTH] or "unnamed"
-        number = 2
-        while key.lower() in taken:
-            key, number = f"{base}-{number}", number + 1
-        taken.add(key.lower())
-        figures[key] = drawn
-    return figures
+    drawn = {stem: _sweep(report, stem, members) for stem, members in find_sweeps(report).items()}
+    return {stem: figure for stem, figure in drawn.items() if figure is not None}
 
 
 def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> Figure | None:

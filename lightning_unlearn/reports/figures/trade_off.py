@@ -134,7 +134,7 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
             linestyle="none",
             elinewidth=1.2,
             capsize=2.5,
-            zorder=3,
+            zorder=4 if name in CONTROLS else 3,
             label=model_label(name),
         )
         # The marker alone: a legend's entry made of a whole error bar is a blot.

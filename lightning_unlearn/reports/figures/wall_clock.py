@@ -34,6 +34,9 @@ FIGURES: list[FigureSpec] = []
 _LINEAR_TIME_RATIO = 30.0
 """Above this ratio of the longest to the shortest time, the shortest bar would be a hairline: a log axis."""
 
+_LONGEST_WHISKER = 1.5
+"""An interval is shown up to this multiple of the longest mean; beyond, it would press the bars together."""
+
 
 @register(
     FIGURES,
@@ -52,6 +55,7 @@ def _time(report: Report, details: Details) -> Figure | None:
     prepare = [means[name].get("time/prepare_s", 0.0) for name in models]
     totals = [means[name]["time/total_s"] for name in models]
     rest = [max(total - before, 0.0) for total, before in zip(totals, prepare, strict=True)]
+    halves = [half_width(report["models"][name]["time/total_s"]) for name in models]
     positions = np.arange(len(models))
     figure = new_figure(8.6, 1.5 + rows_height(models))
     axes = figure.subplots()
@@ -78,8 +82,8 @@ def _time(report: Report, details: Details) -> Figure | None:
     else:
         axes.barh(positions, prepare, height=0.66, color=ORANGE, zorder=2, label="prepare")
         axes.barh(positions, rest, left=prepare, height=0.66, color=BLUE, zorder=2, label="train or unlearn")
-        axes.set_xlim(0, max(totals) * 1.05 or 1.0)
-    halves = [half_width(report["models"][name]["time/total_s"]) for name in models]
+        ends = [total + (half or 0.0) for total, half in zip(totals, halves, strict=True)]
+        axes.set_xlim(0, min(max(ends), _LONGEST_WHISKER * max(totals)) * 1.05 or 1.0)
     if any(half is not None for half in halves):
         axes.errorbar(
             totals,

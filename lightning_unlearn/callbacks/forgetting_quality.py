@@ -1,0 +1,120 @@
+"""Forgetting quality: can any attack on the outputs tell unlearned from retrained models?"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.functional import (
+    forgetting_final_score,
+    forgetting_quality,
+    forgetting_quality_intervals,
+)
+from lightning_unlearn.functional.forgetting_quality import Thresholds
+
+__all__ = ["ForgettingQuality"]
+
+
+class ForgettingQuality(ManyModels):
+    """The ε of the NeurIPS 2023 unlearning competition, over K unlearned and K retrained models, and its null.
+
+    For each sample of the forget set the best attack on the logit-scaled confidence gives an ε
+    (:func:`~lightning_unlearn.functional.forgetting_quality`; Akbari, Morshed & Gaudi, "Machine Unlearning",
+    eq. 1-2). A perfect unlearner is far from an ε of 0 and a score of 1, and both depend on K, so:
+
+    - ``<name>/epsilon_mean``: mean ε over the forget set, in [0, 50].
+    - ``<name>/score``: forgetting quality F, the mean of the points that the ε give, in [0, 1].
+    - ``<name>/null``: the F of K more retrained models, what a perfect unlearner gets with as many models.
+    - ``<name>/relative``: F over the null; absent where the null is 0.
+    - ``<name>/final``: F times the ratios of retain and test accuracy to the retrained models'. Absent without a test
+      set.
+
+    The results' file also holds K, the intervals over samples, and how many samples have which ε; beside it stands
+    an .npz file with ε and points of every sample.
+
+    Args:
+        models: K, at least 3; the competition took 512. Compare scores only at one K.
+        delta: δ, in [0, 1).
+        thresholds: ``"competition"`` for comparable figures, ``"all"`` for a stricter test.
+        bootstrap: Resamples for the intervals.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    default_name: ClassVar[str] = "forgetting_quality"
+    least_models: ClassVar[int] = 3
+
+    def __init__(
+        self,
+        models: int = 64,
+        *,
+        delta: float = 1e-5,
+        thresholds: Thresholds = "competition",
+        bootstrap: int = 1000,
+        **many: Any,
+    ) -> None:
+        if not 0.0 <= delta < 1.0:
+            raise ValueError(f"delta must lie in [0, 1), got {delta}; the competition's is 1e-5")
+        if thresholds not in ("competition", "all"):
+            raise ValueError(f"thresholds must be 'competition' or 'all', got {thresholds!r}")
+        if bootstrap < 2:
+            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
+        super().__init__(models, **many)
+        self.delta = delta
+        self.thresholds: Thresholds = thresholds
+        self.bootstrap = bootstrap
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Compare K models of the audited one's kind with K retrained ones, and these with K more."""
+        unlearned, retrained = self.audited_population(model, audit), self.retrained_population(model, audit)
+        null = self.retrained_population(model, audit, second=True)
+        own, floor = (
+            forgetting_quality(
+                some.confidence["forget"], retrained.confidence["forget"], self.delta, self.thresholds
+            )
+            for some in (unlearned, null)
+        )
+        scores = {
+            "epsilon_mean": float(own.epsilon.mean()),
+            "score": own.score,
+            "null": floor.score,
+        }
+        if floor.score > 0:
+            scores["relative"] = own.score / floor.score
+        if "test" in unlearned.accuracy and "retain" in unlearned.accuracy:
+            accuracies = {
+                f"{stream}_{kind}": float(some.accuracy[stream].mean())
+                for stream in ("retain", "test")
+                for kind, some in (("unlearned", unlearned), ("retrained", retrained))
+            }
+            if accuracies["retain_retrained"] and accuracies["test_retrained"]:
+                scores["final"] = forgetting_final_score(own.score, **accuracies)
+            audit.details["accuracy"] = accuracies
+        intervals = forgetting_quality_intervals(
+            own.points,
+            floor.points,
+            torch.Generator().manual_seed(audit.seed),
+            resamples=self.bootstrap,
+        )
+        audit.details.update(
+            {
+                **self.counted(),
+                "delta": self.delta,
+                "thresholds": self.thresholds,
+                "epsilon_max": own.epsilon_max,
+                "epsilon_null": float(floor.epsilon.mean()),
+                "ci95": {name: None if ends is None else list(ends) for name, ends in intervals.items()},
+                "buckets": own.epsilon.div(0.5)
+                .floor()
+                .clamp(max=2 * own.epsilon_max)
+                .long()
+                .bincount()
+                .tolist(),
+            }
+        )
+        self.save_samples(model, audit, epsilon=own.epsilon, points=own.points, null_epsilon=floor.epsilon)
+        return {f"{self.name}/{name}": value for name, value in scores.items()}

@@ -1,0 +1,69 @@
+"""KLOM: how far are the unlearned models' margins from the retrained ones'?"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.functional import klom
+
+__all__ = ["KLOM"]
+
+
+class KLOM(ManyModels):
+    """KL divergence of margins between K unlearned and K retrained models, and its null.
+
+    For each sample the distributions of the margin over models are compared
+    (:func:`~lightning_unlearn.functional.klom`; Georgiev et al., "Attribute-to-Delete", 2024). It depends on K and is
+    never 0, so the same of K more retrained models stands beside it.
+
+    - ``<name>/mean``: mean over the forget set, in nats.
+    - ``<name>/p95``: its 95th percentile: what the worst-forgotten samples have.
+    - ``<name>/test``: mean over the test set: what unlearning has changed that it should not. Absent without one.
+    - ``<name>/null``: mean over the forget set between K other retrained models and the retrained ones.
+
+    Args:
+        models: K, at least 2; 100 are usual.
+        bins: Bins of the histograms.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    default_name: ClassVar[str] = "klom"
+    least_models: ClassVar[int] = 2
+
+    def __init__(self, models: int = 64, *, bins: int = 20, **many: Any) -> None:
+        if bins < 2:
+            raise ValueError(f"bins must be at least 2, got {bins}; 20 are usual")
+        super().__init__(models, **many)
+        self.bins = bins
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Compare K models of the audited one's kind with K retrained ones, and these with K more."""
+        unlearned, retrained = self.audited_population(model, audit), self.retrained_population(model, audit)
+        null = self.retrained_population(model, audit, second=True)
+        own, floor = (
+            klom(some.confidence["forget"], retrained.confidence["forget"], bins=self.bins)
+            for some in (unlearned, null)
+        )
+        scores = {"mean": own.mean(), "p95": own.quantile(0.95), "null": floor.mean()}
+        if "test" in unlearned.confidence:
+            scores["test"] = klom(
+                unlearned.confidence["test"], retrained.confidence["test"], bins=self.bins
+            ).mean()
+        shares = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
+        audit.details.update(
+            {
+                **self.counted(),
+                "bins": self.bins,
+                "shares": shares.tolist(),
+                "quantiles": own.quantile(shares).tolist(),
+                "null_quantiles": floor.quantile(shares).tolist(),
+            }
+        )
+        self.save_samples(model, audit, klom=own, null=floor)
+        return {f"{self.name}/{name}": float(value) for name, value in scores.items()}

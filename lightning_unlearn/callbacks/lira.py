@@ -1,0 +1,105 @@
+"""LiRA: does the model's confidence look like that of models trained with the sample, or without it?"""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.functional import lira_scores, u_lira_intervals, u_lira_rates
+from lightning_unlearn.functional.lira import Centre, Variance
+
+__all__ = ["LiRA"]
+
+
+class LiRA(ManyModels):
+    """The likelihood ratio attack with ordinary references, which know nothing of unlearning.
+
+    References are K models that never saw the forget set and, online, K sources trained anew, which forgot nothing
+    (:func:`~lightning_unlearn.functional.lira_scores`; Carlini et al., "Membership Inference Attacks From First
+    Principles", 2022). Attacked are K unlearned models, and, for its false positives, K retrained models that are no
+    references. :class:`~lightning_unlearn.callbacks.ULiRA` is the stronger attack on unlearning; this one says
+    whether a model still looks as if it had been trained with the samples.
+
+    - ``<name>/auc``: area under its receiver operating characteristic; 0.5 is guessing. Below: the samples look less
+      known than ones never seen.
+    - ``<name>/accuracy``: mean of the shares of both kinds that are told right (online only); 0.5 is guessing.
+    - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: 0.01 and 0.001 are guessing.
+
+    Args:
+        models: K, at least 4 with ``variance="per_sample"`` and 2 with ``"global"``.
+        mode: ``"online"``, or ``"offline"``, which trains no sources.
+        variance: ``"global"`` fits one variance for all samples, the better choice with few models;
+            ``"per_sample"`` each sample's own.
+        centre: ``"median"`` or ``"mean"`` of the references.
+        bootstrap: Resamples for the intervals.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    default_name: ClassVar[str] = "lira"
+    least_models: ClassVar[int] = 2
+
+    def __init__(
+        self,
+        models: int = 64,
+        *,
+        mode: Literal["online", "offline"] = "online",
+        variance: Variance = "global",
+        centre: Centre = "median",
+        bootstrap: int = 1000,
+        **many: Any,
+    ) -> None:
+        if mode not in ("online", "offline"):
+            raise ValueError(f"mode must be 'online' or 'offline', got {mode!r}")
+        if variance not in ("per_sample", "global"):
+            raise ValueError(f"variance must be 'per_sample' or 'global', got {variance!r}")
+        if centre not in ("median", "mean"):
+            raise ValueError(f"centre must be 'median' or 'mean', got {centre!r}")
+        if variance == "per_sample" and models < 4:
+            raise ValueError(f"models must be at least 4 with variance='per_sample', got {models}")
+        if bootstrap < 2:
+            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
+        super().__init__(models, **many)
+        self.mode = mode
+        self.variance: Variance = variance
+        self.centre: Centre = centre
+        self.bootstrap = bootstrap
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Attack K models of the audited one's kind, and K retrained ones."""
+        references = self.retrained_population(model, audit).confidence["forget"]
+        members = None
+        if self.mode == "online":
+            trained = self.source_population(model, audit).confidence["forget"]
+            references = torch.cat([trained, references])
+            members = (torch.arange(2 * self.models) < self.models).unsqueeze(1).expand_as(references)
+        ours, theirs = (
+            lira_scores(
+                some.confidence["forget"], references, members, variance=self.variance, centre=self.centre
+            )
+            for some in (
+                self.audited_population(model, audit),
+                self.retrained_population(model, audit, second=True),
+            )
+        )
+        generator = torch.Generator().manual_seed(audit.seed)
+        rates, intervals = (
+            u_lira_rates(ours, theirs),
+            u_lira_intervals(ours, theirs, generator, resamples=self.bootstrap),
+        )
+        if self.mode == "offline":  # its scores have no natural threshold
+            del rates["accuracy"], intervals["accuracy"]
+        audit.details.update(
+            {
+                **self.counted(),
+                "mode": self.mode,
+                "variance": self.variance,
+                "ci95": {name: list(ends) for name, ends in intervals.items()},
+            }
+        )
+        self.save_samples(model, audit, unlearned=ours, retrained=theirs)
+        return {f"{self.name}/{name}": value for name, value in rates.items()}

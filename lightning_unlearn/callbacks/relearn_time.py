@@ -1,0 +1,167 @@
+"""Relearn time: how many steps on the forget set bring back what was forgotten?"""
+
+import math
+import weakref
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.ensembles import isolated_rng
+from lightning_unlearn.functional import relearn_target, relearn_time
+from lightning_unlearn.models.surgery import clone, fresh_copy, frozen
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["RelearnTime"]
+
+
+class RelearnTime(Evaluator):
+    """Trains a copy of the model on D_f alone until its loss is the source model's again, and counts the steps.
+
+    A model that hid D_f rather than forgot it learns it again at once; one that never saw it needs as long as the
+    retrained model. Golatkar et al., "Eternal sunshine of the spotless net", 2020, section 6.
+
+    - ``<name>/steps``: the steps, 0 for the source itself; ``max_steps`` if they did not suffice.
+    - ``<name>/reached``: 1 if they sufficed, 0 if not.
+    - ``<name>/fresh``: the steps of an untrained model of the same architecture, which has to learn everything.
+
+    The results' file also holds the loss on D_f before the first step and after each. Without a known source model
+    there is no loss to come back to: no metric is reported. The copy stays in evaluation mode, so that dropout and
+    the samples that share a batch do not count. All ranks train the same copy on the same batches, so the number of
+    processes does not change the number of steps.
+
+    Args:
+        max_steps: When to give up.
+        margin: How far above the source model's loss still counts as learned, as a fraction of it.
+        batch_size: Samples of a step.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3. Use the source's.
+        fresh: Whether to train the untrained model too; not for architectures that cannot be re-initialised.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    default_name: ClassVar[str] = "relearn_time"
+    copies_model: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        max_steps: int = 200,
+        *,
+        margin: float = 0.1,
+        batch_size: int = 64,
+        optimizer: OptimizerCallable | None = None,
+        fresh: bool = True,
+        **evaluator: Any,
+    ) -> None:
+        for argument, value, least in (("max_steps", max_steps, 1), ("batch_size", batch_size, 1)):
+            if value < least:
+                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        relearn_target(0.0, margin)  # checks the margin
+        super().__init__(**evaluator)
+        self.max_steps = max_steps
+        self.margin = margin
+        self.batch_size = batch_size
+        self.optimizer = optimizer
+        self.fresh = fresh
+        self._of_fresh: tuple[weakref.ref[nn.Module], int, list[float]] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the untrained model's curve behind, whose weak reference cannot go to another process."""
+        return {**self.__dict__, "_of_fresh": None}
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Train a copy, and an untrained model once a source."""
+        if audit.source is None:
+            return {}
+        target = relearn_target(self._loss(frozen(audit.source).float(), audit), self.margin)
+        losses = self._curve(clone(model), target, audit)
+        steps = relearn_time(losses, target)
+        metrics = {
+            f"{self.name}/steps": float(self.max_steps if steps is None else steps),
+            f"{self.name}/reached": float(steps is not None),
+        }
+        audit.details.update({"target": target, "losses": losses})
+        if self.fresh:
+            fresh = self._fresh_curve(audit, target)
+            learned = relearn_time(fresh, target)
+            metrics[f"{self.name}/fresh"] = float(self.max_steps if learned is None else learned)
+            audit.details["losses_fresh"] = fresh
+        return metrics
+
+    def _fresh_curve(self, audit: Audit, target: float) -> list[float]:
+        assert audit.source is not None  # evaluate() asked
+        subject = audit.original(audit.source)
+        kept = self._of_fresh
+        if kept is not None and kept[0]() is subject and kept[1] == audit.seed:
+            return kept[2]
+        with isolated_rng(derive_seed(audit.seed, "fresh")):
+            untrained = fresh_copy(audit.source)
+        losses = self._curve(untrained, target, audit)
+        self._of_fresh = (weakref.ref(subject), audit.seed, losses)
+        return losses
+
+    def _curve(self, model: nn.Module, target: float, audit: Audit) -> list[float]:
+        """Return the loss on D_f before the first step and after each, up to the target or ``max_steps``."""
+        runtime = audit.runtime
+        # in float32 whatever the trainer's precision: a loss near 0 has no digits in half precision
+        model = model.float().to(runtime.device).requires_grad_(True).eval()
+        parameters = list(model.parameters())
+        optimizer = (self.optimizer or _adam)(parameters)
+        losses = [self._loss(model, audit)]
+        with isolated_rng(derive_seed(audit.seed, "relearning")):
+            for inputs, targets in self._endless(audit):
+                if losses[-1] <= target or len(losses) > self.max_steps:
+                    return losses
+                loss = nn.functional.cross_entropy(audit.adapter.call(model, inputs), targets)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                runtime.average_gradients(model)  # equal but for rounding, which must not add up
+                optimizer.step()
+                losses.append(self._loss(model, audit))
+                if not runtime.all_agree(math.isfinite(losses[-1])):
+                    raise FloatingPointError(
+                        f"the loss on the forget set became {losses[-1]} after {len(losses) - 1} steps of relearning; "
+                        "check the data for NaN or infinite values, or give an optimizer with a lower learning rate"
+                    )
+        raise AssertionError("the batches never end")
+
+    def _loss(self, model: nn.Module, audit: Audit) -> float:
+        """Return the mean cross-entropy on D_f; one wait for the device."""
+        total, count = torch.zeros((), dtype=torch.float64, device=audit.runtime.device), 0
+        with torch.no_grad():
+            for inputs, targets in self._batches(audit):
+                logits = audit.adapter.call(model, inputs)
+                total += nn.functional.cross_entropy(logits, targets, reduction="sum")
+                count += len(targets)
+        return float(total) / count
+
+    def _endless(self, audit: Audit) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch = 0
+        while True:
+            yield from self._batches(audit, epoch)
+            epoch += 1
+
+    def _batches(self, audit: Audit, epoch: int | None = None) -> Iterator[tuple[Any, Tensor]]:
+        """Yield all of D_f on every rank, never augmented; shuffled for an epoch of training."""
+        loader = audit.data.loader("forget", batch_size=self.batch_size, rank=0, world_size=1)
+        if epoch is not None:
+            loader.sampler.shuffle, loader.sampler.seed = True, derive_seed(audit.seed, "order")
+            loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            inputs, targets = audit.adapter.split(audit.runtime.to_device(batch))
+            yield apply_to_collection(inputs, Tensor, _single), targets
+
+
+def _single(value: Tensor) -> Tensor:
+    return value.float() if value.is_floating_point() else value
+
+
+def _adam(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.Adam(parameters, lr=1e-3)

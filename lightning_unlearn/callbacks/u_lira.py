@@ -1,0 +1,64 @@
+"""U-LiRA: was this model trained with the sample and made to forget it, or did it never see it?"""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from lightning_unlearn.callbacks.audit import Audit
+from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.functional import u_lira_intervals, u_lira_rates, u_lira_scores
+
+__all__ = ["ULiRA"]
+
+
+class ULiRA(ManyModels):
+    """The likelihood ratio attack on unlearning, with references that were unlearned themselves.
+
+    For each sample of the forget set, Gaussians are fitted to the logit-scaled confidence of K models that were
+    trained with it and unlearned it, and of K that never saw it; every one of the 2K models is attacked, left out of
+    its own fit (:func:`~lightning_unlearn.functional.u_lira_scores`; Hayes et al., "Inexact Unlearning Needs More
+    Careful Evaluations to Avoid a False Sense of Privacy", 2024). The attacker knows the method and can repeat it,
+    which is why the attack is stronger than one with ordinary shadow models.
+
+    - ``<name>/auc``: area under its receiver operating characteristic; 0.5 is guessing.
+    - ``<name>/accuracy``: mean of the shares of both kinds that are told right; 0.5 is guessing.
+    - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: share of unlearned models found out where so few of
+      the others are mistaken for one; 0.01 and 0.001 are guessing.
+    - ``<name>/null``: the AUC between K other retrained models and the retrained ones, near 0.5.
+
+    The results' file also holds K and the intervals over models and samples; beside it stands an .npz file with the
+    scores of every model on every sample.
+
+    Args:
+        models: K, at least 4; 32 give a usable score.
+        bootstrap: Resamples for the intervals.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`. ``sources="many"`` is
+            the attack as published.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    default_name: ClassVar[str] = "u_lira"
+    least_models: ClassVar[int] = 4
+
+    def __init__(self, models: int = 64, *, bootstrap: int = 1000, **many: Any) -> None:
+        if bootstrap < 2:
+            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
+        super().__init__(models, **many)
+        self.bootstrap = bootstrap
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Attack K models of the audited one's kind and K retrained ones."""
+        retrained = self.retrained_population(model, audit).confidence["forget"]
+        ours, theirs = u_lira_scores(self.audited_population(model, audit).confidence["forget"], retrained)
+        null = self.retrained_population(model, audit, second=True).confidence["forget"]
+        generator = torch.Generator().manual_seed(audit.seed)
+        intervals = u_lira_intervals(ours, theirs, generator, resamples=self.bootstrap)
+        audit.details.update(
+            {**self.counted(), "ci95": {name: list(ends) for name, ends in intervals.items()}}
+        )
+        self.save_samples(model, audit, unlearned=ours, retrained=theirs)
+        rates = {**u_lira_rates(ours, theirs), "null": u_lira_rates(*u_lira_scores(null, retrained))["auc"]}
+        return {f"{self.name}/{name}": value for name, value in rates.items()}

@@ -1,0 +1,118 @@
+"""What determines a model of an ensemble: its rows, its seed and the recipe all share; trains nothing."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.loading import TensorLoader
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.rng import isolated_rng
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["Member", "Recipe", "check_members", "first_module", "member_loader"]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One model of an ensemble: what it is trained on and where it starts.
+
+    Attributes:
+        indices: Rows of the data it is trained on, ``(n,)`` int64, none twice. Members may overlap.
+        seed: Seed of everything random about this member: weights, order, augmentation, dropout; >= 0.
+        initial: Weights and buffers to start from, as ``state_dict()`` gives them; ``None`` starts from
+            ``build()`` under the member's seed.
+    """
+
+    indices: Tensor
+    seed: int
+    initial: Mapping[str, Tensor] | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything else that determines a model; the members of an ensemble share it.
+
+    Attributes:
+        build: Makes the untrained network, drawing its weights from PyTorch's global random numbers.
+        epochs: Passes of every member over its rows, >= 1.
+        batch_size: Samples of a step of one member, >= 1.
+        optimizer: Makes the optimizer from the trainable parameters.
+        lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
+        loss: Mean loss of logits ``(B, C)`` and targets ``(B,)``.
+        shuffle: Whether each epoch takes the rows in a new order.
+        augment: Whether to augment batches, where the data says how.
+        adapter: How the network's output is taken apart.
+    """
+
+    build: Callable[[], nn.Module]
+    epochs: int
+    batch_size: int
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable | None = None
+    loss: Loss = nn.functional.cross_entropy
+    shuffle: bool = True
+    augment: bool = True
+    adapter: Adapter = field(default_factory=Adapter)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def check_members(members: Sequence[Member], size: int) -> None:
+    """Check that members can be trained on data of ``size`` rows.
+
+    Raises:
+        TypeError: If ``indices`` are not a one-dimensional int64 tensor.
+        ValueError: If there is no member, or one has no rows, a row twice or a row outside the data.
+    """
+    if not members:
+        raise ValueError("members is empty; an ensemble needs at least one member")
+    for number, member in enumerate(members):
+        rows, name = member.indices, f"members[{number}].indices"
+        if not isinstance(rows, Tensor) or rows.ndim != 1 or rows.dtype != torch.int64:
+            found = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
+            raise TypeError(
+                f"{name} must be a one-dimensional int64 tensor of rows, got {found}; use mask.nonzero()[:, 0]"
+            )
+        if not len(rows):
+            raise ValueError(f"{name} is empty; a model cannot be trained on no samples")
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= size:
+            raise ValueError(f"{name} must lie in [0, {size}), the rows of the data, got {low} to {high}")
+        if int(torch.bincount(rows).max()) > 1:
+            raise ValueError(f"{name} holds a row twice; every sample may be trained on once an epoch")
+        if member.seed < 0:
+            raise ValueError(f"members[{number}].seed must be 0 or more, got {member.seed}")
+
+
+def first_module(recipe: Recipe, member: Member) -> nn.Module:
+    """Return the network of a member before its first step, on the CPU and in training mode."""
+    with isolated_rng(derive_seed(member.seed, "weights")), torch.inference_mode(False):
+        module = recipe.build()
+    if member.initial is not None:
+        module.load_state_dict(member.initial)
+    return module.train()
+
+
+def member_loader(
+    recipe: Recipe, data: TensorData, member: Member, device: torch.device | None = None
+) -> TensorLoader:
+    """Return the batches a member is trained on, in its own order, in this process alone."""
+    return TensorLoader(
+        data,
+        member.indices,
+        batch_size=recipe.batch_size,
+        shuffle=recipe.shuffle,
+        augment=recipe.augment,
+        seed=member.seed,
+        device=device,
+        rank=0,
+        world_size=1,
+    )

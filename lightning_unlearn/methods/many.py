@@ -1,0 +1,296 @@
+"""One unlearning many times: how a model comes to be, done again from another seed in a Trainer of its own."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics import Metric
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.loading import BatchLoader, TensorLoader
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
+from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.retrain import Retrain
+from lightning_unlearn.models import Classifier
+from lightning_unlearn.models.surgery import clone
+from lightning_unlearn.seeding import derive_seed
+from lightning_unlearn.surroundings import quiet_lightning, seeded
+
+__all__ = [
+    "Procedure",
+    "TrainAnew",
+    "ensemble_plan",
+    "fit_alone",
+    "repeated",
+    "served_alone",
+    "trainer_arguments",
+]
+
+_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+# where the Trainer of one repetition computes and what it shows is not the user's to say
+_REPLACED = (
+    "accelerator",
+    "barebones",
+    "default_root_dir",
+    "devices",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "limit_val_batches",
+    "logger",
+    "num_nodes",
+    "num_sanity_val_steps",
+    "plugins",
+    "precision",
+    "strategy",
+    "sync_batchnorm",
+    "use_distributed_sampler",
+)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How one model comes to be from a source model.
+
+    Attributes:
+        build: Makes what a Trainer fits; called anew for every repetition, under its seed.
+        arguments: Makes the Trainer's arguments, such as ``max_epochs``; anew, because callbacks keep state.
+        identity: What tells it apart from other procedures: plain values.
+        data: What the Trainer is given; ``None`` for the split data.
+        batch_size: Samples of a step of the split data; ``None`` for the data's.
+    """
+
+    build: Callable[[nn.Module], L.LightningModule]
+    arguments: Callable[[], dict[str, Any]]
+    identity: Any
+    data: L.LightningDataModule | None = None
+    batch_size: int | None = None
+
+
+class TrainAnew(Retrain):
+    """Trains a fresh model on all members, forget set included: how a source comes to be when no recipe is known."""
+
+    streams = ("train",)
+    epoch_stream = "train"
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Cross-entropy on the members."""
+        return super().training_step({"retain": batch["train"]}, batch_idx)
+
+
+def fit_alone(
+    procedure: Procedure, source: nn.Module, data: L.LightningDataModule, *, seed: int, runtime: Runtime
+) -> tuple[nn.Module, Runtime]:
+    """Carry out a procedure in this process alone, whatever the ranks around it do.
+
+    The Trainer of a repetition has one device, this process's, and the precision of the Trainer around it. It logs
+    nothing and writes no file, and no random state is other than before.
+
+    Args:
+        procedure: What to do.
+        source: The model to start from.
+        data: The data; the datamodule itself is left as it is.
+        seed: Seed of everything random.
+        runtime: Device and precision.
+
+    Returns:
+        The model, on the CPU and in evaluation mode, and where it can be asked in this process alone.
+    """
+    with quiet_lightning(), seeded(derive_seed(seed, "repetition") % 2**32):
+        module = procedure.build(source)
+        for metric in module.modules():
+            if isinstance(metric, Metric):
+                metric.sync_on_compute = False  # it would wait for the ranks around
+        wanted = {name: value for name, value in procedure.arguments().items() if name not in _REPLACED}
+        index = runtime.device.index
+        trainer = L.Trainer(
+            **wanted,
+            accelerator="gpu" if runtime.device.type == "cuda" else runtime.device.type,
+            devices=1 if index is None else [index],
+            plugins=[copy.deepcopy(runtime.precision)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+        )
+        if isinstance(data, UnlearningDataModule):
+            view = served_alone(data, order_seed=seed)
+            view.batch_size = procedure.batch_size or data.batch_size
+            trainer.fit(module, view)
+        else:
+            before = data.trainer
+            trainer.fit(module, data)
+            data.trainer = before
+    model = module.model if isinstance(module, UnlearningModule) else module
+    return model.cpu().eval(), Runtime(trainer)
+
+
+def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataModule:
+    """Return the same split data, set up already, that serves this process everything, in an order of its own.
+
+    Args:
+        data: The data, which is left as it is.
+        order_seed: Seed of order, augmentation and whatever a method draws.
+    """
+    kind: type[UnlearningDataModule] = type(type(data).__name__, (_ServedAlone, type(data)), {})
+    view = kind.__new__(kind)
+    view.__dict__.update(vars(data))
+    view.trainer = None
+    view.ledger = None  # a repetition is no deletion
+    view.order_seed = order_seed
+    for hook in _TRANSFER_HOOKS:
+        if hook in vars(data):
+            setattr(view, hook, partial(view._transfer, hook))
+    return view
+
+
+class _ServedAlone(UnlearningDataModule):
+    def prepare_data(self) -> None:
+        pass
+
+    def setup(self, stage: str = "fit") -> None:
+        pass
+
+    def teardown(self, stage: str) -> None:
+        pass
+
+    def loader(self, stream: str, **arguments: Any) -> BatchLoader:
+        return super().loader(stream, **{**arguments, "rank": 0, "world_size": 1})
+
+
+def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModule]:
+    """Return what makes untouched copies of a module that is about to be fitted.
+
+    A method's copy takes the source it is given and draws its initial model again; any other module starts with the
+    weights it has now.
+
+    Args:
+        module: The module, before its fit.
+    """
+    template = _copied(module)
+
+    def build(source: nn.Module) -> L.LightningModule:
+        fresh = _copied(template)
+        if isinstance(fresh, UnlearningModule):
+            fresh._source = [source]
+            fresh._use(fresh.initial_model(source).train())
+        return fresh
+
+    return build
+
+
+def _copied(module: L.LightningModule) -> L.LightningModule:
+    if not isinstance(module, UnlearningModule):
+        return clone(module)
+    source, module._source = module._source, []  # never changed, and so shared
+    try:
+        duplicate = clone(module)
+    finally:
+        module._source = source
+    duplicate._source = source
+    return duplicate
+
+
+def trainer_arguments(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the arguments that decide what a Trainer's fit gives, its callbacks left out."""
+    return {
+        "max_epochs": trainer.max_epochs,
+        "min_epochs": trainer.min_epochs,
+        "max_steps": trainer.max_steps,
+        "min_steps": trainer.min_steps,
+        "limit_train_batches": trainer.limit_train_batches,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
+    }
+
+
+# ---------------------------------------------------------------------- as one computation
+
+
+# arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
+_SAID = {"max_epochs", "deterministic", "log_every_n_steps", *_REPLACED}
+_PLANNED = (Classifier, Retrain, TrainAnew)
+
+
+def ensemble_plan(
+    procedure: Procedure, source: nn.Module, data: L.LightningDataModule
+) -> tuple[Recipe, TensorData, Tensor] | None:
+    """Return a procedure as what :func:`~lightning_unlearn.ensembles.train_ensemble` takes, if it is as plain as that.
+
+    It is where a fresh model is trained on one stream that is held in memory, for a number of epochs, without anything
+    else in the Trainer: a :class:`~lightning_unlearn.models.Classifier`, or :class:`Retrain` or :class:`TrainAnew`
+    with an optimizer factory of their own or a Classifier's.
+
+    Args:
+        procedure: The procedure.
+        source: The model whose architecture is trained.
+        data: The data.
+
+    Returns:
+        Recipe, samples, and the rows that every model is trained on; ``None`` if a Trainer has to do it.
+    """
+    arguments = {name: value for name, value in procedure.arguments().items() if value is not None}
+    if not isinstance(data, UnlearningDataModule) or any(hook in vars(data) for hook in _TRANSFER_HOOKS):
+        return None
+    with isolated_rng(0):
+        module = procedure.build(source)
+    if type(module) not in _PLANNED or not arguments.keys() <= _SAID or "max_epochs" not in arguments:
+        return None
+    method = module if isinstance(module, Retrain) else None
+    model = module if method is None else method.model
+    factories = _factories(model, method)
+    loader = served_alone(data, data.order_seed).loader(
+        "train" if method is None else method.epoch_stream,
+        train=True,
+        batch_size=procedure.batch_size or data.batch_size or data._training_batch_size,
+    )
+    if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
+        return None
+    smoothing = model.label_smoothing if isinstance(model, Classifier) else 0.0
+    recipe = Recipe(
+        build=lambda: procedure.build(source) if method is None else method.initial_model(source),
+        epochs=arguments["max_epochs"],
+        batch_size=loader.batch_size,
+        optimizer=factories[0],
+        lr_scheduler=factories[1],
+        # a Classifier's own loss; retraining takes its own and not the source's
+        loss=partial(cross_entropy, label_smoothing=smoothing) if method is None else method.loss,
+        adapter=Adapter() if method is None else method.adapter,
+    )
+    return recipe, loader.dataset, loader.positions
+
+
+def _factories(
+    model: nn.Module, method: Retrain | None
+) -> tuple[OptimizerCallable, LRSchedulerCallable | None] | None:
+    """Return what makes optimizer and schedule, where that can be known."""
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        return None
+    if isinstance(model, L.LightningModule) and any(is_overridden(hook, model) for hook in _TRANSFER_HOOKS):
+        return None
+    optimizer, schedule = (None, None) if method is None else (method._optimizer, method._lr_scheduler)
+    if (
+        optimizer is None
+        and isinstance(model, L.LightningModule)
+        and is_overridden("configure_optimizers", model)
+    ):
+        if type(model) is not Classifier:
+            return None
+        optimizer, schedule = model.optimizer, model.lr_scheduler
+    made = partial(torch.optim.Adam, lr=1e-3) if optimizer is None else optimizer
+    # one that watches a metric needs a Trainer that validates
+    if schedule is not None and isinstance(schedule(made([nn.Parameter(torch.zeros(1))])), ReduceLROnPlateau):
+        return None
+    return made, schedule

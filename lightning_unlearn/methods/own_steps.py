@@ -1,0 +1,92 @@
+"""Calling a source's own training and validation steps outside a loop that knows it; decides nothing by them."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.models.surgery import evaluating
+
+__all__ = ["noted_logs", "own_loss", "own_validation"]
+
+
+@contextmanager
+def noted_logs(module: L.LightningModule) -> Iterator[list[tuple[str, Any]]]:
+    """Have what a module logs noted, as names and values, and not sent to a Trainer."""
+    noted: list[tuple[str, Any]] = []
+
+    def log(name: str, value: Any, *_: Any, **__: Any) -> None:
+        noted.append((name, value))
+
+    def log_dict(values: Any, *_: Any, **__: Any) -> None:
+        noted.extend(values.items())
+
+    module.log = log  # type: ignore[method-assign]
+    module.log_dict = log_dict  # type: ignore[method-assign, assignment]
+    try:
+        yield noted
+    finally:
+        del module.log, module.log_dict
+
+
+def own_loss(module: L.LightningModule, batch: Any, batch_idx: int) -> Tensor:
+    """Return the loss of a module's own training step.
+
+    Raises:
+        TypeError: If the step returns none.
+    """
+    with noted_logs(module):
+        outputs = module.training_step(batch, batch_idx)
+    loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+    if not isinstance(loss, Tensor):
+        raise TypeError(
+            f"the training_step of {type(module).__name__} returned {type(loss).__name__} where a loss is "
+            "needed; use step='loss'"
+        )
+    return loss
+
+
+def own_validation(
+    module: L.LightningModule, loader: Iterable[Any], runtime: Runtime, adapter: Adapter
+) -> dict[str, float]:
+    """Run a module's own validation over a loader and return what it logs.
+
+    Numbers are averaged over samples, metrics are computed over all of them. Every process goes over all of the
+    loader, so that all have the same numbers.
+
+    Args:
+        module: The module, on the runtime's device.
+        loader: Its owner's validation batches.
+        runtime: Device, precision and ranks.
+        adapter: How batches are taken apart, to know their sizes.
+    """
+    totals: dict[str, float] = {}
+    samples: dict[str, int] = {}
+    metrics: dict[str, Metric] = {}
+    with evaluating(module), runtime.not_training(), torch.no_grad(), noted_logs(module) as noted:
+        module.on_validation_epoch_start()
+        for number, batch in enumerate(loader):
+            moved = runtime.to_device(batch)
+            size = len(adapter.split(moved)[1])
+            with runtime.forward_context():
+                module.validation_step(moved, number)
+            for name, value in noted:
+                if isinstance(value, Metric):
+                    metrics[name] = value
+                else:
+                    totals[name] = totals.get(name, 0.0) + float(value) * size
+                    samples[name] = samples.get(name, 0) + size
+            noted.clear()
+        module.on_validation_epoch_end()
+        last = {name: float(value) for name, value in noted if not isinstance(value, Metric)}
+    found = {name: total / samples[name] for name, total in totals.items()} | last
+    for name, metric in metrics.items():
+        found[name] = float(metric.compute())
+        metric.reset()
+    return found

@@ -1,0 +1,75 @@
+"""Spreading a module over processes, parameter by parameter (FSDP2), and putting it together again; trains nothing."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from lightning_unlearn.models.surgery import clone
+
+__all__ = ["gather_shards", "is_sharded", "local_part", "local_part_of", "scatter_shards", "shard_copy"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def shard_copy(module: M, mesh: DeviceMesh) -> M:
+    """Return a copy of a module whose parameters are spread over the processes of a mesh.
+
+    The whole module is one unit of :func:`torch.distributed.fsdp.fully_shard`: between steps a process holds
+    its share of parameters, gradients and optimizer state; forward and backward passes gather the parameters.
+
+    Args:
+        module: Any module, alike on every process.
+        mesh: One-dimensional mesh of the processes that share the data.
+    """
+    copy = clone(module)
+    fully_shard(copy, mesh=mesh, reshard_after_forward=True)  # else a pass without a backward leaves it whole
+    return copy
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Return whether any parameter of a module is spread over processes."""
+    return any(isinstance(parameter, DTensor) for parameter in module.parameters())
+
+
+def gather_shards(sharded: nn.Module, whole: nn.Module) -> None:
+    """Copy a spread module's parameters, buffers and modes into a whole one, on every process; all must call this.
+
+    Buffers, which are not spread, are those of the own process.
+    """
+    parts = dict(sharded.named_parameters()) | dict(sharded.named_buffers())
+    with torch.no_grad():
+        for name, tensor in (*whole.named_parameters(), *whole.named_buffers()):
+            part = parts[name]
+            tensor.data = tensor.data.to(part.dtype)  # the strategy's precision may have changed it
+            tensor.copy_(part.full_tensor() if isinstance(part, DTensor) else part)
+    for part_of_whole, part_of_sharded in zip(whole.modules(), sharded.modules(), strict=True):
+        part_of_whole.training = part_of_sharded.training
+
+
+def scatter_shards(whole: nn.Module, sharded: nn.Module) -> None:
+    """Copy a whole module's parameters and buffers, alike on every process, into a spread one."""
+    tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
+    with torch.no_grad():
+        for name, part in (*sharded.named_parameters(), *sharded.named_buffers()):
+            local_part(part).copy_(local_part_of(tensors[name].to(part.device), part))
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return what this process holds of a tensor, sharing its memory; all of it, if it is not spread."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def local_part_of(whole: Tensor, like: Tensor) -> Tensor:
+    """Return the part of a whole tensor, alike on every process, that this process would hold of it.
+
+    Args:
+        whole: A tensor on the device of ``like`` and of its shape.
+        like: The tensor that says how it is spread.
+    """
+    if not isinstance(like, DTensor):
+        return whole
+    return distribute_tensor(whole, like.device_mesh, like.placements).to_local()

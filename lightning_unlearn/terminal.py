@@ -1,0 +1,52 @@
+"""Text for streams that may not know all characters: says the same with those they know; lays nothing out."""
+
+import sys
+from typing import TextIO
+
+__all__ = ["encodable", "say"]
+
+_SPELLED = str.maketrans(
+    {
+        "✓": "Y",
+        "✗": "N",
+        "†": "!",
+        "±": "+-",
+        "×": "x",  # noqa: RUF001 - the multiplication sign
+        "·": "-",
+        "ε": "eps",
+        "λ": "lambda",
+        "∞": "inf",
+        "…": "...",
+        "−": "-",  # noqa: RUF001 - the minus sign
+    }
+)
+"""The characters that our own texts use beyond ASCII, and what is said in their place."""
+
+
+def encodable(text: str, encoding: str | None) -> str:
+    """Return a text that an encoding can say: the text itself where it can.
+
+    Args:
+        text: Any text.
+        encoding: The name of an encoding, such as ``sys.stdout.encoding``; ``None`` stands for UTF-8.
+
+    Returns:
+        The text; otherwise with our own signs spelled in ASCII, and a question mark for whatever else the encoding
+        lacks.
+
+    Example:
+        >>> encodable("✓ 0.93 ± 0.01", "utf-8"), encodable("✓ 0.93 ± 0.01", "ascii")
+        ('✓ 0.93 ± 0.01', 'Y 0.93 +- 0.01')
+    """
+    encoding = encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        return text.translate(_SPELLED).encode(encoding, "replace").decode(encoding)
+    return text
+
+
+def say(text: str, stream: TextIO | None = None) -> None:
+    """Print a line at once, whatever the stream can encode; ``None`` is the standard output."""
+    stream = sys.stdout if stream is None else stream
+    print(encodable(text, stream.encoding), file=stream, flush=True)

@@ -1,0 +1,463 @@
+"""Evaluators over many models: which models they compare, that these are made once, and what goes on after a stop."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from toys import Net, PlainData, PlainModule, quiet_trainer, toy_data, toy_source
+
+from lightning_unlearn.callbacks import KLOM, RMIA, Audit, ForgettingQuality, LiRA, ManyModels, ULiRA
+from lightning_unlearn.callbacks import populations as populations_module
+from lightning_unlearn.callbacks.populations import Population
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime, train_ensemble
+from lightning_unlearn.functional import (
+    forgetting_quality,
+    klom,
+    logit_scaled_confidence,
+    u_lira_rates,
+    u_lira_scores,
+)
+from lightning_unlearn.methods import EUk, ReferenceKL, Retrain, UnlearningModule
+from lightning_unlearn.methods.many import Procedure, TrainAnew, ensemble_plan, fit_alone, repeated
+from lightning_unlearn.models import Classifier
+
+SGD = partial(torch.optim.SGD, lr=0.05)
+
+
+class Look(ManyModels):
+    """Keeps the populations it is given, to be looked at."""
+
+    default_name = "look"
+    least_models = 2
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        self.seen: dict[str, Population] = getattr(self, "seen", {})
+        key = "source" if model is audit.source else "retrain" if model is audit.retrained else "own"
+        self.seen[key] = self.audited_population(model, audit)
+        self.seen["retrained"] = self.retrained_population(model, audit)
+        self.seen["null"] = self.retrained_population(model, audit, second=True)
+        return {"look/models": float(self.models)}
+
+
+def looked(method: L.LightningModule, *, trainer: dict[str, Any] | None = None, **arguments: Any) -> Look:
+    look = Look(**{"models": 3, "retrain_epochs": 1, "on_error": "raise", **arguments})
+    L.seed_everything(5, verbose=False)
+    quiet_trainer(**{"max_epochs": 1, "callbacks": [look], **(trainer or {})}).fit(
+        method, toy_data(nonmember=10)
+    )
+    return look
+
+
+def plain_source(seed: int = 0) -> Classifier:
+    """A source without dropout, which an ensemble can train side by side."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return Classifier(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), optimizer=SGD)
+
+
+# ---------------------------------------------------------------------- which models
+
+
+def test_a_method_is_repeated_from_new_seeds_and_retrained_models_differ() -> None:
+    look = looked(EUk(toy_source(), k=2), controls=False)
+    own, retrained, null = (look.seen[key].confidence["forget"] for key in ("own", "retrained", "null"))
+    assert own.shape == retrained.shape == (3, 12)
+    rows = torch.cat([own, retrained, null])
+    assert len(torch.unique(rows, dim=0)) == 9, "no two models are the same"
+    assert set(look.seen["own"].confidence) == {"forget", "test", "nonmember"}
+    assert set(look.seen["own"].accuracy) == {"forget", "retain", "test", "nonmember"}
+
+
+def test_a_fresh_draw_of_the_initial_model_belongs_to_a_repetition() -> None:
+    """EU-k draws its last layers when it is built; copies of one build would all start alike."""
+    method = EUk(toy_source(), k=2)
+    build = repeated(method)
+    torch.manual_seed(1)
+    one, other = build(method.source), build(method.source)
+    assert isinstance(one, EUk)
+    assert not torch.equal(one.model.net[4].weight, other.model.net[4].weight)
+    assert torch.equal(one.model.net[0].weight, method.source.net[0].weight)
+    assert one.source is method.source
+
+
+def test_a_users_own_method_is_repeated() -> None:
+    class Noise(UnlearningModule):
+        def initial_model(self, source: nn.Module) -> nn.Module:
+            model = super().initial_model(source)
+            with torch.no_grad():
+                for parameter in model.parameters():
+                    parameter.add_(0.1 * torch.randn_like(parameter))
+            return model
+
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            ((logits, targets),) = self.stream_logits(batch["retain"])
+            return self.loss(logits, targets)
+
+    look = looked(Noise(toy_source()), controls=False)
+    assert len(torch.unique(look.seen["own"].confidence["forget"], dim=0)) == 3
+
+
+def test_a_module_that_is_no_method_is_repeated_with_its_own_data() -> None:
+    look = Look(
+        models=3,
+        retrain_epochs=1,
+        on_error="raise",
+        controls=False,
+        data=UnlearningDataModule(PlainData(), 0.2),
+    )
+    data = PlainData()
+    trainer = quiet_trainer(max_epochs=1, callbacks=[look])
+    trainer.fit(PlainModule(), data)
+    assert data.trainer is trainer
+    assert len(torch.unique(look.seen["own"].confidence["forget"], dim=0)) == 3
+
+
+def test_the_source_is_one_model_or_many_and_the_retrained_control_is_the_null() -> None:
+    source, retrained = toy_source(), toy_source(7)
+    one = looked(Retrain(source), source=source, retrained=retrained)
+    assert len(torch.unique(one.seen["source"].confidence["forget"], dim=0)) == 1
+    assert torch.equal(one.seen["retrain"].confidence["forget"], one.seen["null"].confidence["forget"])
+    many = looked(Retrain(source), source=source, retrained=retrained, sources="many")
+    assert len(torch.unique(many.seen["source"].confidence["forget"], dim=0)) == 3
+
+
+def test_a_tested_model_stands_as_it_is() -> None:
+    source = toy_source()
+    look = Look(models=3, retrain_epochs=1, on_error="raise")
+    quiet_trainer(callbacks=[look]).test(source, toy_data(), verbose=False)
+    answers = look.seen["own"].confidence["forget"]
+    data = toy_data()
+    data.setup("fit")
+    inputs, targets = data.loader("forget").dataset.batch(torch.as_tensor(data.split.forget))
+    with torch.no_grad():
+        expected = logit_scaled_confidence(source.eval()(inputs), targets)
+    assert answers.shape == (3, 12)
+    torch.testing.assert_close(answers, expected.expand(3, 12), atol=1e-5, rtol=0)
+
+
+def test_sources_trained_anew_see_the_forget_set_and_retrained_models_do_not() -> None:
+    """The trained rows, by the plans of both procedures."""
+    data = toy_data()
+    data.setup("fit")
+    for kind, expected in ((TrainAnew, data.split.members), (Retrain, data.split.retain)):
+        plan = ensemble_plan(
+            Procedure(partial(kind, optimizer=SGD), lambda: {"max_epochs": 2}, None), plain_source(), data
+        )
+        assert plan is not None
+        assert set(plan[2].tolist()) == set(expected.tolist())
+
+
+def test_unlearning_starts_from_the_sources_it_is_told() -> None:
+    """With a method that does nothing, the unlearned models are the sources."""
+
+    class Nothing(UnlearningModule):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+            return None
+
+    source = plain_source()
+    many = looked(Nothing(source), source=source, sources="many")
+    assert torch.equal(many.seen["own"].confidence["forget"], many.seen["source"].confidence["forget"])
+    one = looked(Nothing(source), source=source)
+    assert torch.equal(one.seen["own"].confidence["forget"], one.seen["source"].confidence["forget"])
+    assert not torch.equal(one.seen["own"].confidence["forget"], many.seen["own"].confidence["forget"])
+
+
+# ---------------------------------------------------------------------- as one computation
+
+
+def test_an_ensemble_retrains_as_a_trainer_does() -> None:
+    """The same recipe, whichever way: the two ways give models of the same quality, from seeds of their own."""
+    data = toy_data()
+    data.setup("fit")
+    source = plain_source()
+    procedure = Procedure(Retrain, lambda: {"max_epochs": 30}, None)
+    plan = ensemble_plan(procedure, source, data)
+    assert plan is not None
+    recipe, samples, rows = plan
+    from lightning_unlearn.ensembles import Member
+
+    ensemble = train_ensemble(recipe, samples, [Member(rows, seed) for seed in range(6)], way="sequential")
+    one = torch.stack([m(samples.inputs).detach() for m in ensemble.models()])
+    alone = [fit_alone(procedure, source, data, seed=seed, runtime=Runtime())[0] for seed in range(6)]
+    other = torch.stack([m(samples.inputs).detach() for m in alone])
+    fits = [float((logits.argmax(-1) == samples.targets).double().mean()) for logits in (one, other)]
+    assert fits[0] == pytest.approx(fits[1], abs=0.05)
+    means, spreads = ([x.mean(0) for x in (one, other)], [x.std(0).mean() for x in (one, other)])
+    assert float((means[0] - means[1]).abs().mean()) < float(spreads[0])
+    assert float(spreads[0]) == pytest.approx(float(spreads[1]), rel=0.5)
+
+
+@pytest.mark.parametrize(
+    ("build", "arguments"),
+    [
+        (lambda s: Retrain(PlainModule()), {"max_epochs": 1}),
+        (lambda s: EUk(s, k=2), {"max_epochs": 1}),
+        (Retrain, {"max_epochs": 1, "gradient_clip_val": 1.0}),
+        (Retrain, {"max_steps": 10}),
+    ],
+    ids=["own training_step", "another method", "clipped", "in steps"],
+)
+def test_what_is_not_plain_is_left_to_a_trainer(build: Any, arguments: dict[str, Any]) -> None:
+    data = toy_data()
+    data.setup("fit")
+    assert ensemble_plan(Procedure(build, lambda: arguments, None), plain_source(), data) is None
+
+
+def test_a_classifiers_own_loss_and_schedule_are_kept() -> None:
+    data = toy_data(batch_size=7)
+    data.setup("fit")
+    schedule = partial(torch.optim.lr_scheduler.StepLR, step_size=1)
+
+    def build(source: nn.Module) -> Classifier:
+        return Classifier(Net(), optimizer=SGD, lr_scheduler=schedule, label_smoothing=0.3)
+
+    plan = ensemble_plan(
+        Procedure(build, lambda: {"max_epochs": 4}, None, batch_size=5), build(nn.Identity()), data
+    )
+    assert plan is not None
+    recipe = plan[0]
+    assert (recipe.optimizer, recipe.lr_scheduler, recipe.epochs, recipe.batch_size) == (SGD, schedule, 4, 5)
+    logits, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    expected = nn.functional.cross_entropy(logits, targets, label_smoothing=0.3)
+    assert torch.equal(recipe.loss(logits, targets), expected)
+
+
+# ---------------------------------------------------------------------- once, and again
+
+
+def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    fits: list[int] = []
+
+    def counted(*positional: Any, **named: Any) -> Any:
+        fits.append(named["seed"])
+        return fit_alone(*positional, **named)
+
+    monkeypatch.setattr(populations_module, "fit_alone", counted)
+    monkeypatch.setattr(populations_module, "ensemble_plan", lambda *_: None)
+    return fits
+
+
+def test_evaluators_of_a_run_share_their_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    fits = count_fits(monkeypatch)
+    quick: dict[str, Any] = {"models": 4, "retrain_epochs": 1, "on_error": "raise", "controls": False}
+    evaluators = [
+        ForgettingQuality(**quick),
+        ULiRA(**quick),
+        KLOM(**quick),
+        RMIA(**quick),
+        LiRA(**quick, mode="offline"),
+    ]
+    quiet_trainer(max_epochs=1, callbacks=evaluators).fit(
+        ReferenceKL(toy_source(), reference_epochs=1), toy_data()
+    )
+    assert len(fits) == 12, "4 unlearned, 4 retrained, 4 more"
+    assert all(evaluator.results for evaluator in evaluators)
+
+
+def test_an_interrupted_run_goes_on_and_more_models_are_added(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def run(models: int, cache: Path | None) -> Tensor:
+        look = looked(EUk(toy_source(), k=2), models=models, cache=cache, controls=False)
+        return look.seen["own"].confidence["forget"]
+
+    fits = count_fits(monkeypatch)
+    whole = run(4, None)
+    fits.clear()
+
+    def stops(*positional: Any, **named: Any) -> Any:
+        if len(fits) == 2:
+            raise RuntimeError("the power is cut")
+        fits.append(named["seed"])
+        return fit_alone(*positional, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(populations_module, "fit_alone", stops)
+        with pytest.raises(RuntimeError, match="power"):
+            run(4, tmp_path)
+    fits.clear()
+    assert torch.equal(run(4, tmp_path), whole)
+    assert len(fits) == 10
+    fits.clear()
+    assert torch.equal(run(5, tmp_path)[:4], whole)
+    assert len(fits) == 3, "one more of each kind"
+    fits.clear()
+    looked(EUk(toy_source(), k=3), models=5, cache=tmp_path, controls=False)
+    assert len(fits) == 5, "another method is made anew, and its retrained models are not"
+
+
+def test_other_data_or_seeds_are_not_mistaken_for_these(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fits = count_fits(monkeypatch)
+    looked(EUk(toy_source(), k=2), models=2, cache=tmp_path, controls=False)
+    for change in ({"seed": 9}, {"retrain_epochs": 2}, {"retrain_optimizer": SGD}):
+        fits.clear()
+        looked(EUk(toy_source(), k=2), models=2, cache=tmp_path, controls=False, **change)
+        assert len(fits) >= 4, change
+    fits.clear()
+    look = Look(models=2, retrain_epochs=1, on_error="raise", controls=False, cache=tmp_path, seed=5)
+    quiet_trainer(max_epochs=1, callbacks=[look]).fit(
+        EUk(toy_source(), k=2), toy_data(forget=0.3, nonmember=10)
+    )
+    assert len(fits) == 6
+
+
+# ---------------------------------------------------------------------- the scores
+
+
+@pytest.mark.parametrize("evaluator", [ForgettingQuality, ULiRA, KLOM, LiRA, RMIA])
+def test_scores_of_samples_stand_beside_the_results(evaluator: type[ManyModels], tmp_path: Path) -> None:
+    ours = evaluator(models=4, retrain_epochs=1, on_error="raise", dirpath=tmp_path)
+    quiet_trainer(max_epochs=1, callbacks=[ours]).fit(Retrain(toy_source()), toy_data())
+    written = json.loads((tmp_path / f"{ours.name}.json").read_text())
+    assert written["details"]["models"] == 4
+    assert written["details"]["sources"] == "one"
+    with np.load(tmp_path / written["details"]["samples"]) as arrays:
+        assert {array.shape[-1] for array in arrays.values()} == {12}
+        assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_the_scores_are_the_functions_of_the_populations() -> None:
+    quick: dict[str, Any] = {"models": 5, "retrain_epochs": 1, "on_error": "raise", "controls": False}
+    look, quality, attack, margins = Look(**quick), ForgettingQuality(**quick), ULiRA(**quick), KLOM(**quick)
+    quiet_trainer(max_epochs=1, callbacks=[look, quality, attack, margins]).fit(
+        EUk(toy_source(), k=2), toy_data()
+    )
+    own, retrained, null = (look.seen[key].confidence["forget"] for key in ("own", "retrained", "null"))
+    found, floor = forgetting_quality(own, retrained), forgetting_quality(null, retrained)
+    assert quality.results["forgetting_quality/score"] == found.score
+    assert quality.results["forgetting_quality/null"] == floor.score
+    assert quality.results["forgetting_quality/epsilon_mean"] == pytest.approx(float(found.epsilon.mean()))
+    accuracy = {
+        name: [float(look.seen[kind].accuracy[name].mean()) for kind in ("own", "retrained")]
+        for name in ("retain", "test")
+    }
+    final = (
+        found.score
+        * accuracy["retain"][0]
+        / accuracy["retain"][1]
+        * accuracy["test"][0]
+        / accuracy["test"][1]
+    )
+    assert quality.results["forgetting_quality/final"] == pytest.approx(final)
+    rates = u_lira_rates(*u_lira_scores(own, retrained))
+    assert {name: attack.results[f"u_lira/{name}"] for name in rates} == pytest.approx(rates)
+    assert margins.results["klom/mean"] == pytest.approx(float(klom(own, retrained).mean()))
+    assert margins.results["klom/null"] == pytest.approx(float(klom(null, retrained).mean()))
+
+
+def test_no_test_set_leaves_out_what_needs_one() -> None:
+    quick: dict[str, Any] = {"models": 4, "retrain_epochs": 1, "on_error": "raise", "controls": False}
+    quality, margins = ForgettingQuality(**quick), KLOM(**quick)
+    data = toy_data(test_dataset=None, nonmember=0)
+    quiet_trainer(max_epochs=1, callbacks=[quality, margins]).fit(Retrain(toy_source()), data)
+    assert "forgetting_quality/final" not in quality.results
+    assert "klom/test" not in margins.results
+    with pytest.raises(ValueError, match="RMIA needs a test set"):
+        quiet_trainer(max_epochs=1, callbacks=[RMIA(**quick)]).fit(
+            Retrain(toy_source()), toy_data(test_dataset=None, nonmember=0)
+        )
+
+
+@pytest.mark.slow
+def test_retraining_scores_as_the_null_and_the_unchanged_source_does_not() -> None:
+    """A source that fits noisy labels: its own samples are known to it, and not to a retrained model."""
+    generator = torch.Generator().manual_seed(0)
+    from lightning_unlearn.data import TensorData
+
+    def noisy(size: int) -> TensorData:
+        return TensorData(
+            torch.randn(size, 6, generator=generator), torch.randint(3, (size,), generator=generator)
+        )
+
+    def build() -> Classifier:
+        net = nn.Sequential(nn.Linear(6, 64), nn.ReLU(), nn.Linear(64, 3))
+        return Classifier(net, optimizer=partial(torch.optim.Adam, lr=0.02))
+
+    def data() -> UnlearningDataModule:
+        return UnlearningDataModule(noisy(120), 0.25, test_dataset=noisy(60), nonmember=20, batch_size=20)
+
+    torch.manual_seed(0)
+    quick: dict[str, Any] = {"models": 16, "sources": "many", "retrain_epochs": 40, "on_error": "raise"}
+    quality, attack, margins = ForgettingQuality(**quick), ULiRA(**quick), KLOM(**quick)
+    quiet_trainer(max_epochs=40, callbacks=[quality, attack, margins]).fit(Retrain(build()), data())
+    scores = {**quality.results, **attack.results, **margins.results}
+    # three populations of retrained models: 30 samples give F a standard error of about 0.04
+    assert scores["forgetting_quality/score"] == pytest.approx(scores["forgetting_quality/null"], abs=0.12)
+    assert scores["u_lira/auc"] == pytest.approx(0.5, abs=0.06)
+    assert scores["source/forgetting_quality/score"] < 0.5 * scores["forgetting_quality/null"]
+    assert scores["source/u_lira/auc"] > 0.8
+    assert scores["source/klom/mean"] > 2 * scores["klom/null"]
+
+
+def method_scores(**arguments: Any) -> dict[str, float]:
+    L.seed_everything(1, verbose=False)
+    quick: dict[str, Any] = {"models": 5, "retrain_epochs": 1, "on_error": "raise", "sources": "many"}
+    trainer = quiet_trainer(max_epochs=1, callbacks=[KLOM(**quick), ULiRA(**quick)], **arguments)
+    trainer.fit(EUk(toy_source(), k=2), toy_data(order_seed=3))
+    return {
+        key: float(value)
+        for key, value in trainer.callback_metrics.items()
+        if "klom" in key or "u_lira" in key
+    }
+
+
+def test_two_processes_make_the_models_of_one() -> None:
+    """A source with dropout and batch normalisation: what is drawn must not depend on who draws."""
+    one = method_scores()
+    assert "klom/mean" in one
+    assert method_scores(strategy="ddp_fork", devices=2) == pytest.approx(one, abs=1e-9)
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("evaluator", "arguments", "message"),
+    [
+        (ForgettingQuality, {"models": 2}, "models must be at least 3 for ForgettingQuality"),
+        (ULiRA, {"models": 3}, "models must be at least 4 for ULiRA"),
+        (LiRA, {"models": 3, "variance": "per_sample"}, "at least 4 with"),
+        (KLOM, {"models": 1}, "models must be at least 2"),
+        (RMIA, {"models": 1}, "models must be at least 2"),
+        (KLOM, {"sources": "some"}, "sources"),
+        (KLOM, {"retrain_epochs": 0}, "retrain_epochs"),
+        (KLOM, {"bins": 1}, "bins"),
+        (ForgettingQuality, {"delta": 1.0}, "delta"),
+        (ForgettingQuality, {"thresholds": "few"}, "thresholds"),
+        (ForgettingQuality, {"bootstrap": 1}, "bootstrap"),
+        (ULiRA, {"bootstrap": 1}, "bootstrap"),
+        (LiRA, {"bootstrap": 1}, "bootstrap"),
+        (LiRA, {"mode": "shadow"}, "mode"),
+        (LiRA, {"variance": "none"}, "variance"),
+        (LiRA, {"centre": "mode"}, "centre"),
+        (RMIA, {"bootstrap": 1}, "bootstrap"),
+        (RMIA, {"gamma": 0.0}, "gamma"),
+        (RMIA, {"offline": 2.0}, "offline"),
+    ],
+)
+def test_bad_arguments_are_refused(
+    evaluator: type[ManyModels], arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        evaluator(**arguments)
+
+
+def test_lira_knows_its_modes() -> None:
+    quick: dict[str, Any] = {"models": 4, "retrain_epochs": 1, "on_error": "raise", "controls": False}
+    online, offline = (
+        LiRA(**quick, variance="per_sample", centre="mean"),
+        LiRA(**quick, mode="offline", name="offline"),
+    )
+    quiet_trainer(max_epochs=1, callbacks=[online, offline]).fit(Retrain(toy_source()), toy_data())
+    assert "lira/accuracy" in online.results
+    assert "offline/accuracy" not in offline.results
+    assert online.results["lira/auc"] != offline.results["offline/auc"]

@@ -1,0 +1,98 @@
+"""Relearn time: the source needs none, a retrained model some, an untrained one more."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from toys import Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
+
+from lightning_unlearn.callbacks import RelearnTime
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.methods import Retrain
+from lightning_unlearn.models import Classifier
+
+
+def data() -> UnlearningDataModule:
+    return toy_data(nonmember=10, order_seed=4)
+
+
+def trained_source() -> nn.Module:
+    source = toy_source()
+    trainer = quiet_trainer(max_epochs=15)
+    trainer.fit(Classifier(source, optimizer=lambda p: torch.optim.Adam(p, lr=0.01)), data())
+    return source
+
+
+def relearn(model: nn.Module, source: nn.Module, tmp_path: Path, **arguments: object) -> dict[str, float]:
+    evaluator = RelearnTime(
+        source=source, on_error="raise", dirpath=tmp_path, controls=False, seed=3, **arguments
+    )
+    trainer = quiet_trainer(callbacks=[evaluator])
+    trainer.test(Classifier(model), data(), verbose=False)
+    return evaluator.results
+
+
+def test_the_source_has_nothing_to_relearn(tmp_path: Path) -> None:
+    source = trained_source()
+    found = relearn(source, source, tmp_path)
+    assert found["relearn_time/steps"] == 0
+    assert found["relearn_time/reached"] == 1
+    assert found["relearn_time/fresh"] > 0
+
+
+def test_the_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
+    source = trained_source()
+    other = Net()
+    before = state(other)
+    found = relearn(other, source, tmp_path, max_steps=40, batch_size=1000, margin=0.5)
+    assert_same_state(before, state(other))
+    # with one batch holding all of D_f the order does not matter, and a plain loop must count the same
+    forget = data()
+    forget.setup("fit")
+    batch = next(iter(forget.loader("forget", batch_size=1000)))
+    inputs, targets = batch[0], batch[1]
+    loss = nn.functional.cross_entropy
+    target = 1.5 * float(loss(source.eval()(inputs), targets).detach())
+    optimizer = torch.optim.Adam(other.eval().parameters(), lr=1e-3)
+    steps = 0
+    while float(value := loss(other(inputs), targets)) > target and steps < 40:
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        steps += 1
+    assert found["relearn_time/steps"] == steps
+    curve = json.loads((tmp_path / "relearn_time.json").read_text())["details"]["losses"]
+    assert len(curve) == steps + 1
+    assert curve[-1] == pytest.approx(float(value), rel=1e-4)  # one float32 loop against another
+
+
+def test_giving_up_is_said(tmp_path: Path) -> None:
+    source = trained_source()
+    found = relearn(Net(), source, tmp_path, max_steps=1, fresh=False)
+    assert found == {"relearn_time/steps": 1.0, "relearn_time/reached": 0.0}
+
+
+def test_without_a_source_there_is_nothing_to_come_back_to(tmp_path: Path) -> None:
+    evaluator = RelearnTime(on_error="raise")
+    quiet_trainer(callbacks=[evaluator]).test(Classifier(Net()), data(), verbose=False)
+    assert evaluator.results == {}
+
+
+def test_a_retrained_model_has_something_to_relearn(tmp_path: Path) -> None:
+    source = trained_source()
+    method = Retrain(source, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
+    quiet_trainer(max_epochs=15).fit(method, data())
+    found = relearn(method, source, tmp_path)
+    assert found["relearn_time/steps"] > 0
+    assert found["relearn_time/steps"] <= found["relearn_time/fresh"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"max_steps": 0}, "max_steps"), ({"batch_size": 0}, "batch_size"), ({"margin": -1}, "margin")],
+)
+def test_arguments_outside_their_range_are_refused(arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RelearnTime(**arguments)

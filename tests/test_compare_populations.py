@@ -1,0 +1,93 @@
+"""Evaluators over many models in a comparison: whose models they compare, and that nothing is made twice."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from toys import Net, toy_data
+
+from lightning_unlearn.callbacks import KLOM, ForgettingQuality, ULiRA
+from lightning_unlearn.callbacks import populations as populations_module
+from lightning_unlearn.compare import Comparison, compare
+from lightning_unlearn.methods import EUk
+from lightning_unlearn.methods.many import fit_alone
+from lightning_unlearn.models import Classifier
+from lightning_unlearn.runs import MethodRun, SourceRun
+
+
+def run(folder: Path, *, sources: str = "many", seeds: Any = 1, **arguments: Any) -> Comparison:
+    many: dict[str, Any] = {"models": 5, "sources": sources}
+    return compare(
+        **{
+            "source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 2}),
+            "data": toy_data,
+            "methods": [MethodRun(lambda source: EUk(source, k=2), "eu_k", {"max_epochs": 1}, batch_size=4)],
+            "evaluators": [lambda: ForgettingQuality(**many), lambda: ULiRA(**many), lambda: KLOM(**many)],
+            "seeds": seeds,
+            "trainer": {"accelerator": "cpu"},
+            "output_dir": folder,
+            "quiet": True,
+            **arguments,
+        }
+    )
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Notes what is fitted alone, and has everything fitted so."""
+    made: list[Any] = []
+
+    def counted(procedure: Any, *positional: Any, **named: Any) -> Any:
+        made.append(procedure)
+        return fit_alone(procedure, *positional, **named)
+
+    monkeypatch.setattr(populations_module, "fit_alone", counted)
+    monkeypatch.setattr(populations_module, "ensemble_plan", lambda *_: None)
+    return made
+
+
+def test_every_model_has_its_population(tmp_path: Path, fits: list[Any]) -> None:
+    found = run(tmp_path)
+    assert not found.report["failures"]
+    models = found.report["models"]
+    assert len(fits) == 4 * 5, "sources, unlearned, retrained, and retrained again"
+    assert {procedure.batch_size for procedure in fits} == {None, 4}, "the method's own batch size"
+    null = models["source"]["forgetting_quality/null"]["mean"]
+    for name in ("source", "retrain", "eu_k"):
+        assert models[name]["forgetting_quality/null"]["mean"] == null
+        assert (tmp_path / name / "seed_0" / "evaluation" / "u_lira_samples.npz").is_file()
+    assert models["retrain"]["forgetting_quality/score"]["mean"] == null
+    assert models["retrain"]["klom/mean"] == models["retrain"]["klom/null"]
+    assert models["eu_k"]["klom/mean"]["mean"] not in (
+        models["source"]["klom/mean"]["mean"],
+        models["retrain"]["klom/mean"]["mean"],
+    )
+    fits.clear()
+    (tmp_path / "eu_k" / "seed_0" / "metrics.json").unlink()
+    again = run(tmp_path)
+    assert not fits, "answers are kept from run to run"
+    assert again.report["models"] == models
+
+
+def test_seeds_are_repetitions_of_all_models(tmp_path: Path) -> None:
+    values = run(tmp_path, seeds=2).report["models"]["retrain"]["klom/mean"]["values"]
+    assert values[0] != values[1]
+
+
+def test_one_source_is_one_model(tmp_path: Path, fits: list[Any]) -> None:
+    found = run(tmp_path, sources="one")
+    assert len(fits) == 3 * 5
+    assert found.report["models"]["source"]["forgetting_quality/epsilon_mean"]["mean"] == 50.0
+
+
+def test_many_sources_need_to_know_how_long_to_train(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = Classifier(Net())
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "source.ckpt")
+    found = run(
+        tmp_path / "run",
+        source=SourceRun(lambda: Classifier(Net()), {}, str(tmp_path / "source.ckpt")),
+        retrain=MethodRun(lambda s: EUk(s, k=2), "retrain", {"max_epochs": 1}),
+    )
+    assert any("give the source max_epochs" in failure["error"] for failure in found.report["failures"])

@@ -1,0 +1,111 @@
+"""The dashboard as code: complete, without a login, and sent only with one."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lightning_unlearn.cli import main
+from lightning_unlearn.reports import FIGURES, METRICS
+
+pytest.importorskip("wandb_workspaces")
+
+
+def panels(content: Any) -> list[dict[str, Any]]:
+    """Find every panel, wherever it stands."""
+    if isinstance(content, dict):
+        here = [content] if "view_type" in content else []
+        return here + [panel for value in content.values() for panel in panels(value)]
+    return [panel for item in content for panel in panels(item)] if isinstance(content, list) else []
+
+
+def shown(content: Any, view: str) -> list[dict[str, Any]]:
+    return [panel["config"] for panel in panels(content) if panel["view_type"] == view]
+
+
+@pytest.fixture(scope="module")
+def dashboard(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    file = tmp_path_factory.mktemp("dashboard") / "deep" / "dashboard.json"
+    assert main(["dashboard", "--entity=me", "--project=mine", "--group=digits", f"--output={file}"]) == 0
+    content: dict[str, Any] = json.loads(file.read_text())
+    return content
+
+
+def test_both_are_built_and_show_one_comparison(dashboard: dict[str, Any]) -> None:
+    workspace, report = dashboard["workspace"], dashboard["report"]
+    assert (workspace["entity"], workspace["project"]) == ("me", "mine")
+    (runs,) = workspace["spec"]["section"]["run_sets"]
+    assert [(f["key"]["name"], f["op"], f["value"]) for f in runs["filters"]["filters"]] == [
+        ("group", "=", "digits")
+    ]
+    grids = [block for block in report["spec"]["blocks"] if block["type"] == "panel-grid"]
+    filters = [
+        [(f["key"]["name"], f["value"]) for f in grid["metadata"]["run_sets"][0]["filters"]["filters"]]
+        for grid in grids
+    ]
+    assert all(each[0] == ("group", "digits") for each in filters)
+    assert ("jobType", ["source", "retrain"]) in filters[-1], "the controls stand alone"
+
+
+@pytest.mark.parametrize("kind", ["workspace", "report"])
+def test_every_score_has_its_panel(dashboard: dict[str, Any], kind: str) -> None:
+    content = dashboard[kind]
+    bars = {name for panel in shown(content, "Bar Chart") for name in panel["metrics"]}
+    wanted = {name for name, metric in METRICS.items() if metric.direction}
+    assert wanted | {"unlearning_degree/null", "time/prepare_s"} <= bars
+    assert {panel["group_by"] for panel in shown(content, "Bar Chart")} == {"model.value"}
+    trade_offs = {(panel["x_axis"], panel["y_axis"]) for panel in shown(content, "Scatter Plot")}
+    assert trade_offs == {
+        ("summary:accuracy/test", f"summary:{name}")
+        for name, metric in METRICS.items()
+        if metric.question == "forgetting"
+    }
+    curves = shown(content, "Run History Line Plot")
+    assert {panel["x_axis"] for panel in curves} == {"trainer/global_step"}
+    assert {"train/loss", "train/gradient_norm", "train/accuracy_forget"} <= {
+        name for panel in curves for name in panel["metrics"] or []
+    }
+    text = json.dumps(content)
+    for table in ("comparison", "overview", "scores"):
+        assert f'"val": "{table}"' in text
+    media = {key for panel in shown(content, "Media Browser") for key in panel["media_keys"]}
+    assert media == {f"figures/{Path(f.filename).stem}" for f in FIGURES if "*" not in f.filename}
+
+
+def test_panels_do_not_lie_on_each_other(dashboard: dict[str, Any]) -> None:
+    for section in dashboard["workspace"]["spec"]["section"]["panel_bank_config"]["sections"]:
+        places = [(panel["layout"]["x"], panel["layout"]["y"]) for panel in section["panels"]]
+        assert len(set(places)) == len(places), section["name"]
+        assert all(x + 8 <= 24 for x, _ in places)
+
+
+def test_without_a_file_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dashboard"]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["workspace"]["project"] == "lightning-unlearn"
+    assert content["workspace"]["spec"]["section"]["run_sets"][0]["filters"]["filters"] == []
+
+
+def test_sending_needs_a_login(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NETRC", os.devnull)
+        patch.delenv("WANDB_API_KEY", raising=False)
+        assert main(["dashboard", "--push"]) == 2
+    assert "wandb login" in capsys.readouterr().err
+
+
+def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "wandb_workspaces", None)
+        patch.delitem(sys.modules, "lightning_unlearn.reports.wandb_dashboard", raising=False)
+        assert main(["dashboard"]) == 2
+    assert "pip install 'lightning-unlearn[dashboards]'" in capsys.readouterr().err
+
+
+def test_two_ways_out_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["dashboard", "--push", "--output=x.json"])
+    assert "not allowed with" in capsys.readouterr().err

@@ -1,0 +1,75 @@
+"""What is printed while a comparison runs: on a terminal, into a file, and where not all characters are known."""
+
+import io
+import sys
+
+import pytest
+
+from lightning_unlearn.progress import Progress
+from lightning_unlearn.terminal import encodable, say
+
+
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+def course(progress: Progress) -> None:
+    with progress:
+        progress.start("café", 0)
+        progress.show_epoch(1, 3)
+        progress.done()
+        progress.start("top_k", 0, "audit")
+        progress.done(failed=True)
+        progress.skip(1)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "model", "dot"), [("utf-8", "café", "·"), ("latin-1", "café", "·"), ("ascii", "caf?", "-")]
+)
+def test_a_file_gets_a_line_a_part_and_nothing_that_moves(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, model: str, dot: str
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
+    course(Progress(3))
+    sys.stdout.flush()
+    first, second = written.getvalue().decode(encoding).splitlines()
+    assert first.startswith(f"[1/3] seed 0 {dot} {model} {dot} train: 0.")
+    assert second == f"[2/3] seed 0 {dot} top_k {dot} audit: FAILED"
+    assert all(character.isprintable() for character in first + second)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_terminal_shows_the_part_and_the_epoch(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+    written = io.BytesIO()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Terminal(written, encoding))
+    progress = Progress(3)
+    assert progress.live
+    course(progress)
+    sys.stdout.flush()
+    shown = written.getvalue().decode(encoding)
+    assert "\x1b[" in shown
+    assert "audit" in shown
+
+
+def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", written)
+    course(Progress(3, quiet=True))
+    assert written.getvalue() == ""
+
+
+def test_a_line_is_said_in_what_the_stream_knows() -> None:
+    written = io.BytesIO()
+    stream = io.TextIOWrapper(written, "ascii")
+    say("✓ 1 ± 2, café", stream)
+    assert written.getvalue() == b"Y 1 +- 2, caf?\n"
+    memory = io.StringIO()
+    say("✓ café", memory)
+    assert memory.getvalue() == "✓ café\n"
+
+
+def test_every_sign_of_ours_has_a_spelling() -> None:
+    assert encodable("✓✗†±×·ελ∞…−", "ascii") == "YN!+-x-epslambdainf...-"  # noqa: RUF001

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 
 import lightning_unlearn
@@ -76,12 +77,38 @@ def test_the_commands_for_one_model(workplace: Path) -> None:
 @pytest.mark.slow
 def test_the_measured_commands_run(workplace: Path, shared_data: Path) -> None:
     """On the real data, cut short: the figures themselves take minutes to hours."""
-    commands = [c for c in COMMANDS if c.startswith("lightning-unlearn compare") and "digits" not in c]
+    commands = [
+        c for c in COMMANDS if c.startswith("lightning-unlearn compare") and "digits/compare" not in c
+    ]
     for number, command in enumerate(commands):
         (workplace / "data").unlink(missing_ok=True)
         (workplace / "data").symlink_to(shared_data)
         limits = ["--seeds=1", "--trainer.limit_train_batches=2", f"--output_dir=out{number}", "--quiet=true"]
+        if "cifar10" in command:  # arrays of the same shape: the format itself is tested where it is read
+            draw = np.random.default_rng(0)
+            sizes = {"train": 300, "test": 200}
+            images = {
+                f"x_{s}": draw.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8) for s, n in sizes.items()
+            }
+            labels = {f"y_{s}": np.arange(n) % 10 for s, n in sizes.items()}
+            np.savez("cifar10.npz", **images, **labels)
+            limits += [
+                "--data.init_args.datamodule=Arrays",
+                "--data.init_args.datamodule.init_args.path=cifar10.npz",
+            ]
         assert run(command, *limits) == 0
+
+
+@pytest.mark.slow
+def test_the_commands_for_records_and_pages(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    block = next(block for block in blocks("bash") if "--ledger" in block).splitlines()
+    limits = ["--seeds=1", "--quiet=true", "--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
+    for command in block:
+        assert run(command, *(limits if " compare " in command else [])) == 0
+    assert Path("deletions.jsonl").read_text().count("\n") == 8  # the retrained model and seven methods
+    assert Path("dashboard.json").is_file()
+    assert list(workplace.rglob("*.wandb")), "W&B wrote no run"
 
 
 def test_the_programs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

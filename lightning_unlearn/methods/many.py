@@ -1,9 +1,11 @@
 """One unlearning many times: how a model comes to be, done again from another seed in a Trainer of its own."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import lightning as L
@@ -125,15 +127,31 @@ def fit_alone(
             limit_val_batches=0,
         )
         if isinstance(data, UnlearningDataModule):
-            view = served_alone(data, order_seed=seed)
-            view.batch_size = procedure.batch_size or data.batch_size
-            trainer.fit(module, view)
+            served = served_alone(data, order_seed=seed)
+            served.batch_size = procedure.batch_size or data.batch_size
         else:
-            before = data.trainer
-            trainer.fit(module, data)
-            data.trainer = before
+            served = data
+        around = served.trainer
+        with _prepared(module), _prepared(served):
+            trainer.fit(module, served)
+        served.trainer = around
     model = module.model if isinstance(module, UnlearningModule) else module
     return model.cpu().eval(), Runtime(trainer)
+
+
+@contextmanager
+def _prepared(subject: L.LightningModule | L.LightningDataModule) -> Iterator[None]:
+    """Have a module or datamodule look as if it had nothing to prepare, which was done long ago.
+
+    Lightning calls a ``prepare_data`` of one's own under a barrier of all ranks, and these do different numbers of
+    fits: some would wait for ever.
+    """
+    base = L.LightningModule if isinstance(subject, L.LightningModule) else L.LightningDataModule
+    subject.prepare_data = MethodType(base.prepare_data, subject)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del subject.prepare_data  # the class's own shows again
 
 
 def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataModule:
@@ -156,9 +174,6 @@ def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataM
 
 
 class _ServedAlone(UnlearningDataModule):
-    def prepare_data(self) -> None:
-        pass
-
     def setup(self, stage: str = "fit") -> None:
         pass
 

@@ -57,9 +57,14 @@ def reference_kl_epoch(
                 if separate:
                     ours, others = model(forgotten), model(retained)
                 else:
-                    ours, others = model(torch.cat([forgotten, retained])).split([len(forgotten), len(retained)])
+                    ours, others = model(torch.cat([forgotten, retained])).split(
+                        [len(forgotten), len(retained)]
+                    )
             kl = F.kl_div(
-                ours.float().log_softmax(-1), answers[chosen].log_softmax(-1), reduction="batchmean", log_target=True
+                ours.float().log_softmax(-1),
+                answers[chosen].log_softmax(-1),
+                reduction="batchmean",
+                log_target=True,
             )
             loss = lambda_ * kl + (1 - lambda_) * F.cross_entropy(others.float(), targets)
             optimizer.zero_grad()

@@ -30,7 +30,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     if (table := config.stash[_TABLE]).rows:
-        terminalreporter.section(f"benchmarks, {torch.get_num_threads()} thread(s), torch {torch.__version__}")
+        terminalreporter.section(
+            f"benchmarks, {torch.get_num_threads()} thread(s), torch {torch.__version__}"
+        )
         for line in table.lines():
             terminalreporter.write_line(line)
 

@@ -38,7 +38,11 @@ class Turns:
 
 
 def take_turns(
-    arms: Mapping[str, Callable[[], Any]], *, rounds: int = 5, warmup: int = 1, clock: Clock = time.process_time
+    arms: Mapping[str, Callable[[], Any]],
+    *,
+    rounds: int = 5,
+    warmup: int = 1,
+    clock: Clock = time.process_time,
 ) -> Turns:
     """Run every arm once a round, in an order that is turned round each time."""
     turns, order = Turns(), list(arms)
@@ -55,7 +59,9 @@ def take_turns(
 class AlternatingEpochs(L.Callback):
     """Times each epoch of a fit from its start to the start of the next, with other arms run in between."""
 
-    def __init__(self, others: Mapping[str, Callable[[], Any]], *, warmup: int = 1, clock: Clock = time.process_time):
+    def __init__(
+        self, others: Mapping[str, Callable[[], Any]], *, warmup: int = 1, clock: Clock = time.process_time
+    ):
         self.others = others
         self.warmup = warmup
         self.clock = clock
@@ -91,13 +97,17 @@ class Table:
 
     rows: list[Row] = field(default_factory=list)
 
-    def at_most(self, point: int, what: str, value: float, limit: float, detail: str = "", unit: str = "") -> bool:
+    def at_most(
+        self, point: int, what: str, value: float, limit: float, detail: str = "", unit: str = ""
+    ) -> bool:
         """Add a figure with an upper limit and return whether it keeps to it."""
         met = value <= limit
         self.rows.append(Row(point, what, f"{value:.3g}{unit}", f"≤ {limit:g}{unit}", met, detail))
         return met
 
-    def at_least(self, point: int, what: str, value: float, limit: float, detail: str = "", unit: str = "") -> bool:
+    def at_least(
+        self, point: int, what: str, value: float, limit: float, detail: str = "", unit: str = ""
+    ) -> bool:
         """Add a figure with a lower limit and return whether it reaches it."""
         met = value >= limit
         self.rows.append(Row(point, what, f"{value:.3g}{unit}", f"≥ {limit:g}{unit}", met, detail))
@@ -116,5 +126,7 @@ class Table:
             for r in sorted(self.rows, key=lambda r: r.point)
         ]
         widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-        lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells]
+        lines = [
+            "| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in cells
+        ]
         return [lines[0], "|" + "|".join("-" * (w + 2) for w in widths) + "|", *lines[1:]]

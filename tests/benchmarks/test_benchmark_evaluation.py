@@ -7,7 +7,13 @@ import lightning as L
 from benchmarks.material import mnist_like, seeded_lenet
 from benchmarks.measuring import Table, Turns
 
-from lightning_unlearn.callbacks import Backdoor, Evaluator, ForgettingMetrics, MembershipInference, UnlearningDegree
+from lightning_unlearn.callbacks import (
+    Backdoor,
+    Evaluator,
+    ForgettingMetrics,
+    MembershipInference,
+    UnlearningDegree,
+)
 from lightning_unlearn.data import PatchTrigger, Poison, UnlearningDataModule
 from lightning_unlearn.methods import ReferenceKL, Retrain
 
@@ -20,7 +26,9 @@ def trainer(**arguments: Any) -> L.Trainer:
     return L.Trainer(accelerator="cpu", limit_val_batches=0, **dict.fromkeys(off, False), **arguments)
 
 
-def test_all_evaluators_cost_less_than_a_quarter_of_retraining(interleave: Callable[..., Turns], table: Table) -> None:
+def test_all_evaluators_cost_less_than_a_quarter_of_retraining(
+    interleave: Callable[..., Turns], table: Table
+) -> None:
     data = UnlearningDataModule(
         mnist_like(SAMPLES),
         FORGOTTEN / SAMPLES,
@@ -42,13 +50,19 @@ def test_all_evaluators_cost_less_than_a_quarter_of_retraining(interleave: Calla
             Backdoor(on_error="raise"),
             UnlearningDegree(on_error="raise"),
         ]
-        trainer(callbacks=evaluators, limit_test_batches=0).test(ReferenceKL(source, reference=source), data, verbose=False)
+        trainer(callbacks=evaluators, limit_test_batches=0).test(
+            ReferenceKL(source, reference=source), data, verbose=False
+        )
         for evaluator in evaluators:
             seconds.setdefault(evaluator.name, []).append(evaluator.details["seconds"])
 
     turns = interleave({"retrain": retrain, "evaluate": evaluate})
-    assert all(value > 0 for values in seconds.values() for value in values), "an evaluator did not report its time"
-    shares = ", ".join(f"{name} {sum(values) / sum(map(sum, seconds.values())):.0%}" for name, values in seconds.items())
+    assert all(value > 0 for values in seconds.values() for value in values), (
+        "an evaluator did not report its time"
+    )
+    shares = ", ".join(
+        f"{name} {sum(values) / sum(map(sum, seconds.values())):.0%}" for name, values in seconds.items()
+    )
     assert table.at_most(
         6,
         f"all evaluators, source control and shadow model included ÷ retraining for {RETRAIN_EPOCHS} epochs, CPU time",

@@ -99,8 +99,22 @@ def test_ten_million_ids_are_split(table: Table, benchmark: Any) -> None:
     benchmark.extra_info.update(seconds=seconds, megabytes=megabytes)
     benchmark.pedantic(lambda: None, rounds=1)
     met = [
-        table.at_most(5, f"selecting from and splitting {IDS:,} ids, CPU time", seconds[slowest], 2, f"by {slowest}", " s"),
-        table.at_most(5, f"selecting from and splitting {IDS:,} ids, peak", megabytes[largest], 400, f"by {largest}", " MB"),
+        table.at_most(
+            5,
+            f"selecting from and splitting {IDS:,} ids, CPU time",
+            seconds[slowest],
+            2,
+            f"by {slowest}",
+            " s",
+        ),
+        table.at_most(
+            5,
+            f"selecting from and splitting {IDS:,} ids, peak",
+            megabytes[largest],
+            400,
+            f"by {largest}",
+            " MB",
+        ),
     ]
     assert all(met)
 
@@ -132,7 +146,21 @@ def test_a_million_ids_are_read(table: Table, benchmark: Any, tmp_path: Path) ->
     benchmark.extra_info.update(seconds=seconds)
     benchmark.pedantic(lambda: None, rounds=1)
     met = [
-        table.at_most(5, f"forget file of {REQUEST:,} ids, CPU time", seconds.pop("names.csv"), 2, "names in a .csv, among 2,000,000", " s"),
-        table.at_most(5, f"forget file of {REQUEST:,} ids, CPU time", max(seconds.values()), 2, f"positions, slowest {max(seconds, key=seconds.__getitem__)}", " s"),
+        table.at_most(
+            5,
+            f"forget file of {REQUEST:,} ids, CPU time",
+            seconds.pop("names.csv"),
+            2,
+            "names in a .csv, among 2,000,000",
+            " s",
+        ),
+        table.at_most(
+            5,
+            f"forget file of {REQUEST:,} ids, CPU time",
+            max(seconds.values()),
+            2,
+            f"positions, slowest {max(seconds, key=seconds.__getitem__)}",
+            " s",
+        ),
     ]
     assert all(met)

@@ -50,7 +50,9 @@ def test_keeping_the_references_answers_saves_its_forward_passes(benchmark: Any,
             trainer.fit(ReferenceKL(net, 0.01, reference), data)
         epochs[how] = timed.turns.median("fit")
     table.note(
-        2, "ReferenceKL's epoch, reference asked at every step ÷ answers kept, CPU time", epochs["asked"] / epochs["kept"]
+        2,
+        "ReferenceKL's epoch, reference asked at every step ÷ answers kept, CPU time",
+        epochs["asked"] / epochs["kept"],
     )
     assert table.at_most(
         2,
@@ -74,9 +76,19 @@ def test_evaluators_share_the_answers(monkeypatch: pytest.MonkeyPatch, table: Ta
         mnist_like(3_000), 0.1, test_dataset=mnist_like(700), batch_size=128, shadow=0.2, nonmember=150
     )
     source = seeded_lenet()
-    evaluators = [ForgettingMetrics(), MembershipInference(shadow_epochs=1), MembershipInference("source", name="again")]
-    quiet(max_epochs=1, callbacks=evaluators, default_root_dir=tmp_path).fit(ReferenceKL(source, reference=source), data)
+    evaluators = [
+        ForgettingMetrics(),
+        MembershipInference(shadow_epochs=1),
+        MembershipInference("source", name="again"),
+    ]
+    quiet(max_epochs=1, callbacks=evaluators, default_root_dir=tmp_path).fit(
+        ReferenceKL(source, reference=source), data
+    )
     assert not any(e.error for e in evaluators)
     assert table.at_most(
-        2, "times three evaluators ask a model about one set", max(asked.values()), 1, f"{len(asked)} models × sets"
+        2,
+        "times three evaluators ask a model about one set",
+        max(asked.values()),
+        1,
+        f"{len(asked)} models × sets",
     )

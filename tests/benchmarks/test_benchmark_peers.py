@@ -33,7 +33,9 @@ class PILDigits(Dataset[Any]):
         chosen = torch.as_tensor(data.split.retain)
         self.images = data.inner.inputs[chosen, 0].numpy()  # type: ignore[union-attr]
         self.targets = data.inner.targets[chosen].tolist()  # type: ignore[union-attr]
-        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
+        self.transform = transforms.Compose(
+            [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
+        )
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -15,7 +15,9 @@ def child_seconds() -> float:
 
 
 def python(*arguments: str) -> Callable[[], None]:
-    return lambda: subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL) and None
+    return lambda: (
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL) and None
+    )
 
 
 def test_starting(interleave: Callable[..., Turns], table: Table) -> None:
@@ -35,7 +37,11 @@ def test_starting(interleave: Callable[..., Turns], table: Table) -> None:
             f"{turns.median('package'):.3g} / {turns.median('lightning'):.3g} s; {turns.spread('package', 'lightning')}",
         ),
         table.at_most(
-            7, "lightning-unlearn --help − import lightning, CPU time", sorted(added)[len(added) // 2], 1, unit=" s"
+            7,
+            "lightning-unlearn --help − import lightning, CPU time",
+            sorted(added)[len(added) // 2],
+            1,
+            unit=" s",
         ),
     ]
     assert all(met)

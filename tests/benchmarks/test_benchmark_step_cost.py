@@ -29,7 +29,9 @@ def test_an_epoch_costs_little_more_than_a_bare_loop(
     reference = copy.deepcopy(net)
     data = UnlearningDataModule(mnist_like(SAMPLES), FORGOTTEN / SAMPLES, batch_size=BATCH)
     data.setup("fit")
-    alternating = AlternatingEpochs({"bare": reference_kl_epoch(copy.deepcopy(net), reference, data, LAMBDA, BATCH)})
+    alternating = AlternatingEpochs(
+        {"bare": reference_kl_epoch(copy.deepcopy(net), reference, data, LAMBDA, BATCH)}
+    )
     trainer = L.Trainer(
         accelerator="cpu",
         max_epochs=EPOCHS,

@@ -29,6 +29,10 @@ def mlp(epochs: int = 200, batch_size: int = 8) -> Recipe:
     return Recipe(partial(MLP, 16, [8]), epochs, batch_size, sgd)
 
 
+def lenet(epochs: int = 200, batch_size: int = 8) -> Recipe:
+    return Recipe(partial(LeNet5, image_size=8), epochs, batch_size, sgd)
+
+
 @pytest.fixture(autouse=True)
 def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choice, "_REMEMBERED", {})
@@ -59,19 +63,20 @@ def test_the_fastest_way_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan(mlp()).trainer == "sequential"
     choice._REMEMBERED.clear()
     pretend(monkeypatch, {"sequential": 2e-6, "grouped": 1e-6})
-    assert plan(mlp()) == Plan(
+    assert plan(lenet()) == Plan(
         "grouped", 4, 0, "estimated: grouped by 4 0.13 s, grouped by 16 0.13 s, sequential 0.26 s"
     )
+    assert plan(mlp()) == Plan("grouped", 32, 0, "estimated: grouped by 16 0.13 s, sequential 0.26 s")
 
 
 def test_a_larger_stack_is_taken_where_it_is_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, {"sequential": 4e-6, "grouped 4": 2e-6, "grouped 16": 1e-6})
-    assert plan(mlp()).chunk == 32
-    assert plan(mlp(), k=200).chunk == 64
-    assert plan(mlp(), k=200, chunk=20).chunk == 20
+    assert plan(lenet()).chunk == 32
+    assert plan(lenet(), k=200).chunk == 64
+    assert plan(lenet(), k=200, chunk=20).chunk == 20
     choice._REMEMBERED.clear()
     pretend(monkeypatch, {"sequential": 4e-6, "grouped 4": 1e-6, "grouped 16": 2e-6})
-    assert plan(mlp()).chunk == 4
+    assert plan(lenet()).chunk == 4
 
 
 def test_workers_are_taken_where_starting_them_pays(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,18 +98,19 @@ def test_workers_are_taken_where_starting_them_pays(monkeypatch: pytest.MonkeyPa
 def test_measurements_are_remembered_for_the_same_kind_of_work(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     pretend(monkeypatch, {"sequential": 1e-6, "grouped": 1e-6}, calls)
-    plan(mlp())
+    plan(lenet())
     assert calls == ["sequential 1", "sequential 1", "grouped 4", "grouped 16"]
-    plan(mlp(), k=40)
+    plan(lenet(), k=40)
     assert len(calls) == 4
-    plan(mlp(batch_size=16))
+    plan(lenet(batch_size=16))
     assert len(calls) == 8
 
 
 def test_a_hopeless_stack_is_not_measured_larger(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     pretend(monkeypatch, {"sequential": 1e-6, "grouped": 3e-6}, calls)
-    plan(mlp())
+    plan(lenet())
+    assert "grouped 4" in calls
     assert "grouped 16" not in calls
 
 
@@ -113,10 +119,13 @@ def test_little_work_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     pretend(monkeypatch, {}, calls)
     few = plan(mlp(epochs=1), k=4)
     assert (few.trainer, few.chunk, few.reason) == ("grouped", 4, "too few steps to measure")
-    images = Recipe(partial(LeNet5, image_size=8), 1, 8, sgd)
-    assert plan(images, k=4).trainer == "sequential"
+    assert plan(lenet(epochs=1), k=4).trainer == "sequential"
     assert plan(mlp(), k=1).trainer == "sequential"
     assert calls == []
+    pretend(monkeypatch, {"sequential": 1e-6}, calls)
+    some = plan(mlp(epochs=1))  # 640 steps: enough to measure one model, and not sixteen
+    assert (some.trainer, some.chunk) == ("grouped", 32)
+    assert calls == ["sequential 1", "sequential 1"]
 
 
 def test_measured_seconds_are_those_of_a_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,8 @@ TRAINERS: dict[str, Trainer] = {
 
 # Share of the time of training one after another for which each way is measured, and the longest in seconds.
 _SHARE, _LONGEST = 0.005, 1.0
+# Measuring one member takes two steps at least, which is too much with fewer steps in all than these.
+_FEWEST_STEPS = 50
 # Steps an epoch of a measurement has where they are affordable: what is done once an epoch is done less often then.
 _STEPS = 4
 # Starting workers and measuring in them takes a good tenth of a second.
@@ -232,10 +234,11 @@ class _Chooser:
         """Measure what is affordable; nothing if there is too little to do."""
         known = self.measured.here
         if _ALONE not in known:
-            if self.steps * _SHARE < 2:  # not even a step to set up and one to measure
+            if self.steps < _FEWEST_STEPS:
                 return {}
-            known[_ALONE] = self._seconds(_ALONE, 0.0)  # roughly, to know for how long to measure
-            known[_ALONE] = self._seconds(_ALONE, self._window())
+            known[_ALONE] = self._seconds(_ALONE, 0.0)  # two steps, to know for how long to measure
+            if self._window() > known[_ALONE]:
+                known[_ALONE] = self._seconds(_ALONE, self._window())
         for each in stacks:
             affordable = self._affordable_steps(each) >= 1
             smaller = known.get(_Candidate(each.trainer, min(_SMALL, self.larger)), 0.0)

@@ -126,11 +126,10 @@ def fit_alone(
             enable_progress_bar=False,
             limit_val_batches=0,
         )
+        served = data
         if isinstance(data, UnlearningDataModule):
-            served = served_alone(data, order_seed=seed)
-            served.batch_size = procedure.batch_size or data.batch_size
-        else:
-            served = data
+            served = view = served_alone(data, order_seed=seed)
+            view.batch_size = procedure.batch_size or data.batch_size
         around = served.trainer
         with _prepared(module), _prepared(served):
             trainer.fit(module, served)

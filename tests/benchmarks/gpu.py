@@ -205,9 +205,9 @@ def compare_methods(
         what = f"{name} against retraining, all preparation counted"
         detail = f"{total:.3g} s; false negatives of membership inference {fnr:.0%}"
         if name in ("reference_kl", "top_k", "wgan") and not small:
-            table.at_least(POINT, what, value, 15, detail, " ×")
+            table.at_least(POINT, what, value, 15, detail, " x")
         else:
-            table.note(POINT, what, value, detail, " ×")
+            table.note(POINT, what, value, detail, " x")
     return render_text(comparison.report), comparison.failed
 
 
@@ -275,7 +275,7 @@ def time_ensembles(scale: Scale, table: Table, *, accelerator: str, clock: Calla
             f"{scale.models} models of {build.__name__}, one after another ÷ at once",
             turns.ratio("sequential", "auto"),
             f"{how}; {turns.spread('sequential', 'auto')}",
-            " ×",
+            " x",
         )
 
 

@@ -90,5 +90,5 @@ def test_evaluators_share_the_answers(monkeypatch: pytest.MonkeyPatch, table: Ta
         "times three evaluators ask a model about one set",
         max(asked.values()),
         1,
-        f"{len(asked)} models × sets",
+        f"{len(asked)} pairs of a model and a set",
     )

@@ -38,7 +38,7 @@ def test_starting(interleave: Callable[..., Turns], table: Table) -> None:
         ),
         table.at_most(
             7,
-            "lightning-unlearn --help − import lightning, CPU time",
+            "what lightning-unlearn --help adds to import lightning, CPU time",
             sorted(added)[len(added) // 2],
             1,
             unit=" s",

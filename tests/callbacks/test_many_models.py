@@ -386,9 +386,9 @@ def test_retraining_scores_as_the_null_and_the_unchanged_source_does_not() -> No
         return UnlearningDataModule(noisy(120), 0.25, test_dataset=noisy(60), nonmember=20, batch_size=20)
 
     torch.manual_seed(0)
-    quick: dict[str, Any] = {"models": 16, "sources": "many", "retrain_epochs": 40, "on_error": "raise"}
+    quick: dict[str, Any] = {"models": 16, "sources": "many", "retrain_epochs": 25, "on_error": "raise"}
     quality, attack, margins = ForgettingQuality(**quick), ULiRA(**quick), KLOM(**quick)
-    quiet_trainer(max_epochs=40, callbacks=[quality, attack, margins]).fit(Retrain(build()), data())
+    quiet_trainer(max_epochs=25, callbacks=[quality, attack, margins]).fit(Retrain(build()), data())
     scores = {**quality.results, **attack.results, **margins.results}
     # three populations of retrained models: 30 samples give F a standard error of about 0.04
     assert scores["forgetting_quality/score"] == pytest.approx(scores["forgetting_quality/null"], abs=0.12)

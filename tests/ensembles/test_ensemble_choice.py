@@ -117,9 +117,9 @@ def test_a_hopeless_stack_is_not_measured_larger(monkeypatch: pytest.MonkeyPatch
 def test_little_work_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     pretend(monkeypatch, {}, calls)
-    few = plan(mlp(epochs=1), k=4)
-    assert (few.trainer, few.chunk, few.reason) == ("grouped", 4, "too few steps to measure")
-    assert plan(lenet(epochs=1), k=4).trainer == "sequential"
+    few = plan(mlp(epochs=1), k=2)
+    assert (few.trainer, few.chunk, few.reason) == ("grouped", 2, "too few steps to measure")
+    assert plan(lenet(epochs=1), k=2).trainer == "sequential"
     assert plan(mlp(), k=1).trainer == "sequential"
     assert calls == []
     pretend(monkeypatch, {"sequential": 1e-6}, calls)

@@ -342,3 +342,13 @@ MEASURED_METRICS = (
     "acceleration",
 )
 """Columns of the measured tables, where they were measured."""
+
+MEASURED_HEADLINE = "mnist_backdoor"
+"""The comparison whose rows stand in the table of methods too."""
+
+MEASURED_HEADLINE_METRICS = {
+    "accuracy/test": " %",
+    "backdoor/success_rate_forget": " %",
+    "acceleration": "×",  # noqa: RUF001 - the multiplication sign is meant
+}
+"""What of them, with its unit."""

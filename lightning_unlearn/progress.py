@@ -35,6 +35,7 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self.live:
+            from rich.console import Console
             from rich.progress import (
                 BarColumn,
                 MofNCompleteColumn,
@@ -52,6 +53,7 @@ class Progress:
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 transient=True,
+                console=Console(),  # rich's own shows nothing while another display has it
             )
             self._task = self._bar.add_task("starting", total=self.parts)
             self._bar.start()

@@ -349,6 +349,6 @@ MEASURED_HEADLINE = "mnist_backdoor"
 MEASURED_HEADLINE_METRICS = {
     "accuracy/test": " %",
     "backdoor/success_rate_forget": " %",
-    "acceleration": "×",  # noqa: RUF001 - the multiplication sign is meant
+    "acceleration": "×",
 }
 """What of them, with its unit."""

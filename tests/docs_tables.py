@@ -77,13 +77,11 @@ def _methods() -> str:
 
 def _measured_row(method: str) -> str:
     """Return the headline of a method's measured row; the whole row stands in the table of its report."""
-    from lightning_unlearn.runs import snake_case
-
     file = MEASURED / f"{sources.MEASURED_HEADLINE}.json"
     if not file.exists():
         return _NOTHING
-    models = json.loads(file.read_text())["models"]
-    model = models.get(snake_case(method))
+    models = {name.replace("_", ""): model for name, model in json.loads(file.read_text())["models"].items()}
+    model = models.get(method.lower())
     if model is None:
         return _NOTHING
     return ", ".join(

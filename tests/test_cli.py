@@ -268,6 +268,10 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
 
     content = yaml.safe_load(path.read_text())
     kind = path.parent.name
+    if "models: 64" in path.read_text():
+        few = Path(path.name)
+        few.write_text(path.read_text().replace("models: 64", "models: 4"))
+        path = few
     root = lambda: str(request.getfixturevalue("shared_data"))  # noqa: E731
     arguments: list[str]
     if "source" in content:

@@ -103,5 +103,5 @@ def test_a_program_that_fails_ends_the_other(rank: int) -> None:
     assert done.returncode != 0
     assert "a fault of this process alone" in done.stderr
     assert (
-        time.monotonic() - start < 90
+        time.monotonic() - start < 240
     )  # most of it for starting; a process that waits would wait for half an hour

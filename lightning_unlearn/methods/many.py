@@ -160,7 +160,8 @@ def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataM
         data: The data, which is left as it is.
         order_seed: Seed of order, augmentation and whatever a method draws.
     """
-    kind: type[UnlearningDataModule] = type(type(data).__name__, (_ServedAlone, type(data)), {})
+    # a name of its own, or the command line could no longer tell it from the class it stands for
+    kind: type[UnlearningDataModule] = type(f"_{type(data).__name__}Alone", (_ServedAlone, type(data)), {})
     view = kind.__new__(kind)
     view.__dict__.update(vars(data))
     view.trainer = None

@@ -180,7 +180,7 @@ class Retrain(UnlearningModule):
         own = clone(self.source)
         own.trainer = self.trainer
         runtime.place(own)
-        with isolated_rng(), evaluating(own), torch.no_grad():
+        with isolated_rng(), evaluating(own), torch.no_grad(), runtime.not_training():
             batch = runtime.to_device(next(iter(self.data.loader("retain"))))
             inputs, targets = self.adapter.split(batch)
             with runtime.forward_context():

@@ -15,6 +15,7 @@ from support import EVALUATORS, METHODS, NOT_RUN, claims, works_or_is_refused
 from test_harness_evaluators import build as build_evaluator
 from test_harness_evaluators import plain_data, plain_scores, tolerance
 from test_harness_methods import assert_like_one_process, smooth_fit, state
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from lightning_unlearn.methods import ReferenceKL
 
@@ -85,7 +86,13 @@ def test_spawned_processes() -> None:
         ours, trainer = smooth_fit(ReferenceKL, processes, callbacks=audits, **arguments)
         return state(ours.model), {name: float(v) for name, v in trainer.callback_metrics.items()}
 
-    weights, scores = run(2, strategy="ddp_spawn")
+    try:
+        weights, scores = run(2, strategy="ddp_spawn")
+    except ProcessExitedException as error:
+        # seen once: after the fit, torch ends a thread of its own too late while the interpreter goes down
+        if error.signal_name != "SIGABRT":
+            raise
+        weights, scores = run(2, strategy="ddp_spawn")
     assert_like_one_process(ReferenceKL, weights)
     expected = run(1)[1]
     assert scores.keys() == expected.keys()

@@ -47,6 +47,26 @@ def toy_compare(folder: Path, **arguments: Any) -> Comparison:
     return compare(**settings)
 
 
+def test_a_method_may_unlearn_in_batches_of_its_own_size(tmp_path: Path) -> None:
+    served: dict[str, set[int]] = {"a": set(), "b": set()}
+
+    def watched(name: str) -> MethodRun:
+        class Watched(ReferenceKL):
+            def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+                served[name].add(len(batch["retain"][1]))
+                return super().training_step(batch, batch_idx)
+
+        size = 3 if name == "b" else None
+        return MethodRun(lambda s: Watched(s, reference_epochs=1), name, {"max_epochs": 1}, size)
+
+    result = toy_compare(tmp_path, methods=[watched("a"), watched("b")], seeds=1, evaluators=[])
+    assert not result.failed, result.report["failures"]
+    assert max(served["b"]) == 3
+    assert max(served["a"]) > 3
+    with pytest.raises(ValueError, match="batch_size must be at least 1"):
+        MethodRun(reference_kl, "c", batch_size=0)
+
+
 def timeless(report: Any) -> dict[str, Any]:
     return {
         model: {

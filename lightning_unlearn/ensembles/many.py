@@ -101,7 +101,7 @@ def train_ensemble(
         mine = [members[number] for number in range(used.rank, len(members), used.world_size)]
         try:
             chunk_of_mine, how, why = _train_mine(recipe, data, mine, used, way, chunk, folder, on_progress)
-        except Exception:
+        except Exception:  # of any kind: raised again as soon as the other ranks know
             used.all_agree(False)  # lest the others wait for this rank
             raise
         if not used.all_agree(True):

@@ -68,7 +68,7 @@ def why_not_stacked(
                     return f"the stack computes another {what} than a model alone"
         try:
             return _why_not_stepped(recipe, stack)
-        except Exception as error:
+        except Exception as error:  # of anybody's optimizer
             return f"the optimizer cannot step a stack: {type(error).__name__}: {_first_line(error)}"
 
 

@@ -130,7 +130,7 @@ def _serve(work: Work[T], tasks: Sequence[T], connection: Connection, parents_en
 
             try:
                 torch.save(work(tasks[number], note), result)
-            except Exception as error:
+            except Exception as error:  # whatever it is, the parent raises it
                 connection.send_bytes(
                     pickle.dumps(("error", number, (_portable(error), traceback.format_exc())))
                 )
@@ -145,6 +145,6 @@ def _portable(error: Exception) -> Exception:
     """Return the error itself if it survives a journey, else one that says the same."""
     try:
         copy = pickle.loads(pickle.dumps(error))
-    except Exception:
+    except Exception:  # pickling and the error's own constructor may raise anything
         return RuntimeError(f"{type(error).__name__}: {error}")
     return copy if isinstance(copy, Exception) else RuntimeError(str(error))

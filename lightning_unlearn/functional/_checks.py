@@ -83,3 +83,33 @@ def require_posteriors(name: str, value: Tensor, dim: int = -1) -> None:
             f"{name} must hold posteriors, that is non-negative values that sum to 1 along dimension {dim}; "
             "found others (logits or NaN?): apply softmax first, or call the function that takes logits"
         )
+
+
+def as_population(name: str, scores: Tensor, statistic: str, least: int, advice: str) -> Tensor:
+    """Return the scores of many models, ``(models, samples)``, on the CPU in float64.
+
+    Infinite scores are let through and NaN is not: which of them a statistic can take it says itself.
+
+    Raises:
+        ValueError: If the shape does not fit, there are fewer than ``least`` models, or a score is NaN.
+    """
+    if scores.ndim != 2 or scores.shape[1] == 0:
+        raise ValueError(
+            f"{name} must be one score a model and sample, shape (models, samples), got {tuple(scores.shape)}"
+        )
+    if len(scores) < least:
+        raise ValueError(
+            f"{name} holds {len(scores)} models, and {statistic} needs at least {least} of each kind; {advice}"
+        )
+    scores = scores.detach().to("cpu", torch.float64)
+    if bool(scores.isnan().any()):
+        raise ValueError(f"{name} holds values that are not finite: NaN; look for a NaN logit")
+    return scores
+
+
+def require_finite_scores(name: str, scores: Tensor) -> None:
+    """Raise ``ValueError`` if a score of a population is infinite."""
+    if bool(scores.isinf().any()):
+        raise ValueError(
+            f"{name} holds values that are not finite; use logit_scaled_confidence, which bounds what saturates"
+        )

@@ -11,7 +11,13 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional._checks import require_level, require_positive_finite, require_unit_interval
+from lightning_unlearn.functional._checks import (
+    as_population,
+    require_finite_scores,
+    require_level,
+    require_positive_finite,
+    require_unit_interval,
+)
 
 Thresholds = Literal["competition", "all"]
 
@@ -224,21 +230,9 @@ def forgetting_quality_intervals(
 
 
 def _checked(name: str, scores: Tensor) -> Tensor:
-    if scores.ndim != 2 or scores.shape[1] == 0:
-        raise ValueError(
-            f"{name} must be one score a model and sample, shape (models, samples), got {tuple(scores.shape)}"
-        )
-    if len(scores) < _MIN_MODELS:
-        raise ValueError(
-            f"{name} holds {len(scores)} models, and forgetting quality needs at least {_MIN_MODELS} of each kind; "
-            "16 give a usable score, the competition took 512"
-        )
-    scores = scores.detach().to("cpu", torch.float64)
-    if not bool(scores.isfinite().all()):
-        raise ValueError(
-            f"{name} holds values that are not finite; look for a NaN logit, or use logit_scaled_confidence, which "
-            "bounds what saturates"
-        )
+    advice = "16 give a usable score, the competition took 512"
+    scores = as_population(name, scores, "forgetting quality", _MIN_MODELS, advice)
+    require_finite_scores(name, scores)
     return scores.T.contiguous()
 
 

@@ -8,6 +8,8 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_unlearn.functional._checks import as_population
+
 __all__ = ["klom"]
 
 _MIN_MODELS = 2
@@ -73,18 +75,7 @@ def klom(
 
 
 def _checked(name: str, margins: Tensor, clip: float) -> Tensor:
-    if margins.ndim != 2 or margins.shape[1] == 0:
-        raise ValueError(
-            f"{name} must be one margin a model and sample, shape (models, samples), got {tuple(margins.shape)}"
-        )
-    if len(margins) < _MIN_MODELS:
-        raise ValueError(
-            f"{name} holds {len(margins)} models, and KLOM needs at least {_MIN_MODELS} of each kind; 100 are usual"
-        )
-    margins = margins.detach().to("cpu", torch.float64)
-    if bool(margins.isnan().any()):
-        raise ValueError(f"{name} holds NaN; take margins from logit_scaled_confidence")
-    return margins.clamp(-clip, clip)
+    return as_population(name, margins, "KLOM", _MIN_MODELS, "100 are usual").clamp(-clip, clip)
 
 
 def _shares(margins: Tensor, low: Tensor, width: Tensor, bins: int) -> Tensor:

@@ -6,7 +6,7 @@ Everything is computed on the CPU in float64.
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional._checks import require_level
+from lightning_unlearn.functional._checks import as_population, require_finite_scores, require_level
 from lightning_unlearn.functional.lira import STD_FLOOR, gaussian_log_density
 
 __all__ = ["u_lira_intervals", "u_lira_rates", "u_lira_scores"]
@@ -175,18 +175,8 @@ def _drawn(size: int, generator: torch.Generator) -> Tensor:
 
 
 def _checked(name: str, scores: Tensor) -> Tensor:
-    if scores.ndim != 2 or scores.shape[1] == 0:
-        raise ValueError(
-            f"{name} must be one score a model and sample, shape (models, samples), got {tuple(scores.shape)}"
-        )
-    if len(scores) < _MIN_MODELS:
-        raise ValueError(
-            f"{name} holds {len(scores)} models, and U-LiRA needs at least {_MIN_MODELS} of each kind; 32 give a "
-            "usable score"
-        )
-    scores = scores.detach().to("cpu", torch.float64)
-    if not bool(scores.isfinite().all()):
-        raise ValueError(f"{name} holds values that are not finite; take φ from logit_scaled_confidence")
+    scores = as_population(name, scores, "U-LiRA", _MIN_MODELS, "32 give a usable score")
+    require_finite_scores(name, scores)
     return scores
 
 

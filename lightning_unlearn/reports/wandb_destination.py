@@ -117,7 +117,7 @@ class Destination:
         }
         try:
             run = wandb.init(**arguments, mode=self.mode)
-        except Exception as error:
+        except Exception as error:  # W&B documents none; without a network it raises several kinds
             if self.mode != "online":
                 raise
             self._mode = "offline"  # for the runs to come too: each would wait for the network as long

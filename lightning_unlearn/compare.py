@@ -21,7 +21,7 @@ from lightning_unlearn.remembering import Remembering, remembering_files, remove
 from lightning_unlearn.reports import Report, read_details, write_all
 from lightning_unlearn.reports.wandb_runs import WandbRuns
 from lightning_unlearn.runs import MethodRun, SourceRun
-from lightning_unlearn.surroundings import quiet_lightning
+from lightning_unlearn.surroundings import no_search_for_gpus, quiet_lightning
 from lightning_unlearn.surroundings import threads as torch_threads
 
 __all__ = ["Comparison", "compare"]
@@ -172,6 +172,7 @@ def compare(
     steps = len(seeds) * 2 * (1 + len(runs))
     with (
         torch_threads(threads),
+        no_search_for_gpus(),
         Progress(steps, quiet=quiet or not is_first()) as progress,
         quiet_lightning(),
     ):

@@ -49,7 +49,8 @@ class UnlearningDegree(Evaluator):
     forgot. So the same is measured for a null control, in which nothing was forgotten, with a generator of its
     own that starts from the same weights. Only what the degree exceeds it by speaks of forgetting.
 
-    - ``<name>/degree``: the published score, in [-1, 1]; 0 by construction for the source itself.
+    - ``<name>/degree``: the published score, in [-1, 1]. For the source itself it is 0 whatever is added, so nothing
+      is: no generator is trained, and its perturbation is 0.
     - ``<name>/null``: the same score of the null control.
     - ``<name>/calibrated``: degree − null. 0 or less: nothing is seen of forgetting.
     - ``<name>/source_accuracy_perturbed``: the source's accuracy on D_p.
@@ -105,9 +106,9 @@ class UnlearningDegree(Evaluator):
         *,
         eta: float = 0.03,
         size: float = 0.2,
-        epochs: int = 20,
+        epochs: int = 10,
         batch_size: int = 64,
-        lr: float = 1e-3,
+        lr: float = 3e-3,
         null_epochs: int = 10,
         null_optimizer: OptimizerCallable | None = None,
         tolerance: float = 0.05,
@@ -230,7 +231,15 @@ class UnlearningDegree(Evaluator):
         """Train a generator against two models on D_f, or on as many retained samples, and ask both about D_p."""
         # in float32 whatever the trainer's precision: half precision loses the gradients of sure answers
         source, model = frozen(source).float(), frozen(model).float()
-        generator = self._generator(source, model, stream, audit)
+        inputs = next(self._batches(stream, audit))[0]
+        alike = _same_weights(source, model) and torch.equal(
+            audit.adapter.call(source, inputs), audit.adapter.call(model, inputs)
+        )
+        generator = None
+        if not audit.runtime.all_agree(alike):
+            if audit.runtime.device.type == "cpu":
+                source, model = (_channels_last(copy) for copy in (source, model))
+            generator = self._generator(source, model, inputs.shape[1:], stream, audit)
         clean: list[Tensor] = []
         answers: list[Tensor] = []
         originals: list[Tensor] = []
@@ -240,7 +249,10 @@ class UnlearningDegree(Evaluator):
         targets: list[Tensor] = []
         with torch.no_grad():
             for inputs, target in self._batches(stream, audit):
-                perturbation = self.size * generator(inputs)
+                # whatever is added, one function gives one answer: its degree against itself is 0
+                perturbation = self.size * (
+                    torch.zeros_like(inputs) if generator is None else generator(inputs)
+                )
                 perturbed = inputs + perturbation
                 clean.append(audit.adapter.call(source, inputs))
                 answers.append(
@@ -267,14 +279,17 @@ class UnlearningDegree(Evaluator):
             model_right=(model_logits.argmax(1) == labels).cpu(),
             l2=float(torch.cat(norms).mean()),
             linf=largest,
-            shown=shown if shown.is_image else None,
+            shown=shown if shown.is_image and generator is not None else None,
         )
 
-    def _generator(self, source: nn.Module, model: nn.Module, stream: str, audit: Audit) -> nn.Module:
+    def _generator(
+        self, source: nn.Module, model: nn.Module, shape: torch.Size, stream: str, audit: Audit
+    ) -> nn.Module:
         runtime, adapter = audit.runtime, audit.adapter
-        shape = next(iter(self._batches(stream, audit)))[0].shape[1:]
         with isolated_rng(derive_seed(audit.seed, "generator")):
             generator = perturber_for(shape).to(runtime.device)
+        if runtime.device.type == "cpu":
+            generator = _channels_last(generator)
         optimizer = torch.optim.Adam(generator.parameters(), lr=self.lr)
         generator.train()
         for epoch in range(self.epochs):
@@ -419,6 +434,17 @@ def _grid(shown: _Shown, size: float) -> "Figure":
     if middle is not None:
         figure.colorbar(middle, ax=list(axes[1]), label="input units", pad=0.01)
     return figure
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """Lay convolutions out as a CPU computes them fastest, a third faster than as they come; others stay."""
+    return module.to(memory_format=torch.channels_last)
+
+
+def _same_weights(one: nn.Module, other: nn.Module) -> bool:
+    """Whether two models hold the same parameters and buffers in the same order, whatever they are called."""
+    ours, theirs = ([*module.parameters(), *module.buffers()] for module in (one, other))
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
 def _share(right: Tensor) -> float:

@@ -41,7 +41,7 @@ class ConvPerturber(nn.Module):
         torch.Size([2, 3, 15, 10])
     """
 
-    def __init__(self, channels: int, width: int = 16) -> None:
+    def __init__(self, channels: int, width: int = 8) -> None:
         super().__init__()
         check_positive(channels=channels, width=width)
         self.channels = channels

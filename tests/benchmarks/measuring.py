@@ -81,7 +81,7 @@ class AlternatingEpochs(L.Callback):
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: the issue's point, what was measured, its value, what was aimed at, and whether it is met."""
+    """One figure: the point it belongs to, what was measured, its value, what was aimed at, and whether it is met."""
 
     point: int
     what: str

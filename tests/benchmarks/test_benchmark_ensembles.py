@@ -1,19 +1,18 @@
-"""How much faster an ensemble is trained than the same models one after another in a plain loop.
+"""Point 9: the same models trained one after another in a plain loop, against an ensemble.
 
-Run with ``pytest -n 0 -s tests/benchmarks/test_benchmark_ensembles.py`` on a machine that does nothing else, with
-``OMP_NUM_THREADS`` unset. The plain loop indexes tensors in memory, uses fused optimizers, and has as many threads
-as suit it best: one, or one a core. All ways of a case take turns in one process; printed are medians and ratios.
+The plain loop indexes tensors in memory, uses fused optimizers, and has as many threads as suit it best: one, or one
+a core. Wall-clock time, since an ensemble may use all cores.
 """
 
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from benchmarks.measuring import Table, Turns
 from torch import nn
 
 from lightning_unlearn.data import TensorData
@@ -22,7 +21,6 @@ from lightning_unlearn.ensembles.recipe import first_module
 from lightning_unlearn.ensembles.workers import available_cores
 from lightning_unlearn.models import MLP, LeNet5, ResNet8
 
-ROUNDS = 5
 SAMPLES = 6000
 
 adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
@@ -54,16 +52,6 @@ CASES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _asked_for(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Run only when benchmarks are named on the command line; leave the number of threads as it was."""
-    if not any("benchmark" in argument for argument in request.config.args):
-        pytest.skip("benchmarks run when asked for: pytest -n 0 -s tests/benchmarks")
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-
-
 def plain_loop(recipe: Recipe, data: TensorData, members: list[Member], threads: int) -> None:
     torch.set_num_threads(threads)
     for member in members:
@@ -83,10 +71,11 @@ def ensemble(recipe: Recipe, data: TensorData, members: list[Member], threads: i
     return train_ensemble(recipe, data, members)
 
 
-@pytest.mark.timeout(0)
 @pytest.mark.parametrize("name", CASES)
-def test_an_ensemble_is_not_slower_than_a_plain_loop(name: str) -> None:
-    case, cores = CASES[name], available_cores()
+def test_an_ensemble_is_not_slower_than_a_plain_loop(
+    name: str, interleave: Callable[..., Turns], table: Table
+) -> None:
+    case, cores, threads = CASES[name], available_cores(), torch.get_num_threads()
     generator = torch.Generator().manual_seed(0)
     data = TensorData(
         torch.randn(SAMPLES, *case.shape, generator=generator),
@@ -98,26 +87,27 @@ def test_an_ensemble_is_not_slower_than_a_plain_loop(name: str) -> None:
         Member(torch.randperm(SAMPLES, generator=generator)[:size], seed) for seed in range(case.models)
     ]
     recipe = Recipe(case.build, case.epochs, case.batch_size, case.optimizer)
-    few = members[:1]
-    plain_loop(recipe, data, few, 1)
+    plain_loop(recipe, data, members[:1], 1)
     choice._REMEMBERED.clear()
-    torch.set_num_threads(cores)
-    first = train_ensemble(recipe, data, members)  # measures before it trains
+    start = time.perf_counter()
+    first = ensemble(recipe, data, members, cores)  # measures before it trains
+    with_measuring = time.perf_counter() - start
     arms = {
-        "plain loop, 1 thread": partial(plain_loop, recipe, data, members, 1),
-        "plain loop, a thread a core": partial(plain_loop, recipe, data, members, cores),
+        "one thread": partial(plain_loop, recipe, data, members, 1),
+        "a thread a core": partial(plain_loop, recipe, data, members, cores),
         "ensemble": partial(ensemble, recipe, data, members, cores),
     }
-    seconds: dict[str, list[float]] = {arm: [] for arm in arms}
-    for _ in range(ROUNDS):
-        for arm, run in arms.items():
-            start = time.perf_counter()
-            run()
-            seconds[arm].append(time.perf_counter() - start)
-    medians = {arm: statistics.median(values) for arm, values in seconds.items()}
-    plain = min(value for arm, value in medians.items() if arm != "ensemble")
-    ratio = plain / medians["ensemble"]
-    print(f"\n{name}: {ratio:.2f} times a plain loop; {plain / first.seconds:.2f} with measuring first")
-    print("  " + "; ".join(f"{arm} {value:.2f} s" for arm, value in medians.items()))
-    print(f"  {first.way}; {first.reason}")
-    assert ratio >= case.at_least
+    try:
+        turns = interleave(arms, warmup=0, clock=time.perf_counter)
+    finally:
+        torch.set_num_threads(threads)
+    plain = min((arm for arm in arms if arm != "ensemble"), key=turns.median)
+    assert table.at_least(
+        9,
+        f"{name}: one after another in a plain loop ÷ train_ensemble, {cores} cores, wall-clock time",
+        turns.ratio(plain, "ensemble"),
+        case.at_least,
+        f"{turns.median(plain):.3g} / {turns.median('ensemble'):.3g} s, {plain}, against {first.way}; "
+        f"{turns.spread(plain, 'ensemble')}; {turns.median(plain) / with_measuring:.2f} the first "
+        "time, when the ways are measured",
+    )

@@ -110,6 +110,28 @@ def test_the_source_has_degree_0(null: Any) -> None:
         assert found["null"] == 0.0, "two equal models cannot be told apart on any samples"
 
 
+def test_no_generator_is_trained_against_the_source_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy under another name counts; a model with one other weight, or another function of the same, does not."""
+
+    class Negated(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return -super().forward(x)
+
+    made: list[Any] = []
+    build = room.perturber_for
+    monkeypatch.setattr(room, "perturber_for", lambda shape: made.append(shape) or build(shape))
+    source = Linear(1, 5, 0)
+    found = scores(clone(source), source, signs(), null_control="retain")
+    assert made == []
+    assert (
+        found["degree"] == found["null"] == found["perturbation_linf"] == found["source_accuracy_drop"] == 0.0
+    )
+    for other in (Linear(1, 5, 1e-6), Negated(1, 5, 0)):
+        made.clear()
+        scores(other, source, signs(), null_control=None)
+        assert len(made) == 1
+
+
 def test_a_null_control_equal_to_the_model_takes_all_of_the_degree() -> None:
     model = Linear(1, 5, 0)
     arguments: dict[str, Any] = {"size": 0.5, "eta": 0.3, "epochs": 30, "lr": 0.01, "batch_size": 8}
@@ -139,17 +161,16 @@ def test_the_retain_control_tells_forgetting_from_another_way_to_the_same_answer
 
 
 def test_a_broken_constraint_is_marked(tmp_path: Path) -> None:
-    """Against an equal model with η > 1 the generator can only make both fail, and the source with them."""
-    source = Linear(1, 5, 0)
+    """Against an almost equal model with η > 1 the generator can only make both fail, and the source with them."""
+    source, model = Linear(1, 5, 0), Linear(1, 5.001, 0)
     arguments: dict[str, Any] = {"eta": 5.0, "size": 0.5, "epochs": 30, "lr": 0.01, "dirpath": tmp_path}
-    found = scores(source, source, signs(), null_control=None, **arguments)
+    found = scores(model, source, signs(), null_control=None, **arguments)
     assert found["source_accuracy_drop"] == pytest.approx(1 - found["source_accuracy_perturbed"])
     assert found["source_accuracy_drop"] > 0.5
     assert found["constraint_met"] == 0.0
     assert "eq. 11" in json.loads((tmp_path / "unlearning_degree.json").read_text())["details"]["warning"]
     assert (
-        scores(source, source, signs(), null_control=None, tolerance=1.0, **arguments)["constraint_met"]
-        == 1.0
+        scores(model, source, signs(), null_control=None, tolerance=1.0, **arguments)["constraint_met"] == 1.0
     )
 
 
@@ -158,7 +179,8 @@ def test_a_null_control_that_breaks_the_constraint_is_marked_too() -> None:
     source, constant = Linear(1, 5, 0), Linear(0, 0, 0)  # nothing moves a constant's answer, so eta is idle
     fine = scores(constant, source, signs(), null_control=None, **arguments)
     assert fine["constraint_met"] == 1.0
-    assert scores(constant, source, signs(), null_control=clone(source), **arguments)["constraint_met"] == 0.0
+    almost = Linear(1, 5.001, 0)
+    assert scores(constant, source, signs(), null_control=almost, **arguments)["constraint_met"] == 0.0
 
 
 # ---------------------------------------------------------------------- the null control

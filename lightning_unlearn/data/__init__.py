@@ -9,7 +9,8 @@ from lightning_unlearn.data.digits import Digits
 from lightning_unlearn.data.folder import ImageFolder
 from lightning_unlearn.data.loading import DatasetLoader, Indexed, TensorLoader
 from lightning_unlearn.data.poisoning import Poison
-from lightning_unlearn.data.selection import Classes, ForgetRule, Groups, Ids, RandomFraction, SelectionData
+from lightning_unlearn.data.selection import Classes, ForgetRule, Groups, Ids, RandomFraction
+from lightning_unlearn.data.selection_data import SelectionData
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tabular import Location, Purchase
 from lightning_unlearn.data.tensors import TensorData

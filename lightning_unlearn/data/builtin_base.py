@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.selection import Positions, stratified_draw
+from lightning_unlearn.data.selection import stratified_draw
+from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.data.tensors import TensorData
 
 __all__ = [

@@ -1,8 +1,8 @@
 """The datamodule that splits any project's data for unlearning and serves it as streams; no method is known here."""
 
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -13,37 +13,26 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    DistributedSampler,
-    IterableDataset,
-    RandomSampler,
-    SequentialSampler,
-    Subset,
-    SubsetRandomSampler,
-    TensorDataset,
-)
+from torch.utils.data import Dataset
 
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.columns import attribute_of, attributes_of, targets_of
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
+from lightning_unlearn.data.parts import Part, part_of_dataset, part_of_loader, require_apart, varies
 from lightning_unlearn.data.poisoning import Poison, collate_for, poison
-from lightning_unlearn.data.selection import ForgetRule, SelectionData, as_rule
+from lightning_unlearn.data.selection import ForgetRule, as_rule
+from lightning_unlearn.data.selection_data import SelectionData
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.ledger import Ledger, as_ledger
-from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import default_seed, derive_seed
 
-__all__ = ["StreamConsumer", "UnlearningDataModule"]
+__all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 Stream = Literal["forget", "retain", "train", "nonmember", "shadow", "test"]
 
 _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-_DEFAULT_BATCH_SIZE = 128
 
 
 @runtime_checkable
@@ -62,28 +51,6 @@ class StreamConsumer(Protocol):
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Return which training positions to take for a stream, or None for all of it."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """A dataset and how its owner loads it.
-
-    Attributes:
-        dataset: What is served; the owner's dataset, or the same held as tensors.
-        owner: The owner's dataset, which may know more about its samples.
-    """
-
-    dataset: Dataset[Any]
-    owner: Dataset[Any]
-    batch_size: int
-    collate_fn: Callable[[list[Any]], Any] | None = None
-    num_workers: int = 0
-    persistent_workers: bool = False
-    pin_memory: bool = False
-    worker_init_fn: Callable[[int], None] | None = None
-
-    def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
 
 
 class UnlearningDataModule(L.LightningDataModule):
@@ -184,8 +151,8 @@ class UnlearningDataModule(L.LightningDataModule):
         self.backdoor = backdoor
         self.ledger = as_ledger(ledger)
         self._split: Split | None = None
-        self._train: _Part | None = None
-        self._test: _Part | None = None
+        self._train: Part | None = None
+        self._test: Part | None = None
         self._evaluation: Dataset[Any] | None = evaluation_dataset
         self._inner_setup: set[str] = set()
         self._torn_down = False
@@ -223,7 +190,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def known_targets(self) -> np.ndarray[Any, Any] | None:
         """Return the class of every training sample, ``(N,)``, or None where only the samples themselves tell."""
-        return None if self._train is None else _dataset_targets(self._train.owner, self.adapter)
+        return None if self._train is None else targets_of(self._train.owner, self.adapter)
 
     @property
     def validation_streams(self) -> list[str]:
@@ -256,7 +223,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._test = self._test_part()
         self._evaluation = self.evaluation_dataset
         if self._test is not None:
-            _require_apart(self._train.owner, self._test.owner)
+            require_apart(self._train.owner, self._test.owner)
         if self.evaluation_dataset is not None and len(self.evaluation_dataset) != len(self._train):  # type: ignore[arg-type]
             raise ValueError(
                 f"evaluation_dataset has {len(self.evaluation_dataset)} samples, the training set has "  # type: ignore[arg-type]
@@ -268,7 +235,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 f"datamodule: {self.data_name} gave {split.train_size} training samples when the split was drawn and "
                 f"{len(self._train)} now; its positions would not mean the same samples"
             )
-        if self.evaluation_dataset is None and _is_random(self._train.dataset):
+        if self.evaluation_dataset is None and varies(self._train.dataset):
             rank_zero_warn(
                 f"the training set of {self.data_name} gives another sample each time it is read (augmentation), and "
                 "evaluators would measure that too; pass UnlearningDataModule(evaluation_dataset=...), the same "
@@ -402,7 +369,7 @@ class UnlearningDataModule(L.LightningDataModule):
         assert self._train is not None
         return self._train.batch_size
 
-    def _part(self, stream: str) -> _Part:
+    def _part(self, stream: str) -> Part:
         split = self.split
         origin = {"nonmember": split.nonmember_from, "shadow": split.shadow_from, "test": "test"}
         part = self._train if origin.get(stream, "train") == "train" else self._test
@@ -441,40 +408,26 @@ class UnlearningDataModule(L.LightningDataModule):
             return None
         return loader or None
 
-    def _training_part(self) -> _Part:
+    def _training_part(self) -> Part:
         if isinstance(self.inner, Dataset):
-            return self._checked(
-                _Part(self.inner, self.inner, self.batch_size or _DEFAULT_BATCH_SIZE), "datamodule"
-            )
+            return part_of_dataset(self.inner, self.batch_size, "datamodule")
         loader = self._inner_loader("train_dataloader")
         if loader is None:
             raise ValueError(
                 f"datamodule: {self.data_name} has no train_dataloader, so there is nothing to forget"
             )
-        return self._checked(_part_of(loader, f"{self.data_name}.train_dataloader()"), "datamodule")
+        return part_of_loader(loader, f"{self.data_name}.train_dataloader()")
 
-    def _test_part(self) -> _Part | None:
+    def _test_part(self) -> Part | None:
         if self.test_dataset is not None:
-            part = _Part(self.test_dataset, self.test_dataset, self.batch_size or _DEFAULT_BATCH_SIZE)
-            return self._checked(part, "test_dataset")
+            return part_of_dataset(self.test_dataset, self.batch_size, "test_dataset")
         if isinstance(self.inner, Dataset):
             return None
         self._setup_inner("test")
         for name in ("test_dataloader", "val_dataloader"):
             if (loader := self._inner_loader(name)) is not None:
-                return self._checked(_part_of(loader, f"{self.data_name}.{name}()"), "datamodule")
+                return part_of_loader(loader, f"{self.data_name}.{name}()")
         return None
-
-    @staticmethod
-    def _checked(part: _Part, argument: str) -> _Part:
-        dataset = part.dataset
-        if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-            raise TypeError(
-                f"{argument}: {type(dataset).__name__} cannot be indexed by position, so no sample of it can "
-                "be named and forgotten; give a map-style dataset with __len__ and __getitem__"
-            )
-        held = _as_tensor_data(dataset) if part.collate_fn is None else None
-        return part if held is None else replace(part, dataset=held)
 
     def _obtain_split(self) -> Split:
         assert self._train is not None
@@ -490,7 +443,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 train_size,
                 targets=self._targets,
                 attributes=self._attribute if self.attributes is None else self.attributes,
-                attribute_names=_columns(self._train.owner),
+                attribute_names=attributes_of(self._train.owner),
             ),
             seed=self.seed,
             nonmember=0 if no_source else self.nonmember,
@@ -526,7 +479,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _targets(self) -> np.ndarray[Any, Any]:
         assert self._train is not None
-        targets = _dataset_targets(self._train.owner, self.adapter)
+        targets = targets_of(self._train.owner, self.adapter)
         if targets is None:
             loader = DatasetLoader(
                 self._train.dataset,
@@ -540,13 +493,8 @@ class UnlearningDataModule(L.LightningDataModule):
         return targets
 
     def _attribute(self, name: str) -> Any:
-        """Return a column that the dataset lists, or keeps as a field of that name."""
         assert self._train is not None
-        columns = _columns(self._train.owner)
-        column = columns[name] if name in columns else _field(self._train.owner, name)
-        if column is None:
-            raise KeyError(name)
-        return column
+        return attribute_of(self._train.owner, name)
 
     def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
         """Apply the project's transfer hook, to each stream where there are several."""
@@ -567,141 +515,26 @@ class UnlearningDataModule(L.LightningDataModule):
         return inner(batch, *args)
 
 
+@contextmanager
+def batches_of(data: L.LightningDataModule, size: int | None) -> Iterator[None]:
+    """Have split data serve batches of another size for a while; any other data stays as it is.
+
+    Args:
+        data: The data.
+        size: Samples a process takes each step, >= 1; ``None`` leaves it as it is.
+    """
+    if size is None or not isinstance(data, UnlearningDataModule):
+        yield
+        return
+    before, data.batch_size = data.batch_size, size
+    try:
+        yield
+    finally:
+        data.batch_size = before
+
+
 def _split_files(previous: Any) -> list[str | Path]:
     files = [previous] if isinstance(previous, str | Path) else previous
     if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
         raise TypeError(f"previous must be a split file or a list of split files, got {previous!r}")
     return list(files)
-
-
-def _part_of(loader: Any, where: str) -> _Part:
-    if isinstance(loader, BatchLoader):
-        dataset = loader.dataset
-        if loader.positions is not None:
-            dataset = _subset(dataset, loader.positions)
-        return _Part(
-            dataset,
-            dataset,
-            loader.batch_size,
-            getattr(loader, "collate_fn", None),
-            getattr(loader, "num_workers", 0),
-            getattr(loader, "persistent_workers", False),
-        )
-    if isinstance(loader, list | tuple) and len(loader) == 1:
-        return _part_of(loader[0], where)
-    if not isinstance(loader, DataLoader):
-        raise TypeError(
-            f"{where} gives a {type(loader).__name__}; unlearning needs one DataLoader over one dataset there "
-            "(for the test set, name one with test_dataset=...)"
-        )
-    default = loader.collate_fn is torch.utils.data.default_collate
-    dataset = _sampled(loader, where)
-    return _Part(
-        dataset,
-        dataset,
-        int(loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE),
-        None if default else loader.collate_fn,
-        loader.num_workers,
-        loader.persistent_workers,
-        loader.pin_memory,
-        loader.worker_init_fn,
-    )
-
-
-def _sampled(loader: DataLoader[Any], where: str) -> Dataset[Any]:
-    """Return what a loader really reads: a sampler may leave out part of the dataset."""
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    if isinstance(sampler, SubsetRandomSampler):
-        return Subset(loader.dataset, list(sampler.indices))
-    plain = isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler)
-    if not plain and len(sampler) != len(loader.dataset):  # type: ignore[arg-type]
-        raise TypeError(
-            f"{where} has a {type(sampler).__name__} that takes {len(sampler)} of "  # type: ignore[arg-type]
-            f"{len(loader.dataset)} samples; which ones cannot be known, so give it a Subset of the dataset instead"  # type: ignore[arg-type]
-        )
-    if not plain:
-        rank_zero_warn(
-            f"the order of {where}'s {type(sampler).__name__} is not kept: unlearning serves its own"
-        )
-    return loader.dataset
-
-
-def _require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
-    """Refuse a test set that shares samples with the training set; they would be no non-members."""
-    (base, chosen), (other, others) = _base(train), _base(test)
-    if base is other and len(shared := np.intersect1d(chosen, others)):
-        raise ValueError(
-            f"datamodule: {len(shared)} samples are in the training set and in the test set (positions "
-            f"{shared[:5].tolist()} ... of one dataset); take them out of one of the two"
-        )
-
-
-def _base(dataset: Dataset[Any]) -> tuple[Dataset[Any], np.ndarray[Any, Any]]:
-    if isinstance(dataset, Subset):
-        base, positions = _base(dataset.dataset)
-        return base, positions[np.asarray(dataset.indices)]
-    return dataset, np.arange(len(dataset))  # type: ignore[arg-type]
-
-
-def _is_random(dataset: Dataset[Any]) -> bool:
-    """Whether reading a sample twice gives two different ones."""
-    if isinstance(dataset, TensorData):
-        return False
-    readings: list[list[Any]] = []
-    for seed in range(2):
-        with isolated_rng(seed):
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  the legacy state is what transforms draw from
-            readings.append([part for part in tree_leaves(dataset[0]) if isinstance(part, Tensor)])
-    return not all(torch.equal(a, b) for a, b in zip(*readings, strict=False))
-
-
-def _subset(dataset: Dataset[Any], positions: Tensor) -> Dataset[Any]:
-    if isinstance(dataset, TensorData):
-        return dataset.subset(positions)
-    return Subset(dataset, positions.tolist())
-
-
-def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
-    """Return the dataset as tensors in memory if it already is that, else None."""
-    if isinstance(dataset, TensorData):
-        return dataset
-    if type(dataset) is Subset:  # a subclass may transform its samples
-        whole = _as_tensor_data(dataset.dataset)
-        return None if whole is None else whole.subset(torch.as_tensor(dataset.indices))
-    if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].ndim == 1:
-        inputs, targets = dataset.tensors
-        return TensorData(inputs, targets) if not targets.is_floating_point() else None
-    return None
-
-
-def _dataset_targets(dataset: Dataset[Any], adapter: Adapter) -> np.ndarray[Any, Any] | None:
-    """Return the class of every sample without reading the samples, or None if the dataset does not offer it."""
-    if isinstance(dataset, Subset):
-        whole = _dataset_targets(dataset.dataset, adapter)
-        return None if whole is None else whole[np.asarray(dataset.indices)]
-    if type(dataset) is TensorDataset:
-        place = 1 if adapter.targets is None else adapter.targets
-        found = [dataset.tensors[place]] if isinstance(place, int) and place < len(dataset.tensors) else []
-    else:
-        found = [getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)]
-    for targets in map(np.asarray, found):
-        if targets.shape == (len(dataset),) and np.issubdtype(targets.dtype, np.integer):  # type: ignore[arg-type]
-            return targets
-    return None
-
-
-def _columns(dataset: Dataset[Any]) -> Mapping[str, Any]:
-    if isinstance(dataset, Subset):
-        places = np.asarray(dataset.indices)
-        return {name: np.asarray(column)[places] for name, column in _columns(dataset.dataset).items()}
-    attributes = getattr(dataset, "attributes", None)
-    return attributes if isinstance(attributes, Mapping) else {}
-
-
-def _field(dataset: Dataset[Any], name: str) -> Any:
-    if isinstance(dataset, Subset):
-        whole = _field(dataset.dataset, name)
-        return None if whole is None else np.asarray(whole)[np.asarray(dataset.indices)]
-    column = getattr(dataset, name, None) if name.isidentifier() else None
-    return None if callable(column) else column

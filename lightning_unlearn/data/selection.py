@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+from lightning_unlearn.data.id_files import read_ids, require_id_file, shown, typed_ids
+from lightning_unlearn.data.numbering import group_numbers, places_among, small_codes
+from lightning_unlearn.data.selection_data import Positions, SelectionData
 
 __all__ = [
     "Classes",
@@ -28,147 +28,6 @@ __all__ = [
     "select",
     "stratified_draw",
 ]
-
-Positions: TypeAlias = npt.NDArray[np.int64]
-
-_SHOWN = 5  # offending values that a message quotes
-_ID_SUFFIXES = (".csv", ".json", ".txt")
-_COLUMNS_SHOWN = 8
-_CELL_SHOWN = 40  # characters of it
-# as many digits as int64 has; int() alone would read 1_0 and ٣ too
-_INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
-_POSITION_HEADERS = ("id", "ids", "index", "position", "positions")
-
-
-class SelectionData:
-    """What a forget rule may look at: the size of the training set, its targets and its attributes.
-
-    Targets and attributes may be given as functions; they are called at most once, and only if a rule asks.
-
-    Args:
-        n: Number of samples in the training set.
-        targets: Class of every sample, shape ``(n,)``, or a function that returns it; None where the dataset
-            has no targets.
-        attributes: Per-sample columns by name, each of shape ``(n,)``, or a function that returns the column
-            of a name and raises KeyError for a name it does not know.
-        attribute_names: Names that such a function knows, for messages; taken from a mapping by itself.
-        rng: Source of randomness.
-        excluded: Positions that no rule may choose, shape ``(M,)``: samples forgotten earlier.
-
-    Example:
-        >>> data = SelectionData(4, targets=[0, 1, 1, 0], attributes={"age": [30, 20, 25, 40]}, excluded=[0])
-        >>> data.targets, data.attribute("age").tolist(), data.available.tolist()
-        (array([0, 1, 1, 0]), [30, 20, 25, 40], [1, 2, 3])
-    """
-
-    def __init__(
-        self,
-        n: int,
-        *,
-        targets: npt.ArrayLike | Tensor | Callable[[], Any] | None = None,
-        attributes: Mapping[str, Any] | Callable[[str], Any] | None = None,
-        attribute_names: Iterable[str] = (),
-        rng: np.random.Generator | None = None,
-        excluded: npt.ArrayLike | None = None,
-    ) -> None:
-        if n < 1:
-            raise ValueError(f"n must be the size of a training set with at least one sample, got {n}")
-        self.n = int(n)
-        self.rng = np.random.default_rng() if rng is None else rng
-        self._targets: Any = targets
-        self._source = attributes
-        self._names = sorted(attributes if isinstance(attributes, Mapping) else attribute_names)
-        self._columns: dict[str, npt.NDArray[Any]] = {}
-        self._free: npt.NDArray[np.bool_] | None = None
-        if excluded is not None and np.size(excluded):
-            self._free = np.ones(self.n, dtype=np.bool_)
-            self._free[np.asarray(excluded)] = False
-
-    def with_(self, *, rng: np.random.Generator, excluded: npt.ArrayLike) -> SelectionData:
-        """Return the same data with another source of randomness and other positions excluded."""
-        return SelectionData(
-            self.n,
-            targets=self._targets,
-            attributes=self._source,
-            attribute_names=self._names,
-            rng=rng,
-            excluded=excluded,
-        )
-
-    @property
-    def targets(self) -> npt.NDArray[np.int64] | None:
-        """Class of every training sample, shape ``(n,)``, or None where the dataset has no targets."""
-        if callable(self._targets):
-            self._targets = self._targets()
-        if self._targets is None:
-            return None
-        targets = self._checked("targets", self._targets)
-        if not np.issubdtype(targets.dtype, np.integer):
-            raise ValueError(f"targets must be class indices (integers), got dtype {targets.dtype}")
-        self._targets = targets
-        return targets
-
-    @property
-    def attribute_names(self) -> list[str]:
-        """Names of the attributes that the dataset offers, sorted."""
-        return self._names
-
-    @property
-    def available(self) -> Positions:
-        """Positions that a rule may choose, sorted: all but the excluded ones."""
-        if self._free is None:
-            return np.arange(self.n, dtype=np.int64)
-        return np.flatnonzero(self._free)
-
-    @property
-    def is_available(self) -> npt.NDArray[np.bool_]:
-        """Whether a rule may choose each sample, shape ``(n,)``."""
-        return np.ones(self.n, dtype=np.bool_) if self._free is None else self._free
-
-    @property
-    def n_available(self) -> int:
-        """Number of positions that a rule may choose."""
-        return self.n if self._free is None else int(np.count_nonzero(self._free))
-
-    def attribute(self, name: str) -> npt.NDArray[Any]:
-        """Return the per-sample column ``name``, shape ``(n,)``.
-
-        Raises:
-            ValueError: If the dataset has no such attribute; the message lists those it has.
-        """
-        if name not in self._columns:
-            try:
-                if self._source is None:
-                    raise KeyError(name)
-                value = self._source[name] if isinstance(self._source, Mapping) else self._source(name)
-            except KeyError as error:
-                offered = ", ".join(map(repr, self.attribute_names)) or "none"
-                raise ValueError(
-                    f"the training data have no attribute {name!r}; they offer: {offered}. Name one of "
-                    "these, or give the dataset an `attributes` mapping with one value per sample"
-                ) from error
-            self._columns[name] = self._checked(f"attribute {name!r}", value)
-        return self._columns[name]
-
-    def unavailable(self, positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return those of ``positions`` (all in ``[0, n)``) that no rule may choose."""
-        return positions[:0] if self._free is None else positions[~self._free[positions]]
-
-    def pick(self, ranks: npt.NDArray[Any]) -> Positions:
-        """Return ``available[ranks]``, without building ``available`` where that is not needed."""
-        return np.asarray(ranks, dtype=np.int64) if self._free is None else self.available[ranks]
-
-    def of_available(self, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the entries of a per-sample column that belong to available samples, in order."""
-        return column if self._free is None else column[self._free]
-
-    def _checked(self, name: str, value: Any) -> npt.NDArray[Any]:
-        column = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        if column.shape != (self.n,):
-            raise ValueError(
-                f"{name} must have one value for each of the {self.n} samples, got shape {column.shape}"
-            )
-        return column
 
 
 class ForgetRule(ABC):
@@ -199,7 +58,7 @@ def stratified_draw(targets: npt.NDArray[Any], size: int, rng: np.random.Generat
     """
     if not 0 <= size <= len(targets):
         raise ValueError(f"size must lie in [0, {len(targets)}], the number of samples, got {size}")
-    codes = _small_codes(targets)
+    codes = small_codes(targets)
     counts = np.bincount(codes)
     shares = counts * (size / max(len(targets), 1))
     taken = np.floor(shares).astype(np.int64)
@@ -213,42 +72,6 @@ def stratified_draw(targets: npt.NDArray[Any], size: int, rng: np.random.Generat
         if take
     ]
     return np.sort(np.concatenate([np.empty(0, dtype=np.int64), *drawn]))
-
-
-def _small_codes(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Number the values from 0; in 16 bits where they fit, which numpy sorts by radix, ten times faster."""
-    low = int(values.min()) if len(values) else 0
-    span = int(values.max()) - low if len(values) else 0
-    if span <= np.iinfo(np.uint16).max:
-        return (values - low).astype(np.uint16)
-    return np.unique(values, return_inverse=True)[1]
-
-
-def _lookup(ids: npt.NDArray[Any], values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Return where each value would be inserted among sorted ids."""
-    if values.dtype.kind != "U":
-        return np.searchsorted(ids, values)
-    # Strings are looked up in order: neighbouring searches read the same memory, which makes up for the sorting.
-    order = np.argsort(values)
-    places = np.empty(len(values), dtype=np.int64)
-    places[order] = np.searchsorted(ids, values[order])
-    return places
-
-
-def _group_numbers(values: npt.NDArray[Any]) -> tuple[int, npt.NDArray[np.int64]]:
-    """Return how many different values there are, and the rank of each sample's among them.
-
-    Integers that span no more numbers than there are samples are counted, ten times faster than sorting.
-    """
-    if np.issubdtype(values.dtype, np.integer) and len(values):
-        low, high = int(values.min()), int(values.max())
-        if high - low < len(values) and high <= np.iinfo(np.int64).max:
-            shifted = values.astype(np.int64, copy=False) - low
-            occurs = np.zeros(high - low + 1, dtype=np.bool_)
-            occurs[shifted] = True
-            return int(occurs.sum()), (np.cumsum(occurs) - 1)[shifted]
-    groups, group_of = np.unique(values, return_inverse=True)
-    return len(groups), group_of
 
 
 @dataclass(frozen=True)
@@ -320,8 +143,8 @@ class Classes(ForgetRule):
         absent = np.setdiff1d(self._wanted, targets)
         if len(absent):
             raise ValueError(
-                f"classes {_shown(absent)} have no samples that can be forgotten; the classes present are "
-                f"{_shown(np.unique(targets), limit=20)}"
+                f"classes {shown(absent)} have no samples that can be forgotten; the classes present are "
+                f"{shown(np.unique(targets), limit=20)}"
             )
         return data.pick(np.flatnonzero(np.isin(targets, self._wanted)))
 
@@ -355,17 +178,8 @@ class Ids(ForgetRule):
     column: str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.ids, str | Path):
-            return
-        path = Path(self.ids)
-        if path.suffix.lower() not in _ID_SUFFIXES:
-            raise ValueError(
-                f"ids must be a list of ids or the path of a {', '.join(_ID_SUFFIXES)} file, got {self.ids!r}"
-            )
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"ids: no such file {path.resolve()}; give the path of an existing file of ids"
-            )
+        if isinstance(self.ids, str | Path):
+            require_id_file(self.ids)
 
     @property
     def _origin(self) -> str:
@@ -382,7 +196,7 @@ class Ids(ForgetRule):
         outside = ids[(ids < 0) | (ids >= data.n)]
         if len(outside):
             raise ValueError(
-                f"{self._origin}: {len(outside)} ids are out of range: {_shown(outside)}. Without `column` "
+                f"{self._origin}: {len(outside)} ids are out of range: {shown(outside)}. Without `column` "
                 f"ids are positions in the training set, 0 to {data.n - 1}; where they are values of an "
                 f"attribute, name it in `column` (offered: {data.attribute_names})"
             )
@@ -396,7 +210,7 @@ class Ids(ForgetRule):
         if not len(ids):
             return np.empty(0, dtype=np.int64)
         # Every sample looks its value up among the sorted ids: n log(ids), no table over all values.
-        nearest = np.minimum(_lookup(ids, values), len(ids) - 1)
+        nearest = places_among(ids, values)
         found = ids[nearest] == values
         occurs = np.zeros(len(ids), dtype=np.bool_)
         occurs[nearest[found]] = True
@@ -404,7 +218,7 @@ class Ids(ForgetRule):
         if len(unknown):
             raise ValueError(
                 f"{self._origin}: {len(unknown)} ids do not occur in attribute {self.column!r} of the "
-                f"training data: {_shown(unknown)}. Its values look like {_shown(values)}; remove or "
+                f"training data: {shown(unknown)}. Its values look like {shown(values)}; remove or "
                 "correct these ids"
             )
         # Of a person whose samples were in part forgotten or held out before, the others remain to be
@@ -420,7 +234,7 @@ class Ids(ForgetRule):
         repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
         if len(repeated):
             raise ValueError(
-                f"{self._origin}: {len(repeated)} ids are repeated: {_shown(repeated)}. Name every id once "
+                f"{self._origin}: {len(repeated)} ids are repeated: {shown(repeated)}. Name every id once "
                 "(a repeated id is often a request that was merged wrongly)"
             )
         return ids
@@ -428,33 +242,8 @@ class Ids(ForgetRule):
     def _read(self, *, integers: bool) -> npt.NDArray[Any]:
         """Read the ids as ``int64`` or as strings, shape ``(M,)``."""
         if not isinstance(self.ids, str | Path):
-            return _typed_ids(self.ids, integers=integers, origin=self._origin)
-        try:
-            return self._read_file(Path(self.ids), integers=integers)
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{self._origin} is not text in UTF-8 ({error.reason} at byte {error.start}); save it anew in that "
-                'encoding, which spreadsheets call "CSV UTF-8"'
-            ) from error
-
-    def _read_file(self, path: Path, *, integers: bool) -> npt.NDArray[Any]:
-        if path.suffix.lower() == ".json":
-            text = path.read_text(encoding="utf-8-sig")
-            try:
-                values = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(
-                    f"{self._origin} is not valid JSON: {error}; it must be one list of ids"
-                ) from error
-            if not isinstance(values, list):
-                raise ValueError(
-                    f"{self._origin} must hold one list of ids, got a JSON {type(values).__name__}"
-                )
-            return _typed_ids(values, integers=integers, origin=self._origin)
-        layout = _CsvLayout()
-        if path.suffix.lower() == ".csv":
-            layout = _csv_layout(path, self.column, integers=integers)
-        return _read_column(path, layout, integers=integers)
+            return typed_ids(self.ids, integers=integers, origin=self._origin)
+        return read_ids(self.ids, self.column, integers=integers)
 
 
 @dataclass(frozen=True)
@@ -495,7 +284,7 @@ class Groups(ForgetRule):
 
     def __call__(self, data: SelectionData) -> Positions:
         """Draw the groups and find their available samples."""
-        groups, group_of = _group_numbers(data.of_available(data.attribute(self.attribute)))
+        groups, group_of = group_numbers(data.of_available(data.attribute(self.attribute)))
         log_weights = np.zeros(groups)
         if self.skew_by is not None:
             log_weights -= self.skew * self._scores(data, group_of)
@@ -616,19 +405,19 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
         repeated = np.unique(chosen[1:][chosen[1:] == chosen[:-1]])
         if len(repeated):
             raise ValueError(
-                f"{name} chose {len(repeated)} positions more than once: {_shown(repeated)}; choose each once"
+                f"{name} chose {len(repeated)} positions more than once: {shown(repeated)}; choose each once"
             )
     outside = chosen[(chosen < 0) | (chosen >= data.n)]
     if len(outside):
         raise ValueError(
-            f"{name} chose positions outside the training set: {_shown(outside)}; they must lie in [0, "
+            f"{name} chose positions outside the training set: {shown(outside)}; they must lie in [0, "
             f"{data.n})"
         )
     taken = data.unavailable(chosen)
     if len(taken):
         raise ValueError(
             f"{name} chose {len(taken)} samples that cannot be forgotten again, since the source model was "
-            f"not trained on them: {_shown(taken)}. Leave out what an earlier request removed (a function "
+            f"not trained on them: {shown(taken)}. Leave out what an earlier request removed (a function "
             "finds the rest in `data.available`)"
         )
     if len(chosen) == data.n_available:
@@ -647,102 +436,3 @@ def _check_fraction(name: str, value: float) -> None:
 def _share(fraction: float, total: int) -> int:
     """Return the rounded share, which is never nothing and, of two or more, never all."""
     return max(1, min(round(fraction * total), total - 1))
-
-
-def _shown(values: npt.NDArray[Any], limit: int = _SHOWN) -> str:
-    text = ", ".join(repr(value) for value in values[:limit].tolist())
-    return f"{text}, … ({len(values)} in all)" if len(values) > limit else text
-
-
-def _typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
-    ids = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if ids.ndim != 1:
-        raise ValueError(f"{origin} must be one flat list of ids, got an array of shape {ids.shape}")
-    if ids.size == 0:
-        return np.empty(0, dtype=np.int64 if integers else np.str_)
-    if ids.dtype == np.bool_:
-        raise ValueError(
-            f"{origin} is a boolean mask; give positions instead, for instance np.flatnonzero(mask)"
-        )
-    if not integers:
-        return ids.astype(np.str_)
-    if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(
-            f"{origin} must be integers, got {ids.dtype} such as {_shown(ids)}; where they are values of an "
-            "attribute of the data, name it in `column`"
-        )
-    return ids.astype(np.int64)
-
-
-@dataclass(frozen=True)
-class _CsvLayout:
-    """Where the ids of a text file stand; no delimiter and no column for a plain list, one id a line."""
-
-    index: int = 0
-    width: int = 1
-    header_rows: int = 0
-    delimiter: str | None = None
-
-
-def _csv_layout(path: Path, column: str | None, *, integers: bool) -> _CsvLayout:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        first_line = file.readline()
-    delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
-    cells = [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
-    wanted = [column] if column is not None else list(_POSITION_HEADERS)
-    named = [
-        index for index, cell in enumerate(cells) if (cell if column is not None else cell.lower()) in wanted
-    ]
-    if len(named) == 1:
-        return _CsvLayout(named[0], len(cells), 1, delimiter)
-    if len(cells) > 1:
-        raise ValueError(
-            f"ids file {path} has {len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the "
-            f"ids; head one of them {' or '.join(map(repr, wanted))}, or keep only the column of ids"
-        )
-    is_header = integers and not _is_integer("".join(cells))
-    return _CsvLayout(0, 1, int(is_header), delimiter)
-
-
-def _is_integer(text: str) -> bool:
-    return _INTEGER.fullmatch(text) is not None
-
-
-def _read_column(path: Path, layout: _CsvLayout, *, integers: bool) -> npt.NDArray[Any]:
-    """Read the ids of a text file.
-
-    Not by :func:`numpy.loadtxt`: with odd files it has crashed the process (a fuzz test under NumPy 2.4.6).
-    """
-    advice = "Write one id per line; where ids are values of an attribute of the data, name it in `column`"
-    try:
-        cells = _cells(path, layout)
-    except csv.Error as error:
-        raise ValueError(f"ids file {path} could not be read as CSV: {error}. {advice}") from error
-    if not integers:
-        return np.asarray(cells, dtype=np.str_)
-    wrong = next((cell for cell in cells if not _is_integer(cell)), None)
-    if wrong is not None and layout.delimiter is None and len(wrong.split()) > 1:
-        raise ValueError(f"ids file {path} has {len(wrong.split())} values in a line; write one id per line")
-    try:
-        if wrong is not None:
-            raise OverflowError(f"{wrong[:_CELL_SHOWN]!r} is none")
-        return np.asarray([int(cell) for cell in cells], dtype=np.int64)
-    except OverflowError as error:
-        raise ValueError(f"ids file {path} could not be read as integer ids: {error}. {advice}") from error
-
-
-def _cells(path: Path, layout: _CsvLayout) -> list[str]:
-    """Read the column of a text file, blank lines left out."""
-    if layout.delimiter is None:
-        with path.open(encoding="utf-8-sig") as file:
-            return [cell for line in file if (cell := line.strip())]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=layout.delimiter, strict=True)
-        cells: list[str] = []
-        for row in islice(rows, layout.header_rows, None):
-            if not any(cell.strip() for cell in row):
-                continue
-            if len(row) != layout.width:
-                raise csv.Error(f"line {rows.line_num} has {len(row)} cells, the first line {layout.width}")
-            cells.append(row[layout.index].strip())
-        return cells

@@ -15,7 +15,8 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from lightning_unlearn.data.selection import ForgetLike, Positions, SelectionData, as_rule, select
+from lightning_unlearn.data.selection import ForgetLike, as_rule, select
+from lightning_unlearn.data.selection_data import Positions, SelectionData
 
 __all__ = ["Origin", "Split", "make_split"]
 

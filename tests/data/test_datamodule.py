@@ -1,5 +1,6 @@
 """Wrapping a project's data: streams, splits, hooks and what is refused."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ from toys import (
 )
 
 from lightning_unlearn.data import Adapter, Classes, DatasetLoader, TensorLoader, UnlearningDataModule
+from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.methods import ReferenceKL, Retrain
 
 
@@ -62,6 +64,23 @@ def test_streams_hold_exactly_their_samples() -> None:
     shuffled = rows(data.loader("retain", train=True))
     assert not torch.equal(shuffled, x[split.retain])
     assert sorted(shuffled.flatten().tolist()) == sorted(x[split.retain].flatten().tolist())
+
+
+def test_batches_have_another_size_only_for_a_while() -> None:
+    data = ready(UnlearningDataModule(train_set(), 0.2, batch_size=8))
+
+    def sizes() -> set[int]:
+        return {len(batch[0]) for batch in data.loader("retain", train=True)}
+
+    for size, largest in ((3, 3), (None, 8)):
+        with suppress(ZeroDivisionError), batches_of(data, size):
+            assert max(sizes()) == largest
+            raise ZeroDivisionError
+        assert max(sizes()) == data.batch_size == 8
+    plain = PlainData()
+    before = dict(vars(plain))
+    with batches_of(plain, 3):
+        assert vars(plain) == before
 
 
 def test_a_projects_datamodule_gives_dataset_batch_size_and_collate_function() -> None:

@@ -19,7 +19,6 @@ from lightning_unlearn.data.selection import (
     Ids,
     RandomFraction,
     SelectionData,
-    _group_numbers,
     as_rule,
     select,
     stratified_draw,
@@ -161,6 +160,7 @@ def write(path: Path, text: str) -> Path:
         ("ids.csv", "\ufeffid,name\n7,ann\n3,bob\n12,eve\n"),
         ("ids.CSV", 'name;"Position"\n"ann; old";7\nbob;3\neve;"12"\n'),
         ("ids.csv", ",index\r\n0,7\r\n1,3\r\n2,12\r\n"),
+        ("ids.csv", "id,why\n7,moved\n,\n\n3,\n12,left\n , \n"),
     ],
 )
 def test_files_of_positions(tmp_path, name, text):
@@ -232,6 +232,8 @@ def test_a_person_in_part_excluded_is_forgotten_in_the_rest_and_one_wholly_exclu
         ("ids.csv", "3,100\n4,2\n", r"2 columns.*'3', '100'.*not clear which"),
         ("ids.csv", "user,age\nann,3\n", r"'user', 'age'.*not clear which"),
         ("ids.csv", "id,position\n1,3\n", "not clear which"),
+        ("ids.csv", "id,why\n3,moved\n4\n", "line 3 has 1 cells, the first line 2"),
+        ("ids.csv", "id,why\n3,moved\n,left\n", r"could not be read as integer ids: '' is none"),
         ("ids.json", '{"ids": [1]}', "one list of ids, got a JSON dict"),
         ("ids.json", "[1, 2", "not valid JSON"),
         ("ids.json", "[1, 2.5]", "must be integers, got float64"),
@@ -279,26 +281,6 @@ def test_groups_are_taken_whole():
     inside, outside = set(users[chosen]), set(np.delete(users, chosen))
     assert len(inside) == 5
     assert not inside & outside
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        np.array([3, 9, 3, 5]),
-        np.array([-128, 127, 0] * 100, dtype=np.int8),
-        np.array([2**64 - 1, 2**64 - 3, 2**64 - 1], dtype=np.uint64),
-        np.array([10**12, -5, 10**12]),
-        np.array(["b", "a", "b"]),
-        np.array([0.5, -1.0, 0.5]),
-        np.array([], dtype=np.int64),
-    ],
-    ids=lambda values: f"{values.dtype}-{len(values)}",
-)
-def test_groups_are_numbered_in_order(values):
-    groups, group_of = _group_numbers(values)
-    different, expected = np.unique(values, return_inverse=True)
-    assert groups == len(different)
-    assert group_of.tolist() == expected.tolist()
 
 
 def test_at_least_one_group_is_taken():

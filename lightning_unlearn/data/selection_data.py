@@ -1,0 +1,145 @@
+"""What a forget rule may look at: size, targets and attributes of a training set; chooses no sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+__all__ = ["Positions", "SelectionData"]
+
+Positions: TypeAlias = npt.NDArray[np.int64]
+
+
+class SelectionData:
+    """What a forget rule may look at: the size of the training set, its targets and its attributes.
+
+    Targets and attributes may be given as functions; they are called at most once, and only if a rule asks.
+
+    Args:
+        n: Number of samples in the training set.
+        targets: Class of every sample, shape ``(n,)``, or a function that returns it; None where the dataset
+            has no targets.
+        attributes: Per-sample columns by name, each of shape ``(n,)``, or a function that returns the column
+            of a name and raises KeyError for a name it does not know.
+        attribute_names: Names that such a function knows, for messages; taken from a mapping by itself.
+        rng: Source of randomness.
+        excluded: Positions that no rule may choose, shape ``(M,)``: samples forgotten earlier.
+
+    Example:
+        >>> data = SelectionData(4, targets=[0, 1, 1, 0], attributes={"age": [30, 20, 25, 40]}, excluded=[0])
+        >>> data.targets, data.attribute("age").tolist(), data.available.tolist()
+        (array([0, 1, 1, 0]), [30, 20, 25, 40], [1, 2, 3])
+    """
+
+    def __init__(
+        self,
+        n: int,
+        *,
+        targets: npt.ArrayLike | Tensor | Callable[[], Any] | None = None,
+        attributes: Mapping[str, Any] | Callable[[str], Any] | None = None,
+        attribute_names: Iterable[str] = (),
+        rng: np.random.Generator | None = None,
+        excluded: npt.ArrayLike | None = None,
+    ) -> None:
+        if n < 1:
+            raise ValueError(f"n must be the size of a training set with at least one sample, got {n}")
+        self.n = int(n)
+        self.rng = np.random.default_rng() if rng is None else rng
+        self._targets: Any = targets
+        self._source = attributes
+        self._names = sorted(attributes if isinstance(attributes, Mapping) else attribute_names)
+        self._columns: dict[str, npt.NDArray[Any]] = {}
+        self._free: npt.NDArray[np.bool_] | None = None
+        if excluded is not None and np.size(excluded):
+            self._free = np.ones(self.n, dtype=np.bool_)
+            self._free[np.asarray(excluded)] = False
+
+    def with_(self, *, rng: np.random.Generator, excluded: npt.ArrayLike) -> SelectionData:
+        """Return the same data with another source of randomness and other positions excluded."""
+        return SelectionData(
+            self.n,
+            targets=self._targets,
+            attributes=self._source,
+            attribute_names=self._names,
+            rng=rng,
+            excluded=excluded,
+        )
+
+    @property
+    def targets(self) -> npt.NDArray[np.int64] | None:
+        """Class of every training sample, shape ``(n,)``, or None where the dataset has no targets."""
+        if callable(self._targets):
+            self._targets = self._targets()
+        if self._targets is None:
+            return None
+        targets = self._checked("targets", self._targets)
+        if not np.issubdtype(targets.dtype, np.integer):
+            raise ValueError(f"targets must be class indices (integers), got dtype {targets.dtype}")
+        self._targets = targets
+        return targets
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """Names of the attributes that the dataset offers, sorted."""
+        return self._names
+
+    @property
+    def available(self) -> Positions:
+        """Positions that a rule may choose, sorted: all but the excluded ones."""
+        if self._free is None:
+            return np.arange(self.n, dtype=np.int64)
+        return np.flatnonzero(self._free)
+
+    @property
+    def is_available(self) -> npt.NDArray[np.bool_]:
+        """Whether a rule may choose each sample, shape ``(n,)``."""
+        return np.ones(self.n, dtype=np.bool_) if self._free is None else self._free
+
+    @property
+    def n_available(self) -> int:
+        """Number of positions that a rule may choose."""
+        return self.n if self._free is None else int(np.count_nonzero(self._free))
+
+    def attribute(self, name: str) -> npt.NDArray[Any]:
+        """Return the per-sample column ``name``, shape ``(n,)``.
+
+        Raises:
+            ValueError: If the dataset has no such attribute; the message lists those it has.
+        """
+        if name not in self._columns:
+            try:
+                if self._source is None:
+                    raise KeyError(name)
+                value = self._source[name] if isinstance(self._source, Mapping) else self._source(name)
+            except KeyError as error:
+                offered = ", ".join(map(repr, self.attribute_names)) or "none"
+                raise ValueError(
+                    f"the training data have no attribute {name!r}; they offer: {offered}. Name one of "
+                    "these, or give the dataset an `attributes` mapping with one value per sample"
+                ) from error
+            self._columns[name] = self._checked(f"attribute {name!r}", value)
+        return self._columns[name]
+
+    def unavailable(self, positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return those of ``positions`` (all in ``[0, n)``) that no rule may choose."""
+        return positions[:0] if self._free is None else positions[~self._free[positions]]
+
+    def pick(self, ranks: npt.NDArray[Any]) -> Positions:
+        """Return ``available[ranks]``, without building ``available`` where that is not needed."""
+        return np.asarray(ranks, dtype=np.int64) if self._free is None else self.available[ranks]
+
+    def of_available(self, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the entries of a per-sample column that belong to available samples, in order."""
+        return column if self._free is None else column[self._free]
+
+    def _checked(self, name: str, value: Any) -> npt.NDArray[Any]:
+        column = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        if column.shape != (self.n,):
+            raise ValueError(
+                f"{name} must have one value for each of the {self.n} samples, got shape {column.shape}"
+            )
+        return column

@@ -1,13 +1,9 @@
-"""The course of a comparison: which model is trained and audited when, and what of it stands finished."""
+"""The course of a comparison: which model is trained and audited when; its folders know what stands finished."""
 
 import copy
-import hashlib
-import json
-import shutil
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -18,13 +14,14 @@ from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from lightning_unlearn.callbacks import Evaluator, ManyModels
+from lightning_unlearn.callbacks import Evaluator, ManyModels, MembershipInference
 from lightning_unlearn.callbacks.populations import Kinds, Populations
-from lightning_unlearn.callbacks.watching import WatchRecorder, read_watched
+from lightning_unlearn.callbacks.watching import WatchRecorder
 from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import acceleration
-from lightning_unlearn.io import write_json_atomic
+from lightning_unlearn.identity import canonical, evaluator_settings, file_hash, hyper_parameters, part_hash
 from lightning_unlearn.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.export import write_export
@@ -35,6 +32,7 @@ from lightning_unlearn.processes import decided, is_first, shared
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.run_facts import RunFacts
+from lightning_unlearn.run_folder import RunFolder, claim
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.seeding import derive_seed
 from lightning_unlearn.surroundings import seeded
@@ -51,10 +49,7 @@ _AUDIT_TRAINER_KEYS = (
     "plugins",
     "deterministic",
 )
-_WATCHED = "watched.json"
 _LIMITS = {"max_epochs", "max_steps", "max_time", "fast_dev_run"}
-# what a comparison itself sets on an evaluator, and so no setting of it
-_ASSIGNED = {"dirpath", "error", "retrained", "source"}
 _TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_checkpointing": False,
     "enable_model_summary": False,
@@ -160,15 +155,15 @@ class Pipeline:
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             self.data.order_seed = own
             watchers = {key: watcher for key, (_, watcher) in watched.items()}
-            recorder = WatchRecorder(self._run_folder(name, seed) / _WATCHED, watchers)
+            recorder = WatchRecorder(self._run_folder(name, seed).watched, watchers)
             looking = [*watchers.values(), recorder] if watchers else []
             trainer = self._trainer(name, seed, run.trainer, [progress.epochs(), *looking])
-            with _batches_of(self.data, run.batch_size):
+            with batches_of(self.data, run.batch_size):
                 trainer.fit(method, self.data)
             return cast(UnlearningModule, method).model, _times(trainer)
 
         # what is watched decides no weight, but a run that was not watched has nothing to show
-        settings = [_settings(evaluator) for evaluator, _ in watched.values()]
+        settings = [evaluator_settings(evaluator) for evaluator, _ in watched.values()]
         return self._part(name, seed, own, progress, lambda: run.method(source), train, settings)
 
     def _part(
@@ -183,35 +178,25 @@ class Pipeline:
     ) -> nn.Module | None:
         """Train one model and export it, or take the one that stands in its folder; then load it from there."""
         folder = self._run_folder(name, seed)
-        checkpoint, record = folder / "model.ckpt", folder / "training.json"
         progress.start(name, seed)
         try:
+            config = self._run_config(name, seed)
             with seeded(own_seed):
                 subject = build()
-                decisive = _hyper_parameters(subject)
+                decisive = hyper_parameters(subject)
                 fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
-                if not decided(lambda: _is_finished(record, fingerprint, checkpoint)):
-                    shared(lambda: self._begin(folder, name, seed))
+                if not decided(lambda: folder.is_trained(fingerprint)):
+                    shared(lambda: folder.begin(config))
                     model, times = train(subject)
-                    shared(lambda: write_export(model, checkpoint))
-                    shared(
-                        lambda: write_json_atomic(
-                            record,
-                            {
-                                "fingerprint": fingerprint,
-                                "times": _unwatched(times, folder),
-                                "sha256": _file_hash(checkpoint),
-                                "method": describe(subject),
-                            },
-                        )
-                    )
-                else:  # what a reader of the folder needs and no fingerprint guards
-                    shared(lambda: self._describe(folder, name, seed))
-                times = json.loads(record.read_text())["times"]
+                    shared(lambda: write_export(model, folder.checkpoint))
+                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject)))
+                else:
+                    shared(lambda: folder.describe(config))
+                times = folder.times()
             with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
                 loaded = self.source.model()
                 loaded.configure_model()
-                loaded.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+                loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)
@@ -219,13 +204,6 @@ class Pipeline:
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(times)
         progress.done()
         return loaded
-
-    def _begin(self, folder: Path, name: str, seed: int) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
-        self._describe(folder, name, seed)
-
-    def _describe(self, folder: Path, name: str, seed: int) -> None:
-        write_json_atomic(folder / "config.json", self._run_config(name, seed))
 
     def _audit(
         self,
@@ -238,29 +216,31 @@ class Pipeline:
         progress: Progress,
     ) -> None:
         folder = self._run_folder(name, seed)
-        record = folder / "metrics.json"
         progress.start(name, seed, "audit")
         own = self._seed("evaluate", seed)
-        audited = [_file_hash(self._run_folder(n, seed) / "model.ckpt") for n in (name, SOURCE, RETRAIN)]
-        settings = [_settings(evaluator) for evaluator in evaluators]
+        audited = [file_hash(self._run_folder(n, seed).checkpoint) for n in (name, SOURCE, RETRAIN)]
+        settings = [evaluator_settings(evaluator) for evaluator in evaluators]
         fingerprint = self._fingerprint(
             name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
         )
         try:
-            content = decided(lambda: _record(record, fingerprint))
+            content = decided(lambda: folder.audit(fingerprint))
             if content is None or content["errors"]:  # what failed is tried again
-                shared(lambda: _forget_audit(folder))
+                shared(folder.forget_audit)
                 for evaluator in evaluators:
-                    evaluator.dirpath = folder / "evaluation"
+                    evaluator.dirpath = folder.evaluation
                     evaluator.source = source
                     evaluator.retrained = None if name == RETRAIN else retrained
                     if isinstance(evaluator, ManyModels):
                         evaluator.kinds = self._kinds(name, source, seed)
                         evaluator.shared = self.populations.setdefault(seed, Populations())
+                    if isinstance(evaluator, MembershipInference) and evaluator.cache is None:
+                        evaluator.cache = self.folder / "shadow_models"
                 self.data.order_seed = own
                 with seeded(own):
                     metrics = self._measure(model, evaluators)
-                content = shared(lambda: self._collect(folder, evaluators, metrics, fingerprint))
+                names = [evaluator.name for evaluator in evaluators]
+                content = shared(lambda: folder.finish_audit(fingerprint, names, metrics))
         except Exception as error:  # as above: one audit lost, the others finish
             self._fail(name, seed, f"audit: {type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)
@@ -268,7 +248,7 @@ class Pipeline:
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(content["metrics"])
         for key, message in content["errors"].items():
             self._fail(name, seed, f"evaluator {key}: {message}")
-        self._show(folder, name, seed)
+        self._show(folder.path, name, seed)
         progress.done()
 
     def _show(self, folder: Path, name: str, seed: int) -> None:
@@ -279,24 +259,6 @@ class Pipeline:
                 observer.run_finished(folder, name, seed)
         except Exception as error:  # whoever looks on must not stop the work
             self._fail(name, seed, f"observer: {type(error).__name__}: {error}", traceback.format_exc())
-
-    @staticmethod
-    def _collect(
-        folder: Path, evaluators: list[Evaluator], metrics: dict[str, float], fingerprint: str
-    ) -> dict[str, Any]:
-        """Put the evaluators' files, what was watched during training and the metrics into one."""
-        found = {
-            e.name: json.loads((folder / "evaluation" / f"{e.name}.json").read_text()) for e in evaluators
-        }
-        _, watched = read_watched(folder / _WATCHED)
-        content = {
-            "fingerprint": fingerprint,
-            "metrics": metrics,
-            "details": {key: {**value["details"], **watched.get(key, {})} for key, value in found.items()},
-            "errors": {key: value["error"] for key, value in found.items() if value["error"]},
-        }
-        write_json_atomic(folder / "metrics.json", content)
-        return content
 
     def _measure(self, model: nn.Module, evaluators: list[Evaluator]) -> dict[str, float]:
         arguments = {key: value for key, value in self.trainer.items() if key in _AUDIT_TRAINER_KEYS}
@@ -342,21 +304,11 @@ class Pipeline:
 
     def claim_folder(self, overwrite: bool) -> None:
         """Make the output folder ours, or say whose it is."""
-        mark = self.folder / "comparison.json"
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
-        identity = {"config": _canonical(fixed), "forget_sha256": self.data.split.forget_sha256}
-        if mark.exists() and _read_json(mark) != identity:
-            if not overwrite:
-                raise ValueError(
-                    f"output_dir: {self.folder} holds another comparison (its config or forget set differs, or "
-                    "its comparison.json is damaged); choose "
-                    "another folder, or set overwrite to delete it"
-                )
-            if is_first():
-                shutil.rmtree(self.folder)
+        identity = {"config": canonical(fixed), "forget_sha256": self.data.split.forget_sha256}
+        claim(self.folder, identity, overwrite=overwrite)
         if is_first():
-            write_json_atomic(mark, identity)
             self.data.split.save(self.folder / "split.npz")
 
     def _trainer(
@@ -367,8 +319,8 @@ class Pipeline:
         _, loggers = split_loggers(described.pop("logger", self.loggers))
         own = _instantiated(copy.deepcopy(described))
         folder = self._run_folder(name, seed)
-        csv = CSVLogger(folder, name="log", version="")
-        given = [*(own.pop("callbacks", None) or []), RunFacts(folder / "facts.json")]
+        csv = CSVLogger(folder.path, name="log", version="")
+        given = [*(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
         return L.Trainer(
             **own, logger=trainer_loggers(loggers, csv, name, seed), callbacks=[*given, *callbacks]
         )
@@ -391,14 +343,15 @@ class Pipeline:
             def arguments() -> dict[str, Any]:
                 if not _LIMITS & settings.keys():
                     raise ValueError(
-                        f"trainer of {label!r}: evaluators with sources='many' train sources anew; give the source "
-                        "max_epochs, even where a checkpoint is given, or take sources='one'"
+                        f"trainer of {label!r}: evaluators with sources='many', and LiRA's online references, train "
+                        "as the source was trained; give the source max_epochs, even where a checkpoint is given, or "
+                        "take sources='one' and LiRA(mode='offline')"
                     )
                 made: dict[str, Any] = _instantiated(copy.deepcopy(settings))
                 return made
 
             with isolated_rng(0):
-                decisive = _hyper_parameters(build(source))
+                decisive = hyper_parameters(build(source))
             batch_size = None if isinstance(run, SourceRun) else run.batch_size
             identity = self._fingerprint(label, seed, decisive)
             return Procedure(build, arguments, identity, batch_size=batch_size)
@@ -418,8 +371,8 @@ class Pipeline:
         chosen = seed if self.vary in ("all", purpose) else self.seeds[0]
         return derive_seed(chosen, purpose) % 2**32
 
-    def _run_folder(self, name: str, seed: int) -> Path:
-        return self.folder / name / f"seed_{seed}"
+    def _run_folder(self, name: str, seed: int) -> RunFolder:
+        return RunFolder(self.folder / name / f"seed_{seed}")
 
     def _run_config(self, name: str, seed: int) -> dict[str, Any]:
         method = {} if name == SOURCE else {"method": self._method_config(name)}
@@ -449,17 +402,15 @@ class Pipeline:
             self._run_config(name, seed),
             self.data.split.forget_sha256,
             [self.source.trainer, self.trainer, run],
-            None if self.source.checkpoint is None else _file_hash(Path(self.source.checkpoint)),
+            None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint)),
             more,
         ]
-        return hashlib.sha256(json.dumps(_canonical(parts), sort_keys=True).encode()).hexdigest()
+        return part_hash(parts)
 
     def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
         self.failures.append({"model": name, "seed": seed, "error": error})
         if trace and is_first():
-            folder = self._run_folder(name, seed)
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "error.txt").write_text(trace)
+            self._run_folder(name, seed).note_error(trace)
 
 
 class _Audited(UnlearningModule):
@@ -493,71 +444,8 @@ def _instantiated(value: Any) -> Any:
     return [_instantiated(item) for item in value] if isinstance(value, list) else value
 
 
-def _file_hash(path: Path) -> str | None:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
-
-
-def _hyper_parameters(module: object) -> Any:
-    return dict(module.hparams) if isinstance(module, L.LightningModule) else None
-
-
 def _times(trainer: L.Trainer) -> dict[str, float]:
     return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
-
-
-def _canonical(content: Any) -> Any:
-    """Return plain values; an object stands for its class, since its address would change from run to run."""
-    return json.loads(json.dumps(content, sort_keys=True, default=lambda value: type(value).__qualname__))
-
-
-def _unwatched(times: dict[str, float], folder: Path) -> dict[str, float]:
-    """Take off the time that went into looking on, which the method would not have needed."""
-    looking, _ = read_watched(folder / _WATCHED)
-    while_unlearning = ("time/unlearn_s", "time/total_s")
-    return {key: value - looking * (key in while_unlearning) for key, value in times.items()}
-
-
-def _forget_audit(folder: Path) -> None:
-    """Remove what an earlier audit left: the report reads these files, and must not take them for the new one's."""
-    (folder / "metrics.json").unlink(missing_ok=True)
-    shutil.rmtree(folder / "evaluation", ignore_errors=True)
-
-
-def _settings(evaluator: Evaluator) -> tuple[str, dict[str, Any]]:
-    """Return an evaluator's class and arguments, as far as they are plain values."""
-    arguments = {
-        key: value
-        for key, value in vars(evaluator).items()
-        if not (key in _ASSIGNED or key.startswith("_")) and _is_plain(value)
-    }
-    return type(evaluator).__name__, arguments
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)
-
-
-@contextmanager
-def _batches_of(data: UnlearningDataModule, size: int | None) -> Iterator[None]:
-    """Serve batches of another size for a while; None leaves it as it is."""
-    before = data.batch_size
-    data.batch_size = size or before
-    try:
-        yield
-    finally:
-        data.batch_size = before
-
-
-def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
-    """Return what a finished part left, if it was this very part; a damaged file is as good as none."""
-    content = _read_json(path)
-    return content if isinstance(content, dict) and content.get("fingerprint") == fingerprint else None
-
-
-def _is_finished(record: Path, fingerprint: str, checkpoint: Path) -> bool:
-    """Whether a model was trained as asked and its file is still the one that was written."""
-    content = _record(record, fingerprint)
-    return content is not None and content.get("sha256") == _file_hash(checkpoint) is not None
 
 
 def _load_source(model: L.LightningModule, checkpoint: str) -> None:
@@ -571,10 +459,3 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
         raise ValueError(
             f"source: {checkpoint} does not load into {type(model).__name__}: {error}"
         ) from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError, RecursionError):
-        return None

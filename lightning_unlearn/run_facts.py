@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 
 from lightning_unlearn.io import write_json_atomic
-from lightning_unlearn.memory import peak_memory, reset_peak_memory
+from lightning_unlearn.peak_memory import peak_memory, reset_peak_memory
 
 __all__ = ["RunFacts"]
 

@@ -23,7 +23,7 @@ from lightning_unlearn.io import write_json_atomic
 from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
 from lightning_unlearn.reports.facts import class_path, software
-from lightning_unlearn.reports.loggers import Results, send_results
+from lightning_unlearn.reports.sending import Results, send_results
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Evaluator"]

@@ -3,8 +3,7 @@
 import contextvars
 import math
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -30,15 +29,16 @@ from lightning_unlearn.ensembles import Runtime, isolated_rng, restore_rng_state
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.hashing import model_hash
 from lightning_unlearn.ledger import require_forgotten_before
-from lightning_unlearn.memory import peak_memory
-from lightning_unlearn.methods.export import write_export
-from lightning_unlearn.methods.limits import refuse_impossible, require_data_parallel
+from lightning_unlearn.methods.answers import batch_accuracies, require_logits
+from lightning_unlearn.methods.export import unchanged_tensors, write_export
+from lightning_unlearn.methods.limits import refuse_impossible
 from lightning_unlearn.methods.recording import record_fit
 from lightning_unlearn.methods.resuming import require_own_checkpoint
 from lightning_unlearn.methods.source import Source, load_source
+from lightning_unlearn.methods.spreading import SpreadableModule
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
-from lightning_unlearn.models.sharding import gather_shards, scatter_shards, shard_copy
 from lightning_unlearn.models.surgery import clone, evaluating, held_statistics, running_statistics
+from lightning_unlearn.peak_memory import peak_memory
 
 __all__ = ["UnlearningModule"]
 
@@ -46,7 +46,7 @@ _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_a
 _STATE_KEY = "lightning_unlearn"
 
 
-class UnlearningModule(L.LightningModule):
+class UnlearningModule(SpreadableModule):
     """Base of the unlearning methods; a method writes its loss in ``training_step`` and little else.
 
     ``self.model`` is the trainable copy of the source and :attr:`source` the source itself, which is no
@@ -112,7 +112,6 @@ class UnlearningModule(L.LightningModule):
         self._validated: list[str] = []
         self._normalisations = _normalisations(self.model)
         self._held: list[tuple[nn.Module, dict[str, Tensor]]] = []
-        self._whole: list[nn.Module] = []  # the model itself while self.model is a copy spread over processes
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._outputs_checked = False
         self._validation = nn.ModuleDict()
@@ -200,19 +199,6 @@ class UnlearningModule(L.LightningModule):
             refuse_impossible(self, self.trainer)
         return []
 
-    def configure_model(self) -> None:
-        """Train a copy that is spread over the processes where the strategy gives a device mesh (FSDP2).
-
-        The model itself stays whole on every process: what is prepared is prepared on it, and it has the new
-        weights when training ends.
-        """
-        if self.device_mesh is None or self._whole:
-            return
-        mesh = self.device_mesh["data_parallel"]
-        require_data_parallel(self, self.device_mesh.size(), mesh.size())
-        self._whole = [self.model]
-        self._use(shard_copy(self.model, mesh))
-
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and schedule that were asked for, Adam with 1e-3 otherwise."""
         model = self.model
@@ -256,7 +242,7 @@ class UnlearningModule(L.LightningModule):
             return
         start = self._now(runtime)
         if is_overridden("prepare", self, UnlearningModule):
-            with self._put_together(runtime):
+            with self.whole_model(runtime):
                 self.prepare(self.data, runtime)
         self._prepare_seconds += self._now(runtime) - start
         self._prepared = True
@@ -299,11 +285,6 @@ class UnlearningModule(L.LightningModule):
             for name, value in buffers.items():
                 layer.get_buffer(name).copy_(value)
 
-    def on_after_backward(self) -> None:
-        """Give every process the buffers of the first where the model is spread; elsewhere the strategy sees to it."""
-        if self._whole:
-            Runtime(self.trainer).share_buffers(self.model)
-
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the model's gradients, before they are clipped, at the trainer's logging interval only."""
         if not self._is_shown_step:
@@ -339,7 +320,7 @@ class UnlearningModule(L.LightningModule):
             self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
         for logger in self.trainer.loggers:
             logger.log_metrics({**self.times, **peak_memory(self.device)}, step=self.trainer.global_step)
-        self._gather_model()
+        self.gather_model()
 
     def on_fit_end(self) -> None:
         """Put the request on record, where there is a ledger; the evaluators have measured by now."""
@@ -359,7 +340,7 @@ class UnlearningModule(L.LightningModule):
 
     def teardown(self, stage: str) -> None:
         """Leave the model whole, where training has not done so."""
-        self._gather_model()
+        self.gather_model()
 
     @property
     def times(self) -> dict[str, float]:
@@ -378,7 +359,7 @@ class UnlearningModule(L.LightningModule):
 
     def on_test_start(self) -> None:
         """Put the model together: evaluators look at it when the test ends."""
-        self._gather_model()
+        self.gather_model()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``accuracy/forget`` and ``accuracy/test``, exact under any number of processes."""
@@ -446,7 +427,7 @@ class UnlearningModule(L.LightningModule):
         Returns:
             The path.
         """
-        kept = [] if self.keeps_source_tensors else self._unchanged_tensors()
+        kept = [] if self.keeps_source_tensors else unchanged_tensors(self.source, self.model)
         if kept and self._prepared:
             rank_zero_warn(
                 f"the export holds {len(kept)} tensors that are the source's, bit for bit: {', '.join(kept[:5])}"
@@ -456,35 +437,10 @@ class UnlearningModule(L.LightningModule):
         self._exported = write_export(self.model, path)
         return self._exported
 
-    # ------------------------------------------------------------------ a model spread over processes
-
-    def _use(self, model: nn.Module) -> None:
-        self.model = model
+    def use_model(self, model: nn.Module) -> None:
+        """Train and evaluate this model from now on."""
+        super().use_model(model)
         self._normalisations = _normalisations(model)
-
-    @contextmanager
-    def _put_together(self, runtime: Runtime) -> Iterator[None]:
-        """Have ``self.model`` be whole, in the trainer's device and type, and spread it again afterwards."""
-        if not self._whole:
-            yield
-            return
-        whole, spread = self._whole[0], self.model
-        gather_shards(spread, whole)
-        self._use(runtime.place(whole))
-        try:
-            yield
-        finally:
-            self._use(spread)
-        scatter_shards(whole, spread)
-        whole.cpu()
-
-    def _gather_model(self) -> None:
-        """Give ``self.model`` back whole; a collective, like all that is done with its shards."""
-        if not self._whole:
-            return
-        gather_shards(self.model, self._whole[0])
-        self._use(self._whole.pop().to(self.device))
-        self.trainer.strategy.optimizers = []  # they step the shards
 
     # ------------------------------------------------------------------ within
 
@@ -503,15 +459,9 @@ class UnlearningModule(L.LightningModule):
     def _log_batch_accuracies(self, batch: Any) -> None:
         """Log the share of right answers in each stream's batch, of the answers that the loss was made of."""
         answered, self._answered = self._answered, []
-        if not answered or not isinstance(batch, Mapping):
-            return
-        parts = {name: part.batch if isinstance(part, Indexed) else part for name, part in batch.items()}
-        # told by their targets: a strategy may have put the same tensors into new containers
-        names = {id(self.adapter.split(part)[1]): name for name, part in parts.items()}
-        for logits, targets in answered:
-            if id(targets) in names:
-                right = (logits.argmax(dim=-1) == targets).float().mean()
-                self.log(f"train/accuracy_{names[id(targets)]}", right)
+        if answered and isinstance(batch, Mapping):
+            for name, accuracy in batch_accuracies(answered, batch, self.adapter).items():
+                self.log(f"train/accuracy_{name}", accuracy)
 
     @property
     def _is_shown_step(self) -> bool:
@@ -544,33 +494,8 @@ class UnlearningModule(L.LightningModule):
             self._check_outputs(logits, everything)
 
     def _check_outputs(self, logits: Tensor, targets: Tensor) -> None:
-        """Refuse posteriors in place of logits, and targets outside the classes."""
         self._outputs_checked = True
-        rows = logits.detach().float()
-        slack = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 3e-2  # bfloat16 has three digits
-        if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=slack):
-            raise ValueError(
-                f"source: the forward of {type(self.model).__name__} gives probabilities (rows are >= 0 and sum "
-                "to 1); unlearning needs logits, so return the values before the softmax"
-            )
-        classes = logits.shape[-1]
-        if int(targets.max()) >= classes or int(targets.min()) < 0:
-            raise ValueError(
-                f"source: the model has {classes} classes, but the data has targets from {int(targets.min())} "
-                f"to {int(targets.max())}; use the source that was trained on this data"
-            )
-
-    def _unchanged_tensors(self) -> list[str]:
-        """Return the names of tensors of the source that training did not change, constants left out."""
-        before = self.source.state_dict()
-        return [
-            name
-            for name, value in self.model.state_dict().items()
-            if isinstance(value, Tensor)
-            and value.is_floating_point()
-            and bool((value != value.flatten()[:1]).any())
-            and torch.equal(value.cpu(), before[name].cpu().to(value.dtype))
-        ]
+        require_logits(logits, targets, type(self.model).__name__)
 
     def _require_same_request(self) -> None:
         """Refuse another forget set than the one that was prepared for: tables and weights belong to that one."""

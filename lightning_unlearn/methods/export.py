@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_unlearn.io import atomic_path
 from lightning_unlearn.models.hparams import plain_values
 
-__all__ = ["write_export"]
+__all__ = ["unchanged_tensors", "write_export"]
 
 
 def write_export(model: nn.Module, path: str | Path) -> Path:
@@ -47,3 +47,21 @@ def write_export(model: nn.Module, path: str | Path) -> Path:
     with atomic_path(path) as temporary:
         torch.save(checkpoint, temporary)
     return path
+
+
+def unchanged_tensors(before: nn.Module, after: nn.Module) -> list[str]:
+    """Return the names of tensors that training did not change, constants left out: an export of them remembers.
+
+    Args:
+        before: The source model.
+        after: The unlearned model, of the same class.
+    """
+    old = before.state_dict()
+    return [
+        name
+        for name, value in after.state_dict().items()
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and bool((value != value.flatten()[:1]).any())
+        and torch.equal(value.cpu(), old[name].cpu().to(value.dtype))
+    ]

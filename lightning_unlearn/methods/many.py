@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities.model_helpers import is_overridden
@@ -17,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.datamodule import UnlearningDataModule, batches_of
 from lightning_unlearn.data.loading import BatchLoader, TensorLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
@@ -33,9 +34,11 @@ __all__ = [
     "TrainAnew",
     "ensemble_plan",
     "fit_alone",
+    "moved_as_served",
     "repeated",
     "served_alone",
     "trainer_arguments",
+    "without",
 ]
 
 _TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -128,10 +131,9 @@ def fit_alone(
         )
         served = data
         if isinstance(data, UnlearningDataModule):
-            served = view = served_alone(data, order_seed=seed)
-            view.batch_size = procedure.batch_size or data.batch_size
+            served = served_alone(data, order_seed=seed)
         around = served.trainer
-        with _prepared(module), _prepared(served):
+        with _prepared(module), _prepared(served), batches_of(served, procedure.batch_size):
             trainer.fit(module, served)
         served.trainer = around
     model = module.model if isinstance(module, UnlearningModule) else module
@@ -173,6 +175,28 @@ def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataM
     return view
 
 
+def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> UnlearningDataModule:
+    """Return the same data with part of the forget set in no stream, as if it had been deleted before.
+
+    What is trained on its members is trained on the retain set and the rest of the forget set.
+
+    Args:
+        data: The data, set up; it is left as it is.
+        left_out: Training positions, some of the forget set's but not all.
+
+    Raises:
+        ValueError: If nothing of the forget set would be left.
+    """
+    split = data.split
+    view = copy.copy(data)
+    view._split = replace(
+        split,
+        forget=np.setdiff1d(split.forget, left_out),
+        previous=np.union1d(split.previous, left_out),
+    )
+    return view
+
+
 class _ServedAlone(UnlearningDataModule):
     def setup(self, stage: str = "fit") -> None:
         pass
@@ -199,7 +223,7 @@ def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModu
         fresh = _copied(template)
         if isinstance(fresh, UnlearningModule):
             fresh._source = [source]
-            fresh._use(fresh.initial_model(source).train())
+            fresh.use_model(fresh.initial_model(source).train())
         return fresh
 
     return build
@@ -234,6 +258,16 @@ def trainer_arguments(trainer: L.Trainer) -> dict[str, Any]:
 # ---------------------------------------------------------------------- as one computation
 
 
+def moved_as_served(data: UnlearningDataModule) -> bool:
+    """Whether batches reach a model as the data serves them, with no transfer hook of the data or of what is fitted.
+
+    A hook sees a batch at a time, and may draw or mix samples; side by side, models have one batch together.
+    """
+    fitted = data._module()
+    owners = [data, *([fitted] if isinstance(fitted, L.LightningModule) else [])]
+    return not any(is_overridden(hook, owner) for owner in owners for hook in _TRANSFER_HOOKS)
+
+
 # arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
 _SAID = {"max_epochs", "deterministic", "log_every_n_steps", *_REPLACED}
 _PLANNED = (Classifier, Retrain, TrainAnew)
@@ -266,11 +300,9 @@ def ensemble_plan(
     method = module if isinstance(module, Retrain) else None
     model = module if method is None else method.model
     factories = _factories(model, method)
-    loader = served_alone(data, data.order_seed).loader(
-        "train" if method is None else method.epoch_stream,
-        train=True,
-        batch_size=procedure.batch_size or data.batch_size or data._training_batch_size,
-    )
+    view = served_alone(data, data.order_seed)
+    with batches_of(view, procedure.batch_size):
+        loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
         return None
     smoothing = model.label_smoothing if isinstance(model, Classifier) else 0.0

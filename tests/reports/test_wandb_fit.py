@@ -17,7 +17,7 @@ from wandb_files import OfflineRun, runs_below
 
 from lightning_unlearn import MembershipInference, ReferenceKL, TopK
 from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics
-from lightning_unlearn.reports.loggers import Results, send_results
+from lightning_unlearn.reports.sending import Results, send_results
 from lightning_unlearn.reports.wandb_media import media_of
 
 EVERY = 3
@@ -155,6 +155,20 @@ def test_under_two_processes_there_is_one_run(
     run = finished(logger, tmp_path)
     assert len([row for row in run.history if "forgetting/scores" in row]) == 1
     assert "train/accuracy_retain" in {key for row in run.history for key in row}
+
+
+def test_a_forked_process_leaves_its_run_whole(
+    tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="tests")
+    evaluators = [ForgettingMetrics(), PerSample()]
+    trainer = fit(ReferenceKL(toy_source(), reference_epochs=1), *evaluators, logger=logger, strategy="ddp_fork", devices=2)  # fmt: skip
+    (run,) = runs_below(tmp_path)
+    assert run.exit_code == 0
+    for name in ("accuracy/forget", "source/accuracy/test", "per_sample/mean", "time/total_s"):
+        assert run.summary[name] == pytest.approx(float(trainer.callback_metrics[name])), name
+    assert len([row for row in run.history if "forgetting/scores" in row]) == 1
 
 
 def test_what_cannot_be_shown_costs_a_warning(tmp_path: Path, offline: None) -> None:

@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import parent_process
+from multiprocessing.util import Finalize
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, cast
@@ -82,6 +84,7 @@ def _send_to_wandb(logger: WandbLogger, results: Results, figures: Mapping[str, 
     import wandb
 
     run = logger.experiment
+    _finish_with_process(logger)
     run.config.update({"lightning_unlearn": dict(results.facts)}, allow_val_change=True)
     media = media_of(
         results.name,
@@ -94,6 +97,17 @@ def _send_to_wandb(logger: WandbLogger, results: Results, figures: Mapping[str, 
     images = {key: wandb.Image(str(path)) for key, path in figures.items()}
     run.log({**media, **images, "trainer/global_step": results.step})
     run.summary.update(dict(results.metrics))
+
+
+def _finish_with_process(logger: WandbLogger) -> None:
+    """Have a run that a forked process opened be finished when the process ends.
+
+    It ends without its ``atexit`` hooks, by which W&B would have written the rest of the run's file. A spawned process
+    only joins the run of the one above, where it goes on.
+    """
+    joined = getattr(logger, "_attach_id", None) is not None
+    if parent_process() is not None and not joined:
+        Finalize(None, logger.experiment.finish, exitpriority=0)
 
 
 def _send_to_tensorboard(logger: TensorBoardLogger, results: Results, figures: Mapping[str, Path]) -> None:

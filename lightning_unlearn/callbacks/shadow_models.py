@@ -1,0 +1,135 @@
+"""Shadow models: fresh models of an architecture, each trained on its own half of the shadow set; asks them nothing."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.loading import TensorLoader
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.ensembles import (
+    Member,
+    Recipe,
+    Runtime,
+    isolated_rng,
+    train_classifier,
+    train_ensemble,
+)
+from lightning_unlearn.ensembles.cache import keys_of
+from lightning_unlearn.ensembles.chunk import alone, state_of
+from lightning_unlearn.methods.many import moved_as_served
+from lightning_unlearn.models.surgery import clone, fresh_copy
+from lightning_unlearn.seeding import derive_seed
+
+__all__ = ["shadow_models"]
+
+
+def shadow_models(
+    architecture: nn.Module,
+    data: UnlearningDataModule,
+    number: int,
+    *,
+    epochs: int,
+    optimizer: OptimizerCallable,
+    seed: int,
+    runtime: Runtime,
+    adapter: Adapter,
+    cache: Path | None = None,
+) -> Iterator[nn.Module]:
+    """Train shadow models, model k on the first half that ``Split.shadow_in_out(k)`` gives.
+
+    Data held in memory is trained on as one computation, :func:`~lightning_unlearn.ensembles.train_ensemble`; where
+    transfer hooks change its batches, one model after another. Any other data is read by its own loader, one model
+    after another. The models are shared out over the ranks, and the same for any number of them.
+
+    Args:
+        architecture: Any model; only its architecture is used.
+        data: The data, set up, with a shadow set.
+        number: K, the number of models.
+        epochs: Passes over a half.
+        optimizer: Makes the optimizer.
+        seed: Seed of everything random.
+        runtime: Device, precision and ranks.
+        adapter: How batches and outputs are taken apart.
+        cache: Folder in which finished models are kept and looked for, as far as it can be told what determines
+            them: where the data lies in memory and no transfer hook changes it. ``None`` keeps nothing.
+
+    Returns:
+        The models, one by one, on every rank all of them.
+    """
+    template = clone(architecture).cpu()  # which numbers are drawn for weights depends on the device
+
+    def build() -> nn.Module:
+        return fresh_copy(template).requires_grad_(True)
+
+    loader = data.loader("shadow", train=True)
+    recipe = Recipe(build, epochs=epochs, batch_size=loader.batch_size, optimizer=optimizer, adapter=adapter)
+    members = [
+        Member(torch.from_numpy(data.split.shadow_in_out(k)[0]), derive_seed(seed, "shadow", k))
+        for k in range(number)
+    ]
+    if not isinstance(loader, TensorLoader):
+        return _read_one_by_one(recipe, members, data, runtime)
+    plain = moved_as_served(data)
+    return train_ensemble(
+        recipe,
+        loader.dataset,
+        members,
+        runtime=runtime,
+        way="auto" if plain else "sequential",
+        cache=_kept_in(cache, recipe, loader.dataset, members[0], runtime) if plain else None,
+    ).models()
+
+
+def _kept_in(
+    cache: Path | None, recipe: Recipe, samples: TensorData, member: Member, runtime: Runtime
+) -> Path | None:
+    """Return the folder if it can be told what determines a model; an audit is not to be lost over a cache."""
+    if cache is None:
+        return None
+    try:  # one sample stands for all: tensors can always be hashed
+        one = Member(torch.zeros(1, dtype=torch.int64), member.seed)
+        keys_of(recipe, samples.subset(member.indices[:1]), [one], runtime)
+    except TypeError as error:
+        rank_zero_warn(f"shadow models are not kept in {cache}: {error}")
+        return None
+    return cache
+
+
+def _read_one_by_one(
+    recipe: Recipe, members: Sequence[Member], data: UnlearningDataModule, runtime: Runtime
+) -> Iterator[nn.Module]:
+    """Train on batches that only their own loader can make; each rank trains its share of the models alone."""
+    single = alone(runtime)
+    made: dict[int, dict[str, Tensor]] = {}
+    try:
+        for k in range(runtime.rank, len(members), runtime.world_size):
+            member = members[k]
+            with isolated_rng(derive_seed(member.seed, "weights")):
+                shadow = single.place(recipe.build())
+            positions, order = member.indices.numpy(), member.seed
+            train_classifier(
+                shadow,
+                data.loader("shadow", train=True, positions=positions, seed=order, rank=0, world_size=1),
+                epochs=recipe.epochs,
+                optimizer=recipe.optimizer,
+                runtime=single,
+                adapter=recipe.adapter,
+                seed=member.seed,
+            )
+            made[k] = state_of(shadow)
+    except Exception:  # of any kind: raised again as soon as the other ranks know
+        runtime.all_agree(False)  # lest the others wait for this rank
+        raise
+    if not runtime.all_agree(True):
+        raise RuntimeError("another rank failed to train its shadow models; its own message says why")
+    states = {k: state for part in runtime.gather_objects(made) for k, state in part.items()}
+    for k in range(len(members)):
+        shadow = recipe.build()
+        shadow.load_state_dict(states[k])
+        yield shadow

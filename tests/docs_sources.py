@@ -83,6 +83,7 @@ EVALUATORS = {
     "LiRA": Evaluator("Carlini et al. 2022"),
     "RMIA": Evaluator("Zarifzadeh et al. 2024"),
     "KLOM": Evaluator("Georgiev et al. 2024", control="null: K other retrained models"),
+    "PopulationAttack": Evaluator("Ye et al. 2022, attack P"),
     "RelearnTime": Evaluator("Golatkar et al. 2020, §6", control="an untrained model"),
 }
 

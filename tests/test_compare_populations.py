@@ -1,5 +1,6 @@
 """Evaluators over many models in a comparison: whose models they compare, and that nothing is made twice."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,13 @@ import pytest
 import torch
 from toys import Net, toy_data
 
-from lightning_unlearn.callbacks import KLOM, ForgettingQuality, ULiRA
+from lightning_unlearn.callbacks import KLOM, ForgettingQuality, MembershipInference, ULiRA
 from lightning_unlearn.callbacks import populations as populations_module
 from lightning_unlearn.compare import Comparison, compare
 from lightning_unlearn.methods import EUk
 from lightning_unlearn.methods.many import fit_alone
 from lightning_unlearn.models import Classifier
+from lightning_unlearn.pipeline import Pipeline
 from lightning_unlearn.runs import MethodRun, SourceRun
 
 
@@ -91,3 +93,20 @@ def test_many_sources_need_to_know_how_long_to_train(tmp_path: Path) -> None:
         retrain=MethodRun(lambda s: EUk(s, k=2), "retrain", {"max_epochs": 1}),
     )
     assert any("give the source max_epochs" in failure["error"] for failure in found.report["failures"])
+
+
+def test_a_finished_comparison_is_not_audited_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a comparison itself sets on an evaluator, models of many kinds say, is no setting of it."""
+    audits: list[Any] = []
+    real = Pipeline._measure
+    monkeypatch.setattr(Pipeline, "_measure", lambda *a: audits.append(1) or real(*a))  # type: ignore[func-returns-value]
+    evaluators = [
+        lambda: KLOM(models=2),
+        lambda: MembershipInference(shadow_models=2, shadow_epochs=1, bootstrap=10),
+    ]
+    data = partial(toy_data, nonmember=10, shadow=12)
+    run(tmp_path, evaluators=evaluators, data=data)
+    assert len(audits) == 3
+    (tmp_path / "eu_k" / "seed_0" / "metrics.json").unlink()
+    run(tmp_path, evaluators=evaluators, data=data)
+    assert len(audits) == 4

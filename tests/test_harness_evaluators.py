@@ -49,6 +49,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "RMIA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
     "RelearnTime": {"max_steps": 5},
     "KLOM": {"models": 4, "retrain_epochs": 2},
+    "PopulationAttack": {"bootstrap": 20},
 }
 POISON = Poison(ColumnTrigger((0, 1), 6.0))
 every_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.__name__)

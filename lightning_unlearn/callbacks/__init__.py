@@ -10,6 +10,7 @@ from lightning_unlearn.callbacks.klom import KLOM
 from lightning_unlearn.callbacks.lira import LiRA
 from lightning_unlearn.callbacks.many_models import ManyModels
 from lightning_unlearn.callbacks.membership_inference import MembershipInference
+from lightning_unlearn.callbacks.population_attack import PopulationAttack
 from lightning_unlearn.callbacks.relearn_time import RelearnTime
 from lightning_unlearn.callbacks.rmia import RMIA
 from lightning_unlearn.callbacks.u_lira import ULiRA
@@ -28,6 +29,7 @@ __all__ = [
     "LiRA",
     "ManyModels",
     "MembershipInference",
+    "PopulationAttack",
     "RelearnTime",
     "ULiRA",
     "UnlearningDegree",

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.many_models import ManyModels
@@ -16,8 +16,9 @@ __all__ = ["LiRA"]
 class LiRA(ManyModels):
     """The likelihood ratio attack with ordinary references, which know nothing of unlearning.
 
-    References are K models that never saw the forget set and, online, K sources trained anew, which forgot nothing
-    (:func:`~lightning_unlearn.functional.lira_scores`; Carlini et al., "Membership Inference Attacks From First
+    Online, references are 2K models, each trained as the source was on the retain set and its own random half of the
+    forget set, so that every sample was trained on by exactly K of them; offline, K models that never saw the forget
+    set (:func:`~lightning_unlearn.functional.lira_scores`; Carlini et al., "Membership Inference Attacks From First
     Principles", 2022). Attacked are K unlearned models, and, for its false positives, K retrained models that are no
     references. :class:`~lightning_unlearn.callbacks.ULiRA` is the stronger attack on unlearning; this one says
     whether a model still looks as if it had been trained with the samples.
@@ -29,7 +30,7 @@ class LiRA(ManyModels):
 
     Args:
         models: K, at least 4 with ``variance="per_sample"`` and 2 with ``"global"``.
-        mode: ``"online"``, or ``"offline"``, which trains no sources.
+        mode: ``"online"``, which needs at least 2 samples in the forget set, or ``"offline"``.
         variance: ``"global"`` fits one variance for all samples, the better choice with few models;
             ``"per_sample"`` each sample's own.
         centre: ``"median"`` or ``"mean"`` of the references.
@@ -71,15 +72,18 @@ class LiRA(ManyModels):
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Attack K models of the audited one's kind, and K retrained ones."""
-        references = self.retrained_population(model, audit).confidence["forget"]
-        members = None
+        members: Tensor | None = None
         if self.mode == "online":
-            trained = self.source_population(model, audit).confidence["forget"]
-            references = torch.cat([trained, references])
-            members = (torch.arange(2 * self.models) < self.models).unsqueeze(1).expand_as(references)
+            known, members = self.half_trained_population(model, audit)
+        else:
+            known = self.retrained_population(model, audit)
         ours, theirs = (
             lira_scores(
-                some.confidence["forget"], references, members, variance=self.variance, centre=self.centre
+                some.confidence["forget"],
+                known.confidence["forget"],
+                members,
+                variance=self.variance,
+                centre=self.centre,
             )
             for some in (
                 self.audited_population(model, audit),

@@ -144,10 +144,9 @@ class ManyModels(Evaluator):
         """Return K retrained models, or K others, which give the null."""
         return self._shared(audit).retrained(self._kinds(model, audit), self.models, audit, second=second)
 
-    def source_population(self, model: nn.Module, audit: Audit) -> Population:
-        """Return K sources trained anew: models that were trained with the forget set and forgot nothing."""
-        kinds = replace(self._kinds(model, audit), audited="source")
-        return self._shared(audit).audited(kinds, model, self.models, "many", audit)
+    def half_trained_population(self, model: nn.Module, audit: Audit) -> tuple[Population, Tensor]:
+        """Return 2K models trained on the retain set and half of the forget set each, and on which half."""
+        return self._shared(audit).half_trained(self._kinds(model, audit), self.models, audit)
 
     def save_samples(self, model: nn.Module, audit: Audit, **scores: Tensor) -> None:
         """Write scores of single samples next to the results' file, in the order of the stream; no sample is named."""

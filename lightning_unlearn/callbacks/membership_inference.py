@@ -1,6 +1,7 @@
 """Membership inference with shadow models, or with the source's own members: was the forget set trained on?"""
 
 import weakref
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
-from lightning_unlearn.ensembles import isolated_rng, predict, train_classifier
+from lightning_unlearn.callbacks.shadow_models import shadow_models
+from lightning_unlearn.ensembles import predict
 from lightning_unlearn.functional import (
     bootstrap_intervals,
     confusion_matrix,
@@ -18,8 +20,6 @@ from lightning_unlearn.functional import (
     roc_curve,
     sort_posteriors,
 )
-from lightning_unlearn.models.surgery import fresh_copy
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["MembershipInference"]
 
@@ -53,6 +53,10 @@ class MembershipInference(Evaluator):
     not 0. The results' file also holds bootstrap intervals, the confusion matrix, the receiver operating
     characteristic, the score of every sample, and which variant was used.
 
+    Shadow models are trained as one computation where the data lies in memory
+    (:func:`~lightning_unlearn.ensembles.train_ensemble`), and one after another otherwise. With several processes
+    they are shared out, and are the same for any number of processes.
+
     Args:
         variant: ``"shadow"``, ``"source"``, ``"own"``, or ``"auto"`` for ``"shadow"`` if there is a shadow set and
             ``"source"`` otherwise.
@@ -62,6 +66,9 @@ class MembershipInference(Evaluator):
         shadow_models: Number of shadow models, each on its own halves of the shadow set.
         shadow_epochs: Passes over D_in; train them as far as the source was trained.
         shadow_optimizer: Makes the shadow models' optimizer; ``None`` for Adam with learning rate 1e-3.
+        cache: Folder in which finished shadow models are kept, so that another evaluator and a later or resumed run
+            take them from there; a comparison has one of its own. Kept are models of data that lies in memory and is
+            changed by no transfer hook; what determines others cannot be told.
         bootstrap: Resamples for the intervals.
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
 
@@ -79,6 +86,7 @@ class MembershipInference(Evaluator):
         shadow_models: int = 1,
         shadow_epochs: int = 20,
         shadow_optimizer: OptimizerCallable | None = None,
+        cache: str | Path | None = None,
         bootstrap: int = 1000,
         **evaluator: Any,
     ) -> None:
@@ -99,6 +107,7 @@ class MembershipInference(Evaluator):
         self.shadow_models = shadow_models
         self.shadow_epochs = shadow_epochs
         self.shadow_optimizer = shadow_optimizer
+        self.cache = None if cache is None else Path(cache)
         self.bootstrap = bootstrap
         self._trained: tuple[tuple[Any, ...], list[weakref.ref[Any]], Any] | None = None
 
@@ -167,25 +176,22 @@ class MembershipInference(Evaluator):
 
     def _shadow_posteriors(self, architecture: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data, runtime = audit.data, audit.runtime
+        trained = shadow_models(
+            architecture,
+            data,
+            self.shadow_models,
+            epochs=self.shadow_epochs,
+            optimizer=self.shadow_optimizer or _adam,
+            seed=audit.seed,
+            runtime=runtime,
+            adapter=audit.adapter,
+            cache=self.cache,
+        )
         members: list[Tensor] = []
         others: list[Tensor] = []
-        for number in range(self.shadow_models):
-            seed = derive_seed(audit.seed, "shadow", number)
-            inside, outside = data.split.shadow_in_out(number)
-            with isolated_rng(seed):
-                shadow = fresh_copy(architecture)
-            shadow.requires_grad_(True)
+        for number, shadow in enumerate(trained):
             runtime.place(shadow)
-            train_classifier(
-                shadow,
-                data.loader("shadow", train=True, positions=inside, seed=seed),
-                epochs=self.shadow_epochs,
-                optimizer=self.shadow_optimizer or _adam,
-                runtime=runtime,
-                adapter=audit.adapter,
-                seed=seed,
-            )
-            for positions, kept in ((inside, members), (outside, others)):
+            for positions, kept in zip(data.split.shadow_in_out(number), (members, others), strict=True):
                 loader = data.loader("shadow", positions=positions, indexed=True)
                 kept.append(predict(shadow, loader, runtime, audit.adapter).posteriors)
         return torch.cat(members), torch.cat(others)

@@ -22,7 +22,7 @@ from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.functional import logit_scaled_confidence
 from lightning_unlearn.hashing import model_hash
 from lightning_unlearn.io import write_bytes_atomic
-from lightning_unlearn.methods.many import Procedure, ensemble_plan, fit_alone, served_alone
+from lightning_unlearn.methods.many import Procedure, ensemble_plan, fit_alone, served_alone, without
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Kinds", "Population", "Populations", "Sources"]
@@ -122,6 +122,43 @@ class Populations:
         self._make(name, place, kinds.retrain, kinds, [kinds.source] * number, audit)
         return _population(self._kept[place], number)
 
+    def half_trained(self, kinds: Kinds, number: int, audit: Audit) -> tuple[Population, Tensor]:
+        """Return 2K models trained as the source was on the retain set and a random half of the forget set each.
+
+        Models come in pairs: the second is trained on the half that the first is not. So every sample is in the
+        training sets of exactly K of the models, whatever K is, and the first pairs are the same for any larger K.
+
+        Args:
+            kinds: How models come to be.
+            number: K.
+            audit: Data and runtime.
+
+        Returns:
+            The population, and whether a model was trained with a sample of the forget set, ``(2K, n)`` booleans.
+
+        Raises:
+            ValueError: If the forget set has fewer than 2 samples, or the models are trained on data of their own, of
+                which no half can be chosen.
+        """
+        forget = audit.data.split.forget
+        if len(forget) < 2:
+            raise ValueError(
+                f"references that are trained on halves of the forget set need at least 2 samples in it, and it has "
+                f"{len(forget)}; forget more"
+            )
+        if kinds.anew.data is not None:
+            raise ValueError(
+                f"references that are trained on halves of the forget set cannot be chosen from "
+                f"{type(kinds.anew.data).__name__}, which serves what it likes; let the sources be trained on the "
+                "split data"
+            )
+        members = _halves(len(forget), number, derive_seed(kinds.seed, "halves of the forget set"))
+        left_out = [forget[~row] for row in members.numpy()]
+        name = "half trained"
+        place = self._place(kinds.anew, kinds, name, audit)
+        self._make(name, place, kinds.anew, kinds, [kinds.source] * 2 * number, audit, left_out=left_out)
+        return _population(self._kept[place], 2 * number), members
+
     # ------------------------------------------------------------------ within
 
     def _unlearned(
@@ -152,9 +189,13 @@ class Populations:
         begun: Sequence[nn.Module],
         audit: Audit,
         *,
+        left_out: Sequence[np.ndarray[Any, Any]] | None = None,
         keep: bool = False,
     ) -> list[nn.Module]:
-        """Carry out a procedure on each model and keep the answers; return the models made, if they are to be kept."""
+        """Carry out a procedure on each model and keep the answers; return the models made, if they are to be kept.
+
+        Each is trained without its part of the forget set in ``left_out``.
+        """
         number, runtime = len(begun), audit.runtime
         missing = list(range(number)) if keep else self._missing(place, kinds, number, audit)
         if not missing:
@@ -164,9 +205,11 @@ class Populations:
         plan = None if procedure.data is not None else ensemble_plan(procedure, begun[0], audit.data)
         if plan is not None:
             recipe, samples, rows = plan
-            ensemble = train_ensemble(
-                recipe, samples, [Member(rows, seed) for seed in seeds], runtime=runtime
-            )
+            members = [
+                Member(rows if left_out is None else _rest(rows, left_out[k]), seed)
+                for k, seed in zip(missing, seeds, strict=True)
+            ]
+            ensemble = train_ensemble(recipe, samples, members, runtime=runtime)
             models = list(ensemble.models())
             for k, model in zip(missing, models, strict=True):
                 answers[k] = _answers(runtime.place(model), audit.data, runtime, audit.adapter)
@@ -176,7 +219,7 @@ class Populations:
             return models if keep else []
         made: dict[int, tuple[Answers, nn.Module | None]] = {}
         for k, seed in list(zip(missing, seeds, strict=True))[runtime.rank :: runtime.world_size]:
-            data = procedure.data or audit.data
+            data = procedure.data or (audit.data if left_out is None else without(audit.data, left_out[k]))
             model, alone = fit_alone(procedure, begun[k], data, seed=seed, runtime=runtime)
             view = served_alone(audit.data, audit.data.order_seed)
             view.trainer = alone.trainer
@@ -203,6 +246,20 @@ class Populations:
         self._digest = self._digest or _digest(audit)
         shapes = {name: list(value.shape) for name, value in kinds.source.state_dict().items()}
         return fingerprint(what, procedure.identity, shapes, kinds.seed, self._digest)
+
+
+def _halves(samples: int, pairs: int, seed: int) -> Tensor:
+    """Return which samples each of as many pairs of models is trained with, ``(2 * pairs, samples)`` booleans."""
+    members = torch.zeros(2 * pairs, samples, dtype=torch.bool)
+    for pair in range(pairs):
+        order = torch.randperm(samples, generator=torch.Generator().manual_seed(derive_seed(seed, pair)))
+        members[2 * pair, order[: samples // 2]] = True
+        members[2 * pair + 1, order[samples // 2 :]] = True
+    return members
+
+
+def _rest(rows: Tensor, left_out: np.ndarray[Any, Any]) -> Tensor:
+    return rows[~torch.isin(rows, torch.from_numpy(left_out))]
 
 
 def _answers(model: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter) -> Answers:

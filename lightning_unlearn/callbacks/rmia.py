@@ -1,6 +1,6 @@
 """RMIA: is a sample likelier under the model than others are, once its own difficulty is taken off?"""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -8,18 +8,31 @@ from torch import Tensor, nn
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.many_models import ManyModels
 from lightning_unlearn.callbacks.populations import Population
-from lightning_unlearn.functional import rmia_scores, u_lira_intervals, u_lira_rates
+from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores, u_lira_intervals, u_lira_rates
 
 __all__ = ["RMIA"]
 
+References = Literal["unlearned", "retrained"]
+
+_OFFLINE = 0.3
+
 
 class RMIA(ManyModels):
-    """The robust membership inference attack on K unlearned models, with K references that never saw the samples.
+    """The robust membership inference attack on K unlearned models, with unlearned and retrained references.
 
     A sample's posterior over its mean under the references is set against that of the population's samples, the
-    test set (:func:`~lightning_unlearn.functional.rmia_scores`; Zarifzadeh, Liu & Shokri, "Low-Cost High-Power
-    Membership Inference Attacks", 2024). It needs few references. Attacked are K unlearned models and, for its
-    false positives, K retrained models that are no references.
+    test set (Zarifzadeh, Liu & Shokri, "Low-Cost High-Power Membership Inference Attacks", 2024). It needs few
+    references:
+
+    - ``references="unlearned"``: the K models that were trained with the forget set and unlearned it, and K that never
+      saw it. All 2K are attacked, each left out of its own references
+      (:func:`~lightning_unlearn.functional.rmia_unlearned_scores`). The attacker knows the method and can repeat it,
+      as U-LiRA's.
+    - ``references="retrained"``: K models that never saw the forget set, from which those that did are guessed
+      (:func:`~lightning_unlearn.functional.rmia_scores`). The attacker knows nothing of unlearning. Attacked are K
+      unlearned models and, for its false positives, K retrained models that are no references.
+
+    The scores:
 
     - ``<name>/auc``: area under its receiver operating characteristic; 0.5 is guessing. Below: the samples look less
       known than ones never seen.
@@ -27,13 +40,15 @@ class RMIA(ManyModels):
 
     Args:
         models: K, at least 2.
+        references: ``"unlearned"`` or ``"retrained"``.
         gamma: How far a sample must dominate another, above 0.
-        offline: Share ``a`` in [0, 1] by which models trained with a sample are guessed from those without.
+        offline: Share ``a`` in [0, 1] by which models trained with a sample are guessed from those without; ``None``
+            for 0.3. Only with ``references="retrained"``: with ``"unlearned"`` nothing is guessed.
         bootstrap: Resamples for the intervals.
         **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
 
     Raises:
-        ValueError: If an argument is outside its range.
+        ValueError: If an argument is outside its range, or ``offline`` is given where nothing is guessed.
     """
 
     default_name: ClassVar[str] = "rmia"
@@ -43,34 +58,48 @@ class RMIA(ManyModels):
         self,
         models: int = 64,
         *,
+        references: References = "unlearned",
         gamma: float = 1.0,
-        offline: float = 0.3,
+        offline: float | None = None,
         bootstrap: int = 1000,
         **many: Any,
     ) -> None:
+        if references not in ("unlearned", "retrained"):
+            raise ValueError(f"references must be 'unlearned' or 'retrained', got {references!r}")
         if not 0 < gamma < float("inf"):
             raise ValueError(f"gamma must be a finite number above 0, got {gamma}; 1 or 2 are usual")
-        if not 0 <= offline <= 1:
+        if offline is not None and references == "unlearned":
+            raise ValueError(
+                f"offline={offline} guesses models trained with a sample, which references='unlearned' has; leave it "
+                "out, or take references='retrained'"
+            )
+        if offline is not None and not 0 <= offline <= 1:
             raise ValueError(f"offline must lie in [0, 1], got {offline}; 0.3 is usual")
         if bootstrap < 2:
             raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
         super().__init__(models, **many)
+        self.references = references
         self.gamma = gamma
-        self.offline = offline
+        self.offline = _OFFLINE if offline is None and references == "retrained" else offline
         self.bootstrap = bootstrap
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
-        """Attack K models of the audited one's kind, and K retrained ones."""
+        """Attack K models of the audited one's kind and K retrained ones."""
         if not audit.data.stream_size("test"):
             raise ValueError("RMIA needs a test set as its population, and the data has none")
-        references = self.retrained_population(model, audit)
-        ours, theirs = (
-            self._attack(some, references)
-            for some in (
-                self.audited_population(model, audit),
-                self.retrained_population(model, audit, second=True),
+        audited, retrained = self.audited_population(model, audit), self.retrained_population(model, audit)
+        if self.references == "unlearned":
+            ours, theirs = rmia_unlearned_scores(
+                *(
+                    _log_posterior(some, stream)
+                    for stream in ("forget", "test")
+                    for some in (audited, retrained)
+                ),
+                gamma=self.gamma,
             )
-        )
+        else:
+            others = self.retrained_population(model, audit, second=True)
+            ours, theirs = (self._attack(some, retrained) for some in (audited, others))
         generator = torch.Generator().manual_seed(audit.seed)
         rates = u_lira_rates(ours, theirs)
         intervals = u_lira_intervals(ours, theirs, generator, resamples=self.bootstrap)
@@ -78,8 +107,9 @@ class RMIA(ManyModels):
         audit.details.update(
             {
                 **self.counted(),
+                "references": self.references,
                 "gamma": self.gamma,
-                "offline": self.offline,
+                **({} if self.offline is None else {"offline": self.offline}),
                 "ci95": {name: list(ends) for name, ends in intervals.items()},
             }
         )

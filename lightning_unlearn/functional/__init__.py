@@ -30,12 +30,14 @@ from lightning_unlearn.functional.membership import (
     bootstrap_intervals,
     confusion_matrix,
     membership_rates,
+    ranking_intervals,
+    ranking_rates,
     roc_curve,
     tpr_at_fpr,
 )
 from lightning_unlearn.functional.population_attack import population_attack_scores
 from lightning_unlearn.functional.relearning import relearn_target, relearn_time
-from lightning_unlearn.functional.rmia import rmia_scores
+from lightning_unlearn.functional.rmia import rmia_scores, rmia_unlearned_scores
 from lightning_unlearn.functional.sensitivity import (
     gradient_sensitivities,
     perturb_mixed,
@@ -88,10 +90,13 @@ __all__ = [
     "perturbation_loss",
     "population_attack_scores",
     "posteriors",
+    "ranking_intervals",
+    "ranking_rates",
     "reference_kl_loss",
     "relearn_target",
     "relearn_time",
     "rmia_scores",
+    "rmia_unlearned_scores",
     "roc_curve",
     "sample_sensitivities",
     "select_random",

@@ -6,6 +6,7 @@ computed on the CPU from exact counts in float64.
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -14,6 +15,8 @@ from lightning_unlearn.functional._checks import require_level, require_unit_int
 
 # The report's low-FPR operating point, `tpr_at_1pct_fpr`.
 LOW_FPR = 0.01
+# Attacks without a natural threshold are read at both.
+_RANKING_FPRS = {"tpr_at_1pct_fpr": LOW_FPR, "tpr_at_0.1pct_fpr": 0.001}
 # Bootstrap histograms are built in blocks of at most this many counts (8 bytes each), to bound memory.
 _BLOCK_COUNTS = 4_000_000
 
@@ -196,31 +199,60 @@ def bootstrap_intervals(
         True
     """
     _require_threshold(threshold)
-    require_level(level)
-    if resamples < 2:
-        raise ValueError(f"resamples must be at least 2, got {resamples}; 1000 is usual")
-    if generator.device.type != "cpu":
-        raise ValueError(f"generator must be on the CPU, got {generator.device}; pass torch.Generator()")
-    forget, nonmember = (
-        _checked("forget_scores", forget_scores),
-        _checked("nonmember_scores", nonmember_scores),
-    )
-    scores, ranks = torch.unique(torch.cat([forget, nonmember]), return_inverse=True)
-    forget_ranks, nonmember_ranks = ranks[: forget.numel()], ranks[forget.numel() :]
 
-    block = max(1, _BLOCK_COUNTS // max(scores.numel(), forget.numel(), nonmember.numel()))
-    blocks: list[dict[str, Tensor]] = []
-    for start in range(0, resamples, block):
-        rows = min(block, resamples - start)
-        forget_counts = _resampled_counts(forget_ranks, scores.numel(), rows, generator)
-        nonmember_counts = _resampled_counts(nonmember_ranks, scores.numel(), rows, generator)
-        blocks.append(_rates(scores, forget_counts, nonmember_counts, threshold))
-    tails = torch.tensor([(1.0 - level) / 2, (1.0 + level) / 2], dtype=torch.float64)
-    intervals: dict[str, tuple[float, float]] = {}
-    for name in blocks[0]:
-        low, high = torch.cat([part[name] for part in blocks]).quantile(tails).tolist()
-        intervals[name] = (low, high)
-    return intervals
+    def rates(scores: Tensor, forget_counts: Tensor, nonmember_counts: Tensor) -> dict[str, Tensor]:
+        return _rates(scores, forget_counts, nonmember_counts, threshold)
+
+    return _intervals(forget_scores, nonmember_scores, rates, generator, level, resamples)
+
+
+def ranking_rates(forget_scores: Tensor, nonmember_scores: Tensor) -> dict[str, float]:
+    """The rates that an attack has whose scores have no natural threshold.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``.
+
+    Returns:
+        Rates in ``[0, 1]``: ``auc``, see :func:`auc`, and ``tpr_at_1pct_fpr`` and ``tpr_at_0.1pct_fpr``, see
+        :func:`tpr_at_fpr`.
+
+    Raises:
+        ValueError: If the scores are not one-dimensional, are empty or hold NaN.
+
+    Example:
+        >>> import torch
+        >>> ranking_rates(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]))
+        {'auc': 0.875, 'tpr_at_1pct_fpr': 0.5, 'tpr_at_0.1pct_fpr': 0.5}
+    """
+    rates = _ranking_rates(*_histograms(forget_scores, nonmember_scores))
+    return {name: float(value) for name, value in rates.items()}
+
+
+def ranking_intervals(
+    forget_scores: Tensor,
+    nonmember_scores: Tensor,
+    generator: torch.Generator,
+    level: float = 0.95,
+    resamples: int = 1000,
+) -> dict[str, tuple[float, float]]:
+    """Percentile bootstrap intervals of all rates of :func:`ranking_rates`, as :func:`bootstrap_intervals` has them.
+
+    Args:
+        forget_scores: Scores of D_f, shape ``(N,)``.
+        nonmember_scores: Scores of non-members, shape ``(M,)``.
+        generator: Source of randomness, on the CPU.
+        level: Coverage of the interval, strictly between 0 and 1.
+        resamples: How many resamples, at least 2.
+
+    Returns:
+        Lower and upper bound by name of the rate.
+
+    Raises:
+        ValueError: If ``level`` or ``resamples`` is out of range, the generator is not on the CPU or the scores are
+            not one-dimensional, are empty or hold NaN.
+    """
+    return _intervals(forget_scores, nonmember_scores, _ranking_rates, generator, level, resamples)
 
 
 def _require_threshold(threshold: float) -> None:
@@ -249,6 +281,42 @@ def _histograms(forget_scores: Tensor, nonmember_scores: Tensor) -> tuple[Tensor
     forget_counts = torch.bincount(ranks[: forget.numel()], minlength=scores.numel())
     nonmember_counts = torch.bincount(ranks[forget.numel() :], minlength=scores.numel())
     return scores, forget_counts, nonmember_counts
+
+
+def _intervals(
+    forget_scores: Tensor,
+    nonmember_scores: Tensor,
+    rates: Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]],
+    generator: torch.Generator,
+    level: float,
+    resamples: int,
+) -> dict[str, tuple[float, float]]:
+    """Percentile intervals of rates, each computed of a block of resamples at once."""
+    require_level(level)
+    if resamples < 2:
+        raise ValueError(f"resamples must be at least 2, got {resamples}; 1000 is usual")
+    if generator.device.type != "cpu":
+        raise ValueError(f"generator must be on the CPU, got {generator.device}; pass torch.Generator()")
+    forget, nonmember = (
+        _checked("forget_scores", forget_scores),
+        _checked("nonmember_scores", nonmember_scores),
+    )
+    scores, ranks = torch.unique(torch.cat([forget, nonmember]), return_inverse=True)
+    forget_ranks, nonmember_ranks = ranks[: forget.numel()], ranks[forget.numel() :]
+
+    block = max(1, _BLOCK_COUNTS // max(scores.numel(), forget.numel(), nonmember.numel()))
+    blocks: list[dict[str, Tensor]] = []
+    for start in range(0, resamples, block):
+        rows = min(block, resamples - start)
+        forget_counts = _resampled_counts(forget_ranks, scores.numel(), rows, generator)
+        nonmember_counts = _resampled_counts(nonmember_ranks, scores.numel(), rows, generator)
+        blocks.append(rates(scores, forget_counts, nonmember_counts))
+    tails = torch.tensor([(1.0 - level) / 2, (1.0 + level) / 2], dtype=torch.float64)
+    intervals: dict[str, tuple[float, float]] = {}
+    for name in blocks[0]:
+        low, high = torch.cat([part[name] for part in blocks]).quantile(tails).tolist()
+        intervals[name] = (low, high)
+    return intervals
 
 
 def _resampled_counts(ranks: Tensor, distinct: int, rows: int, generator: torch.Generator) -> Tensor:
@@ -296,3 +364,8 @@ def _rates(
         "balanced_accuracy": 0.5 * (tpr + 1.0 - fpr),
         "tpr_at_1pct_fpr": _tpr_at_fpr(forget_counts, nonmember_counts, LOW_FPR),
     }
+
+
+def _ranking_rates(scores: Tensor, forget_counts: Tensor, nonmember_counts: Tensor) -> dict[str, Tensor]:
+    low = {name: _tpr_at_fpr(forget_counts, nonmember_counts, fpr) for name, fpr in _RANKING_FPRS.items()}
+    return {"auc": _auc(forget_counts, nonmember_counts), **low}

@@ -8,7 +8,13 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["rmia_scores"]
+from lightning_unlearn.functional._checks import as_population
+
+__all__ = ["rmia_scores", "rmia_unlearned_scores"]
+
+_MIN_MODELS = 2  # one is left as a reference when the attacked one is taken out
+# a posterior below float64's smallest number is taken for that number
+_LEAST = math.log(torch.finfo(torch.float64).tiny)
 
 
 def rmia_scores(
@@ -27,9 +33,8 @@ def rmia_scores(
 
     .. math:: \frac{\Pr(x \mid θ)}{\Pr(x)} \cdot \Big(\frac{\Pr(z \mid θ)}{\Pr(z)}\Big)^{-1} > γ
 
-    (Zarifzadeh, Liu & Shokri, "Low-Cost High-Power Membership Inference Attacks", 2024). To test
-    unlearning, references are models that never saw the sample, or ones that were trained with other samples and
-    unlearned those, so that what unlearning does to a model anyhow is not taken for memory.
+    (Zarifzadeh, Liu & Shokri, "Low-Cost High-Power Membership Inference Attacks", 2024). With references that were
+    unlearned themselves, the attack is :func:`rmia_unlearned_scores`.
 
     Args:
         attacked: Logarithms of the attacked model's posteriors of the true class, shape ``(n,)``.
@@ -57,8 +62,7 @@ def rmia_scores(
         >>> scores.tolist()
         [1.0, 0.0]
     """
-    if not (math.isfinite(gamma) and gamma > 0):
-        raise ValueError(f"gamma must be a finite number above 0, got {gamma}; 1 or 2 are usual")
+    _require_gamma(gamma)
     if offline is not None and not 0.0 <= offline <= 1.0:
         raise ValueError(f"offline must lie in [0, 1] or be None, got {offline}; 0.3 is usual")
     ratios = _log_ratio("attacked", attacked, "references", references, offline)
@@ -69,6 +73,111 @@ def rmia_scores(
         raise ValueError("population_attacked must hold at least one sample; give the data a larger test set")
     below = torch.searchsorted(population.sort().values, ratios - math.log(gamma))
     return below.double() / len(population)
+
+
+def rmia_unlearned_scores(
+    unlearned: Tensor,
+    retrained: Tensor,
+    population_unlearned: Tensor,
+    population_retrained: Tensor,
+    *,
+    gamma: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    r"""RMIA with references that were unlearned, on each model of both kinds, the attacked one left out.
+
+    The scores are those of :func:`rmia_scores` in its online form, whose references were trained with the sample for
+    one half and without it for the other. Here the first half are models that were trained with it and unlearned it,
+    as U-LiRA's are, so that what unlearning does to a model anyhow is not taken for memory:
+
+    .. math:: \Pr(x) = ½ \big(\bar p_{unlearned}(x) + \bar p_{retrained}(x)\big)
+
+    Every model is attacked and left out of the mean of its own kind; both kinds keep their weight of one half. The
+    population's samples are in no model's training set, and their :math:`\Pr(z)` is the same mean.
+
+    Args:
+        unlearned: Logarithms of the posteriors of the true class under N models that were trained with the attacked
+            samples and unlearned them, shape ``(N, n)``, N >= 2.
+        retrained: The same of M models that never saw the samples, ``(M, n)``, M >= 2.
+        population_unlearned: The same of the N unlearned models on the population, ``(N, Z)``.
+        population_retrained: The same of the M retrained models, ``(M, Z)``.
+        gamma: γ, above 0; how far a sample must dominate another.
+
+    Returns:
+        Scores of the unlearned models, ``(N, n)``, and of the retrained ones, ``(M, n)``, float64, in ``[0, 1]``;
+        higher for "was trained on".
+
+    Raises:
+        ValueError: If a shape or ``gamma`` does not fit, there are fewer than 2 models of a kind or no population, or
+            a value is no logarithm of a posterior.
+
+    Example:
+        >>> import torch
+        >>> ours, theirs = rmia_unlearned_scores(
+        ...     torch.tensor([[0.9], [0.8]]).log(), torch.tensor([[0.2], [0.3]]).log(),
+        ...     torch.full((2, 4), 0.5).log(), torch.full((2, 4), 0.5).log())
+        >>> ours.squeeze(1).tolist(), theirs.squeeze(1).tolist()
+        ([1.0, 1.0], [0.0, 0.0])
+    """
+    _require_gamma(gamma)
+    kinds = [
+        _joined("unlearned", unlearned, "population_unlearned", population_unlearned),
+        _joined("retrained", retrained, "population_retrained", population_retrained),
+    ]
+    samples = unlearned.shape[1]
+    if kinds[0].shape[1] != kinds[1].shape[1] or retrained.shape[1] != samples:
+        raise ValueError(
+            "unlearned and retrained must hold the same samples, and so must their populations, got "
+            f"{samples} and {retrained.shape[1]}, {population_unlearned.shape[1]} and {population_retrained.shape[1]}"
+        )
+    scores = []
+    for own, others in (kinds, kinds[::-1]):
+        average = torch.logaddexp(_log_mean_of_others(own), _log_mean(others)) - math.log(2)
+        ratios = own - average
+        population = ratios[:, samples:].sort(dim=1).values
+        below = torch.searchsorted(population, ratios[:, :samples] - math.log(gamma))
+        scores.append(below.double() / population.shape[1])
+    return scores[0], scores[1]
+
+
+def _require_gamma(gamma: float) -> None:
+    if not (math.isfinite(gamma) and gamma > 0):
+        raise ValueError(f"gamma must be a finite number above 0, got {gamma}; 1 or 2 are usual")
+
+
+def _joined(name: str, attacked: Tensor, population_name: str, population: Tensor) -> Tensor:
+    """Return a kind's logarithms on the attacked samples and the population behind them, ``(models, n + Z)``."""
+    if population.ndim == 2 and not population.shape[1]:
+        raise ValueError(f"{population_name} must hold at least one sample; give the data a larger test set")
+    parts = [
+        as_population(each, values, "RMIA with unlearned references", _MIN_MODELS, "64 give a usable score")
+        for each, values in ((name, attacked), (population_name, population))
+    ]
+    if len(attacked) != len(population):
+        raise ValueError(
+            f"{name} and {population_name} must be of the same models, got {len(attacked)} and {len(population)}"
+        )
+    joined = torch.cat(parts, dim=1)
+    if not bool((joined <= 0).all()):
+        raise ValueError(
+            f"{name} and {population_name} must be logarithms of posteriors, none above 0 or NaN; apply log_softmax"
+        )
+    return joined.clamp_min(_LEAST)
+
+
+def _log_mean(values: Tensor) -> Tensor:
+    return values.logsumexp(0) - math.log(len(values))
+
+
+def _log_mean_of_others(values: Tensor) -> Tensor:
+    """Logarithm of the mean over all models but one, for each of them, ``(models, samples)``.
+
+    It is put together of the sums before and behind the one: taking it off the whole sum would lose the rest where it
+    is much the largest.
+    """
+    none = values.new_full((1, values.shape[1]), -math.inf)
+    before = torch.cat([none, values[:-1].logcumsumexp(0)])
+    behind = torch.cat([values[1:].flip(0).logcumsumexp(0).flip(0), none])
+    return torch.logaddexp(before, behind) - math.log(len(values) - 1)
 
 
 def _log_ratio(name: str, own: Tensor, others_name: str, others: Tensor, offline: float | None) -> Tensor:
@@ -82,11 +191,9 @@ def _log_ratio(name: str, own: Tensor, others_name: str, others: Tensor, offline
         raise ValueError(
             f"{name} and {others_name} must be logarithms of posteriors, none above 0 or NaN; apply log_softmax"
         )
-    average = others.logsumexp(0) - math.log(len(others))
+    average = _log_mean(others)
     if offline is not None:
         # a = 1 leaves no constant, whose logarithm is then -inf and adds nothing
         constant = average.new_tensor((1 - offline) / 2).log()
         average = torch.logaddexp(average + math.log((1 + offline) / 2), constant)
-    # a posterior below float64's smallest number is taken for that number
-    least = math.log(torch.finfo(torch.float64).tiny)
-    return own.clamp_min(least) - average.clamp_min(least)
+    return own.clamp_min(_LEAST) - average.clamp_min(_LEAST)

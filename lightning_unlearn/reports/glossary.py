@@ -201,6 +201,26 @@ METRICS: dict[str, Metric] = {
         direction=_MATCH,
         digits=2,
     ),
+    "population_attack/auc": Metric(
+        "Population attack: area under the ROC curve",
+        "population attack AUC",
+        "How well a low loss alone tells D_f from samples never trained on: 0.5 is guessing, 1 is certainty, and "
+        "below 0.5 D_f looks less known than they do.",
+        direction=_MATCH,
+        digits=3,
+    ),
+    **{
+        f"population_attack/tpr_at_{rate}pct_fpr": Metric(
+            f"Population attack: true positive rate at {rate} % false positives",
+            f"population attack TPR @ {rate} % FPR",
+            f"Share of D_f whose loss gives it away when the attack may err on {rate} % of the samples never trained "
+            f"on; {rate} % is guessing.",
+            unit="%",
+            direction=_MATCH,
+            digits=2,
+        )
+        for rate in ("1", "0.1")
+    },
     "backdoor/success_rate_forget": Metric(
         "Backdoor: success rate on D_f",
         "backdoor on D_f",

@@ -180,6 +180,7 @@ _FAMILIES = {
     "memory_retention_rate": "Accuracy and similarity",
     "similarity": "Accuracy and similarity",
     "membership_inference": "Membership inference",
+    "population_attack": "Population attack",
     "backdoor": "Backdoor",
     "unlearning_degree": "Unlearning degree",
     "forgetting_quality": "Forgetting quality",

@@ -21,6 +21,7 @@ from lightning_unlearn.functional import (
     forgetting_quality,
     klom,
     logit_scaled_confidence,
+    rmia_unlearned_scores,
     u_lira_rates,
     u_lira_scores,
 )
@@ -405,22 +406,25 @@ class Prepared(Classifier):
         pass
 
 
+MANY = (KLOM, ULiRA, LiRA, RMIA)
+
+
 def method_scores(**arguments: Any) -> dict[str, float]:
     L.seed_everything(1, verbose=False)
     quick: dict[str, Any] = {"models": 5, "retrain_epochs": 1, "on_error": "raise", "sources": "many"}
-    trainer = quiet_trainer(max_epochs=1, callbacks=[KLOM(**quick), ULiRA(**quick)], **arguments)
+    trainer = quiet_trainer(max_epochs=1, callbacks=[evaluator(**quick) for evaluator in MANY], **arguments)
     trainer.fit(EUk(Prepared(Net()), k=2), toy_data(order_seed=3))
     return {
         key: float(value)
         for key, value in trainer.callback_metrics.items()
-        if "klom" in key or "u_lira" in key
+        if "/" in key and key.split("/")[-2] in {evaluator.default_name for evaluator in MANY}
     }
 
 
 def test_two_processes_make_the_models_of_one() -> None:
     """A source with dropout and batch normalisation: what is drawn must not depend on who draws."""
     one = method_scores()
-    assert "klom/mean" in one
+    assert {"klom/mean", "lira/auc", "source/rmia/auc"} <= one.keys()
     assert method_scores(strategy="ddp_fork", devices=2) == pytest.approx(one, abs=1e-9)
 
 
@@ -448,7 +452,9 @@ def test_two_processes_make_the_models_of_one() -> None:
         (LiRA, {"centre": "mode"}, "centre"),
         (RMIA, {"bootstrap": 1}, "bootstrap"),
         (RMIA, {"gamma": 0.0}, "gamma"),
-        (RMIA, {"offline": 2.0}, "offline"),
+        (RMIA, {"references": "retrained", "offline": 2.0}, r"offline must lie in \[0, 1\]"),
+        (RMIA, {"offline": 0.3}, "take references='retrained'"),
+        (RMIA, {"references": "ordinary"}, "references must be"),
     ],
 )
 def test_bad_arguments_are_refused(
@@ -456,6 +462,9 @@ def test_bad_arguments_are_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         evaluator(**arguments)
+
+
+# ---------------------------------------------------------------------- references
 
 
 def test_lira_knows_its_modes() -> None:
@@ -468,3 +477,147 @@ def test_lira_knows_its_modes() -> None:
     assert "lira/accuracy" in online.results
     assert "offline/accuracy" not in offline.results
     assert online.results["lira/auc"] != offline.results["offline/auc"]
+
+
+THIRTEEN = list(range(0, 39, 3))
+
+
+class Halves(Look):
+    """Keeps the models that are trained on halves of the forget set, and on which."""
+
+    default_name = "halves"
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        super().evaluate(model, audit)
+        self.half, self.members = self.half_trained_population(model, audit)
+        return {"halves/models": float(self.models)}
+
+
+def halves(models: int, source: nn.Module | None = None, **arguments: Any) -> Halves:
+    look = Halves(models=models, retrain_epochs=1, on_error="raise", controls=False, seed=3, **arguments)
+    torch.manual_seed(0)  # of which EU-k draws its layers
+    quiet_trainer(max_epochs=1, callbacks=[look]).fit(EUk(source or plain_source(), k=2), toy_data(THIRTEEN))
+    return look
+
+
+def test_half_of_the_references_are_trained_with_each_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[list[set[int]]] = []
+
+    def spy(recipe: Any, samples: Any, members: Any, **named: Any) -> Any:
+        trained.append([set(member.indices.tolist()) for member in members])
+        return train_ensemble(recipe, samples, members, **named)
+
+    monkeypatch.setattr(populations_module, "train_ensemble", spy)
+    few, more = halves(3, forget := plain_source()), halves(5, forget)
+    assert few.members.shape == (6, 13)
+    assert few.members.sum(0).tolist() == [3] * 13
+    assert few.members.sum(1).tolist() == [6, 7] * 3
+    assert len(torch.unique(few.members, dim=0)) == 6, "every pair has halves of its own"
+    assert torch.equal(more.members[:6], few.members), "more models are added to those that there are"
+    assert torch.equal(more.half.confidence["forget"][:6], few.half.confidence["forget"])
+    data = toy_data(THIRTEEN)
+    data.setup("fit")
+    retain, positions = set(data.split.retain.tolist()), torch.from_numpy(data.split.forget)
+    rows = next(found for found in trained if len(found) == 6)
+    assert rows == [retain | set(positions[row].tolist()) for row in few.members]
+
+
+def test_halves_are_chosen_for_a_trainer_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where models cannot be trained as an ensemble, each is fitted alone on its rows; and not again."""
+    trained: list[set[int]] = []
+
+    def spy(procedure: Any, source: Any, data: Any, **named: Any) -> Any:
+        trained.append(set(data.split.members.tolist()))
+        return fit_alone(procedure, source, data, **named)
+
+    monkeypatch.setattr(populations_module, "fit_alone", spy)
+    monkeypatch.setattr(populations_module, "ensemble_plan", lambda *_: None)
+    source = toy_source()
+    look = halves(2, source, cache=tmp_path)
+    data = toy_data(THIRTEEN)
+    data.setup("fit")
+    positions = torch.from_numpy(data.split.forget)
+    expected = [{*data.split.retain.tolist(), *positions[row].tolist()} for row in look.members]
+    assert trained[-4:] == expected
+    assert len(torch.unique(look.half.confidence["forget"], dim=0)) == 4
+    trained.clear()
+    assert torch.equal(
+        halves(2, source, cache=tmp_path).half.confidence["forget"], look.half.confidence["forget"]
+    )
+    assert not trained
+
+
+def test_attacks_on_samples_are_the_functions_of_their_references(tmp_path: Path) -> None:
+    """LiRA against SciPy, RMIA against its function."""
+    from scipy import stats
+
+    quick: dict[str, Any] = {
+        "models": 4,
+        "retrain_epochs": 1,
+        "on_error": "raise",
+        "controls": False,
+        "seed": 3,
+    }
+    look, online = Halves(**quick), LiRA(**quick, dirpath=tmp_path, variance="per_sample", centre="mean")
+    unlearned = RMIA(**quick, dirpath=tmp_path)
+    retrained = RMIA(**quick, dirpath=tmp_path, name="offline", references="retrained", offline=0.5)
+    quiet_trainer(max_epochs=1, callbacks=[look, online, unlearned, retrained]).fit(
+        EUk(plain_source(), k=2), toy_data()
+    )
+    known, members = look.half.confidence["forget"].numpy(), look.members.numpy()
+    attacked = {"unlearned": look.seen["own"], "retrained": look.seen["null"]}
+    with np.load(tmp_path / "lira_samples.npz") as found:
+        for name, population in attacked.items():
+            phi = population.confidence["forget"].numpy()
+            for sample in range(phi.shape[1]):
+                density = []
+                for chosen in (members[:, sample], ~members[:, sample]):
+                    some = known[chosen, sample]
+                    density.append(stats.norm.logpdf(phi[:, sample], some.mean(), some.std(ddof=1)))
+                np.testing.assert_allclose(
+                    found[name][:, sample], density[0] - density[1], rtol=1e-9, atol=1e-9
+                )
+    ours, theirs = rmia_unlearned_scores(
+        *(
+            nn.functional.logsigmoid(look.seen[kind].confidence[stream])
+            for stream in ("forget", "test")
+            for kind in ("own", "retrained")
+        )
+    )
+    with np.load(tmp_path / "rmia_samples.npz") as found:
+        assert np.array_equal(found["unlearned"], ours.numpy())
+        assert np.array_equal(found["retrained"], theirs.numpy())
+    assert (unlearned.details["references"], retrained.details["references"]) == ("unlearned", "retrained")
+    assert "offline" not in unlearned.details
+    assert retrained.details["offline"] == 0.5
+    assert RMIA(references="retrained").offline == 0.3
+
+
+def test_attacks_find_the_source_and_not_the_retrained_model() -> None:
+    """Digits with random labels, which only a model that was trained with them knows."""
+    from sklearn.datasets import load_digits
+
+    from lightning_unlearn.data import TensorData
+
+    images = torch.from_numpy(load_digits().data[:200]).float() / 16
+    labels = torch.randint(10, (200,), generator=torch.Generator().manual_seed(0))
+    source = Classifier(
+        nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)),
+        optimizer=partial(torch.optim.Adam, lr=0.02),
+    )
+    data = UnlearningDataModule(
+        TensorData(images[:120], labels[:120]), 0.25, test_dataset=TensorData(images[120:], labels[120:])
+    )
+    quick: dict[str, Any] = {"models": 6, "sources": "many", "retrain_epochs": 25, "on_error": "raise"}
+    attacks = [LiRA(**quick), RMIA(**quick), RMIA(**quick, references="retrained", name="offline")]
+    quiet_trainer(max_epochs=25, callbacks=attacks).fit(Retrain(source), data)
+    scores = {name: value for attack in attacks for name, value in attack.results.items()}
+    for name in ("lira", "rmia", "offline"):
+        assert scores[f"source/{name}/auc"] > 0.85
+        assert scores[f"{name}/auc"] == pytest.approx(0.5, abs=0.12)
+
+
+def test_halves_need_two_samples() -> None:
+    lira = LiRA(models=4, retrain_epochs=1, on_error="raise", controls=False)
+    with pytest.raises(ValueError, match="at least 2 samples in it, and it has 1"):
+        quiet_trainer(max_epochs=1, callbacks=[lira]).fit(Retrain(toy_source()), toy_data([5]))

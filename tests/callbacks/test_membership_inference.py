@@ -1,19 +1,38 @@
 """The membership inference attack: variants, rates and what it may look at."""
 
+import itertools
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+import toys
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
-from toys import CLASSES, FEATURES, TRAIN, quiet_trainer, toy_data, toy_source
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+from toys import (
+    CLASSES,
+    FEATURES,
+    TRAIN,
+    Net,
+    PlainModule,
+    blobs,
+    quiet_trainer,
+    toy_data,
+    toy_source,
+    train_set,
+)
 
 from lightning_unlearn.callbacks import MembershipInference
-from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.callbacks import shadow_models as room
+from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
+from lightning_unlearn.ensembles import train_classifier, train_ensemble
 from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.models import Classifier
 
 
 class Remembers(nn.Module):
@@ -114,22 +133,63 @@ def test_the_variant_is_the_one_that_the_data_allows(
     assert json.loads((tmp_path / "membership_inference.json").read_text())["details"]["variant"] == used
 
 
-def test_shadow_models_train_on_the_shadow_set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    import lightning_unlearn.callbacks.membership_inference as room
+class OnlyItems(Dataset[tuple[Tensor, Tensor]]):
+    """The training set, sample by sample and not as tensors."""
 
-    trained: list[Any] = []
-    real = room.train_classifier
+    def __len__(self) -> int:
+        return TRAIN
 
-    def spy(module: nn.Module, loader: Any, **arguments: Any) -> None:
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return train_set()[index]
+
+
+class Moved(L.LightningDataModule):
+    """A project whose datamodule changes batches on the way to the device."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(*blobs(TRAIN, 0)), batch_size=8, shuffle=True)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(*blobs(31, 1)), batch_size=8)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return batch[0] / 2, batch[1]
+
+
+def shadowed(inner: Any = None, **arguments: Any) -> UnlearningDataModule:
+    given = {"nonmember": 10, "shadow": 24, "batch_size": 8, "order_seed": 1, **arguments}
+    if not isinstance(inner, L.LightningDataModule):
+        given["test_dataset"] = toys.test_set()
+    return UnlearningDataModule(inner or train_set(), 0.2, **given)
+
+
+def shadow_attack(
+    data: UnlearningDataModule, module: L.LightningModule | None = None, trainer: Any = (), **arguments: Any
+) -> MembershipInference:
+    quick: dict[str, Any] = {"shadow_models": 3, "shadow_epochs": 2, "bootstrap": 10, "controls": False}
+    attack = MembershipInference(**{**quick, "on_error": "raise", **arguments})
+    run = quiet_trainer(callbacks=[attack], max_epochs=1, limit_train_batches=0, **dict(trainer))
+    run.fit(module or toy_source(), data)
+    attack.results = {name: float(value) for name, value in run.callback_metrics.items()}
+    return attack
+
+
+@pytest.mark.parametrize("inner", [None, OnlyItems(), Moved()], ids=["tensors", "items", "moved"])
+def test_shadow_models_train_on_the_shadow_set_alone(inner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained: list[list[int]] = []
+
+    def ensemble(recipe: Any, samples: Any, members: Any, **named: Any) -> Any:
+        trained.extend(member.indices.tolist() for member in members)
+        return train_ensemble(recipe, samples, members, **named)
+
+    def one(module: nn.Module, loader: Any, **arguments: Any) -> Any:
         trained.append(loader.positions.tolist())
-        real(module, loader, **arguments)
+        return train_classifier(module, loader, **arguments)
 
-    monkeypatch.setattr(room, "train_classifier", spy)
-    data = toy_data(nonmember=10, shadow=24)
-    attack = MembershipInference(
-        shadow_models=3, shadow_epochs=1, bootstrap=10, on_error="raise", controls=False
-    )
-    quiet_trainer(callbacks=[attack], max_epochs=1).fit(toy_source(), data)
+    monkeypatch.setattr(room, "train_ensemble", ensemble)
+    monkeypatch.setattr(room, "train_classifier", one)
+    data = shadowed(inner)
+    shadow_attack(data)
     assert len(trained) == 3
     shadow = set(data.split.shadow.tolist())
     for positions in trained:
@@ -137,6 +197,97 @@ def test_shadow_models_train_on_the_shadow_set_alone(monkeypatch: pytest.MonkeyP
         assert set(positions) < shadow
     assert len({tuple(positions) for positions in trained}) == 3
     assert not shadow & set(data.split.members.tolist())
+
+
+def posteriors(data: UnlearningDataModule, **arguments: Any) -> Tensor:
+    """What the shadow models say, in one row, instead of scores that hardly change with it."""
+    seen: list[Tensor] = []
+    real = MembershipInference._shadow_posteriors
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            MembershipInference, "_shadow_posteriors", lambda *a: seen.extend(found := real(*a)) or found
+        )
+        shadow_attack(data, **arguments)
+    return torch.cat(seen)
+
+
+def test_data_in_memory_and_data_read_from_it_give_the_same_shadow_models() -> None:
+    """One computation over three models, and a loop over them with ordinary loaders."""
+    module = Classifier(nn.Sequential(nn.Linear(FEATURES, 8), nn.ReLU(), nn.Linear(8, CLASSES)))
+    together, one_by_one = (posteriors(shadowed(inner), module=module) for inner in (None, OnlyItems()))
+    assert together.shape == (2 * 3 * 12, CLASSES)
+    torch.testing.assert_close(together, one_by_one, atol=1e-5, rtol=0)
+
+
+def test_what_a_project_does_to_its_batches_is_done_to_the_shadow_models() -> None:
+    plain, moved = posteriors(shadowed()), posteriors(shadowed(Moved()))
+    assert float((plain - moved).abs().mean()) > 0.01
+
+
+@pytest.mark.parametrize("inner", [None, OnlyItems(), Moved()], ids=["tensors", "items", "moved"])
+def test_two_processes_train_the_shadow_models_of_one(inner: Any) -> None:
+    one = shadow_attack(shadowed(inner)).results
+    assert "membership_inference/auc" in one
+    two = shadow_attack(shadowed(inner), trainer={"strategy": "ddp_fork", "devices": 2}).results
+    assert two == pytest.approx(one, abs=1e-6)
+
+
+def test_a_users_module_and_output_are_trained_as_shadow_models() -> None:
+    class Field(PlainModule):
+        def forward(self, x: Tensor) -> Any:
+            return {"scores": super().forward(x), "other": x}
+
+    class NoTraining(Field):
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            raise AssertionError("shadow models are trained on the classification loss")
+
+    attack = shadow_attack(shadowed(), NoTraining(), adapter=Adapter(logits="scores"))
+    assert attack.details["variant"] == "shadow"
+
+
+def test_shadow_models_are_kept_and_taken_by_another_attack(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ways: list[str] = []
+
+    def spy(*positional: Any, **named: Any) -> Any:
+        ensemble = train_ensemble(*positional, **named)
+        ways.append(ensemble.way)
+        return ensemble
+
+    monkeypatch.setattr(room, "train_ensemble", spy)
+    first = shadow_attack(shadowed(), cache=tmp_path)
+    assert len(list(tmp_path.glob("*.pt"))) == 3
+    again = shadow_attack(shadowed(), cache=str(tmp_path), name="again")
+    assert list(again.results.values()) == list(first.results.values())
+    shadow_attack(shadowed(), cache=tmp_path, attack="boosting", name="third")
+    assert ways[0] != "cache"
+    assert ways[1:] == ["cache", "cache"]
+    for change in ({"shadow_epochs": 3}, {"seed": 5}, {"shadow_optimizer": partial(torch.optim.SGD, lr=0.1)}):
+        shadow_attack(shadowed(), cache=tmp_path, **change)
+        assert ways[-1] != "cache", change
+    shadow_attack(shadowed(), cache=tmp_path, shadow_models=4)
+    assert len(list(tmp_path.glob("*.pt"))) == 3 + 3 * 3 + 1, "three of four were there"
+    shadow_attack(shadowed(Moved()), cache=tmp_path)
+    assert ways[-1] != "cache", "what a hook does is in no key"
+
+
+def test_a_model_that_cannot_be_told_from_others_is_not_kept(tmp_path: Path) -> None:
+    class Counting(Net):
+        def __init__(self) -> None:
+            super().__init__()
+            self.number = itertools.count()  # a C object: neither content nor attributes
+
+    with pytest.warns(UserWarning, match="shadow models are not kept in"):
+        attack = shadow_attack(shadowed(), Classifier(Counting()), cache=tmp_path)
+    assert attack.results
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shadow_model_that_diverges_is_described() -> None:
+    diverging = partial(torch.optim.SGD, lr=1e30)
+    with pytest.raises(FloatingPointError, match="the loss became"):
+        shadow_attack(shadowed(OnlyItems()), shadow_optimizer=diverging, shadow_epochs=5)
 
 
 def test_the_attack_is_trained_once_a_source(monkeypatch: pytest.MonkeyPatch) -> None:

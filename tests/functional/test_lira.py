@@ -15,6 +15,7 @@ from lightning_unlearn.functional import (
     logit_scaled_confidence,
     population_attack_scores,
     rmia_scores,
+    rmia_unlearned_scores,
     u_lira_intervals,
     u_lira_rates,
     u_lira_scores,
@@ -293,6 +294,51 @@ def test_rmia_agrees_with_the_formula_written_out(offline: float | None, gamma: 
     x, z = ratio(own, own_references), ratio(population, population_references)
     expected = [np.mean([float(a / b) > gamma for b in z]) for a in x]
     assert found.tolist() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("gamma", [1.0, 1.5])
+def test_rmia_with_unlearned_references_agrees_with_the_formula_written_out(gamma: float) -> None:
+    """Both kinds of references weigh one half, and the attacked model is none of its own."""
+    rng = np.random.default_rng(0)
+    p = {"u": rng.random((5, 6)), "r": rng.random((3, 6))}
+    z = {"u": rng.random((5, 40)), "r": rng.random((3, 40))}
+    tensors = [torch.from_numpy(x).log() for x in (p["u"], p["r"], z["u"], z["r"])]
+    for own, other, found in zip("ur", "ru", rmia_unlearned_scores(*tensors, gamma=gamma), strict=True):
+        for k in range(len(p[own])):
+            kept = [i for i in range(len(p[own])) if i != k]
+            ratios = [x[own][k] / (0.5 * (x[own][kept].mean(0) + x[other].mean(0))) for x in (p, z)]
+            expected = [np.mean([a / b > gamma for b in ratios[1]]) for a in ratios[0]]
+            assert found[k].tolist() == pytest.approx(expected)
+
+
+def test_rmia_with_unlearned_references_does_not_tell_a_perfect_unlearner_apart() -> None:
+    def posteriors(samples: int, seed: int, shift: float = 0.0) -> Tensor:
+        return torch.nn.functional.logsigmoid(normal(8, samples, seed=seed) + shift)
+
+    retrained, population = posteriors(2000, 1), (posteriors(500, 2), posteriors(500, 3))
+    perfect = u_lira_rates(*rmia_unlearned_scores(posteriors(2000, 0), retrained, *population))
+    assert perfect["auc"] == pytest.approx(0.5, abs=0.02)  # 16,000 scores a kind of 2000 samples
+    known = rmia_unlearned_scores(posteriors(2000, 0, 1.5), retrained, *population)
+    assert u_lira_rates(*known)["auc"] > 0.7
+
+
+def test_bad_input_of_rmia_with_unlearned_references_is_refused() -> None:
+    one, two, far = torch.zeros(2, 3), torch.zeros(2, 4), torch.full((2, 3), -5000.0)
+    assert torch.equal(rmia_unlearned_scores(far, far, far, far)[0], torch.zeros(2, 3).double())
+    with pytest.raises(ValueError, match=r"retrained holds 1 models, .* needs at least 2"):
+        rmia_unlearned_scores(one, one[:1], two, two[:1])
+    with pytest.raises(ValueError, match="of the same models"):
+        rmia_unlearned_scores(one, one, torch.zeros(3, 4), two)
+    with pytest.raises(ValueError, match="same samples"):
+        rmia_unlearned_scores(one, torch.zeros(2, 5), two, two)
+    with pytest.raises(ValueError, match="same samples"):  # as many in all
+        rmia_unlearned_scores(one, two, two, one)
+    with pytest.raises(ValueError, match="larger test set"):
+        rmia_unlearned_scores(one, one, two[:, :0], two[:, :0])
+    with pytest.raises(ValueError, match="logarithms"):
+        rmia_unlearned_scores(one, one, two + 1, two)
+    with pytest.raises(ValueError, match="gamma"):
+        rmia_unlearned_scores(one, one, two, two, gamma=math.inf)
 
 
 def test_rmia_of_posteriors_too_small_for_a_float_is_finite() -> None:

@@ -14,6 +14,8 @@ from lightning_unlearn.functional import (
     bootstrap_intervals,
     confusion_matrix,
     membership_rates,
+    ranking_intervals,
+    ranking_rates,
     roc_curve,
     tpr_at_fpr,
 )
@@ -120,6 +122,23 @@ def test_bootstrap_matches_a_loop_over_resamples():
         assert ours[name] == pytest.approx(tuple(bounds), abs=0.0101), name
 
 
+def test_rates_without_a_threshold_are_the_same_ones():
+    forget, nonmember = scores(5, n=200, m=1500, digits=3)
+    rates = ranking_rates(forget, nonmember)
+    expected = [auc(forget, nonmember), *(tpr_at_fpr(forget, nonmember, fpr) for fpr in (0.01, 0.001))]
+    assert list(rates.values()) == expected
+    draw = [torch.Generator().manual_seed(0) for _ in range(2)]
+    ours, theirs = (
+        ranking_intervals(forget, nonmember, draw[0]),
+        bootstrap_intervals(forget, nonmember, draw[1]),
+    )
+    assert {name: ours[name] for name in ("auc", "tpr_at_1pct_fpr")} == {
+        name: theirs[name] for name in ("auc", "tpr_at_1pct_fpr")
+    }
+    low, high = ours["tpr_at_0.1pct_fpr"]
+    assert low <= rates["tpr_at_0.1pct_fpr"] <= high <= ours["tpr_at_1pct_fpr"][1]
+
+
 def test_bootstrap_intervals_cover_the_truth():
     truth = torch.special.ndtr(
         torch.tensor(0.5, dtype=torch.float64)
@@ -166,13 +185,14 @@ def test_arguments_are_checked():
         (torch.tensor([[0.5]]), "one score a sample"),
         (torch.tensor([math.nan, 0.5]), "holds NaN"),
     ]:
-        for function in (auc, roc_curve, tpr_at_fpr, confusion_matrix, membership_rates):
+        for function in (auc, roc_curve, tpr_at_fpr, confusion_matrix, membership_rates, ranking_rates):
             with pytest.raises(ValueError, match=f"forget_scores.*{message}"):
                 function(bad, good)
             with pytest.raises(ValueError, match=f"nonmember_scores.*{message}"):
                 function(good, bad)
-        with pytest.raises(ValueError, match=message):
-            bootstrap_intervals(bad, good, g)
+        for intervals in (bootstrap_intervals, ranking_intervals):
+            with pytest.raises(ValueError, match=message):
+                intervals(bad, good, g)
     with pytest.raises(ValueError, match=r"fpr must lie in \[0, 1\]"):
         tpr_at_fpr(good, good, 1.5)
     with pytest.raises(ValueError, match="threshold must be a number"):

@@ -14,7 +14,7 @@ from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
-from lightning_unlearn.callbacks import Evaluator, ManyModels, MembershipInference
+from lightning_unlearn.callbacks import Evaluator, ManyModels
 from lightning_unlearn.callbacks.populations import Kinds, Populations
 from lightning_unlearn.callbacks.watching import WatchRecorder
 from lightning_unlearn.data import Adapter, UnlearningDataModule
@@ -231,11 +231,11 @@ class Pipeline:
                     evaluator.dirpath = folder.evaluation
                     evaluator.source = source
                     evaluator.retrained = None if name == RETRAIN else retrained
+                    if evaluator.keeps is not None and evaluator.cache is None:
+                        evaluator.cache = self.folder / evaluator.keeps
                     if isinstance(evaluator, ManyModels):
-                        evaluator.kinds = self._kinds(name, source, seed)
+                        evaluator.kinds = self._kinds(name, source, seed, evaluator.cache)
                         evaluator.shared = self.populations.setdefault(seed, Populations())
-                    if isinstance(evaluator, MembershipInference) and evaluator.cache is None:
-                        evaluator.cache = self.folder / "shadow_models"
                 self.data.order_seed = own
                 with seeded(own):
                     metrics = self._measure(model, evaluators)
@@ -332,7 +332,7 @@ class Pipeline:
             evaluator.controls = False  # source and retrained model have rows of their own
         return made
 
-    def _kinds(self, name: str, source: nn.Module, seed: int) -> Kinds:
+    def _kinds(self, name: str, source: nn.Module, seed: int, cache: Path | None) -> Kinds:
         """Return how models come to be in this comparison, for evaluators that want many of each kind."""
 
         def procedure(label: str, build: Callable[[nn.Module], L.LightningModule]) -> Procedure:
@@ -364,7 +364,7 @@ class Pipeline:
             anew=procedure(SOURCE, lambda _: self.source.model()),
             source=source,
             seed=self._seed("evaluate", seed),
-            cache=self.folder / "populations",
+            cache=cache,
         )
 
     def _seed(self, purpose: str, seed: int) -> int:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from toys import Net, toy_data
 
-from lightning_unlearn.callbacks import KLOM, ForgettingQuality, MembershipInference, ULiRA
+from lightning_unlearn.callbacks import KLOM, ForgettingQuality, LiRA, MembershipInference, ULiRA
 from lightning_unlearn.callbacks import populations as populations_module
 from lightning_unlearn.compare import Comparison, compare
-from lightning_unlearn.methods import EUk
+from lightning_unlearn.methods import EUk, Retrain
 from lightning_unlearn.methods.many import fit_alone
 from lightning_unlearn.models import Classifier
 from lightning_unlearn.pipeline import Pipeline
@@ -110,3 +110,46 @@ def test_a_finished_comparison_is_not_audited_again(tmp_path: Path, monkeypatch:
     (tmp_path / "eu_k" / "seed_0" / "metrics.json").unlink()
     run(tmp_path, evaluators=evaluators, data=data)
     assert len(audits) == 4
+
+
+def test_a_folder_of_ones_own_is_used(tmp_path: Path) -> None:
+    data = partial(toy_data, nonmember=10, shadow=12)
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    evaluators = [
+        lambda: KLOM(models=2, cache=mine),
+        lambda: MembershipInference(shadow_models=2, shadow_epochs=1, bootstrap=10, cache=others),
+    ]
+    run(tmp_path / "run", evaluators=evaluators, data=data)
+    assert list(mine.rglob("*.npz"))
+    assert len(list(others.glob("*.pt"))) == 2
+    assert not {"populations", "shadow_models"} & {path.name for path in (tmp_path / "run").iterdir()}
+
+
+def test_an_interrupted_population_goes_on_with_the_models_that_were_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that saw the forget set may lie there: not the sources of LiRA's references."""
+    ways: list[str] = []
+    real = populations_module.train_ensemble
+
+    def told(*arguments: Any, **named: Any) -> Any:
+        ensemble = real(*arguments, **named)
+        ways.append(ensemble.way)
+        return ensemble
+
+    monkeypatch.setattr(populations_module, "train_ensemble", told)
+    optimizer = partial(torch.optim.SGD, lr=0.1)
+    retrain = MethodRun(lambda s: Retrain(s, optimizer=optimizer), "retrain", {"max_epochs": 1})
+    settings: dict[str, Any] = {
+        "retrain": retrain,
+        "evaluators": [lambda: KLOM(models=2), lambda: LiRA(models=2)],
+    }
+    before = run(tmp_path, **settings).report["models"]
+    assert len(ways) == 3, "retrained models, as many for the null, and LiRA's references"
+    kept = tmp_path / "populations"
+    assert len(list((kept / "models").glob("*.pt"))) == 4, "the references remember the forget set"
+    for lost in (*kept.rglob("*.npz"), *tmp_path.rglob("metrics.json")):
+        lost.unlink()
+    ways.clear()
+    assert run(tmp_path, **settings).report["models"] == before
+    assert [way == "cache" for way in ways].count(True) == 2

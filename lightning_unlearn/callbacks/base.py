@@ -54,6 +54,10 @@ class Evaluator(L.Callback):
 
     default_name: ClassVar[str]
     copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
+    keeps: ClassVar[str | None] = (
+        None  # a comparison's folder for what may be used again; goes into ``cache``
+    )
+    cache: Path | None = None
 
     def __init__(
         self,

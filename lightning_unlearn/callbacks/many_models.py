@@ -83,6 +83,7 @@ class ManyModels(Evaluator):
     """
 
     least_models: ClassVar[int]
+    keeps: ClassVar[str | None] = "populations"
 
     def __init__(
         self,

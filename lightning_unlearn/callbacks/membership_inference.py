@@ -77,6 +77,7 @@ class MembershipInference(Evaluator):
     """
 
     default_name: ClassVar[str] = "membership_inference"
+    keeps: ClassVar[str | None] = "shadow_models"
 
     def __init__(
         self,

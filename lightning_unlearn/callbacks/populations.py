@@ -18,6 +18,7 @@ from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Member, Outputs, Runtime, predict, train_ensemble
+from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.functional import logit_scaled_confidence
 from lightning_unlearn.hashing import model_hash
@@ -29,6 +30,7 @@ __all__ = ["Kinds", "Population", "Populations", "Sources"]
 
 Sources = Literal["one", "many"]
 
+_FORGETFUL = ("retrained", "second retrained")  # populations whose models never saw the forget set
 _STREAMS = ("forget", "retain", "test", "nonmember")
 Answers = dict[str, Tensor]
 
@@ -117,7 +119,7 @@ class Populations:
 
     def retrained(self, kinds: Kinds, number: int, audit: Audit, *, second: bool = False) -> Population:
         """Return K retrained models, or as many others (``second``), which give the null of every statistic."""
-        name = "second retrained" if second else "retrained"
+        name = _FORGETFUL[int(second)]
         place = self._place(kinds.retrain, kinds, name, audit)
         self._make(name, place, kinds.retrain, kinds, [kinds.source] * number, audit)
         return _population(self._kept[place], number)
@@ -209,7 +211,10 @@ class Populations:
                 Member(rows if left_out is None else _rest(rows, left_out[k]), seed)
                 for k, seed in zip(missing, seeds, strict=True)
             ]
-            ensemble = train_ensemble(recipe, samples, members, runtime=runtime)
+            # finished models that never saw the forget set may lie on a disk; others remember it
+            folder = None if kinds.cache is None or name not in _FORGETFUL else kinds.cache / "models"
+            folder = usable_cache(folder, recipe, samples, members[0], runtime)
+            ensemble = train_ensemble(recipe, samples, members, runtime=runtime, cache=folder)
             models = list(ensemble.models())
             for k, model in zip(missing, models, strict=True):
                 answers[k] = _answers(runtime.place(model), audit.data, runtime, audit.adapter)

@@ -5,13 +5,11 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import TensorLoader
-from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.ensembles import (
     Member,
     Recipe,
@@ -20,7 +18,7 @@ from lightning_unlearn.ensembles import (
     train_classifier,
     train_ensemble,
 )
-from lightning_unlearn.ensembles.cache import keys_of
+from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.chunk import alone, state_of
 from lightning_unlearn.methods.many import moved_as_served
 from lightning_unlearn.models.surgery import clone, fresh_copy
@@ -82,23 +80,8 @@ def shadow_models(
         members,
         runtime=runtime,
         way="auto" if plain else "sequential",
-        cache=_kept_in(cache, recipe, loader.dataset, members[0], runtime) if plain else None,
+        cache=usable_cache(cache, recipe, loader.dataset, members[0], runtime) if plain else None,
     ).models()
-
-
-def _kept_in(
-    cache: Path | None, recipe: Recipe, samples: TensorData, member: Member, runtime: Runtime
-) -> Path | None:
-    """Return the folder if it can be told what determines a model; an audit is not to be lost over a cache."""
-    if cache is None:
-        return None
-    try:  # one sample stands for all: tensors can always be hashed
-        one = Member(torch.zeros(1, dtype=torch.int64), member.seed)
-        keys_of(recipe, samples.subset(member.indices[:1]), [one], runtime)
-    except TypeError as error:
-        rank_zero_warn(f"shadow models are not kept in {cache}: {error}")
-        return None
-    return cache
 
 
 def _read_one_by_one(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.data.tensors import TensorData
@@ -16,7 +17,7 @@ from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module
 from lightning_unlearn.ensembles.runtime import Runtime
 from lightning_unlearn.io import atomic_path
 
-__all__ = ["keys_of", "read_model", "write_model"]
+__all__ = ["keys_of", "read_model", "usable_cache", "write_model"]
 
 
 def keys_of(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> list[str]:
@@ -50,6 +51,29 @@ def keys_of(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime
             shared = fingerprint(shared, _optimization(recipe, network))
         keys.append(fingerprint(shared, network, member.indices, member.seed))
     return keys
+
+
+def usable_cache(
+    cache: Path | None, recipe: Recipe, data: TensorData, member: Member, runtime: Runtime
+) -> Path | None:
+    """Return the folder if it can be told what determines a model, and else warn: no audit is lost over a cache.
+
+    Args:
+        cache: The folder, or ``None``.
+        recipe: What all members share.
+        data: The samples.
+        member: Any of the members.
+        runtime: Device and precision.
+    """
+    if cache is None:
+        return None
+    try:  # one sample stands for all: tensors can always be hashed
+        one = Member(torch.zeros(1, dtype=torch.int64), member.seed)
+        keys_of(recipe, data.subset(member.indices[:1]), [one], runtime)
+    except TypeError as error:
+        rank_zero_warn(f"models are not kept in {cache}: {error}")
+        return None
+    return cache
 
 
 def read_model(folder: Path, key: str) -> Chunk | None:

@@ -278,7 +278,7 @@ def test_a_model_that_cannot_be_told_from_others_is_not_kept(tmp_path: Path) -> 
             super().__init__()
             self.number = itertools.count()  # a C object: neither content nor attributes
 
-    with pytest.warns(UserWarning, match="shadow models are not kept in"):
+    with pytest.warns(UserWarning, match="models are not kept in"):
         attack = shadow_attack(shadowed(), Classifier(Counting()), cache=tmp_path)
     assert attack.results
     assert not list(tmp_path.iterdir())

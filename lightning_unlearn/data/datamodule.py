@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import attribute_of, attributes_of, targets_of
-from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
+from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
 from lightning_unlearn.data.parts import Part, part_of_dataset, part_of_loader, require_apart, varies
 from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, as_rule
@@ -31,8 +31,6 @@ __all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 Stream = Literal["forget", "retain", "train", "nonmember", "shadow", "test"]
-
-_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 @runtime_checkable
@@ -156,7 +154,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._evaluation: Dataset[Any] | None = evaluation_dataset
         self._inner_setup: set[str] = set()
         self._torn_down = False
-        for hook in _TRANSFER_HOOKS:
+        for hook in TRANSFER_HOOKS:
             # Lightning asks whether a hook is overridden, so ours exists only where the project's does
             if isinstance(datamodule, L.LightningDataModule) and is_overridden(hook, datamodule):
                 setattr(self, hook, partial(self._transfer, hook))
@@ -354,10 +352,10 @@ class UnlearningDataModule(L.LightningDataModule):
             not isinstance(part.dataset, TensorData)
             or part.collate_fn is not None
             or part.dataset.augment is not None
-            or any(hook in vars(self) for hook in _TRANSFER_HOOKS)
+            or any(hook in vars(self) for hook in TRANSFER_HOOKS)
             or (
                 isinstance(module, L.LightningModule)
-                and any(is_overridden(hook, module, L.LightningModule) for hook in _TRANSFER_HOOKS)
+                and any(is_overridden(hook, module, L.LightningModule) for hook in TRANSFER_HOOKS)
             )
         )
 

@@ -23,7 +23,7 @@ from torchmetrics import MeanMetric
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data.loading import TRANSFER_HOOKS, Indexed
 from lightning_unlearn.data.splits import Split
 from lightning_unlearn.ensembles import Runtime, isolated_rng, restore_rng_state, rng_state
 from lightning_unlearn.ensembles.training import Loss
@@ -42,7 +42,6 @@ from lightning_unlearn.peak_memory import peak_memory
 
 __all__ = ["UnlearningModule"]
 
-_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 _STATE_KEY = "lightning_unlearn"
 
 
@@ -115,7 +114,7 @@ class UnlearningModule(SpreadableModule):
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._outputs_checked = False
         self._validation = nn.ModuleDict()
-        for hook in _TRANSFER_HOOKS:
+        for hook in TRANSFER_HOOKS:
             # Lightning asks whether a hook is overridden, so ours exists only where the source's does
             if isinstance(self.model, L.LightningModule) and is_overridden(hook, self.model):
                 setattr(self, hook, partial(self._transfer, hook))

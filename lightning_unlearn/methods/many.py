@@ -19,7 +19,7 @@ from torchmetrics import Metric
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule, batches_of
-from lightning_unlearn.data.loading import BatchLoader, TensorLoader
+from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, TensorLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
 from lightning_unlearn.methods.base import UnlearningModule
@@ -41,7 +41,6 @@ __all__ = [
     "without",
 ]
 
-_TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 # where the Trainer of one repetition computes and what it shows is not the user's to say
 _REPLACED = (
     "accelerator",
@@ -169,7 +168,7 @@ def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataM
     view.trainer = None
     view.ledger = None  # a repetition is no deletion
     view.order_seed = order_seed
-    for hook in _TRANSFER_HOOKS:
+    for hook in TRANSFER_HOOKS:
         if hook in vars(data):
             setattr(view, hook, partial(view._transfer, hook))
     return view
@@ -265,7 +264,7 @@ def moved_as_served(data: UnlearningDataModule) -> bool:
     """
     fitted = data._module()
     owners = [data, *([fitted] if isinstance(fitted, L.LightningModule) else [])]
-    return not any(is_overridden(hook, owner) for owner in owners for hook in _TRANSFER_HOOKS)
+    return not any(is_overridden(hook, owner) for owner in owners for hook in TRANSFER_HOOKS)
 
 
 # arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
@@ -291,7 +290,7 @@ def ensemble_plan(
         Recipe, samples, and the rows that every model is trained on; ``None`` if a Trainer has to do it.
     """
     arguments = {name: value for name, value in procedure.arguments().items() if value is not None}
-    if not isinstance(data, UnlearningDataModule) or any(hook in vars(data) for hook in _TRANSFER_HOOKS):
+    if not isinstance(data, UnlearningDataModule) or any(hook in vars(data) for hook in TRANSFER_HOOKS):
         return None
     with isolated_rng(0):
         module = procedure.build(source)
@@ -325,7 +324,7 @@ def _factories(
     """Return what makes optimizer and schedule, where that can be known."""
     if not all(parameter.requires_grad for parameter in model.parameters()):
         return None
-    if isinstance(model, L.LightningModule) and any(is_overridden(hook, model) for hook in _TRANSFER_HOOKS):
+    if isinstance(model, L.LightningModule) and any(is_overridden(hook, model) for hook in TRANSFER_HOOKS):
         return None
     optimizer, schedule = (None, None) if method is None else (method._optimizer, method._lr_scheduler)
     if (

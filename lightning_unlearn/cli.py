@@ -37,6 +37,10 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 if a part of a comparison failed; 2 if the input does not fit, after one message.
     """
     arguments = list(sys.argv[1:] if args is None else args)
+    if args is None and (here := os.getcwd()) not in sys.path:
+        sys.path.append(
+            here
+        )  # classes of one's own, as with python -m; last, so that nothing installed is hidden
     with warnings.catch_warnings():
         # LightningCLI still calls jsonargparse by its old names: https://github.com/Lightning-AI/pytorch-lightning
         warnings.filterwarnings(

@@ -114,7 +114,7 @@ class Pipeline:
             progress.skip(2 * len(self.runs) + 1)
             return
         evaluators = self._evaluators(seed)
-        retrained = self._train_method(RETRAIN, source, seed, [], progress)
+        retrained = self._train_method(RETRAIN, source, seed, evaluators, progress)
         self._audit(SOURCE, source, source, retrained, evaluators, seed, progress)
         for name in self.runs:
             model = retrained

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from lightning_unlearn.data import Split
 
-__all__ = ["Remembering", "remembering_files", "remove"]
+__all__ = ["Remembering", "remembering_files", "remove", "summary"]
 
 _CHECKPOINTS = (".ckpt", ".pt", ".pth")
 _CONFIGS = (".json", ".yaml", ".yml")
@@ -57,6 +58,26 @@ def remembering_files(folder: str | Path) -> list[Remembering]:
         if (reason := _reason(file, of_source=of_source)) is not None:
             found.append(Remembering(file, reason))
     return found
+
+
+def summary(found: Sequence[Remembering]) -> list[str]:
+    """Return a line for each kind of file and name, for a reader who would not look through a list of all.
+
+    Example:
+        >>> summary([Remembering(Path(f"out/{name}/split.npz"), "positions") for name in ("a", "b")])
+        ['2 files split.npz, such as out/a/split.npz: positions']
+        >>> summary([Remembering(Path("out/source/model.ckpt"), "the source model")])
+        ['out/source/model.ckpt: the source model']
+    """
+    kinds: dict[tuple[str, str], list[Path]] = {}
+    for item in found:
+        kinds.setdefault((item.file.name, item.reason), []).append(item.file)
+    return [
+        f"{files[0]}: {reason}"
+        if len(files) == 1
+        else f"{len(files)} files {name}, such as {files[0]}: {reason}"
+        for (name, reason), files in kinds.items()
+    ]
 
 
 def remove(found: list[Remembering]) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -367,3 +368,15 @@ def test_a_source_of_ones_own_class_is_named_on_the_command_line(monkeypatch: py
         == 0
     )
     sys.modules.pop("my_project")
+
+
+def test_the_command_finds_classes_in_the_working_folder(tmp_path: Path) -> None:
+    """As ``python -m`` does; the installed command knows only its own folder."""
+    (tmp_path / "my_nets.py").write_text(
+        "from lightning_unlearn.models import MLP\n\n\nclass Mine(MLP):\n    pass\n"
+    )
+    net = ["--model.net=my_nets.Mine", "--model.net.in_features=64"]
+    arguments = ["fit", "--model=Classifier", *net, "--data=Digits", "--trainer.fast_dev_run=true", *FIT]
+    command = Path(sys.executable).with_name("lightning-unlearn")
+    done = subprocess.run([command, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

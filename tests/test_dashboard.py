@@ -2,11 +2,13 @@
 
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb_server import ENTITY, wandb_server
 
 from lightning_unlearn.cli import main
 from lightning_unlearn.reports import FIGURES, METRICS
@@ -14,12 +16,12 @@ from lightning_unlearn.reports import FIGURES, METRICS
 pytest.importorskip("wandb_workspaces")
 
 
-def panels(content: Any) -> list[dict[str, Any]]:
+def panels(content: Any, mark: str = "view_type") -> list[dict[str, Any]]:
     """Find every panel, wherever it stands."""
     if isinstance(content, dict):
-        here = [content] if "view_type" in content else []
-        return here + [panel for value in content.values() for panel in panels(value)]
-    return [panel for item in content for panel in panels(item)] if isinstance(content, list) else []
+        here = [content] if mark in content else []
+        return here + [panel for value in content.values() for panel in panels(value, mark)]
+    return [panel for item in content for panel in panels(item, mark)] if isinstance(content, list) else []
 
 
 def shown(content: Any, view: str) -> list[dict[str, Any]]:
@@ -95,6 +97,39 @@ def test_sending_needs_a_login(capsys: pytest.CaptureFixture[str]) -> None:
         patch.delenv("WANDB_API_KEY", raising=False)
         assert main(["dashboard", "--push"]) == 2
     assert "wandb login" in capsys.readouterr().err
+
+
+def pushed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own: W&B keeps a login to the end of one."""
+    command = [sys.executable, "-m", "lightning_unlearn", "dashboard", "--push", *arguments]
+    told = {**os.environ, **environment}
+    return subprocess.run(command, env=told, capture_output=True, text=True, check=False)
+
+
+def test_with_a_login_both_are_sent(dashboard: dict[str, Any]) -> None:
+    with wandb_server("mine") as server:
+        done = pushed("--project=mine", "--group=digits", **server.environment)
+    assert done.returncode == 0, done.stderr
+    assert server.unknown == set()
+    (workspace,), (report,) = server.variables("UpsertView2"), server.variables("upsertView")
+    for sent, kind in ((workspace, "project-view"), (report, "runs")):
+        told = {key: sent[key] for key in ("entityName", "projectName", "displayName", "type")}
+        assert list(told.values()) == [ENTITY, "mine", "Unlearning: digits", kind]
+    for name, sent in (("workspace", workspace), ("report", report)):
+        spec = json.loads(sent["spec"])
+        assert len(panels(spec, "viewType")) == len(panels(dashboard[name])) > 20, name
+    for kind in ("Workspace", "Report"):
+        assert f"{kind}: {server.url}/{ENTITY}/mine" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_server_that_is_not_there_is_named() -> None:
+    with wandb_server() as server:
+        gone = server.environment
+    done = pushed(**gone)
+    assert done.returncode == 1
+    assert "error: W&B did not take the dashboard" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]) -> None:

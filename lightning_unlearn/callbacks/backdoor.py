@@ -197,7 +197,8 @@ class _Curve(Watcher):
         metrics = {f"{evaluator.name}/{score}": value for score, value in scores.items()}
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+            # not global_step, which counts the steps of a second optimizer too
+            logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def combined_score(accuracy: float, success_rate: float) -> float:

@@ -14,6 +14,7 @@ from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.compare import Comparison, compare
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
+from lightning_unlearn.remembering import summary
 from lightning_unlearn.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.terminal import say
 
@@ -205,6 +206,7 @@ def _print_result(comparison: Comparison) -> None:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
     say(f"Report: {comparison.output_dir / 'report.html'}")
     if comparison.remembering:
-        print("These files still remember what was forgotten (--clean=true removes them when all is done):")
-    for item in comparison.remembering:
-        print(f"  {item.file}: {item.reason}")
+        print("These files still remember what was forgotten (--clean=true removes them when all is done).")
+        say(f"All are named in {comparison.output_dir / 'remembering.json'}:")
+    for line in summary(comparison.remembering):
+        say(f"  {line}")

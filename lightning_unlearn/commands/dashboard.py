@@ -53,16 +53,26 @@ def _push(entity: str, project: str, group: str | None) -> int:
 
     from lightning_unlearn.reports.wandb_dashboard import build_report, build_workspace
 
-    if not wandb.login(prompt=False):
+    try:
+        if not wandb.login(prompt=False):
+            print(
+                "error: --push needs a login to W&B: run `wandb login` first, or use --output to save the JSON",
+                file=sys.stderr,
+            )
+            return 2
+        entity = entity or str(wandb.Api().default_entity)
+        for kind, built in (
+            ("Workspace", build_workspace(entity, project, group)),
+            ("Report", build_report(entity, project, group)),
+        ):
+            print(f"{kind}: {built.save().url}")
+    except (
+        Exception
+    ) as error:  # W&B documents none: a key it does not know, no network and no project all differ
         print(
-            "error: --push needs a login to W&B: run `wandb login` first, or use --output to save the JSON",
+            f"error: W&B did not take the dashboard: {type(error).__name__}: {error}\n(the project must hold a run "
+            "already; --output saves the JSON without asking the server)",
             file=sys.stderr,
         )
-        return 2
-    entity = entity or str(wandb.Api().default_entity)
-    for kind, built in (
-        ("Workspace", build_workspace(entity, project, group).save()),
-        ("Report", build_report(entity, project, group).save()),
-    ):
-        print(f"{kind}: {built.url}")
+        return 1
     return 0

@@ -318,7 +318,9 @@ class UnlearningModule(SpreadableModule):
             # callback_metrics alone come back from the processes of a spawning strategy
             self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
         for logger in self.trainer.loggers:
-            logger.log_metrics({**self.times, **peak_memory(self.device)}, step=self.trainer.global_step)
+            # the axis of all that Lightning logs; global_step counts the steps of a second optimizer too
+            stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+            logger.log_metrics({**self.times, **peak_memory(self.device)}, step=stepped)
         self.gather_model()
 
     def on_fit_end(self) -> None:
@@ -348,7 +350,10 @@ class UnlearningModule(SpreadableModule):
         return {"time/prepare_s": prepare, "time/unlearn_s": unlearn, "time/total_s": prepare + unlearn}
 
     def on_validation_start(self) -> None:
-        """Make a mean for each stream that is validated."""
+        """Make a mean for each stream that is validated, and stop the clock: to look is none of the method's time."""
+        if self._clock:
+            self._unlearn_seconds += self._now(Runtime(self.trainer)) - self._clock
+            self._clock = 0.0
         data = getattr(self.trainer, "datamodule", None)
         names = data.validation_streams if isinstance(data, UnlearningDataModule) else ["validation"]
         self._validated = names
@@ -356,12 +361,17 @@ class UnlearningModule(SpreadableModule):
             if name not in self._validation:
                 self._validation[name] = MeanMetric().to(self.device)
 
+    def on_validation_end(self) -> None:
+        """Go on with the clock of a running fit."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._clock = self._now(Runtime(self.trainer))
+
     def on_test_start(self) -> None:
         """Put the model together: evaluators look at it when the test ends."""
         self.gather_model()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``accuracy/forget`` and ``accuracy/test``, exact under any number of processes."""
+        """Log ``accuracy/forget``, ``accuracy/retain`` and ``accuracy/test``, alike under any number of processes."""
         self._log_accuracy(self._validated[dataloader_idx], batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:

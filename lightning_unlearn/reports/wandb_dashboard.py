@@ -24,7 +24,7 @@ _STEP = "trainer/global_step"
 _CURVES = {
     "Loss": ["train/loss"],
     "Accuracy on the batches of D_f and D_r": ["train/accuracy_forget", "train/accuracy_retain"],
-    "Accuracy, validated": ["accuracy/forget", "accuracy/test", "val/accuracy"],
+    "Accuracy over the epochs": ["accuracy/forget", "accuracy/retain", "accuracy/test", "val/accuracy"],
     "Similarity": ["train/similarity"],
     "Norm of the gradients": ["train/gradient_norm"],
 }

@@ -137,28 +137,32 @@ class WandbRuns:
             if audit["errors"]:
                 run.summary["errors"] = audit["errors"]
             sent = self._send_model(run, folder, group, name, seed, lineage)
-            return {"id": run.id, "offline": run.offline, "artifact": sent}
+            return {"id": run.id, "offline": run.offline, **sent}
 
     def _send_model(
         self, run: Any, folder: Path, group: str, name: str, seed: int, lineage: Mapping[str, Any]
-    ) -> str | None:
-        """Send the exported model, with what it was made from; return the artifact's name."""
+    ) -> dict[str, str | None]:
+        """Send the exported model, with what it was made from; return the names that the server gave."""
         if not self.destination.log_model:
-            return None
+            return {}
         import wandb
 
         comparison = folder.parent.parent
+        sent: dict[str, str | None] = {}
         if name == "source":
             split = wandb.Artifact(_artifact_name(group, "split"), "dataset", metadata=dict(lineage["split"]))
             split.add_file(str(comparison / "split.npz"))
-            run.log_artifact(split)
+            sent["split"] = _logged(run, split)
         else:
-            _use(run, _read(comparison / "source" / f"seed_{seed}" / MARK).get("artifact"))
+            made_from = _read(comparison / "source" / f"seed_{seed}" / MARK)
+            _use(run, made_from.get("artifact"))
+            _use(run, made_from.get("split"))
         artifact = wandb.Artifact(
             _artifact_name(group, lineage["model"]["name"]), "model", metadata={"lineage": dict(lineage)}
         )
         artifact.add_file(str(folder / "model.ckpt"))
-        return _logged(run, artifact, aliases=[name])
+        sent["artifact"] = _logged(run, artifact, aliases=[name])
+        return sent
 
     # ------------------------------------------------------------------ the run that sums up
 

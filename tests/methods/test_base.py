@@ -1,5 +1,6 @@
 """What all methods share: the copy, the source, export, times and what is refused."""
 
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -350,9 +351,9 @@ def test_accuracies_keep_their_names_after_a_test_run() -> None:
     method, data = Finetune(toy_source()), toy_data()
     trainer = quiet_trainer(max_epochs=1)
     trainer.test(method, data, verbose=False)
-    (forget, test), *_ = [trainer.validate(method, data, verbose=False)]
+    (forget, retain, test), *_ = [trainer.validate(method, data, verbose=False)]
     method.eval()
-    for stream, found in (("forget", forget), ("test", test)):
+    for stream, found in (("forget", forget), ("retain", retain), ("test", test)):
         with torch.no_grad():
             hits = torch.cat([method(x).argmax(1) == y for x, y in data.loader(stream)])
         assert found[f"accuracy/{stream}"] == pytest.approx(float(hits.float().mean()))
@@ -464,3 +465,20 @@ def test_an_export_that_still_holds_the_source_is_announced(tmp_path: Path) -> N
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         clean.export(tmp_path / "m.ckpt")
+
+
+class Slow(ReferenceKL):
+    """Takes its time where it is only looked at."""
+
+    seconds = 0.05
+
+    def validation_step(self, *arguments: Any, **more: Any) -> None:
+        time.sleep(self.seconds)
+        super().validation_step(*arguments, **more)
+
+
+def test_validating_is_none_of_the_methods_time() -> None:
+    method = Slow(toy_source(), reference_epochs=1)
+    quiet_trainer(max_epochs=3).fit(method, toy_data())
+    looks = 3 * (2 + 6 + 2)  # batches of 12, 48 and at least 15 samples, eight at a time
+    assert 0 < method.times["time/unlearn_s"] < looks * Slow.seconds / 2

@@ -123,6 +123,18 @@ def test_trade_off_points_stand_at_the_means(large_report: Report) -> None:
     assert len(looks) == len(found)
 
 
+def test_no_share_above_all_of_it_is_written_on_an_axis(large_report: Report) -> None:
+    """The axes reach a little beyond 100, so that no marker is cut."""
+    for values in large_report["models"].values():
+        for value in values.values():
+            value["mean"], value["ci95"] = 0.99, [0.62, 1.2]
+    axes = spec("trade_off.png").draw(large_report, {}).axes[0]
+    for ticks, limits in ((axes.get_xticks(), axes.get_xlim()), (axes.get_yticks(), axes.get_ylim())):
+        assert limits[1] > 102
+        assert len(ticks) >= 4
+        assert max(ticks) == 100
+
+
 def test_time_axis_is_a_log_only_for_a_wide_range(small_report: Report) -> None:
     assert spec("time.png").draw(small_report, {}).axes[0].get_xscale() == "linear"
     for name in ("time/total_s", "time/prepare_s", "time/unlearn_s"):
@@ -405,6 +417,25 @@ def test_relearn_time_stands_beside_the_course_of_the_loss(attacked_report: Repo
     assert lines["untrained model"] == pytest.approx([3.0, 1.0])
     assert lines["counts as learned"][0] == pytest.approx(0.1)
     assert len(spec("relearn_time.png").draw(attacked_report, {}).axes) == 1
+
+
+def test_no_legend_hides_a_curve(small_report: Report) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    steps = list(range(0, 101, 10))
+    for level in (1.0, 0.6, 0.0):
+        curves = {f"accuracy/{name}": {"step": steps, "value": [level] * 11} for name in ("forget", "retain", "test")}  # fmt: skip
+        runs: Any = {0: {"training_curves": curves}}
+        figure = spec("training_*.png").draw(small_report, {"reference_kl": runs})["reference_kl"]
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        axes = figure.axes[0]
+        legend = axes.get_legend()
+        assert legend is not None
+        box = legend.get_window_extent(canvas.get_renderer())
+        assert not any(box.contains(*axes.transData.transform((step, 100 * level))) for step in steps)
+        assert axes.get_window_extent().contains(box.x0, box.y0), "it reaches into the next panel"
+        assert axes.get_window_extent().contains(box.x1, box.y1), "it reaches into the next panel"
 
 
 def test_training_curves_are_those_that_were_logged(small_report: Report) -> None:

@@ -18,6 +18,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from test_compare import CPU, reference_kl, toy_compare
 from toys import Net
 from wandb_files import OfflineRun, read_run, runs_below
+from wandb_server import wandb_server
 
 from lightning_unlearn import MethodRun
 from lightning_unlearn.loggers import split_loggers, trainer_loggers
@@ -113,6 +114,19 @@ def test_curves_stand_against_the_step(runs: dict[str, OfflineRun], folder: Path
     assert any("train/loss" in row for row in runs["source/seed_0"].history)
 
 
+def test_accuracies_on_the_sets_have_a_curve_over_the_epochs(runs: dict[str, OfflineRun]) -> None:
+    source, run = runs["source/seed_0"], runs["reference_kl/seed_0"]
+    names = {f"accuracy/{stream}" for stream in ("forget", "retain", "test")}
+    rows = [row for row in run.history if names <= row.keys()]
+    steps = 2  # an epoch: 12 samples to forget in batches of 8
+    assert [row["trainer/global_step"] for row in rows] == [0, steps, 2 * steps]
+    for name in names:
+        # this method starts from the source, and the audit sees what the last epoch left
+        assert rows[0][name] == pytest.approx(source.summary[name])
+        assert rows[-1][name] == pytest.approx(run.summary[name])
+    assert len({row["accuracy/retain"] for row in rows}) > 1, "a curve that never moves shows nothing"
+
+
 def test_the_summary_holds_scores_times_and_memory(runs: dict[str, OfflineRun], folder: Path) -> None:
     name = "reference_kl/seed_0"
     summary, run = runs[name].summary, folder / name
@@ -152,6 +166,11 @@ def test_tables_and_charts_hold_the_details(runs: dict[str, OfflineRun], folder:
     assert (
         charts["membership_inference/confusion"]["panel_config"]["panelDefId"] == "wandb/confusion_matrix/v1"
     )
+    chart = charts["membership_inference/roc"]["panel_config"]
+    assert chart["panelDefId"] == "wandb/line/v0", "a chart, and not a table alone"
+    fields = {"x": "false positive rate", "y": "true positive rate"}
+    assert chart["fieldSettings"].items() >= fields.items()
+    assert chart["stringSettings"]["title"] == "Membership inference on retrain: ROC"
     posteriors = audit["details"]["forgetting"]["posteriors"]["forget set"]
     histogram = run.last("forgetting/posteriors/forget_set")
     assert histogram["values"] == np.histogram(posteriors, 25, (0, 1))[0].tolist()
@@ -201,6 +220,63 @@ def test_wandb_sync_takes_the_runs(folder: Path) -> None:
     command = [sys.executable, "-m", "wandb", "sync", "--dry-run", *paths]
     printed = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True)
     assert re.search(rf"Would sync {len(paths)} run", printed.stdout + printed.stderr)
+
+
+def test_wandb_sync_sends_the_runs(folder: Path, runs: dict[str, OfflineRun], tmp_path: Path) -> None:
+    sent = [runs[name] for name in ("reference_kl/seed_0", "digits")]
+    copies = [shutil.copytree(run.path.parent, tmp_path / run.path.parent.name) for run in sent]
+    with wandb_server() as server:
+        command = [sys.executable, "-m", "wandb", "sync", *map(str, copies)]
+        told = {**os.environ, **server.environment}
+        subprocess.run(command, env=told, cwd=tmp_path, check=True, capture_output=True)
+    assert server.unknown == set()
+    for run in sent:
+        told = server.runs[run.id]
+        assert (told["displayName"], told["groupName"], told["jobType"]) == (run.name, "digits", run.job_type)
+        lines = server.lines[run.id]
+        assert len(lines["wandb-history.jsonl"]) == len(run.history)
+        summary = lines["wandb-summary.json"][-1]
+        assert {key: summary[key] for key in run.summary if "/" in key} == {
+            key: value for key, value in run.summary.items() if "/" in key
+        }
+        names = {path for path in server.uploads if path.startswith(f"{run.id}/")}
+        assert {f"{run.id}/{file}" for file in run.files} <= names
+    content = (folder / "report.html").read_bytes()
+    assert server.uploads["digits-report/report.html"] == content
+
+
+ONLINE = """
+import sys
+from pathlib import Path
+from lightning.pytorch.loggers import WandbLogger
+from test_compare import CPU, toy_compare
+logger = WandbLogger(project="tests", log_model=True)
+result = toy_compare(Path(sys.argv[1]), seeds=1, trainer={**CPU, "logger": logger})
+sys.exit(result.failed)
+"""
+
+
+@pytest.mark.slow
+def test_online_models_are_sent_with_what_they_were_made_from(tmp_path: Path) -> None:
+    """In a process of its own: W&B keeps a login to the end of one."""
+    with wandb_server() as server:
+        told = {**os.environ, **server.environment, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        command = [sys.executable, "-c", ONLINE, str(tmp_path / "out")]
+        subprocess.run(command, env=told, cwd=tmp_path, check=True, capture_output=True)
+    assert server.unknown == set()
+    names = {run["displayName"]: name for name, run in server.runs.items()}
+    used: dict[str, set[str]] = {}
+    for use in server.variables("UseArtifact"):
+        used.setdefault(use["runName"], set()).add(use["artifactID"])
+    models = {name: f"out-{name}-seed_0" for name in ("source", "retrain", "reference_kl")}
+    assert names["source/seed_0"] not in used
+    for name in ("retrain", "reference_kl"):
+        assert used[names[f"{name}/seed_0"]] == {models["source"], "out-split"}
+    assert used[names["out"]] == set(models.values())
+    for name, artifact in models.items():
+        content = (tmp_path / "out" / name / "seed_0" / "model.ckpt").read_bytes()
+        assert server.uploads[f"{artifact}/model.ckpt"] == content
+    assert {"out-split/split.npz", "out-report/report.json"} <= server.uploads.keys()
 
 
 def test_what_is_written_is_not_written_again(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:

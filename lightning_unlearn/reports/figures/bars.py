@@ -22,6 +22,7 @@ from lightning_unlearn.reports.figures.base import (
     register,
     rows_height,
     short_heading,
+    whisker,
 )
 from lightning_unlearn.reports.glossary import describe, format_value, half_width
 from lightning_unlearn.reports.schema import Report
@@ -50,19 +51,7 @@ def _bars(
             half = half_width(value)
             axes.barh(position, value["mean"] * about.scale, height=0.66, color=model_colour(name), zorder=2)
             if half is not None:
-                # Grey with a light edge, since a black whisker is lost on the retrained model's black bar.
-                for tint, line in (("white", 3.2), (WHISKER, 1.4)):
-                    axes.errorbar(
-                        value["mean"] * about.scale,
-                        position,
-                        xerr=half * about.scale,
-                        fmt="none",
-                        ecolor=tint,
-                        elinewidth=line,
-                        capsize=3,
-                        capthick=line,
-                        zorder=3,
-                    )
+                whisker(axes, value["mean"] * about.scale, position, half * about.scale)
             text = format_value(about, value)
         axes.text(
             1.04, position, text, transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=9

@@ -28,6 +28,7 @@ __all__ = [
     "ORANGE",
     "PURPLE",
     "RETRAIN_DASH",
+    "SOURCE_COLOUR",
     "STYLE",
     "VERMILION",
     "WHISKER",
@@ -54,6 +55,7 @@ __all__ = [
     "rows_height",
     "short_heading",
     "typeset",
+    "whisker",
 ]
 
 # Okabe & Ito's palette, told apart under every common colour blindness; black is for the retrained model.
@@ -347,6 +349,14 @@ def line_styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
             "linestyle": DASHES[index // len(METHOD_COLOURS) % len(DASHES)],
         }
     return styles
+
+
+def whisker(axes: Axes, mean: float, row: float, half: float) -> None:
+    """Draw an interval over a bar, grey with a light edge: a black one is lost on the retrained model's black bar."""
+    for tint, line in (("white", 3.2), (WHISKER, 1.4)):
+        axes.errorbar(
+            mean, row, xerr=half, fmt="none", ecolor=tint, elinewidth=line, capsize=3, capthick=line, zorder=3
+        )
 
 
 def reference_line(

@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_unlearn.reports.figures.base import (
-    CONTROL_LOOKS,
     GRID,
     GUESS_DASH,
+    SOURCE_COLOUR,
     VERMILION,
-    WHISKER,
     Details,
     FigureSpec,
     line_styles,
@@ -26,6 +25,7 @@ from lightning_unlearn.reports.figures.base import (
     register,
     rows_height,
     short_heading,
+    whisker,
 )
 from lightning_unlearn.reports.glossary import describe, format_value, half_width
 from lightning_unlearn.reports.schema import Report
@@ -81,15 +81,8 @@ def _bars(axes: Axes, report: Report, models: Sequence[str]) -> None:
     for row, name in enumerate(models):
         value = report["models"][name][_STEPS]
         axes.barh(row, value["mean"], height=0.66, color=model_colour(name), zorder=2)
-        axes.errorbar(
-            value["mean"],
-            row,
-            xerr=half_width(value) or 0.0,
-            fmt="none",
-            ecolor=WHISKER,
-            elinewidth=1.4,
-            capsize=3,
-        )
+        if (half := half_width(value)) is not None:
+            whisker(axes, value["mean"], row, half)
         axes.text(
             1.03,
             row,
@@ -132,10 +125,8 @@ def _losses(
     if untrained is not None:
         axes.plot(untrained, color=VERMILION, linestyle=GUESS_DASH, label="untrained model")
     if targets:
-        tint, dash = CONTROL_LOOKS["source"]
-        axes.axhline(
-            max(float(np.mean(targets)), _LEAST_LOSS), color=tint, linestyle=dash, label="counts as learned"
-        )
+        learned = max(float(np.mean(targets)), _LEAST_LOSS)
+        axes.axhline(learned, color=SOURCE_COLOUR, linewidth=1.0, label="counts as learned")
     axes.set_yscale("log")
     axes.grid(**GRID)
     axes.set_title("Loss on $D_f$ while relearning")

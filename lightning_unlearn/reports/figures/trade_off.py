@@ -148,8 +148,12 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
     axes.set_ylabel(typeset("\n".join(textwrap.wrap(about_y.heading, 46))))
     axes.set_title("\n".join(textwrap.wrap(_REASONS[choice.reason], 62)), loc="left", fontsize=10)
     axes.grid(**GRID)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(7))
+    for ticked, limits, count, scale in (
+        (axes.xaxis, axes.get_xlim(), 6, about_x.scale),
+        (axes.yaxis, axes.get_ylim(), 7, about_y.scale),
+    ):
+        ticks = MaxNLocator(count, steps=[1, 2, 2.5, 5, 10]).tick_values(*limits)
+        ticked.set_ticks([tick for tick in ticks if max(limits[0], 0.0) <= tick <= min(limits[1], scale)])
     axes.ticklabel_format(useOffset=False)
     title = "dashed: the retrained model"
     if len(report["seeds"]) > 1:

@@ -130,8 +130,17 @@ def _accuracy_panel(axes: Axes, report: Report, courses: Mapping[str, Sequence[_
             axes.axhline(100.0 * target["mean"], color=tint, linestyle=RETRAIN_DASH, linewidth=1.1)
     axes.set_title("Accuracy on the batches" if on_batches else "Accuracy (dashed: retrained)", fontsize=10.5)
     axes.set_ylabel("accuracy [%]")
-    axes.set_ylim(-3, 103)
-    axes.legend(fontsize=8.5, framealpha=0.85, edgecolor="none", loc="center right")
+    axes.set_ylim(-3, 122)  # the legend stands above 100, where no curve can run into it
+    axes.set_yticks(range(0, 101, 20))
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        loc="upper center",
+        ncols=3,
+        handlelength=1.4,
+        columnspacing=0.9,
+        borderpad=0.1,
+    )
 
 
 def _lines(axes: Axes, of_seeds: Sequence[_Course], scale: float, *, label: str = "", **look: Any) -> None:

@@ -12,7 +12,7 @@ from lightning_unlearn.callbacks import Evaluator
 __all__ = ["canonical", "evaluator_settings", "file_hash", "hyper_parameters", "part_hash"]
 
 # what a comparison itself sets on an evaluator, and so no setting of it
-_ASSIGNED = {"cache", "dirpath", "error", "kinds", "retrained", "shared", "source"}
+_ASSIGNED = {"dirpath", "error", "kinds", "retrained", "shared", "source"}
 
 
 def part_hash(parts: list[Any]) -> str:
@@ -48,10 +48,11 @@ def hyper_parameters(module: object) -> Any:
 
 def evaluator_settings(evaluator: Evaluator) -> tuple[str, dict[str, Any]]:
     """Return an evaluator's class and arguments, as far as they are plain values."""
+    assigned = _ASSIGNED if getattr(evaluator, "keeps", None) is None else {*_ASSIGNED, "cache"}
     arguments = {
         key: value
         for key, value in vars(evaluator).items()
-        if not (key in _ASSIGNED or key.startswith("_")) and _is_plain(value)
+        if not (key in assigned or key.startswith("_")) and _is_plain(value)
     }
     return type(evaluator).__name__, arguments
 

@@ -128,28 +128,42 @@ def test_a_folder_of_ones_own_is_used(tmp_path: Path) -> None:
 def test_an_interrupted_population_goes_on_with_the_models_that_were_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing that saw the forget set may lie there: not the sources of LiRA's references."""
+    """Nothing that saw the forget set may lie there meanwhile, and afterwards no model at all."""
     ways: list[str] = []
-    real = populations_module.train_ensemble
+    real, answer = populations_module.train_ensemble, populations_module._answers
 
     def told(*arguments: Any, **named: Any) -> Any:
         ensemble = real(*arguments, **named)
         ways.append(ensemble.way)
         return ensemble
 
+    def interrupted(*_: Any) -> Any:
+        raise RuntimeError("interrupted")
+
     monkeypatch.setattr(populations_module, "train_ensemble", told)
     optimizer = partial(torch.optim.SGD, lr=0.1)
     retrain = MethodRun(lambda s: Retrain(s, optimizer=optimizer), "retrain", {"max_epochs": 1})
-    settings: dict[str, Any] = {
-        "retrain": retrain,
-        "evaluators": [lambda: KLOM(models=2), lambda: LiRA(models=2)],
-    }
-    before = run(tmp_path, **settings).report["models"]
-    assert len(ways) == 3, "retrained models, as many for the null, and LiRA's references"
+    settings: dict[str, Any] = {"retrain": retrain, "methods": []}
+    with monkeypatch.context() as broken:
+        broken.setattr(populations_module, "_answers", interrupted)
+        first = run(tmp_path, **settings, evaluators=[lambda: KLOM(models=2), lambda: LiRA(models=2)])
+    assert first.report["failures"]
     kept = tmp_path / "populations"
-    assert len(list((kept / "models").glob("*.pt"))) == 4, "the references remember the forget set"
-    for lost in (*kept.rglob("*.npz"), *tmp_path.rglob("metrics.json")):
-        lost.unlink()
+    assert len(list(kept.rglob("*.pt"))) == 4, "2 retrained, 2 for the null; LiRA's references remember"
     ways.clear()
-    assert run(tmp_path, **settings).report["models"] == before
-    assert [way == "cache" for way in ways].count(True) == 2
+    monkeypatch.setattr(populations_module, "_answers", answer)
+    again = run(tmp_path, **settings, evaluators=[lambda: KLOM(models=2)])
+    assert not again.report["failures"]
+    assert "cache" in ways
+    assert not list(kept.rglob("*.pt")), "they remember whoever may ask next"
+
+
+def test_evaluators_with_folders_of_their_own_fill_both(tmp_path: Path) -> None:
+    mine, others = tmp_path / "mine", tmp_path / "others"
+    evaluators = [
+        lambda: KLOM(models=2, cache=mine),
+        lambda: LiRA(models=2, mode="offline", cache=others),
+    ]
+    run(tmp_path / "run", evaluators=evaluators)
+    assert {path.name for path in others.rglob("*.npz")} == {path.name for path in mine.rglob("*.npz")}
+    assert len(list(others.iterdir())) == len(list(mine.iterdir()))

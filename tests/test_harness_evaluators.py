@@ -41,7 +41,7 @@ from lightning_unlearn.methods import Retrain
 
 # Settings that make an evaluator quick; one that is not named here runs with its defaults.
 QUICK: dict[str, dict[str, Any]] = {
-    "UnlearningDegree": {"epochs": 2, "null_control": "continue", "null_epochs": 1},
+    "UnlearningDegree": {"epochs": 2, "least_steps": 0, "null_control": "continue", "null_epochs": 1},
     "MembershipInference": {"shadow_epochs": 2, "bootstrap": 20, "attack": "logistic"},
     "ForgettingQuality": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
     "ULiRA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},

@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_unlearn.callbacks.attack_details import attack_details
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
 from lightning_unlearn.callbacks.shadow_models import shadow_models
@@ -17,7 +18,6 @@ from lightning_unlearn.functional import (
     bootstrap_intervals,
     confusion_matrix,
     membership_rates,
-    roc_curve,
     sort_posteriors,
 )
 
@@ -25,8 +25,6 @@ __all__ = ["MembershipInference"]
 
 Attack = Literal["boosting", "logistic"]
 Variant = Literal["auto", "shadow", "source", "own"]
-
-_ROC_POINTS = 200  # as many as a figure can show
 
 
 class MembershipInference(Evaluator):
@@ -130,20 +128,11 @@ class MembershipInference(Evaluator):
         intervals = bootstrap_intervals(
             forget, nonmember, torch.Generator().manual_seed(audit.seed), resamples=self.bootstrap
         )
-        fpr, tpr, _ = roc_curve(forget, nonmember)
-        shown = np.unique(np.linspace(0, len(fpr) - 1, _ROC_POINTS).round().astype(int))
         audit.details.update(
             {
                 "variant": variant,
-                "ci95": {name: list(bounds) for name, bounds in intervals.items()},
                 "confusion": confusion_matrix(forget, nonmember).tolist(),
-                "fpr": fpr[shown].tolist(),
-                "tpr": tpr[shown].tolist(),
-                # in the order of the streams; no sample is named
-                "samples": {
-                    "set": ["forget set"] * len(forget) + ["non-member set"] * len(nonmember),
-                    "score": [round(score, 6) for score in torch.cat([forget, nonmember]).tolist()],
-                },
+                **attack_details(forget, nonmember, intervals),
             }
         )
         return {f"{self.name}/{rate}": value for rate, value in membership_rates(forget, nonmember).items()}

@@ -5,6 +5,7 @@ own, asked, and let go; what is kept is its logit-scaled confidence on each samp
 """
 
 import io
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = ["Kinds", "Population", "Populations", "Sources"]
 
 Sources = Literal["one", "many"]
 
+_SHORT = 32  # characters of a hash that name a folder
 _FORGETFUL = ("retrained", "second retrained")  # populations whose models never saw the forget set
 _STREAMS = ("forget", "retain", "test", "nonmember")
 Answers = dict[str, Tensor]
@@ -64,7 +66,8 @@ class Kinds:
         anew: Makes a source from nothing.
         source: The source that all start from where there is only one; of another, only the architecture counts.
         seed: Seed of all populations.
-        cache: Folder in which answers are kept from run to run; ``None`` for none.
+        cache: Folder in which answers are kept from run to run, and, until all of a population have answered, the
+            retrained models that are finished; ``None`` for none.
     """
 
     audited: Literal["unlearned", "source", "retrained", "as it is"]
@@ -139,20 +142,13 @@ class Populations:
             The population, and whether a model was trained with a sample of the forget set, ``(2K, n)`` booleans.
 
         Raises:
-            ValueError: If the forget set has fewer than 2 samples, or the models are trained on data of their own, of
-                which no half can be chosen.
+            ValueError: If the forget set has fewer than 2 samples.
         """
         forget = audit.data.split.forget
         if len(forget) < 2:
             raise ValueError(
                 f"references that are trained on halves of the forget set need at least 2 samples in it, and it has "
                 f"{len(forget)}; forget more"
-            )
-        if kinds.anew.data is not None:
-            raise ValueError(
-                f"references that are trained on halves of the forget set cannot be chosen from "
-                f"{type(kinds.anew.data).__name__}, which serves what it likes; let the sources be trained on the "
-                "split data"
             )
         members = _halves(len(forget), number, derive_seed(kinds.seed, "halves of the forget set"))
         left_out = [forget[~row] for row in members.numpy()]
@@ -211,8 +207,12 @@ class Populations:
                 Member(rows if left_out is None else _rest(rows, left_out[k]), seed)
                 for k, seed in zip(missing, seeds, strict=True)
             ]
-            # finished models that never saw the forget set may lie on a disk; others remember it
-            folder = None if kinds.cache is None or name not in _FORGETFUL else kinds.cache / "models"
+            # until they have answered; models that saw the forget set never lie on a disk
+            folder = (
+                None
+                if kinds.cache is None or name not in _FORGETFUL
+                else kinds.cache / place[:_SHORT] / "models"
+            )
             folder = usable_cache(folder, recipe, samples, members[0], runtime)
             ensemble = train_ensemble(recipe, samples, members, runtime=runtime, cache=folder)
             models = list(ensemble.models())
@@ -221,15 +221,28 @@ class Populations:
                 model.cpu()
                 if runtime.rank == 0:
                     _write(place, k, answers[k], kinds.cache)
+            if folder is not None and runtime.rank == 0:
+                shutil.rmtree(folder, ignore_errors=True)  # they remember what a later request may name
             return models if keep else []
         made: dict[int, tuple[Answers, nn.Module | None]] = {}
-        for k, seed in list(zip(missing, seeds, strict=True))[runtime.rank :: runtime.world_size]:
-            data = procedure.data or (audit.data if left_out is None else without(audit.data, left_out[k]))
-            model, alone = fit_alone(procedure, begun[k], data, seed=seed, runtime=runtime)
-            view = served_alone(audit.data, audit.data.order_seed)
-            view.trainer = alone.trainer
-            made[k] = _answers(alone.place(model), view, alone, audit.adapter), model.cpu() if keep else None
-            _write(place, k, made[k][0], kinds.cache)
+        try:
+            for k, seed in list(zip(missing, seeds, strict=True))[runtime.rank :: runtime.world_size]:
+                data = procedure.data or (
+                    audit.data if left_out is None else without(audit.data, left_out[k])
+                )
+                model, alone = fit_alone(procedure, begun[k], data, seed=seed, runtime=runtime)
+                view = served_alone(audit.data, audit.data.order_seed)
+                view.trainer = alone.trainer
+                made[k] = (
+                    _answers(alone.place(model), view, alone, audit.adapter),
+                    model.cpu() if keep else None,
+                )
+                _write(place, k, made[k][0], kinds.cache)
+        except Exception:  # of any kind: raised again as soon as the other ranks know
+            runtime.all_agree(False)  # lest the others wait for this rank
+            raise
+        if not runtime.all_agree(True):
+            raise RuntimeError("another rank failed to make its models; its own message says why")
         kept: dict[int, nn.Module] = {}
         for part in runtime.gather_objects(made):
             answers.update({k: found for k, (found, _) in part.items()})
@@ -241,7 +254,10 @@ class Populations:
         answers = self._kept.setdefault(place, {})
         if kinds.cache is not None:
             for k in range(number):
-                if k not in answers and (found := _read(place, k, kinds.cache)) is not None:
+                if k in answers:
+                    if audit.runtime.rank == 0 and not _file(place, k, kinds.cache).is_file():
+                        _write(place, k, answers[k], kinds.cache)  # made for an evaluator with another folder
+                elif (found := _read(place, k, kinds.cache)) is not None:
                     answers[k] = found
         have = set(range(number)).intersection(*map(set, audit.runtime.gather_objects(list(answers))))
         return [k for k in range(number) if k not in have]
@@ -307,7 +323,7 @@ def _digest(audit: Audit) -> str:
 
 
 def _file(place: str, k: int, cache: Path) -> Path:
-    return cache / place[:32] / f"{k:05d}.npz"
+    return cache / place[:_SHORT] / f"{k:05d}.npz"
 
 
 def _write(place: str, k: int, answers: Answers, cache: Path | None) -> None:

@@ -1,5 +1,6 @@
 """The unlearning degree by SPD-GAN beside its null control: how far can D_f be pushed until only one model fails?"""
 
+import math
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -17,6 +18,7 @@ from lightning_unlearn.ensembles import isolated_rng, train_classifier
 from lightning_unlearn.functional import confidence_interval
 from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
 from lightning_unlearn.io import atomic_path
+from lightning_unlearn.models.layout import lay_out_for_cpu
 from lightning_unlearn.models.spd_gan import perturber_for
 from lightning_unlearn.models.surgery import clone, fresh_copy, frozen
 from lightning_unlearn.seeding import derive_seed
@@ -84,6 +86,8 @@ class UnlearningDegree(Evaluator):
         size: Largest absolute value of a perturbation, in the units of the model's input. The paper's is 1; at
             that size two models that forgot nothing are told apart as well.
         epochs: Passes of the generator over D_f.
+        least_steps: Steps that the generator takes at least, by further passes: with fewer it has not learned how far
+            a small forget set can be pushed.
         batch_size: Samples of a step of the generator.
         lr: Learning rate of the generator's Adam.
         null_epochs: Passes over all data for ``"continue"`` and ``"retrain"``; give the control what the audited
@@ -107,6 +111,7 @@ class UnlearningDegree(Evaluator):
         eta: float = 0.03,
         size: float = 0.2,
         epochs: int = 10,
+        least_steps: int = 100,
         batch_size: int = 64,
         lr: float = 3e-3,
         null_epochs: int = 10,
@@ -132,6 +137,7 @@ class UnlearningDegree(Evaluator):
             raise ValueError(f"tolerance must lie in [0, 1], got {tolerance}; 5 points of accuracy are 0.05")
         for argument, value, least in (
             ("epochs", epochs, 1),
+            ("least_steps", least_steps, 0),
             ("batch_size", batch_size, 2),  # batch normalisation
             ("null_epochs", null_epochs, 1),
         ):
@@ -142,6 +148,7 @@ class UnlearningDegree(Evaluator):
         self.eta = eta
         self.size = size
         self.epochs = epochs
+        self.least_steps = least_steps
         self.batch_size = batch_size
         self.lr = lr
         self.null_epochs = null_epochs
@@ -238,8 +245,10 @@ class UnlearningDegree(Evaluator):
         generator = None
         if not audit.runtime.all_agree(alike):
             if audit.runtime.device.type == "cpu":
-                source, model = (_channels_last(copy) for copy in (source, model))
-            generator = self._generator(source, model, inputs.shape[1:], stream, audit)
+                few = inputs[:2]
+                for copy in (source, model):
+                    lay_out_for_cpu(copy, lambda module: audit.adapter.call(module, few))
+            generator = self._generator(source, model, inputs, stream, audit)
         clean: list[Tensor] = []
         answers: list[Tensor] = []
         originals: list[Tensor] = []
@@ -283,16 +292,19 @@ class UnlearningDegree(Evaluator):
         )
 
     def _generator(
-        self, source: nn.Module, model: nn.Module, shape: torch.Size, stream: str, audit: Audit
+        self, source: nn.Module, model: nn.Module, inputs: Tensor, stream: str, audit: Audit
     ) -> nn.Module:
         runtime, adapter = audit.runtime, audit.adapter
         with isolated_rng(derive_seed(audit.seed, "generator")):
-            generator = perturber_for(shape).to(runtime.device)
+            generator = perturber_for(inputs.shape[1:]).to(runtime.device)
         if runtime.device.type == "cpu":
-            generator = _channels_last(generator)
+            few = inputs[:2]
+            lay_out_for_cpu(generator, lambda module: module(few))
         optimizer = torch.optim.Adam(generator.parameters(), lr=self.lr)
         generator.train()
-        for epoch in range(self.epochs):
+        size = min(audit.data.stream_size("forget"), audit.data.stream_size(stream))
+        steps = math.ceil(size / self.batch_size)
+        for epoch in range(max(self.epochs, math.ceil(self.least_steps / steps))):
             total = torch.zeros((), device=runtime.device)
             for inputs, targets in self._batches(stream, audit, epoch):
                 perturbed = inputs + self.size * generator(inputs)
@@ -434,11 +446,6 @@ def _grid(shown: _Shown, size: float) -> "Figure":
     if middle is not None:
         figure.colorbar(middle, ax=list(axes[1]), label="input units", pad=0.01)
     return figure
-
-
-def _channels_last(module: nn.Module) -> nn.Module:
-    """Lay convolutions out as a CPU computes them fastest, a third faster than as they come; others stay."""
-    return module.to(memory_format=torch.channels_last)
 
 
 def _same_weights(one: nn.Module, other: nn.Module) -> bool:

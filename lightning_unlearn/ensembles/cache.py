@@ -101,6 +101,12 @@ def _optimization(recipe: Recipe, network: torch.nn.Module) -> list[Any]:
     optimizer = recipe.optimizer(trainable)
     places = {id(parameter): place for place, parameter in enumerate(trainable)}
     groups = [[places[id(p)] for p in group["params"]] for group in optimizer.param_groups]
+    # settings outside the groups, as wrappers have them; taken before a schedule leaves its own here
+    own = {
+        name: value
+        for name, value in vars(optimizer).items()
+        if not name.startswith("_") and name not in ("param_groups", "state", "defaults")
+    }
     schedule: Any = None if recipe.lr_scheduler is None else recipe.lr_scheduler(optimizer)
     settings = []
     for _ in range(recipe.epochs):
@@ -115,4 +121,4 @@ def _optimization(recipe: Recipe, network: torch.nn.Module) -> list[Any]:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # no step of the optimizer came before
                 schedule.step()
-    return [type(optimizer), groups, fingerprint(settings)]
+    return [type(optimizer), groups, fingerprint(own), fingerprint(settings)]

@@ -182,9 +182,6 @@ def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> Unlea
     Args:
         data: The data, set up; it is left as it is.
         left_out: Training positions, some of the forget set's but not all.
-
-    Raises:
-        ValueError: If nothing of the forget set would be left.
     """
     split = data.split
     view = copy.copy(data)

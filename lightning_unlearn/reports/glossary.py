@@ -214,7 +214,7 @@ METRICS: dict[str, Metric] = {
             f"Population attack: true positive rate at {rate} % false positives",
             f"population attack TPR @ {rate} % FPR",
             f"Share of D_f whose loss gives it away when the attack may err on {rate} % of the samples never trained "
-            f"on; {rate} % is guessing.",
+            f"on; guessing gives {rate} %, and slightly more where those samples are few.",
             unit="%",
             direction=_MATCH,
             digits=2,

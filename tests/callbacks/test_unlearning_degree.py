@@ -18,7 +18,13 @@ from lightning_unlearn.ensembles import Runtime, train_classifier
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models import MLP, clone
 
-QUICK: dict[str, Any] = {"epochs": 2, "null_epochs": 1, "controls": False, "on_error": "raise"}
+QUICK: dict[str, Any] = {
+    "epochs": 2,
+    "least_steps": 0,
+    "null_epochs": 1,
+    "controls": False,
+    "on_error": "raise",
+}
 
 
 class Linear(nn.Module):
@@ -184,6 +190,43 @@ def test_a_null_control_that_breaks_the_constraint_is_marked_too() -> None:
 
 
 # ---------------------------------------------------------------------- the null control
+
+
+class Viewing(nn.Module):
+    """A network of convolutions that flattens by ``view``, as much code does."""
+
+    def __init__(self, convolution: type[nn.Module] = nn.Conv2d) -> None:
+        super().__init__()
+        self.convolution = convolution(2, 3, 3)
+        self.linear = nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.convolution(x).view(x.size(0), -1))
+
+
+@pytest.mark.parametrize("convolution", [nn.Conv2d, nn.Conv3d])
+def test_any_network_of_convolutions_can_be_audited(convolution: type[nn.Module]) -> None:
+    shape = (2, 6, 6) if convolution is nn.Conv2d else (2, 6, 6, 6)
+    data, test = (TensorData(torch.randn(40, *shape), torch.arange(40) % 2) for _ in range(2))
+    split = UnlearningDataModule(data, 0.3, test_dataset=test, order_seed=0)
+    split.setup("fit")
+    source, model = Viewing(convolution), Viewing(convolution)
+    for network in (source, model):
+        network(data.inputs[:2])
+    assert "degree" in scores(model, source, split, null_control=None)
+
+
+def test_a_small_forget_set_gets_as_many_steps_as_the_generator_needs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    losses: list[Any] = []
+    real = room.spd_gan_loss
+    monkeypatch.setattr(room, "spd_gan_loss", lambda *a: losses.append(1) or real(*a))
+    arguments: dict[str, Any] = {"null_control": None, "batch_size": 8}
+    for least, steps in ((0, 2 * 5), (10, 2 * 5), (11, 3 * 5)):  # 40 samples are five batches
+        losses.clear()
+        scores(Linear(1, 5, 0), Linear(1, 0, 0), signs(), least_steps=least, epochs=2, **arguments)
+        assert len(losses) == steps
 
 
 @pytest.fixture

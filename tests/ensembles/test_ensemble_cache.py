@@ -204,3 +204,25 @@ def test_fingerprints_look_at_content() -> None:
     assert fingerprint(torch.ones(2, dtype=torch.bfloat16)) == fingerprint(
         torch.ones(2, dtype=torch.bfloat16)
     )
+
+
+class Damped(torch.optim.SGD):
+    """An optimizer with a setting outside its groups, as wrappers have them."""
+
+    def __init__(self, parameters: Any, lr: float, factor: float) -> None:
+        super().__init__(parameters, lr)
+        self.factor = factor
+
+
+def test_an_optimizers_setting_outside_its_groups_counts() -> None:
+    keys = {
+        key
+        for factor in (1.0, 0.5, 0.5)
+        for key in keys_of(
+            replace(RECIPE, optimizer=partial(Damped, lr=0.1, factor=factor)),
+            some_data(),
+            MEMBERS[:1],
+            Runtime(),
+        )
+    }
+    assert len(keys) == 2

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from toys import FEATURES, blobs, quiet_trainer
 
 from lightning_unlearn.data import TensorData, TensorLoader
@@ -404,3 +404,23 @@ def test_workers_are_refused_with_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
     ensemble = train_ensemble(recipe_of("mlp"), images((12,)), some_members(), way="workers")
     assert ensemble.way != "workers"
     assert "darwin" in ensemble.reason
+
+
+class Viewing(nn.Module):
+    """Flattens by ``view``, which a tensor in channels_last refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(2, 3, 3)
+        self.linear = nn.Linear(3 * 4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(self.convolution(x).view(x.size(0), -1))
+
+
+def test_a_network_that_views_its_activations_is_trained_as_it_is() -> None:
+    data = TensorData(torch.randn(12, 2, 4, 4), torch.arange(12) % 2, num_classes=2)
+    recipe = Recipe(Viewing, 2, 4, partial(torch.optim.SGD, lr=0.1))
+    members = [Member(torch.arange(12), seed) for seed in range(2)]
+    ensemble = train_ensemble(recipe, data, members, way="sequential")
+    assert ensemble.losses.isfinite().all()

@@ -22,7 +22,7 @@ from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.io import write_json_atomic
 from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
-from lightning_unlearn.reports.facts import class_path, software
+from lightning_unlearn.reports.facts import facts_of_fit
 from lightning_unlearn.reports.sending import Results, send_results
 from lightning_unlearn.seeding import derive_seed
 
@@ -218,7 +218,6 @@ class Evaluator(L.Callback):
         folder = self._folder(trainer)
         picture = None if folder is None else folder / f"{self.name}.png"
         source = getattr(pl_module, "source", None) if isinstance(pl_module, StreamConsumer) else None
-        sizes = {f"n_{name}": data.stream_size(name) for name in ("forget", "retain", "test", "nonmember")}
         return Results(
             self.name,
             self.results,
@@ -228,15 +227,7 @@ class Evaluator(L.Callback):
             step=trainer.fit_loop.epoch_loop._batches_that_stepped,  # the axis of all that Lightning logs
             pictures=[picture] if picture is not None and picture.is_file() and not self.error else [],
             folder=folder,
-            facts={
-                "versions": software(),
-                "model": class_path(pl_module),
-                "source": None if source is None else class_path(source),
-                "data": data.data_name,
-                "parameters": sum(parameter.numel() for parameter in pl_module.parameters()),
-                **sizes,
-                "forget_sha256": data.split.forget_sha256,
-            },
+            facts=facts_of_fit(pl_module, source, data),
         )
 
     def _refuse_sharded(self, pl_module: L.LightningModule) -> None:

@@ -39,6 +39,8 @@ from lightning_unlearn.methods.spreading import SpreadableModule
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
 from lightning_unlearn.models.surgery import clone, evaluating, held_statistics, running_statistics
 from lightning_unlearn.peak_memory import peak_memory
+from lightning_unlearn.reports.facts import facts_of_fit
+from lightning_unlearn.reports.sending import send_facts
 
 __all__ = ["UnlearningModule"]
 
@@ -276,6 +278,11 @@ class UnlearningModule(SpreadableModule):
             if len(self._rng_states) == self.trainer.world_size:
                 restore_rng_state(self._rng_states[self.trainer.global_rank])
             self._rng_states = None
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, UnlearningDataModule) and self.trainer.loggers:
+            facts = facts_of_fit(self, self.source, data)
+            for logger in self.trainer.loggers:
+                send_facts(logger, facts)
         self._clock = self._now(Runtime(self.trainer))
 
     def on_train_epoch_start(self) -> None:

@@ -19,7 +19,7 @@ from lightning_unlearn.reports.schema import build_report
 from lightning_unlearn.reports.tidy import by_model
 from lightning_unlearn.reports.wandb_media import media_of
 
-__all__ = ["Results", "send_results"]
+__all__ = ["Results", "send_facts", "send_results"]
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,13 @@ class Results:
     pictures: Sequence[Path] = ()
     folder: Path | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def send_facts(logger: Logger, facts: Mapping[str, Any]) -> None:
+    """Put facts of a fit into the configuration of a W&B run; others have no such place. For every process to call."""
+    if isinstance(logger, WandbLogger) and getattr(rank_zero_only, "rank", 0) == 0:
+        _finish_with_process(logger)
+        logger.experiment.config.update({"lightning_unlearn": dict(facts)}, allow_val_change=True)
 
 
 def send_results(logger: Logger, results: Results) -> None:
@@ -84,8 +91,7 @@ def _send_to_wandb(logger: WandbLogger, results: Results, figures: Mapping[str, 
     import wandb
 
     run = logger.experiment
-    _finish_with_process(logger)
-    run.config.update({"lightning_unlearn": dict(results.facts)}, allow_val_change=True)
+    send_facts(logger, results.facts)
     media = media_of(
         results.name,
         results.metrics,

@@ -145,6 +145,17 @@ def test_one_run_holds_curves_scores_and_details(tmp_path: Path, offline: None) 
     assert results.is_file(), "two runs of one project would replace each other's results"
 
 
+def test_without_an_evaluator_curves_and_configuration_are_there(tmp_path: Path, offline: None) -> None:
+    logger = WandbLogger(save_dir=tmp_path, offline=True, project="tests")
+    fit(Watched(toy_source()), logger=logger, limit_val_batches=1.0, max_epochs=2)
+    run = finished(logger, tmp_path)
+    facts = run.config["lightning_unlearn"]
+    assert facts["model"].endswith("test_wandb_fit.Watched")
+    assert torch.__version__.startswith(facts["versions"]["torch"])
+    for stream in ("forget", "retain", "test"):
+        assert sum(f"accuracy/{stream}" in row for row in run.history) == 2, "once an epoch"
+
+
 @pytest.mark.slow
 def test_under_two_processes_there_is_one_run(
     tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch

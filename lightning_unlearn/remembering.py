@@ -65,7 +65,7 @@ def summary(found: Sequence[Remembering]) -> list[str]:
 
     Example:
         >>> summary([Remembering(Path(f"out/{name}/split.npz"), "positions") for name in ("a", "b")])
-        ['2 files split.npz, such as out/a/split.npz: positions']
+        ['2 files split.npz: positions']
         >>> summary([Remembering(Path("out/source/model.ckpt"), "the source model")])
         ['out/source/model.ckpt: the source model']
     """
@@ -73,9 +73,7 @@ def summary(found: Sequence[Remembering]) -> list[str]:
     for item in found:
         kinds.setdefault((item.file.name, item.reason), []).append(item.file)
     return [
-        f"{files[0]}: {reason}"
-        if len(files) == 1
-        else f"{len(files)} files {name}, such as {files[0]}: {reason}"
+        f"{files[0]}: {reason}" if len(files) == 1 else f"{len(files)} files {name}: {reason}"
         for (name, reason), files in kinds.items()
     ]
 

@@ -182,7 +182,11 @@ def compare_methods(
             SourceRun(source, {"max_epochs": scale.epochs}),
             data,
             methods(scale),
-            [MembershipInference, Backdoor, partial(UnlearningDegree, epochs=scale.generator_epochs)],
+            [
+                MembershipInference,
+                Backdoor,
+                partial(UnlearningDegree, epochs=scale.generator_epochs, least_steps=0),
+            ],
             seeds=1,
             trainer={"accelerator": accelerator, "devices": 1, "precision": precision},
             output_dir=folder,

@@ -38,9 +38,8 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if args is None and (here := os.getcwd()) not in sys.path:
-        sys.path.append(
-            here
-        )  # classes of one's own, as with python -m; last, so that nothing installed is hidden
+        # for classes of one's own, as with python -m; last, so that nothing installed is hidden
+        sys.path.append(here)
     with warnings.catch_warnings():
         # LightningCLI still calls jsonargparse by its old names: https://github.com/Lightning-AI/pytorch-lightning
         warnings.filterwarnings(

@@ -48,7 +48,7 @@ def hyper_parameters(module: object) -> Any:
 
 def evaluator_settings(evaluator: Evaluator) -> tuple[str, dict[str, Any]]:
     """Return an evaluator's class and arguments, as far as they are plain values."""
-    assigned = _ASSIGNED if getattr(evaluator, "keeps", None) is None else {*_ASSIGNED, "cache"}
+    assigned = _ASSIGNED if evaluator.keeps is None else {*_ASSIGNED, "cache"}
     arguments = {
         key: value
         for key, value in vars(evaluator).items()

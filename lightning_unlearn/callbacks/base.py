@@ -54,9 +54,7 @@ class Evaluator(L.Callback):
 
     default_name: ClassVar[str]
     copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
-    keeps: ClassVar[str | None] = (
-        None  # a comparison's folder for what may be used again; goes into ``cache``
-    )
+    keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
     cache: Path | None = None
 
     def __init__(

@@ -71,7 +71,8 @@ class ManyModels(Evaluator):
         retrain_optimizer: Makes the optimizer of these; ``None`` for the source's own recipe, or Adam with
             learning rate 1e-3.
         retrain_lr_scheduler: Makes the schedule that goes with ``retrain_optimizer``.
-        cache: Folder in which the models' answers are kept, so that a later or resumed run takes them from there.
+        cache: Folder in which the models' answers are kept, so that a later or resumed run takes them from there;
+            a comparison has one of its own.
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
 
     Attributes:

@@ -66,9 +66,7 @@ def _push(entity: str, project: str, group: str | None) -> int:
             ("Report", build_report(entity, project, group)),
         ):
             print(f"{kind}: {built.save().url}")
-    except (
-        Exception
-    ) as error:  # W&B documents none: a key it does not know, no network and no project all differ
+    except Exception as error:  # W&B documents none; unknown keys, no network, no project all differ
         print(
             f"error: W&B did not take the dashboard: {type(error).__name__}: {error}\n(the project must hold a run "
             "already; --output saves the JSON without asking the server)",

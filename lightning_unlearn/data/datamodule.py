@@ -16,9 +16,10 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.columns import attribute_of, attributes_of, targets_of
+from lightning_unlearn.data.columns import attribute_names, attribute_of, targets_of
+from lightning_unlearn.data.fingerprint import varies
 from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.parts import Part, part_of_dataset, part_of_loader, require_apart, varies
+from lightning_unlearn.data.parts import Part, part_of_dataset, part_of_loader, require_apart
 from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import SelectionData
@@ -458,7 +459,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 train_size,
                 targets=self._targets,
                 attributes=self._attribute if self.attributes is None else self.attributes,
-                attribute_names=attributes_of(self._train.owner),
+                attribute_names=attribute_names(self._train.owner),
             ),
             seed=self.seed,
             nonmember=0 if no_source else self.nonmember,

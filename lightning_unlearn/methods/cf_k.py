@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers
 from lightning_unlearn.methods.freezing import hold_statistics
 from lightning_unlearn.methods.source import Source
@@ -33,6 +33,7 @@ class CFk(UnlearningModule):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
 
     Raises:
@@ -57,12 +58,18 @@ class CFk(UnlearningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
     ) -> None:
         require_integers(k=k)
         self.k = k  # initial_model() asks for it
         super().__init__(
-            source, optimizer=optimizer or _adam, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter
+            source,
+            optimizer=optimizer or _adam,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
         )
         self.train()
 
@@ -83,8 +90,7 @@ class CFk(UnlearningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Cross-entropy on the retain set."""
-        ((logits, targets),) = self.stream_logits(batch["retain"])
-        loss = self.loss(logits, targets)
+        loss = self.retain_loss(batch["retain"], batch_idx)
         self.log_terms(loss=loss)
         return loss
 

@@ -11,6 +11,7 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import select_random
+from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.perturbation import Perturbation, require_fraction
 from lightning_unlearn.methods.source import Source
 
@@ -39,6 +40,7 @@ class RandomK(Perturbation):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
 
     Raises:
@@ -66,6 +68,7 @@ class RandomK(Perturbation):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
     ) -> None:
         super().__init__(
@@ -80,6 +83,7 @@ class RandomK(Perturbation):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
         )
         require_fraction(fraction, self.model)

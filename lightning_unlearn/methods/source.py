@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import restore_hyperparameters
 from lightning_unlearn.models.surgery import uncompiled
 
@@ -64,6 +65,7 @@ class SourceCheckpoint:
                 f"source: {path} does not load into {self.module or 'the class it records'}: {error}"
             ) from error
         restore_hyperparameters(loaded, content)
+        mark_recorded(loaded, content)
         return loaded
 
 

@@ -16,9 +16,10 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.columns import attribute_of, attributes_of, targets_of
+from lightning_unlearn.data.columns import attribute_names, attribute_of, targets_of
+from lightning_unlearn.data.fingerprint import varies
 from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.parts import Part, part_of_dataset, part_of_loader, require_apart, varies
+from lightning_unlearn.data.parts import Part, part_of_dataset, part_of_loader, require_apart
 from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import SelectionData
@@ -266,6 +267,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 num_samples=length,
                 batch_size=self.batch_size or self._training_batch_size,
                 indexed=stream in module.indexed_streams,
+                least=1,
             )
             for stream in module.streams
         }
@@ -305,6 +307,7 @@ class UnlearningDataModule(L.LightningDataModule):
         seed: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        least: int = 2,
     ) -> BatchLoader:
         """Return a loader over a stream, in memory and batched where the data allows it.
 
@@ -318,6 +321,8 @@ class UnlearningDataModule(L.LightningDataModule):
             seed: Seed of the order; ``None`` derives one for the stream.
             rank: Rank of this process; ``None`` asks ``torch.distributed``.
             world_size: Number of processes; ``None`` asks ``torch.distributed``.
+            least: Fewest samples of a process in a last step, as in
+                :class:`~lightning_unlearn.data.loading.OrderSampler`.
         """
         part = self._part(stream)
         chosen = self._positions(stream) if positions is None else positions
@@ -329,6 +334,7 @@ class UnlearningDataModule(L.LightningDataModule):
             "indexed": indexed,
             "rank": rank,
             "world_size": world_size,
+            "least": least,
         }
         dataset = part.dataset
         if not train and self._evaluation is not None and part is self._train:
@@ -453,7 +459,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 train_size,
                 targets=self._targets,
                 attributes=self._attribute if self.attributes is None else self.attributes,
-                attribute_names=attributes_of(self._train.owner),
+                attribute_names=attribute_names(self._train.owner),
             ),
             seed=self.seed,
             nonmember=0 if no_source else self.nonmember,

@@ -1,6 +1,5 @@
 """A project's loaders taken apart and checked: what each reads, and how; splits and serves nothing."""
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,7 +8,6 @@ import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -24,9 +22,8 @@ from torch.utils.data import (
 
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.data.tensors import TensorData
-from lightning_unlearn.rng import isolated_rng
 
-__all__ = ["Part", "part_of_dataset", "part_of_loader", "require_apart", "varies"]
+__all__ = ["Part", "part_of_dataset", "part_of_loader", "require_apart"]
 
 _DEFAULT_BATCH_SIZE = 128
 
@@ -97,19 +94,6 @@ def require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
             f"datamodule: {len(shared)} samples are in the training set and in the test set (positions "
             f"{shared[:5].tolist()} ... of one dataset); take them out of one of the two"
         )
-
-
-def varies(dataset: Dataset[Any]) -> bool:
-    """Whether a dataset gives another sample each time it is read; the random state is as before."""
-    if isinstance(dataset, TensorData):
-        return False
-    readings: list[list[Any]] = []
-    for seed in range(2):
-        with isolated_rng(seed):
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  the legacy state is what transforms draw from
-            readings.append([part for part in tree_leaves(dataset[0]) if isinstance(part, Tensor)])
-    return not all(torch.equal(a, b) for a, b in zip(*readings, strict=False))
 
 
 def _taken_apart(loader: Any, where: str) -> Part:

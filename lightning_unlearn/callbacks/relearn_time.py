@@ -14,7 +14,6 @@ from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import relearn_target, relearn_time
-from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.models.freezing import share_frozen, trainable
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone, frozen
@@ -84,8 +83,7 @@ class RelearnTime(Evaluator):
         if audit.source is None:
             return {}
         target = relearn_target(self._loss(frozen(audit.source).float(), audit), self.margin)
-        subject = model.model if isinstance(model, UnlearningModule) else model
-        losses = self._curve(clone(subject), target, audit)
+        losses = self._curve(clone(model), target, audit)
         steps = relearn_time(losses, target)
         metrics = {
             f"{self.name}/steps": float(self.max_steps if steps is None else steps),

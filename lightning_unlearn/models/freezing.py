@@ -121,10 +121,11 @@ def frozen_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def share_frozen(model: nn.Module, source: nn.Module) -> None:
-    """Freeze in a model what is frozen in the source of its architecture, and nothing else."""
-    moving = trainable(source)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in moving)
+    """Freeze in a model what is frozen in the source, and nothing else, whatever parameters are called in either."""
+    theirs = [parameter.requires_grad for parameter in source.parameters()]
+    ours = list(model.parameters())
+    for number, parameter in enumerate(ours):
+        parameter.requires_grad_(len(ours) != len(theirs) or theirs[number])
 
 
 def _frozen_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

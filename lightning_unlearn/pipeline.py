@@ -28,7 +28,7 @@ from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.many import Procedure
 from lightning_unlearn.methods.recording import describe
 from lightning_unlearn.methods.source import read_checkpoint
-from lightning_unlearn.models.freezing import mark_recorded
+from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.processes import decided, is_first, shared
 from lightning_unlearn.progress import Progress
@@ -191,7 +191,8 @@ class Pipeline:
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
-                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject)))
+                    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject), frozen))
                 else:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
@@ -199,7 +200,9 @@ class Pipeline:
                 loaded = self.source.model()
                 loaded.configure_model()
                 loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
-                built_by(loaded, self.source.model)
+                if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
+                    loaded = mark_frozen(loaded, folder.frozen())
+                    built_by(loaded, self.source.model)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)

@@ -18,7 +18,7 @@ from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.rng import isolated_rng
 
-__all__ = ["training_fingerprint", "varies"]
+__all__ = ["spread", "training_fingerprint", "varies"]
 
 _READ = 16  # samples that are read, spread over the dataset
 _FILES = 20_000  # files of a dataset that are looked at, likewise
@@ -77,7 +77,8 @@ def varies(dataset: Dataset[Any]) -> bool:
     return not isinstance(dataset, TensorData) and _reading(dataset, 0) != _reading(dataset, 1)
 
 
-def _spread(size: int, number: int) -> npt.NDArray[np.int64]:
+def spread(size: int, number: int) -> npt.NDArray[np.int64]:
+    """Return up to ``number`` places in ``[0, size)``, evenly spread."""
     return np.unique(np.linspace(0, size - 1, min(size, number)).astype(np.int64))
 
 
@@ -87,7 +88,7 @@ def _reading(dataset: Dataset[Any], seed: int) -> str:
     with isolated_rng(seed):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002  the legacy state is what transforms draw from
-        for place in _spread(len(dataset), _READ).tolist():  # type: ignore[arg-type]
+        for place in spread(len(dataset), _READ).tolist():  # type: ignore[arg-type]
             for leaf in tree_leaves(dataset[place]):
                 _add(digest, leaf)
     return digest.hexdigest()
@@ -132,7 +133,7 @@ def _files(base: Dataset[Any]) -> Iterator[Path]:
         entries = value if isinstance(value, list) else [value]
         if name == "imgs" or not entries or not isinstance(_path_of(entries[0]), str | os.PathLike):
             continue  # torchvision keeps one list under two names
-        chosen = (_path_of(entries[row]) for row in _spread(len(entries), _FILES).tolist())
+        chosen = (_path_of(entries[row]) for row in spread(len(entries), _FILES).tolist())
         yield from (
             file
             for entry in chosen

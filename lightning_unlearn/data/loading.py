@@ -53,6 +53,8 @@ class OrderSampler:
         num_samples: Length L of an epoch over all processes; ``None`` for ``size``.
         rank: Rank of this process and, with it,
         world_size: the number of processes; ``None`` asks ``torch.distributed`` when iteration begins.
+        weights: With ``shuffle``, draw each pass with replacement in proportion to these, ``(size,)``, all positive,
+            as :class:`~torch.utils.data.WeightedRandomSampler` does; ``None`` permutes.
     """
 
     def __init__(
@@ -65,6 +67,7 @@ class OrderSampler:
         num_samples: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        weights: Tensor | None = None,
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}: a loader over no samples cannot be made")
@@ -76,6 +79,7 @@ class OrderSampler:
         self.seed = seed
         self.num_samples = size if num_samples is None else num_samples
         self.epoch = 0
+        self.weights = weights
         self._rank = rank
         self._world_size = world_size
         self._permutation: tuple[int, Tensor] | None = None
@@ -132,7 +136,11 @@ class OrderSampler:
             return torch.arange(self.size)
         if self._permutation is None or self._permutation[0] != cycle:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", cycle))
-            self._permutation = (cycle, torch.randperm(self.size, generator=generator))
+            if self.weights is None:
+                order = torch.randperm(self.size, generator=generator)
+            else:
+                order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
+            self._permutation = (cycle, order)
         return self._permutation[1]
 
 
@@ -161,6 +169,7 @@ class BatchLoader:
         rank: int | None = None,
         world_size: int | None = None,
         indexed: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         size = len(dataset) if positions is None else len(positions)  # type: ignore[arg-type]
         self.dataset = dataset
@@ -174,6 +183,7 @@ class BatchLoader:
             num_samples=num_samples,
             rank=rank,
             world_size=world_size,
+            weights=weights,
         )
         self._start = 0
         self._served = 0
@@ -233,6 +243,7 @@ class TensorLoader(BatchLoader):
         rank: See :class:`OrderSampler`.
         world_size: See :class:`OrderSampler`.
         indexed: Whether batches come as :class:`Indexed`.
+        weights: See :class:`OrderSampler`.
     """
 
     dataset: TensorData
@@ -251,6 +262,7 @@ class TensorLoader(BatchLoader):
         rank: int | None = None,
         world_size: int | None = None,
         indexed: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__(
             data,
@@ -262,6 +274,7 @@ class TensorLoader(BatchLoader):
             rank=rank,
             world_size=world_size,
             indexed=indexed,
+            weights=weights,
         )
         self.augment = augment
         self.device = device
@@ -296,8 +309,8 @@ class DatasetLoader(BatchLoader):
             them with the dataset as it was when they were started.
         pin_memory: Whether batches are put in pinned memory.
         worker_init_fn: Called in each loader process with its number.
-        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size`` and ``indexed``
-            as in :class:`TensorLoader`.
+        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``indexed`` and
+            ``weights`` as in :class:`TensorLoader`.
     """
 
     def __init__(

@@ -53,6 +53,8 @@ class Split:
         test: Test positions that are left for testing.
         previous: Training positions that earlier requests made the model forget; they are in no other set.
         seed: The seed that the split was drawn with.
+        fingerprint: That of the training set
+            (:func:`~lightning_unlearn.data.fingerprint.training_fingerprint`); empty where it is not known.
 
     Raises:
         TypeError: If a set is not a 1-D ``int64`` array.
@@ -70,12 +72,15 @@ class Split:
     test: Positions
     previous: Positions
     seed: int
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         for name in ("nonmember_from", "shadow_from"):
             if getattr(self, name) not in _ORIGINS:
                 raise ValueError(f"{name} must be 'train' or 'test', got {getattr(self, name)!r}")
         _check_seed("seed", self.seed)
+        if not isinstance(self.fingerprint, str):
+            raise TypeError(f"fingerprint must be text, got {type(self.fingerprint).__name__}")
         origins: dict[str, Origin] = {
             "forget": "train",
             "retain": "train",
@@ -125,8 +130,27 @@ class Split:
     def same_as(self, other: Split) -> bool:
         """Whether the other split has the same sizes, sets, origins and seed."""
         return all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+            np.array_equal(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+            if field.name != "fingerprint"
         )
+
+    def require_fingerprint(self, fingerprint: str, what: str) -> None:
+        """Refuse a training set other than the one that the split was drawn from, where both are known.
+
+        Args:
+            fingerprint: Of the training set at hand.
+            what: What this split is, for the message.
+
+        Raises:
+            ValueError: If they differ.
+        """
+        if self.fingerprint and fingerprint and self.fingerprint != fingerprint:
+            raise ValueError(
+                f"{what} was drawn from a training set of another order or content than this one, so that its "
+                "positions would mean other samples. Give the training set as it was then; "
+                "where random_split deals it, give random_split a generator"
+            )
 
     def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
         """Draw the reference subset D_s from the retain set.
@@ -217,6 +241,7 @@ class Split:
                 "kind of file. Make the split anew from its seed, or restore the file"
             ) from error
         wanted = {field.name for field in fields(cls)}
+        content.setdefault("fingerprint", np.asarray(""))  # written before there were any
         if str(content.get("format")) != _FORMAT or not wanted <= content.keys():
             raise ValueError(
                 f"{path} holds {sorted(content)}, which is not a saved split; give a file that Split.save "
@@ -247,6 +272,7 @@ def make_split(
     shadow: int | float = 0,
     shadow_from: Origin = "train",
     previous: npt.ArrayLike | Split | Sequence[Split] | None = None,
+    fingerprint: str = "",
 ) -> Split:
     """Choose the forget set and divide the rest. Everything follows from ``seed`` alone.
 
@@ -273,6 +299,7 @@ def make_split(
         previous: What was forgotten before: the splits of the earlier requests, or training positions. These
             samples are in no set and cannot be forgotten again. An earlier split also passes on the training
             samples that it held out, with their roles: the model that is to forget now never saw them.
+        fingerprint: That of the training set, kept in the split; earlier splits of another are refused.
 
     Raises:
         ValueError: If nothing or everything would be forgotten, a sample is forgotten twice, or the sizes do
@@ -297,6 +324,8 @@ def make_split(
         raise ValueError(f"data describe {data.n} samples and train_size is {train_size}; they must be equal")
 
     earlier, removed = _earlier(previous, train_size)
+    for split in earlier:
+        split.require_fingerprint(fingerprint, "previous: an earlier split")
     held = _held_out(earlier, removed)
     view = SelectionData(train_size) if data is None else data
     excluded = np.concatenate([removed, *held.values()])
@@ -352,6 +381,7 @@ def make_split(
         test=test,
         previous=removed,
         seed=seed,
+        fingerprint=fingerprint,
     )
 
 

@@ -156,7 +156,7 @@ def write(path: Path, text: str) -> Path:
         ("ids.txt", "\ufeff7\r\n3\r\n12"),
         ("ids.json", "[7, 3, 12]"),
         ("ids.csv", "7\n3\n12\n"),
-        ("ids.csv", "sample\n7\n3\n12\n"),
+        ("ids.csv", "position\n7\n3\n12\n"),
         ("ids.csv", "\ufeffid,name\n7,ann\n3,bob\n12,eve\n"),
         ("ids.CSV", 'name;"Position"\n"ann; old";7\nbob;3\neve;"12"\n'),
         ("ids.csv", ",index\r\n0,7\r\n1,3\r\n2,12\r\n"),

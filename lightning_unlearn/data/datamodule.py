@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import attribute_names, attribute_of, origin_of
 from lightning_unlearn.data.dealing import Deals
-from lightning_unlearn.data.fingerprint import training_fingerprint, varies
+from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
 from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
 from lightning_unlearn.data.parts import (
     Part,
@@ -251,7 +251,9 @@ class UnlearningDataModule(L.LightningDataModule):
                 f"{len(self._train)}: it must be the same samples in the same order, without augmentation"
             )
         split = self._obtain_split(fingerprint) if self._split is None else self._split
-        split.require_fingerprint(fingerprint, "datamodule: the split of an earlier setup")
+        require_same(split.fingerprint, fingerprint, "datamodule: the split of an earlier setup")
+        source = getattr(self._module(), "source", None)
+        require_same(getattr(source, "training_fingerprint", ""), fingerprint, "source: the checkpoint")
         require_no_copies(self._train.owner, split.forget, split.previous)
         if self.evaluation_dataset is None and varies(self._train.dataset):
             rank_zero_warn(
@@ -268,6 +270,16 @@ class UnlearningDataModule(L.LightningDataModule):
         if isinstance(self.inner, L.LightningDataModule):
             self.inner.teardown(stage)
             self._torn_down = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fingerprint of the training set, which every checkpoint of a run with this data then holds."""
+        return {} if self._split is None else {"training_fingerprint": self._split.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with another training set than the checkpoint's."""
+        require_same(
+            state_dict.get("training_fingerprint", ""), self.split.fingerprint, "ckpt_path: the checkpoint"
+        )
 
     def train_dataloader(self) -> Any:
         """Return one loader a stream for a module that names streams, or one loader over the members."""
@@ -491,7 +503,7 @@ class UnlearningDataModule(L.LightningDataModule):
             fingerprint=fingerprint,
         )
         if stored is not None:
-            stored.require_fingerprint(fingerprint, f"split_path: {path}")
+            require_same(stored.fingerprint, fingerprint, f"split_path: {path}")
         if stored is not None and not stored.same_as(drawn):
             raise ValueError(
                 f"split_path: {path} holds another split than forget, nonmember, shadow, previous and seed ask "

@@ -18,7 +18,7 @@ from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.rng import isolated_rng
 
-__all__ = ["spread", "training_fingerprint", "varies"]
+__all__ = ["require_same", "spread", "training_fingerprint", "varies"]
 
 _READ = 16  # samples that are read, spread over the dataset
 _FILES = 20_000  # files of a dataset that are looked at, likewise
@@ -70,6 +70,25 @@ def training_fingerprint(
             state = file.stat()
             _add(digest, (file.name, state.st_size, state.st_mtime_ns))
     return digest.hexdigest()
+
+
+def require_same(recorded: str, fingerprint: str, what: str) -> None:
+    """Refuse a training set other than the one that something was made with, where both are known.
+
+    Args:
+        recorded: The fingerprint then; empty where it was not kept.
+        fingerprint: The fingerprint now.
+        what: What was made, for the message.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if recorded and fingerprint and recorded != fingerprint:
+        raise ValueError(
+            f"{what} was made with a training set of another order or content than this one, where its positions would "
+            "mean other samples. Give the training set as it was then; where random_split deals it, give random_split "
+            "a generator"
+        )
 
 
 def varies(dataset: Dataset[Any]) -> bool:

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
 
@@ -134,23 +135,6 @@ class Split:
             for field in fields(self)
             if field.name != "fingerprint"
         )
-
-    def require_fingerprint(self, fingerprint: str, what: str) -> None:
-        """Refuse a training set other than the one that the split was drawn from, where both are known.
-
-        Args:
-            fingerprint: Of the training set at hand.
-            what: What this split is, for the message.
-
-        Raises:
-            ValueError: If they differ.
-        """
-        if self.fingerprint and fingerprint and self.fingerprint != fingerprint:
-            raise ValueError(
-                f"{what} was drawn from a training set of another order or content than this one, so that its "
-                "positions would mean other samples. Give the training set as it was then; "
-                "where random_split deals it, give random_split a generator"
-            )
 
     def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
         """Draw the reference subset D_s from the retain set.
@@ -325,7 +309,7 @@ def make_split(
 
     earlier, removed = _earlier(previous, train_size)
     for split in earlier:
-        split.require_fingerprint(fingerprint, "previous: an earlier split")
+        require_same(split.fingerprint, fingerprint, "previous: an earlier split")
     held = _held_out(earlier, removed)
     view = SelectionData(train_size) if data is None else data
     excluded = np.concatenate([removed, *held.values()])

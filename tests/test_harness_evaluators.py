@@ -106,7 +106,8 @@ def test_the_source_scores_as_itself(evaluator: type[Evaluator]) -> None:
     """Auditing an untouched copy of the source gives the source's own scores."""
     source = toy_source()
     ours = build(evaluator, source=source)
-    quiet_trainer(callbacks=[ours]).test(source, data(), verbose=False)
+    (tested,) = quiet_trainer(callbacks=[ours]).test(source, data(), verbose=False)
+    assert {key: tested[key] for key in ours.results} == ours.results, "scores were rounded"
     own = {key: value for key, value in ours.results.items() if not key.startswith("source/")}
     assert own == pytest.approx({key: ours.results[f"source/{key}"] for key in own})
 

@@ -158,8 +158,11 @@ class Evaluator(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model that is tested; the scores are among those that ``Trainer.test`` returns."""
+        precise = (
+            torch.float32 if pl_module.device.type == "mps" else torch.float64
+        )  # which that device lacks
         for name, value in self._fire(trainer, pl_module).items():
-            pl_module.log(name, torch.tensor(value, dtype=torch.float32))
+            pl_module.log(name, torch.tensor(value, dtype=precise))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let go of the shared answers."""

@@ -296,6 +296,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 num_samples=length,
                 batch_size=self.batch_size or self._training_batch_size,
                 indexed=stream in module.indexed_streams,
+                least=1,
             )
             for stream in module.streams
         }
@@ -335,6 +336,7 @@ class UnlearningDataModule(L.LightningDataModule):
         seed: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        least: int = 2,
     ) -> BatchLoader:
         """Return a loader over a stream, in memory and batched where the data allows it.
 
@@ -348,6 +350,8 @@ class UnlearningDataModule(L.LightningDataModule):
             seed: Seed of the order; ``None`` derives one for the stream.
             rank: Rank of this process; ``None`` asks ``torch.distributed``.
             world_size: Number of processes; ``None`` asks ``torch.distributed``.
+            least: Fewest samples of a process in a last step, as in
+                :class:`~lightning_unlearn.data.loading.OrderSampler`.
         """
         part = self._part(stream)
         chosen = self._positions(stream) if positions is None else positions
@@ -359,6 +363,7 @@ class UnlearningDataModule(L.LightningDataModule):
             "indexed": indexed,
             "rank": rank,
             "world_size": world_size,
+            "least": least,
         }
         if train and part.weights is not None and stream in _WEIGHTED:
             order["weights"] = part.weights[torch.as_tensor(chosen)]

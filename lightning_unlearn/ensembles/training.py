@@ -35,8 +35,8 @@ def train_classifier(
 ) -> Tensor:
     """Train a classifier in place; what reference and shadow models are made with.
 
-    Gradients are averaged over the ranks each step and buffers are shared at the end, so every rank ends with
-    the same model. The global random state is left as it was; dropout draws from ``seed`` and the rank.
+    Gradients are averaged over the samples of all ranks each step and buffers are shared at the end, so every rank
+    ends with the same model. The global random state is left as it was; dropout draws from ``seed`` and the rank.
 
     Args:
         module: Any model whose output holds logits, already on the runtime's device.
@@ -75,14 +75,14 @@ def train_classifier(
         for epoch in range(epochs):
             loader.sampler.set_epoch(epoch)
             total = torch.zeros((), device=runtime.device)
-            for batch in loader:
+            for step, batch in enumerate(loader):
                 inputs, targets = adapter.split(runtime.to_device(batch))
                 # a batch of one sample has no statistics of its own
                 single = running_statistics(normalisations if len(targets) == 1 else ())
                 with runtime.forward_context(), single:
                     value = loss(adapter.call(module, inputs), targets)
                 stepper.zero_grad()
-                scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+                scaler.scale(value * loader.sampler.share(step)).backward()  # type: ignore[no-untyped-call]
                 runtime.average_gradients(module)
                 scaler.step(stepper)
                 scaler.update()

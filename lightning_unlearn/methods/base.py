@@ -23,7 +23,7 @@ from torchmetrics import MeanMetric
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, Indexed
+from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, Indexed
 from lightning_unlearn.data.splits import Split
 from lightning_unlearn.ensembles import Runtime, isolated_rng, restore_rng_state, rng_state
 from lightning_unlearn.ensembles.training import Loss
@@ -31,7 +31,7 @@ from lightning_unlearn.hashing import model_hash
 from lightning_unlearn.ledger import require_forgotten_before
 from lightning_unlearn.methods.answers import batch_accuracies, require_logits
 from lightning_unlearn.methods.export import unchanged_tensors, write_export
-from lightning_unlearn.methods.limits import refuse_impossible
+from lightning_unlearn.methods.limits import refuse_idle_averaging, refuse_impossible
 from lightning_unlearn.methods.recording import record_fit
 from lightning_unlearn.methods.resuming import require_own_checkpoint
 from lightning_unlearn.methods.source import Source, load_source
@@ -113,6 +113,7 @@ class UnlearningModule(SpreadableModule):
         self._validated: list[str] = []
         self._normalisations = _normalisations(self.model)
         self._held: list[tuple[nn.Module, dict[str, Tensor]]] = []
+        self.share = 1.0
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._outputs_checked = False
         self._validation = nn.ModuleDict()
@@ -222,6 +223,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""
+        refuse_idle_averaging(self.trainer, planned=True)
         self._exported = None
         if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
             self._try_model(self.data, Runtime(self.trainer))
@@ -301,6 +303,16 @@ class UnlearningModule(SpreadableModule):
             norm = torch.nn.utils.get_total_norm(gradients)
             self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Note which part of the step's samples this process has."""
+        loaders = self.trainer.train_dataloader
+        loader = loaders.get(self.epoch_stream) if isinstance(loaders, Mapping) else None
+        self.share = loader.sampler.share(batch_idx) if isinstance(loader, BatchLoader) else 1.0
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Weigh the loss by this process's share of the samples, so that uneven shares count for what they are."""
+        super().backward(loss if self.share == 1 else loss * self.share, *args, **kwargs)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the accuracies, and stop at a loss that is not finite, without waiting for the device at every step."""
         self._log_batch_accuracies(batch)
@@ -316,6 +328,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_end(self) -> None:
         """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
+        refuse_idle_averaging(self.trainer, planned=False)
         if self._losses is not None:
             self._require_finite(self._losses)
             self._losses = None

@@ -205,7 +205,6 @@ class Perturbation(UnlearningModule):
             if gradient is not None:
                 local_part(gradient).masked_fill_(~movable, 0)
         super().on_before_optimizer_step(optimizer)
-        super().on_before_optimizer_step(optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """Step, then put back what weight decay moved without a gradient."""

@@ -128,7 +128,7 @@ class ReferenceKL(UnlearningModule):
         positions = data.split.draw_reference(size)
         train_classifier(
             reference,
-            data.loader("retain", train=True, positions=positions, seed=seed),
+            data.loader("retain", train=True, positions=positions, seed=seed, least=1),
             epochs=self.reference_epochs,
             optimizer=self._reference_optimizer or _adam,
             runtime=runtime,

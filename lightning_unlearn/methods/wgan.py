@@ -261,9 +261,10 @@ class WGAN(UnlearningModule):
                 self.critic, real, fake, self.penalty_weight, self.penalty_p, epsilon=epsilon
             )
             optimizer.zero_grad()
+            critic_loss = (distance + penalty) * self.share
             # Scaled like any loss, but not through manual_backward, which announces a backward pass of the model to
             # DistributedDataParallel.
-            self.trainer.precision_plugin.pre_backward(distance + penalty, self).backward()  # type: ignore[no-untyped-call]
+            self.trainer.precision_plugin.pre_backward(critic_loss, self).backward()  # type: ignore[no-untyped-call]
             runtime.average_gradients(self.critic)
             optimizer.step()
         return -distance.detach(), penalty.detach()

@@ -61,7 +61,8 @@ def training_fingerprint(
         _add(digest, part)
     known = True
     for number, base in enumerate(origin.bases):
-        known &= _add_stored(digest, base, origin.position[origin.base == number])
+        rows = origin.position[origin.base == number]
+        known &= not len(rows) or _add_stored(digest, base, rows)
     if served or not known:
         reading = _reading(dataset, 0)
         _add(digest, reading if reading == _reading(dataset, 0) else None)
@@ -132,9 +133,10 @@ def _stored(column: Any, rows: npt.NDArray[np.int64], size: int) -> Any:
     if isinstance(column, list) and len(column) == size > 0:
         if not isinstance(_path_of(column[0]), str | os.PathLike):
             return None
-        # the folder is a class's; what lies above it may be elsewhere tomorrow
-        names = [os.fspath(_path_of(column[row])) for row in rows.tolist()]
-        return "\0".join("/".join(name.replace("\\", "/").split("/")[-2:]) for name in names)
+        names = [os.fspath(_path_of(column[row])).replace(os.sep, "/") for row in rows.tolist()]
+        shared = os.path.commonprefix([names[0], names[-1]])  # noqa: RUF071  texts are no paths
+        # the folder that files lie in may be elsewhere tomorrow
+        return "\0".join(name.removeprefix(shared[: shared.rfind("/") + 1]) for name in names)
     if not isinstance(column, Tensor | np.ndarray) or not column.ndim or not len(column) == size > 0:
         return None
     step = max(1, -(-len(rows) * (column.nbytes // len(column)) // _BYTES))
@@ -152,12 +154,9 @@ def _files(base: Dataset[Any]) -> Iterator[Path]:
         entries = value if isinstance(value, list) else [value]
         if name == "imgs" or not entries or not isinstance(_path_of(entries[0]), str | os.PathLike):
             continue  # torchvision keeps one list under two names
-        chosen = (_path_of(entries[row]) for row in spread(len(entries), _FILES).tolist())
-        yield from (
-            file
-            for entry in chosen
-            if isinstance(entry, str | os.PathLike) and (file := Path(entry)).is_file()
-        )
+        chosen = [_path_of(entries[row]) for row in spread(len(entries), _FILES).tolist()]
+        # texts may be too long for a path, which pathlib does not forgive
+        yield from (Path(entry) for entry in chosen if os.path.isfile(entry))
 
 
 def _add(digest: Any, value: Any) -> None:

@@ -302,6 +302,8 @@ def ensemble_plan(
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
         return None
+    if loader.sampler.weights is not None:
+        return None
     smoothing = model.label_smoothing if isinstance(model, Classifier) else 0.0
     recipe = Recipe(
         build=lambda: procedure.build(source) if method is None else method.initial_model(source),

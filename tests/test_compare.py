@@ -511,8 +511,9 @@ def test_retraining_draws_what_the_source_trained(tmp_path: Path, unfreeze_at: i
 
     finetuning = BackboneFinetuning(unfreeze_at, should_align=False)
     source = SourceRun(Backbone, {"max_epochs": 3, "callbacks": [finetuning]})
+    retrain = MethodRun(Retrain, "retrain", {"max_epochs": 1})
     for _ in range(2):
-        result = toy_compare(tmp_path, source=source, seeds=1, methods=[], evaluators=[])
+        result = toy_compare(tmp_path, source=source, seeds=1, methods=[], evaluators=[], retrain=retrain)
         assert not result.failed, result.report["failures"]
         old, new = (
             read_checkpoint(tmp_path / name / "seed_0" / "model.ckpt")["state_dict"]

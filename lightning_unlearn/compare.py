@@ -110,7 +110,7 @@ def compare(
             verify.
         SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
-    runs = {RETRAIN: retrain or MethodRun(lambda s: Retrain(s, fresh=source.model), RETRAIN, source.trainer)}
+    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
     for method in methods:
         if method.label in (SOURCE, *runs):
             raise ValueError(

@@ -11,7 +11,7 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
 from lightning_unlearn.methods.answers import require_logits
 from lightning_unlearn.methods.trial import try_model, warn_of_guessing
-from lightning_unlearn.models.surgery import frozen
+from lightning_unlearn.models.surgery import clone
 
 __all__ = ["Audit", "AuditCache", "forget_answers", "try_answers"]
 
@@ -90,12 +90,12 @@ class Audit:
         return next((original for original, copy in self._cache.placed.values() if copy is model), model)
 
     def _placed(self, control: nn.Module) -> nn.Module:
-        """Return a frozen copy of a control on the device: moving the user's own could change its parameter type."""
+        """Return a copy of a control on the device: moving the user's own could change its parameter type."""
         kept = self._cache.placed.get(id(control))
         if kept is None:
             kept = (
                 control,
-                self.runtime.place(frozen(control)),
+                self.runtime.place(clone(control).eval()),
             )  # the original is kept so that its id stays its own
             self._cache.placed[id(control)] = kept
         return kept[1]

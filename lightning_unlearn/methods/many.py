@@ -219,7 +219,8 @@ def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModu
         fresh = _copied(template)
         if isinstance(fresh, UnlearningModule):
             fresh._source = [source]
-            fresh.use_model(fresh.initial_model(source).train())
+            fresh.use_model(fresh.initial_model(source))
+            fresh.train()
         return fresh
 
     return build
@@ -304,6 +305,8 @@ def ensemble_plan(
     own = method is None or method.step == "source"
     if own and type(model) is not Classifier:
         return None  # whatever its step does, side by side it cannot be done
+    if loader.sampler.weights is not None:
+        return None
     smoothing = model.label_smoothing if isinstance(model, Classifier) else 0.0
     recipe = Recipe(
         build=lambda: procedure.build(source) if method is None else method.initial_model(source),

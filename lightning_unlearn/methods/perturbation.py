@@ -2,7 +2,7 @@
 
 import contextvars
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,9 @@ from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
 from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_choice, require_numbers
-from lightning_unlearn.methods.freezing import hold_statistics
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.models.freezing import hold_statistics, trainable
 from lightning_unlearn.models.sharding import local_part, local_part_of
 from lightning_unlearn.models.surgery import count_parameters
 from lightning_unlearn.seeding import derive_seed
@@ -60,6 +60,7 @@ class Perturbation(UnlearningModule):
         step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set (no sensitivity is taken
             of it).
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Attributes:
         perturbed: Flat row-major positions of the perturbed weights by parameter name, int64 and ascending;
@@ -89,6 +90,7 @@ class Perturbation(UnlearningModule):
         loss: Loss | None = None,
         step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("similarity_threshold",),
@@ -112,7 +114,13 @@ class Perturbation(UnlearningModule):
         require_choice("epoch", epoch, ("retain", "forget"))
         self.update = update  # train() below asks for it
         super().__init__(
-            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, step=step, adapter=adapter
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
         )
         self.epsilon = epsilon
         self.mix = mix
@@ -173,7 +181,7 @@ class Perturbation(UnlearningModule):
         super().on_train_start()
         self.log("perturbed_parameters", float(self.n_perturbed), sync_dist=True)
         if self.update == "selected":
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in trainable(self.model).items():
                 mask = torch.zeros(parameter.numel(), dtype=torch.bool)
                 mask[self.perturbed[name]] = True
                 mask = mask.view(parameter.shape).to(parameter.device)
@@ -201,7 +209,7 @@ class Perturbation(UnlearningModule):
         """Set the mode; running statistics do not follow the data where only selected weights may move."""
         super().train(mode)
         if mode and self.update == "selected":
-            hold_statistics(self.model, trained=())
+            hold_statistics(self.model, everything=True)
         return self
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -254,7 +262,7 @@ def require_k(k: int, most: int, what: str, model: nn.Module) -> None:
 def require_fraction(fraction: float, model: nn.Module) -> None:
     """Raise ``ValueError`` unless ``fraction`` is a share of a model's weights that chooses at least one."""
     require_numbers(fraction=fraction)
-    total = count_parameters(model)
+    total = count_parameters(model, list(trainable(model)))
     if not (0 < fraction <= 1 and round(fraction * total)):
         raise ValueError(
             f"fraction must lie in (0, 1] and choose at least one of {total} weights, got {fraction}; "

@@ -1,5 +1,6 @@
 """Random-k unlearning of Zuo et al.: a random share of the weights is perturbed, then all are fine-tuned."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -14,6 +15,7 @@ from lightning_unlearn.functional import select_random
 from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.perturbation import Perturbation, require_fraction
 from lightning_unlearn.methods.source import Source
+from lightning_unlearn.models.freezing import trainable
 
 __all__ = ["RandomK"]
 
@@ -42,6 +44,7 @@ class RandomK(Perturbation):
         loss: Classification loss; ``None`` for the cross-entropy.
         step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If an argument is outside its range, or no weight would be chosen.
@@ -70,6 +73,7 @@ class RandomK(Perturbation):
         loss: Loss | None = None,
         step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             source,
@@ -85,6 +89,7 @@ class RandomK(Perturbation):
             loss=loss,
             step=step,
             adapter=adapter,
+            frozen=frozen,
         )
         require_fraction(fraction, self.model)
         self.fraction = fraction
@@ -93,4 +98,4 @@ class RandomK(Perturbation):
         self, data: UnlearningDataModule, runtime: Runtime, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Choose at random, every set of that many weights being equally likely."""
-        return select_random(dict(self.model.named_parameters()), self.fraction, generator)
+        return select_random(trainable(self.model), self.fraction, generator)

@@ -1,6 +1,6 @@
 """WGAN unlearning of Chen, Huang & Wang, 2021: a critic on sorted posteriors teaches the model how sure to be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,6 +82,7 @@ class WGAN(UnlearningModule):
         loss: Classification loss; ``None`` for the cross-entropy.
         step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If an argument is outside its range, or the critic looks across samples.
@@ -117,6 +118,7 @@ class WGAN(UnlearningModule):
         loss: Loss | None = None,
         step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("wasserstein_tolerance",),
@@ -152,7 +154,13 @@ class WGAN(UnlearningModule):
                 "torch.nn.LayerNorm instead"
             )
         super().__init__(
-            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, step=step, adapter=adapter
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
         )
         self.automatic_optimization = False
         self.alpha = alpha

@@ -30,7 +30,7 @@ from lightning_unlearn.methods.recording import describe
 from lightning_unlearn.methods.source import read_checkpoint
 from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
-from lightning_unlearn.processes import decided, is_first, shared
+from lightning_unlearn.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.run_facts import RunFacts
@@ -183,26 +183,7 @@ class Pipeline:
         progress.start(name, seed)
         try:
             config = self._run_config(name, seed)
-<<<<<<< HEAD
-            with together(f"{name}, seed {seed}"):
-                with seeded(own_seed):
-                    subject = build()
-                    decisive = hyper_parameters(subject)
-                    fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
-                    if not decided(lambda: folder.is_trained(fingerprint)):
-                        shared(lambda: folder.begin(config))
-                        model, times = train(subject)
-                        shared(lambda: write_export(model, folder.checkpoint))
-                        shared(lambda: folder.finish_training(fingerprint, times, describe(subject)))
-                    else:
-                        shared(lambda: folder.describe(config))
-                    times = folder.times()
-                with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
-                    loaded = self.source.model()
-                    loaded.configure_model()
-                    loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
-=======
-            with seeded(own_seed):
+            with together(f"{name}, seed {seed}"), seeded(own_seed):
                 subject = build()
                 decisive = hyper_parameters(subject)
                 fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
@@ -215,14 +196,14 @@ class Pipeline:
                 else:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
-            with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
+            # a resumed comparison loads what a fresh one has just trained
+            with together(f"{name}, seed {seed}"), isolated_rng(own_seed):
                 loaded = self.source.model()
                 loaded.configure_model()
                 loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
                 if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
                     loaded = mark_frozen(loaded, folder.frozen())
                     built_by(loaded, self.source.model)
->>>>>>> main
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, seed, said(error), traceback.format_exc())
             progress.done(failed=True)

@@ -200,7 +200,7 @@ class Pipeline:
             with together(f"{name}, seed {seed}"), isolated_rng(own_seed):
                 loaded = self.source.model()
                 loaded.configure_model()
-                loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
+                load_state(loaded, read_checkpoint(folder.checkpoint)["state_dict"])
                 if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
                     loaded = mark_frozen(loaded, folder.frozen())
                     built_by(loaded, self.source.model)
@@ -486,8 +486,8 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
             f"source: there is no checkpoint {checkpoint}; give the path of the source model's"
         )
     try:
-        content = read_checkpoint(checkpoint)
-        model.load_state_dict(content["state_dict"])
+        content = read_checkpoint(checkpoint, objects=True)
+        load_state(model, content["state_dict"])
         mark_recorded(model, content)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(

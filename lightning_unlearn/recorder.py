@@ -77,4 +77,4 @@ def _content(path: Path) -> dict[str, Any]:
 
 
 def _file_hash(checkpoint: Path) -> str:
-    return model_hash(read_checkpoint(checkpoint)["state_dict"])
+    return model_hash(read_checkpoint(checkpoint, objects=True)["state_dict"])

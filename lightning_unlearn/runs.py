@@ -67,7 +67,7 @@ def snake_case(name: str) -> str:
     """Turn a class name into the name of its runs.
 
     Example:
-        >>> snake_case("ReferenceKL"), snake_case("RandomTopK")
-        ('reference_kl', 'random_top_k')
+        >>> [snake_case(name) for name in ("ReferenceKL", "RandomTopK", "CFk")]
+        ['reference_kl', 'random_top_k', 'cf_k']
     """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z](?!$))|(?<=[A-Z]{2})(?=[a-z]$)", "_", name).lower()

@@ -4,6 +4,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
+import torch
 from torch import nn
 
 from lightning_unlearn.callbacks.audit import Audit
@@ -25,7 +26,8 @@ _WATCHED = 2000  # samples of a set that a curve is measured on: a standard erro
 class ForgettingMetrics(Evaluator):
     """Accuracy on forget, retain and test set, forgetting rate, memory retention rate and similarity.
 
-    Reports ``accuracy/forget``, ``accuracy/retain`` and ``accuracy/test`` in [0, 1]; with a known source model
+    Reports ``accuracy/forget``, ``accuracy/retain`` and ``accuracy/test`` in [0, 1]; where classes are forgotten
+    whole ``accuracy/test_retained_classes`` and ``accuracy/test_forgotten_classes``; with a known source model
     ``forgetting_rate`` and ``memory_retention_rate`` (Zuo et al., "Machine Unlearning Through Fine-Grained Model
     Parameters Perturbation", eq. 17-18); with a known retrained model ``similarity``, the mean of 1 − JS (base
     2) of the two models' posteriors on the forget set (ibid., section IV-B). Arguments are those of
@@ -45,6 +47,8 @@ class ForgettingMetrics(Evaluator):
         """Measure accuracies and the rates that the known controls allow."""
         streams = [s for s in _STREAMS if audit.data.stream_size(s)]
         metrics = {f"accuracy/{stream}": audit.outputs(model, stream).accuracy for stream in streams}
+        if "test" in streams:
+            metrics.update(_test_accuracy_by_class(*(audit.outputs(model, stream) for stream in _STREAMS)))
         if audit.source is not None:
             before = audit.outputs(audit.source, "forget").accuracy
             if before > 0:  # relative to nothing the rates are undefined, and then not reported
@@ -59,6 +63,17 @@ class ForgettingMetrics(Evaluator):
             ours, theirs = audit.outputs(model, "forget"), audit.outputs(audit.retrained, "forget")
             metrics["similarity"] = float(similarity(ours.posteriors, theirs.posteriors))
         return metrics
+
+
+def _test_accuracy_by_class(forget: Outputs, retain: Outputs, test: Outputs) -> dict[str, float]:
+    """Return the accuracy on test samples of retained classes, and of classes that are forgotten whole, if any are."""
+    right = (test.posteriors.argmax(dim=1) == test.targets).double()
+    retained = torch.isin(test.targets, retain.targets)
+    forgotten = torch.isin(test.targets, forget.targets) & ~retained
+    if not (forgotten.any() and retained.any()):
+        return {}
+    parts = {"retained": retained, "forgotten": forgotten}
+    return {f"accuracy/test_{name}_classes": float(right[part].mean()) for name, part in parts.items()}
 
 
 class _Curve(Watcher):

@@ -31,7 +31,7 @@ from lightning_unlearn.hashing import model_hash
 from lightning_unlearn.ledger import require_forgotten_before
 from lightning_unlearn.methods.answers import batch_accuracies, require_logits
 from lightning_unlearn.methods.checks import require_choice
-from lightning_unlearn.methods.export import unchanged_tensors, write_export
+from lightning_unlearn.methods.export import require_finite, unchanged_tensors, write_export
 from lightning_unlearn.methods.limits import refuse_idle_averaging, refuse_impossible
 from lightning_unlearn.methods.own_steps import own_loss, require_own_step
 from lightning_unlearn.methods.recording import record_fit
@@ -40,8 +40,8 @@ from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.spreading import SpreadableModule
 from lightning_unlearn.methods.trial import try_model, warn_of_another_loss, warn_of_guessing
 from lightning_unlearn.models.freezing import hold_statistics, mark_frozen
-from lightning_unlearn.models.hparams import save_primitive_hyperparameters
-from lightning_unlearn.models.surgery import clone, held_statistics, running_statistics
+from lightning_unlearn.models.hparams import save_primitive_hyperparameters, unkept_arguments
+from lightning_unlearn.models.surgery import class_state, clone, held_statistics, running_statistics
 from lightning_unlearn.peak_memory import peak_memory
 from lightning_unlearn.reports.facts import facts_of_fit
 from lightning_unlearn.reports.sending import send_facts
@@ -276,7 +276,7 @@ class UnlearningModule(SpreadableModule):
         if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
             self._try_source()
             if self.data.ledger is not None:
-                before = model_hash(self.source.state_dict())
+                before = model_hash(class_state(self.source))
                 require_forgotten_before(self.data.ledger, before, self.data.split.previous)
         # some strategies read a checkpoint only after this hook; whether it was prepared is then not known yet
         self._to_prepare = True
@@ -390,6 +390,7 @@ class UnlearningModule(SpreadableModule):
             stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped
             logger.log_metrics({**self.times, **peak_memory(self.device)}, step=stepped)
         self.gather_model()
+        require_finite(self.model, f"the model that {type(self).__name__} unlearned")
 
     def on_fit_end(self) -> None:
         """Put the request on record, where there is a ledger; the evaluators have measured by now."""
@@ -492,17 +493,22 @@ class UnlearningModule(SpreadableModule):
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`preparation_state` returned."""
 
-    def export(self, path: str | Path) -> Path:
+    def export(self, path: str | Path, *, weights_only: bool = False) -> Path:
         """Write the unlearned weights as a checkpoint of the source's own class.
 
         The file holds the weights and the constructor arguments that the class itself saves; nothing of the
-        source, of the forgotten data, or of the optimizer is in it. It is written whole or not at all.
+        source, of the forgotten data, or of the optimizer is in it. It is written whole or not at all, and the same
+        model gives the same bytes. Arguments that are objects cannot be kept; a warning names them.
 
         Args:
             path: Where to write; an existing file is replaced.
+            weights_only: Write the bare ``state_dict``, for ``model.load_state_dict(torch.load(path))``.
 
         Returns:
             The path.
+
+        Raises:
+            FloatingPointError: If weights are NaN or infinite.
         """
         kept = [] if self.keeps_source_tensors else unchanged_tensors(self.source, self.model)
         if kept and self._prepared:
@@ -511,7 +517,17 @@ class UnlearningModule(SpreadableModule):
                 f"{', ...' if len(kept) > 5 else ''}. If they were trained on forgotten samples (a moving average of "
                 "the weights, say), the model still remembers; reset or update them before exporting"
             )
-        self._exported = write_export(self.model, path)
+        self._exported = write_export(self.model, path, weights_only=weights_only)
+        kind, model = type(self.model), self.model
+        unkept = unkept_arguments(kind, model.hparams) if isinstance(model, L.LightningModule) else []
+        if lost := [name for name in unkept if name != getattr(model, "_hparams_name", None)]:
+            given = ", ".join(f"{name}=..." for name in lost)
+            if not weights_only:
+                rank_zero_warn(
+                    f"the export cannot hold the arguments {', '.join(lost)} of {kind.__name__}, which are no plain "
+                    f"values; load it with {kind.__name__}.load_from_checkpoint(path, {given}), or write a state dict "
+                    "with export(path, weights_only=True)"
+                )
         return self._exported
 
     def use_model(self, model: nn.Module) -> None:

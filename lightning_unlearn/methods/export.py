@@ -8,60 +8,102 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.io import atomic_path
+from lightning_unlearn.models.freezing import frozen_tensors, resembles, trainable
 from lightning_unlearn.models.hparams import plain_values
+from lightning_unlearn.models.surgery import class_state
 
-__all__ = ["unchanged_tensors", "write_export"]
+__all__ = ["require_finite", "unchanged_tensors", "write_export"]
 
 
-def write_export(model: nn.Module, path: str | Path) -> Path:
+def write_export(model: nn.Module, path: str | Path, *, weights_only: bool = False) -> Path:
     """Write a model as a checkpoint that ``load_from_checkpoint`` of its own class reads.
 
     The file holds weights and buffers, the constructor arguments that the class itself saves, and what its
     own ``on_save_checkpoint`` adds. No optimizer, loop or callback state is in it. It is written whole or not
-    at all.
+    at all, and a model gives the same bytes whenever it is written.
 
     Args:
         model: A LightningModule, or any module (then the file is read with ``torch.load``).
         path: Where to write; an existing file is replaced.
+        weights_only: Whether to write the bare ``state_dict``.
 
     Returns:
         The path.
+
+    Raises:
+        FloatingPointError: If weights are NaN or infinite.
     """
     path = Path(path)
+    require_finite(model, "the model that was to be exported")
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in class_state(model).items()
+    }
+    # Without "loops", Lightning validates, tests and predicts from the file, and refuses to resume from it.
     checkpoint: dict[str, Any] = {
-        "state_dict": {
-            name: value.detach().cpu().clone() if isinstance(value, Tensor) else value
-            for name, value in model.state_dict().items()
-        },
+        "state_dict": state,
         "pytorch-lightning_version": L.__version__,
         "epoch": 0,
         "global_step": 0,
-        "loops": {},
     }
-    if isinstance(model, L.LightningModule):
+    if isinstance(model, L.LightningModule) and not weights_only:
         if model.hparams:
             checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(model.hparams)
             if model._hparams_name:
                 checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = model._hparams_name
         model.on_save_checkpoint(checkpoint)
-    with atomic_path(path) as temporary:
-        torch.save(checkpoint, temporary)
+    # given a path, torch would write its name into the file, and this one is random
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(state if weights_only else checkpoint, file)
     return path
 
 
+def require_finite(model: nn.Module, what: str) -> None:
+    """Refuse a model with weights that are NaN or infinite; a buffer may hold -inf, as masks of attention do.
+
+    Args:
+        model: The model.
+        what: What it is called in the message.
+
+    Raises:
+        FloatingPointError: If there are any.
+    """
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    spoilt = [
+        name
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and not bool((torch.isfinite(value) if name in weights else value < torch.inf).all())
+    ]
+    if spoilt:
+        raise FloatingPointError(
+            f"{what} holds NaN or infinite values in {len(spoilt)} tensors, such as {spoilt[0]}; lower the learning "
+            "rate, or set gradient_clip_val, and unlearn again"
+        )
+
+
 def unchanged_tensors(before: nn.Module, after: nn.Module) -> list[str]:
-    """Return the names of tensors that training did not change, constants left out: an export of them remembers.
+    """Return the names of tensors that the source trained and unlearning left alone: an export of them remembers.
+
+    These are trained parameters, running statistics, and copies of trained weights such as a moving average.
 
     Args:
         before: The source model.
         after: The unlearned model, of the same class.
     """
-    old = before.state_dict()
+    old, moving = before.state_dict(), trainable(before)
+    parameters = {name for name, _ in before.named_parameters()}
+    untrained = frozen_tensors(before)
     return [
         name
         for name, value in after.state_dict().items()
         if isinstance(value, Tensor)
         and value.is_floating_point()
+        and name not in untrained
         and bool((value != value.flatten()[:1]).any())
         and torch.equal(value.cpu(), old[name].cpu().to(value.dtype))
+        and (name in parameters or ".running_" in f".{name}" or resembles(old[name], moving.values()))
     ]

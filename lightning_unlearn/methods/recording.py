@@ -10,7 +10,9 @@ from torch import nn
 from lightning_unlearn.data.splits import Split
 from lightning_unlearn.hashing import model_hash
 from lightning_unlearn.ledger import Ledger, append, entry
+from lightning_unlearn.methods.export import require_finite
 from lightning_unlearn.models.hparams import plain_values
+from lightning_unlearn.models.surgery import class_state
 
 __all__ = ["describe", "record_fit"]
 
@@ -42,6 +44,7 @@ def record_fit(
     """
     if not trainer.is_global_zero:
         return
+    require_finite(model, "the model that was to be put on record")
     scores = {name: float(value) for name, value in trainer.callback_metrics.items()}
     controls = {
         control: {
@@ -55,8 +58,8 @@ def record_fit(
         ledger,
         forget=split.forget,
         earlier=split.previous,
-        before=model_hash(source.state_dict()),
-        after=model_hash(model.state_dict()),
+        before=model_hash(class_state(source)),
+        after=model_hash(class_state(model)),
         file=exported,
         method=describe(method),
         config={

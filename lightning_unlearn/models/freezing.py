@@ -1,6 +1,6 @@
 """What of a model was trained on nobody, its frozen parameters among trainable ones: it stays as it is everywhere."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ __all__ = [
     "hold_statistics",
     "mark_frozen",
     "mark_recorded",
+    "resembles",
     "share_frozen",
     "trainable",
 ]
@@ -128,6 +129,13 @@ def share_frozen(model: nn.Module, source: nn.Module) -> None:
         parameter.requires_grad_(len(ours) != len(theirs) or theirs[number])
 
 
+def resembles(tensor: Tensor, weights: Iterable[Tensor]) -> bool:
+    """Tell whether a tensor is a copy of a weight, as a moving average is; of matrices and larger alone."""
+    return tensor.ndim > 1 and any(
+        weight.shape == tensor.shape and _correlation(tensor, weight) > _COPIES_CORRELATE for weight in weights
+    )
+
+
 def _frozen_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Yield the parts, under their names, none of whose parameters is trained.
 
@@ -156,7 +164,7 @@ def _copies(model: nn.Module) -> set[str]:
                 m for n, m in moving.items() if f".{n}".endswith(f".{rest}") and m.shape == parameter.shape
             ]
             if twins:
-                if any(_correlation(parameter, twin) > _COPIES_CORRELATE for twin in twins):
+                if resembles(parameter, twins):
                     found.add(name.removesuffix(rest))
                 break
             rest = rest.partition(".")[2]

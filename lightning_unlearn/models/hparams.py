@@ -22,7 +22,7 @@ try:
 except ImportError:  # a Lightning that does it otherwise: all modules count as built in plain Python
     _given_hyperparameters = ContextVar("_given_hyperparameters", default=None)
 
-__all__ = ["recorded_hyperparameters", "restore_hyperparameters", "save_primitive_hyperparameters"]
+__all__ = ["recorded_hyperparameters", "restore_hyperparameters", "save_primitive_hyperparameters", "unkept_arguments"]
 
 _NOT_PRIMITIVE = object()
 
@@ -158,6 +158,23 @@ def plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return those arguments that are made of plain values, which any checkpoint reader accepts."""
     primitives = {name: _as_primitive(value) for name, value in arguments.items()}
     return {name: value for name, value in primitives.items() if value is not _NOT_PRIMITIVE}
+
+
+def unkept_arguments(kind: type, arguments: Mapping[str, Any]) -> list[str]:
+    """Return the names of constructor arguments that a checkpoint does not hold, so that loading must be given them.
+
+    Args:
+        kind: The class of a module.
+        arguments: Its hyper-parameters.
+    """
+    kept = plain_values(arguments)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needed = [
+        name
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.default is parameter.empty and parameter.kind in named
+    ]
+    return [name for name in dict.fromkeys([*arguments, *needed]) if name not in kept]
 
 
 @contextmanager

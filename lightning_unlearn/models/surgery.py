@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -14,12 +14,14 @@ from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
 __all__ = [
+    "class_state",
     "clone",
     "count_parameters",
     "evaluating",
     "frozen",
     "held_statistics",
     "last_parameter_tensors",
+    "load_state",
     "reinitialize",
     "running_statistics",
     "surviving_tensors",
@@ -83,6 +85,49 @@ def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that :func:`torch.compile` wrapped, whose names are the user's, or the module as it is."""
     inner = getattr(module, "_orig_mod", None)
     return inner if isinstance(inner, nn.Module) else module
+
+
+def class_state(module: nn.Module) -> dict[str, Any]:
+    """Return a ``state_dict`` under the names that the module's class gives.
+
+    They lack the ``_orig_mod`` of networks that were compiled after construction (in ``setup``, or from outside).
+    """
+    state = module.state_dict()
+    prefixes = [
+        f"{name}."
+        for name, _ in module.named_modules(remove_duplicate=False)
+        if name.endswith("_orig_mod") and not _compiled_when_built(module, name)
+    ]
+    for prefix in sorted(prefixes, key=len, reverse=True):  # the inner ones first
+        state = {
+            prefix.removesuffix("_orig_mod.") + name.removeprefix(prefix) if name.startswith(prefix) else name: v
+            for name, v in state.items()
+        }
+    return dict(state)
+
+
+def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:
+    """Load a ``state_dict`` strictly, whether or not either side's networks are compiled.
+
+    Raises:
+        RuntimeError: If names or shapes differ.
+    """
+    own = {name.replace("_orig_mod.", ""): name for name in module.state_dict()}
+    module.load_state_dict({own.get(name.replace("_orig_mod.", ""), name): v for name, v in state.items()})
+
+
+def _compiled_when_built(module: nn.Module, name: str) -> bool:
+    """Tell whether a class that holds the compiled network ``name`` compiles while it is built."""
+    parts = name.split(".")[:-2]
+    owners = [module.get_submodule(".".join(parts[:depth])) for depth in range(len(parts) + 1)]
+    builders = [
+        vars(kind).get(method)
+        for owner in owners
+        if not hasattr(owner, "_orig_mod")
+        for kind in type(owner).__mro__
+        for method in ("__init__", "configure_model")
+    ]
+    return any("compile" in code.co_names for b in builders if (code := getattr(b, "__code__", None)))
 
 
 def frozen(module: M) -> M:

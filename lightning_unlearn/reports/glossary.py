@@ -102,6 +102,23 @@ METRICS: dict[str, Metric] = {
         headline=True,
         question="utility",
     ),
+    "accuracy/test_retained_classes": Metric(
+        "Accuracy on the test samples of retained classes",
+        "test accuracy, retained classes",
+        "Share of the test samples of classes that are still trained on that the model classifies correctly.",
+        unit="%",
+        direction="higher",
+        digits=2,
+    ),
+    "accuracy/test_forgotten_classes": Metric(
+        "Accuracy on the test samples of forgotten classes",
+        "test accuracy, forgotten classes",
+        "Share of the test samples of classes forgotten whole that the model classifies correctly; the goal is the "
+        "retrained model's value.",
+        unit="%",
+        direction=_MATCH,
+        digits=2,
+    ),
     "accuracy/retain": Metric(
         "Accuracy on the retain set D_r",
         "retain accuracy",

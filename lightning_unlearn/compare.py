@@ -109,7 +109,7 @@ def compare(
         ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not
             verify.
     """
-    runs = {RETRAIN: retrain or MethodRun(lambda s: Retrain(s, fresh=source.model), RETRAIN, source.trainer)}
+    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
     for method in methods:
         if method.label in (SOURCE, *runs):
             raise ValueError(

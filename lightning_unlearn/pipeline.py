@@ -28,6 +28,8 @@ from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.many import Procedure
 from lightning_unlearn.methods.recording import describe
 from lightning_unlearn.methods.source import read_checkpoint
+from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
+from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.processes import decided, is_first, shared
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
@@ -189,7 +191,8 @@ class Pipeline:
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
-                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject)))
+                    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject), frozen))
                 else:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
@@ -197,6 +200,9 @@ class Pipeline:
                 loaded = self.source.model()
                 loaded.configure_model()
                 loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
+                if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
+                    loaded = mark_frozen(loaded, folder.frozen())
+                    built_by(loaded, self.source.model)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
             progress.done(failed=True)
@@ -454,7 +460,9 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
             f"source: there is no checkpoint {checkpoint}; give the path of the source model's"
         )
     try:
-        model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        content = read_checkpoint(checkpoint)
+        model.load_state_dict(content["state_dict"])
+        mark_recorded(model, content)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"source: {checkpoint} does not load into {type(model).__name__}: {error}"

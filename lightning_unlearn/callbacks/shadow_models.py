@@ -21,7 +21,8 @@ from lightning_unlearn.ensembles import (
 from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.chunk import alone, state_of
 from lightning_unlearn.methods.many import moved_as_served
-from lightning_unlearn.models.surgery import clone, fresh_copy
+from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.models.surgery import clone
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["shadow_models"]
@@ -63,7 +64,7 @@ def shadow_models(
     template = clone(architecture).cpu()  # which numbers are drawn for weights depends on the device
 
     def build() -> nn.Module:
-        return fresh_copy(template).requires_grad_(True)
+        return fresh_copy(template)
 
     loader = data.loader("shadow", train=True)
     recipe = Recipe(build, epochs=epochs, batch_size=loader.batch_size, optimizer=optimizer, adapter=adapter)

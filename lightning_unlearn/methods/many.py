@@ -219,7 +219,8 @@ def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModu
         fresh = _copied(template)
         if isinstance(fresh, UnlearningModule):
             fresh._source = [source]
-            fresh.use_model(fresh.initial_model(source).train())
+            fresh.use_model(fresh.initial_model(source))
+            fresh.train()
         return fresh
 
     return build

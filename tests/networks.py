@@ -7,13 +7,13 @@ weights, compiling it) stands in :meth:`Project.ready`.
 
 import copy
 import functools
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins import LayerSync
+from lightning.pytorch.plugins import TorchSyncBatchNorm
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
 
 from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
 
@@ -27,7 +27,7 @@ def images(per_class: int, seed: int, classes: int = CLASSES) -> TensorData:
     prototypes = torch.randn(CLASSES, 1, SIZE, SIZE, generator=torch.Generator().manual_seed(5))
     targets = torch.arange(per_class * classes) % classes
     noise = torch.randn(len(targets), 1, SIZE, SIZE, generator=torch.Generator().manual_seed(seed))
-    return TensorData(prototypes[targets] + 0.5 * noise, targets)
+    return TensorData(prototypes[targets] + noise, targets)
 
 
 def members() -> TensorData:
@@ -66,12 +66,15 @@ class Project(L.LightningModule):
         NORMALISATIONS: Trained layers that keep running statistics.
         TIED: Pairs of names of one parameter.
         AVERAGES: Prefixes of a copy that follows the weights.
+        LAST: How many of its last tensors are to be trained anew for a class to be forgotten: what stands before
+            them may tell the class apart by itself.
     """
 
     FROZEN: ClassVar[tuple[str, ...]] = ()
     NORMALISATIONS: ClassVar[tuple[str, ...]] = ()
     TIED: ClassVar[tuple[tuple[str, str], ...]] = ()
     AVERAGES: ClassVar[tuple[str, ...]] = ()
+    LAST: ClassVar[int] = 2
     net: nn.Module
 
     def forward(self, x: Tensor) -> Any:
@@ -84,7 +87,7 @@ class Project(L.LightningModule):
         return self.criterion_of(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-2)
+        return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=1e-2, weight_decay=1e-2)
 
     def ready(self) -> None:
         """Do what the project does between building the module and training it."""
@@ -133,6 +136,8 @@ class InstanceNormalised(Project):
 
 class TinyViT(Project):
     """Layer normalisation, attention, a class token and positions, drawn by the model's own scheme."""
+
+    LAST = 12
 
     def __init__(self, width: int = 16) -> None:
         super().__init__()
@@ -215,14 +220,15 @@ class Adapted(Project):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first, self.second = LowRank(SIZE * SIZE, 16), LowRank(16, CLASSES)
+        self.first, self.second = LowRank(SIZE * SIZE, 16), LowRank(16, 16)
+        self.head = nn.Linear(16, CLASSES)
 
     def ready(self) -> None:
         pretrain(self.first.base)
         pretrain(self.second.base)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.relu(self.first(x.flatten(1))))
+        return self.head(torch.relu(self.second(torch.relu(self.first(x.flatten(1))))))
 
 
 class Tied(Project):
@@ -333,12 +339,7 @@ KINDS: dict[str, type[Project]] = {
 }
 
 
-@functools.cache
-def _trained(kind: type[Project], outliers: float) -> Project:
-    return fit_plainly(kind, members())
-
-
-def fit_plainly(kind: type[Project], data: TensorData, seed: int = 0, steps: int = 60) -> Project:
+def fit_plainly(kind: type[Project], data: TensorData, seed: int = 0, steps: int = 50) -> Project:
     """Build and train as a loop without a Trainer would."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -361,7 +362,12 @@ def fit_plainly(kind: type[Project], data: TensorData, seed: int = 0, steps: int
 
 def trained(kind: type[Project]) -> Project:
     """Return a source that knows its training set; trained once, copied each time."""
-    return copy.deepcopy(_trained(kind, 1.0))
+    return copy.deepcopy(_trained(kind))
+
+
+@functools.cache
+def _trained(kind: type[Project]) -> Project:
+    return fit_plainly(kind, members())
 
 
 @functools.cache
@@ -379,9 +385,41 @@ def retrained(kind: type[Project]) -> Project:
 # ---------------------------------------------------------------------- conversion after building
 
 
-class Converted(nn.BatchNorm2d):
-    """What a strategy puts in a batch normalisation's place; counts what went through it in training."""
+class Synchronised(nn.SyncBatchNorm):
+    """Takes the mean and variance of all processes' samples, as PyTorch's does on devices that tests have not."""
 
     def forward(self, x: Tensor) -> Tensor:
-        self.trained_on = getattr(self, "trained_on", 0) + (len(x) if self.training else 0)
-        return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None  # noqa: PT018
+        if not self.training:
+            return nn.functional.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
+        axes = (0, *range(2, x.ndim))
+        count = x.new_tensor(x.numel() / x.shape[1])
+        total, squares, count = (
+            all_reduce(each.contiguous()) for each in (x.sum(axes), x.square().sum(axes), count)
+        )
+        mean, variance = total / count, squares / count - (total / count).square()
+        with torch.no_grad():
+            momentum = 0.0 if self.momentum is None else self.momentum
+            self.running_mean.lerp_(mean, momentum)
+            self.running_var.lerp_(variance * count / (count - 1), momentum)
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        normal = (x - mean.view(shape)) / (variance + self.eps).sqrt().view(shape)
+        return normal * self.weight.view(shape) + self.bias.view(shape)
+
+
+class ConvertLayers(TorchSyncBatchNorm):
+    """Has the strategy put other layers in the place of batch normalisations, long after a module is built."""
+
+    def apply(self, model: nn.Module) -> nn.Module:
+        for name, child in list(model.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                layer = Synchronised(child.num_features, child.eps, child.momentum)
+                layer.train(child.training)
+                layer._parameters.update(child._parameters)
+                layer._buffers.update(child._buffers)
+                model.add_module(name, layer)
+            else:
+                self.apply(child)
+        return model

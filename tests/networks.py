@@ -7,13 +7,13 @@ weights, compiling it) stands in :meth:`Project.ready`.
 
 import copy
 import functools
+import itertools
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.pytorch.plugins import TorchSyncBatchNorm
+from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 
 from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
 
@@ -74,7 +74,7 @@ class Project(L.LightningModule):
     NORMALISATIONS: ClassVar[tuple[str, ...]] = ()
     TIED: ClassVar[tuple[tuple[str, str], ...]] = ()
     AVERAGES: ClassVar[tuple[str, ...]] = ()
-    LAST: ClassVar[int] = 2
+    LAST: ClassVar[int] = 4
     net: nn.Module
 
     def forward(self, x: Tensor) -> Any:
@@ -101,6 +101,7 @@ class Project(L.LightningModule):
 
 class BatchNormalised(Project):
     NORMALISATIONS = ("net.1", "net.4")
+    LAST = 6
 
     def __init__(self) -> None:
         super().__init__()
@@ -119,6 +120,7 @@ class BatchNormalised(Project):
 
 class InstanceNormalised(Project):
     NORMALISATIONS = ("net.1", "net.4")
+    LAST = 6
 
     def __init__(self) -> None:
         super().__init__()
@@ -233,6 +235,7 @@ class Adapted(Project):
 
 class Tied(Project):
     TIED = (("inner.weight", "outer.weight"),)
+    LAST = 5
 
     def __init__(self) -> None:
         super().__init__()
@@ -273,13 +276,13 @@ class Constant(Project):
 class OwnScheme(Project):
     """Six layers that PyTorch's own draw would leave almost silent."""
 
+    LAST = 8
+
     def __init__(self, width: int = 24, depth: int = 6) -> None:
         super().__init__()
         self.save_hyperparameters()
         sizes = [SIZE * SIZE, *[width] * depth]
-        layers = [
-            part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.ReLU())
-        ]
+        layers = [part for a, b in itertools.pairwise(sizes) for part in (nn.Linear(a, b), nn.ReLU())]
         self.net = nn.Sequential(nn.Flatten(), *layers, nn.Linear(width, CLASSES))
         for part in self.net:
             if isinstance(part, nn.Linear):
@@ -289,8 +292,6 @@ class OwnScheme(Project):
 
 class CompiledInside(BatchNormalised):
     """Compiled where it is built, so that the names in its own checkpoints say so."""
-
-    NORMALISATIONS = ("net._orig_mod.1", "net._orig_mod.4")
 
     def __init__(self) -> None:
         super().__init__()
@@ -312,9 +313,7 @@ class Averaged(Project):
 
     def __init__(self) -> None:
         super().__init__()
-        self.net = nn.Sequential(
-            nn.Flatten(), nn.Linear(SIZE * SIZE, 16), nn.ReLU(), nn.Linear(16, CLASSES)
-        )
+        self.net = nn.Sequential(nn.Flatten(), nn.Linear(SIZE * SIZE, 16), nn.ReLU(), nn.Linear(16, CLASSES))
         self.average = copy.deepcopy(self.net).requires_grad_(False)
 
     def step_done(self) -> None:
@@ -385,7 +384,21 @@ def retrained(kind: type[Project]) -> Project:
 # ---------------------------------------------------------------------- conversion after building
 
 
-class Synchronised(nn.SyncBatchNorm):
+class SumOverProcesses(torch.autograd.Function):
+    """The sum of what the processes have; a gradient goes back to all of them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return SumOverProcesses.forward(ctx, gradient)
+
+
+class Synchronised(nn.BatchNorm2d):
     """Takes the mean and variance of all processes' samples, as PyTorch's does on devices that tests have not."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -397,7 +410,7 @@ class Synchronised(nn.SyncBatchNorm):
         axes = (0, *range(2, x.ndim))
         count = x.new_tensor(x.numel() / x.shape[1])
         total, squares, count = (
-            all_reduce(each.contiguous()) for each in (x.sum(axes), x.square().sum(axes), count)
+            SumOverProcesses.apply(each) for each in (x.sum(axes), x.square().sum(axes), count)
         )
         mean, variance = total / count, squares / count - (total / count).square()
         with torch.no_grad():
@@ -409,17 +422,22 @@ class Synchronised(nn.SyncBatchNorm):
         return normal * self.weight.view(shape) + self.bias.view(shape)
 
 
-class ConvertLayers(TorchSyncBatchNorm):
+class ConvertLayers(LayerSync):
     """Has the strategy put other layers in the place of batch normalisations, long after a module is built."""
 
     def apply(self, model: nn.Module) -> nn.Module:
+        return self._convert(model, nn.BatchNorm2d, Synchronised)
+
+    def revert(self, model: nn.Module) -> nn.Module:
+        return self._convert(model, Synchronised, nn.BatchNorm2d)
+
+    def _convert(self, model: nn.Module, old: type[nn.BatchNorm2d], new: type[nn.BatchNorm2d]) -> nn.Module:
         for name, child in list(model.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                layer = Synchronised(child.num_features, child.eps, child.momentum)
-                layer.train(child.training)
+            if type(child) is old:
+                layer = new(child.num_features, child.eps, child.momentum).train(child.training)
                 layer._parameters.update(child._parameters)
                 layer._buffers.update(child._buffers)
                 model.add_module(name, layer)
             else:
-                self.apply(child)
+                self._convert(child, old, new)
         return model

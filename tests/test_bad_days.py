@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -449,7 +450,14 @@ def test_a_malicious_or_damaged_split_is_refused(place: str, tmp_path: Path) -> 
     np.savez(
         tmp_path / "objects.npz", **{**arrays, "forget": np.asarray([Mark(mark), Mark(mark)], dtype=object)}
     )
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive, archive.open("forget.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(
+            file, {"descr": "<i8", "fortran_order": False, "shape": (10**13,)}
+        )
+    np.savez_compressed(tmp_path / "bomb.npz", **{**arrays, "forget": np.zeros(2**24, dtype=np.int64)})
     files = {
+        "huge.npz": (tmp_path / "huge.npz").read_bytes(),
+        "bomb.npz": (tmp_path / "bomb.npz").read_bytes(),
         "objects.npz": (tmp_path / "objects.npz").read_bytes(),
         "pickle.npz": pickle.dumps(Mark(mark)),
         "empty.npz": b"",

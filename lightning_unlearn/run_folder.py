@@ -144,6 +144,11 @@ class RunFolder:
         write_json_atomic(self._metrics, content)
         return content
 
+    def note_evaluators_error(self, name: str, error: str) -> None:
+        """Keep what went wrong with an evaluator, in place of its scores."""
+        content = {"metrics": {}, "details": {}, "error": error}
+        write_json_atomic(self.evaluation / f"{name}.json", content)
+
     def note_error(self, trace: str) -> None:
         """Keep the traceback of what went wrong."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -91,7 +91,7 @@ def _read_one_by_one(
     """Train on batches that only their own loader can make; each rank trains its share of the models alone."""
     single = alone(runtime)
     made: dict[int, dict[str, Tensor]] = {}
-    try:
+    with runtime.all_or_none("train its shadow models"):
         for k in range(runtime.rank, len(members), runtime.world_size):
             member = members[k]
             with isolated_rng(derive_seed(member.seed, "weights")):
@@ -107,11 +107,6 @@ def _read_one_by_one(
                 seed=member.seed,
             )
             made[k] = state_of(shadow)
-    except Exception:  # of any kind: raised again as soon as the other ranks know
-        runtime.all_agree(False)  # lest the others wait for this rank
-        raise
-    if not runtime.all_agree(True):
-        raise RuntimeError("another rank failed to train its shadow models; its own message says why")
     states = {k: state for part in runtime.gather_objects(made) for k, state in part.items()}
     for k in range(len(members)):
         shadow = recipe.build()

@@ -1,6 +1,7 @@
 """The right people are forgotten: deals, nested datasets, labels as served, samplers that choose."""
 
 import os
+import pickle
 import random
 import warnings
 from collections.abc import Callable
@@ -151,6 +152,8 @@ def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
         drawn = torch.randperm(9), torch.rand(2)
     assert all(map(torch.equal, drawn, expected))
     assert torch.manual_seed is before
+    data = ready(UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
+    assert pickle.loads(pickle.dumps(data)).split.same_as(data.split), "spawned processes are given the data"
 
 
 def test_a_shuffle_by_numpys_global_state_is_named() -> None:

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.ensembles.runtime import Runtime
+from lightning_unlearn.models.freezing import hold_statistics
 from lightning_unlearn.models.surgery import running_statistics
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
@@ -29,6 +30,7 @@ def train_classifier(
     runtime: Runtime,
     lr_scheduler: LRSchedulerCallable | None = None,
     loss: Loss = nn.functional.cross_entropy,
+    step: Callable[[nn.Module, Any], Tensor] | None = None,
     adapter: Adapter | None = None,
     seed: int = 0,
     on_epoch: Callable[[int], None] | None = None,
@@ -46,6 +48,7 @@ def train_classifier(
         runtime: Device, precision and ranks.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
         loss: Loss of logits ``(B, C)`` and targets ``(B,)``.
+        step: Returns the loss of the module on a batch, in place of ``loss``.
         adapter: How batches and outputs are taken apart.
         seed: Seed of whatever the model itself draws.
         on_epoch: Called with the number of finished epochs after each.
@@ -67,6 +70,7 @@ def train_classifier(
     normalisations = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     curve = torch.empty(epochs)
     module.train()
+    hold_statistics(module)
     with (
         isolated_rng(derive_seed(seed, "training", runtime.rank)),
         torch.inference_mode(False),
@@ -75,14 +79,15 @@ def train_classifier(
         for epoch in range(epochs):
             loader.sampler.set_epoch(epoch)
             total = torch.zeros((), device=runtime.device)
-            for step, batch in enumerate(loader):
-                inputs, targets = adapter.split(runtime.to_device(batch))
+            for number, batch in enumerate(loader):
+                moved = runtime.to_device(batch)
+                inputs, targets = adapter.split(moved)
                 # a batch of one sample has no statistics of its own
                 single = running_statistics(normalisations if len(targets) == 1 else ())
                 with runtime.forward_context(), single:
-                    value = loss(adapter.call(module, inputs), targets)
+                    value = step(module, moved) if step else loss(adapter.call(module, inputs), targets)
                 stepper.zero_grad()
-                scaler.scale(value * loader.sampler.share(step)).backward()  # type: ignore[no-untyped-call]
+                scaler.scale(value * loader.sampler.share(number)).backward()  # type: ignore[no-untyped-call]
                 runtime.average_gradients(module)
                 scaler.step(stepper)
                 scaler.update()

@@ -168,6 +168,8 @@ def compare(
         config=_without_logger(config or {}),
         observers=observers,
     )
+    with quiet_lightning():
+        pipeline.check()
     pipeline.claim_folder(overwrite)
     start = time.perf_counter()
     steps = len(seeds) * 2 * (1 + len(runs))

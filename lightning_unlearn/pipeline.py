@@ -1,6 +1,5 @@
 """The course of a comparison: which model is trained and audited when; its folders know what stands finished."""
 
-import copy
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -38,6 +36,7 @@ from lightning_unlearn.run_folder import RunFolder, claim
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.seeding import derive_seed
 from lightning_unlearn.surroundings import seeded
+from lightning_unlearn.trainer_arguments import built, require_trainer
 
 __all__ = ["RETRAIN", "SOURCE", "Observer", "Pipeline"]
 
@@ -334,6 +333,32 @@ class Pipeline:
 
     # ------------------------------------------------------------------ within
 
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is trained or written.
+
+        Raises:
+            ValueError: If a Trainer cannot be made, the checkpoint does not load, two evaluators have one name, or one
+                lacks what it needs.
+        """
+        trained = [] if self.source.checkpoint is not None else [(SOURCE, self.source.trainer)]
+        for label, arguments in [*trained, *((label, run.trainer) for label, run in self.runs.items())]:
+            require_trainer(label, {**_TRAINER_DEFAULTS, **self.trainer, **arguments})
+        if self.source.checkpoint is not None:
+            with isolated_rng():
+                model = self.source.model()
+                model.configure_model()
+                _load_source(model, self.source.checkpoint)
+        names: set[str] = set()
+        for build in self.evaluators:
+            evaluator = build()
+            if evaluator.name in names:
+                raise ValueError(
+                    f"evaluators: two are called {evaluator.name!r}, so one's scores would replace the other's; give "
+                    f"one of them another name, as in {type(evaluator).__name__}(name='{evaluator.name}_2')"
+                )
+            names.add(evaluator.name)
+            evaluator.require(self.data)
+
     def claim_folder(self, overwrite: bool) -> None:
         """Make the output folder ours, or say whose it is."""
         # seeds may be added and methods too: each part has a fingerprint of its own
@@ -349,7 +374,7 @@ class Pipeline:
         # a copy a run: callbacks, loggers and plugins keep state
         described = {**_TRAINER_DEFAULTS, **self.trainer, **arguments}
         _, loggers = split_loggers(described.pop("logger", self.loggers))
-        own = _instantiated(copy.deepcopy(described))
+        own = built(described)
         folder = self._run_folder(name, seed)
         csv = CSVLogger(folder.path, name="log", version="")
         given = [InStep(f"{name}, seed {seed}"), *(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
@@ -379,8 +404,7 @@ class Pipeline:
                         "as the source was trained; give the source max_epochs, even where a checkpoint is given, or "
                         "take sources='one' and LiRA(mode='offline')"
                     )
-                made: dict[str, Any] = _instantiated(copy.deepcopy(settings))
-                return made
+                return built(settings)
 
             with isolated_rng(0):
                 decisive = hyper_parameters(build(source))
@@ -463,17 +487,6 @@ class _Clock(L.Callback):
             torch.cuda.synchronize(pl_module.device)
         seconds = time.perf_counter() - self.start
         trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)
-
-
-def _instantiated(value: Any) -> Any:
-    """Build what a YAML file describes by class path, such as a callback in a trainer's arguments."""
-    if isinstance(value, Mapping) and "class_path" in value:
-        return instantiate_class(
-            (), {"class_path": value["class_path"], "init_args": value.get("init_args", {})}
-        )
-    if isinstance(value, Mapping):
-        return {key: _instantiated(item) for key, item in value.items()}
-    return [_instantiated(item) for item in value] if isinstance(value, list) else value
 
 
 def _times(trainer: L.Trainer) -> dict[str, float]:

@@ -143,33 +143,48 @@ class Ledger:
         return lines
 
 
-def secret_in(file: Path, use: str, *, make: bool = False) -> bytes:
+def secret_in(file: Path, use: str, *, make: bool = False, argument: str = "key_file") -> bytes:
     """Read a secret that samples are hashed with.
 
     Args:
         file: The file, any text of at least 16 bytes.
         use: What is hashed with it, for messages.
         make: Whether to make the file, readable by its owner alone, where there is none.
+        argument: What names the file, for messages.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it holds less than 16 bytes.
     """
     if make and not file.exists():
-        with atomic_path(file) as temporary:
-            temporary.touch(mode=0o600)
-            temporary.write_text(secrets.token_hex(32) + "\n")
+        _make_secret(file)
     if not file.is_file():
         raise FileNotFoundError(
-            f"key_file: there is no {file}, the secret that {use} are hashed with; give the file that was made with "
+            f"{argument}: there is no {file}, the secret that {use} are hashed with; give the file that was made with "
             "the first request"
         )
     secret = file.read_bytes().strip()
     if len(secret) < _FEWEST_KEY_BYTES:
         raise ValueError(
-            f"key_file: {file} holds {len(secret)} bytes; a secret of fewer than {_FEWEST_KEY_BYTES} can be guessed"
+            f"{argument}: {file} holds {len(secret)} bytes; a secret of fewer than {_FEWEST_KEY_BYTES} can be guessed"
         )
     return secret
+
+
+def _make_secret(file: Path) -> None:
+    """Write a secret, unless another process does so first: then that one counts."""
+    own = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with atomic_path(own) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(secrets.token_hex(32) + "\n")
+    try:
+        os.link(own, file)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        os.replace(own, file)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def as_ledger(ledger: "Ledger | str | os.PathLike[str] | None") -> Ledger | None:
@@ -350,7 +365,9 @@ def verify(
             message = f"is {_short(line['previous'])}, but {before}: lines were taken out, put in or moved"
             found.append(Mismatch(number, "previous", message))
         if line.get("key", key) != (key := key or line.get("key")):
-            found.append(Mismatch(number, "key", f"is {_short(line['key'])}, not {_short(key)}: the key was replaced"))
+            found.append(
+                Mismatch(number, "key", f"is {_short(line['key'])}, not {_short(key)}: the key was replaced")
+            )
         previous = line["hash"]
         lines.append(line)
     if head is not None and head not in [line["hash"] for line in lines]:

@@ -112,7 +112,14 @@ def test_what_was_tampered_with_is_named(tmp_path: Path, tamper: Any, found: Any
 def test_an_append_looks_at_the_last_line_alone(tmp_path: Path) -> None:
     ledger = written(tmp_path)
     whole = ledger.file.read_bytes()
-    for broken in (whole[:-1], whole[:-9], whole.replace(b'"toy"', b'"Toy"'), whole + b"\n", whole + b"{}\n", b""):
+    for broken in (
+        whole[:-1],
+        whole[:-9],
+        whole.replace(b'"toy"', b'"Toy"'),
+        whole + b"\n",
+        whole + b"{}\n",
+        b"",
+    ):
         ledger.file.write_bytes(broken)
         with pytest.raises(ValueError, match="does not verify"):
             append(ledger, facts(ledger))

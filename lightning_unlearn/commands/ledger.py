@@ -54,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--split", type=Path, metavar="NPZ", help="split file whose forget set a line must be about"
     )
-    verb.add_argument(
-        "--key", type=Path, metavar="FILE", help="the ledger's secret; FILE.key if left out"
-    )
+    verb.add_argument("--key", type=Path, metavar="FILE", help="the ledger's secret; FILE.key if left out")
     return parser
 
 

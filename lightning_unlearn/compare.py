@@ -22,7 +22,7 @@ from lightning_unlearn.reports import Report, read_details, write_all
 from lightning_unlearn.reports.wandb_runs import WandbRuns
 from lightning_unlearn.run_folder import KEY, forget_key_gone, in_use, places, require_names, require_ours
 from lightning_unlearn.runs import MethodRun, SourceRun
-from lightning_unlearn.surroundings import no_search_for_gpus, quiet_lightning
+from lightning_unlearn.surroundings import no_search_for_gpus, quiet_lightning, stoppable
 from lightning_unlearn.surroundings import threads as torch_threads
 
 __all__ = ["Comparison", "compare"]
@@ -115,8 +115,9 @@ def compare(
     Raises:
         ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not
             verify.
+        SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
-    runs = {RETRAIN: retrain or MethodRun(lambda s: Retrain(s, fresh=source.model), RETRAIN, source.trainer)}
+    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
     for method in methods:
         if method.label in (SOURCE, *runs):
             raise ValueError(
@@ -188,10 +189,12 @@ def compare(
         pipeline.claim_folder(overwrite, inputs)
         start = time.perf_counter()
         steps = len(seeds) * 2 * (1 + len(runs))
+        progress = Progress(steps, quiet=quiet or not is_first())
         with (
+            stoppable(progress.how_far),
             torch_threads(threads),
             no_search_for_gpus(),
-            Progress(steps, quiet=quiet or not is_first()) as progress,
+            progress,
             quiet_lightning(),
         ):
             for seed in seeds:

@@ -29,7 +29,9 @@ from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.many import Procedure
 from lightning_unlearn.methods.recording import describe
 from lightning_unlearn.methods.source import read_checkpoint
-from lightning_unlearn.processes import decided, is_first, shared
+from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
+from lightning_unlearn.models.fresh import built_by
+from lightning_unlearn.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.run_facts import RunFacts
@@ -186,7 +188,7 @@ class Pipeline:
         progress.start(name, seed)
         try:
             config = self._run_config(name, seed)
-            with seeded(own_seed):
+            with together(f"{name}, seed {seed}"), seeded(own_seed):
                 subject = build()
                 decisive = hyper_parameters(subject)
                 fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
@@ -194,16 +196,21 @@ class Pipeline:
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
-                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject)))
+                    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject), frozen))
                 else:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
-            with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
+            # a resumed comparison loads what a fresh one has just trained
+            with together(f"{name}, seed {seed}"), isolated_rng(own_seed):
                 loaded = self.source.model()
                 loaded.configure_model()
                 loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
+                if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
+                    loaded = mark_frozen(loaded, folder.frozen())
+                    built_by(loaded, self.source.model)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
-            self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
+            self._fail(name, seed, said(error), traceback.format_exc())
             progress.done(failed=True)
             return None
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(times)
@@ -229,25 +236,26 @@ class Pipeline:
             name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
         )
         try:
-            content = decided(lambda: folder.audit(fingerprint))
-            if content is None or content["errors"]:  # what failed is tried again
-                shared(folder.forget_audit)
-                for evaluator in evaluators:
-                    evaluator.dirpath = folder.evaluation
-                    evaluator.source = source
-                    evaluator.retrained = None if name == RETRAIN else retrained
-                    if evaluator.keeps is not None and evaluator.cache is None:
-                        evaluator.cache = self.folder / evaluator.keeps
-                    if isinstance(evaluator, ManyModels):
-                        evaluator.kinds = self._kinds(name, source, seed, evaluator.cache)
-                        evaluator.shared = self.populations.setdefault(seed, Populations())
-                self.data.order_seed = own
-                with seeded(own):
-                    metrics = self._measure(model, evaluators)
-                names = [evaluator.name for evaluator in evaluators]
-                content = shared(lambda: folder.finish_audit(fingerprint, names, metrics))
+            with together(f"audit of {name}, seed {seed}"):
+                content = decided(lambda: folder.audit(fingerprint))
+                if content is None or content["errors"]:  # what failed is tried again
+                    shared(folder.forget_audit)
+                    for evaluator in evaluators:
+                        evaluator.dirpath = folder.evaluation
+                        evaluator.source = source
+                        evaluator.retrained = None if name == RETRAIN else retrained
+                        if evaluator.keeps is not None and evaluator.cache is None:
+                            evaluator.cache = self.folder / evaluator.keeps
+                        if isinstance(evaluator, ManyModels):
+                            evaluator.kinds = self._kinds(name, source, seed, evaluator.cache)
+                            evaluator.shared = self.populations.setdefault(seed, Populations())
+                    self.data.order_seed = own
+                    with seeded(own):
+                        metrics = self._measure_together(model, evaluators, folder)
+                    names = [evaluator.name for evaluator in evaluators]
+                    content = shared(lambda: folder.finish_audit(fingerprint, names, metrics))
         except Exception as error:  # as above: one audit lost, the others finish
-            self._fail(name, seed, f"audit: {type(error).__name__}: {error}", traceback.format_exc())
+            self._fail(name, seed, f"audit: {said(error)}", traceback.format_exc())
             progress.done(failed=True)
             return
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(content["metrics"])
@@ -265,14 +273,38 @@ class Pipeline:
         except Exception as error:  # whoever looks on must not stop the work
             self._fail(name, seed, f"observer: {type(error).__name__}: {error}", traceback.format_exc())
 
-    def _measure(self, model: nn.Module, evaluators: list[Evaluator]) -> dict[str, float]:
+    def _measure_together(
+        self, model: nn.Module, evaluators: list[Evaluator], folder: RunFolder
+    ) -> dict[str, float]:
+        """Ask all evaluators at once or, where one of them fails in one of several processes, one by one."""
+        part = str(folder.path)
+        try:
+            with together(part):
+                return self._measure(model, evaluators, part)
+        except Exception:  # whatever it was, it is found again below
+            metrics: dict[str, float] = {}
+            for evaluator in evaluators:
+                metrics.update(self._measure_alone(model, evaluator, folder))
+            return metrics
+
+    def _measure_alone(self, model: nn.Module, evaluator: Evaluator, folder: RunFolder) -> dict[str, float]:
+        part = f"{folder.path}, {evaluator.name}"
+        try:
+            with together(part):
+                return self._measure(model, [evaluator], part)
+        except Exception as error:  # an evaluator of anybody's; the others measure
+            message = said(error)
+        shared(lambda: folder.note_evaluators_error(evaluator.name, message))
+        return {}
+
+    def _measure(self, model: nn.Module, evaluators: list[Evaluator], part: str) -> dict[str, float]:
         arguments = {key: value for key, value in self.trainer.items() if key in _AUDIT_TRAINER_KEYS}
         trainer = L.Trainer(
             **arguments,
             **{key: value for key, value in _TRAINER_DEFAULTS.items() if key != "limit_val_batches"},
             logger=False,
             limit_test_batches=1,  # the evaluators look at whole streams themselves
-            callbacks=list(evaluators),
+            callbacks=[InStep(part), *evaluators],
         )
         trainer.test(_Audited(model, adapter=self.adapter), self.data, verbose=False)
         return {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -330,7 +362,7 @@ class Pipeline:
         own = _instantiated(copy.deepcopy(described))
         folder = self._run_folder(name, seed)
         csv = CSVLogger(folder.path, name="log", version="")
-        given = [*(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
+        given = [InStep(f"{name}, seed {seed}"), *(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
         return L.Trainer(
             **own, logger=trainer_loggers(loggers, csv, name, seed), callbacks=[*given, *callbacks]
         )
@@ -466,7 +498,9 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
             f"source: there is no checkpoint {checkpoint}; give the path of the source model's"
         )
     try:
-        model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        content = read_checkpoint(checkpoint)
+        model.load_state_dict(content["state_dict"])
+        mark_recorded(model, content)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"source: {checkpoint} does not load into {type(model).__name__}: {error}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import nn
 from toys import Net, PlainModule, assert_same_state, state, toy_data
 
@@ -489,3 +490,35 @@ def test_processes_that_run_the_whole_program_agree(tmp_path: Path) -> None:
         done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=240)
         assert done.returncode == 0, done.stderr
     assert set(read_json(tmp_path / "out" / "report.json")["models"]) == {"source", "retrain", "reference_kl"}
+
+
+@pytest.mark.parametrize("unfreeze_at", [1, 9])
+def test_retraining_draws_what_the_source_trained(tmp_path: Path, unfreeze_at: int) -> None:
+    """Also where a callback of the source's Trainer unfroze it, and the source is loaded from its file."""
+
+    class Backbone(PlainModule):
+        def __init__(self) -> None:
+            super().__init__()
+            layers = list(self.net)
+            self.backbone, self.net = nn.Sequential(*layers[:3]), nn.Sequential(*layers[3:])
+            self.backbone.requires_grad_(False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.net(self.backbone(x))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.Adam([p for p in self.parameters() if p.requires_grad], lr=0.01)
+
+    finetuning = BackboneFinetuning(unfreeze_at, should_align=False)
+    source = SourceRun(Backbone, {"max_epochs": 3, "callbacks": [finetuning]})
+    retrain = MethodRun(Retrain, "retrain", {"max_epochs": 1})
+    for _ in range(2):
+        result = toy_compare(tmp_path, source=source, seeds=1, methods=[], evaluators=[], retrain=retrain)
+        assert not result.failed, result.report["failures"]
+        old, new = (
+            read_checkpoint(tmp_path / name / "seed_0" / "model.ckpt")["state_dict"]
+            for name in ("source", "retrain")
+        )
+        assert torch.equal(old["backbone.0.weight"], new["backbone.0.weight"]) == (unfreeze_at == 9)
+        assert not torch.equal(old["net.1.weight"], new["net.1.weight"])
+        shutil.rmtree(tmp_path / "retrain")

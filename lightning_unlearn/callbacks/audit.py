@@ -9,7 +9,7 @@ from torch import nn
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
-from lightning_unlearn.models.surgery import frozen
+from lightning_unlearn.models.surgery import clone
 
 __all__ = ["Audit", "AuditCache"]
 
@@ -87,12 +87,12 @@ class Audit:
         return next((original for original, copy in self._cache.placed.values() if copy is model), model)
 
     def _placed(self, control: nn.Module) -> nn.Module:
-        """Return a frozen copy of a control on the device: moving the user's own could change its parameter type."""
+        """Return a copy of a control on the device: moving the user's own could change its parameter type."""
         kept = self._cache.placed.get(id(control))
         if kept is None:
             kept = (
                 control,
-                self.runtime.place(frozen(control)),
+                self.runtime.place(clone(control).eval()),
             )  # the original is kept so that its id stays its own
             self._cache.placed[id(control)] = kept
         return kept[1]

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,6 +20,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.io import write_json_atomic
+from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
 from lightning_unlearn.reports.facts import facts_of_fit
@@ -44,6 +45,8 @@ class Evaluator(L.Callback):
         source: The source model, the control that forgot nothing; ``None`` takes the unlearning method's.
         retrained: The retrained model, the control that forgot everything.
         adapter: How batches and outputs are taken apart; ``None`` for the unlearning method's, or the usual.
+        fresh: Builds an untrained model, for evaluators that train models of their own; ``None`` draws as
+            :func:`~lightning_unlearn.models.fresh_copy` says.
         name: Name of the scores' file, and of the evaluator in messages; needed when a trainer has two of a kind.
         dirpath: Folder of the results' file; ``None`` for the logger's, and none without a logger.
         seed: Seed of whatever is drawn; ``None`` for the data's.
@@ -64,6 +67,7 @@ class Evaluator(L.Callback):
         source: nn.Module | None = None,
         retrained: nn.Module | None = None,
         adapter: Adapter | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
         name: str | None = None,
         dirpath: str | Path | None = None,
         seed: int | None = None,
@@ -81,6 +85,7 @@ class Evaluator(L.Callback):
         self.source = None if source is None else uncompiled(source)
         self.retrained = None if retrained is None else uncompiled(retrained)
         self.adapter = adapter
+        self.fresh = fresh
         self.name = name or self.default_name
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.seed = seed
@@ -188,6 +193,8 @@ class Evaluator(L.Callback):
                 _ready(pl_module, Runtime(trainer)),
             ):
                 audit = Audit(trainer, data, self._adapter_for(pl_module), source, self.retrained, seed)
+                if self.fresh is not None:
+                    built_by(audit.source or pl_module, self.fresh)
                 for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):
                     if self.controls and control is not None:
                         scores = self.evaluate(control, audit)

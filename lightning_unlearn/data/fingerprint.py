@@ -18,7 +18,7 @@ from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.rng import isolated_rng
 
-__all__ = ["training_fingerprint", "varies"]
+__all__ = ["require_same", "spread", "training_fingerprint", "varies"]
 
 _READ = 16  # samples that are read, spread over the dataset
 _FILES = 20_000  # files of a dataset that are looked at, likewise
@@ -61,7 +61,8 @@ def training_fingerprint(
         _add(digest, part)
     known = True
     for number, base in enumerate(origin.bases):
-        known &= _add_stored(digest, base, origin.position[origin.base == number])
+        rows = origin.position[origin.base == number]
+        known &= not len(rows) or _add_stored(digest, base, rows)
     if served or not known:
         reading = _reading(dataset, 0)
         _add(digest, reading if reading == _reading(dataset, 0) else None)
@@ -72,12 +73,32 @@ def training_fingerprint(
     return digest.hexdigest()
 
 
+def require_same(recorded: str, fingerprint: str, what: str) -> None:
+    """Refuse a training set other than the one that something was made with, where both are known.
+
+    Args:
+        recorded: The fingerprint then; empty where it was not kept.
+        fingerprint: The fingerprint now.
+        what: What was made, for the message.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if recorded and fingerprint and recorded != fingerprint:
+        raise ValueError(
+            f"{what} was made with a training set of another order or content than this one, where its positions would "
+            "mean other samples. Give the training set as it was then; where random_split deals it, give random_split "
+            "a generator"
+        )
+
+
 def varies(dataset: Dataset[Any]) -> bool:
     """Whether a dataset gives another sample each time it is read; the random state is as before."""
     return not isinstance(dataset, TensorData) and _reading(dataset, 0) != _reading(dataset, 1)
 
 
-def _spread(size: int, number: int) -> npt.NDArray[np.int64]:
+def spread(size: int, number: int) -> npt.NDArray[np.int64]:
+    """Return up to ``number`` places in ``[0, size)``, evenly spread."""
     return np.unique(np.linspace(0, size - 1, min(size, number)).astype(np.int64))
 
 
@@ -87,7 +108,7 @@ def _reading(dataset: Dataset[Any], seed: int) -> str:
     with isolated_rng(seed):
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002  the legacy state is what transforms draw from
-        for place in _spread(len(dataset), _READ).tolist():  # type: ignore[arg-type]
+        for place in spread(len(dataset), _READ).tolist():  # type: ignore[arg-type]
             for leaf in tree_leaves(dataset[place]):
                 _add(digest, leaf)
     return digest.hexdigest()
@@ -112,9 +133,10 @@ def _stored(column: Any, rows: npt.NDArray[np.int64], size: int) -> Any:
     if isinstance(column, list) and len(column) == size > 0:
         if not isinstance(_path_of(column[0]), str | os.PathLike):
             return None
-        # the folder is a class's; what lies above it may be elsewhere tomorrow
-        names = [os.fspath(_path_of(column[row])) for row in rows.tolist()]
-        return "\0".join("/".join(name.replace("\\", "/").split("/")[-2:]) for name in names)
+        names = [os.fspath(_path_of(column[row])).replace(os.sep, "/") for row in rows.tolist()]
+        shared = os.path.commonprefix([names[0], names[-1]])  # noqa: RUF071  texts are no paths
+        # the folder that files lie in may be elsewhere tomorrow
+        return "\0".join(name.removeprefix(shared[: shared.rfind("/") + 1]) for name in names)
     if not isinstance(column, Tensor | np.ndarray) or not column.ndim or not len(column) == size > 0:
         return None
     step = max(1, -(-len(rows) * (column.nbytes // len(column)) // _BYTES))
@@ -132,12 +154,9 @@ def _files(base: Dataset[Any]) -> Iterator[Path]:
         entries = value if isinstance(value, list) else [value]
         if name == "imgs" or not entries or not isinstance(_path_of(entries[0]), str | os.PathLike):
             continue  # torchvision keeps one list under two names
-        chosen = (_path_of(entries[row]) for row in _spread(len(entries), _FILES).tolist())
-        yield from (
-            file
-            for entry in chosen
-            if isinstance(entry, str | os.PathLike) and (file := Path(entry)).is_file()
-        )
+        chosen = [_path_of(entries[row]) for row in spread(len(entries), _FILES).tolist()]
+        # texts may be too long for a path, which pathlib does not forgive
+        yield from (Path(entry) for entry in chosen if os.path.isfile(entry))
 
 
 def _add(digest: Any, value: Any) -> None:

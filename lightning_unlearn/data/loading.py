@@ -53,6 +53,8 @@ class OrderSampler:
         num_samples: Length L of an epoch over all processes; ``None`` for ``size``.
         rank: Rank of this process and, with it,
         world_size: the number of processes; ``None`` asks ``torch.distributed`` when iteration begins.
+        weights: With ``shuffle``, draw each pass with replacement in proportion to these, ``(size,)``, all positive,
+            as :class:`~torch.utils.data.WeightedRandomSampler` does; ``None`` permutes.
         least: Fewest samples a rank is given in the last step: two where batch normalisation may be trained on them,
             one where that is seen to and steps are to be those of a single process.
     """
@@ -67,6 +69,7 @@ class OrderSampler:
         num_samples: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        weights: Tensor | None = None,
         least: int = 2,
     ) -> None:
         if size < 1:
@@ -79,6 +82,7 @@ class OrderSampler:
         self.seed = seed
         self.num_samples = size if num_samples is None else num_samples
         self.epoch = 0
+        self.weights = weights
         self.least = least
         self._rank = rank
         self._world_size = world_size
@@ -142,7 +146,11 @@ class OrderSampler:
             return torch.arange(self.size)
         if self._permutation is None or self._permutation[0] != cycle:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", cycle))
-            self._permutation = (cycle, torch.randperm(self.size, generator=generator))
+            if self.weights is None:
+                order = torch.randperm(self.size, generator=generator)
+            else:
+                order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
+            self._permutation = (cycle, order)
         return self._permutation[1]
 
 
@@ -172,6 +180,7 @@ class BatchLoader:
         world_size: int | None = None,
         least: int = 2,
         indexed: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         size = len(dataset) if positions is None else len(positions)  # type: ignore[arg-type]
         self.dataset = dataset
@@ -185,6 +194,7 @@ class BatchLoader:
             num_samples=num_samples,
             rank=rank,
             world_size=world_size,
+            weights=weights,
             least=least,
         )
         self._start = 0
@@ -246,6 +256,7 @@ class TensorLoader(BatchLoader):
         world_size: See :class:`OrderSampler`.
         least: See :class:`OrderSampler`.
         indexed: Whether batches come as :class:`Indexed`.
+        weights: See :class:`OrderSampler`.
     """
 
     dataset: TensorData
@@ -265,6 +276,7 @@ class TensorLoader(BatchLoader):
         world_size: int | None = None,
         least: int = 2,
         indexed: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__(
             data,
@@ -277,6 +289,7 @@ class TensorLoader(BatchLoader):
             world_size=world_size,
             least=least,
             indexed=indexed,
+            weights=weights,
         )
         self.augment = augment
         self.device = device
@@ -311,8 +324,8 @@ class DatasetLoader(BatchLoader):
             them with the dataset as it was when they were started.
         pin_memory: Whether batches are put in pinned memory.
         worker_init_fn: Called in each loader process with its number.
-        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``least`` and
-            ``indexed`` as in :class:`TensorLoader`.
+        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``least``,
+            ``indexed`` and ``weights`` as in :class:`TensorLoader`.
     """
 
     def __init__(

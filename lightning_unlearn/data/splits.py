@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
 from lightning_unlearn.io import atomic_path
@@ -51,6 +52,8 @@ class Split:
         test: Test positions that are left for testing.
         previous: Training positions that earlier requests made the model forget; they are in no other set.
         seed: The seed that the split was drawn with.
+        fingerprint: That of the training set
+            (:func:`~lightning_unlearn.data.fingerprint.training_fingerprint`); empty where it is not known.
 
     Raises:
         TypeError: If a set is not a 1-D ``int64`` array.
@@ -68,12 +71,15 @@ class Split:
     test: Positions
     previous: Positions
     seed: int
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         for name in ("nonmember_from", "shadow_from"):
             if getattr(self, name) not in _ORIGINS:
                 raise ValueError(f"{name} must be 'train' or 'test', got {getattr(self, name)!r}")
         _check_seed("seed", self.seed)
+        if not isinstance(self.fingerprint, str):
+            raise TypeError(f"fingerprint must be text, got {type(self.fingerprint).__name__}")
         origins: dict[str, Origin] = {
             "forget": "train",
             "retain": "train",
@@ -118,7 +124,9 @@ class Split:
     def same_as(self, other: Split) -> bool:
         """Whether the other split has the same sizes, sets, origins and seed."""
         return all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+            np.array_equal(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+            if field.name != "fingerprint"
         )
 
     def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
@@ -203,6 +211,7 @@ class Split:
                 "kind of file. Make the split anew from its seed, or restore the file"
             ) from error
         wanted = {field.name for field in fields(cls)}
+        content.setdefault("fingerprint", np.asarray(""))  # written before there were any
         if str(content.get("format")) != _FORMAT or not wanted <= content.keys():
             raise ValueError(
                 f"{path} holds {sorted(content)}, which is not a saved split; give a file that Split.save "
@@ -233,6 +242,7 @@ def make_split(
     shadow: int | float = 0,
     shadow_from: Origin = "train",
     previous: npt.ArrayLike | Split | Sequence[Split] | None = None,
+    fingerprint: str = "",
 ) -> Split:
     """Choose the forget set and divide the rest. Everything follows from ``seed`` alone.
 
@@ -259,6 +269,7 @@ def make_split(
         previous: What was forgotten before: the splits of the earlier requests, or training positions. These
             samples are in no set and cannot be forgotten again. An earlier split also passes on the training
             samples that it held out, with their roles: the model that is to forget now never saw them.
+        fingerprint: That of the training set, kept in the split; earlier splits of another are refused.
 
     Raises:
         ValueError: If nothing or everything would be forgotten, a sample is forgotten twice, or the sizes do
@@ -283,6 +294,8 @@ def make_split(
         raise ValueError(f"data describe {data.n} samples and train_size is {train_size}; they must be equal")
 
     earlier, removed = _earlier(previous, train_size)
+    for split in earlier:
+        require_same(split.fingerprint, fingerprint, "previous: an earlier split")
     held = _held_out(earlier, removed)
     view = SelectionData(train_size) if data is None else data
     excluded = np.concatenate([removed, *held.values()])
@@ -338,6 +351,7 @@ def make_split(
         test=test,
         previous=removed,
         seed=seed,
+        fingerprint=fingerprint,
     )
 
 

@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.ensembles.runtime import Runtime
+from lightning_unlearn.models.freezing import hold_statistics
 from lightning_unlearn.models.surgery import running_statistics
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
@@ -67,6 +68,7 @@ def train_classifier(
     normalisations = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
     curve = torch.empty(epochs)
     module.train()
+    hold_statistics(module)
     with (
         isolated_rng(derive_seed(seed, "training", runtime.rank)),
         torch.inference_mode(False),

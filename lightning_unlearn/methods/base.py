@@ -3,7 +3,7 @@
 import contextvars
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, cast
@@ -36,6 +36,7 @@ from lightning_unlearn.methods.recording import record_fit
 from lightning_unlearn.methods.resuming import require_own_checkpoint
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.spreading import SpreadableModule
+from lightning_unlearn.models.freezing import hold_statistics, mark_frozen
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
 from lightning_unlearn.models.surgery import clone, evaluating, held_statistics, running_statistics
 from lightning_unlearn.peak_memory import peak_memory
@@ -62,11 +63,15 @@ class UnlearningModule(SpreadableModule):
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
         loss: Classification loss of logits ``(B, C)`` and targets ``(B,)``; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart; ``None`` for the usual layouts.
+        frozen: Names of the parameters, or of the modules that hold them, that the source was not trained on
+            (``["backbone"]``, ``["*.bias"]``): no method changes, perturbs or redraws them. ``None`` for those that
+            do not require a gradient, ``[]`` for none.
 
     Raises:
         TypeError: If ``source`` is neither a module nor a checkpoint.
         FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If the checkpoint does not load, or the source has no parameters.
+        ValueError: If the checkpoint does not load, the source has no parameters or is frozen as a whole, or
+            ``frozen`` names none of its parameters.
     """
 
     streams: tuple[str, ...] = ("forget", "retain")
@@ -85,6 +90,7 @@ class UnlearningModule(SpreadableModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
         save_primitive_hyperparameters(self)
@@ -95,8 +101,10 @@ class UnlearningModule(SpreadableModule):
             raise ValueError(
                 f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn"
             )
+        loaded = mark_frozen(loaded, frozen)
         self._source = [loaded]  # in a list, so that it is not registered as a submodule
         self.model = self.initial_model(loaded).train()  # a source may come in evaluation mode
+        hold_statistics(self.model)
         self.adapter = adapter or Adapter()
         self.loss: Loss = loss or nn.functional.cross_entropy
         self._optimizer = optimizer
@@ -126,10 +134,7 @@ class UnlearningModule(SpreadableModule):
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return the model that training starts from: a copy of the source that shares no tensor with it."""
-        model = clone(source)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            model.requires_grad_(True)  # a source frozen as a whole; layers frozen among others stay so
-        return model
+        return clone(source)
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Do what must be done once before the first step; counted in ``time/prepare_s``.
@@ -157,6 +162,13 @@ class UnlearningModule(SpreadableModule):
     def source(self) -> nn.Module:
         """The source model, never changed; evaluators use it as the control that forgot nothing."""
         return self._source[0]
+
+    def train(self, mode: bool = True) -> "UnlearningModule":
+        """Set the mode; running statistics of frozen layers do not follow the data."""
+        super().train(mode)
+        if mode:
+            hold_statistics(self.model)
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the unlearned model as the source is called."""

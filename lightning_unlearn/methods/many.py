@@ -219,7 +219,8 @@ def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModu
         fresh = _copied(template)
         if isinstance(fresh, UnlearningModule):
             fresh._source = [source]
-            fresh.use_model(fresh.initial_model(source).train())
+            fresh.use_model(fresh.initial_model(source))
+            fresh.train()
         return fresh
 
     return build
@@ -300,6 +301,8 @@ def ensemble_plan(
     with batches_of(view, procedure.batch_size):
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
+        return None
+    if loader.sampler.weights is not None:
         return None
     smoothing = model.label_smoothing if isinstance(model, Classifier) else 0.0
     recipe = Recipe(

@@ -2,7 +2,7 @@
 
 import contextvars
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,9 +16,9 @@ from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
 from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.methods.checks import require_numbers
-from lightning_unlearn.methods.freezing import hold_statistics
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.models.freezing import hold_statistics, trainable
 from lightning_unlearn.models.sharding import local_part, local_part_of
 from lightning_unlearn.models.surgery import count_parameters
 from lightning_unlearn.seeding import derive_seed
@@ -58,6 +58,7 @@ class Perturbation(UnlearningModule):
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Attributes:
         perturbed: Flat row-major positions of the perturbed weights by parameter name, int64 and ascending;
@@ -86,6 +87,7 @@ class Perturbation(UnlearningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("similarity_threshold",),
@@ -108,7 +110,9 @@ class Perturbation(UnlearningModule):
         require_choice("update", update, ("all", "selected"))
         require_choice("epoch", epoch, ("retain", "forget"))
         self.update = update  # train() below asks for it
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter, frozen=frozen
+        )
         self.epsilon = epsilon
         self.mix = mix
         self.lambda_ = lambda_
@@ -168,7 +172,7 @@ class Perturbation(UnlearningModule):
         super().on_train_start()
         self.log("perturbed_parameters", float(self.n_perturbed), sync_dist=True)
         if self.update == "selected":
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in trainable(self.model).items():
                 mask = torch.zeros(parameter.numel(), dtype=torch.bool)
                 mask[self.perturbed[name]] = True
                 mask = mask.view(parameter.shape).to(parameter.device)
@@ -195,7 +199,7 @@ class Perturbation(UnlearningModule):
         """Set the mode; running statistics do not follow the data where only selected weights may move."""
         super().train(mode)
         if mode and self.update == "selected":
-            hold_statistics(self.model, trained=())
+            hold_statistics(self.model, everything=True)
         return self
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -254,7 +258,7 @@ def require_k(k: int, most: int, what: str, model: nn.Module) -> None:
 def require_fraction(fraction: float, model: nn.Module) -> None:
     """Raise ``ValueError`` unless ``fraction`` is a share of a model's weights that chooses at least one."""
     require_numbers(fraction=fraction)
-    total = count_parameters(model)
+    total = count_parameters(model, list(trainable(model)))
     if not (0 < fraction <= 1 and round(fraction * total)):
         raise ValueError(
             f"fraction must lie in (0, 1] and choose at least one of {total} weights, got {fraction}; "

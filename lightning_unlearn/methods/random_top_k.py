@@ -1,5 +1,6 @@
 """Random-TopK unlearning of Zuo et al.: a random choice of weights that holds the most sensitive ones."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from lightning_unlearn.functional.sensitivity import Granularity
 from lightning_unlearn.methods.perturbation import require_fraction
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.methods.top_k import Sensitivity, SensitivityStream, TopK
+from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import count_parameters
 
 __all__ = ["RandomTopK"]
@@ -51,6 +53,7 @@ class RandomTopK(TopK):
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         TypeError: If ``k`` is not an integer.
@@ -86,6 +89,7 @@ class RandomTopK(TopK):
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             source,
@@ -106,6 +110,7 @@ class RandomTopK(TopK):
             lr_scheduler=lr_scheduler,
             loss=loss,
             adapter=adapter,
+            frozen=frozen,
         )
         require_fraction(fraction, self.model)
         self.fraction = fraction
@@ -113,7 +118,7 @@ class RandomTopK(TopK):
             self._require_room(k)
 
     def _require_room(self, count: int) -> None:
-        perturbed = round(self.fraction * count_parameters(self.model))
+        perturbed = round(self.fraction * count_parameters(self.model, list(trainable(self.model))))
         if count > perturbed:
             what = "weights" if self.granularity == "scalar" else f"tensors of {count} weights"
             raise ValueError(
@@ -129,7 +134,7 @@ class RandomTopK(TopK):
         count = sum(len(positions) for positions in top.values())
         self._require_room(count)
         marks: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in trainable(self.model).items():
             marks[name] = torch.zeros(parameter.numel(), device=parameter.device)
             marks[name][top[name]] = 1
         return select_random_top_k(marks, self.fraction, count, generator)

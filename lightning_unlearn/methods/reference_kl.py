@@ -1,6 +1,6 @@
 """Reference-model unlearning of Chen et al., 2024 and 2021: λ·KL + (1−λ)·CE."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.methods.checks import require_integers, require_numbers
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.methods.teacher import Teacher
-from lightning_unlearn.models.surgery import fresh_copy
+from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["ReferenceKL"]
@@ -44,12 +44,15 @@ class ReferenceKL(UnlearningModule):
         reference_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the papers use 0.1.
         reference_epochs: Passes over D_s.
         reference_optimizer: Makes the reference model's optimizer; ``None`` for Adam with learning rate 1e-3.
+        fresh: Builds the untrained reference model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy`
+            says.
         kl_tolerance: Stop when the mean KL on the forget set over an epoch, in nats, falls below this
             (eq. 4); ``None`` trains for the trainer's ``max_epochs``.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -74,11 +77,13 @@ class ReferenceKL(UnlearningModule):
         *,
         reference_epochs: int = 20,
         reference_optimizer: OptimizerCallable | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
         kl_tolerance: float | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("kl_tolerance",),
@@ -97,12 +102,15 @@ class ReferenceKL(UnlearningModule):
             raise ValueError(f"reference_epochs must be at least 1, got {reference_epochs}")
         if kl_tolerance is not None and not kl_tolerance > 0:
             raise ValueError(f"kl_tolerance must be positive, got {kl_tolerance}; None never stops early")
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter, frozen=frozen
+        )
         self.lambda_ = lambda_
         self.reference_fraction = reference_fraction
         self.reference_epochs = reference_epochs
         self.kl_tolerance = kl_tolerance
         self._reference_optimizer = reference_optimizer
+        self._fresh = fresh
         self._reference = None if reference is None else Teacher(reference, self.adapter)
         self._kl_sum: Tensor | None = None
         self._kl_count = 0
@@ -121,8 +129,7 @@ class ReferenceKL(UnlearningModule):
     def _train_reference(self, data: UnlearningDataModule, runtime: Runtime) -> nn.Module:
         seed = derive_seed(data.order_seed, "reference")
         with isolated_rng(seed):
-            reference = fresh_copy(self.source)
-        reference.requires_grad_(True)
+            reference = fresh_copy(self.source, self._fresh)
         runtime.place(reference)
         size = max(1, round(self.reference_fraction * len(data.split.retain)))
         positions = data.split.draw_reference(size)

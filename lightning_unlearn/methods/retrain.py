@@ -1,6 +1,6 @@
 """Retrain: the oracle that every unlearned model is measured against."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import lightning as L
@@ -18,7 +18,8 @@ from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.methods.own_steps import own_loss, own_validation
 from lightning_unlearn.methods.perturbation import require_choice
 from lightning_unlearn.methods.source import Source
-from lightning_unlearn.models.surgery import clone, evaluating, fresh_copy
+from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.models.surgery import clone, evaluating
 
 __all__ = ["Retrain"]
 
@@ -31,7 +32,7 @@ class Retrain(UnlearningModule):
     """Trains a fresh model of the source's architecture on the retain set alone.
 
     The baseline of all the papers. No weight and no running statistic of the source survives: every layer is
-    drawn anew by its own scheme. Unless an optimizer is given, the source's own ``configure_optimizers`` is
+    drawn anew as its class draws it. Unless an optimizer is given, the source's own ``configure_optimizers`` is
     used; a schedule of it that watches a metric of the source's own validation gets that metric, measured by the
     source's ``validation_step`` on its owner's validation set after each epoch. Parameters that are frozen in
     the source among trainable ones (a pretrained backbone) were not trained on anybody's samples and are kept.
@@ -39,8 +40,7 @@ class Retrain(UnlearningModule):
 
     Args:
         source: The source model; only its architecture (and recipe) is used.
-        fresh: Builds a new model, for architectures whose layers cannot be drawn anew one by one; ``None`` resets
-            the layers of a copy.
+        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
         step: What is minimised: ``"loss"``, the argument ``loss``, or ``"source"``, what the source's own
             ``training_step`` returns (label smoothing, auxiliary losses, mixing of samples). A warning tells
             where the two differ: an oracle is to be trained as the source was.
@@ -48,6 +48,7 @@ class Retrain(UnlearningModule):
         lr_scheduler: Makes the schedule that goes with ``optimizer``.
         loss: Classification loss; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If the source's own steps are asked for and it has none, or optimizes manually.
@@ -73,10 +74,13 @@ class Retrain(UnlearningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_choice("step", step, ("loss", "source"))
         self._fresh = fresh
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter, frozen=frozen
+        )
         self.step = step
         self._given_loss = loss is not None
         self._watched: set[str] = set()
@@ -101,20 +105,8 @@ class Retrain(UnlearningModule):
         return self.model if isinstance(self.model, L.LightningModule) else None
 
     def initial_model(self, source: nn.Module) -> nn.Module:
-        """Return a model that shares the source's architecture and nothing else."""
-        model = fresh_copy(source, self._fresh)
-        kept = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
-        if len(kept) == len(list(source.parameters())):
-            model.requires_grad_(
-                True
-            )  # a source frozen as a whole; layers frozen among others were never trained
-            return model
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in kept:
-                    parameter.copy_(source.get_parameter(name))
-                    parameter.requires_grad_(False)
-        return model
+        """Return a model that shares the source's architecture and what is frozen in it, and nothing else."""
+        return fresh_copy(source, self._fresh)
 
     def on_fit_start(self) -> None:
         """Look whether the source's recipe can be followed, before hours are spent."""

@@ -10,6 +10,8 @@ import lightning as L
 import torch
 from torch import nn
 
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import restore_hyperparameters
 from lightning_unlearn.models.surgery import uncompiled
 
@@ -64,6 +66,10 @@ class SourceCheckpoint:
                 f"source: {path} does not load into {self.module or 'the class it records'}: {error}"
             ) from error
         restore_hyperparameters(loaded, content)
+        mark_recorded(loaded, content)
+        data = content.get(UnlearningDataModule.__qualname__, {})
+        # where its training set was split here, the data compares it with that to be unlearned
+        loaded.training_fingerprint = data.get("training_fingerprint", "")
         return loaded
 
 

@@ -1,6 +1,6 @@
 """Top-K unlearning of Zuo et al.: the most sensitive weights are perturbed, then all are fine-tuned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from lightning_unlearn.functional import gradient_sensitivities, select_top_k
 from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
 from lightning_unlearn.methods.perturbation import Perturbation, require_choice, require_k
 from lightning_unlearn.methods.source import Source
+from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import count_parameters, evaluating
 from lightning_unlearn.seeding import derive_seed
 
@@ -65,6 +66,7 @@ class TopK(Perturbation):
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         TypeError: If ``k`` is not an integer.
@@ -98,6 +100,7 @@ class TopK(Perturbation):
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_choice("sensitivity", sensitivity, ("loss", "output_norm"))
         require_choice("sensitivity_stream", sensitivity_stream, ("forget", "retain", "train"))
@@ -119,11 +122,12 @@ class TopK(Perturbation):
             lr_scheduler=lr_scheduler,
             loss=loss,
             adapter=adapter,
+            frozen=frozen,
         )
         if granularity == "scalar":
-            require_k(k, count_parameters(self.model), "weights", self.model)
+            require_k(k, count_parameters(self.model, list(trainable(self.model))), "weights", self.model)
         else:
-            require_k(k, len(list(self.model.parameters())), "parameter tensors", self.model)
+            require_k(k, len(trainable(self.model)), "parameter tensors", self.model)
         self.k = k
         self.sensitivity = sensitivity
         self.sensitivity_samples = sensitivity_samples
@@ -144,7 +148,7 @@ class TopK(Perturbation):
             sensitivities: As :meth:`sensitivities` returns them.
         """
         if self.granularity == "tensor":
-            return select_top_k_tensors(sensitivities, dict(self.model.named_parameters()), self.k)
+            return select_top_k_tensors(sensitivities, trainable(self.model), self.k)
         return select_top_k(sensitivities, self.k)
 
     def sensitivities(self, data: UnlearningDataModule, runtime: Runtime) -> dict[str, Tensor]:
@@ -163,7 +167,7 @@ class TopK(Perturbation):
         """
         positions = self._sensitivity_positions(data)
         loader = data.loader(self.sensitivity_stream, positions=positions, indexed=True)
-        parameters = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        parameters = {name: parameter.detach() for name, parameter in trainable(self.model).items()}
         by_tensor = self.granularity == "tensor"
         totals = {
             n: torch.zeros(() if by_tensor else p.shape, device=p.device) for n, p in parameters.items()
@@ -209,7 +213,9 @@ class TopK(Perturbation):
         objective = _Objective(self.model, self.adapter, self.loss, self.sensitivity)
         if not self.sensitivity_per_sample:
             value = objective(inputs, targets)
-            gradients = torch.autograd.grad(value, list(self.model.parameters()), materialize_grads=True)
+            gradients = torch.autograd.grad(
+                value, list(trainable(self.model).values()), materialize_grads=True
+            )
             found = gradient_sensitivities(dict(zip(parameters, gradients, strict=True)))
             if self.granularity == "tensor":
                 found = {name: torch.linalg.vector_norm(gradient) for name, gradient in found.items()}

@@ -1,6 +1,6 @@
 """WGAN unlearning of Chen, Huang & Wang, 2021: a critic on sorted posteriors teaches the model how sure to be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,7 @@ class WGAN(UnlearningModule):
         critic_lr_scheduler: Makes that of the critic's.
         loss: Classification loss; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If an argument is outside its range, or the critic looks across samples.
@@ -115,6 +116,7 @@ class WGAN(UnlearningModule):
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("wasserstein_tolerance",),
@@ -149,7 +151,9 @@ class WGAN(UnlearningModule):
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"
             )
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter, frozen=frozen
+        )
         self.automatic_optimization = False
         self.alpha = alpha
         self.critic_steps = critic_steps

@@ -92,6 +92,10 @@ def test_files_count_with_name_size_and_time(tmp_path: Path) -> None:
     before = training_fingerprint(here)
     os.utime(tmp_path / "here" / "a" / "5.bin", (1, 1))
     assert len({before, training_fingerprint(here), training_fingerprint(there)}) == 3
+    texts, edited = Lazy(), Lazy()
+    texts.data = ["a/" + "long " * 999, *map(str, range(1, TRAIN))]  # type: ignore[attr-defined]
+    edited.data = [*texts.data[:-1], "another"]  # type: ignore[attr-defined]
+    assert training_fingerprint(texts) != training_fingerprint(edited)
     there.samples[0], there.samples[1] = there.samples[1], there.samples[0]
     assert training_fingerprint(here, served=False) != training_fingerprint(there, served=False)
 

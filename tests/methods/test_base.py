@@ -391,10 +391,6 @@ def test_layers_that_were_frozen_stay_frozen() -> None:
         fitted(method)
         assert torch.equal(method.model.net[0].weight, source.net[0].weight)
         assert not torch.equal(method.model.net[4].weight, source.net[4].weight)
-    source.freeze()
-    method = Finetune(source)
-    fitted(method)
-    assert not torch.equal(method.model.net[0].weight, source.net[0].weight)
 
 
 def test_a_compiled_source_is_exported_under_its_own_names(tmp_path: Path) -> None:

@@ -41,9 +41,9 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
 
     Returns:
         A new report. With several, ``config`` holds each configuration under ``comparisons``, ``data`` names
-        the reports under ``merged_from`` and says under ``forget_compared_by`` whether their forget sets were
-        compared by hash or, with a warning, by size only, where versions differ each is named with its report,
-        and the lines of the ledgers stand one after the other, one that is in several once.
+        the reports under ``merged_from`` and says under ``forget_compared_by`` if the sizes of the forget sets
+        alone were compared, for want of a hash in both, where versions differ each is named with its report, and
+        the lines of the ledgers stand one after the other, one that is in several once.
 
     Raises:
         ValueError: No report; names that are missing or repeated; a report that breaks its contract; or reports
@@ -108,7 +108,7 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
         data={
             # the hash without a key is not passed on
             **{fact: value for fact, value in data.items() if fact != "forget_sha256"},
-            _BY: "hash" if by_hash else "counts only",
+            **({} if by_hash else {_BY: "counts only"}),
             _MERGED: list(names),
         },
         models=models,

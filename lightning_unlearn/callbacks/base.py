@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from lightning_unlearn.callbacks.audit import Audit, forget_answers
+from lightning_unlearn.callbacks.audit import Audit, forget_answers, try_answers
 from lightning_unlearn.callbacks.watching import Watcher
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
@@ -145,12 +145,15 @@ class Evaluator(L.Callback):
             )
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a model that could not be evaluated, as soon as that is known."""
+        """Refuse a model that could not be evaluated, as soon as that is known; a method looks for itself."""
         self._refuse_sharded(pl_module)
+        if not isinstance(pl_module, StreamConsumer):
+            self._try_answers(trainer, pl_module)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a model that could not be evaluated."""
         self._refuse_sharded(pl_module)
+        self._try_answers(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model that was fitted."""
@@ -237,6 +240,12 @@ class Evaluator(L.Callback):
             folder=folder,
             facts=facts_of_fit(pl_module, source, data),
         )
+
+    def _try_answers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        model = getattr(pl_module, "model", pl_module) if isinstance(pl_module, StreamConsumer) else pl_module
+        with torch.inference_mode(False), _attached(data, trainer):
+            try_answers(trainer, model, data, self._adapter_for(pl_module))
 
     def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
         # a method of ours is whole again when it is evaluated

@@ -30,6 +30,7 @@ def train_classifier(
     runtime: Runtime,
     lr_scheduler: LRSchedulerCallable | None = None,
     loss: Loss = nn.functional.cross_entropy,
+    step: Callable[[nn.Module, Any], Tensor] | None = None,
     adapter: Adapter | None = None,
     seed: int = 0,
     on_epoch: Callable[[int], None] | None = None,
@@ -47,6 +48,7 @@ def train_classifier(
         runtime: Device, precision and ranks.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
         loss: Loss of logits ``(B, C)`` and targets ``(B,)``.
+        step: Returns the loss of the module on a batch, in place of ``loss``.
         adapter: How batches and outputs are taken apart.
         seed: Seed of whatever the model itself draws.
         on_epoch: Called with the number of finished epochs after each.
@@ -77,14 +79,15 @@ def train_classifier(
         for epoch in range(epochs):
             loader.sampler.set_epoch(epoch)
             total = torch.zeros((), device=runtime.device)
-            for step, batch in enumerate(loader):
-                inputs, targets = adapter.split(runtime.to_device(batch))
+            for number, batch in enumerate(loader):
+                moved = runtime.to_device(batch)
+                inputs, targets = adapter.split(moved)
                 # a batch of one sample has no statistics of its own
                 single = running_statistics(normalisations if len(targets) == 1 else ())
                 with runtime.forward_context(), single:
-                    value = loss(adapter.call(module, inputs), targets)
+                    value = step(module, moved) if step else loss(adapter.call(module, inputs), targets)
                 stepper.zero_grad()
-                scaler.scale(value * loader.sampler.share(step)).backward()  # type: ignore[no-untyped-call]
+                scaler.scale(value * loader.sampler.share(number)).backward()  # type: ignore[no-untyped-call]
                 runtime.average_gradients(module)
                 scaler.step(stepper)
                 scaler.update()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.freezing import share_frozen
@@ -34,6 +34,7 @@ class CFk(UnlearningModule):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -59,6 +60,7 @@ class CFk(UnlearningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -69,6 +71,7 @@ class CFk(UnlearningModule):
             optimizer=optimizer or _adam,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
             frozen=frozen,
         )
@@ -93,8 +96,7 @@ class CFk(UnlearningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Cross-entropy on the retain set."""
-        ((logits, targets),) = self.stream_logits(batch["retain"])
-        loss = self.loss(logits, targets)
+        loss = self.retain_loss(batch["retain"], batch_idx)
         self.log_terms(loss=loss)
         return loss
 

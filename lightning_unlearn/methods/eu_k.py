@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.fresh import fresh_copy
@@ -31,6 +32,7 @@ class EUk(CFk):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -55,6 +57,7 @@ class EUk(CFk):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -65,6 +68,7 @@ class EUk(CFk):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
             frozen=frozen,
         )

@@ -302,6 +302,9 @@ def ensemble_plan(
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
         return None
+    own = method is None or method.step == "source"
+    if own and type(model) is not Classifier:
+        return None  # whatever its step does, side by side it cannot be done
     if loader.sampler.weights is not None:
         return None
     smoothing = model.label_smoothing if isinstance(model, Classifier) else 0.0
@@ -311,8 +314,8 @@ def ensemble_plan(
         batch_size=loader.batch_size,
         optimizer=factories[0],
         lr_scheduler=factories[1],
-        # a Classifier's own loss; retraining takes its own and not the source's
-        loss=partial(cross_entropy, label_smoothing=smoothing) if method is None else method.loss,
+        # a Classifier's own loss; retraining takes its own and not the source's, unless told
+        loss=method.loss if method and not own else partial(cross_entropy, label_smoothing=smoothing),
         adapter=Adapter() if method is None else method.adapter,
     )
     return recipe, loader.dataset, loader.positions

@@ -14,8 +14,8 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
-from lightning_unlearn.methods.base import UnlearningModule
-from lightning_unlearn.methods.checks import require_numbers
+from lightning_unlearn.methods.base import Step, UnlearningModule
+from lightning_unlearn.methods.checks import require_choice, require_numbers
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.teacher import Teacher
 from lightning_unlearn.models.freezing import hold_statistics, trainable
@@ -23,7 +23,7 @@ from lightning_unlearn.models.sharding import local_part, local_part_of
 from lightning_unlearn.models.surgery import count_parameters
 from lightning_unlearn.seeding import derive_seed
 
-__all__ = ["Perturbation", "require_choice", "require_fraction", "require_k"]
+__all__ = ["Perturbation", "require_fraction", "require_k"]
 
 
 class Perturbation(UnlearningModule):
@@ -57,6 +57,8 @@ class Perturbation(UnlearningModule):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set (no sensitivity is taken
+            of it).
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -86,6 +88,7 @@ class Perturbation(UnlearningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -111,7 +114,13 @@ class Perturbation(UnlearningModule):
         require_choice("epoch", epoch, ("retain", "forget"))
         self.update = update  # train() below asks for it
         super().__init__(
-            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter, frozen=frozen
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
         )
         self.epsilon = epsilon
         self.mix = mix
@@ -189,8 +198,9 @@ class Perturbation(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 10: CE on the retain set + λ·JS on the forget set."""
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        loss, js, ce = perturbation_loss(
-            forget, self._teacher.logits(batch["forget"]), retain, targets, self.lambda_, loss=self.loss
+        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
+        loss, js, _ = perturbation_loss(
+            forget, self._teacher.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
         )
         self.log_terms(loss=loss, js=js, ce=ce)
         return loss
@@ -239,12 +249,6 @@ class Perturbation(UnlearningModule):
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back which weights were perturbed; they come perturbed out of the checkpoint."""
         self.perturbed = dict(state["perturbed"])
-
-
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def require_k(k: int, most: int, what: str, model: nn.Module) -> None:

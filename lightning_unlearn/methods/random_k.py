@@ -12,6 +12,7 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import select_random
+from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.perturbation import Perturbation, require_fraction
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.freezing import trainable
@@ -41,6 +42,7 @@ class RandomK(Perturbation):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -69,6 +71,7 @@ class RandomK(Perturbation):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -84,6 +87,7 @@ class RandomK(Perturbation):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
             frozen=frozen,
         )

@@ -13,6 +13,7 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import select_random_top_k
 from lightning_unlearn.functional.sensitivity import Granularity
+from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.perturbation import require_fraction
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.methods.top_k import Sensitivity, SensitivityStream, TopK
@@ -38,7 +39,7 @@ class RandomTopK(TopK):
         fraction: Share of the weights that are perturbed, in (0, 1]; 0.05 in the paper.
         epsilon: Coefficient ε of the perturbation.
         mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
-        sensitivity: Gradient of what: of the ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
+        sensitivity: Gradient of what: of the argument ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
             logits.
         sensitivity_samples: Over how many samples at most; ``None`` for all.
         sensitivity_stream: Of which set they are a random choice: ``"train"``, ``"forget"`` or ``"retain"``.
@@ -52,6 +53,7 @@ class RandomTopK(TopK):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -88,6 +90,7 @@ class RandomTopK(TopK):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -109,6 +112,7 @@ class RandomTopK(TopK):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
             frozen=frozen,
         )

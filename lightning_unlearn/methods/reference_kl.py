@@ -1,8 +1,9 @@
 """Reference-model unlearning of Chen et al., 2024 and 2021: λ·KL + (1−λ)·CE."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -12,8 +13,9 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import reference_kl_loss
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers, require_numbers
+from lightning_unlearn.methods.own_steps import own_loss
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.methods.teacher import Teacher
 from lightning_unlearn.models.fresh import fresh_copy
@@ -51,6 +53,7 @@ class ReferenceKL(UnlearningModule):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -82,6 +85,7 @@ class ReferenceKL(UnlearningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -103,7 +107,13 @@ class ReferenceKL(UnlearningModule):
         if kl_tolerance is not None and not kl_tolerance > 0:
             raise ValueError(f"kl_tolerance must be positive, got {kl_tolerance}; None never stops early")
         super().__init__(
-            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter, frozen=frozen
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
         )
         self.lambda_ = lambda_
         self.reference_fraction = reference_fraction
@@ -131,6 +141,9 @@ class ReferenceKL(UnlearningModule):
         with isolated_rng(seed):
             reference = fresh_copy(self.source, self._fresh)
         runtime.place(reference)
+        own = self.step == "source"
+        if own and isinstance(reference, L.LightningModule):
+            reference.trainer = self.trainer
         size = max(1, round(self.reference_fraction * len(data.split.retain)))
         positions = data.split.draw_reference(size)
         train_classifier(
@@ -140,6 +153,7 @@ class ReferenceKL(UnlearningModule):
             optimizer=self._reference_optimizer or _adam,
             runtime=runtime,
             loss=self.loss,
+            step=_own_step if own else None,
             adapter=self.adapter,
             seed=seed,
         )
@@ -149,8 +163,9 @@ class ReferenceKL(UnlearningModule):
         """Eq. 3: λ·KL on the forget set + (1−λ)·CE on as many retain samples."""
         assert self._reference is not None  # prepare() made it
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        loss, kl, ce = reference_kl_loss(
-            forget, self._reference.logits(batch["forget"]), retain, targets, self.lambda_, loss=self.loss
+        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
+        loss, kl, _ = reference_kl_loss(
+            forget, self._reference.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
         )
         if self.kl_tolerance is not None:
             self._kl_sum = kl.detach() * len(forget) + (0 if self._kl_sum is None else self._kl_sum)
@@ -184,6 +199,10 @@ class ReferenceKL(UnlearningModule):
         self._reference.load_state(state["reference"])
         self._kl_sum = None if state["kl"] is None else state["kl"].to(self.device)
         self._kl_count = state["kl_count"]
+
+
+def _own_step(module: nn.Module, batch: Any) -> Tensor:
+    return own_loss(cast(L.LightningModule, module), batch, 0)
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:

@@ -17,7 +17,9 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import gradient_sensitivities, select_top_k
 from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
-from lightning_unlearn.methods.perturbation import Perturbation, require_choice, require_k
+from lightning_unlearn.methods.base import Step
+from lightning_unlearn.methods.checks import require_choice
+from lightning_unlearn.methods.perturbation import Perturbation, require_k
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import count_parameters, evaluating
@@ -46,7 +48,7 @@ class TopK(Perturbation):
             paper.
         epsilon: Coefficient ε of the perturbation.
         mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
-        sensitivity: Gradient of what: of the ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
+        sensitivity: Gradient of what: of the argument ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
             logits, which needs no label (as in memory aware synapses).
         sensitivity_samples: Over how many samples at most; ``None`` for all. The paper picks 1, but on a model
             that fits its data few samples have a gradient to speak of, and a handful finds other weights than
@@ -65,6 +67,7 @@ class TopK(Perturbation):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -99,6 +102,7 @@ class TopK(Perturbation):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -121,6 +125,7 @@ class TopK(Perturbation):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
             frozen=frozen,
         )

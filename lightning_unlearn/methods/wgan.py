@@ -23,7 +23,7 @@ from lightning_unlearn.functional import (
     sort_posteriors,
     wasserstein_critic_loss,
 )
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers, require_numbers
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.small import MLP
@@ -80,6 +80,7 @@ class WGAN(UnlearningModule):
         lr_scheduler: Makes the schedule of the model's optimizer; ``None`` for a constant rate.
         critic_lr_scheduler: Makes that of the critic's.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
         frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
@@ -115,6 +116,7 @@ class WGAN(UnlearningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
@@ -152,7 +154,13 @@ class WGAN(UnlearningModule):
                 "torch.nn.LayerNorm instead"
             )
         super().__init__(
-            source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter, frozen=frozen
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
         )
         self.automatic_optimization = False
         self.alpha = alpha
@@ -243,7 +251,7 @@ class WGAN(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 5 for the critic, ``critic_steps`` times, then eq. 6 for the model."""
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        ce = self.loss(retain, targets)
+        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
         real, fake = self._real_posteriors(batch["nonmember"]), self._ordered(forget)
         # neither the critic's second derivative nor a scaled gradient survives half precision
         with torch.autocast(self.device.type, enabled=False):

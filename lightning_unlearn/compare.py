@@ -10,7 +10,7 @@ from typing import Any, Literal
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.io import write_json_atomic
-from lightning_unlearn.ledger import Ledger, as_ledger, secret_in
+from lightning_unlearn.ledger import Ledger, as_ledger
 from lightning_unlearn.loggers import split_loggers
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.pipeline import RETRAIN, SOURCE, Observer, Pipeline
@@ -165,28 +165,28 @@ def compare(
     ]
     inputs += [] if record is None else [record.file, record.key_path]
     require_ours(folder, inputs)
+    pipeline = Pipeline(
+        source=source,
+        runs=runs,
+        data=split_data,
+        evaluators=[ForgettingMetrics, *evaluators],
+        seeds=seeds,
+        vary=vary,
+        trainer=arguments,
+        loggers=loggers,
+        adapter=adapter,
+        folder=folder,
+        config=without_names(_without_logger(config or {})),
+        observers=observers,
+    )
+    with quiet_lightning():
+        pipeline.check()
     with in_use(folder):
         recorder = None if record is None else Recorder(record, split_data, source.checkpoint)
         if recorder is not None:
-            observers = [recorder, *observers]
-        shared_key = forget_key if record is None else forget_key or record.key_path
-        pipeline = Pipeline(
-            source=source,
-            runs=runs,
-            data=split_data,
-            evaluators=[ForgettingMetrics, *evaluators],
-            seeds=seeds,
-            vary=vary,
-            trainer=arguments,
-            loggers=loggers,
-            adapter=adapter,
-            folder=folder,
-            config=without_names(_without_logger(config or {})),
-            key=secret_in(Path(shared_key or folder / KEY), "samples", make=True, argument="forget_key"),
-            shared_key=shared_key is not None,
-            observers=observers,
-        )
-        pipeline.claim_folder(overwrite, inputs)
+            pipeline.observers = observers = [recorder, *observers]
+        key_file = forget_key if record is None else forget_key or record.key_path
+        pipeline.claim_folder(overwrite, inputs, None if key_file is None else Path(key_file))
         start = time.perf_counter()
         steps = len(seeds) * 2 * (1 + len(runs))
         progress = Progress(steps, quiet=quiet or not is_first())

@@ -1,6 +1,5 @@
 """The course of a comparison: which model is trained and audited when; its folders know what stands finished."""
 
-import copy
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -23,6 +21,7 @@ from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.hashing import positions_hash
 from lightning_unlearn.identity import canonical, evaluator_settings, file_hash, hyper_parameters, part_hash
+from lightning_unlearn.ledger import secret_in
 from lightning_unlearn.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.export import write_export
@@ -35,10 +34,11 @@ from lightning_unlearn.processes import InStep, decided, is_first, said, shared,
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.run_facts import RunFacts
-from lightning_unlearn.run_folder import RunFolder, add_written, claim
+from lightning_unlearn.run_folder import KEY, RunFolder, add_written, claim
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.seeding import derive_seed
 from lightning_unlearn.surroundings import seeded
+from lightning_unlearn.trainer_arguments import built, require_trainer
 
 __all__ = ["RETRAIN", "SOURCE", "Observer", "Pipeline"]
 
@@ -100,12 +100,10 @@ class Pipeline:
     adapter: Adapter | None
     folder: Path
     config: dict[str, Any]
-    key: bytes
-    """What the forgotten samples are hashed with."""
-    shared_key: bool
-    """Whether others have the key too; only then does the report hold the hash."""
     loggers: LoggerChoice = field(default_factory=list)
     observers: Sequence[Observer] = ()
+    key: bytes = b""  # what the forgotten samples are hashed with
+    key_is_shared: bool = False  # only then does the hash say anything to others
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     populations: dict[int, Populations] = field(default_factory=dict)
@@ -331,7 +329,7 @@ class Pipeline:
                 "n_test": len(split.test),
                 "n_nonmember": len(split.nonmember),
                 "n_shadow": len(split.shadow),
-                **({"forget_hmac": self._forget_hmac} if self.shared_key else {}),
+                **({"forget_hmac": self._forget_hmac} if self.key_is_shared else {}),
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
@@ -339,8 +337,38 @@ class Pipeline:
 
     # ------------------------------------------------------------------ within
 
-    def claim_folder(self, overwrite: bool, inputs: Sequence[Path]) -> None:
-        """Make the output folder ours, or say whose it is."""
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is trained or written.
+
+        Raises:
+            ValueError: If a Trainer cannot be made, the checkpoint does not load, two evaluators have one name, or one
+                lacks what it needs.
+        """
+        trained = [] if self.source.checkpoint is not None else [(SOURCE, self.source.trainer)]
+        for label, arguments in [*trained, *((label, run.trainer) for label, run in self.runs.items())]:
+            require_trainer(label, {**_TRAINER_DEFAULTS, **self.trainer, **arguments})
+        if self.source.checkpoint is not None:
+            with isolated_rng():
+                model = self.source.model()
+                model.configure_model()
+                _load_source(model, self.source.checkpoint)
+        names: set[str] = set()
+        for build in self.evaluators:
+            evaluator = build()
+            if evaluator.name in names:
+                raise ValueError(
+                    f"evaluators: two are called {evaluator.name!r}, so one's scores would replace the other's; give "
+                    f"one of them another name, as in {type(evaluator).__name__}(name='{evaluator.name}_2')"
+                )
+            names.add(evaluator.name)
+            evaluator.require(self.data)
+
+    def claim_folder(self, overwrite: bool, inputs: Sequence[Path], key_file: Path | None) -> None:
+        """Make the output folder ours, or say whose it is; without a key's file it gets a key of its own."""
+        self.key_is_shared = key_file is not None
+        self.key = secret_in(
+            key_file or self.folder / KEY, "forgotten samples", make=True, argument="forget_key"
+        )
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
         identity = {"config": canonical(fixed), "forget_hmac": self._forget_hmac}
@@ -359,7 +387,7 @@ class Pipeline:
         # a copy a run: callbacks, loggers and plugins keep state
         described = {**_TRAINER_DEFAULTS, **self.trainer, **arguments}
         _, loggers = split_loggers(described.pop("logger", self.loggers))
-        own = _instantiated(copy.deepcopy(described))
+        own = built(described)
         folder = self._run_folder(name, seed)
         csv = CSVLogger(folder.path, name="log", version="")
         given = [InStep(f"{name}, seed {seed}"), *(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
@@ -391,8 +419,7 @@ class Pipeline:
                         "as the source was trained; give the source max_epochs, even where a checkpoint is given, or "
                         "take sources='one' and LiRA(mode='offline')"
                     )
-                made: dict[str, Any] = _instantiated(copy.deepcopy(settings))
-                return made
+                return built(settings)
 
             with isolated_rng(0):
                 decisive = hyper_parameters(build(source))
@@ -475,17 +502,6 @@ class _Clock(L.Callback):
             torch.cuda.synchronize(pl_module.device)
         seconds = time.perf_counter() - self.start
         trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)
-
-
-def _instantiated(value: Any) -> Any:
-    """Build what a YAML file describes by class path, such as a callback in a trainer's arguments."""
-    if isinstance(value, Mapping) and "class_path" in value:
-        return instantiate_class(
-            (), {"class_path": value["class_path"], "init_args": value.get("init_args", {})}
-        )
-    if isinstance(value, Mapping):
-        return {key: _instantiated(item) for key, item in value.items()}
-    return [_instantiated(item) for item in value] if isinstance(value, list) else value
 
 
 def _times(trainer: L.Trainer) -> dict[str, float]:

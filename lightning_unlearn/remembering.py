@@ -137,8 +137,10 @@ def _of_checkpoint(file: Path) -> str | None:
         return "cannot be read without executing it, so what it holds is not known"
     if not isinstance(content, dict):
         return None
-    states = content.get("optimizer_states")
-    if states and not all(isinstance(state, dict) and not state.get("state") for state in states):
+    states = content.get("optimizer_states", [])
+    if states and not (isinstance(states, list) and all(isinstance(state, dict) for state in states)):
+        return "holds optimizer states of a kind that is not known"
+    if any(state.get("state") for state in states):
         return "momentum of an optimizer that saw the source or the forgotten samples"
     if "lightning_unlearn" in content:  # where UnlearningModule.on_save_checkpoint puts it
         return "the state of an unlearning that can be resumed"
@@ -160,8 +162,11 @@ def _of_text(file: Path) -> str | None:
     if file.name == "report.html" and (report := file.with_suffix(".json")).is_file():
         return why(report) and "the page of a report that names forgotten samples"
     if file.suffix in _CONFIGS and ("forget" in text or "ids" in text):
-        config = _parsed(text, as_json=file.suffix == ".json")
-        return None if without_names(config) == config else "a configuration that names forgotten samples"
+        try:
+            config = _parsed(text, as_json=file.suffix == ".json")
+            return None if without_names(config) == config else "a configuration that names forgotten samples"
+        except RecursionError:
+            return "nested too deeply to be read, so what it holds is not known"
     return None
 
 
@@ -172,7 +177,7 @@ def _parsed(text: str, *, as_json: bool) -> Any:
         # libyaml's loader, where it is there, takes a tenth of the time
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
         return json.loads(text) if as_json else yaml.load(text, loader)
-    except (ValueError, yaml.YAMLError, RecursionError):
+    except (ValueError, yaml.YAMLError):
         return None
 
 

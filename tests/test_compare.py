@@ -18,7 +18,7 @@ from torch import nn
 from toys import Net, PlainModule, assert_same_state, state, toy_data
 
 from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun, compare
-from lightning_unlearn.callbacks import Audit, Evaluator, MembershipInference
+from lightning_unlearn.callbacks import Audit, Backdoor, Evaluator, MembershipInference
 from lightning_unlearn.compare import Comparison
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.methods.source import read_checkpoint
@@ -27,6 +27,8 @@ from lightning_unlearn.reports import read_json
 from lightning_unlearn.runs import snake_case
 
 CPU = {"accelerator": "cpu"}
+MISSING = "mps" if torch.cuda.is_available() else "cuda"
+SYSTEM = {"class_path": "os.system", "init_args": {"command": "exit 1"}}
 
 
 def reference_kl(source: nn.Module) -> ReferenceKL:
@@ -302,6 +304,15 @@ def test_a_users_own_module_is_exported_into_its_class(tmp_path: Path) -> None:
         ({"methods": [MethodRun(reference_kl)]}, "needs a name"),
         ({"data": lambda: toy_data(test_dataset=None)}, "needs a test set"),
         ({"data": lambda: toy_data([])}, "forget"),
+        ({"trainer": {"accelerator": MISSING}}, "trainer of 'source': .*available"),
+        ({"trainer": {**CPU, "max_epoch": 3}}, "trainer of 'source': .*max_epoch"),
+        ({"evaluators": [MembershipInference, MembershipInference]}, "two are called 'membership_inference'"),
+        ({"evaluators": [Backdoor]}, "the data has no backdoor to ask for"),
+        ({"evaluators": [lambda: MembershipInference("shadow")]}, "needs a shadow set"),
+        (
+            {"methods": [MethodRun(reference_kl, "m", {"max_epochs": 1, "callbacks": [SYSTEM]})]},
+            "Import path os.system does not correspond to a subclass of Call",
+        ),
     ],
 )
 def test_bad_input_stops_before_anything_is_written(

@@ -210,6 +210,8 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "junk.ckpt").write_bytes(b"half")
     (tmp_path / "metrics.csv").write_text("step,loss\n")
     torch.save(torch.zeros(2), tmp_path / "tensor.pt")
+    torch.save({"optimizer_states": [1]}, tmp_path / "foreign.ckpt")
+    (tmp_path / "deep.json").write_text("[" * 100_000 + '"forget"' + "]" * 100_000)
     method = Retrain(toy_source())
     method.export(tmp_path / "unlearned.ckpt")
     for name, optimizer in (("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)):
@@ -222,7 +224,9 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
         "config.yaml": "a",
         "deep/adam.ckpt": "momentum",
         "deep/sgd.ckpt": "the",
+        "deep.json": "nested",
         "error.txt": "a",
+        "foreign.ckpt": "holds",
         "junk.ckpt": "cannot",
         "rule.json": "a",
         "split.npz": "positions",
@@ -290,12 +294,10 @@ def test_what_names_somebody_is_found_wherever_it_stands(tmp_path: Path) -> None
     (folder / "linked").symlink_to(elsewhere)
     (elsewhere / "round").symlink_to(folder)
     (folder / "up").symlink_to(tmp_path)
-    torch.save({"optimizer_states": [1]}, folder / "odd.ckpt")
     assert set(names(remembering_files(folder), folder)) == {
         "report.html",
         "scores.json",
         "linked/config.json",
-        "odd.ckpt",
     }
 
 

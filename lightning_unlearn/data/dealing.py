@@ -33,23 +33,23 @@ class Deals(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.permutations: list[Tensor] = []
-        self._drawn = False
+        self._drawn = self._seeded = False
 
     def __enter__(self) -> "Deals":
         self._before = _states()
-        self._seeded = False
-        self._manual_seed = torch.manual_seed
+        self._manual_seed = before = torch.manual_seed
 
         def manual_seed(seed: Any) -> torch.Generator:
             self._seeded = True
-            return self._manual_seed(seed)
+            return before(seed)
 
         torch.manual_seed = manual_seed
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        torch.manual_seed = self._manual_seed
+        # not kept, for it could not be pickled for spawned processes
+        torch.manual_seed = self.__dict__.pop("_manual_seed")
         before, after = self._before, _states()
         self._drawn |= before[1:] != after[1:] or (before[0] != after[0] and not self._seeded)
 

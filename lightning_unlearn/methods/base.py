@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -39,9 +39,9 @@ from lightning_unlearn.methods.resuming import require_own_checkpoint
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.spreading import SpreadableModule
 from lightning_unlearn.methods.trial import try_model, warn_of_another_loss, warn_of_guessing
-from lightning_unlearn.models.freezing import hold_statistics, mark_frozen
+from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
-from lightning_unlearn.models.surgery import clone, held_statistics, running_statistics
+from lightning_unlearn.models.surgery import clone, held_statistics, listed, running_statistics
 from lightning_unlearn.peak_memory import peak_memory
 from lightning_unlearn.reports.facts import facts_of_fit
 from lightning_unlearn.reports.sending import send_facts
@@ -273,6 +273,11 @@ class UnlearningModule(SpreadableModule):
         """Check the source against the data, and prepare, once in the life of a run."""
         refuse_idle_averaging(self.trainer, planned=True)
         self._exported = None
+        if kept := list(frozen_tensors(self.source)):
+            rank_zero_info(
+                f"{type(self).__name__}: {listed(kept)} are frozen in the source, so they were trained on nobody and "
+                "stay as they are; if they were trained, give frozen=[]"
+            )
         if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
             self._try_source()
             if self.data.ledger is not None:

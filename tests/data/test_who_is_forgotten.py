@@ -1,6 +1,7 @@
 """The right people are forgotten: deals, nested datasets, labels as served, samplers that choose."""
 
 import os
+import pickle
 import random
 import warnings
 from collections.abc import Callable
@@ -151,6 +152,8 @@ def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
         drawn = torch.randperm(9), torch.rand(2)
     assert all(map(torch.equal, drawn, expected))
     assert torch.manual_seed is before
+    data = ready(UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
+    assert pickle.loads(pickle.dumps(data)).split.same_as(data.split), "spawned processes are given the data"
 
 
 def test_a_shuffle_by_numpys_global_state_is_named() -> None:
@@ -444,6 +447,10 @@ def test_weights_are_kept_for_what_is_trained_on() -> None:
         loader.sampler.set_epoch(epoch)
         drawn += torch.bincount(torch.cat([y for _, y in loader]), minlength=CLASSES)
     assert abs(drawn[0] / drawn.sum() - 0.8) < 0.05
+    project = Sampled(sampler=WeightedRandomSampler(weights, TRAIN))
+    shadows = ready(UnlearningDataModule(project, [0, 1, 2], shadow=20))
+    chosen = torch.cat([weights[:5], weights[6:]])[shadows.split.shadow]
+    assert shadows.loader("shadow", train=True).sampler.weights.tolist() == chosen.tolist()  # type: ignore[union-attr]
     forgotten = rows(data.loader("forget", train=True))
     assert sorted(forgotten[:, 0].tolist()) == sorted(X[:3, 0].tolist()), "what is forgotten is seen whole"
 

@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -25,8 +26,8 @@ from toys import (
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import CFk, ReferenceKL, Retrain, UnlearningModule
-from lightning_unlearn.models import MLP
+from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule
+from lightning_unlearn.models import MLP, Classifier
 
 QUICK: dict[str, dict[str, Any]] = {
     "ReferenceKL": {"reference_epochs": 1, "lambda_": 0.3},
@@ -36,6 +37,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "WGAN": {"alpha": 0.5, "critic_steps": 1, "retain_fraction": 0.5},
 }
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+fast = partial(torch.optim.Adam, lr=0.01)
 smooth = partial(nn.functional.cross_entropy, label_smoothing=0.5)
 
 
@@ -339,3 +341,33 @@ def test_a_source_that_guesses_is_named_and_not_refused() -> None:
         warnings.filterwarnings("error", message=".*guessing about.*")
         quiet_trainer(max_epochs=1).fit(CFk(trained(PlainModule())), data)
         quiet_trainer(max_epochs=1).fit(Retrain(guessing), data)
+
+
+@pytest.mark.parametrize("method", [CFk, ReferenceKL, RandomK], ids=lambda method: method.__name__)
+def test_the_exported_model_still_finds_what_class_weights_made_the_source_find(
+    method: type[UnlearningModule], tmp_path: Path
+) -> None:
+    """One sample in ten is of the second class, and overlaps the first."""
+
+    def samples(n: int, seed: int) -> TensorData:
+        targets = (torch.arange(n) % 10 == 0).long()
+        noise = torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(seed))
+        return TensorData(noise + targets[:, None] * 0.6, targets)
+
+    def recall(module: nn.Module) -> float:
+        seen = samples(2000, 1)
+        return float((module.eval()(seen.inputs).argmax(dim=1) == 1)[seen.targets == 1].float().mean())
+
+    data = UnlearningDataModule(samples(600, 0), 0.1, test_dataset=samples(100, 2), batch_size=32)
+    L.seed_everything(0, verbose=False)
+    source = Classifier(MLP(FEATURES, (8, 8), 2), class_weight="balanced", optimizer=fast)
+    quiet_trainer(max_epochs=10, limit_val_batches=0).fit(source, data)
+    recalls = {}
+    for step in ("source", "loss"):
+        ours = method(source, optimizer=fast, step=step)  # type: ignore[call-arg]
+        quiet_trainer(max_epochs=10, limit_val_batches=0).fit(ours, data)
+        exported = ours.export(tmp_path / f"{step}.ckpt")
+        recalls[step] = recall(Classifier.load_from_checkpoint(exported, net=MLP(FEATURES, (8, 8), 2)))
+    assert recall(source) > 0.6
+    assert recalls["source"] > recall(source) - 0.15
+    assert recalls["loss"] < recalls["source"] - 0.2

@@ -18,6 +18,9 @@ import torch
 from networks import (
     FORGOTTEN,
     KINDS,
+    BatchNormalised,
+    ConvertLayers,
+    InstanceNormalised,
     OwnScheme,
     Project,
     accuracy,
@@ -173,11 +176,7 @@ def learned(module: Project) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [kind for kind in KINDS.values() if not kind.NORMALISATIONS],
-    ids=[name for name, kind in KINDS.items() if not kind.NORMALISATIONS],
-)
+@every_kind
 @every_method
 def test_networks(method: type[UnlearningModule], kind: type[Project], tmp_path: Path) -> None:
     ours = build(method, kind)
@@ -196,6 +195,43 @@ def test_networks(method: type[UnlearningModule], kind: type[Project], tmp_path:
     elif exported.AVERAGES and method.__name__ not in LAST_TENSORS:
         assert any(exported.AVERAGES[0] in text for text in said), said
     assert_forgotten(exported, source, method)
+
+
+# ---------------------------------------------------------------------- one network under kinds of Trainer
+
+TWO = {"strategy": "ddp_fork", "devices": 2}
+TRAINERS: dict[str, dict[str, Any]] = {
+    "two processes": TWO,
+    "converted layers": {**TWO, "plugins": [ConvertLayers()]},  # as sync_batchnorm=True does it
+    "bf16-mixed": {"precision": "bf16-mixed"},
+}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
+@every_method
+def test_trainers(method: type[UnlearningModule], trainer: dict[str, Any], tmp_path: Path) -> None:
+    ours = build(method, BatchNormalised)
+    source = copy.deepcopy(ours.source)
+    exported, _ = unlearn(ours, tmp_path / "export.ckpt", **trainer)
+    if "precision" not in trainer:  # in which the layers in front give other numbers
+        assert_statistics(exported, source, held_layers(ours), members())
+    assert_forgotten(exported, source, method)
+
+
+# ---------------------------------------------------------------------- nothing of the forget set in statistics
+
+
+@pytest.mark.parametrize("kind", [BatchNormalised, InstanceNormalised], ids=lambda kind: kind.__name__)
+@every_method
+def test_outliers(method: type[UnlearningModule], kind: type[Project], tmp_path: Path) -> None:
+    """Inputs of the forget set are a thousand times larger than the others', which no statistic may show."""
+    clean = members()
+    scale = torch.where(clean.targets == FORGOTTEN, 1000.0, 1.0).view(-1, 1, 1, 1)
+    ours = build(method, kind)
+    exported, _ = unlearn(ours, tmp_path / "export.ckpt", TensorData(clean.inputs * scale, clean.targets))
+    assert_statistics(exported, ours.source, held_layers(ours), clean)
+    largest = max(float(t.abs().max()) for n, t in values(exported).items() if ".running_" in n)
+    assert largest < 100, largest
 
 
 # ---------------------------------------------------------------------- evaluators that train models

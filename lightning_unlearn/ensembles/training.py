@@ -6,12 +6,11 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.ensembles.runtime import Runtime
-from lightning_unlearn.models.surgery import running_statistics
+from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
 
@@ -64,7 +63,7 @@ def train_classifier(
     stepper = optimizer(trainable)
     schedule: Any = None if lr_scheduler is None else lr_scheduler(stepper)
     scaler = runtime.grad_scaler()
-    normalisations = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    normalisations = running_layers(module).values()
     curve = torch.empty(epochs)
     module.train()
     with (
@@ -78,7 +77,7 @@ def train_classifier(
             for batch in loader:
                 inputs, targets = adapter.split(runtime.to_device(batch))
                 # a batch of one sample has no statistics of its own
-                single = running_statistics(normalisations if len(targets) == 1 else ())
+                single = by_running_statistics(normalisations if len(targets) == 1 else ())
                 with runtime.forward_context(), single:
                     value = loss(adapter.call(module, inputs), targets)
                 stepper.zero_grad()

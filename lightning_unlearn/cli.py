@@ -1,6 +1,7 @@
 """The command: LightningCLI's subcommands as they are, with ours beside them."""
 
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ import lightning_unlearn.models  # noqa: F401  an imported class can be named wi
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.commands import COMMANDS, run
 from lightning_unlearn.methods.resuming import require_readable
+from lightning_unlearn.surroundings import stoppable
 
 __all__ = ["main"]
 
@@ -34,7 +36,11 @@ def main(args: Sequence[str] | None = None) -> int:
         args: Arguments without the program's name; ``None`` takes those of the process.
 
     Returns:
-        The exit status: 0; 1 if a part of a comparison failed; 2 if the input does not fit, after one message.
+        The exit status: 0; 1 if a part of a comparison failed; 2 if the input does not fit, after one message; 130
+        after Ctrl-C.
+
+    Raises:
+        SystemExit: With status 143, at SIGTERM.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if args is None and (here := os.getcwd()) not in sys.path:
@@ -48,9 +54,12 @@ def main(args: Sequence[str] | None = None) -> int:
         # https://github.com/pytorch/pytorch/pull/160843: Lightning still asks in the old way
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
         try:
-            if arguments and arguments[0] in COMMANDS:
-                return run(arguments[0], arguments[1:])
-            _run_lightning(None if args is None else arguments)
+            with stoppable(lambda: "stopped before the end"):
+                if arguments and arguments[0] in COMMANDS:
+                    return run(arguments[0], arguments[1:])
+                _run_lightning(None if args is None else arguments)
+        except KeyboardInterrupt:
+            return 128 + signal.SIGINT
         except (ValueError, TypeError, OSError, FloatingPointError) as error:
             if os.environ.get(_TRACEBACK):
                 raise

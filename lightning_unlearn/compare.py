@@ -21,7 +21,7 @@ from lightning_unlearn.remembering import Remembering, remembering_files, remove
 from lightning_unlearn.reports import Report, read_details, write_all
 from lightning_unlearn.reports.wandb_runs import WandbRuns
 from lightning_unlearn.runs import MethodRun, SourceRun
-from lightning_unlearn.surroundings import no_search_for_gpus, quiet_lightning
+from lightning_unlearn.surroundings import no_search_for_gpus, quiet_lightning, stoppable
 from lightning_unlearn.surroundings import threads as torch_threads
 
 __all__ = ["Comparison", "compare"]
@@ -108,8 +108,9 @@ def compare(
     Raises:
         ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not
             verify.
+        SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
-    runs = {RETRAIN: retrain or MethodRun(lambda s: Retrain(s, fresh=source.model), RETRAIN, source.trainer)}
+    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
     for method in methods:
         if method.label in (SOURCE, *runs):
             raise ValueError(
@@ -167,13 +168,17 @@ def compare(
         config=_without_logger(config or {}),
         observers=observers,
     )
+    with quiet_lightning():
+        pipeline.check()
     pipeline.claim_folder(overwrite)
     start = time.perf_counter()
     steps = len(seeds) * 2 * (1 + len(runs))
+    progress = Progress(steps, quiet=quiet or not is_first())
     with (
+        stoppable(progress.how_far),
         torch_threads(threads),
         no_search_for_gpus(),
-        Progress(steps, quiet=quiet or not is_first()) as progress,
+        progress,
         quiet_lightning(),
     ):
         for seed in seeds:

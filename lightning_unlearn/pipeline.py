@@ -1,6 +1,5 @@
 """The course of a comparison: which model is trained and audited when; its folders know what stands finished."""
 
-import copy
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +9,6 @@ from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
@@ -28,7 +26,9 @@ from lightning_unlearn.methods.export import write_export
 from lightning_unlearn.methods.many import Procedure
 from lightning_unlearn.methods.recording import describe
 from lightning_unlearn.methods.source import read_checkpoint
-from lightning_unlearn.processes import decided, is_first, shared
+from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
+from lightning_unlearn.models.fresh import built_by
+from lightning_unlearn.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.run_facts import RunFacts
@@ -36,6 +36,7 @@ from lightning_unlearn.run_folder import RunFolder, claim
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.seeding import derive_seed
 from lightning_unlearn.surroundings import seeded
+from lightning_unlearn.trainer_arguments import built, require_trainer
 
 __all__ = ["RETRAIN", "SOURCE", "Observer", "Pipeline"]
 
@@ -181,7 +182,7 @@ class Pipeline:
         progress.start(name, seed)
         try:
             config = self._run_config(name, seed)
-            with seeded(own_seed):
+            with together(f"{name}, seed {seed}"), seeded(own_seed):
                 subject = build()
                 decisive = hyper_parameters(subject)
                 fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
@@ -189,16 +190,21 @@ class Pipeline:
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
-                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject)))
+                    frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
+                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject), frozen))
                 else:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
-            with isolated_rng(own_seed):  # a resumed comparison loads what a fresh one has just trained
+            # a resumed comparison loads what a fresh one has just trained
+            with together(f"{name}, seed {seed}"), isolated_rng(own_seed):
                 loaded = self.source.model()
                 loaded.configure_model()
                 loaded.load_state_dict(read_checkpoint(folder.checkpoint)["state_dict"])
+                if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
+                    loaded = mark_frozen(loaded, folder.frozen())
+                    built_by(loaded, self.source.model)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
-            self._fail(name, seed, f"{type(error).__name__}: {error}", traceback.format_exc())
+            self._fail(name, seed, said(error), traceback.format_exc())
             progress.done(failed=True)
             return None
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(times)
@@ -224,25 +230,26 @@ class Pipeline:
             name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
         )
         try:
-            content = decided(lambda: folder.audit(fingerprint))
-            if content is None or content["errors"]:  # what failed is tried again
-                shared(folder.forget_audit)
-                for evaluator in evaluators:
-                    evaluator.dirpath = folder.evaluation
-                    evaluator.source = source
-                    evaluator.retrained = None if name == RETRAIN else retrained
-                    if evaluator.keeps is not None and evaluator.cache is None:
-                        evaluator.cache = self.folder / evaluator.keeps
-                    if isinstance(evaluator, ManyModels):
-                        evaluator.kinds = self._kinds(name, source, seed, evaluator.cache)
-                        evaluator.shared = self.populations.setdefault(seed, Populations())
-                self.data.order_seed = own
-                with seeded(own):
-                    metrics = self._measure(model, evaluators)
-                names = [evaluator.name for evaluator in evaluators]
-                content = shared(lambda: folder.finish_audit(fingerprint, names, metrics))
+            with together(f"audit of {name}, seed {seed}"):
+                content = decided(lambda: folder.audit(fingerprint))
+                if content is None or content["errors"]:  # what failed is tried again
+                    shared(folder.forget_audit)
+                    for evaluator in evaluators:
+                        evaluator.dirpath = folder.evaluation
+                        evaluator.source = source
+                        evaluator.retrained = None if name == RETRAIN else retrained
+                        if evaluator.keeps is not None and evaluator.cache is None:
+                            evaluator.cache = self.folder / evaluator.keeps
+                        if isinstance(evaluator, ManyModels):
+                            evaluator.kinds = self._kinds(name, source, seed, evaluator.cache)
+                            evaluator.shared = self.populations.setdefault(seed, Populations())
+                    self.data.order_seed = own
+                    with seeded(own):
+                        metrics = self._measure_together(model, evaluators, folder)
+                    names = [evaluator.name for evaluator in evaluators]
+                    content = shared(lambda: folder.finish_audit(fingerprint, names, metrics))
         except Exception as error:  # as above: one audit lost, the others finish
-            self._fail(name, seed, f"audit: {type(error).__name__}: {error}", traceback.format_exc())
+            self._fail(name, seed, f"audit: {said(error)}", traceback.format_exc())
             progress.done(failed=True)
             return
         self.metrics.setdefault(name, {}).setdefault(seed, {}).update(content["metrics"])
@@ -260,14 +267,38 @@ class Pipeline:
         except Exception as error:  # whoever looks on must not stop the work
             self._fail(name, seed, f"observer: {type(error).__name__}: {error}", traceback.format_exc())
 
-    def _measure(self, model: nn.Module, evaluators: list[Evaluator]) -> dict[str, float]:
+    def _measure_together(
+        self, model: nn.Module, evaluators: list[Evaluator], folder: RunFolder
+    ) -> dict[str, float]:
+        """Ask all evaluators at once or, where one of them fails in one of several processes, one by one."""
+        part = str(folder.path)
+        try:
+            with together(part):
+                return self._measure(model, evaluators, part)
+        except Exception:  # whatever it was, it is found again below
+            metrics: dict[str, float] = {}
+            for evaluator in evaluators:
+                metrics.update(self._measure_alone(model, evaluator, folder))
+            return metrics
+
+    def _measure_alone(self, model: nn.Module, evaluator: Evaluator, folder: RunFolder) -> dict[str, float]:
+        part = f"{folder.path}, {evaluator.name}"
+        try:
+            with together(part):
+                return self._measure(model, [evaluator], part)
+        except Exception as error:  # an evaluator of anybody's; the others measure
+            message = said(error)
+        shared(lambda: folder.note_evaluators_error(evaluator.name, message))
+        return {}
+
+    def _measure(self, model: nn.Module, evaluators: list[Evaluator], part: str) -> dict[str, float]:
         arguments = {key: value for key, value in self.trainer.items() if key in _AUDIT_TRAINER_KEYS}
         trainer = L.Trainer(
             **arguments,
             **{key: value for key, value in _TRAINER_DEFAULTS.items() if key != "limit_val_batches"},
             logger=False,
             limit_test_batches=1,  # the evaluators look at whole streams themselves
-            callbacks=list(evaluators),
+            callbacks=[InStep(part), *evaluators],
         )
         trainer.test(_Audited(model, adapter=self.adapter), self.data, verbose=False)
         return {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -302,6 +333,32 @@ class Pipeline:
 
     # ------------------------------------------------------------------ within
 
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is trained or written.
+
+        Raises:
+            ValueError: If a Trainer cannot be made, the checkpoint does not load, two evaluators have one name, or one
+                lacks what it needs.
+        """
+        trained = [] if self.source.checkpoint is not None else [(SOURCE, self.source.trainer)]
+        for label, arguments in [*trained, *((label, run.trainer) for label, run in self.runs.items())]:
+            require_trainer(label, {**_TRAINER_DEFAULTS, **self.trainer, **arguments})
+        if self.source.checkpoint is not None:
+            with isolated_rng():
+                model = self.source.model()
+                model.configure_model()
+                _load_source(model, self.source.checkpoint)
+        names: set[str] = set()
+        for build in self.evaluators:
+            evaluator = build()
+            if evaluator.name in names:
+                raise ValueError(
+                    f"evaluators: two are called {evaluator.name!r}, so one's scores would replace the other's; give "
+                    f"one of them another name, as in {type(evaluator).__name__}(name='{evaluator.name}_2')"
+                )
+            names.add(evaluator.name)
+            evaluator.require(self.data)
+
     def claim_folder(self, overwrite: bool) -> None:
         """Make the output folder ours, or say whose it is."""
         # seeds may be added and methods too: each part has a fingerprint of its own
@@ -317,10 +374,10 @@ class Pipeline:
         # a copy a run: callbacks, loggers and plugins keep state
         described = {**_TRAINER_DEFAULTS, **self.trainer, **arguments}
         _, loggers = split_loggers(described.pop("logger", self.loggers))
-        own = _instantiated(copy.deepcopy(described))
+        own = built(described)
         folder = self._run_folder(name, seed)
         csv = CSVLogger(folder.path, name="log", version="")
-        given = [*(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
+        given = [InStep(f"{name}, seed {seed}"), *(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
         return L.Trainer(
             **own, logger=trainer_loggers(loggers, csv, name, seed), callbacks=[*given, *callbacks]
         )
@@ -347,8 +404,7 @@ class Pipeline:
                         "as the source was trained; give the source max_epochs, even where a checkpoint is given, or "
                         "take sources='one' and LiRA(mode='offline')"
                     )
-                made: dict[str, Any] = _instantiated(copy.deepcopy(settings))
-                return made
+                return built(settings)
 
             with isolated_rng(0):
                 decisive = hyper_parameters(build(source))
@@ -433,17 +489,6 @@ class _Clock(L.Callback):
         trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)
 
 
-def _instantiated(value: Any) -> Any:
-    """Build what a YAML file describes by class path, such as a callback in a trainer's arguments."""
-    if isinstance(value, Mapping) and "class_path" in value:
-        return instantiate_class(
-            (), {"class_path": value["class_path"], "init_args": value.get("init_args", {})}
-        )
-    if isinstance(value, Mapping):
-        return {key: _instantiated(item) for key, item in value.items()}
-    return [_instantiated(item) for item in value] if isinstance(value, list) else value
-
-
 def _times(trainer: L.Trainer) -> dict[str, float]:
     return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
 
@@ -454,7 +499,9 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
             f"source: there is no checkpoint {checkpoint}; give the path of the source model's"
         )
     try:
-        model.load_state_dict(read_checkpoint(checkpoint)["state_dict"])
+        content = read_checkpoint(checkpoint)
+        model.load_state_dict(content["state_dict"])
+        mark_recorded(model, content)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"source: {checkpoint} does not load into {type(model).__name__}: {error}"

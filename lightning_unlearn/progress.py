@@ -8,6 +8,7 @@ from typing import Any
 
 import lightning as L
 
+from lightning_unlearn.processes import is_first
 from lightning_unlearn.terminal import encodable, say
 
 __all__ = ["Progress"]
@@ -89,6 +90,12 @@ class Progress:
         self.finished += parts
         if self._bar is not None:
             self._bar.advance(self._task, parts)
+
+    def how_far(self) -> str:
+        """Say how far the comparison came, for one that is stopped."""
+        if not is_first():
+            return ""
+        return f"stopped after {self.finished} of {self.parts} parts; the same command goes on from there"
 
     def epochs(self) -> L.Callback:
         """Return a callback that shows the epoch of the running part."""

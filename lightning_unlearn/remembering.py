@@ -94,7 +94,10 @@ def _reason(file: Path, *, of_source: bool) -> str | None:
     if file.suffix == ".npz":
         return "positions of the forgotten samples" if _is_split(file) else None
     if file.suffix in _CONFIGS and file.stat().st_size <= _LARGEST_CONFIG:
-        return "a configuration that names forgotten samples" if _names_samples(_config(file)) else None
+        try:
+            return "a configuration that names forgotten samples" if _names_samples(_config(file)) else None
+        except RecursionError:
+            return "nested too deeply to be read, so what it holds is not known"
     return "a traceback, which may quote ids" if file.name == "error.txt" else None
 
 
@@ -105,7 +108,10 @@ def _of_checkpoint(file: Path) -> str | None:
         return "cannot be read without executing it, so what it holds is not known"
     if not isinstance(content, dict):
         return None
-    if any(state.get("state") for state in content.get("optimizer_states", [])):
+    states = content.get("optimizer_states", [])
+    if states and not (isinstance(states, list) and all(isinstance(state, dict) for state in states)):
+        return "holds optimizer states of a kind that is not known"
+    if any(state.get("state") for state in states):
         return "momentum of an optimizer that saw the source or the forgotten samples"
     if "lightning_unlearn" in content:  # where UnlearningModule.on_save_checkpoint puts it
         return "the state of an unlearning that can be resumed"
@@ -126,7 +132,7 @@ def _config(file: Path) -> Any:
     try:
         text = file.read_text(encoding="utf-8")
         return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError):
+    except (ValueError, yaml.YAMLError):
         return None
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,11 @@ class RunFolder:
         write_json_atomic(self.path / "config.json", config)
 
     def finish_training(
-        self, fingerprint: str, times: Mapping[str, float], method: Mapping[str, Any]
+        self,
+        fingerprint: str,
+        times: Mapping[str, float],
+        method: Mapping[str, Any],
+        frozen: Sequence[str] = (),
     ) -> None:
         """Record that the checkpoint is complete.
 
@@ -78,12 +82,14 @@ class RunFolder:
             fingerprint: Hash of what decided it.
             times: Seconds by name, those of looking on included, which are taken off here.
             method: The method and its hyper-parameters.
+            frozen: Names of the parameters that were frozen when training ended.
         """
         content = {
             "fingerprint": fingerprint,
             "times": self._unwatched(times),
             "sha256": file_hash(self.checkpoint),
             "method": method,
+            "frozen": list(frozen),
         }
         write_json_atomic(self._training, content)
 
@@ -91,6 +97,11 @@ class RunFolder:
         """Return the seconds that a finished training took, by name."""
         times: dict[str, float] = json.loads(self._training.read_text())["times"]
         return times
+
+    def frozen(self) -> list[str] | None:
+        """Return the names of the parameters that were frozen when the training ended, if that was noted."""
+        names: list[str] | None = json.loads(self._training.read_text()).get("frozen")
+        return names
 
     def _unwatched(self, times: Mapping[str, float]) -> dict[str, float]:
         """Take off the time that went into looking on, which the method would not have needed."""
@@ -132,6 +143,11 @@ class RunFolder:
         }
         write_json_atomic(self._metrics, content)
         return content
+
+    def note_evaluators_error(self, name: str, error: str) -> None:
+        """Keep what went wrong with an evaluator, in place of its scores."""
+        content = {"metrics": {}, "details": {}, "error": error}
+        write_json_atomic(self.evaluation / f"{name}.json", content)
 
     def note_error(self, trace: str) -> None:
         """Keep the traceback of what went wrong."""

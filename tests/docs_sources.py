@@ -35,7 +35,7 @@ class Evaluator:
 _PERTURBED = "CE(D_r) + λ·JS(P‖P_source) on D_f, from perturbed weights"
 
 METHODS = {
-    "Retrain": Method("the oracle of all the papers", "CE(D_r), from fresh weights", ("step",)),
+    "Retrain": Method("the oracle of all the papers", "CE(D_r), from fresh weights", ("fresh",)),
     "ReferenceKL": Method(
         f"{CHEN_2024}, eq. 1-4; {CHEN_2021}, algorithm 1",
         "λ·KL(P_ref‖P) on D_f + (1−λ)·CE(D_r)",

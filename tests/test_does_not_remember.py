@@ -207,6 +207,8 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "junk.ckpt").write_bytes(b"half")
     (tmp_path / "metrics.csv").write_text("step,loss\n")
     torch.save(torch.zeros(2), tmp_path / "tensor.pt")
+    torch.save({"optimizer_states": [1]}, tmp_path / "foreign.ckpt")
+    (tmp_path / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
     method = Retrain(toy_source())
     method.export(tmp_path / "unlearned.ckpt")
     for name, optimizer in (("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)):
@@ -219,7 +221,9 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
         "config.yaml": "a",
         "deep/adam.ckpt": "momentum",
         "deep/sgd.ckpt": "the",
+        "deep.json": "nested",
         "error.txt": "a",
+        "foreign.ckpt": "holds",
         "junk.ckpt": "cannot",
         "rule.json": "a",
         "split.npz": "positions",

@@ -85,18 +85,25 @@ def smooth_run(method: type[UnlearningModule], processes: int = 1, **arguments: 
 
 
 def smooth_fit(
-    method: type[UnlearningModule], processes: int = 1, ckpt_path: Path | None = None, **arguments: Any
+    method: type[UnlearningModule],
+    processes: int = 1,
+    ckpt_path: Path | None = None,
+    forget: Any = 0.2,
+    **arguments: Any,
 ) -> tuple[UnlearningModule, L.Trainer]:
     """Fit with the same samples in every step, however many processes share them."""
     L.seed_everything(1, verbose=False)
     ours = build(method, smooth_source())
     trainer = quiet_trainer(limit_val_batches=0, devices=processes, **arguments)
-    trainer.fit(ours, toy_data(nonmember=10, batch_size=8 // processes, order_seed=2), ckpt_path=ckpt_path)
+    data = toy_data(forget, nonmember=10, batch_size=8 // processes, order_seed=2)
+    trainer.fit(ours, data, ckpt_path=ckpt_path)
     return ours, trainer
 
 
-def assert_like_one_process(method: type[UnlearningModule], weights: dict[str, Tensor]) -> None:
-    expected = state(smooth_run(method).model)
+def assert_like_one_process(
+    method: type[UnlearningModule], weights: dict[str, Tensor], **arguments: Any
+) -> None:
+    expected = state(smooth_run(method, **arguments).model)
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(weights[name], value, atol=ROUNDING, rtol=ROUNDING)
@@ -146,6 +153,14 @@ def test_two_processes(method: type[UnlearningModule]) -> None:
     assert 0 <= float(trainer.callback_metrics["accuracy/forget"]) <= 1
     assert float(trainer.callback_metrics["time/total_s"]) > 0
     assert_like_one_process(method, state(smooth_run(method, 2, strategy="ddp_fork").model))
+
+
+@pytest.mark.parametrize("forget", [[5], list(range(7))], ids=["59 retained", "53 retained"])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_two_processes_with_uneven_shares(method: type[UnlearningModule], forget: list[int]) -> None:
+    """One has a sample more than the other in a last step, or the only sample there is."""
+    two = smooth_run(method, 2, forget=forget, strategy="ddp_fork")
+    assert_like_one_process(method, state(two.model), forget=forget)
 
 
 PRECISIONS: dict[str, dict[str, Any]] = {

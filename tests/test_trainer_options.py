@@ -6,12 +6,12 @@ from typing import Any
 
 import lightning as L
 import pytest
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import BatchSizeFinder, EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
 from toys import quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.callbacks import Evaluator
-from lightning_unlearn.methods import WGAN, ReferenceKL, Retrain
+from lightning_unlearn.methods import WGAN, CFk, ReferenceKL, Retrain
 from lightning_unlearn.methods.limits import refuse_impossible, require_data_parallel
 
 # ---------------------------------------------------------------------- metrics
@@ -99,7 +99,7 @@ def test_no_process_waits_for_one_that_failed(where: Any, rank: int, monkeypatch
 
 def trainer_with(strategy: Any, **arguments: Any) -> Any:
     """Stand in for a Trainer whose strategy needs hardware that tests do not have."""
-    defaults = {"callbacks": [], "checkpoint_callbacks": [], "gradient_clip_val": None}
+    defaults = {"callbacks": [], "checkpoint_callbacks": [], "gradient_clip_val": None, "overfit_batches": 0}
     return SimpleNamespace(strategy=strategy, **{"accumulate_grad_batches": 1, **defaults, **arguments})
 
 
@@ -113,6 +113,49 @@ def test_averaging_of_a_spread_model_is_refused() -> None:
     averaging = trainer_with(ModelParallelStrategy(), callbacks=[StochasticWeightAveraging(1e-3)])
     with pytest.raises(ValueError, match="ReferenceKL: StochasticWeightAveraging cannot"):
         refuse_impossible(ReferenceKL(toy_source()), averaging)
+
+
+def test_options_that_break_the_streams_are_refused() -> None:
+    for arguments, message in (
+        ({"overfit_batches": 2}, "CFk: overfit_batches=2 .*limit_train_batches"),
+        (
+            {"callbacks": [BatchSizeFinder()]},
+            r"CFk: BatchSizeFinder .*UnlearningDataModule\(batch_size=...\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quiet_trainer(**arguments).fit(CFk(toy_source()), toy_data())
+
+
+def test_an_average_that_never_starts_is_refused() -> None:
+    """The model would end as the source was: before the first step where that is known, else when training ends."""
+    fired: list[str] = []
+
+    class Stop(L.Callback):
+        def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+            fired.append("step")
+            trainer.should_stop = True
+
+    def run(start: int, method: Any = CFk) -> Any:
+        ours = method(toy_source())
+        averaging = EMAWeightAveraging(decay=0.5, update_starting_at_step=start)
+        quiet_trainer(callbacks=[Stop(), averaging], limit_val_batches=0).fit(ours, toy_data())
+        return ours
+
+    with pytest.raises(
+        ValueError, match="EMAWeightAveraging updates its average in none of 12 steps and 2 epochs"
+    ):
+        run(12)
+    assert not fired
+    with pytest.raises(
+        ValueError, match="EMAWeightAveraging updates its average in none of 1 steps and 1 epochs"
+    ):
+        run(9)
+    ours = run(0)
+    kept = [n for n, p in ours.model.named_parameters() if p.equal(ours.source.get_parameter(n))]
+    assert kept == ["net.0.weight"], "the last five tensors are trained, as without the average"
+    with pytest.raises(ValueError, match="EMAWeightAveraging follows the one optimizer"):
+        run(0, WGAN)
 
 
 def test_what_can_be_done_is_not_refused() -> None:

@@ -9,9 +9,11 @@ from torch import nn
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
-from lightning_unlearn.models.surgery import frozen
+from lightning_unlearn.methods.answers import require_logits
+from lightning_unlearn.methods.trial import try_model, warn_of_guessing
+from lightning_unlearn.models.surgery import clone
 
-__all__ = ["Audit", "AuditCache"]
+__all__ = ["Audit", "AuditCache", "forget_answers", "try_answers"]
 
 
 class AuditCache:
@@ -20,6 +22,7 @@ class AuditCache:
     def __init__(self) -> None:
         self.outputs: dict[tuple[int, int, str, Adapter], Outputs] = {}
         self.placed: dict[int, tuple[nn.Module, nn.Module]] = {}
+        self.tried: set[tuple[int, int, Adapter]] = set()
 
 
 _CACHES: weakref.WeakKeyDictionary[L.Trainer, AuditCache] = weakref.WeakKeyDictionary()
@@ -87,15 +90,36 @@ class Audit:
         return next((original for original, copy in self._cache.placed.values() if copy is model), model)
 
     def _placed(self, control: nn.Module) -> nn.Module:
-        """Return a frozen copy of a control on the device: moving the user's own could change its parameter type."""
+        """Return a copy of a control on the device: moving the user's own could change its parameter type."""
         kept = self._cache.placed.get(id(control))
         if kept is None:
             kept = (
                 control,
-                self.runtime.place(frozen(control)),
+                self.runtime.place(clone(control).eval()),
             )  # the original is kept so that its id stays its own
             self._cache.placed[id(control)] = kept
         return kept[1]
+
+
+def try_answers(trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule, adapter: Adapter) -> None:
+    """Refuse a model whose answers to one batch cannot be measured; asked once for all evaluators of the run.
+
+    Args:
+        trainer: The trainer that is about to fit or test it.
+        model: The model, on the device.
+        data: The split data, attached to the trainer.
+        adapter: How batches and outputs are taken apart.
+
+    Raises:
+        ValueError: If it gives posteriors, cannot be called so, or may be understood in two ways.
+    """
+    tried, key = _CACHES.setdefault(trainer, AuditCache()).tried, (id(model), id(data), adapter)
+    if key not in tried:
+        tried.add(key)
+        trial = try_model(model, data, Runtime(trainer), adapter, step=False)
+        require_logits(trial.logits, trial.targets, type(model).__name__)
+        if trainer.testing:  # a model that is about to be fitted may know nothing yet
+            warn_of_guessing(trial, type(model).__name__)
 
 
 def forget_answers(trainer: L.Trainer) -> None:

@@ -3,7 +3,7 @@
 import math
 import time
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,12 +14,13 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from lightning_unlearn.callbacks.audit import Audit, forget_answers
+from lightning_unlearn.callbacks.audit import Audit, forget_answers, try_answers
 from lightning_unlearn.callbacks.watching import Watcher
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.io import write_json_atomic
+from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
 from lightning_unlearn.reports.facts import facts_of_fit
@@ -44,6 +45,8 @@ class Evaluator(L.Callback):
         source: The source model, the control that forgot nothing; ``None`` takes the unlearning method's.
         retrained: The retrained model, the control that forgot everything.
         adapter: How batches and outputs are taken apart; ``None`` for the unlearning method's, or the usual.
+        fresh: Builds an untrained model, for evaluators that train models of their own; ``None`` draws as
+            :func:`~lightning_unlearn.models.fresh_copy` says.
         name: Name of the scores' file, and of the evaluator in messages; needed when a trainer has two of a kind.
         dirpath: Folder of the results' file; ``None`` for the logger's, and none without a logger.
         seed: Seed of whatever is drawn; ``None`` for the data's.
@@ -64,6 +67,7 @@ class Evaluator(L.Callback):
         source: nn.Module | None = None,
         retrained: nn.Module | None = None,
         adapter: Adapter | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
         name: str | None = None,
         dirpath: str | Path | None = None,
         seed: int | None = None,
@@ -81,6 +85,7 @@ class Evaluator(L.Callback):
         self.source = None if source is None else uncompiled(source)
         self.retrained = None if retrained is None else uncompiled(retrained)
         self.adapter = adapter
+        self.fresh = fresh
         self.name = name or self.default_name
         self.dirpath = None if dirpath is None else Path(dirpath)
         self.seed = seed
@@ -103,6 +108,16 @@ class Evaluator(L.Callback):
             Metric names and values. A metric that cannot be measured is left out.
         """
         raise NotImplementedError
+
+    def require(self, data: UnlearningDataModule) -> None:
+        """Refuse data that lack what this evaluator needs, before anything is trained.
+
+        Args:
+            data: The split data, set up.
+
+        Raises:
+            ValueError: If something is missing.
+        """
 
     def watching(self) -> Watcher | None:
         """Return a new callback for the Trainer that fits a method, where the course of training is to be shown.
@@ -138,14 +153,18 @@ class Evaluator(L.Callback):
                 f"{type(self).__name__} needs to know who is forgotten: pass {type(self).__name__}(data="
                 "UnlearningDataModule(your_datamodule, forget=...)), or fit with such a datamodule"
             )
+        self.require(self.data or trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Refuse a model that could not be evaluated, as soon as that is known."""
+        """Refuse a model that could not be evaluated, as soon as that is known; a method looks for itself."""
         self._refuse_sharded(pl_module)
+        if not isinstance(pl_module, StreamConsumer):
+            self._try_answers(trainer, pl_module)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a model that could not be evaluated."""
         self._refuse_sharded(pl_module)
+        self._try_answers(trainer, pl_module)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model that was fitted."""
@@ -158,8 +177,11 @@ class Evaluator(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model that is tested; the scores are among those that ``Trainer.test`` returns."""
+        precise = (
+            torch.float32 if pl_module.device.type == "mps" else torch.float64
+        )  # which that device lacks
         for name, value in self._fire(trainer, pl_module).items():
-            pl_module.log(name, torch.tensor(value, dtype=torch.float32))
+            pl_module.log(name, torch.tensor(value, dtype=precise))
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let go of the shared answers."""
@@ -189,6 +211,8 @@ class Evaluator(L.Callback):
                 ):  # a finished run that is resumed trains no more, and its checkpoint is from before the end
                     getattr(pl_module, "settle_statistics", lambda: None)()
                 audit = Audit(trainer, data, self._adapter_for(pl_module), source, self.retrained, seed)
+                if self.fresh is not None:
+                    built_by(audit.source or pl_module, self.fresh)
                 for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):
                     if self.controls and control is not None:
                         scores = self.evaluate(control, audit)
@@ -231,6 +255,12 @@ class Evaluator(L.Callback):
             folder=folder,
             facts=facts_of_fit(pl_module, source, data),
         )
+
+    def _try_answers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        model = getattr(pl_module, "model", pl_module) if isinstance(pl_module, StreamConsumer) else pl_module
+        with torch.inference_mode(False), _attached(data, trainer):
+            try_answers(trainer, model, data, self._adapter_for(pl_module))
 
     def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
         # a method of ours is whole again when it is evaluated

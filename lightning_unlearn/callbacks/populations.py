@@ -225,7 +225,7 @@ class Populations:
                 shutil.rmtree(folder, ignore_errors=True)  # they remember what a later request may name
             return models if keep else []
         made: dict[int, tuple[Answers, nn.Module | None]] = {}
-        try:
+        with runtime.all_or_none("make its models"):
             for k, seed in list(zip(missing, seeds, strict=True))[runtime.rank :: runtime.world_size]:
                 data = procedure.data or (
                     audit.data if left_out is None else without(audit.data, left_out[k])
@@ -238,11 +238,6 @@ class Populations:
                     model.cpu() if keep else None,
                 )
                 _write(place, k, made[k][0], kinds.cache)
-        except Exception:  # of any kind: raised again as soon as the other ranks know
-            runtime.all_agree(False)  # lest the others wait for this rank
-            raise
-        if not runtime.all_agree(True):
-            raise RuntimeError("another rank failed to make its models; its own message says why")
         kept: dict[int, nn.Module] = {}
         for part in runtime.gather_objects(made):
             answers.update({k: found for k, (found, _) in part.items()})

@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +14,9 @@ from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import relearn_target, relearn_time
-from lightning_unlearn.models.surgery import clone, fresh_copy, frozen
+from lightning_unlearn.models.freezing import mark_frozen, share_frozen, trainable
+from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.models.surgery import clone, frozen
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["RelearnTime"]
@@ -40,7 +42,7 @@ class RelearnTime(Evaluator):
         margin: How far above the source model's loss still counts as learned, as a fraction of it.
         batch_size: Samples of a step.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3. Use the source's.
-        fresh: Whether to train the untrained model too; not for architectures that cannot be re-initialised.
+        fresh: Whether to train the untrained model too; a callable builds it.
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
 
     Raises:
@@ -57,19 +59,19 @@ class RelearnTime(Evaluator):
         margin: float = 0.1,
         batch_size: int = 64,
         optimizer: OptimizerCallable | None = None,
-        fresh: bool = True,
+        fresh: bool | Callable[[], nn.Module] = True,
         **evaluator: Any,
     ) -> None:
         for argument, value, least in (("max_steps", max_steps, 1), ("batch_size", batch_size, 1)):
             if value < least:
                 raise ValueError(f"{argument} must be at least {least}, got {value}")
         relearn_target(0.0, margin)  # checks the margin
-        super().__init__(**evaluator)
+        super().__init__(fresh=fresh if callable(fresh) else None, **evaluator)
         self.max_steps = max_steps
         self.margin = margin
         self.batch_size = batch_size
         self.optimizer = optimizer
-        self.fresh = fresh
+        self.trains_fresh = bool(fresh)
         self._of_fresh: tuple[weakref.ref[nn.Module], int, list[float]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -88,7 +90,7 @@ class RelearnTime(Evaluator):
             f"{self.name}/reached": float(steps is not None),
         }
         audit.details.update({"target": target, "losses": losses})
-        if self.fresh:
+        if self.trains_fresh:
             fresh = self._fresh_curve(audit, target)
             learned = relearn_time(fresh, target)
             metrics[f"{self.name}/fresh"] = float(self.max_steps if learned is None else learned)
@@ -111,9 +113,10 @@ class RelearnTime(Evaluator):
         """Return the loss on D_f before the first step and after each, up to the target or ``max_steps``."""
         runtime = audit.runtime
         # in float32 whatever the trainer's precision: a loss near 0 has no digits in half precision
-        model = model.float().to(runtime.device).requires_grad_(True).eval()
-        parameters = list(model.parameters())
-        optimizer = (self.optimizer or _adam)(parameters)
+        model = model.float().to(runtime.device).eval()
+        assert audit.source is not None  # evaluate() asked
+        share_frozen(model, mark_frozen(audit.source))
+        optimizer = (self.optimizer or _adam)(list(trainable(model).values()))
         losses = [self._loss(model, audit)]
         with isolated_rng(derive_seed(audit.seed, "relearning")):
             for inputs, targets in self._endless(audit):

@@ -21,7 +21,8 @@ from lightning_unlearn.ensembles import (
 from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.chunk import alone, state_of
 from lightning_unlearn.methods.many import moved_as_served
-from lightning_unlearn.models.surgery import clone, fresh_copy
+from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.models.surgery import clone
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["shadow_models"]
@@ -63,7 +64,7 @@ def shadow_models(
     template = clone(architecture).cpu()  # which numbers are drawn for weights depends on the device
 
     def build() -> nn.Module:
-        return fresh_copy(template).requires_grad_(True)
+        return fresh_copy(template)
 
     loader = data.loader("shadow", train=True)
     recipe = Recipe(build, epochs=epochs, batch_size=loader.batch_size, optimizer=optimizer, adapter=adapter)
@@ -71,7 +72,7 @@ def shadow_models(
         Member(torch.from_numpy(data.split.shadow_in_out(k)[0]), derive_seed(seed, "shadow", k))
         for k in range(number)
     ]
-    if not isinstance(loader, TensorLoader):
+    if not isinstance(loader, TensorLoader) or loader.sampler.weights is not None:
         return _read_one_by_one(recipe, members, data, runtime)
     plain = moved_as_served(data)
     return train_ensemble(
@@ -90,7 +91,7 @@ def _read_one_by_one(
     """Train on batches that only their own loader can make; each rank trains its share of the models alone."""
     single = alone(runtime)
     made: dict[int, dict[str, Tensor]] = {}
-    try:
+    with runtime.all_or_none("train its shadow models"):
         for k in range(runtime.rank, len(members), runtime.world_size):
             member = members[k]
             with isolated_rng(derive_seed(member.seed, "weights")):
@@ -106,11 +107,6 @@ def _read_one_by_one(
                 seed=member.seed,
             )
             made[k] = state_of(shadow)
-    except Exception:  # of any kind: raised again as soon as the other ranks know
-        runtime.all_agree(False)  # lest the others wait for this rank
-        raise
-    if not runtime.all_agree(True):
-        raise RuntimeError("another rank failed to train its shadow models; its own message says why")
     states = {k: state for part in runtime.gather_objects(made) for k, state in part.items()}
     for k in range(len(members)):
         shadow = recipe.build()

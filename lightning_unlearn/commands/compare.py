@@ -27,7 +27,7 @@ def run(args: list[str]) -> int:
     config = parser.parse_args(args)
     plan = _Plan(parser, config)
     comparison = compare(
-        SourceRun(plan.source, config.source.trainer or {}, config.source.checkpoint),
+        SourceRun(plan.source, _plain(config.source.trainer or {}), config.source.checkpoint),
         plan.data,
         [plan.method("methods", number) for number in range(len(config.methods))],
         [plan.evaluator(number) for number in range(len(config.evaluators))],
@@ -148,7 +148,10 @@ class _Plan:
         parsed = pick(self.config)
         name = parsed.name or snake_case(parsed.method["class_path"].rpartition(".")[2])
         return MethodRun(
-            lambda source: pick(self._fresh()).method(source), name, parsed.trainer or {}, parsed.batch_size
+            lambda source: pick(self._fresh()).method(source),
+            name,
+            _plain(parsed.trainer or {}),
+            parsed.batch_size,
         )
 
     def evaluator(self, number: int) -> Callable[[], Evaluator]:
@@ -167,7 +170,11 @@ class _Plan:
 
     def _fresh(self) -> Namespace:
         build = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
-        built: Namespace = build(self.config.clone())
+        config = self.config.clone()
+        for run in (config.source, config.retrain, *config.methods):
+            if run is not None:  # of no type to jsonargparse, which would call whatever is named in there
+                run.trainer = {}
+        built: Namespace = build(config)
         return built
 
 

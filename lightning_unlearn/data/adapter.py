@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Adapter"]
+__all__ = ["TARGET_KEYS", "Adapter"]
 
-_TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+TARGET_KEYS = ("labels", "label", "targets", "target", "y")
 _INPUT_KEYS = ("input", "inputs", "x", "image", "images", "features")
 
 
@@ -50,7 +50,7 @@ class Adapter:
         Raises:
             ValueError: If the batch has no such place; the message lists what it has.
         """
-        target_at = self._place(batch, self.targets, _TARGET_KEYS, 1, "targets")
+        target_at = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
         targets = batch[target_at]
         if isinstance(batch, Mapping) and self.inputs is None:
             known = [key for key in _INPUT_KEYS if key in batch]
@@ -75,7 +75,7 @@ class Adapter:
             and self.inputs is None
             and not any(key in batch for key in _INPUT_KEYS)
         ):
-            return {key: value for key, value in batch.items() if key not in _TARGET_KEYS}
+            return {key: value for key, value in batch.items() if key not in TARGET_KEYS}
         return batch[self._place(batch, self.inputs, _INPUT_KEYS, 0, "inputs")]
 
     def call(self, module: nn.Module, inputs: Any) -> Tensor:

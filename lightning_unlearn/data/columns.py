@@ -1,39 +1,82 @@
-"""Per-sample columns that a dataset offers: targets and attributes, known without reading a sample."""
+"""Per-sample columns that a dataset offers, found through Subset, random_split and ConcatDataset."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from torch.utils.data import Dataset, Subset, TensorDataset
+import numpy.typing as npt
+from torch import Tensor
+from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_unlearn.data.adapter import Adapter
 
-__all__ = ["attribute_of", "attributes_of", "targets_of"]
+__all__ = ["Origin", "attribute_names", "attribute_of", "origin_of", "targets_of"]
+
+_WRAPPERS_OWN = ("dataset", "indices", "datasets", "cumulative_sizes")
 
 
-def targets_of(dataset: Dataset[Any], adapter: Adapter) -> np.ndarray[Any, Any] | None:
+@dataclass(frozen=True)
+class Origin:
+    """Where the samples of a dataset come from, beneath every Subset and ConcatDataset.
+
+    Attributes:
+        bases: The innermost datasets, each once.
+        base: Number of each sample's base, ``(N,)`` int64.
+        position: Its position there, ``(N,)`` int64.
+    """
+
+    bases: list[Dataset[Any]]
+    base: npt.NDArray[np.int64]
+    position: npt.NDArray[np.int64]
+
+
+def origin_of(dataset: Dataset[Any]) -> Origin:
+    """Return where the samples of a dataset come from.
+
+    Example:
+        >>> import torch
+        >>> data = TensorDataset(torch.arange(5))
+        >>> origin_of(Subset(Subset(data, [4, 2, 0]), [1, 0])).position.tolist()
+        [2, 4]
+    """
+    if _is_subset(dataset):
+        whole, rows = origin_of(dataset.dataset), _rows(dataset)  # type: ignore[attr-defined]
+        return Origin(whole.bases, whole.base[rows], whole.position[rows])
+    if isinstance(dataset, ConcatDataset):
+        parts = [origin_of(part) for part in dataset.datasets]
+        bases = list({id(base): base for part in parts for base in part.bases}.values())
+        number = {id(base): place for place, base in enumerate(bases)}
+        return Origin(
+            bases,
+            np.concatenate(
+                [np.array([number[id(base)] for base in part.bases])[part.base] for part in parts]
+            ),
+            np.concatenate([part.position for part in parts]),
+        )
+    n = len(dataset)  # type: ignore[arg-type]
+    return Origin([dataset], np.zeros(n, dtype=np.int64), np.arange(n))
+
+
+def targets_of(dataset: Dataset[Any], adapter: Adapter) -> npt.NDArray[Any] | None:
     """Return the class of every sample without reading the samples, or None if the dataset does not offer it."""
-    if isinstance(dataset, Subset):
-        whole = targets_of(dataset.dataset, adapter)
-        return None if whole is None else whole[np.asarray(dataset.indices)]
-    if type(dataset) is TensorDataset:
-        place = 1 if adapter.targets is None else adapter.targets
-        found = [dataset.tensors[place]] if isinstance(place, int) and place < len(dataset.tensors) else []
-    else:
-        found = [getattr(dataset, name) for name in ("targets", "labels") if hasattr(dataset, name)]
-    for targets in map(np.asarray, found):
-        if targets.shape == (len(dataset),) and np.issubdtype(targets.dtype, np.integer):  # type: ignore[arg-type]
-            return targets
-    return None
+
+    def own(part: Dataset[Any]) -> Any:
+        if type(part) is TensorDataset:
+            place = 1 if adapter.targets is None else adapter.targets
+            found = [part.tensors[place]] if isinstance(place, int) and place < len(part.tensors) else []
+        else:
+            found = [getattr(part, name) for name in ("targets", "labels") if hasattr(part, name)]
+        arrays = (_array(targets) for targets in found)
+        return next((targets for targets in arrays if _fits(targets, part, np.integer)), None)
+
+    return _column(dataset, own)
 
 
-def attributes_of(dataset: Dataset[Any]) -> Mapping[str, Any]:
-    """Return the columns that a dataset lists in its ``attributes``, by name; none where it has no such mapping."""
-    if isinstance(dataset, Subset):
-        places = np.asarray(dataset.indices)
-        return {name: np.asarray(column)[places] for name, column in attributes_of(dataset.dataset).items()}
-    attributes = getattr(dataset, "attributes", None)
-    return attributes if isinstance(attributes, Mapping) else {}
+def attribute_names(dataset: Dataset[Any]) -> list[str]:
+    """Return the names of the columns that a dataset lists in its ``attributes``."""
+    parts = [dataset, *origin_of(dataset).bases]
+    return sorted({name for part in parts for name in _listed(part)})
 
 
 def attribute_of(dataset: Dataset[Any], name: str) -> Any:
@@ -42,16 +85,53 @@ def attribute_of(dataset: Dataset[Any], name: str) -> Any:
     Raises:
         KeyError: If it has neither.
     """
-    columns = attributes_of(dataset)
-    column = columns[name] if name in columns else _field(dataset, name)
+
+    def own(part: Dataset[Any]) -> Any:
+        listed = _listed(part)
+        if name in listed:
+            return _array(listed[name])
+        if not name.isidentifier() or (isinstance(part, Subset | ConcatDataset) and name in _WRAPPERS_OWN):
+            return None
+        field = getattr(part, name, None)
+        return None if field is None or callable(field) else _array(field)
+
+    column = _column(dataset, own)
     if column is None:
         raise KeyError(name)
     return column
 
 
-def _field(dataset: Dataset[Any], name: str) -> Any:
-    if isinstance(dataset, Subset):
-        whole = _field(dataset.dataset, name)
-        return None if whole is None else np.asarray(whole)[np.asarray(dataset.indices)]
-    column = getattr(dataset, name, None) if name.isidentifier() else None
-    return None if callable(column) else column
+def _column(dataset: Dataset[Any], own: Callable[[Dataset[Any]], Any]) -> npt.NDArray[Any] | None:
+    """Return a dataset's own column, or that of the datasets it draws from, in its order; None without one."""
+    column: npt.NDArray[Any] | None = own(dataset)
+    # a subset that hands on what it does not know itself gives the column of the whole
+    if column is not None and not (_is_subset(dataset) and column.shape[:1] != (len(dataset),)):  # type: ignore[arg-type]
+        return column
+    if _is_subset(dataset):
+        whole = _column(dataset.dataset, own)  # type: ignore[attr-defined]
+        return None if whole is None else whole[_rows(dataset)]
+    if isinstance(dataset, ConcatDataset):
+        parts = [part for of in dataset.datasets if (part := _column(of, own)) is not None]
+        return np.concatenate(parts) if len(parts) == len(dataset.datasets) else None
+    return None
+
+
+def _is_subset(dataset: Dataset[Any]) -> bool:
+    return isinstance(dataset, Subset) and len(dataset) == len(dataset.indices)
+
+
+def _rows(dataset: Any) -> npt.NDArray[np.int64]:
+    return np.asarray(dataset.indices, dtype=np.int64)
+
+
+def _listed(dataset: Dataset[Any]) -> Mapping[str, Any]:
+    attributes = getattr(dataset, "attributes", None)
+    return attributes if isinstance(attributes, Mapping) else {}
+
+
+def _array(values: Any) -> npt.NDArray[Any]:
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _fits(values: npt.NDArray[Any], dataset: Dataset[Any], kind: type) -> bool:
+    return values.shape == (len(dataset),) and np.issubdtype(values.dtype, kind)  # type: ignore[arg-type]

@@ -16,12 +16,22 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.columns import attribute_of, attributes_of, targets_of
+from lightning_unlearn.data.columns import attribute_names, attribute_of, origin_of
+from lightning_unlearn.data.dealing import Deals
+from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
 from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.parts import Part, part_of_dataset, part_of_loader, require_apart, varies
+from lightning_unlearn.data.parts import (
+    Part,
+    known_labels,
+    part_of_dataset,
+    part_of_loader,
+    require_apart,
+    require_no_copies,
+    served_labels,
+)
 from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, as_rule
-from lightning_unlearn.data.selection_data import SelectionData
+from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.ledger import Ledger, as_ledger
@@ -32,6 +42,7 @@ __all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 Stream = Literal["forget", "retain", "train", "nonmember", "shadow", "test"]
 
+_WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample must be seen
 _VALIDATED = 2000  # retained samples that a method is validated on: a standard error of at most 1.1 points
 
 
@@ -62,7 +73,9 @@ class UnlearningDataModule(L.LightningDataModule):
 
     Args:
         datamodule: The project's own LightningDataModule, whose loaders give the datasets, batch size,
-            collate function and workers; or a map-style training dataset.
+            collate function and workers; or a map-style training dataset. A ``WeightedRandomSampler`` is kept
+            wherever members or retained samples are trained on, with their own weights; what is forgotten is served
+            whole, each sample once a pass.
         forget: What to forget: a fraction in (0, 1), a list of positions in the training set, the path of a
             .csv, .json or .txt file with them, a rule of :mod:`lightning_unlearn.data.selection`, or a
             function of :class:`~lightning_unlearn.data.selection.SelectionData`.
@@ -94,7 +107,9 @@ class UnlearningDataModule(L.LightningDataModule):
 
     Raises:
         TypeError: If the data cannot be indexed by position.
-        ValueError: If an argument does not fit the data; the message says which.
+        ValueError: If an argument does not fit the data; the message says which. On setup also if the training set is
+            dealt anew in every run, as by ``random_split`` without a generator, or is known to differ between
+            processes, from ``previous`` splits, or from what the source's checkpoint was trained on.
 
     Example:
         >>> from lightning_unlearn.data import Digits
@@ -154,6 +169,8 @@ class UnlearningDataModule(L.LightningDataModule):
         self._train: Part | None = None
         self._test: Part | None = None
         self._evaluation: Dataset[Any] | None = evaluation_dataset
+        self._labels: np.ndarray[Any, Any] | None = None
+        self._deals = Deals()
         self._inner_setup: set[str] = set()
         self._torn_down = False
         for hook in TRANSFER_HOOKS:
@@ -189,8 +206,8 @@ class UnlearningDataModule(L.LightningDataModule):
         return len(self._positions(stream))
 
     def known_targets(self) -> np.ndarray[Any, Any] | None:
-        """Return the class of every training sample, ``(N,)``, or None where only the samples themselves tell."""
-        return None if self._train is None else targets_of(self._train.owner, self.adapter)
+        """Return the class of every training sample as served, ``(N,)``, or None where only reading them all tells."""
+        return self._labels
 
     @property
     def validation_streams(self) -> list[str]:
@@ -202,7 +219,8 @@ class UnlearningDataModule(L.LightningDataModule):
     def prepare_data(self) -> None:
         """Let the project's datamodule download or prepare."""
         if isinstance(self.inner, L.LightningDataModule):
-            self.inner.prepare_data()
+            with self._deals:
+                self.inner.prepare_data()
 
     def setup(self, stage: str = "fit") -> None:
         """Set up the project's data and draw the split; later calls keep both."""
@@ -219,22 +237,26 @@ class UnlearningDataModule(L.LightningDataModule):
     def _setup_parts(self) -> None:
         """Take the project's datasets, draw the split unless it is drawn, and poison what is to be."""
         self._setup_inner("fit")
+        if self.test_dataset is None and is_overridden("test_dataloader", self.inner, L.LightningDataModule):
+            # before the training set is asked for: a setup that heeds no stage makes that anew as well
+            self._setup_inner("test")
         self._train = self._training_part()
         self._test = self._test_part()
         self._evaluation = self.evaluation_dataset
         if self._test is not None:
             require_apart(self._train.owner, self._test.owner)
+        self._labels = known_labels(self._train, self.adapter)
+        fingerprint = self._checked_fingerprint()
         if self.evaluation_dataset is not None and len(self.evaluation_dataset) != len(self._train):  # type: ignore[arg-type]
             raise ValueError(
                 f"evaluation_dataset has {len(self.evaluation_dataset)} samples, the training set has "  # type: ignore[arg-type]
                 f"{len(self._train)}: it must be the same samples in the same order, without augmentation"
             )
-        split = self._obtain_split() if self._split is None else self._split
-        if split.train_size != len(self._train):
-            raise ValueError(
-                f"datamodule: {self.data_name} gave {split.train_size} training samples when the split was drawn and "
-                f"{len(self._train)} now; its positions would not mean the same samples"
-            )
+        split = self._obtain_split(fingerprint) if self._split is None else self._split
+        require_same(split.fingerprint, fingerprint, "datamodule: the split of an earlier setup")
+        source = getattr(self._module(), "source", None)
+        require_same(getattr(source, "training_fingerprint", ""), fingerprint, "source: the checkpoint")
+        require_no_copies(self._train.owner, split.forget, split.previous)
         if self.evaluation_dataset is None and varies(self._train.dataset):
             rank_zero_warn(
                 f"the training set of {self.data_name} gives another sample each time it is read (augmentation), and "
@@ -251,6 +273,16 @@ class UnlearningDataModule(L.LightningDataModule):
             self.inner.teardown(stage)
             self._torn_down = True
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return the fingerprint of the training set, which every checkpoint of a run with this data then holds."""
+        return {} if self._split is None else {"training_fingerprint": self._split.fingerprint}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Refuse to go on with another training set than the checkpoint's."""
+        require_same(
+            state_dict.get("training_fingerprint", ""), self.split.fingerprint, "ckpt_path: the checkpoint"
+        )
+
     def train_dataloader(self) -> Any:
         """Return one loader a stream for a module that names streams, or one loader over the members."""
         module = self._module()
@@ -266,6 +298,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 num_samples=length,
                 batch_size=self.batch_size or self._training_batch_size,
                 indexed=stream in module.indexed_streams,
+                least=1,
             )
             for stream in module.streams
         }
@@ -305,6 +338,7 @@ class UnlearningDataModule(L.LightningDataModule):
         seed: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        least: int = 2,
     ) -> BatchLoader:
         """Return a loader over a stream, in memory and batched where the data allows it.
 
@@ -318,6 +352,8 @@ class UnlearningDataModule(L.LightningDataModule):
             seed: Seed of the order; ``None`` derives one for the stream.
             rank: Rank of this process; ``None`` asks ``torch.distributed``.
             world_size: Number of processes; ``None`` asks ``torch.distributed``.
+            least: Fewest samples of a process in a last step, as in
+                :class:`~lightning_unlearn.data.loading.OrderSampler`.
         """
         part = self._part(stream)
         chosen = self._positions(stream) if positions is None else positions
@@ -329,7 +365,10 @@ class UnlearningDataModule(L.LightningDataModule):
             "indexed": indexed,
             "rank": rank,
             "world_size": world_size,
+            "least": least,
         }
+        if train and part.weights is not None and stream in _WEIGHTED:
+            order["weights"] = part.weights[torch.as_tensor(chosen)]
         dataset = part.dataset
         if not train and self._evaluation is not None and part is self._train:
             dataset = self._evaluation
@@ -406,7 +445,8 @@ class UnlearningDataModule(L.LightningDataModule):
     def _setup_inner(self, stage: str) -> None:
         if isinstance(self.inner, L.LightningDataModule) and stage not in self._inner_setup:
             self.inner.trainer = self.trainer
-            self.inner.setup(stage)
+            with self._deals:
+                self.inner.setup(stage)
             self._inner_setup.add(stage)
 
     def _inner_loader(self, name: str) -> Any:
@@ -416,30 +456,34 @@ class UnlearningDataModule(L.LightningDataModule):
             loader = getattr(self.inner, name)()
         except MisconfigurationException:  # what Lightning's own, not overridden, method raises
             return None
-        return loader or None
+        return None if isinstance(loader, list | tuple | dict) and not loader else loader
 
     def _training_part(self) -> Part:
         if isinstance(self.inner, Dataset):
             return part_of_dataset(self.inner, self.batch_size, "datamodule")
-        loader = self._inner_loader("train_dataloader")
+        with self._deals:
+            loader = self._inner_loader("train_dataloader")
         if loader is None:
             raise ValueError(
                 f"datamodule: {self.data_name} has no train_dataloader, so there is nothing to forget"
             )
-        return part_of_loader(loader, f"{self.data_name}.train_dataloader()")
+        part = part_of_loader(loader, f"{self.data_name}.train_dataloader()")
+        self._deals.check(part.owner, self.data_name)
+        return part
 
     def _test_part(self) -> Part | None:
         if self.test_dataset is not None:
             return part_of_dataset(self.test_dataset, self.batch_size, "test_dataset")
         if isinstance(self.inner, Dataset):
             return None
-        self._setup_inner("test")
         for name in ("test_dataloader", "val_dataloader"):
             if (loader := self._inner_loader(name)) is not None:
-                return part_of_loader(loader, f"{self.data_name}.{name}()")
+                part = part_of_loader(loader, f"{self.data_name}.{name}()")
+                if len(part):
+                    return part
         return None
 
-    def _obtain_split(self) -> Split:
+    def _obtain_split(self, fingerprint: str) -> Split:
         assert self._train is not None
         train_size, test_size = len(self._train), 0 if self._test is None else len(self._test)
         no_source = self.nonmember is None and self.nonmember_from == "test" and test_size == 0
@@ -452,8 +496,10 @@ class UnlearningDataModule(L.LightningDataModule):
             SelectionData(
                 train_size,
                 targets=self._targets,
-                attributes=self._attribute if self.attributes is None else self.attributes,
-                attribute_names=attributes_of(self._train.owner),
+                attributes=self._attribute,
+                attribute_names=attribute_names(self._train.owner)
+                if self.attributes is None
+                else self.attributes,
             ),
             seed=self.seed,
             nonmember=0 if no_source else self.nonmember,
@@ -461,7 +507,10 @@ class UnlearningDataModule(L.LightningDataModule):
             shadow=self.shadow,
             shadow_from=self.shadow_from,
             previous=[Split.load(path) for path in self.previous] or None,
+            fingerprint=fingerprint,
         )
+        if stored is not None:
+            require_same(stored.fingerprint, fingerprint, f"split_path: {path}")
         if stored is not None and not stored.same_as(drawn):
             raise ValueError(
                 f"split_path: {path} holds another split than forget, nonmember, shadow, previous and seed ask "
@@ -489,22 +538,34 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _targets(self) -> np.ndarray[Any, Any]:
         assert self._train is not None
-        targets = targets_of(self._train.owner, self.adapter)
-        if targets is None:
-            loader = DatasetLoader(
-                self._train.dataset,
-                collate_fn=self._train.collate_fn,
-                num_workers=self._train.num_workers,
-                batch_size=self._train.batch_size,
-                rank=0,
-                world_size=1,
-            )
-            targets = torch.cat([self.adapter.split(batch)[1] for batch in loader]).numpy()
-        return targets
+        if self._labels is None:
+            self._labels = served_labels(self._train, self.adapter)
+        return self._labels
 
     def _attribute(self, name: str) -> Any:
         assert self._train is not None
-        return attribute_of(self._train.owner, name)
+        if name == INNERMOST:
+            origin = origin_of(self._train.owner)
+            if len(origin.bases) > 1:
+                raise ValueError(
+                    f"innermost=True: the training set draws from {len(origin.bases)} datasets, where a position means "
+                    "a sample in each; give positions in the order of the training set"
+                )
+            return origin.position
+        return attribute_of(self._train.owner, name) if self.attributes is None else self.attributes[name]
+
+    def _checked_fingerprint(self) -> str:
+        """Return the fingerprint of the training set, the same in every process."""
+        assert self._train is not None
+        own = training_fingerprint(self._train.owner, self._labels, served=False)
+        if self.trainer is not None:
+            strategy = self.trainer.strategy
+            if not strategy.reduce_boolean_decision(strategy.broadcast(own) == own, all=True):
+                raise ValueError(
+                    f"datamodule: {self.data_name} gives the processes different training sets, so each would forget "
+                    "other samples; give random_split, or whatever deals or shuffles it, a generator with a seed"
+                )
+        return own
 
     def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
         """Apply the project's transfer hook, to each stream where there are several."""

@@ -22,6 +22,7 @@ _COLUMNS_SHOWN = 8
 _CELL_SHOWN = 40  # characters of it
 # as many digits as int64 has; int() alone would read 1_0 and ٣ too
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
 _POSITION_HEADERS = ("id", "ids", "index", "position", "positions")
 
 
@@ -106,6 +107,12 @@ def typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
         ValueError: If they are not one flat list, are a mask, or are not integers where these are asked for.
     """
     ids = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    if ids.dtype != np.bool_ and not isinstance(values, Tensor | np.ndarray):
+        wrong = [value for value in values if isinstance(value, bool | np.bool_)]
+        if wrong:  # NumPy would read them as 0 and 1
+            raise ValueError(
+                f"{origin} holds {len(wrong)} values that are true or false, which name no sample"
+            )
     if ids.ndim != 1:
         raise ValueError(f"{origin} must be one flat list of ids, got an array of shape {ids.shape}")
     if ids.size == 0:
@@ -148,21 +155,34 @@ class _Layout:
 def _csv_layout(path: Path, column: str | None, *, integers: bool) -> _Layout:
     with path.open(encoding="utf-8-sig", newline="") as file:
         first_line = file.readline()
-    delimiter = next((mark for mark in ",;\t" if mark in first_line), ",")
-    cells = [cell.strip() for cell in next(csv.reader([first_line], delimiter=delimiter), [])]
+        # what spreadsheets write to say which mark separates the cells
+        said = _SEPARATOR_LINE.fullmatch(first_line.strip())
+        above, first_line = (1, file.readline()) if said else (0, first_line)
     wanted = [column] if column is not None else list(_POSITION_HEADERS)
-    named = [
-        index for index, cell in enumerate(cells) if (cell if column is not None else cell.lower()) in wanted
-    ]
-    if len(named) == 1:
-        return _Layout(named[0], len(cells), 1, delimiter)
+    marks = [said[1]] if said else [mark for mark in ",;\t" if mark in first_line] or [","]
+    layouts: list[_Layout] = []
+    cells: list[str] = []
+    for mark in reversed(marks):
+        cells = [cell.strip() for cell in next(csv.reader([first_line], delimiter=mark), [])]
+        found = [place for place, cell in enumerate(cells) if (cell if column else cell.lower()) in wanted]
+        if len(found) == 1:
+            layouts.append(_Layout(found[0], len(cells), above + 1, mark))
+    if len(layouts) == 1:
+        return layouts[0]
     if len(cells) > 1:
         raise ValueError(
             f"ids file {path} has {len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the "
-            f"ids; head one of them {' or '.join(map(repr, wanted))}, or keep only the column of ids"
+            f"ids; head one of them {' or '.join(map(repr, wanted))}, or keep only the column of ids; where they are "
+            "values of an attribute of the data, name it: Ids(..., column=...)"
         )
-    is_header = integers and not _is_integer("".join(cells))
-    return _Layout(0, 1, int(is_header), delimiter)
+    first = "".join(cells)
+    if not integers or not first or _is_integer(first):
+        return _Layout(0, 1, above, marks[0])
+    raise ValueError(
+        f"ids file {path} begins with {first[:_CELL_SHOWN]!r}, which is neither an integer nor a header "
+        f"{' or '.join(map(repr, wanted))}. Where the ids are values of an attribute of the data, name it: "
+        f"Ids(..., column={first[:_CELL_SHOWN]!r}); where they are positions, head them 'position'"
+    )
 
 
 def _is_integer(text: str) -> bool:

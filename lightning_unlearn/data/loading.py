@@ -41,9 +41,9 @@ class OrderSampler:
     every sample is seen before any is seen twice.
 
     With W processes a step takes the next ``batch_size·W`` elements and gives rank *r* every W-th of them,
-    so the samples of a step do not depend on how they are spread over processes. A last step too small to give
-    every rank two samples joins the step before it (batch normalisation cannot train on one sample); samples
-    are repeated only if there are fewer of them than processes.
+    so the samples of a step do not depend on how they are spread over processes. A last step of one sample, or too
+    small to give every rank ``least``, joins the step before it; samples are repeated only if there are fewer of
+    them than processes.
 
     Args:
         size: Number of samples, >= 1.
@@ -53,6 +53,10 @@ class OrderSampler:
         num_samples: Length L of an epoch over all processes; ``None`` for ``size``.
         rank: Rank of this process and, with it,
         world_size: the number of processes; ``None`` asks ``torch.distributed`` when iteration begins.
+        weights: With ``shuffle``, draw each pass with replacement in proportion to these, ``(size,)``, all positive,
+            as :class:`~torch.utils.data.WeightedRandomSampler` does; ``None`` permutes.
+        least: Fewest samples a rank is given in the last step: two where batch normalisation may be trained on them,
+            one where that is seen to and steps are to be those of a single process.
     """
 
     def __init__(
@@ -65,6 +69,8 @@ class OrderSampler:
         num_samples: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        weights: Tensor | None = None,
+        least: int = 2,
     ) -> None:
         if size < 1:
             raise ValueError(f"size must be at least 1, got {size}: a loader over no samples cannot be made")
@@ -76,6 +82,8 @@ class OrderSampler:
         self.seed = seed
         self.num_samples = size if num_samples is None else num_samples
         self.epoch = 0
+        self.weights = weights
+        self.least = least
         self._rank = rank
         self._world_size = world_size
         self._permutation: tuple[int, Tensor] | None = None
@@ -102,7 +110,13 @@ class OrderSampler:
         world = self.world_size
         step = self.batch_size * world
         full, rest = divmod(self.num_samples, step)
-        return max(1, full + (rest >= 2 * world)) if full else 1
+        return max(1, full + (rest >= max(2, self.least * world))) if full else 1
+
+    def share(self, step: int) -> float:
+        """Return by what to weigh this rank's mean of a step, so that the mean over ranks is that over samples."""
+        world, size = self.world_size, self.batch_size * self.world_size
+        total = self.num_samples - step * size if step == len(self) - 1 else size
+        return len(range(self.rank, total, world)) * world / total
 
     def __iter__(self) -> Iterator[Tensor]:
         return self.batches()
@@ -132,7 +146,11 @@ class OrderSampler:
             return torch.arange(self.size)
         if self._permutation is None or self._permutation[0] != cycle:
             generator = torch.Generator().manual_seed(derive_seed(self.seed, "order", cycle))
-            self._permutation = (cycle, torch.randperm(self.size, generator=generator))
+            if self.weights is None:
+                order = torch.randperm(self.size, generator=generator)
+            else:
+                order = torch.multinomial(self.weights, self.size, replacement=True, generator=generator)
+            self._permutation = (cycle, order)
         return self._permutation[1]
 
 
@@ -160,7 +178,9 @@ class BatchLoader:
         num_samples: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        least: int = 2,
         indexed: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         size = len(dataset) if positions is None else len(positions)  # type: ignore[arg-type]
         self.dataset = dataset
@@ -174,6 +194,8 @@ class BatchLoader:
             num_samples=num_samples,
             rank=rank,
             world_size=world_size,
+            weights=weights,
+            least=least,
         )
         self._start = 0
         self._served = 0
@@ -232,7 +254,9 @@ class TensorLoader(BatchLoader):
         num_samples: Length of an epoch; see :class:`OrderSampler`.
         rank: See :class:`OrderSampler`.
         world_size: See :class:`OrderSampler`.
+        least: See :class:`OrderSampler`.
         indexed: Whether batches come as :class:`Indexed`.
+        weights: See :class:`OrderSampler`.
     """
 
     dataset: TensorData
@@ -250,7 +274,9 @@ class TensorLoader(BatchLoader):
         num_samples: int | None = None,
         rank: int | None = None,
         world_size: int | None = None,
+        least: int = 2,
         indexed: bool = False,
+        weights: Tensor | None = None,
     ) -> None:
         super().__init__(
             data,
@@ -261,7 +287,9 @@ class TensorLoader(BatchLoader):
             num_samples=num_samples,
             rank=rank,
             world_size=world_size,
+            least=least,
             indexed=indexed,
+            weights=weights,
         )
         self.augment = augment
         self.device = device
@@ -296,8 +324,8 @@ class DatasetLoader(BatchLoader):
             them with the dataset as it was when they were started.
         pin_memory: Whether batches are put in pinned memory.
         worker_init_fn: Called in each loader process with its number.
-        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size`` and ``indexed``
-            as in :class:`TensorLoader`.
+        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``least``,
+            ``indexed`` and ``weights`` as in :class:`TensorLoader`.
     """
 
     def __init__(

@@ -1,16 +1,17 @@
 """A project's loaders taken apart and checked: what each reads, and how; splits and serves nothing."""
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import (
+    BatchSampler,
     DataLoader,
     Dataset,
     DistributedSampler,
@@ -20,15 +21,30 @@ from torch.utils.data import (
     Subset,
     SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
 )
 
-from lightning_unlearn.data.loading import BatchLoader
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.columns import Origin, origin_of, targets_of
+from lightning_unlearn.data.fingerprint import spread
+from lightning_unlearn.data.id_files import shown
+from lightning_unlearn.data.loading import BatchLoader, DatasetLoader
+from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.rng import isolated_rng
 
-__all__ = ["Part", "part_of_dataset", "part_of_loader", "require_apart", "varies"]
+__all__ = [
+    "Part",
+    "known_labels",
+    "part_of_dataset",
+    "part_of_loader",
+    "require_apart",
+    "require_no_copies",
+    "served_labels",
+]
 
 _DEFAULT_BATCH_SIZE = 128
+_COMPARED = 64  # samples, and again of different classes, whose listed label is compared with the served one
 
 
 @dataclass(frozen=True)
@@ -41,6 +57,7 @@ class Part:
         batch_size: Samples a process takes each step, >= 1.
         collate_fn: Makes a batch of samples; ``None`` for PyTorch's own.
         num_workers: As the loader's own, like the rest.
+        weights: What a sampler draws each sample by, with replacement, ``(N,)``; ``None`` where it permutes.
     """
 
     dataset: Dataset[Any]
@@ -51,6 +68,7 @@ class Part:
     persistent_workers: bool = False
     pin_memory: bool = False
     worker_init_fn: Callable[[int], None] | None = None
+    weights: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
@@ -91,32 +109,107 @@ def part_of_loader(loader: Any, where: str) -> Part:
 
 def require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
     """Refuse a test set that shares samples with the training set; they would be no non-members."""
-    (base, chosen), (other, others) = _base(train), _base(test)
-    if base is other and len(shared := np.intersect1d(chosen, others)):
+    shared, _ = _shared(origin_of(train), origin_of(test))
+    if len(shared):
         raise ValueError(
             f"datamodule: {len(shared)} samples are in the training set and in the test set (positions "
             f"{shared[:5].tolist()} ... of one dataset); take them out of one of the two"
         )
 
 
-def varies(dataset: Dataset[Any]) -> bool:
-    """Whether a dataset gives another sample each time it is read; the random state is as before."""
-    if isinstance(dataset, TensorData):
-        return False
-    readings: list[list[Any]] = []
-    for seed in range(2):
-        with isolated_rng(seed):
-            random.seed(seed)
-            np.random.seed(seed)  # noqa: NPY002  the legacy state is what transforms draw from
-            readings.append([part for part in tree_leaves(dataset[0]) if isinstance(part, Tensor)])
-    return not all(torch.equal(a, b) for a, b in zip(*readings, strict=False))
+def require_no_copies(train: Dataset[Any], forgotten: Positions, gone: Positions) -> None:
+    """Refuse to forget a sample of which the training set keeps a copy: the model would still be trained on it.
+
+    Args:
+        train: The training set.
+        forgotten: What is to be forgotten now.
+        gone: What was forgotten before.
+    """
+    origin = origin_of(train)
+    if origin.bases == [train]:
+        return
+    keeps = np.ones(len(origin.base), dtype=np.bool_)
+    keeps[forgotten] = keeps[gone] = False
+    kept = np.flatnonzero(keeps)
+    parts = [Origin(origin.bases, origin.base[at], origin.position[at]) for at in (forgotten, kept)]
+    shared, copies = _shared(*parts)
+    if len(shared):
+        raise ValueError(
+            f"forget: {len(shared)} samples to forget stand in the training set a second time, among those that are "
+            f"kept, at positions {shown(kept[copies])}; forget these too, or take the copies out"
+        )
+
+
+def known_labels(part: Part, adapter: Adapter) -> npt.NDArray[Any] | None:
+    """Return the class of every sample as it is served, ``(N,)``, without reading them all.
+
+    What the dataset lists is compared with a bounded sample of what it serves; where they disagree, its
+    ``target_transform`` is applied to what it lists, and compared again.
+
+    Returns:
+        None where only reading all samples tells.
+    """
+    if isinstance(part.dataset, TensorData) and part.collate_fn is None:
+        held: npt.NDArray[Any] = part.dataset.targets.cpu().numpy()
+        return held
+    listed = targets_of(part.owner, adapter)
+    if listed is None or not len(listed):
+        return None
+    first = np.unique(listed, return_index=True)[1]
+    places = np.union1d(first[spread(len(first), _COMPARED)], spread(len(listed), _COMPARED))
+    try:
+        with isolated_rng(0):
+            served = served_labels(part, adapter, places)
+    except ValueError:  # a batch laid out in a way that the adapter does not know: only the list is there
+        return listed
+    if np.array_equal(listed[places], served):
+        return listed
+    labels = _transformed(part.owner, listed)
+    return labels if labels is not None and np.array_equal(labels[places], served) else None
+
+
+def served_labels(
+    part: Part, adapter: Adapter, positions: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """Return the class of samples as they are served, in order, by reading them.
+
+    Raises:
+        ValueError: If the adapter finds no targets in a batch.
+    """
+    loader = DatasetLoader(
+        part.dataset,
+        positions,
+        collate_fn=part.collate_fn,
+        num_workers=part.num_workers if positions is None else 0,
+        batch_size=part.batch_size,
+        rank=0,
+        world_size=1,
+    )
+    return torch.cat([adapter.split(batch)[1].cpu() for batch in loader]).numpy()
+
+
+def _transformed(dataset: Dataset[Any], listed: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Return what the innermost datasets' ``target_transform`` makes of the classes they list, if it can be told."""
+    origin = origin_of(dataset)
+    labels: npt.NDArray[Any] = listed.copy()
+    for number, base in enumerate(origin.bases):
+        transform = getattr(base, "target_transform", None)
+        rows = origin.base == number
+        if transform is None or not rows.any():
+            continue
+        classes, numbers = np.unique(listed[rows], return_inverse=True)
+        try:
+            labels[rows] = np.array([int(transform(label)) for label in classes.tolist()])[numbers]
+        except Exception:  # whatever a user's function makes of a plain number; reading the samples will tell
+            return None
+    return labels
 
 
 def _taken_apart(loader: Any, where: str) -> Part:
     if isinstance(loader, BatchLoader):
-        dataset = loader.dataset
+        dataset, weights = loader.dataset, loader.sampler.weights
         if loader.positions is not None:
-            dataset = _subset(dataset, loader.positions)
+            dataset = Subset(dataset, loader.positions.tolist())
         return Part(
             dataset,
             dataset,
@@ -124,6 +217,7 @@ def _taken_apart(loader: Any, where: str) -> Part:
             getattr(loader, "collate_fn", None),
             getattr(loader, "num_workers", 0),
             getattr(loader, "persistent_workers", False),
+            weights=weights,
         )
     if isinstance(loader, list | tuple) and len(loader) == 1:
         return _taken_apart(loader[0], where)
@@ -133,7 +227,7 @@ def _taken_apart(loader: Any, where: str) -> Part:
             "(for the test set, name one with test_dataset=...)"
         )
     default = loader.collate_fn is torch.utils.data.default_collate
-    dataset = _sampled(loader, where)
+    dataset, weights = _followed(loader, where)
     return Part(
         dataset,
         dataset,
@@ -143,25 +237,61 @@ def _taken_apart(loader: Any, where: str) -> Part:
         loader.persistent_workers,
         loader.pin_memory,
         loader.worker_init_fn,
+        weights,
     )
 
 
-def _sampled(loader: DataLoader[Any], where: str) -> Dataset[Any]:
-    """Return what a loader really reads: a sampler may leave out part of the dataset."""
-    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
-    if isinstance(sampler, SubsetRandomSampler):
-        return Subset(loader.dataset, list(sampler.indices))
-    plain = isinstance(sampler, SequentialSampler | RandomSampler | DistributedSampler)
-    if not plain and len(sampler) != len(loader.dataset):  # type: ignore[arg-type]
+def _followed(loader: DataLoader[Any], where: str) -> tuple[Dataset[Any], Tensor | None]:
+    """Return what a loader really reads, and the weights that it draws by: samplers may leave out samples."""
+    dataset, batches = loader.dataset, loader.batch_sampler
+    if isinstance(dataset, IterableDataset):
+        return dataset, None
+    plain_batches = batches is None or type(batches) is BatchSampler
+    sampler: Any = getattr(batches, "sampler", loader.sampler) if plain_batches else batches
+    kind = type(sampler)
+    if kind in (SequentialSampler, RandomSampler, DistributedSampler):
+        return dataset, None
+    if kind is SubsetRandomSampler:
+        return Subset(dataset, list(sampler.indices)), None
+    if kind is WeightedRandomSampler:
+        return _weighted(dataset, sampler, where)
+    _require_every_sample_once(sampler, plain_batches, len(dataset), where)  # type: ignore[arg-type]
+    rank_zero_warn(f"the order of {where}'s {kind.__name__} is not kept: unlearning serves its own")
+    return dataset, None
+
+
+def _weighted(
+    dataset: Dataset[Any], sampler: WeightedRandomSampler, where: str
+) -> tuple[Dataset[Any], Tensor | None]:
+    """Leave out what is never drawn; the others keep their weights."""
+    weights = torch.as_tensor(sampler.weights, dtype=torch.float64)
+    drawn = weights.nonzero().flatten()
+    if len(weights) != len(dataset) or (not sampler.replacement and sampler.num_samples < len(drawn)):  # type: ignore[arg-type]
         raise TypeError(
-            f"{where} has a {type(sampler).__name__} that takes {len(sampler)} of "  # type: ignore[arg-type]
-            f"{len(loader.dataset)} samples; which ones cannot be known, so give it a Subset of the dataset instead"  # type: ignore[arg-type]
+            f"{where} has a WeightedRandomSampler of {len(weights)} weights that draws {sampler.num_samples} samples "
+            f"{'with' if sampler.replacement else 'without'} replacement of a dataset of {len(dataset)}; give it one "  # type: ignore[arg-type]
+            "weight a sample, and replacement=True"
         )
-    if not plain:
-        rank_zero_warn(
-            f"the order of {where}'s {type(sampler).__name__} is not kept: unlearning serves its own"
+    if len(drawn) < len(weights):
+        dataset = Subset(dataset, drawn.tolist())
+    return dataset, weights[drawn] if sampler.replacement else None
+
+
+def _require_every_sample_once(sampler: Any, plain: bool, size: int, where: str) -> None:
+    """Look at one pass of a sampler, whose choice cannot be known otherwise."""
+    with isolated_rng():
+        flat = iter(sampler) if plain else chain.from_iterable(sampler)
+        taken = np.array(list(islice(flat, 2 * size + 1)))
+    distinct = np.unique(taken)
+    left_over = size - len(distinct)
+    # the last batch of a pass, left out for its size, is another one each time
+    dropped = getattr(sampler, "drop_last", False) and left_over < getattr(sampler, "batch_size", 1)
+    if len(distinct) != len(taken) or (left_over and not dropped):
+        raise TypeError(
+            f"{where} has a {type(sampler).__name__} that takes {len(distinct)} of {size} samples"
+            f"{', some more than once' if len(taken) > len(distinct) else ''}; who was trained on, and how "
+            "often, cannot be known from that. Give it a Subset of the dataset, or draw with a WeightedRandomSampler"
         )
-    return loader.dataset
 
 
 def _indexable(part: Part, argument: str) -> Part:
@@ -173,12 +303,6 @@ def _indexable(part: Part, argument: str) -> Part:
         )
     held = _as_tensor_data(dataset) if part.collate_fn is None else None
     return part if held is None else replace(part, dataset=held)
-
-
-def _subset(dataset: Dataset[Any], positions: Tensor) -> Dataset[Any]:
-    if isinstance(dataset, TensorData):
-        return dataset.subset(positions)
-    return Subset(dataset, positions.tolist())
 
 
 def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
@@ -194,8 +318,14 @@ def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
     return None
 
 
-def _base(dataset: Dataset[Any]) -> tuple[Dataset[Any], np.ndarray[Any, Any]]:
-    if isinstance(dataset, Subset):
-        base, positions = _base(dataset.dataset)
-        return base, positions[np.asarray(dataset.indices)]
-    return dataset, np.arange(len(dataset))  # type: ignore[arg-type]
+def _shared(one: Origin, other: Origin) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the positions of the samples that stand in both, in their innermost dataset and in the other."""
+    shared: list[npt.NDArray[Any]] = [np.empty(0, dtype=np.int64)]
+    places: list[npt.NDArray[Any]] = [np.empty(0, dtype=np.int64)]
+    for number, base in enumerate(one.bases):
+        for another in (place for place, candidate in enumerate(other.bases) if candidate is base):
+            there = np.flatnonzero(other.base == another)
+            found = np.isin(other.position[there], one.position[one.base == number])
+            places.append(there[found])
+            shared.append(np.unique(other.position[there[found]]))
+    return np.concatenate(shared), np.concatenate(places)

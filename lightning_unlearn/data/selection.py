@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_unlearn.data.id_files import read_ids, require_id_file, shown, typed_ids
 from lightning_unlearn.data.numbering import group_numbers, places_among, small_codes
-from lightning_unlearn.data.selection_data import Positions, SelectionData
+from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
 __all__ = [
     "Classes",
@@ -162,6 +162,8 @@ class Ids(ForgetRule):
         ids: Ids as a sequence, array or tensor, or the path of a .csv, .json or .txt file.
         column: Attribute of the training data whose values the ids are, strings or integers; every sample
             with such a value is chosen. Left out, the ids are positions in the training set, counted from 0.
+        innermost: The ids are positions in the dataset beneath every ``Subset`` and ``random_split``, not in the
+            order of the training loader's dataset.
 
     Raises:
         FileNotFoundError: If the file does not exist.
@@ -176,10 +178,15 @@ class Ids(ForgetRule):
 
     ids: str | Path | Sequence[int] | Sequence[str] | npt.NDArray[Any] | Tensor
     column: str | None = None
+    innermost: bool = False
 
     def __post_init__(self) -> None:
         if isinstance(self.ids, str | Path):
             require_id_file(self.ids)
+        if self.innermost and self.column is not None:
+            raise ValueError(
+                f"innermost=True is for positions, and column={self.column!r} names an attribute; give one of them"
+            )
 
     @property
     def _origin(self) -> str:
@@ -187,6 +194,8 @@ class Ids(ForgetRule):
 
     def __call__(self, data: SelectionData) -> Positions:
         """Read the ids and find their samples."""
+        if self.innermost:
+            return self._matches(data, data.attribute(INNERMOST))
         if self.column is None:
             return self._positions(data)
         return self._matches(data, data.attribute(self.column))
@@ -217,7 +226,7 @@ class Ids(ForgetRule):
         unknown = ids[~occurs]
         if len(unknown):
             raise ValueError(
-                f"{self._origin}: {len(unknown)} ids do not occur in attribute {self.column!r} of the "
+                f"{self._origin}: {len(unknown)} ids do not occur in attribute {self.column or INNERMOST!r} of the "
                 f"training data: {shown(unknown)}. Its values look like {shown(values)}; remove or "
                 "correct these ids"
             )

@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["Positions", "SelectionData"]
+__all__ = ["INNERMOST", "Positions", "SelectionData"]
+
+INNERMOST = "position in the innermost dataset"  # an attribute that a datamodule knows of every training set
 
 Positions: TypeAlias = npt.NDArray[np.int64]
 

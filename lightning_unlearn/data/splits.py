@@ -6,7 +6,6 @@ import hashlib
 import os
 import uuid
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
 
@@ -23,6 +23,7 @@ __all__ = ["Origin", "Split", "make_split"]
 Origin: TypeAlias = Literal["train", "test"]
 
 _FORMAT = "lightning_unlearn.Split"
+_SMALL, _DENSEST = 2**26, 100  # bytes; how many times smaller positions become when they are packed, at most
 _FORMAT_VERSION = 1
 _ORIGINS = ("train", "test")
 _FEWEST_NONMEMBERS = 100  # so that a request of one sample still has rates that can be told from chance
@@ -53,6 +54,8 @@ class Split:
         test: Test positions that are left for testing.
         previous: Training positions that earlier requests made the model forget; they are in no other set.
         seed: The seed that the split was drawn with.
+        fingerprint: That of the training set
+            (:func:`~lightning_unlearn.data.fingerprint.training_fingerprint`); empty where it is not known.
 
     Raises:
         TypeError: If a set is not a 1-D ``int64`` array.
@@ -70,12 +73,15 @@ class Split:
     test: Positions
     previous: Positions
     seed: int
+    fingerprint: str = ""
 
     def __post_init__(self) -> None:
         for name in ("nonmember_from", "shadow_from"):
             if getattr(self, name) not in _ORIGINS:
                 raise ValueError(f"{name} must be 'train' or 'test', got {getattr(self, name)!r}")
         _check_seed("seed", self.seed)
+        if not isinstance(self.fingerprint, str):
+            raise TypeError(f"fingerprint must be text, got {type(self.fingerprint).__name__}")
         origins: dict[str, Origin] = {
             "forget": "train",
             "retain": "train",
@@ -125,7 +131,9 @@ class Split:
     def same_as(self, other: Split) -> bool:
         """Whether the other split has the same sizes, sets, origins and seed."""
         return all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)
+            np.array_equal(getattr(self, field.name), getattr(other, field.name))
+            for field in fields(self)
+            if field.name != "fingerprint"
         )
 
     def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
@@ -200,31 +208,26 @@ class Split:
         if not path.is_file():
             raise FileNotFoundError(f"no saved split at {path.resolve()}")
         try:
+            _require_bounded(path)
             with np.load(path, allow_pickle=False) as archive:
                 content: dict[str, Any] = {name: archive[name] for name in archive.files}
         except (
-            ValueError,
-            OSError,
-            EOFError,
-            KeyError,
-            AttributeError,
-            TypeError,
-            zipfile.BadZipFile,
-            zlib.error,
-        ) as error:
+            Exception
+        ) as error:  # zipfile, zlib and NumPy raise whatever as the damage falls, MemoryError too
             raise ValueError(
                 f"{path} cannot be read as a saved split ({error}); it is truncated, damaged or another "
                 "kind of file. Make the split anew from its seed, or restore the file"
             ) from error
         wanted = {field.name for field in fields(cls)}
+        content.setdefault("fingerprint", np.asarray(""))  # written before there were any
         if str(content.get("format")) != _FORMAT or not wanted <= content.keys():
             raise ValueError(
                 f"{path} holds {sorted(content)}, which is not a saved split; give a file that Split.save "
                 "wrote"
             )
-        if int(content["version"]) != _FORMAT_VERSION:
+        if str(content.get("version")) != str(_FORMAT_VERSION):
             raise ValueError(
-                f"{path} is a split of format version {content['version']}, and this package reads "
+                f"{path} is a split of format version {content.get('version')}, and this package reads "
                 f"{_FORMAT_VERSION}; read it with the version of the package that wrote it"
             )
         try:
@@ -233,6 +236,14 @@ class Split:
             )
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is a damaged split: {error}") from error
+
+
+def _require_bounded(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than sorted positions could."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(item.file_size for item in archive.infolist())
+    if unpacked > max(_SMALL, _DENSEST * path.stat().st_size):
+        raise ValueError(f"it unpacks to {unpacked} bytes")
 
 
 def make_split(
@@ -247,6 +258,7 @@ def make_split(
     shadow: int | float = 0,
     shadow_from: Origin = "train",
     previous: npt.ArrayLike | Split | Sequence[Split] | None = None,
+    fingerprint: str = "",
 ) -> Split:
     """Choose the forget set and divide the rest. Everything follows from ``seed`` alone.
 
@@ -273,6 +285,7 @@ def make_split(
         previous: What was forgotten before: the splits of the earlier requests, or training positions. These
             samples are in no set and cannot be forgotten again. An earlier split also passes on the training
             samples that it held out, with their roles: the model that is to forget now never saw them.
+        fingerprint: That of the training set, kept in the split; earlier splits of another are refused.
 
     Raises:
         ValueError: If nothing or everything would be forgotten, a sample is forgotten twice, or the sizes do
@@ -297,6 +310,8 @@ def make_split(
         raise ValueError(f"data describe {data.n} samples and train_size is {train_size}; they must be equal")
 
     earlier, removed = _earlier(previous, train_size)
+    for split in earlier:
+        require_same(split.fingerprint, fingerprint, "previous: an earlier split")
     held = _held_out(earlier, removed)
     view = SelectionData(train_size) if data is None else data
     excluded = np.concatenate([removed, *held.values()])
@@ -352,6 +367,7 @@ def make_split(
         test=test,
         previous=removed,
         seed=seed,
+        fingerprint=fingerprint,
     )
 
 

@@ -99,13 +99,8 @@ def train_ensemble(
     folder = None if cache is None else Path(cache)
     with _ranks(runtime) as used:
         mine = [members[number] for number in range(used.rank, len(members), used.world_size)]
-        try:
+        with used.all_or_none("train its members"):
             chunk_of_mine, how, why = _train_mine(recipe, data, mine, used, way, chunk, folder, on_progress)
-        except Exception:  # of any kind: raised again as soon as the other ranks know
-            used.all_agree(False)  # lest the others wait for this rank
-            raise
-        if not used.all_agree(True):
-            raise RuntimeError("another rank failed to train its members; its own message says why")
         if chunk_of_mine is None:  # more ranks than members
             empty = state_of(used.place(first_module(recipe, members[0])))
             states = {name: value[None][:0] for name, value in empty.items()}

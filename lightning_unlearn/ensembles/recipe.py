@@ -11,6 +11,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import TensorLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.models.freezing import hold_statistics
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
 
@@ -98,7 +99,9 @@ def first_module(recipe: Recipe, member: Member) -> nn.Module:
         module = recipe.build()
     if member.initial is not None:
         module.load_state_dict(member.initial)
-    return module.train()
+    module.train()
+    hold_statistics(module)
+    return module
 
 
 def member_loader(

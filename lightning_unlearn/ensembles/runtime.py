@@ -102,6 +102,27 @@ class Runtime:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
+    @contextmanager
+    def all_or_none(self, what: str) -> Iterator[None]:
+        """Do this rank's own share of some work, and fail on every rank if it fails on one.
+
+        Args:
+            what: What is done, for the other ranks' message.
+
+        Raises:
+            RuntimeError: If another rank failed.
+        """
+        failure = None
+        try:
+            yield
+        except Exception as error:  # of any kind: raised below, as soon as the other ranks know
+            failure = error
+        told = self.gather_objects(None if failure is None else f"{type(failure).__name__}: {failure}")
+        if failure is not None:
+            raise failure
+        if any(told):
+            raise RuntimeError(f"another rank failed to {what}: {next(filter(None, told))}")
+
     def all_agree(self, fine: bool) -> bool:
         """Return whether it is fine on every rank, so that all go on or all stop."""
         if self.world_size == 1:

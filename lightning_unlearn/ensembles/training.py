@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.ensembles.runtime import Runtime
+from lightning_unlearn.models.freezing import hold_statistics
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
@@ -28,14 +29,15 @@ def train_classifier(
     runtime: Runtime,
     lr_scheduler: LRSchedulerCallable | None = None,
     loss: Loss = nn.functional.cross_entropy,
+    step: Callable[[nn.Module, Any], Tensor] | None = None,
     adapter: Adapter | None = None,
     seed: int = 0,
     on_epoch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Train a classifier in place; what reference and shadow models are made with.
 
-    Gradients are averaged over the ranks each step and buffers are shared at the end, so every rank ends with
-    the same model. The global random state is left as it was; dropout draws from ``seed`` and the rank.
+    Gradients are averaged over the samples of all ranks each step and buffers are shared at the end, so every rank
+    ends with the same model. The global random state is left as it was; dropout draws from ``seed`` and the rank.
 
     Args:
         module: Any model whose output holds logits, already on the runtime's device.
@@ -45,6 +47,7 @@ def train_classifier(
         runtime: Device, precision and ranks.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
         loss: Loss of logits ``(B, C)`` and targets ``(B,)``.
+        step: Returns the loss of the module on a batch, in place of ``loss``.
         adapter: How batches and outputs are taken apart.
         seed: Seed of whatever the model itself draws.
         on_epoch: Called with the number of finished epochs after each.
@@ -66,6 +69,7 @@ def train_classifier(
     normalisations = running_layers(module).values()
     curve = torch.empty(epochs)
     module.train()
+    hold_statistics(module)
     with (
         isolated_rng(derive_seed(seed, "training", runtime.rank)),
         torch.inference_mode(False),
@@ -74,14 +78,15 @@ def train_classifier(
         for epoch in range(epochs):
             loader.sampler.set_epoch(epoch)
             total = torch.zeros((), device=runtime.device)
-            for batch in loader:
-                inputs, targets = adapter.split(runtime.to_device(batch))
+            for number, batch in enumerate(loader):
+                moved = runtime.to_device(batch)
+                inputs, targets = adapter.split(moved)
                 # a batch of one sample has no statistics of its own
                 single = by_running_statistics(normalisations if len(targets) == 1 else ())
                 with runtime.forward_context(), single:
-                    value = loss(adapter.call(module, inputs), targets)
+                    value = step(module, moved) if step else loss(adapter.call(module, inputs), targets)
                 stepper.zero_grad()
-                scaler.scale(value).backward()  # type: ignore[no-untyped-call]
+                scaler.scale(value * loader.sampler.share(number)).backward()  # type: ignore[no-untyped-call]
                 runtime.average_gradients(module)
                 scaler.step(stepper)
                 scaler.update()

@@ -29,14 +29,15 @@ def require_logits(logits: Tensor, targets: Tensor, model: str) -> None:
     slack = _SLACK if logits.dtype in (torch.float32, torch.float64) else _HALF_SLACK
     if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=slack):
         raise ValueError(
-            f"source: the forward of {model} gives probabilities (rows are >= 0 and sum to 1); unlearning needs "
-            "logits, so return the values before the softmax"
+            f"the forward of {model} gives probabilities (rows are >= 0 and sum to 1); unlearning needs "
+            "logits, so return the values before the softmax (or their logarithm, in an Adapter's call())"
         )
     classes = logits.shape[-1]
     if int(targets.max()) >= classes or int(targets.min()) < 0:
         raise ValueError(
-            f"source: the model has {classes} classes, but the data has targets from {int(targets.min())} "
-            f"to {int(targets.max())}; use the source that was trained on this data"
+            f"{model} has {classes} classes, but the data has targets from {int(targets.min())} to "
+            f"{int(targets.max())}; use the model that was trained on this data, or say where logits and targets are "
+            "with Adapter(logits=..., targets=...)"
         )
 
 

@@ -3,11 +3,11 @@
 import contextvars
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, cast
 
 import lightning as L
 import numpy as np
@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _NormBase
@@ -24,20 +24,24 @@ from torchmetrics import MeanMetric
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, Indexed
+from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, Indexed
 from lightning_unlearn.data.splits import Split
-from lightning_unlearn.ensembles import Runtime, isolated_rng, restore_rng_state, rng_state
+from lightning_unlearn.ensembles import Runtime, restore_rng_state, rng_state
 from lightning_unlearn.ensembles.statistics import estimate_statistics
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.hashing import model_hash
 from lightning_unlearn.ledger import require_forgotten_before
 from lightning_unlearn.methods.answers import batch_accuracies, require_logits
+from lightning_unlearn.methods.checks import require_choice
 from lightning_unlearn.methods.export import unchanged_tensors, write_export
-from lightning_unlearn.methods.limits import refuse_impossible
+from lightning_unlearn.methods.limits import refuse_idle_averaging, refuse_impossible
+from lightning_unlearn.methods.own_steps import own_loss, require_own_step
 from lightning_unlearn.methods.recording import record_fit
 from lightning_unlearn.methods.resuming import require_own_checkpoint
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.spreading import SpreadableModule
+from lightning_unlearn.methods.trial import try_model, warn_of_another_loss, warn_of_guessing
+from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
 from lightning_unlearn.models.hparams import save_primitive_hyperparameters
 from lightning_unlearn.models.statistics import (
     by_noted_statistics,
@@ -45,13 +49,14 @@ from lightning_unlearn.models.statistics import (
     noted_statistics,
     running_layers,
 )
-from lightning_unlearn.models.surgery import clone, evaluating
+from lightning_unlearn.models.surgery import clone, listed
 from lightning_unlearn.peak_memory import peak_memory
 from lightning_unlearn.reports.facts import facts_of_fit
 from lightning_unlearn.reports.sending import send_facts
 
-__all__ = ["UnlearningModule"]
+__all__ = ["Step", "UnlearningModule"]
 
+Step = Literal["loss", "source"]
 _STATE_KEY = "lightning_unlearn"
 
 
@@ -69,12 +74,22 @@ class UnlearningModule(SpreadableModule):
         optimizer: Makes the optimizer from the trainable parameters; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
         loss: Classification loss of logits ``(B, C)`` and targets ``(B,)``; ``None`` for the cross-entropy.
+        step: What is minimised on the retain set: ``"loss"``, the argument ``loss``, or ``"source"``, what the
+            source's own ``training_step`` returns for its batch (class weights, label smoothing, focal or auxiliary
+            losses, mixing of samples). Where the forget set goes through the model with it, a step that calls
+            ``self(inputs)`` gets the answers of that pass, and any other costs one more pass over the batch. A warning
+            names both losses where they differ.
         adapter: How batches and outputs are taken apart; ``None`` for the usual layouts.
+        frozen: Names of the parameters, or of the modules that hold them, that the source was not trained on
+            (``["backbone"]``, ``["*.bias"]``): no method changes, perturbs or redraws them. ``None`` for those that
+            do not require a gradient, ``[]`` for none.
 
     Raises:
         TypeError: If ``source`` is neither a module nor a checkpoint.
         FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If the checkpoint does not load, or the source has no parameters.
+        ValueError: If the checkpoint does not load, the source has no parameters or is frozen as a whole,
+            ``frozen`` names none of its parameters, or its own step is asked for and it has none or optimizes
+            manually.
     """
 
     streams: tuple[str, ...] = ("forget", "retain")
@@ -92,9 +107,12 @@ class UnlearningModule(SpreadableModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
+        require_choice("step", step, ("loss", "source"))
         save_primitive_hyperparameters(self)
         # LightningCLI hands hyper-parameters to whatever module is built next; in an empty context a source that
         # is loaded here keeps its own
@@ -103,10 +121,17 @@ class UnlearningModule(SpreadableModule):
             raise ValueError(
                 f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn"
             )
+        loaded = mark_frozen(loaded, frozen)
         self._source = [loaded]  # in a list, so that it is not registered as a submodule
         self.model = self.initial_model(loaded).train()  # a source may come in evaluation mode
+        hold_statistics(self.model)
         self.adapter = adapter or Adapter()
         self.loss: Loss = loss or nn.functional.cross_entropy
+        self._given_loss = loss is not None
+        self.step = step
+        if step == "source":
+            require_own_step(self.model)
+        self._plain_answers = False
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
         self._prepared = False
@@ -123,6 +148,7 @@ class UnlearningModule(SpreadableModule):
         self._settled = True  # whether these hold nothing of the forget set
         self._looked_at: list[tuple[Tensor, Tensor]] = []  # statistics of a fit that is being looked at
         self._held: list[tuple[nn.Module, dict[str, Tensor]]] = []
+        self.share = 1.0
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._outputs_checked = False
         self._validation = nn.ModuleDict()
@@ -135,10 +161,7 @@ class UnlearningModule(SpreadableModule):
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return the model that training starts from: a copy of the source that shares no tensor with it."""
-        model = clone(source)
-        if not any(parameter.requires_grad for parameter in model.parameters()):
-            model.requires_grad_(True)  # a source frozen as a whole; layers frozen among others stay so
-        return model
+        return clone(source)
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Do what must be done once before the first step; counted in ``time/prepare_s``.
@@ -166,6 +189,13 @@ class UnlearningModule(SpreadableModule):
     def source(self) -> nn.Module:
         """The source model, never changed; evaluators use it as the control that forgot nothing."""
         return self._source[0]
+
+    def train(self, mode: bool = True) -> "UnlearningModule":
+        """Set the mode; running statistics of frozen layers do not follow the data."""
+        super().train(mode)
+        if mode:
+            hold_statistics(self.model)
+        return self
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the unlearned model as the source is called."""
@@ -210,6 +240,25 @@ class UnlearningModule(SpreadableModule):
             with by_noted_statistics(noted):
                 logits.append(self.adapter.call(self.model, x))
         return [*logits, last]
+
+    def retain_loss(
+        self, batch: Any, batch_idx: int, answered: tuple[Tensor, Tensor] | None = None
+    ) -> Tensor:
+        """Return the loss on a batch of the retain set: the argument ``loss``, or that of the source's own step.
+
+        Args:
+            batch: The batch.
+            batch_idx: Its number.
+            answered: Logits and targets, where :meth:`stream_logits` has been asked.
+        """
+        if self.step == "loss":
+            logits, targets = answered or self.stream_logits(batch)[0]
+            return self.loss(logits, targets)
+        batch = batch.batch if isinstance(batch, Indexed) else batch
+        inputs, targets = self.adapter.split(batch)
+        known = (inputs, answered[0]) if answered is not None and self._plain_answers else None
+        with by_running_statistics(running_layers(self.model).values() if len(targets) == 1 else ()):
+            return own_loss(cast(L.LightningModule, self.model), batch, batch_idx, known)
 
     def _answers(self, inputs: Any, size: int) -> Tensor:
         """Return the logits of one batch of ``size`` samples."""
@@ -280,9 +329,15 @@ class UnlearningModule(SpreadableModule):
 
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""
+        refuse_idle_averaging(self.trainer, planned=True)
         self._exported = None
+        if kept := list(frozen_tensors(self.source)):
+            rank_zero_info(
+                f"{type(self).__name__}: {listed(kept)} are frozen in the source, so they were trained on nobody and "
+                "stay as they are; if they were trained, give frozen=[]"
+            )
         if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
-            self._try_model(self.data, Runtime(self.trainer))
+            self._try_source()
             if self.data.ledger is not None:
                 before = model_hash(self.source.state_dict())
                 require_forgotten_before(self.data.ledger, before, self.data.split.previous)
@@ -366,6 +421,16 @@ class UnlearningModule(SpreadableModule):
             norm = torch.nn.utils.get_total_norm(gradients)
             self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Note which part of the step's samples this process has."""
+        loaders = self.trainer.train_dataloader
+        loader = loaders.get(self.epoch_stream) if isinstance(loaders, Mapping) else None
+        self.share = loader.sampler.share(batch_idx) if isinstance(loader, BatchLoader) else 1.0
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Weigh the loss by this process's share of the samples, so that uneven shares count for what they are."""
+        super().backward(loss if self.share == 1 else loss * self.share, *args, **kwargs)
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the accuracies, and stop at a loss that is not finite, without waiting for the device at every step."""
         self._settled = not self._moving
@@ -382,6 +447,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_end(self) -> None:
         """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
+        refuse_idle_averaging(self.trainer, planned=False)
         if self._losses is not None:
             self._require_finite(self._losses)
             self._losses = None
@@ -578,16 +644,17 @@ class UnlearningModule(SpreadableModule):
         metric.update((logits.argmax(dim=-1) == targets).float(), float(own))
         self.log(f"accuracy/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False)
 
-    def _try_model(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Look at the answers to one batch before hours are spent on preparing."""
-        with isolated_rng(), evaluating(self.model), runtime.not_training(), torch.no_grad():
-            batch = runtime.to_device(next(iter(data.loader(self.epoch_stream))))
-            inputs, targets = self.adapter.split(batch)
-            known = data.known_targets()
-            everything = targets if known is None else torch.as_tensor(known)
-            with runtime.forward_context():
-                logits = self.adapter.call(self.model, inputs)
-            self._check_outputs(logits, everything)
+    def _try_source(self) -> None:
+        """Look at the source's answers to one batch, and at its own loss, before hours are spent on preparing."""
+        trial = try_model(self.source, self.data, Runtime(self.trainer), self.adapter, self.loss, step=True)
+        known = self.data.known_targets()
+        self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
+        self._plain_answers = trial.plain
+        source, method = type(self.source).__name__, type(self).__name__
+        if self.step == "loss" and not self._given_loss:
+            warn_of_another_loss(trial, source, method)
+        if not self.follows_source_recipe:  # which needs a source's architecture, and not what it has learned
+            warn_of_guessing(trial, source)
 
     def _check_outputs(self, logits: Tensor, targets: Tensor) -> None:
         self._outputs_checked = True

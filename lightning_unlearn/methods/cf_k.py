@@ -1,5 +1,6 @@
 """CF-k: fine-tuning of the last k parameter tensors; the base of EU-k, which re-initialises them first."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -8,11 +9,11 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers
-from lightning_unlearn.methods.freezing import hold_statistics
 from lightning_unlearn.methods.source import Source
-from lightning_unlearn.models.surgery import clone, last_parameter_tensors
+from lightning_unlearn.models.freezing import share_frozen
+from lightning_unlearn.models.surgery import last_parameter_tensors
 
 __all__ = ["CFk"]
 
@@ -29,20 +30,22 @@ class CFk(UnlearningModule):
 
     Args:
         source: The source model.
-        k: How many parameter tensors, from 1 to as many as there are; 5 and 10 in the papers.
+        k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If ``k`` is outside its range.
 
     Example:
         >>> from lightning_unlearn.models import MLP
-        >>> method = CFk(MLP(in_features=4, hidden=(3,), num_classes=2), k=2)
-        >>> [name for name, parameter in method.model.named_parameters() if parameter.requires_grad]
-        ['layers.2.weight', 'layers.2.bias']
+        >>> CFk(MLP(in_features=4, hidden=(3,), num_classes=2), k=5)
+        Traceback (most recent call last):
+        ValueError: k must be from 1 to 4, the trainable parameter tensors of MLP, got 5
     """
 
     streams = ("retain",)
@@ -57,34 +60,43 @@ class CFk(UnlearningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_integers(k=k)
         self.k = k  # initial_model() asks for it
         super().__init__(
-            source, optimizer=optimizer or _adam, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter
+            source,
+            optimizer=optimizer or _adam,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
         )
-        self.train()
 
     def initial_model(self, source: nn.Module) -> nn.Module:
-        """Return a copy of the source of which only the last k parameter tensors can be trained."""
-        model = clone(source)
-        model.requires_grad_(False)
-        for name in last_parameter_tensors(model, self.k):
-            model.get_parameter(name).requires_grad_(True)
-        return model
+        """Return a copy of the source, which must have k tensors to train."""
+        last_parameter_tensors(source, self.k)
+        return super().initial_model(source)
 
-    def train(self, mode: bool = True) -> "CFk":
-        """Set the mode; running statistics of frozen layers do not follow the data."""
-        super().train(mode)
-        if mode:
-            hold_statistics(self.model, (p for p in self.model.parameters() if p.requires_grad))
-        return self
+    def setup(self, stage: str) -> None:
+        """Freeze all but the last k tensors while the method is fitted."""
+        if stage == "fit":
+            last = last_parameter_tensors(self.source, self.k)
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name in last)
+            self.train()
+
+    def teardown(self, stage: str) -> None:
+        """Leave the model whole, and frozen as the source is."""
+        super().teardown(stage)
+        share_frozen(self.model, self.source)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Cross-entropy on the retain set."""
-        ((logits, targets),) = self.stream_logits(batch["retain"])
-        loss = self.loss(logits, targets)
+        loss = self.retain_loss(batch["retain"], batch_idx)
         self.log_terms(loss=loss)
         return loss
 

@@ -1,8 +1,14 @@
-"""Whether a method's arguments are numbers at all; their ranges each method checks itself."""
+"""Whether a method's arguments are of the right kind; the ranges of numbers each method checks itself."""
 
 from numbers import Integral, Real
 
-__all__ = ["require_integers", "require_numbers"]
+__all__ = ["require_choice", "require_integers", "require_numbers"]
+
+
+def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
 
 
 def require_numbers(*, none: tuple[str, ...] = (), **arguments: object) -> None:

@@ -1,6 +1,6 @@
 """EU-k: the last k parameter tensors are drawn anew and trained from scratch; the rest stays frozen."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -8,9 +8,11 @@ from torch import nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.source import Source
-from lightning_unlearn.models.surgery import fresh_copy, last_parameter_tensors
+from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.models.surgery import last_parameter_tensors
 
 __all__ = ["EUk"]
 
@@ -25,16 +27,17 @@ class EUk(CFk):
 
     Args:
         source: The source model.
-        k: How many parameter tensors, from 1 to as many as there are; 5 and 10 in the papers.
-        fresh: Builds a new model, for architectures whose layers cannot be drawn anew one by one; ``None``
-            resets the layers of a copy.
+        k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
+        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
-        ValueError: If ``k`` is outside its range, or the layers cannot be drawn anew.
+        ValueError: If ``k`` is outside its range, or ``fresh`` builds another architecture.
 
     Example:
         >>> from lightning_unlearn.models import MLP
@@ -54,18 +57,27 @@ class EUk(CFk):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         self._fresh = fresh
         super().__init__(
-            source, k, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter
+            source,
+            k,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
         )
 
     def initial_model(self, source: nn.Module) -> nn.Module:
-        """Return a copy of the source with new last tensors, which alone can be trained."""
+        """Return a copy of the source with new last tensors."""
         model = super().initial_model(source)
         fresh = fresh_copy(source, self._fresh)
         with torch.no_grad():
-            for name in last_parameter_tensors(model, self.k):
+            for name in last_parameter_tensors(source, self.k):
                 model.get_parameter(name).copy_(fresh.get_parameter(name))
         return model

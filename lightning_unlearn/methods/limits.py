@@ -1,10 +1,12 @@
 """What a Trainer can be asked for that a method cannot do, said before anything runs; does nothing else."""
 
+import math
+
 import lightning as L
-from lightning.pytorch.callbacks import StochasticWeightAveraging
+from lightning.pytorch.callbacks import BatchSizeFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-__all__ = ["refuse_impossible", "require_data_parallel"]
+__all__ = ["refuse_idle_averaging", "refuse_impossible", "require_data_parallel"]
 
 
 def refuse_impossible(method: L.LightningModule, trainer: L.Trainer) -> None:
@@ -19,18 +21,28 @@ def refuse_impossible(method: L.LightningModule, trainer: L.Trainer) -> None:
     """
     name = type(method).__name__
     strategy = type(trainer.strategy).__name__
-    averaging = any(
-        isinstance(callback, StochasticWeightAveraging)
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-    )
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    averages = [
+        type(c).__name__ for c in callbacks if isinstance(c, StochasticWeightAveraging | WeightAveraging)
+    ]
+    if trainer.overfit_batches:  # type: ignore[attr-defined]
+        raise ValueError(
+            f"{name}: overfit_batches={trainer.overfit_batches} puts another order in place of the streams'; use "  # type: ignore[attr-defined]
+            "limit_train_batches for a short run, or give UnlearningDataModule fewer samples"
+        )
+    if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
+        raise ValueError(
+            f"{name}: BatchSizeFinder trains before the method is prepared; remove it and set "
+            "UnlearningDataModule(batch_size=...)"
+        )
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy):
         raise ValueError(
             f"{name}: strategy {strategy} hides the model's parameters from the method; use "
             "ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1), or 'ddp'"
         )
-    if averaging and isinstance(trainer.strategy, ModelParallelStrategy):
+    if averages and isinstance(trainer.strategy, ModelParallelStrategy):
         raise ValueError(
-            f"{name}: StochasticWeightAveraging cannot average a model that {strategy} spreads over processes; "
+            f"{name}: {averages[0]} cannot average a model that {strategy} spreads over processes; "
             "remove the callback, or use strategy='ddp'"
         )
     if method.automatic_optimization:
@@ -50,11 +62,37 @@ def refuse_impossible(method: L.LightningModule, trainer: L.Trainer) -> None:
             f"accumulate_grad_batches={trainer.accumulate_grad_batches} delays a Trainer's own step, and {why}; "
             "set it to 1 and raise the datamodule's batch_size"
         )
-    if averaging:
+    if averages:
         raise ValueError(
-            f"StochasticWeightAveraging follows the one optimizer of a Trainer's own step, and {why}; remove the "
-            "callback"
+            f"{averages[0]} follows the one optimizer of a Trainer's own step, and {why}; remove the callback"
         )
+
+
+def refuse_idle_averaging(trainer: L.Trainer, *, planned: bool) -> None:
+    """Refuse an average of weights that is never updated: training would end in the weights of before, the source's.
+
+    Args:
+        trainer: The Trainer.
+        planned: Whether to ask about the steps that are planned, not those that were taken.
+
+    Raises:
+        ValueError: Naming the callback and what to write instead.
+    """
+    averages = [c for c in trainer.callbacks if isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+    if not averages:
+        return
+    steps = trainer.estimated_stepping_batches if planned else trainer.global_step
+    epochs = (trainer.max_epochs or 0) if planned else trainer.current_epoch
+    if math.isinf(steps):  # stopped by time or a callback
+        return
+    for average in averages:
+        if not any(average.should_update(step_idx=step) for step in range(int(steps))) and not any(
+            average.should_update(epoch_idx=epoch) for epoch in range(epochs)
+        ):
+            raise ValueError(
+                f"{type(average).__name__} updates its average in none of {int(steps)} steps and {epochs} epochs, so "
+                "the model would end as it was before the first step; let the average start earlier, or remove it"
+            )
 
 
 def require_data_parallel(method: L.LightningModule, processes: int, data_parallel: int) -> None:

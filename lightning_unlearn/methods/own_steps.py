@@ -1,4 +1,4 @@
-"""Calling a source's own training and validation steps outside a loop that knows it; decides nothing by them."""
+"""Calling a source's own training and validation steps outside a loop that knows it."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -6,14 +6,33 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["noted_logs", "own_loss", "own_validation"]
+__all__ = ["noted_logs", "own_loss", "own_validation", "require_own_step"]
+
+
+def require_own_step(model: nn.Module) -> None:
+    """Refuse a source whose own training step cannot be followed.
+
+    Raises:
+        ValueError: If there is none, or it steps optimizers itself.
+    """
+    name = type(model).__name__
+    if not isinstance(model, L.LightningModule) or not is_overridden("training_step", model):
+        raise ValueError(
+            f"step='source' needs a source with a training_step, and {name} has none; use step='loss'"
+        )
+    if not model.automatic_optimization:
+        raise ValueError(
+            f"step='source': {name} steps its optimizers itself (manual optimization), which cannot be followed; use "
+            "step='loss'"
+        )
 
 
 @contextmanager
@@ -35,13 +54,41 @@ def noted_logs(module: L.LightningModule) -> Iterator[list[tuple[str, Any]]]:
         del module.log, module.log_dict
 
 
-def own_loss(module: L.LightningModule, batch: Any, batch_idx: int) -> Tensor:
+@contextmanager
+def _answered(module: nn.Module, known: tuple[Any, Tensor] | None) -> Iterator[None]:
+    """Answer the first call of a module on these very inputs with the logits that are known; any other is made."""
+    if known is None:
+        yield
+        return
+    forward, left = module.forward, [known]
+
+    def answer(*args: Any, **kwargs: Any) -> Any:
+        if left and not kwargs and len(args) == 1 and args[0] is left[0][0]:
+            return left.pop()[1]
+        return forward(*args, **kwargs)
+
+    module.forward = answer
+    try:
+        yield
+    finally:
+        del module.forward
+
+
+def own_loss(
+    module: L.LightningModule, batch: Any, batch_idx: int, known: tuple[Any, Tensor] | None = None
+) -> Tensor:
     """Return the loss of a module's own training step.
+
+    Args:
+        module: The module.
+        batch: The batch.
+        batch_idx: Its number.
+        known: The batch's inputs and what the model answers to them, where it need not be asked again.
 
     Raises:
         TypeError: If the step returns none.
     """
-    with noted_logs(module):
+    with noted_logs(module), _answered(module, known):
         outputs = module.training_step(batch, batch_idx)
     loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
     if not isinstance(loss, Tensor):

@@ -2,7 +2,7 @@
 
 import contextvars
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,16 +14,16 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
-from lightning_unlearn.methods.base import UnlearningModule
-from lightning_unlearn.methods.checks import require_numbers
-from lightning_unlearn.methods.freezing import hold_statistics
+from lightning_unlearn.methods.base import Step, UnlearningModule
+from lightning_unlearn.methods.checks import require_choice, require_numbers
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.models.freezing import hold_statistics, trainable
 from lightning_unlearn.models.sharding import local_part, local_part_of
 from lightning_unlearn.models.surgery import count_parameters
 from lightning_unlearn.seeding import derive_seed
 
-__all__ = ["Perturbation", "require_choice", "require_fraction", "require_k"]
+__all__ = ["Perturbation", "require_fraction", "require_k"]
 
 
 class Perturbation(UnlearningModule):
@@ -57,7 +57,10 @@ class Perturbation(UnlearningModule):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set (no sensitivity is taken
+            of it).
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Attributes:
         perturbed: Flat row-major positions of the perturbed weights by parameter name, int64 and ascending;
@@ -85,7 +88,9 @@ class Perturbation(UnlearningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("similarity_threshold",),
@@ -108,7 +113,15 @@ class Perturbation(UnlearningModule):
         require_choice("update", update, ("all", "selected"))
         require_choice("epoch", epoch, ("retain", "forget"))
         self.update = update  # train() below asks for it
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
+        )
         self.epsilon = epsilon
         self.mix = mix
         self.lambda_ = lambda_
@@ -168,7 +181,7 @@ class Perturbation(UnlearningModule):
         super().on_train_start()
         self.log("perturbed_parameters", float(self.n_perturbed), sync_dist=True)
         if self.update == "selected":
-            for name, parameter in self.model.named_parameters():
+            for name, parameter in trainable(self.model).items():
                 mask = torch.zeros(parameter.numel(), dtype=torch.bool)
                 mask[self.perturbed[name]] = True
                 mask = mask.view(parameter.shape).to(parameter.device)
@@ -185,8 +198,9 @@ class Perturbation(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 10: CE on the retain set + λ·JS on the forget set."""
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        loss, js, ce = perturbation_loss(
-            forget, self._teacher.logits(batch["forget"]), retain, targets, self.lambda_, loss=self.loss
+        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
+        loss, js, _ = perturbation_loss(
+            forget, self._teacher.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
         )
         self.log_terms(loss=loss, js=js, ce=ce)
         return loss
@@ -195,7 +209,7 @@ class Perturbation(UnlearningModule):
         """Set the mode; running statistics do not follow the data where only selected weights may move."""
         super().train(mode)
         if mode and self.update == "selected":
-            hold_statistics(self.model, trained=())
+            hold_statistics(self.model, everything=True)
         return self
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -204,7 +218,6 @@ class Perturbation(UnlearningModule):
             gradient = self.model.get_parameter(name).grad
             if gradient is not None:
                 local_part(gradient).masked_fill_(~movable, 0)
-        super().on_before_optimizer_step(optimizer)
         super().on_before_optimizer_step(optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -239,12 +252,6 @@ class Perturbation(UnlearningModule):
         self.perturbed = dict(state["perturbed"])
 
 
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
-
-
 def require_k(k: int, most: int, what: str, model: nn.Module) -> None:
     """Raise unless ``k`` is an integer from 1 to ``most``, the number of ``what`` there are to choose."""
     if isinstance(k, bool) or not isinstance(k, int):
@@ -256,7 +263,7 @@ def require_k(k: int, most: int, what: str, model: nn.Module) -> None:
 def require_fraction(fraction: float, model: nn.Module) -> None:
     """Raise ``ValueError`` unless ``fraction`` is a share of a model's weights that chooses at least one."""
     require_numbers(fraction=fraction)
-    total = count_parameters(model)
+    total = count_parameters(model, list(trainable(model)))
     if not (0 < fraction <= 1 and round(fraction * total)):
         raise ValueError(
             f"fraction must lie in (0, 1] and choose at least one of {total} weights, got {fraction}; "

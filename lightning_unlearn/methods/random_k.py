@@ -1,5 +1,6 @@
 """Random-k unlearning of Zuo et al.: a random share of the weights is perturbed, then all are fine-tuned."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,8 +12,10 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import select_random
+from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.perturbation import Perturbation, require_fraction
 from lightning_unlearn.methods.source import Source
+from lightning_unlearn.models.freezing import trainable
 
 __all__ = ["RandomK"]
 
@@ -39,7 +42,9 @@ class RandomK(Perturbation):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If an argument is outside its range, or no weight would be chosen.
@@ -66,7 +71,9 @@ class RandomK(Perturbation):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             source,
@@ -80,7 +87,9 @@ class RandomK(Perturbation):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
+            frozen=frozen,
         )
         require_fraction(fraction, self.model)
         self.fraction = fraction
@@ -89,4 +98,4 @@ class RandomK(Perturbation):
         self, data: UnlearningDataModule, runtime: Runtime, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Choose at random, every set of that many weights being equally likely."""
-        return select_random(dict(self.model.named_parameters()), self.fraction, generator)
+        return select_random(trainable(self.model), self.fraction, generator)

@@ -1,5 +1,6 @@
 """Random-TopK unlearning of Zuo et al.: a random choice of weights that holds the most sensitive ones."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -12,9 +13,11 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import select_random_top_k
 from lightning_unlearn.functional.sensitivity import Granularity
+from lightning_unlearn.methods.base import Step
 from lightning_unlearn.methods.perturbation import require_fraction
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.methods.top_k import Sensitivity, SensitivityStream, TopK
+from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import count_parameters
 
 __all__ = ["RandomTopK"]
@@ -36,7 +39,7 @@ class RandomTopK(TopK):
         fraction: Share of the weights that are perturbed, in (0, 1]; 0.05 in the paper.
         epsilon: Coefficient ε of the perturbation.
         mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
-        sensitivity: Gradient of what: of the ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
+        sensitivity: Gradient of what: of the argument ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
             logits.
         sensitivity_samples: Over how many samples at most; ``None`` for all.
         sensitivity_stream: Of which set they are a random choice: ``"train"``, ``"forget"`` or ``"retain"``.
@@ -50,7 +53,9 @@ class RandomTopK(TopK):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         TypeError: If ``k`` is not an integer.
@@ -85,7 +90,9 @@ class RandomTopK(TopK):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__(
             source,
@@ -105,7 +112,9 @@ class RandomTopK(TopK):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
+            frozen=frozen,
         )
         require_fraction(fraction, self.model)
         self.fraction = fraction
@@ -113,7 +122,7 @@ class RandomTopK(TopK):
             self._require_room(k)
 
     def _require_room(self, count: int) -> None:
-        perturbed = round(self.fraction * count_parameters(self.model))
+        perturbed = round(self.fraction * count_parameters(self.model, list(trainable(self.model))))
         if count > perturbed:
             what = "weights" if self.granularity == "scalar" else f"tensors of {count} weights"
             raise ValueError(
@@ -129,7 +138,7 @@ class RandomTopK(TopK):
         count = sum(len(positions) for positions in top.values())
         self._require_room(count)
         marks: dict[str, Tensor] = {}
-        for name, parameter in self.model.named_parameters():
+        for name, parameter in trainable(self.model).items():
             marks[name] = torch.zeros(parameter.numel(), device=parameter.device)
             marks[name][top[name]] = 1
         return select_random_top_k(marks, self.fraction, count, generator)

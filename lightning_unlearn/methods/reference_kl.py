@@ -1,8 +1,9 @@
 """Reference-model unlearning of Chen et al., 2024 and 2021: λ·KL + (1−λ)·CE."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
+import lightning as L
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
@@ -12,11 +13,12 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_classifier
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import kl_from_logits, reference_kl_loss
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers, require_numbers
+from lightning_unlearn.methods.own_steps import own_loss
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.methods.teacher import Teacher
-from lightning_unlearn.models.surgery import fresh_copy
+from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["ReferenceKL"]
@@ -44,12 +46,16 @@ class ReferenceKL(UnlearningModule):
         reference_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the papers use 0.1.
         reference_epochs: Passes over D_s.
         reference_optimizer: Makes the reference model's optimizer; ``None`` for Adam with learning rate 1e-3.
+        fresh: Builds the untrained reference model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy`
+            says.
         kl_tolerance: Stop when the mean KL on the forget set after an epoch, in nats, is below this (eq. 4), the
             model being asked as it would be exported; ``None`` trains for the trainer's ``max_epochs``.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -74,11 +80,14 @@ class ReferenceKL(UnlearningModule):
         *,
         reference_epochs: int = 20,
         reference_optimizer: OptimizerCallable | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
         kl_tolerance: float | None = None,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("kl_tolerance",),
@@ -97,12 +106,21 @@ class ReferenceKL(UnlearningModule):
             raise ValueError(f"reference_epochs must be at least 1, got {reference_epochs}")
         if kl_tolerance is not None and not kl_tolerance > 0:
             raise ValueError(f"kl_tolerance must be positive, got {kl_tolerance}; None never stops early")
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
+        )
         self.lambda_ = lambda_
         self.reference_fraction = reference_fraction
         self.reference_epochs = reference_epochs
         self.kl_tolerance = kl_tolerance
         self._reference_optimizer = reference_optimizer
+        self._fresh = fresh
         self._reference = None if reference is None else Teacher(reference, self.adapter)
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
@@ -119,18 +137,21 @@ class ReferenceKL(UnlearningModule):
     def _train_reference(self, data: UnlearningDataModule, runtime: Runtime) -> nn.Module:
         seed = derive_seed(data.order_seed, "reference")
         with isolated_rng(seed):
-            reference = fresh_copy(self.source)
-        reference.requires_grad_(True)
+            reference = fresh_copy(self.source, self._fresh)
         runtime.place(reference)
+        own = self.step == "source"
+        if own and isinstance(reference, L.LightningModule):
+            reference.trainer = self.trainer
         size = max(1, round(self.reference_fraction * len(data.split.retain)))
         positions = data.split.draw_reference(size)
         train_classifier(
             reference,
-            data.loader("retain", train=True, positions=positions, seed=seed),
+            data.loader("retain", train=True, positions=positions, seed=seed, least=1),
             epochs=self.reference_epochs,
             optimizer=self._reference_optimizer or _adam,
             runtime=runtime,
             loss=self.loss,
+            step=_own_step if own else None,
             adapter=self.adapter,
             seed=seed,
         )
@@ -140,8 +161,9 @@ class ReferenceKL(UnlearningModule):
         """Eq. 3: λ·KL on the forget set + (1−λ)·CE on as many retain samples."""
         assert self._reference is not None  # prepare() made it
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        loss, kl, ce = reference_kl_loss(
-            forget, self._reference.logits(batch["forget"]), retain, targets, self.lambda_, loss=self.loss
+        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
+        loss, kl, _ = reference_kl_loss(
+            forget, self._reference.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
         )
         self.log_terms(loss=loss, kl=kl, ce=ce)
         return loss
@@ -166,6 +188,10 @@ class ReferenceKL(UnlearningModule):
         """Take back the reference model's answers, or the model itself where they cannot be kept."""
         self._reference = Teacher(self.source, self.adapter)
         self._reference.load_state(state["reference"])
+
+
+def _own_step(module: nn.Module, batch: Any) -> Tensor:
+    return own_loss(cast(L.LightningModule, module), batch, 0)
 
 
 def _adam(parameters: Any) -> torch.optim.Optimizer:

@@ -1,37 +1,31 @@
 """Retrain: the oracle that every unlearned model is measured against."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
 
 import lightning as L
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.methods.base import UnlearningModule
-from lightning_unlearn.methods.own_steps import own_loss, own_validation
-from lightning_unlearn.methods.perturbation import require_choice
+from lightning_unlearn.methods.base import Step, UnlearningModule
+from lightning_unlearn.methods.own_steps import own_validation
 from lightning_unlearn.methods.source import Source
-from lightning_unlearn.models.surgery import clone, evaluating, fresh_copy
+from lightning_unlearn.models.fresh import fresh_copy
 
 __all__ = ["Retrain"]
 
 _OWN_METRICS = {"train/loss", "accuracy/forget", "accuracy/test"}
-# Losses of one batch that differ by less are taken for the same, computed in another order or precision.
-_SAME_LOSS = 1e-2
 
 
 class Retrain(UnlearningModule):
     """Trains a fresh model of the source's architecture on the retain set alone.
 
     The baseline of all the papers. No weight and no running statistic of the source survives: every layer is
-    drawn anew by its own scheme. Unless an optimizer is given, the source's own ``configure_optimizers`` is
+    drawn anew as its class draws it. Unless an optimizer is given, the source's own ``configure_optimizers`` is
     used; a schedule of it that watches a metric of the source's own validation gets that metric, measured by the
     source's ``validation_step`` on its owner's validation set after each epoch. Parameters that are frozen in
     the source among trainable ones (a pretrained backbone) were not trained on anybody's samples and are kept.
@@ -39,8 +33,7 @@ class Retrain(UnlearningModule):
 
     Args:
         source: The source model; only its architecture (and recipe) is used.
-        fresh: Builds a new model, for architectures whose layers cannot be drawn anew one by one; ``None`` resets
-            the layers of a copy.
+        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
         step: What is minimised: ``"loss"``, the argument ``loss``, or ``"source"``, what the source's own
             ``training_step`` returns (label smoothing, auxiliary losses, mixing of samples). A warning tells
             where the two differ: an oracle is to be trained as the source was.
@@ -48,6 +41,7 @@ class Retrain(UnlearningModule):
         lr_scheduler: Makes the schedule that goes with ``optimizer``.
         loss: Classification loss; ``None`` for the cross-entropy.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If the source's own steps are asked for and it has none, or optimizes manually.
@@ -68,29 +62,26 @@ class Retrain(UnlearningModule):
         source: Source,
         *,
         fresh: Callable[[], nn.Module] | None = None,
-        step: Literal["loss", "source"] = "loss",
+        step: Step = "loss",
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
-        require_choice("step", step, ("loss", "source"))
         self._fresh = fresh
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
-        self.step = step
-        self._given_loss = loss is not None
+        super().__init__(
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
+        )
         self._watched: set[str] = set()
         recipe = self._recipe
-        if step == "source" and (recipe is None or not is_overridden("training_step", recipe)):
-            raise ValueError(
-                f"step='source' needs a source with a training_step, and {type(self.model).__name__} has none; "
-                "use step='loss'"
-            )
-        if (
-            recipe is not None
-            and not recipe.automatic_optimization
-            and (step == "source" or optimizer is None)
-        ):
+        if recipe is not None and not recipe.automatic_optimization and optimizer is None:
             raise ValueError(
                 f"Retrain: {type(recipe).__name__} steps its optimizers itself (manual optimization), which cannot "
                 "be followed; use step='loss' and give optimizer=..."
@@ -101,20 +92,8 @@ class Retrain(UnlearningModule):
         return self.model if isinstance(self.model, L.LightningModule) else None
 
     def initial_model(self, source: nn.Module) -> nn.Module:
-        """Return a model that shares the source's architecture and nothing else."""
-        model = fresh_copy(source, self._fresh)
-        kept = {name for name, parameter in source.named_parameters() if not parameter.requires_grad}
-        if len(kept) == len(list(source.parameters())):
-            model.requires_grad_(
-                True
-            )  # a source frozen as a whole; layers frozen among others were never trained
-            return model
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if name in kept:
-                    parameter.copy_(source.get_parameter(name))
-                    parameter.requires_grad_(False)
-        return model
+        """Return a model that shares the source's architecture and what is frozen in it, and nothing else."""
+        return fresh_copy(source, self._fresh)
 
     def on_fit_start(self) -> None:
         """Look whether the source's recipe can be followed, before hours are spent."""
@@ -124,17 +103,10 @@ class Retrain(UnlearningModule):
         self._watched = watched - _OWN_METRICS
         if self._watched:
             self._own_validation_loader()
-        if self.step == "loss" and not self._given_loss:
-            self._compare_losses()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Cross-entropy on the retain set, or the loss of the source's own step."""
-        if self.step == "source":
-            assert self._recipe is not None
-            loss = own_loss(self._recipe, batch["retain"], batch_idx)
-        else:
-            ((logits, targets),) = self.stream_logits(batch["retain"])
-            loss = self.loss(logits, targets)
+        loss = self.retain_loss(batch["retain"], batch_idx)
         self.log_terms(loss=loss)
         return loss
 
@@ -169,29 +141,3 @@ class Retrain(UnlearningModule):
             f"Retrain: the schedule watches {', '.join(sorted(self._watched))}, and {why}; give optimizer=... and "
             f"lr_scheduler=..., with a monitor among {sorted(_OWN_METRICS)}"
         )
-
-    def _compare_losses(self) -> None:
-        """Warn if the source was trained to minimise something else, as one batch shows."""
-        if not isinstance(self.source, L.LightningModule) or not is_overridden("training_step", self.source):
-            return
-        if not isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
-            return
-        runtime = Runtime(self.trainer)
-        own = clone(self.source)
-        own.trainer = self.trainer
-        runtime.place(own)
-        with isolated_rng(), evaluating(own), torch.no_grad(), runtime.not_training():
-            batch = runtime.to_device(next(iter(self.data.loader("retain"))))
-            inputs, targets = self.adapter.split(batch)
-            with runtime.forward_context():
-                ours = float(self.loss(self.adapter.call(own, inputs), targets))
-                try:
-                    theirs = float(own_loss(own, batch, 0))
-                except Exception:  # a step may need anything of its own loop, and is not needed here
-                    return
-        if abs(ours - theirs) > _SAME_LOSS * max(1.0, abs(ours)):
-            rank_zero_warn(
-                f"the training_step of {type(own).__name__} gives a loss of {theirs:.4g} where Retrain's is "
-                f"{ours:.4g}, so this oracle would not be trained as the source was; use Retrain(step='source'), or "
-                "give its loss=..."
-            )

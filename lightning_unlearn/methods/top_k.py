@@ -1,6 +1,6 @@
 """Top-K unlearning of Zuo et al.: the most sensitive weights are perturbed, then all are fine-tuned."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +17,11 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import gradient_sensitivities, select_top_k
 from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
-from lightning_unlearn.methods.perturbation import Perturbation, require_choice, require_k
+from lightning_unlearn.methods.base import Step
+from lightning_unlearn.methods.checks import require_choice
+from lightning_unlearn.methods.perturbation import Perturbation, require_k
 from lightning_unlearn.methods.source import Source
+from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import count_parameters, evaluating
 from lightning_unlearn.seeding import derive_seed
 
@@ -45,7 +48,7 @@ class TopK(Perturbation):
             paper.
         epsilon: Coefficient ε of the perturbation.
         mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
-        sensitivity: Gradient of what: of the ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
+        sensitivity: Gradient of what: of the argument ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
             logits, which needs no label (as in memory aware synapses).
         sensitivity_samples: Over how many samples at most; ``None`` for all. The paper picks 1, but on a model
             that fits its data few samples have a gradient to speak of, and a handful finds other weights than
@@ -64,7 +67,9 @@ class TopK(Perturbation):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         TypeError: If ``k`` is not an integer.
@@ -97,7 +102,9 @@ class TopK(Perturbation):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_choice("sensitivity", sensitivity, ("loss", "output_norm"))
         require_choice("sensitivity_stream", sensitivity_stream, ("forget", "retain", "train"))
@@ -118,12 +125,14 @@ class TopK(Perturbation):
             optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
+            step=step,
             adapter=adapter,
+            frozen=frozen,
         )
         if granularity == "scalar":
-            require_k(k, count_parameters(self.model), "weights", self.model)
+            require_k(k, count_parameters(self.model, list(trainable(self.model))), "weights", self.model)
         else:
-            require_k(k, len(list(self.model.parameters())), "parameter tensors", self.model)
+            require_k(k, len(trainable(self.model)), "parameter tensors", self.model)
         self.k = k
         self.sensitivity = sensitivity
         self.sensitivity_samples = sensitivity_samples
@@ -144,7 +153,7 @@ class TopK(Perturbation):
             sensitivities: As :meth:`sensitivities` returns them.
         """
         if self.granularity == "tensor":
-            return select_top_k_tensors(sensitivities, dict(self.model.named_parameters()), self.k)
+            return select_top_k_tensors(sensitivities, trainable(self.model), self.k)
         return select_top_k(sensitivities, self.k)
 
     def sensitivities(self, data: UnlearningDataModule, runtime: Runtime) -> dict[str, Tensor]:
@@ -163,7 +172,7 @@ class TopK(Perturbation):
         """
         positions = self._sensitivity_positions(data)
         loader = data.loader(self.sensitivity_stream, positions=positions, indexed=True)
-        parameters = {name: parameter.detach() for name, parameter in self.model.named_parameters()}
+        parameters = {name: parameter.detach() for name, parameter in trainable(self.model).items()}
         by_tensor = self.granularity == "tensor"
         totals = {
             n: torch.zeros(() if by_tensor else p.shape, device=p.device) for n, p in parameters.items()
@@ -209,7 +218,9 @@ class TopK(Perturbation):
         objective = _Objective(self.model, self.adapter, self.loss, self.sensitivity)
         if not self.sensitivity_per_sample:
             value = objective(inputs, targets)
-            gradients = torch.autograd.grad(value, list(self.model.parameters()), materialize_grads=True)
+            gradients = torch.autograd.grad(
+                value, list(trainable(self.model).values()), materialize_grads=True
+            )
             found = gradient_sensitivities(dict(zip(parameters, gradients, strict=True)))
             if self.granularity == "tensor":
                 found = {name: torch.linalg.vector_norm(gradient) for name, gradient in found.items()}

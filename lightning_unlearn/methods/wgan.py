@@ -1,6 +1,6 @@
 """WGAN unlearning of Chen, Huang & Wang, 2021: a critic on sorted posteriors teaches the model how sure to be."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from lightning_unlearn.functional import (
     sort_posteriors,
     wasserstein_critic_loss,
 )
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers, require_numbers
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.small import MLP
@@ -80,7 +80,9 @@ class WGAN(UnlearningModule):
         lr_scheduler: Makes the schedule of the model's optimizer; ``None`` for a constant rate.
         critic_lr_scheduler: Makes that of the critic's.
         loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
         adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
 
     Raises:
         ValueError: If an argument is outside its range, or the critic looks across samples.
@@ -114,7 +116,9 @@ class WGAN(UnlearningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         loss: Loss | None = None,
+        step: Step = "loss",
         adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
     ) -> None:
         require_numbers(
             none=("wasserstein_tolerance",),
@@ -149,7 +153,15 @@ class WGAN(UnlearningModule):
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"
             )
-        super().__init__(source, optimizer=optimizer, lr_scheduler=lr_scheduler, loss=loss, adapter=adapter)
+        super().__init__(
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
+        )
         self.automatic_optimization = False
         self.alpha = alpha
         self.critic_steps = critic_steps
@@ -239,7 +251,7 @@ class WGAN(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 5 for the critic, ``critic_steps`` times, then eq. 6 for the model."""
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        ce = self.loss(retain, targets)
+        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
         real, fake = self._real_posteriors(batch["nonmember"]), self._ordered(forget)
         # neither the critic's second derivative nor a scaled gradient survives half precision
         with torch.autocast(self.device.type, enabled=False):
@@ -261,9 +273,10 @@ class WGAN(UnlearningModule):
                 self.critic, real, fake, self.penalty_weight, self.penalty_p, epsilon=epsilon
             )
             optimizer.zero_grad()
+            critic_loss = (distance + penalty) * self.share
             # Scaled like any loss, but not through manual_backward, which announces a backward pass of the model to
             # DistributedDataParallel.
-            self.trainer.precision_plugin.pre_backward(distance + penalty, self).backward()  # type: ignore[no-untyped-call]
+            self.trainer.precision_plugin.pre_backward(critic_loss, self).backward()  # type: ignore[no-untyped-call]
             runtime.average_gradients(self.critic)
             optimizer.step()
         return -distance.detach(), penalty.detach()

@@ -2,6 +2,7 @@
 
 from lightning_unlearn.models.classifier import Classifier
 from lightning_unlearn.models.densenet import DenseNet121
+from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.googlenet import GoogLeNet
 from lightning_unlearn.models.hparams import (
     recorded_hyperparameters,
@@ -16,7 +17,6 @@ from lightning_unlearn.models.surgery import (
     clone,
     count_parameters,
     evaluating,
-    fresh_copy,
     frozen,
     last_parameter_tensors,
     reinitialize,

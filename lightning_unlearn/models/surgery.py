@@ -1,6 +1,7 @@
 """Copying, re-initialising, freezing and measuring any module; knows nothing of data, methods or networks."""
 
 import copy
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
@@ -16,7 +17,6 @@ __all__ = [
     "clone",
     "count_parameters",
     "evaluating",
-    "fresh_copy",
     "frozen",
     "last_parameter_tensors",
     "reinitialize",
@@ -26,6 +26,8 @@ __all__ = [
 
 M = TypeVar("M", bound=nn.Module)
 
+# How untrained models of an architecture are built, where a comparison or an evaluator was told.
+FACTORIES: weakref.WeakKeyDictionary[nn.Module, Callable[[], nn.Module]] = weakref.WeakKeyDictionary()
 _RESET_METHODS = ("reset_parameters", "_reset_parameters")
 # How many names an error message lists before it says "and ... more".
 _NAMES_SHOWN = 5
@@ -70,6 +72,8 @@ def clone(module: M) -> M:
         if isinstance(part, nn.RNNBase):
             # Copied one by one, the weights no longer lie side by side as cuDNN wants them.
             part.flatten_parameters()
+    if module in FACTORIES:
+        FACTORIES[duplicate] = FACTORIES[module]
     return duplicate
 
 
@@ -87,7 +91,7 @@ def frozen(module: M) -> M:
     return duplicate
 
 
-def reinitialize(module: nn.Module) -> None:
+def reinitialize(module: nn.Module) -> list[str]:
     """Give a module fresh weights in place, each part by its own scheme, so that nothing it learned is left.
 
     Every submodule is reset by its ``reset_parameters`` (or ``_reset_parameters``) and
@@ -97,9 +101,10 @@ def reinitialize(module: nn.Module) -> None:
     objects, their devices and ``requires_grad`` stay.
 
     All parameters and all floating-point buffers of the state dict are overwritten with NaN beforehand; what
-    is still NaN afterwards was not reset. So the result holds no value of the old ones, single numbers and
-    constant tensors included. Buffers that are not saved (``persistent=False``) are constants by convention
-    and stay.
+    is still NaN afterwards was not reset. A parameter that no reset method sets is drawn from a normal distribution
+    with the mean and spread that it had, to one digit; a buffer that none sets is taken for a constant (the mean and
+    deviation of pixels, positions, the weights of classes) and stays. Both are named in the result. Buffers that are
+    not saved (``persistent=False``) are constants by convention.
 
     Random numbers come from torch's global generators; seed them with :func:`torch.manual_seed`. This needs
     the memory of a second copy of the weights while it runs.
@@ -107,13 +112,14 @@ def reinitialize(module: nn.Module) -> None:
     Args:
         module: The module to re-initialise. On any error it is left exactly as it was.
 
-    Raises:
-        ValueError: If there is a tensor that no reset method sets; the message names all of them.
+    Returns:
+        The names of the tensors that no reset method sets, but for the class weights of PyTorch's own losses.
 
     Example:
         >>> layer = nn.Linear(2, 1)
         >>> _ = layer.requires_grad_(False).weight.fill_(7.0)
         >>> reinitialize(layer)
+        []
         >>> bool((layer.weight.abs() <= 1 / 2**0.5).all())
         True
     """
@@ -124,28 +130,43 @@ def reinitialize(module: nn.Module) -> None:
             for tensor in (*module.parameters(), *module.buffers())
             if not is_lazy(tensor)
         ]
-        complete = False
+        before = {id(tensor): original for tensor, original in backup}
         try:
             computed = {part: _computed_tensors(part) for _, part in parts}
             for _, tensor in _learned_tensors(parts):
                 tensor.fill_(torch.nan)
             for _, part in parts:
                 _reset(part, computed[part])
-            left = [name for name, tensor in _learned_tensors(parts) if bool(tensor.isnan().any())]
-            complete = not left
-        finally:
-            if not complete:
-                for tensor, original in backup:
-                    tensor.copy_(original)
-    if left:
-        raise ValueError(
-            f"module: {type(module).__name__} cannot be re-initialised, because no reset_parameters() sets "
-            f"{_listed(left)}. Either define reset_parameters() on the class that owns them (for constants: "
-            "register_buffer(..., persistent=False)), or pass fresh=..., a callable that builds a new model"
-        )
+        except BaseException:
+            for tensor, original in backup:
+                tensor.copy_(original)
+            raise
+        left = [(name, tensor) for name, tensor in _learned_tensors(parts) if bool(tensor.isnan().any())]
+        for name, tensor in left:
+            if isinstance(tensor, nn.Parameter) or ".parametrizations." in f".{name}":
+                _redraw(tensor, before[id(tensor)])
+            else:
+                tensor.copy_(before[id(tensor)])
     for _, part in parts:
         if isinstance(part, Metric):
             part.reset()
+    losses = tuple(
+        f"{name}." for name, part in parts if type(part).__module__ == nn.CrossEntropyLoss.__module__
+    )
+    return [name for name, _ in left if not name.startswith(losses or ("\n",))]
+
+
+def _redraw(tensor: Tensor, before: Tensor) -> None:
+    """Draw a tensor whose scheme is not known as what it was shows it: a spread, around 0 unless that is far away."""
+    values = torch.view_as_real(before) if before.is_complex() else before
+    mean = float(values.mean())
+    spread = float(values.std()) if values.numel() > 1 else 0.0
+    centre = 0.0 if abs(mean) < spread or before.is_complex() else _one_digit(mean)
+    tensor.normal_(0.0, _one_digit(spread)).add_(centre)
+
+
+def _one_digit(value: float) -> float:
+    return float(f"{value:.0e}")
 
 
 def _inner_first(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -223,65 +244,6 @@ def _reset_parametrized(part: nn.Module, computed: dict[str, Tensor]) -> None:
             setattr(part, name, fresh[name].detach().clone())
 
 
-def fresh_copy(module: M, fresh: Callable[[], nn.Module] | None = None) -> nn.Module:
-    """Return an untrained model with the architecture of a trained one, which stays as it was.
-
-    Args:
-        module: The trained model.
-        fresh: Builds the untrained model, for networks that :func:`reinitialize` cannot reset, or that start
-            from pretrained weights. ``None``: a :func:`clone`, re-initialised.
-
-    Returns:
-        A model that shares no tensor with ``module``.
-
-    Raises:
-        TypeError: If ``fresh`` does not return a module.
-        ValueError: If its parameters and buffers differ from the trained model's in name or shape, if it
-            hands out the trained model's own tensors, or as :func:`reinitialize` does.
-    """
-    if fresh is None:
-        duplicate = clone(module)
-        reinitialize(duplicate)
-        return duplicate
-    built = fresh()
-    if not isinstance(built, nn.Module):
-        raise TypeError(f"fresh must return a torch.nn.Module, got {type(built).__name__}")
-    expected = {name: tuple(tensor.shape) for name, tensor in _state_tensors(module).items()}
-    found = {name: tuple(tensor.shape) for name, tensor in _state_tensors(built).items()}
-    if expected != found:
-        differences = [
-            f"{name} (shape {found.get(name, 'missing')}, expected {expected.get(name, 'none')})"
-            for name in dict.fromkeys((*expected, *found))
-            if expected.get(name) != found.get(name)
-        ]
-        raise ValueError(
-            f"fresh must build the trained model's architecture, but {type(built).__name__} differs from "
-            f"{type(module).__name__} in {_listed(differences)}"
-        )
-    storages = {
-        tensor.untyped_storage().data_ptr() for tensor in _state_tensors(module).values() if tensor.numel()
-    }
-    shared = [
-        name
-        for name, tensor in _state_tensors(built).items()
-        if tensor.numel() and tensor.untyped_storage().data_ptr() in storages
-    ]
-    if shared:
-        raise ValueError(
-            f"fresh must build a new model, but its result shares {_listed(shared)} with the trained one; "
-            "build the network anew in every call"
-        )
-    return built
-
-
-def _state_tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value
-        for name, value in module.state_dict().items()
-        if isinstance(value, Tensor) and not is_lazy(value)
-    }
-
-
 def surviving_tensors(a: nn.Module, b: nn.Module) -> list[str]:
     """Name the learned tensors that are the same, bit for bit, in two modules.
 
@@ -333,14 +295,14 @@ def _same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 def last_parameter_tensors(module: nn.Module, k: int) -> list[str]:
-    """Name the last ``k`` parameter tensors of a module, in the order of registration.
+    """Name the last ``k`` trainable parameter tensors of a module, in the order of registration.
 
     This is what "the last K layers" of EU-k and CF-k means in Zuo et al., "Machine unlearning through
     fine-grained model parameters perturbation", §IV-B: a weight and its bias count as two. Only this reading
     gives the counts of their table I, such as 6666 parameters for VGG and k = 5.
 
     Args:
-        module: Any module; a tensor used twice counts once.
+        module: Any module; a tensor used twice counts once, a frozen one not at all.
         k: How many tensors, from 1 to as many as there are.
 
     Returns:
@@ -353,10 +315,10 @@ def last_parameter_tensors(module: nn.Module, k: int) -> list[str]:
         >>> last_parameter_tensors(nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2)), 3)
         ['0.bias', '1.weight', '1.bias']
     """
-    names = [name for name, _ in module.named_parameters()]
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     if not 1 <= k <= len(names):
         raise ValueError(
-            f"k must be from 1 to {len(names)}, the parameter tensors of {type(module).__name__}, got {k}"
+            f"k must be from 1 to {len(names)}, the trainable parameter tensors of {type(module).__name__}, got {k}"
         )
     return names[-k:]
 
@@ -382,7 +344,7 @@ def count_parameters(module: nn.Module, names: Sequence[str] | None = None) -> i
         return sum(sizes.values())
     unknown = [name for name in names if name not in sizes]
     if unknown:
-        raise ValueError(f"names: {type(module).__name__} has no parameter {_listed(unknown)}")
+        raise ValueError(f"names: {type(module).__name__} has no parameter {listed(unknown)}")
     return sum(sizes[name] for name in set(names))
 
 
@@ -411,6 +373,6 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

@@ -156,11 +156,15 @@ def write(path: Path, text: str) -> Path:
         ("ids.txt", "\ufeff7\r\n3\r\n12"),
         ("ids.json", "[7, 3, 12]"),
         ("ids.csv", "7\n3\n12\n"),
-        ("ids.csv", "sample\n7\n3\n12\n"),
+        ("ids.csv", "position\n7\n3\n12\n"),
         ("ids.csv", "\ufeffid,name\n7,ann\n3,bob\n12,eve\n"),
         ("ids.CSV", 'name;"Position"\n"ann; old";7\nbob;3\neve;"12"\n'),
         ("ids.csv", ",index\r\n0,7\r\n1,3\r\n2,12\r\n"),
         ("ids.csv", "id,why\n7,moved\n,\n\n3,\n12,left\n , \n"),
+        ("ids.csv", "sep=;\r\nid;amount\r\n7;1,5\r\n3;2,25\r\n12;0,1\r\n"),
+        ("ids.csv", "amount, EUR;id\n1,5;7\n2,25;3\n0,1;12\n"),
+        ("ids.csv", "sep=,\n7\n3\n12\n"),
+        ("ids.csv", "\n7\n3\n12\n"),
     ],
 )
 def test_files_of_positions(tmp_path, name, text):
@@ -181,6 +185,7 @@ def test_sequences_of_positions(ids):
     [
         ("who.csv", "user,why\nu 02,moved\nu10,left\n"),
         ("who.csv", "u 02\nu10\n"),
+        ("who.csv", "sep=;\nwhy;user\nmoved, far;u 02\n;u10\n"),
         ("who.txt", "u 02\n\n u10\n"),
         ("who.json", '["u10", "u 02"]'),
     ],
@@ -197,6 +202,11 @@ def test_integer_attribute_values(tmp_path):
     assert select(Ids([900, 3], column="identity"), data).tolist() == [0, 3, 5]
     path = write(tmp_path / "who.csv", "date,identity\n2024-01-01,900\n2024-01-02,3\n")
     assert select(Ids(path, column="identity"), data).tolist() == [0, 3, 5]
+    path = write(tmp_path / "another.csv", "age\n900\n3\n")
+    with pytest.raises(
+        ValueError, match=r"begins with 'age', which is neither an integer nor a header 'identity'"
+    ):
+        select(Ids(path, column="identity"), data)
 
 
 @settings(max_examples=100, deadline=None)
@@ -234,6 +244,12 @@ def test_a_person_in_part_excluded_is_forgotten_in_the_rest_and_one_wholly_exclu
         ("ids.csv", "id,position\n1,3\n", "not clear which"),
         ("ids.csv", "id,why\n3,moved\n4\n", "line 3 has 1 cells, the first line 2"),
         ("ids.csv", "id,why\n3,moved\n,left\n", r"could not be read as integer ids: '' is none"),
+        ("ids.csv", "customer\n3\n4\n", r"begins with 'customer'.*Ids\(\.\.\., column='customer'\)"),
+        ("ids.csv", "customer_id\n3\n4\n", r"begins with 'customer_id'.*Ids\(\.\.\., column='customer_id'\)"),
+        ("ids.csv", "3.0\n4.0\n", r"begins with '3\.0', which is neither an integer nor a header"),
+        ("ids.csv", "3;1,5\n4;2,5\n", r"2 columns.*not clear which.*Ids\(\.\.\., column=\.\.\.\)"),
+        ("ids.csv", "sep=;\ncustomer;age\n3;4\n", r"2 columns.*'customer', 'age'.*not clear which"),
+        ("ids.json", "[5, 2, true]", "1 values that are true or false, which name no sample"),
         ("ids.json", '{"ids": [1]}', "one list of ids, got a JSON dict"),
         ("ids.json", "[1, 2", "not valid JSON"),
         ("ids.json", "[1, 2.5]", "must be integers, got float64"),

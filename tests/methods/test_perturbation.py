@@ -595,3 +595,16 @@ def test_k_must_be_an_integer() -> None:
 def test_a_method_of_ones_own_must_select() -> None:
     with pytest.raises(NotImplementedError, match="must define select"):
         perturbed_by(lambda s, **kw: Perturbation(s, epsilon=0.1, **kw), toy_source())
+
+
+def test_gradients_are_measured_once_a_step(tmp_path: Path) -> None:
+    norms: list[Any] = []
+
+    class Noting(RandomK):
+        def log(self, name: str, value: Any, *arguments: Any, **options: Any) -> None:
+            norms.extend([value] if name == "train/gradient_norm" else [])
+            super().log(name, value, *arguments, **options)
+
+    trainer = quiet_trainer(logger=CSVLogger(tmp_path), log_every_n_steps=1, limit_val_batches=0)
+    trainer.fit(Noting(toy_source()), toy_data())
+    assert len(norms) == trainer.global_step

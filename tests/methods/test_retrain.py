@@ -72,25 +72,6 @@ def test_it_equals_plain_training_of_the_same_fresh_model_on_the_retain_set() ->
     assert_same_state(state(method.model), state(model))
 
 
-class Token(nn.Module):
-    """Owns a parameter that no layer resets."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.token = nn.Parameter(torch.randn(6))
-        self.net = Net()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.net(x + self.token)
-
-
-def test_a_model_that_cannot_be_reset_needs_a_builder() -> None:
-    with pytest.raises(ValueError, match="fresh"):
-        Retrain(Token())
-    method = Retrain(Token(), fresh=Token)
-    quiet_trainer(max_epochs=1).fit(method, toy_data())
-
-
 def test_a_builder_of_another_architecture_is_refused() -> None:
     with pytest.raises(ValueError, match="fresh"):
         Retrain(Net(8), fresh=lambda: Net(9))

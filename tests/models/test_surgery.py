@@ -364,18 +364,32 @@ def test_reinitialize_a_fitted_module_resets_its_metrics(fitted):
     assert fitted._trainer is not None
 
 
-def test_reinitialize_names_all_that_nothing_resets_and_changes_nothing():
+def test_reinitialize_names_what_nothing_resets_and_draws_it_too():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), RawParameterNet())
     network.register_module("metric", MeanMetric())
     network.metric.update(3.0)
-    network[1](torch.randn(8, 4))
-    before = copy.deepcopy(network.state_dict())
-    with pytest.raises(ValueError, match=r"reset_parameters\(\) sets 2.token, 2.scale.*fresh=") as caught:
-        reinitialize(network)
-    assert "head" not in str(caught.value)
-    assert all(torch.equal(network.state_dict()[k], v) for k, v in before.items())
-    assert float(network.metric.compute()) == 3.0
+    before = clone(network)
+    assert reinitialize(network) == ["2.token", "2.scale"]
+    assert surviving_tensors(before, network) == []
+    assert network.metric.update_count == 0
+
+
+def test_what_nothing_resets_is_drawn_with_the_spread_it_had():
+    class Bare(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.position = nn.Parameter(0.0213 * torch.randn(50, 40))
+            self.gain = nn.Parameter(1.04 + 0.012 * torch.randn(500))
+
+    torch.manual_seed(0)
+    network, other = Bare(), Bare()
+    reinitialize(network)
+    assert float(network.position.std()) == pytest.approx(0.02, rel=0.1)
+    assert abs(float(network.position.mean())) < 0.002
+    assert float(network.gain.mean()) == pytest.approx(1, abs=0.002)
+    assert float(network.gain.std()) == pytest.approx(0.01, rel=0.1)
+    assert surviving_tensors(network, other) == []
 
 
 def test_reinitialize_restores_when_a_reset_fails():
@@ -398,8 +412,10 @@ def test_reinitialize_catches_a_reset_that_forgets_a_tensor():
         def reset_parameters(self):
             nn.init.normal_(self.weight)
 
-    with pytest.raises(ValueError, match=r"sets bias\."):
-        reinitialize(Forgetful(3, 2))
+    layer = Forgetful(3, 2)
+    before = layer.bias.detach().clone()
+    assert reinitialize(layer) == ["bias"]
+    assert bool((layer.bias != before).all())
 
 
 def test_an_outer_reset_may_cover_what_its_children_do_not():
@@ -420,27 +436,25 @@ def test_an_outer_reset_may_cover_what_its_children_do_not():
 
 
 @pytest.mark.parametrize("persistent", [True, False])
-def test_only_unsaved_buffers_are_taken_for_constants(persistent):
+def test_buffers_that_nothing_resets_are_constants(persistent):
     network = nn.Sequential(nn.Linear(2, 2))
     network.register_buffer("positions", torch.tensor([1.0, 2.0]), persistent=persistent)
-    if persistent:
-        with pytest.raises(ValueError, match=r"sets positions\..*persistent=False"):
-            reinitialize(network)
-    else:
-        reinitialize(network)
+    network.register_module("loss", nn.CrossEntropyLoss(weight=torch.tensor([0.5, 1.5])))
+    assert reinitialize(network) == (["positions"] if persistent else [])
     assert network.positions.tolist() == [1.0, 2.0]
+    assert network.loss.weight.tolist() == [0.5, 1.5]
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_weights_computed_by_hooks_or_without_inverse_are_reported():
-    old_style = torch.nn.utils.weight_norm(nn.Linear(3, 2))
-    with pytest.raises(ValueError, match="weight_g, weight_v"):
-        reinitialize(old_style)
-    spectral = parametrizations.spectral_norm(nn.Linear(3, 2))
-    before = copy.deepcopy(spectral.state_dict())
-    with pytest.raises(ValueError, match=r"parametrizations\.weight\.0\._u"):
-        reinitialize(spectral)
-    assert all(torch.equal(spectral.state_dict()[k], v) for k, v in before.items())
+def test_weights_computed_by_hooks_or_without_inverse_are_drawn_too():
+    for layer in (
+        torch.nn.utils.weight_norm(nn.Linear(3, 2)),
+        parametrizations.spectral_norm(nn.Linear(3, 2)),
+    ):
+        before = copy.deepcopy(layer.state_dict())
+        assert reinitialize(layer)
+        assert not any(torch.equal(layer.state_dict()[k], v) for k, v in before.items())
+        assert bool(layer(torch.ones(1, 3)).isfinite().all())
 
 
 def test_weight_norm_is_reset_through_its_parametrization():

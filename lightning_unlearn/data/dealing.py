@@ -1,0 +1,111 @@
+"""Whether a project deals its training set anew in every run: permutations drawn from the global random state."""
+
+import random
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils.data import ConcatDataset, Dataset, Subset
+
+__all__ = ["Deals"]
+
+_ADVICE = (
+    "each process and each run deals anew, so that positions mean other samples than those the source was trained on; "
+    "give random_split a generator: random_split(..., generator=torch.Generator().manual_seed(0)), and train the "
+    "source on that deal"
+)
+
+
+class Deals(TorchFunctionMode):
+    """Notes, while a project sets up its data, whether it draws from a global random state that it has not seeded.
+
+    It changes nothing of what is drawn.
+
+    Attributes:
+        permutations: What ``torch.randperm`` drew from the global generator, and so ``random_split`` without one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.permutations: list[Tensor] = []
+        self._drawn = self._seeded = False
+
+    def __enter__(self) -> "Deals":
+        self._before = _states()
+        self._manual_seed = before = torch.manual_seed
+
+        def manual_seed(seed: Any) -> torch.Generator:
+            self._seeded = True
+            return before(seed)
+
+        torch.manual_seed = manual_seed
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        # not kept, for it could not be pickled for spawned processes
+        torch.manual_seed = self.__dict__.pop("_manual_seed")
+        before, after = self._before, _states()
+        self._drawn |= before[1:] != after[1:] or (before[0] != after[0] and not self._seeded)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of PyTorch, and keep a permutation that it draws."""
+        result = func(*args, **(kwargs or {}))
+        generator = (kwargs or {}).get("generator")
+        if func is torch.randperm and not self._seeded and generator in (None, torch.default_generator):
+            self.permutations.append(result)
+        return result
+
+    def check(self, train: Dataset[Any], name: str) -> None:
+        """Refuse a training set that is known to be such a deal, and warn of one that may be.
+
+        Args:
+            train: The training set that was set up.
+            name: The project's datamodule, for the message.
+
+        Raises:
+            ValueError: If a Subset in it holds the positions of a permutation that was drawn.
+        """
+        deals = [np.asarray(part.indices, dtype=np.int64) for part in _subsets(train)]
+        drawn = [permutation.cpu().numpy() for permutation in self.permutations]
+        if any(_dealt_from(chosen, permutation) for chosen in deals for permutation in drawn):
+            raise ValueError(
+                f"datamodule: {name} deals its training set by a permutation from PyTorch's global random state: "
+                f"{_ADVICE}"
+            )
+        if self._drawn and any((np.diff(chosen) < 0).any() for chosen in deals):
+            rank_zero_warn(
+                f"{name} drew from a global random state while it was set up, and its training set is a shuffled "
+                f"Subset. If that was the draw, {_ADVICE}"
+            )
+
+
+def _subsets(dataset: Dataset[Any]) -> Iterator[Subset[Any]]:
+    if isinstance(dataset, Subset):
+        yield dataset
+        yield from _subsets(dataset.dataset)
+    elif isinstance(dataset, ConcatDataset):
+        for part in dataset.datasets:
+            yield from _subsets(part)
+
+
+def _states() -> tuple[int, int, int]:
+    """Return a checksum each of PyTorch's, NumPy's and Python's global random state."""
+    numpy = np.random.get_state(legacy=False)  # noqa: NPY002  the legacy state is what projects draw from
+    states = (torch.get_rng_state().numpy().tobytes(), repr(numpy).encode(), repr(random.getstate()).encode())
+    return tuple(map(zlib.crc32, states))  # type: ignore[return-value]
+
+
+def _dealt_from(chosen: np.ndarray[Any, Any], drawn: np.ndarray[Any, Any]) -> bool:
+    """Whether positions are a run of a permutation, as it was drawn or sorted."""
+    if not len(chosen) or chosen.max() >= len(drawn) or len(chosen) > len(drawn):
+        return False
+    place = np.argsort(drawn)[chosen]
+    start = int(place.min())
+    run = drawn[start : start + len(chosen)]
+    return np.array_equal(chosen, run) or (len(run) < len(drawn) and np.array_equal(chosen, np.sort(run)))

@@ -1,0 +1,506 @@
+"""The right people are forgotten: deals, nested datasets, labels as served, samplers that choose."""
+
+import os
+import pickle
+import random
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.utilities import CombinedLoader
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    Subset,
+    TensorDataset,
+    WeightedRandomSampler,
+    random_split,
+)
+from toys import CLASSES, TRAIN, PlainData, PlainModule, blobs, quiet_trainer, toy_source
+
+from lightning_unlearn import SourceCheckpoint
+from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
+from lightning_unlearn.methods import Retrain
+
+X, Y = blobs(TRAIN, 0)
+KEPT = 40
+
+
+def ready(data: UnlearningDataModule) -> UnlearningDataModule:
+    data.prepare_data()
+    data.setup("fit")
+    return data
+
+
+def rows(loader: Any) -> torch.Tensor:
+    return torch.cat([batch[0] for batch in loader])
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def entropy() -> list[int]:
+    """A deal that no seed decides."""
+    order = list(range(TRAIN))
+    random.Random(os.urandom(8)).shuffle(order)
+    return order
+
+
+class Dealt(PlainData):
+    """A project that deals training and validation set in its setup, whatever the stage."""
+
+    def __init__(self, deal: Callable[[Dataset[Any]], Any]) -> None:
+        super().__init__()
+        self.deal = deal
+        self.setups: list[str] = []
+
+    def setup(self, stage: str) -> None:
+        self.setups.append(stage)
+        self.train, self.val, *rest = self.deal(TensorDataset(X, Y))
+        self.test = rest[0] if rest else None
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.train, batch_size=8, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.val, batch_size=8)
+
+    test_dataloader = L.LightningDataModule.test_dataloader  # type: ignore[assignment]
+
+
+class DealtThrice(Dealt):
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.test, batch_size=8)
+
+
+def from_entropy(dataset: Dataset[Any]) -> Any:
+    order = entropy()
+    return Subset(dataset, order[:KEPT]), Subset(dataset, order[KEPT:50]), Subset(dataset, order[50:])
+
+
+def by_generator(dataset: Dataset[Any]) -> Any:
+    return random_split(dataset, [KEPT, 20], generator=seeded())
+
+
+def from_permutation(dataset: Dataset[Any]) -> Any:
+    torch.rand(3)
+    order = torch.randperm(TRAIN)
+    return Subset(dataset, sorted(order[:KEPT].tolist())), Subset(dataset, order[KEPT:].tolist())
+
+
+def seeds_itself(dataset: Dataset[Any]) -> Any:
+    torch.manual_seed(0)
+    torch.rand(3)
+    return random_split(dataset, [KEPT, 20])
+
+
+def from_numpy(dataset: Dataset[Any]) -> Any:
+    order = np.random.permutation(TRAIN).tolist()  # noqa: NPY002
+    return Subset(dataset, order[:KEPT]), Subset(dataset, order[KEPT:])
+
+
+# ---------------------------------------------------------------- deals
+
+
+@pytest.mark.parametrize(
+    "deal",
+    [
+        lambda dataset: random_split(dataset, [KEPT, 20]),
+        lambda dataset: random_split(random_split(dataset, [50, 10])[0], [0.8, 0.2], generator=seeded()),
+        lambda dataset: (ConcatDataset(random_split(dataset, [30, 10, 20])[:2]), dataset),
+        from_permutation,
+    ],
+    ids=["random_split", "beneath another", "concatenated", "randperm"],
+)
+def test_a_deal_from_the_global_random_state_is_refused(deal: Any) -> None:
+    project = Dealt(deal)
+    with pytest.raises(ValueError, match=r"Dealt deals its training set.*give random_split a generator"):
+        UnlearningDataModule(project, [3, 4, 5]).setup("fit")
+    assert project.setups == ["fit"], "once is enough"
+
+
+@pytest.mark.parametrize("deal", [by_generator, seeds_itself])
+def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = ready(UnlearningDataModule(Dealt(deal), [3, 4, 5]))
+    expected = deal(TensorDataset(X, Y))[0].indices
+    assert torch.equal(rows(data.loader("forget")), X[expected][[3, 4, 5]])
+    held_out = torch.cat([rows(data.loader("nonmember")), rows(data.loader("test"))])
+    assert not (held_out[:, None] == X[expected][None]).all(-1).any(), "a test sample trained the source"
+
+
+def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
+    from lightning_unlearn.data.dealing import Deals
+
+    before = torch.manual_seed
+    torch.manual_seed(5)
+    expected = torch.randperm(9), torch.rand(2)
+    torch.manual_seed(5)
+    with Deals():
+        drawn = torch.randperm(9), torch.rand(2)
+    assert all(map(torch.equal, drawn, expected))
+    assert torch.manual_seed is before
+    data = ready(UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
+    assert pickle.loads(pickle.dumps(data)).split.same_as(data.split), "spawned processes are given the data"
+
+
+def test_a_shuffle_by_numpys_global_state_is_named() -> None:
+    with pytest.warns(
+        UserWarning, match=r"Dealt drew from a global random state.*give random_split a generator"
+    ):
+        ready(UnlearningDataModule(Dealt(from_numpy), [3]))
+
+
+def test_test_and_training_set_come_from_one_deal() -> None:
+    data = ready(UnlearningDataModule(DealtThrice(from_entropy), [3, 4, 5]))
+    members = rows(data.loader("train"))
+    held_out = torch.cat([rows(data.loader("nonmember")), rows(data.loader("test"))])
+    assert len(members) == KEPT
+    assert len(held_out) == 10
+    assert not (held_out[:, None] == members[None]).all(-1).any(), "a test sample is a member"
+
+
+def test_another_deal_than_an_earlier_one_is_refused_wherever_it_is_known(tmp_path: Path) -> None:
+    first = ready(UnlearningDataModule(Dealt(from_entropy), [3, 4, 5], split_path=tmp_path / "split.npz"))
+    with pytest.raises(
+        ValueError, match=r"previous: an earlier split was made with a training set of another order"
+    ):
+        ready(UnlearningDataModule(Dealt(from_entropy), [6], previous=tmp_path / "split.npz"))
+    with pytest.raises(ValueError, match=r"split_path: .* was made with a training set of another order"):
+        ready(UnlearningDataModule(Dealt(from_entropy), [3, 4, 5], split_path=tmp_path / "split.npz"))
+    first.teardown("fit")
+    with pytest.raises(
+        ValueError, match="the split of an earlier setup was made with a training set of another"
+    ):
+        first.setup("test")
+
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(PlainModule(), UnlearningDataModule(Dealt(from_entropy), [3, 4, 5]))
+    trainer.save_checkpoint(tmp_path / "source.ckpt")
+    source = SourceCheckpoint(str(tmp_path / "source.ckpt"), "toys.PlainModule")
+    with pytest.raises(
+        ValueError, match="source: the checkpoint was made with a training set of another order"
+    ):
+        quiet_trainer(max_epochs=1).fit(Retrain(source), UnlearningDataModule(Dealt(from_entropy), [3, 4, 5]))
+    with pytest.raises(
+        ValueError, match="ckpt_path: the checkpoint was made with a training set of another order"
+    ):
+        quiet_trainer(max_epochs=2).fit(
+            PlainModule(), UnlearningDataModule(Dealt(from_entropy), [3]), ckpt_path=tmp_path / "source.ckpt"
+        )
+
+
+def test_a_source_of_the_same_deal_is_unlearned(tmp_path: Path) -> None:
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(PlainModule(), UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
+    trainer.save_checkpoint(tmp_path / "source.ckpt")
+    source = SourceCheckpoint(str(tmp_path / "source.ckpt"), "toys.PlainModule")
+    quiet_trainer(max_epochs=1).fit(Retrain(source), UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
+
+
+@pytest.mark.parametrize(("deal", "works"), [(from_entropy, False), (by_generator, True)])
+def test_two_processes_forget_the_same_people_or_nobody(deal: Any, works: bool) -> None:
+    data = UnlearningDataModule(Dealt(deal), [3, 4, 5])
+    trainer = quiet_trainer(max_epochs=1, devices=2, strategy="ddp_fork")
+    if works:
+        return trainer.fit(Retrain(toy_source()), data)
+    with pytest.raises(Exception, match="Dealt gives the processes different training sets"):
+        trainer.fit(Retrain(toy_source()), data)
+    return None
+
+
+def test_a_second_request_never_puts_rows_of_the_first_back(tmp_path: Path) -> None:
+    first = ready(UnlearningDataModule(Dealt(by_generator), [3, 4, 5], split_path=tmp_path / "first.npz"))
+    gone = rows(first.loader("forget"))
+    second = ready(UnlearningDataModule(Dealt(by_generator), 0.2, previous=tmp_path / "first.npz"))
+    for stream in ("train", "forget", "retain", "nonmember", "test"):
+        assert not (rows(second.loader(stream))[:, None] == gone[None]).all(-1).any(), stream
+
+
+# ---------------------------------------------------------------- nested datasets
+
+
+class Labelled(Dataset[Any]):
+    """A project's own dataset with columns of its own; serves a dictionary or a pair."""
+
+    def __init__(self, start: int = 0, target_transform: Any = None) -> None:
+        self.targets = Y.tolist()
+        self.attributes = {"customer": np.array([f"C{start + i}" for i in range(TRAIN)])}
+        self.age = np.arange(TRAIN) + start
+        self.target_transform = target_transform
+        self.read = 0
+
+    def __len__(self) -> int:
+        return TRAIN
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        self.read += 1
+        target = self.targets[index]
+        return X[index] + self.age[0], self.target_transform(target) if self.target_transform else target
+
+
+def nested() -> tuple[Dataset[Any], list[int]]:
+    first = list(range(TRAIN - 1, 9, -1))
+    second = [7, 3, 11, 0, 25]
+    return Subset(Subset(Labelled(), first), second), [first[place] for place in second]
+
+
+@pytest.mark.parametrize(
+    ("rule", "places"),
+    [
+        ([0, 2], [0, 2]),
+        (Ids(["C52", "C34"], column="customer"), [0, 4]),
+        (Ids([56], column="age"), [1]),
+        (Ids([52, 48], innermost=True), [0, 2]),
+    ],
+)
+def test_positions_and_columns_are_found_through_subsets(rule: Any, places: list[int]) -> None:
+    dataset, origin = nested()
+    assert origin == [52, 56, 48, 59, 34]
+    data = ready(UnlearningDataModule(dataset, rule))
+    assert data.split.forget.tolist() == places
+    assert torch.equal(rows(data.loader("forget")), X[[origin[place] for place in places]])
+
+
+def test_columns_are_found_through_concatenated_datasets() -> None:
+    parts = [Subset(Labelled(), [5, 1]), Labelled(start=100)]
+    data = ready(UnlearningDataModule(ConcatDataset(parts), Ids(["C1", "C103"], column="customer")))
+    assert torch.equal(rows(data.loader("forget")), torch.stack([X[1], X[3] + 100]))
+    assert data.known_targets().tolist() == Y[[5, 1]].tolist() + Y.tolist()  # type: ignore[union-attr]
+    with pytest.raises(ValueError, match="the training set draws from 2 datasets"):
+        ready(UnlearningDataModule(ConcatDataset(parts), Ids([1], innermost=True)))
+
+
+def test_positions_that_nobody_has_in_the_innermost_dataset_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="1 ids do not occur in attribute 'position in the innermost dataset'"
+    ):
+        ready(UnlearningDataModule(nested()[0], Ids([52, 1], innermost=True)))
+    with pytest.raises(ValueError, match="give one of them"):
+        Ids([1], column="age", innermost=True)
+
+
+def test_a_copy_that_would_stay_is_refused() -> None:
+    repeated = ConcatDataset([Subset(data := TensorDataset(X, Y), [4, 5, 6]), Subset(data, [6, 7])])
+    with pytest.raises(
+        ValueError, match=r"1 samples to forget stand in the training set a second time.*positions 3"
+    ):
+        ready(UnlearningDataModule(repeated, [2]))
+    assert ready(UnlearningDataModule(repeated, [2, 3])).split.forget.tolist() == [2, 3]
+
+
+# ---------------------------------------------------------------- labels
+
+
+class Relabelled(Subset[Any]):
+    """A subset that serves labels of its own."""
+
+    def __getitem__(self, index: Any) -> Any:
+        x, y = super().__getitem__(index)
+        return x, (int(y) + 1) % CLASSES
+
+    __getitems__ = None  # type: ignore[assignment]
+
+
+class FromOne(Labelled):
+    """Lists its classes from 1 and serves them from 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets = (Y + 1).tolist()
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+        return X[index], self.targets[index] - 1
+
+
+@pytest.mark.parametrize(
+    ("dataset", "served"),
+    [
+        (Labelled(target_transform=lambda y: (y + 1) % CLASSES), (Y + 1) % CLASSES),
+        (Subset(Labelled(target_transform=lambda y: (y + 1) % CLASSES), range(TRAIN)), (Y + 1) % CLASSES),
+        (Relabelled(TensorDataset(X, Y), range(TRAIN)), (Y + 1) % CLASSES),
+        (Relabelled(Labelled(), range(TRAIN)), (Y + 1) % CLASSES),
+        (FromOne(), Y),
+        (Labelled(), Y),
+    ],
+    ids=[
+        "target_transform",
+        "beneath a subset",
+        "relabelling subset",
+        "of a listing one",
+        "from one",
+        "as listed",
+    ],
+)
+def test_classes_are_those_that_are_served(dataset: Any, served: torch.Tensor) -> None:
+    data = ready(UnlearningDataModule(dataset, Classes(1)))
+    assert data.split.forget.tolist() == np.flatnonzero(served == 1).tolist()
+    assert (torch.cat([y for _, y in data.loader("forget")]) == 1).all()
+    assert data.known_targets().tolist() == served.tolist()  # type: ignore[union-attr]
+
+
+def test_only_a_bounded_sample_is_read_where_the_list_or_its_transform_tells() -> None:
+    class Long(Labelled):
+        def __init__(self, target_transform: Any = None) -> None:
+            super().__init__(target_transform=target_transform)
+            self.targets = (torch.arange(5000) % 10).tolist()
+
+        def __len__(self) -> int:
+            return 5000
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            self.read += 1
+            return torch.tensor([float(index)]), (self.target_transform or int)(self.targets[index])
+
+    for transform in (None, lambda y: 9 - y):
+        dataset = Long(transform)
+        data = ready(UnlearningDataModule(dataset, Classes(2)))
+        assert len(data.split.forget) == 500
+        assert dataset.read < 250
+
+
+# ---------------------------------------------------------------- samplers
+
+
+class Batches(Sampler[list[int]]):
+    """A project's own batches."""
+
+    batch_size = 8
+
+    def __init__(self, batches: list[list[int]]) -> None:
+        self.batches = batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Any:
+        return iter(self.batches)
+
+
+class Sampled(PlainData):
+    def __init__(self, dataset: Any = None, **arguments: Any) -> None:
+        super().__init__()
+        self.dataset = dataset or TensorDataset(X, Y)
+        self.arguments = arguments
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(self.dataset, **self.arguments)
+
+
+def chunks(order: list[int]) -> list[list[int]]:
+    return [order[start : start + 8] for start in range(0, len(order), 8)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_sampler": Batches(chunks(list(range(40))))}, "a Batches that takes 40 of 60 samples"),
+        (
+            {"batch_sampler": Batches(chunks([*range(TRAIN), 3]))},
+            "takes 60 of 60 samples, some more than once",
+        ),
+        ({"sampler": [0, 1, 1, *range(3, TRAIN)]}, "a list that takes 59 of 60 samples, some more than once"),
+        (
+            {"sampler": WeightedRandomSampler([1.0] * TRAIN, 9, replacement=False)},
+            "60 weights that draws 9 samples without replacement",
+        ),
+        ({"sampler": WeightedRandomSampler([1.0] * 9, 9)}, "9 weights .* of a dataset of 60"),
+    ],
+)
+def test_samplers_of_part_of_the_data_are_refused(arguments: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        ready(UnlearningDataModule(Sampled(**arguments), 0.2))
+
+
+def test_batches_of_all_samples_are_served_in_another_order() -> None:
+    whole = chunks(list(reversed(range(TRAIN))))
+    short = Batches(whole[:-1])
+    short.drop_last = True  # type: ignore[attr-defined]
+    for batches in (Batches(whole), short):
+        with pytest.warns(UserWarning, match="the order of .* Batches is not kept"):
+            data = ready(UnlearningDataModule(Sampled(batch_sampler=batches), 0.2))
+        assert data.split.train_size == TRAIN
+    plain = BatchSampler(WeightedRandomSampler([1.0, 0.0] * 30, TRAIN), 8, drop_last=True)
+    assert ready(UnlearningDataModule(Sampled(batch_sampler=plain), 0.2)).split.train_size == 30
+
+
+def test_weights_are_kept_for_what_is_trained_on() -> None:
+    weights = torch.where(Y == 0, 8.0, 1.0)
+    weights[5] = 0
+    data = ready(UnlearningDataModule(Sampled(sampler=WeightedRandomSampler(weights, TRAIN)), [0, 1, 2]))
+    assert torch.equal(rows(data.loader("train")), torch.cat([X[:5], X[6:]])), "no weight, no member"
+    loader = data.loader("retain", train=True)
+    drawn = torch.zeros(CLASSES)
+    for epoch in range(20):
+        loader.sampler.set_epoch(epoch)
+        drawn += torch.bincount(torch.cat([y for _, y in loader]), minlength=CLASSES)
+    assert abs(drawn[0] / drawn.sum() - 0.8) < 0.05
+    project = Sampled(sampler=WeightedRandomSampler(weights, TRAIN))
+    shadows = ready(UnlearningDataModule(project, [0, 1, 2], shadow=20))
+    chosen = torch.cat([weights[:5], weights[6:]])[shadows.split.shadow]
+    assert shadows.loader("shadow", train=True).sampler.weights.tolist() == chosen.tolist()  # type: ignore[union-attr]
+    forgotten = rows(data.loader("forget", train=True))
+    assert sorted(forgotten[:, 0].tolist()) == sorted(X[:3, 0].tolist()), "what is forgotten is seen whole"
+
+
+def test_a_retrained_model_keeps_the_recall_of_the_minority(tmp_path: Path) -> None:
+    y = (torch.arange(2000) % 25 == 0).long()
+    x = torch.randn(2000, 6, generator=seeded()) + 1.6 * y[:, None] * torch.eye(6)[0]
+    weights = torch.where(y == 1, 24.0, 1.0)
+    project = Sampled(TensorDataset(x, y), batch_size=50, sampler=WeightedRandomSampler(weights, 2000))
+    forget = np.flatnonzero(y == 0)[:200].tolist()
+
+    def recall(module: L.LightningModule) -> float:
+        fresh = torch.randn(2000, 6, generator=seeded(1)) + 1.6 * torch.eye(6)[0]
+        with torch.no_grad():
+            return (module.eval()(fresh)[:, 1:2].flatten() > module(fresh)[:, 0]).float().mean().item()
+
+    torch.manual_seed(0)
+    source = PlainModule()
+    quiet_trainer(max_epochs=4, limit_val_batches=0).fit(source, project)
+    method = Retrain(source)
+    quiet_trainer(max_epochs=4, limit_val_batches=0).fit(method, UnlearningDataModule(project, forget))
+    method.export(tmp_path / "retrained.ckpt")
+    retrained = recall(PlainModule.load_from_checkpoint(tmp_path / "retrained.ckpt"))
+    assert recall(source) > 0.6
+    assert abs(retrained - recall(source)) < 0.1
+
+
+# ---------------------------------------------------------------- loaders without a length
+
+
+class Endless(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        yield torch.zeros(6), 0
+
+
+@pytest.mark.parametrize(
+    ("loader", "message"),
+    [
+        (lambda: DataLoader(Endless()), "Endless cannot be indexed by position"),
+        (
+            lambda: CombinedLoader({"a": DataLoader(TensorDataset(X, Y))}),
+            "gives a CombinedLoader; unlearning needs one",
+        ),
+        (lambda: {"a": DataLoader(TensorDataset(X, Y))}, "gives a dict; unlearning needs one"),
+    ],
+)
+def test_loaders_that_serve_no_positions_are_named(loader: Any, message: str) -> None:
+    class Project(PlainData):
+        def train_dataloader(self) -> Any:
+            return loader()
+
+    with pytest.raises(TypeError, match=message):
+        ready(UnlearningDataModule(Project(), 0.2))

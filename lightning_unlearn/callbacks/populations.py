@@ -311,7 +311,7 @@ def _population(answers: Mapping[int, Answers], number: int) -> Population:
 def _digest(audit: Audit) -> str:
     """Return a hash of the data as far as it is cheaply told: the split, the targets, and the first samples."""
     data = served_alone(audit.data, audit.data.order_seed)
-    parts: list[Any] = [data.data_name, data.split.forget_sha256, data.known_targets()]
+    parts: list[Any] = [data.data_name, data.split.forget, data.known_targets()]
     for stream in _streams(data):
         parts += [stream, data.stream_size(stream), next(iter(data.loader(stream)))]
     return fingerprint(parts)

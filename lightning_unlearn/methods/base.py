@@ -29,7 +29,7 @@ from lightning_unlearn.data.splits import Split
 from lightning_unlearn.ensembles import Runtime, restore_rng_state, rng_state
 from lightning_unlearn.ensembles.statistics import estimate_statistics
 from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.hashing import model_hash
+from lightning_unlearn.hashing import model_hash, positions_hash
 from lightning_unlearn.ledger import require_forgotten_before
 from lightning_unlearn.methods.answers import batch_accuracies, require_logits
 from lightning_unlearn.methods.checks import require_choice
@@ -361,7 +361,9 @@ class UnlearningModule(SpreadableModule):
         self._prepare_seconds += self._now(runtime) - start
         self._prepared = True
         data = getattr(self.trainer, "datamodule", None)
-        self._request = data.split.forget_sha256 if isinstance(data, UnlearningDataModule) else ""
+        self._request = (
+            positions_hash(data.split.forget, b"request") if isinstance(data, UnlearningDataModule) else ""
+        )
 
     @property
     def _has_data(self) -> bool:
@@ -663,7 +665,7 @@ class UnlearningModule(SpreadableModule):
     def _require_same_request(self) -> None:
         """Refuse another forget set than the one that was prepared for: tables and weights belong to that one."""
         data = getattr(self.trainer, "datamodule", None)
-        now = data.split.forget_sha256 if isinstance(data, UnlearningDataModule) else ""
+        now = positions_hash(data.split.forget, b"request") if isinstance(data, UnlearningDataModule) else ""
         if now != self._request:
             raise ValueError(
                 f"this {type(self).__name__} was prepared for another forget set than the datamodule's; for a new "

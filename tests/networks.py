@@ -388,38 +388,36 @@ class SumOverProcesses(torch.autograd.Function):
     """The sum of what the processes have; a gradient goes back to all of them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
         x = x.clone(memory_format=torch.contiguous_format)
-        torch.distributed.all_reduce(x)
+        torch.distributed.all_reduce(x, group=group)
+        ctx.group = group
         return x
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return SumOverProcesses.forward(ctx, gradient)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return SumOverProcesses.forward(ctx, gradient, ctx.group), None
 
 
 class Synchronised(nn.BatchNorm2d):
-    """Takes the mean and variance of all processes' samples, as PyTorch's does on devices that tests have not."""
+    """Takes the mean and variance of all samples of its process group, as ``SyncBatchNorm`` does on other devices."""
+
+    process_group: Any = None
 
     def forward(self, x: Tensor) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None  # noqa: PT018
         if not self.training:
-            return nn.functional.batch_norm(
-                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
-            )
-        axes = (0, *range(2, x.ndim))
+            return super().forward(x)
         count = x.new_tensor(x.numel() / x.shape[1])
         total, squares, count = (
-            SumOverProcesses.apply(each) for each in (x.sum(axes), x.square().sum(axes), count)
+            SumOverProcesses.apply(each, self.process_group)
+            for each in (x.sum((0, 2, 3)), x.square().sum((0, 2, 3)), count)
         )
         mean, variance = total / count, squares / count - (total / count).square()
         with torch.no_grad():
-            momentum = 0.0 if self.momentum is None else self.momentum
-            self.running_mean.lerp_(mean, momentum)
-            self.running_var.lerp_(variance * count / (count - 1), momentum)
-        shape = (1, -1, *[1] * (x.ndim - 2))
-        normal = (x - mean.view(shape)) / (variance + self.eps).sqrt().view(shape)
-        return normal * self.weight.view(shape) + self.bias.view(shape)
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / (count - 1), self.momentum)
+        normal = (x - mean.view(-1, 1, 1)) / (variance + self.eps).sqrt().view(-1, 1, 1)
+        return normal * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
 
 class ConvertLayers(LayerSync):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -103,7 +104,17 @@ def _batches(data: UnlearningDataModule, runtime: Runtime) -> tuple[BatchLoader,
 
 @contextmanager
 def _one_batch_each(layers: Sequence[_NormBase]) -> Iterator[None]:
-    """Have running statistics be those of the last batch alone, with everything else in evaluation mode."""
+    """Have running statistics be those of the last batch alone, with everything else in evaluation mode.
+
+    Layers that share statistics among processes (``sync_batchnorm=True``) take their own process's: each has another
+    batch, or one that only fills up.
+    """
+    shared: list[tuple[Any, Any]] = [
+        (layer, layer.process_group) for layer in layers if hasattr(layer, "process_group")
+    ]
+    alone = torch.distributed.new_subgroups(1)[0] if shared and torch.distributed.is_initialized() else None
+    for layer, _ in shared:
+        layer.process_group = alone
     before = [(layer, layer.momentum, layer.num_batches_tracked) for layer in layers]
     seen = [None if count is None else count.clone() for _, _, count in before]
     for layer in layers:
@@ -111,6 +122,10 @@ def _one_batch_each(layers: Sequence[_NormBase]) -> Iterator[None]:
     try:
         yield
     finally:
+        for layer, group in shared:
+            layer.process_group = group
+        if alone is not None:
+            torch.distributed.destroy_process_group(alone)
         for (layer, momentum, count), value in zip(before, seen, strict=True):
             layer.momentum = momentum
             if count is not None and value is not None:

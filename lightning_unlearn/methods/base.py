@@ -424,7 +424,8 @@ class UnlearningModule(SpreadableModule):
             self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Note which part of the step's samples this process has."""
+        """Note which part of the step's samples this process has, and that the statistics begin to follow it."""
+        self._settled = not self._moving
         loaders = self.trainer.train_dataloader
         loader = loaders.get(self.epoch_stream) if isinstance(loaders, Mapping) else None
         self.share = loader.sampler.share(batch_idx) if isinstance(loader, BatchLoader) else 1.0
@@ -435,7 +436,6 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the accuracies, and stop at a loss that is not finite, without waiting for the device at every step."""
-        self._settled = not self._moving
         self._log_batch_accuracies(batch)
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if not isinstance(loss, Tensor):

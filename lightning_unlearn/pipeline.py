@@ -2,6 +2,7 @@
 
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol, cast
 import lightning as L
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ManyModels
@@ -18,8 +20,9 @@ from lightning_unlearn.callbacks.watching import WatchRecorder
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.ensembles import isolated_rng
+from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.functional import acceleration
-from lightning_unlearn.identity import canonical, evaluator_settings, file_hash, hyper_parameters, part_hash
+from lightning_unlearn.identity import canonical, data_identity, evaluator_settings, file_hash
 from lightning_unlearn.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.export import write_export
@@ -103,6 +106,8 @@ class Pipeline:
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     populations: dict[int, Populations] = field(default_factory=dict)
+    identities: dict[tuple[str, int], str] = field(default_factory=dict)
+    _data_identity: str = ""
 
     # ------------------------------------------------------------------ the course of a seed
 
@@ -184,8 +189,7 @@ class Pipeline:
             config = self._run_config(name, seed)
             with together(f"{name}, seed {seed}"), seeded(own_seed):
                 subject = build()
-                decisive = hyper_parameters(subject)
-                fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
+                fingerprint = self.identities[name, seed] = self._fingerprint(name, seed, [subject, *watched])
                 if not decided(lambda: folder.is_trained(fingerprint)):
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
@@ -226,8 +230,9 @@ class Pipeline:
         own = self._seed("evaluate", seed)
         audited = [file_hash(self._run_folder(n, seed).checkpoint) for n in (name, SOURCE, RETRAIN)]
         settings = [evaluator_settings(evaluator) for evaluator in evaluators]
+        made = [self.identities.get((run, seed)) for run in (name, SOURCE, RETRAIN)]
         fingerprint = self._fingerprint(
-            name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
+            name, seed, [audited, made, settings, self.config.get("evaluators"), self.adapter]
         )
         try:
             with together(f"audit of {name}, seed {seed}"):
@@ -406,11 +411,8 @@ class Pipeline:
                     )
                 return built(settings)
 
-            with isolated_rng(0):
-                decisive = hyper_parameters(build(source))
             batch_size = None if isinstance(run, SourceRun) else run.batch_size
-            identity = self._fingerprint(label, seed, decisive)
-            return Procedure(build, arguments, identity, batch_size=batch_size)
+            return Procedure(build, arguments, self.identities.get((label, seed)), batch_size=batch_size)
 
         method = None if name in (SOURCE, RETRAIN) else procedure(name, self.runs[name].method)
         return Kinds(
@@ -452,16 +454,20 @@ class Pipeline:
         )
 
     def _fingerprint(self, name: str, seed: int, more: Any) -> str:
-        """Return a hash of all that is known to decide a part's result."""
-        run = None if name == SOURCE else [self.runs[name].trainer, self.runs[name].batch_size]
-        parts = [
-            self._run_config(name, seed),
-            self.data.split.forget_sha256,
-            [self.source.trainer, self.trainer, run],
-            None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint)),
-            more,
-        ]
-        return part_hash(parts)
+        """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
+        run: Any = self.source if name == SOURCE else self.runs[name]
+        trainer = {**self.trainer, **run.trainer, "logger": None}
+        checkpoint = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
+        try:
+            self._data_identity = self._data_identity or data_identity(self.data)
+            batch_size = getattr(run, "batch_size", None)
+            config = canonical(self._run_config(name, seed))
+            return hash_of(config, self._data_identity, trainer, batch_size, checkpoint, more)
+        except TypeError as error:
+            rank_zero_warn(
+                f"{name}, seed {seed}: done anew each time the comparison is started, since it {error}"
+            )
+            return uuid.uuid4().hex
 
     def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
         self.failures.append({"model": name, "seed": seed, "error": error})

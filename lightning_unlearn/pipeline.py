@@ -108,6 +108,7 @@ class Pipeline:
     populations: dict[int, Populations] = field(default_factory=dict)
     identities: dict[tuple[str, int], str] = field(default_factory=dict)
     _data_identity: str = ""
+    _settings: list[Any] = field(default_factory=list)
 
     # ------------------------------------------------------------------ the course of a seed
 
@@ -169,7 +170,7 @@ class Pipeline:
             return cast(UnlearningModule, method).model, _times(trainer)
 
         # what is watched decides no weight, but a run that was not watched has nothing to show
-        settings = [evaluator_settings(evaluator) for evaluator, _ in watched.values()]
+        settings = [s for e, s in zip(evaluators, self._settings, strict=True) if e.name in watched]
         return self._part(name, seed, own, progress, lambda: run.method(source), train, settings)
 
     def _part(
@@ -229,10 +230,9 @@ class Pipeline:
         progress.start(name, seed, "audit")
         own = self._seed("evaluate", seed)
         audited = [file_hash(self._run_folder(n, seed).checkpoint) for n in (name, SOURCE, RETRAIN)]
-        settings = [evaluator_settings(evaluator) for evaluator in evaluators]
         made = [self.identities.get((run, seed)) for run in (name, SOURCE, RETRAIN)]
         fingerprint = self._fingerprint(
-            name, seed, [audited, made, settings, self.config.get("evaluators"), self.adapter]
+            name, seed, [audited, made, self._settings, self.config.get("evaluators"), self.adapter]
         )
         try:
             with together(f"audit of {name}, seed {seed}"):
@@ -392,6 +392,8 @@ class Pipeline:
         for evaluator in made:
             evaluator.seed = self._seed("evaluate", seed)
             evaluator.controls = False  # source and retrained model have rows of their own
+        # now, because an evaluator may keep things for the next model, and Lightning adds its own
+        self._settings = [evaluator_settings(evaluator) for evaluator in made]
         return made
 
     def _kinds(self, name: str, source: nn.Module, seed: int, cache: Path | None) -> Kinds:

@@ -22,7 +22,9 @@ from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.functional import acceleration
+from lightning_unlearn.hashing import positions_hash
 from lightning_unlearn.identity import canonical, data_identity, evaluator_settings, file_hash
+from lightning_unlearn.ledger import secret_in
 from lightning_unlearn.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.export import write_export
@@ -35,7 +37,7 @@ from lightning_unlearn.processes import InStep, decided, is_first, said, shared,
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.run_facts import RunFacts
-from lightning_unlearn.run_folder import RunFolder, claim
+from lightning_unlearn.run_folder import KEY, RunFolder, add_written, claim
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.seeding import derive_seed
 from lightning_unlearn.surroundings import seeded
@@ -103,6 +105,8 @@ class Pipeline:
     config: dict[str, Any]
     loggers: LoggerChoice = field(default_factory=list)
     observers: Sequence[Observer] = ()
+    key: bytes = b""  # what the forgotten samples are hashed with
+    key_is_shared: bool = False  # only then does the hash say anything to others
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     populations: dict[int, Populations] = field(default_factory=dict)
@@ -330,7 +334,7 @@ class Pipeline:
                 "n_test": len(split.test),
                 "n_nonmember": len(split.nonmember),
                 "n_shadow": len(split.shadow),
-                "forget_sha256": split.forget_sha256,
+                **({"forget_hmac": self._forget_hmac} if self.key_is_shared else {}),
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
@@ -364,14 +368,23 @@ class Pipeline:
             names.add(evaluator.name)
             evaluator.require(self.data)
 
-    def claim_folder(self, overwrite: bool) -> None:
-        """Make the output folder ours, or say whose it is."""
+    def claim_folder(self, overwrite: bool, inputs: Sequence[Path], key_file: Path | None) -> None:
+        """Make the output folder ours, or say whose it is; without a key's file it gets a key of its own."""
+        self.key_is_shared = key_file is not None
+        self.key = secret_in(
+            key_file or self.folder / KEY, "forgotten samples", make=True, argument="forget_key"
+        )
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
-        identity = {"config": canonical(fixed), "forget_sha256": self.data.split.forget_sha256}
-        claim(self.folder, identity, overwrite=overwrite)
+        identity = {"config": canonical(fixed), "forget_hmac": self._forget_hmac}
+        runs = [f"{name}/seed_{seed}" for name in (SOURCE, *self.runs) for seed in self.seeds]
+        claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():
             self.data.split.save(self.folder / "split.npz")
+
+    @property
+    def _forget_hmac(self) -> str:
+        return positions_hash(self.data.split.forget, self.key)
 
     def _trainer(
         self, name: str, seed: int, arguments: Mapping[str, Any], callbacks: list[L.Callback]
@@ -392,6 +405,8 @@ class Pipeline:
         for evaluator in made:
             evaluator.seed = self._seed("evaluate", seed)
             evaluator.controls = False  # source and retrained model have rows of their own
+            if evaluator.keeps is not None:
+                add_written(self.folder, evaluator.keeps)
         # now, because an evaluator may keep things for the next model, and Lightning adds its own
         self._settings = [evaluator_settings(evaluator) for evaluator in made]
         return made

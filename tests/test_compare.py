@@ -111,7 +111,7 @@ def test_everything_is_measured_and_written(tmp_path: Path) -> None:
         assert ours["acceleration"]["values"][seed] == pytest.approx(total[0] / total[1])
         assert retrain["acceleration"]["values"][seed] == 1.0
     split = Split.load(tmp_path / "out" / "split.npz")
-    assert report["data"]["forget_sha256"] == split.forget_sha256
+    assert "forget_hmac" not in report["data"], "there is no key that anybody else has"
     assert report["data"]["n_forget"] == len(split.forget)
     for model in report["models"]:
         for seed in range(2):
@@ -533,3 +533,18 @@ def test_retraining_draws_what_the_source_trained(tmp_path: Path, unfreeze_at: i
         assert torch.equal(old["backbone.0.weight"], new["backbone.0.weight"]) == (unfreeze_at == 9)
         assert not torch.equal(old["net.1.weight"], new["net.1.weight"])
         shutil.rmtree(tmp_path / "retrain")
+
+
+def test_retraining_starts_where_the_sources_factory_starts(tmp_path: Path) -> None:
+    def build() -> Classifier:
+        network = nn.Sequential(nn.Linear(6, 400), nn.ReLU(), nn.Linear(400, 3))
+        nn.init.normal_(network[0].weight, std=3.0)
+        return Classifier(network)
+
+    still = MethodRun(
+        lambda s: Retrain(s, optimizer=lambda p: torch.optim.SGD(p, lr=0.0)), "retrain", {"max_epochs": 1}
+    )
+    source = SourceRun(build, {"max_epochs": 1})
+    toy_compare(tmp_path, source=source, seeds=1, methods=[], evaluators=[], retrain=still)
+    weights = read_checkpoint(tmp_path / "retrain" / "seed_0" / "model.ckpt")["state_dict"]
+    assert float(weights["net.0.weight"].std()) == pytest.approx(3, rel=0.1)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import uuid
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +14,7 @@ import numpy.typing as npt
 from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
+from lightning_unlearn.io import atomic_path
 
 __all__ = ["Origin", "Split", "make_split"]
 
@@ -113,12 +111,7 @@ class Split:
             f"{name}={len(getattr(self, name))}"
             for name in ("forget", "retain", "nonmember", "shadow", "test", "previous")
         )
-        return f"Split({sizes}, seed={self.seed}, forget_sha256={self.forget_sha256[:12]}…)"
-
-    @property
-    def forget_sha256(self) -> str:
-        """SHA-256 of the forget set's positions as little-endian ``int64``, in hexadecimal."""
-        return hashlib.sha256(self.forget.astype("<i8").tobytes()).hexdigest()
+        return f"Split({sizes}, seed={self.seed})"
 
     @property
     def members(self) -> Positions:
@@ -181,20 +174,13 @@ class Split:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"path must end in .npz, got {path}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # In the same folder, since a file can only be renamed in one step within one file system.
-        unfinished = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
         content: dict[str, Any] = {
             field.name: np.asarray(getattr(self, field.name)) for field in fields(self)
         }
-        try:
-            with unfinished.open("wb") as file:
-                np.savez_compressed(
-                    file, format=np.asarray(_FORMAT), version=np.asarray(_FORMAT_VERSION), **content
-                )
-            os.replace(unfinished, path)
-        finally:
-            unfinished.unlink(missing_ok=True)
+        with atomic_path(path) as unfinished, unfinished.open("wb") as file:
+            np.savez_compressed(
+                file, format=np.asarray(_FORMAT), version=np.asarray(_FORMAT_VERSION), **content
+            )
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
@@ -294,7 +280,7 @@ def make_split(
     Example:
         >>> split = make_split(1000, 200, 0.05, seed=0, shadow=100)
         >>> split
-        Split(forget=50, retain=850, nonmember=100, shadow=100, test=100, previous=0, seed=0, forget_sha256=...
+        Split(forget=50, retain=850, nonmember=100, shadow=100, test=100, previous=0, seed=0)
     """
     if train_size < 2:
         raise ValueError(

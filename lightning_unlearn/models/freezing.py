@@ -29,7 +29,7 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def mark_frozen(source: M, frozen: Sequence[str] | None) -> M:
+def mark_frozen(source: M, frozen: Sequence[str] | None = None) -> M:
     """Return a source whose ``requires_grad`` says what it was trained on: true for what its samples moved.
 
     Args:

@@ -447,6 +447,10 @@ def test_weights_are_kept_for_what_is_trained_on() -> None:
         loader.sampler.set_epoch(epoch)
         drawn += torch.bincount(torch.cat([y for _, y in loader]), minlength=CLASSES)
     assert abs(drawn[0] / drawn.sum() - 0.8) < 0.05
+    project = Sampled(sampler=WeightedRandomSampler(weights, TRAIN))
+    shadows = ready(UnlearningDataModule(project, [0, 1, 2], shadow=20))
+    chosen = torch.cat([weights[:5], weights[6:]])[shadows.split.shadow]
+    assert shadows.loader("shadow", train=True).sampler.weights.tolist() == chosen.tolist()  # type: ignore[union-attr]
     forgotten = rows(data.loader("forget", train=True))
     assert sorted(forgotten[:, 0].tolist()) == sorted(X[:3, 0].tolist()), "what is forgotten is seen whole"
 

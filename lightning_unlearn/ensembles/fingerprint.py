@@ -20,6 +20,7 @@ __all__ = ["fingerprint"]
 
 _PLAIN = (
     type(None),
+    types.EllipsisType,
     bool,
     int,
     float,

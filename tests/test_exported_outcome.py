@@ -394,6 +394,28 @@ def far_out_set_up() -> UnlearningDataModule:
     return data
 
 
+class Centred(nn.Module):
+    """Keeps a mean of its own, as no layer of PyTorch does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - self.mean
+
+
+def test_buffers_that_cannot_be_estimated_anew_are_named() -> None:
+    torch.manual_seed(0)
+    source = nn.Sequential(Centred(), nn.Flatten(), nn.utils.spectral_norm(nn.Linear(64, 10)))
+    with pytest.warns(UserWarning, match=r"the buffers 0\.mean changed while the forget set went through"):
+        quiet_trainer(max_epochs=1, limit_val_batches=0).fit(
+            ReferenceKL(source, reference_epochs=1), far_out()
+        )
+
+
 def test_the_kl_that_stops_is_that_of_the_exported_model() -> None:
     source, data, retrained = sourced("resnet", "backdoor")
     method = ReferenceKL(source, 0.3, reference=retrained, kl_tolerance=0.5, optimizer=adam)

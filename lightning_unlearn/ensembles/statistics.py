@@ -63,7 +63,6 @@ def estimate_statistics(
     statistics = [[layer.running_mean, layer.running_var] for layer in layers]
     flat = [tensor for pair in statistics for tensor in pair if tensor is not None]
     kind = torch.float32 if runtime.device.type == "mps" else torch.float64
-    sums = [torch.zeros_like(tensor, dtype=kind) for tensor in flat]
     with (
         evaluating(model),
         runtime.not_training(),
@@ -71,6 +70,7 @@ def estimate_statistics(
         torch.no_grad(),
         _one_batch_each(layers),
     ):
+        sums = [torch.zeros_like(tensor, dtype=kind) for tensor in flat]
         for number, batch in enumerate(loader):
             inputs, _ = adapter.split(runtime.to_device(batch))
             with runtime.forward_context():
@@ -78,11 +78,10 @@ def estimate_statistics(
             if number < counted:
                 for total, tensor in zip(sums, flat, strict=True):
                     total += tensor
-    count = torch.tensor(float(counted), device=runtime.device)
-    if runtime.world_size > 1:
-        for total in (*sums, count):
-            torch.distributed.all_reduce(total)
-    with torch.no_grad():
+        count = torch.tensor(float(counted), device=runtime.device)
+        if runtime.world_size > 1:
+            for total in (*sums, count):
+                torch.distributed.all_reduce(total)
         for total, tensor in zip(sums, flat, strict=True):
             tensor.copy_(total / count.to(total.dtype))
 

@@ -47,6 +47,7 @@ from lightning_unlearn.models.statistics import (
     by_noted_statistics,
     by_running_statistics,
     noted_statistics,
+    other_buffers,
     running_layers,
 )
 from lightning_unlearn.models.surgery import clone, listed
@@ -147,6 +148,7 @@ class UnlearningModule(SpreadableModule):
         self._moving: list[str] = []  # layers whose running statistics follow the training batches
         self._settled = True  # whether these hold nothing of the forget set
         self._looked_at: list[tuple[Tensor, Tensor]] = []  # statistics of a fit that is being looked at
+        self._buffers_before: dict[str, Tensor] = {}  # others, as they were before the first step
         self._held: list[tuple[nn.Module, dict[str, Tensor]]] = []
         self.share = 1.0
         self._rng_states: list[Mapping[str, Any]] | None = None
@@ -277,6 +279,22 @@ class UnlearningModule(SpreadableModule):
             estimate_statistics(self.model, self._moving, self.data, Runtime(self.trainer), self.adapter)
             self._settled = True
 
+    def _name_moved_buffers(self) -> None:
+        """Warn of buffers that followed the batches and are no statistics that could be estimated anew."""
+        after = other_buffers(self.model) if self._buffers_before else {}
+        moved = [
+            name
+            for name, value in self._buffers_before.items()
+            if name in after and not torch.equal(value, after[name])
+        ]
+        self._buffers_before = {}
+        if moved:
+            rank_zero_warn(
+                f"the buffers {listed(moved)} changed while the forget set went through, and may hold something of it; "
+                "only batch and instance normalisations can be estimated anew. Reset them, or compute them on retained "
+                "samples, before you export"
+            )
+
     @contextmanager
     def looked_at(self) -> Iterator[None]:
         """Have the model be as it would be exported, for a look at it in the middle of a fit."""
@@ -388,6 +406,7 @@ class UnlearningModule(SpreadableModule):
         """Put back the random state of a resumed run, and start the clock."""
         if self._to_prepare:
             self._prepare_once()
+        self._buffers_before = other_buffers(self.model) if "forget" in self.streams else {}
         self._held = [
             (layer, {name: buffer.clone() for name, buffer in layer.named_buffers()})
             for layer in running_layers(self.model).values()
@@ -454,6 +473,7 @@ class UnlearningModule(SpreadableModule):
             self._require_finite(self._losses)
             self._losses = None
         self.settle_statistics()
+        self._name_moved_buffers()
         self._unlearn_seconds += self._now(Runtime(self.trainer)) - self._clock
         self._clock = 0.0
         for name, seconds in self.times.items():

@@ -11,7 +11,13 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-__all__ = ["by_noted_statistics", "by_running_statistics", "noted_statistics", "running_layers"]
+__all__ = [
+    "by_noted_statistics",
+    "by_running_statistics",
+    "noted_statistics",
+    "other_buffers",
+    "running_layers",
+]
 
 # of each layer, for each time it was called: the mean, and one over the standard deviation
 Noted: TypeAlias = dict[_NormBase, list[tuple[Tensor, Tensor]]]
@@ -33,6 +39,23 @@ def running_layers(model: nn.Module) -> dict[str, _NormBase]:
         name: layer
         for name, layer in model.named_modules()
         if isinstance(layer, _NormBase) and layer.running_mean is not None
+    }
+
+
+def other_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Return copies of the buffers that may follow the batches in a way we do not know, by name.
+
+    Left out are those of :func:`running_layers`, integers, and the power iteration of spectral norm, which follows
+    the weights alone.
+    """
+    known = tuple(f"{name}." for name in running_layers(model)) or ("\0",)
+    return {
+        name: buffer.clone()
+        for name, buffer in model.named_buffers()
+        if buffer.is_floating_point()
+        and not name.startswith(known)
+        and ".parametrizations." not in f".{name}"
+        and not name.endswith(("weight_u", "weight_v"))
     }
 
 

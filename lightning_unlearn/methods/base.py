@@ -29,6 +29,7 @@ from lightning_unlearn.data.splits import Split
 from lightning_unlearn.ensembles import Runtime, restore_rng_state, rng_state
 from lightning_unlearn.ensembles.statistics import estimate_statistics
 from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.functional import annealed
 from lightning_unlearn.hashing import model_hash, positions_hash
 from lightning_unlearn.ledger import require_forgotten_before
 from lightning_unlearn.methods.answers import batch_accuracies, require_logits
@@ -97,6 +98,10 @@ class UnlearningModule(SpreadableModule):
     epoch_stream: str = "forget"
     indexed_streams: tuple[str, ...] = ()
     follows_source_recipe: ClassVar[bool] = False
+    default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given
+    anneals: ClassVar[bool] = (
+        False  # whether the rate warms up and falls to almost nothing, where no schedule is given
+    )
     keeps_source_tensors: ClassVar[bool] = (
         False  # whether leaving some as they are is what the method is about
     )
@@ -326,7 +331,7 @@ class UnlearningModule(SpreadableModule):
         return []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and schedule that were asked for, Adam with 1e-3 otherwise."""
+        """Build the optimizer and schedule that were asked for, or the method's own."""
         model = self.model
         if (
             self._optimizer is None
@@ -336,14 +341,32 @@ class UnlearningModule(SpreadableModule):
         ):
             return model.configure_optimizers()
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = self._optimizer(trainable) if self._optimizer else torch.optim.Adam(trainable, lr=1e-3)
-        if self._lr_scheduler is None:
-            return optimizer
-        schedule = self._lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": schedule}
-        if monitor := getattr(schedule, "monitor", None):
-            config["monitor"] = monitor
-        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+        make = self._optimizer or partial(torch.optim.Adam, lr=self.default_lr)
+        optimizer = make(trainable)
+        config: dict[str, Any] = {}
+        if self._lr_scheduler is not None:
+            config["scheduler"] = schedule = self._lr_scheduler(optimizer)
+            if monitor := getattr(schedule, "monitor", None):
+                config["monitor"] = monitor
+        elif self.anneals:
+            rate = partial(annealed, steps=self.total_steps)
+            config = {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": config} if config else optimizer  # type: ignore[return-value]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole fit.
+
+        Raises:
+            ValueError: If the Trainer does not know, as with ``max_epochs=-1``.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError(
+                f"{type(self).__name__} goes by the number of steps, which this Trainer does not know; give it "
+                "max_epochs=... or max_steps=..."
+            )
+        return int(steps)
 
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""

@@ -423,8 +423,8 @@ def test_timer(method: type[UnlearningModule]) -> None:
     timer = Timer(duration={"hours": 1})
     trainer = fit(build(method), callbacks=[timer])
     assert trainer.current_epoch == 2
-    # the method's clock runs inside the Timer's
-    assert 0 < float(trainer.callback_metrics["time/unlearn_s"]) <= timer.time_elapsed("train") + 0.01
+    # the method's clock runs inside the Timer's, but for the statistics that are estimated when training has ended
+    assert 0 < float(trainer.callback_metrics["time/unlearn_s"]) <= timer.time_elapsed("train") + 0.1
 
 
 # ---------------------------------------------------------------------- checkpoints

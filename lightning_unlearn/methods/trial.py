@@ -74,8 +74,7 @@ def try_model(
 
     Raises:
         ValueError: If the model cannot be called so, answers in evaluation mode with none of what is trained, or there
-            are several logits or targets to choose from and its own
-            loss does not say that the first are meant.
+            are several logits or targets to choose from and its own loss does not say that the first are meant.
     """
     asked = _copied(model, runtime) if step else model
     outputs: list[Any] = []

@@ -2,6 +2,7 @@
 
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol, cast
 import lightning as L
 import torch
 from lightning.pytorch.loggers import CSVLogger
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ManyModels
@@ -18,9 +20,10 @@ from lightning_unlearn.callbacks.watching import WatchRecorder
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.ensembles import isolated_rng
+from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.hashing import positions_hash
-from lightning_unlearn.identity import canonical, evaluator_settings, file_hash, hyper_parameters, part_hash
+from lightning_unlearn.identity import canonical, data_identity, evaluator_settings, file_hash
 from lightning_unlearn.ledger import secret_in
 from lightning_unlearn.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.methods import UnlearningModule
@@ -107,6 +110,9 @@ class Pipeline:
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     populations: dict[int, Populations] = field(default_factory=dict)
+    identities: dict[tuple[str, int], str] = field(default_factory=dict)
+    _data_identity: str = ""
+    _settings: list[Any] = field(default_factory=list)
 
     # ------------------------------------------------------------------ the course of a seed
 
@@ -168,7 +174,7 @@ class Pipeline:
             return cast(UnlearningModule, method).model, _times(trainer)
 
         # what is watched decides no weight, but a run that was not watched has nothing to show
-        settings = [evaluator_settings(evaluator) for evaluator, _ in watched.values()]
+        settings = [s for e, s in zip(evaluators, self._settings, strict=True) if e.name in watched]
         return self._part(name, seed, own, progress, lambda: run.method(source), train, settings)
 
     def _part(
@@ -188,8 +194,7 @@ class Pipeline:
             config = self._run_config(name, seed)
             with together(f"{name}, seed {seed}"), seeded(own_seed):
                 subject = build()
-                decisive = hyper_parameters(subject)
-                fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
+                fingerprint = self.identities[name, seed] = self._fingerprint(name, seed, [subject, *watched])
                 if not decided(lambda: folder.is_trained(fingerprint)):
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
@@ -229,9 +234,9 @@ class Pipeline:
         progress.start(name, seed, "audit")
         own = self._seed("evaluate", seed)
         audited = [file_hash(self._run_folder(n, seed).checkpoint) for n in (name, SOURCE, RETRAIN)]
-        settings = [evaluator_settings(evaluator) for evaluator in evaluators]
+        made = [self.identities.get((run, seed)) for run in (name, SOURCE, RETRAIN)]
         fingerprint = self._fingerprint(
-            name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
+            name, seed, [audited, made, self._settings, self.config.get("evaluators"), self.adapter]
         )
         try:
             with together(f"audit of {name}, seed {seed}"):
@@ -402,6 +407,8 @@ class Pipeline:
             evaluator.controls = False  # source and retrained model have rows of their own
             if evaluator.keeps is not None:
                 add_written(self.folder, evaluator.keeps)
+        # now, because an evaluator may keep things for the next model, and Lightning adds its own
+        self._settings = [evaluator_settings(evaluator) for evaluator in made]
         return made
 
     def _kinds(self, name: str, source: nn.Module, seed: int, cache: Path | None) -> Kinds:
@@ -421,11 +428,8 @@ class Pipeline:
                     )
                 return built(settings)
 
-            with isolated_rng(0):
-                decisive = hyper_parameters(build(source))
             batch_size = None if isinstance(run, SourceRun) else run.batch_size
-            identity = self._fingerprint(label, seed, decisive)
-            return Procedure(build, arguments, identity, batch_size=batch_size)
+            return Procedure(build, arguments, self.identities.get((label, seed)), batch_size=batch_size)
 
         method = None if name in (SOURCE, RETRAIN) else procedure(name, self.runs[name].method)
         return Kinds(
@@ -467,16 +471,20 @@ class Pipeline:
         )
 
     def _fingerprint(self, name: str, seed: int, more: Any) -> str:
-        """Return a hash of all that is known to decide a part's result."""
-        run = None if name == SOURCE else [self.runs[name].trainer, self.runs[name].batch_size]
-        parts = [
-            self._run_config(name, seed),
-            self._forget_hmac,
-            [self.source.trainer, self.trainer, run],
-            None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint)),
-            more,
-        ]
-        return part_hash(parts)
+        """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
+        run: Any = self.source if name == SOURCE else self.runs[name]
+        trainer = {**self.trainer, **run.trainer, "logger": None}
+        checkpoint = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
+        try:
+            self._data_identity = self._data_identity or data_identity(self.data)
+            batch_size = getattr(run, "batch_size", None)
+            config = canonical(self._run_config(name, seed))
+            return hash_of(config, self._data_identity, trainer, batch_size, checkpoint, more)
+        except TypeError as error:
+            rank_zero_warn(
+                f"{name}, seed {seed}: done anew each time the comparison is started, since it {error}"
+            )
+            return uuid.uuid4().hex
 
     def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
         self.failures.append({"model": name, "seed": seed, "error": error})

@@ -206,6 +206,10 @@ class Evaluator(L.Callback):
                 _attached(data, trainer),
                 _ready(pl_module, Runtime(trainer)),
             ):
+                if (
+                    ours
+                ):  # a finished run that is resumed trains no more, and its checkpoint is from before the end
+                    getattr(pl_module, "settle_statistics", lambda: None)()
                 audit = Audit(trainer, data, self._adapter_for(pl_module), source, self.retrained, seed)
                 if self.fresh is not None:
                     built_by(audit.source or pl_module, self.fresh)

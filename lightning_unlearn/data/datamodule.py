@@ -210,6 +210,11 @@ class UnlearningDataModule(L.LightningDataModule):
         return self._labels
 
     @property
+    def given(self) -> tuple[Part | None, Part | None, Dataset[Any] | None]:
+        """The project's training and test set, and the training set as ``evaluation_dataset`` shows it."""
+        return self._train, self._test, self.evaluation_dataset
+
+    @property
     def validation_streams(self) -> list[str]:
         """Streams a method is validated on, in the order of the validation loaders."""
         return [stream for stream in ("forget", "retain", "test") if self.stream_size(stream)]

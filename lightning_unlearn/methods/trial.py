@@ -89,7 +89,7 @@ def try_model(
         hook = asked.register_forward_hook(lambda *call: outputs.append(call[-1]))
         try:
             logits = adapter.call(asked, inputs)
-        except (TypeError, NotImplementedError) as error:
+        except (TypeError, NotImplementedError, LookupError) as error:
             raise ValueError(
                 f"{type(model).__name__} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}"
             ) from error

@@ -18,10 +18,8 @@ __all__ = [
     "count_parameters",
     "evaluating",
     "frozen",
-    "held_statistics",
     "last_parameter_tensors",
     "reinitialize",
-    "running_statistics",
     "surviving_tensors",
     "uncompiled",
 ]
@@ -378,42 +376,3 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 def listed(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-@contextmanager
-def held_statistics(normalisations: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Keep the running statistics of batch normalisations as they are while batches go through in training mode.
-
-    Args:
-        normalisations: The layers; they normalise by the batch's own statistics all the same.
-    """
-    tracking = [layer.track_running_stats for layer in normalisations]
-    for layer in normalisations:
-        layer.track_running_stats = False  # a momentum of 0 would still count the batch
-    try:
-        yield
-    finally:
-        for layer, before in zip(normalisations, tracking, strict=True):
-            layer.track_running_stats = before
-
-
-@contextmanager
-def running_statistics(normalisations: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Let batch normalisations normalise by their running statistics, as in evaluation mode, and not move them.
-
-    Those that share statistics among processes (SyncBatchNorm) stay as they are: their batch is that of all
-    processes, and one that did not take part would make the others wait.
-
-    Args:
-        normalisations: The layers.
-    """
-    training = [
-        layer for layer in normalisations if layer.training and not isinstance(layer, nn.SyncBatchNorm)
-    ]
-    for layer in training:
-        layer.training = False
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True

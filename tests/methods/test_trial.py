@@ -183,6 +183,16 @@ class NoForward(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class WholeBatch(PlainModule):
+    """Takes the whole batch, which is a mapping."""
+
+    def forward(self, batch: Any) -> Tensor:  # type: ignore[override]
+        return self.net(batch["features"])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch), batch["label"])
+
+
 class SequenceAdapter(Adapter):
     def split(self, batch: Any) -> Any:
         return (batch[0], batch[1]), batch[2]
@@ -213,6 +223,20 @@ class Triples(PlainData):
         return self.loader(TEST, 1)
 
 
+class Mappings(PlainData):
+    """Batches with names."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rows = [{"features": x, "label": y} for x, y in zip(*blobs(TRAIN, 0), strict=True)]
+        return DataLoader(rows, batch_size=16, shuffle=True)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        rows = [{"features": x, "label": y} for x, y in zip(*blobs(TEST, 1), strict=True)]
+        return DataLoader(rows, batch_size=16)  # type: ignore[arg-type]
+
+    val_dataloader = test_dataloader
+
+
 def trained(module: L.LightningModule, data: type[L.LightningDataModule] = PlainData) -> L.LightningModule:
     quiet_trainer(max_epochs=5, limit_val_batches=0).fit(module, data())
     return module
@@ -228,6 +252,11 @@ AMBIGUOUS = [
     ),
     (Softmax, PlainData, "gives probabilities"),
     (Sequences, Triples, r"Sequences cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
+    (
+        WholeBatch,
+        Mappings,
+        r"WholeBatch cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
+    ),
     (
         NoForward,
         PlainData,
@@ -252,9 +281,7 @@ def test_what_is_ambiguous_is_refused_before_anything_is_prepared(
             raise AssertionError("it was prepared all the same")
 
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        quiet_trainer().fit(
-            Unprepared(source()), UnlearningDataModule(data(), 0.2, adapter=Adapter(targets=-1))
-        )
+        quiet_trainer().fit(Unprepared(source()), UnlearningDataModule(data(), 0.2))
 
 
 @pytest.mark.parametrize(
@@ -264,7 +291,7 @@ def test_what_is_ambiguous_is_refused_before_anything_is_prepared(
 )
 def test_an_audit_refuses_it_before_training_and_testing(module: Any, data: Any, message: str) -> None:
     def audits() -> list[L.Callback]:
-        split = UnlearningDataModule(data(), 0.2, adapter=Adapter(targets=-1))
+        split = UnlearningDataModule(data(), 0.2)
         return [MembershipInference(data=split, bootstrap=2), FirstStep()]
 
     with pytest.raises(ValueError, match=f"(?s){message}"):
@@ -284,7 +311,7 @@ def test_an_audit_refuses_it_before_training_and_testing(module: Any, data: Any,
     ],
 )
 def test_what_is_said_clearly_is_unlearned_and_measured(source: Any, data: Any, adapter: Adapter) -> None:
-    split = UnlearningDataModule(data(), 0.2, nonmember=10, adapter=Adapter(targets=-1))
+    split = UnlearningDataModule(data(), 0.2, nonmember=10)
     audit = MembershipInference(on_error="raise", bootstrap=2)
     trainer = quiet_trainer(callbacks=[audit])
     trainer.fit(ReferenceKL(trained(source(), data), adapter=adapter, reference_epochs=1), split)

@@ -479,7 +479,8 @@ class Pipeline:
             self._data_identity = self._data_identity or data_identity(self.data)
             batch_size = getattr(run, "batch_size", None)
             config = canonical(self._run_config(name, seed))
-            return hash_of(config, self._data_identity, trainer, batch_size, checkpoint, more)
+            # with the key, or who was forgotten could be tried against it
+            return hash_of(self.key, config, self._data_identity, trainer, batch_size, checkpoint, more)
         except TypeError as error:
             rank_zero_warn(
                 f"{name}, seed {seed}: done anew each time the comparison is started, since it {error}"

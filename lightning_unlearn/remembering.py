@@ -213,8 +213,11 @@ def without_names(config: Any, *, below: str = "") -> Any:
         if config and below in ("forget", "ids") and all(isinstance(item, int | str) for item in config):
             return f"{len(config)} ids"
         return [without_names(item, below=below) for item in config]
-    named = below in ("forget", "ids") and isinstance(config, str) and _MAIL.search(config)
-    return "left out" if named else config
+    if isinstance(config, str) and below in ("forget", "ids"):
+        if config.lstrip().startswith("["):  # a list from the command line, as jsonargparse may leave it
+            return f"{config.count(',') + 1} ids"
+        return "left out" if _MAIL.search(config) else config
+    return config
 
 
 def _left_out(value: Any) -> Any:

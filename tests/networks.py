@@ -14,6 +14,7 @@ import lightning as L
 import torch
 from lightning.pytorch.plugins import LayerSync
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
 
@@ -322,6 +323,27 @@ class Averaged(Project):
                 average.lerp_(now, 0.1)
 
 
+class AveragedByTorch(Averaged):
+    """The same with PyTorch's own class, whose copy requires gradients that nothing gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.net.parameters(), lr=1e-2, weight_decay=1e-2)
+
+    def step_done(self) -> None:
+        self.average.update_parameters(self.net)
+
+
+class AnswersByAverage(AveragedByTorch):
+    """Answers with the average when it is evaluated, so that nothing that is trained is asked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x) if self.training else self.average(x)
+
+
 KINDS: dict[str, type[Project]] = {
     "BatchNorm": BatchNormalised,
     "InstanceNorm": InstanceNormalised,
@@ -335,6 +357,7 @@ KINDS: dict[str, type[Project]] = {
     "compiled inside": CompiledInside,
     "compiled in setup": CompiledInSetup,
     "average": Averaged,
+    "average by torch": AveragedByTorch,
 }
 
 

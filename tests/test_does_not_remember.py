@@ -24,6 +24,7 @@ from lightning_unlearn import MethodRun, ReferenceKL
 from lightning_unlearn.callbacks import Export
 from lightning_unlearn.callbacks.export import _name_wandb
 from lightning_unlearn.cli import main
+from lightning_unlearn.commands.arguments import own_arguments, shown_arguments
 from lightning_unlearn.data import Split, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import Retrain, UnlearningModule
 from lightning_unlearn.models import Classifier
@@ -256,6 +257,7 @@ def test_looking_through_a_folder_executes_nothing(tmp_path: Path) -> None:
         ("requests.csv", False),
         ([1, 2], True),
         (["ann"], True),
+        ("[1, 2]", True),
         ({"class_path": "Classes", "init_args": {"classes": [3, 4]}}, False),
         ({"class_path": "lightning_unlearn.data.Classes", "init_args": {"classes": [3]}}, False),
         ({"class_path": "Groups", "init_args": {"attribute": "identity", "fraction": 0.02}}, False),
@@ -401,6 +403,46 @@ def test_the_command_names_no_sample_in_what_it_leaves(
             assert pattern not in raw, file
         if file.suffix not in (".png", ".html"):
             assert b"1402" not in raw or file.suffix == ".ckpt", file
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["--data.forget=[1, 2, 3]"], ["--data.forget=3 ids"]),
+        (["--data.forget", "[1, 2]", "--seed", "3"], ["--data.forget", "2 ids", "--seed", "3"]),
+        (["--data.init_args.forget=['ann']"], ["--data.init_args.forget=1 ids"]),
+        (["--data.forget+=17"], ["--data.forget+=1 ids"]),
+        (["--data.forget=Ids", "--data.forget.ids=[7, 8]"], ["--data.forget=Ids", "--data.forget.ids=2 ids"]),
+        (["--data.forget=my.Rule", "--data.forget.mail=ann@example.org"], ["--data.forget=my.Rule", "--data.forget.mail=left out"]),
+        (['--data={"init_args": {"forget": [1]}}'], ['--data={"init_args": {"forget": "1 ids"}}']),
+        (["--data.forget=0.1"], ["--data.forget=0.1"]),
+        (["--data.forget=ids.csv"], ["--data.forget=ids.csv"]),
+        (["--data.forget=Classes", "--data.forget.classes=[3]"], ["--data.forget=Classes", "--data.forget.classes=[3]"]),
+        (["--data.forget={["], ["--data.forget={["]),
+    ],
+)  # fmt: skip
+def test_arguments_are_shown_without_ids(given: list[str], shown: list[str]) -> None:
+    assert shown_arguments(["fit", *given]) == ["fit", *shown]
+
+
+def test_ids_on_the_command_line_are_warned_of_and_hidden_from_wandb(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import wandb
+
+    given = ["fit", "--data=UnlearningDataModule", "--data.datamodule=Digits", "--data.forget=[1401, 1402]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["lightning-unlearn", *given, "--print_config"])
+        patch.setenv("LIGHTNING_UNLEARN_ARGUMENTS", "[]")
+        with pytest.warns(UserWarning, match="forget: ids on the command line"), pytest.raises(SystemExit):
+            main()
+        assert "1401" in capsys.readouterr().out, "the command itself is told the ids"
+        assert wandb.Settings()._args == [*given[:-1], "--data.forget=2 ids", "--print_config"]
+        # a process that Lightning starts with what is shown
+        assert own_arguments() == [*given, "--print_config"]
+        # and any other program is given its own
+        patch.setattr("sys.argv", ["lightning-unlearn", "test"])
+        assert own_arguments() == ["test"]
 
 
 # ---------------------------------------------------------------- a fit

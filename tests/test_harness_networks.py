@@ -18,7 +18,9 @@ import torch
 from networks import (
     FORGOTTEN,
     KINDS,
+    AnswersByAverage,
     BatchNormalised,
+    Constant,
     ConvertLayers,
     InstanceNormalised,
     OwnScheme,
@@ -73,12 +75,16 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: met
 
 def build(method: type[UnlearningModule], kind: type[Project], **arguments: Any) -> UnlearningModule:
     torch.manual_seed(0)
+    return method(trained(kind), **{**settings_of(method, kind), **arguments})
+
+
+def settings_of(method: type[UnlearningModule], kind: type[Project]) -> dict[str, Any]:
     settings = dict(SETTINGS.get(method.__name__, {}))
     if issubclass(method, Perturbation):
         settings["teacher"] = retrained(kind)
     if method.__name__ in LAST_TENSORS:
         settings["k"] = kind.LAST
-    return method(trained(kind), **{**settings, **arguments})
+    return settings
 
 
 def unlearn(
@@ -203,6 +209,23 @@ def test_networks(method: type[UnlearningModule], kind: type[Project], tmp_path:
     elif exported.AVERAGES and method.__name__ not in LAST_TENSORS:
         assert any(exported.AVERAGES[0] in text for text in said), said
     assert_forgotten(exported, source, method)
+
+
+@every_method
+def test_answers_by_an_average_are_refused(method: type[UnlearningModule], tmp_path: Path) -> None:
+    """Whatever is trained, such a model would answer as before."""
+    with pytest.raises(
+        ValueError, match="evaluation mode AnswersByAverage answers with none of the parameters"
+    ):
+        unlearn(build(method, AnswersByAverage), tmp_path / "export.ckpt")
+
+
+@every_method
+def test_a_compiled_module(method: type[UnlearningModule], tmp_path: Path) -> None:
+    """The wrapper that ``torch.compile`` makes of a whole module: its class is inside."""
+    ours = method(torch.compile(trained(Constant), backend="eager"), **settings_of(method, Constant))
+    exported, _ = unlearn(ours, tmp_path / "export.ckpt", max_epochs=1)
+    assert_kept(exported, trained(Constant))
 
 
 # ---------------------------------------------------------------------- one network under kinds of Trainer

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from lightning_unlearn.models.surgery import clone
 
@@ -35,7 +36,8 @@ def mark_frozen(source: M, frozen: Sequence[str] | None = None) -> M:
     Args:
         source: The source model; it is left as it is.
         frozen: Names of parameters, or of modules that hold them, that were trained on nobody, with ``*`` for any
-            characters. ``None`` for those that do not require a gradient, an empty sequence for none.
+            characters. ``None`` for those that do not require a gradient, and moving averages
+            (:class:`torch.optim.swa_utils.AveragedModel`), which no step trains; an empty sequence for none.
 
     Returns:
         The source, or a copy of it where ``frozen`` says otherwise than the source.
@@ -56,6 +58,10 @@ def mark_frozen(source: M, frozen: Sequence[str] | None = None) -> M:
             source = clone(source)
             for name, parameter in source.named_parameters():
                 parameter.requires_grad_(name not in wanted)
+    elif any(trainable(part) for part in _averages(source)):
+        source = clone(source)
+        for part in _averages(source):
+            part.requires_grad_(False)
     if not trainable(source):
         raise ValueError(
             f"source: all parameters of {type(source).__name__} are frozen (requires_grad=False), so that none would "
@@ -126,6 +132,10 @@ def share_frozen(model: nn.Module, source: nn.Module) -> None:
     ours = list(model.parameters())
     for number, parameter in enumerate(ours):
         parameter.requires_grad_(len(ours) != len(theirs) or theirs[number])
+
+
+def _averages(model: nn.Module) -> list[AveragedModel]:
+    return [part for part in model.modules() if isinstance(part, AveragedModel)]
 
 
 def _frozen_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

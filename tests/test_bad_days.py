@@ -35,7 +35,7 @@ from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics, Mem
 from lightning_unlearn.cli import main
 from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
 from lightning_unlearn.ledger import read
-from lightning_unlearn.methods import SourceCheckpoint
+from lightning_unlearn.methods import FineTune, NegGradPlus, SourceCheckpoint
 from lightning_unlearn.models import Classifier
 
 METHODS: dict[str, Callable[[nn.Module], Any]] = {
@@ -46,6 +46,8 @@ METHODS: dict[str, Callable[[nn.Module], Any]] = {
     "RandomTopK": lambda source: RandomTopK(source, k=5, fraction=0.2),
     "EUk": lambda source: EUk(source, k=1),
     "CFk": lambda source: CFk(source, k=1),
+    "FineTune": FineTune,
+    "NegGradPlus": NegGradPlus,
     "WGAN": WGAN,
 }
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())

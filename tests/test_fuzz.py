@@ -230,6 +230,7 @@ RANGES: dict[str, list[str]] = {
     "RandomTopK": ["k", "fraction"],
     "EUk": ["k"],
     "CFk": ["k"],
+    "NegGradPlus": ["alpha", "clamp", "ascent_share"],
     "WGAN": ["alpha", "critic_steps", "penalty_weight", "penalty_p", "retain_fraction", "patience"],
 }
 ranges = st.sampled_from([(name, argument) for name, arguments in RANGES.items() for argument in arguments])

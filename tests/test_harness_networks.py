@@ -62,6 +62,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "RandomTopK": {"k": 20, **PERTURB},
     "EUk": {"optimizer": adam},
     "CFk": {"optimizer": adam},
+    "NegGradPlus": {"alpha": 0.5, "optimizer": adam},
     "WGAN": {"alpha": 0.4, "sort": False, "retain_fraction": 1.0, "critic_steps": 3, "optimizer": adam},
 }
 EPOCHS = {"EUk": 30, "WGAN": 30}

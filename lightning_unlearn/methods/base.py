@@ -360,8 +360,17 @@ class UnlearningModule(SpreadableModule):
         Raises:
             ValueError: If the Trainer does not know, as with ``max_epochs=-1``.
         """
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
+        trainer = self.trainer
+        # not estimated_stepping_batches, which sets the loaders up before a resumed run knows where they stopped
+        batches = len(self.data.train_dataloader()[self.epoch_stream])
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        steps = min(
+            epochs * math.ceil(batches / trainer.accumulate_grad_batches),
+            math.inf if trainer.max_steps == -1 else trainer.max_steps,
+        )
+        if math.isinf(steps):
             raise ValueError(
                 f"{type(self).__name__} goes by the number of steps, which this Trainer does not know; give it "
                 "max_epochs=... or max_steps=..."

@@ -25,6 +25,7 @@ __all__ = ["Trial", "try_model", "warn_of_another_loss", "warn_of_guessing"]
 _SAME_LOSS = 1e-2
 _SURELY_SAME = 1e-3  # two columns of labels give an untrained model nearly the same loss
 _FEWEST = 16  # samples of which a share says anything
+_BY_CHANCE = 1.64  # standard errors that 19 of 20 models that guess stay below
 
 _OWN_ADAPTER = """write down how it is called, and pass adapter=MyAdapter():
 class MyAdapter(lightning_unlearn.data.Adapter):
@@ -86,12 +87,19 @@ def try_model(
         evaluating(asked),
     ):
         batch = runtime.to_device(next(iter(data.loader("retain", rank=0, world_size=1))))
-        inputs, targets = adapter.split(batch)
+        try:
+            inputs, targets = adapter.split(batch)
+        except ValueError as error:
+            if not isinstance(batch, Sequence) or len(batch) < 3:
+                raise
+            raise ValueError(f"{error}; or, where the model takes several inputs, {_OWN_ADAPTER}") from error
         hook = asked.register_forward_hook(lambda *call: outputs.append(call[-1]))
         try:
             with torch.set_grad_enabled(step):
                 logits = adapter.call(asked, inputs)
-        except (TypeError, NotImplementedError, LookupError) as error:
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, RuntimeError, LookupError) as error:
             raise ValueError(
                 f"{type(model).__name__} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}"
             ) from error
@@ -148,7 +156,7 @@ def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
 
 
 def warn_of_guessing(trial: Trial, model: str) -> None:
-    """Warn if a model is right about the retain set no more often than one that guesses, within a standard error.
+    """Warn if a model is right about the retain set no more often than one that guesses may well be.
 
     Args:
         trial: One batch's answers.
@@ -156,7 +164,7 @@ def warn_of_guessing(trial: Trial, model: str) -> None:
     """
     classes, size = trial.logits.shape[1], len(trial.targets)
     accuracy = float((trial.logits.argmax(dim=1) == trial.targets).double().mean())
-    if size >= _FEWEST and accuracy <= (1 + math.sqrt((classes - 1) / size)) / classes:
+    if size >= _FEWEST and accuracy <= (1 + _BY_CHANCE * math.sqrt((classes - 1) / size)) / classes:
         rank_zero_warn(
             f"{model} is right about {accuracy:.0%} of {size} retained samples, and guessing about {1 / classes:.0%}; "
             "if it was trained, look whether its weights were loaded, inputs are prepared as in its training, and "

@@ -109,6 +109,17 @@ def from_numpy(dataset: Dataset[Any]) -> Any:
     return Subset(dataset, order[:KEPT]), Subset(dataset, order[KEPT:])
 
 
+def from_seeded_numpy(dataset: Dataset[Any]) -> Any:
+    np.random.seed(0)  # noqa: NPY002
+    return from_numpy(dataset)
+
+
+def from_shuffled_list(dataset: Dataset[Any]) -> Any:
+    order = list(range(TRAIN))
+    random.shuffle(order)  # of names of files, say
+    return TensorDataset(X[order][:KEPT], Y[order][:KEPT]), TensorDataset(X[order][KEPT:], Y[order][KEPT:])
+
+
 # ---------------------------------------------------------------- deals
 
 
@@ -129,7 +140,7 @@ def test_a_deal_from_the_global_random_state_is_refused(deal: Any) -> None:
     assert project.setups == ["fit"], "once is enough"
 
 
-@pytest.mark.parametrize("deal", [by_generator, seeds_itself])
+@pytest.mark.parametrize("deal", [by_generator, seeds_itself, from_seeded_numpy])
 def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
     torch.manual_seed(0)
     with warnings.catch_warnings():
@@ -156,11 +167,12 @@ def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
     assert pickle.loads(pickle.dumps(data)).split.same_as(data.split), "spawned processes are given the data"
 
 
-def test_a_shuffle_by_numpys_global_state_is_named() -> None:
+@pytest.mark.parametrize("deal", [from_numpy, from_shuffled_list])
+def test_a_shuffle_by_another_global_state_is_named(deal: Any) -> None:
     with pytest.warns(
         UserWarning, match=r"Dealt drew from a global random state.*give random_split a generator"
     ):
-        ready(UnlearningDataModule(Dealt(from_numpy), [3]))
+        ready(UnlearningDataModule(Dealt(deal), [3]))
 
 
 def test_test_and_training_set_come_from_one_deal() -> None:

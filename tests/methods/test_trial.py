@@ -27,6 +27,7 @@ from toys import (
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule
+from lightning_unlearn.methods.trial import Trial, warn_of_guessing
 from lightning_unlearn.models import MLP, Classifier
 
 QUICK: dict[str, dict[str, Any]] = {
@@ -204,13 +205,24 @@ class SequenceAdapter(Adapter):
         return module(*inputs)  # type: ignore[no-any-return]
 
 
+class Doubled(PlainModule):
+    """Its step gives the network other inputs than the batch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x[:, :FEATURES] + x[:, FEATURES:])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0].repeat(1, 2)), batch[1])
+
+
 class Triples(PlainData):
     """Batches of inputs, a group, and the label."""
 
-    @staticmethod
-    def loader(n: int, seed: int, shuffle: bool = False) -> DataLoader[Any]:
+    kind = torch.int64
+
+    def loader(self, n: int, seed: int, shuffle: bool = False) -> DataLoader[Any]:
         inputs, targets = blobs(n, seed)
-        group = torch.arange(n) // 2 % 2
+        group = (torch.arange(n) // 2 % 2).to(self.kind)
         return DataLoader(TensorDataset(inputs, group, targets), batch_size=16, shuffle=shuffle)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -221,6 +233,12 @@ class Triples(PlainData):
 
     def test_dataloader(self) -> DataLoader[Any]:
         return self.loader(TEST, 1)
+
+
+class Measured(Triples):
+    """Batches of inputs, a number, and the label."""
+
+    kind = torch.float32
 
 
 class Mappings(PlainData):
@@ -252,6 +270,12 @@ AMBIGUOUS = [
     ),
     (Softmax, PlainData, "gives probabilities"),
     (Sequences, Triples, r"Sequences cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
+    (
+        Sequences,
+        Measured,
+        r"targets must be .*several inputs, .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
+    ),
+    (Doubled, PlainData, r"Doubled cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
     (
         WholeBatch,
         Mappings,
@@ -368,6 +392,16 @@ def test_a_source_that_guesses_is_named_and_not_refused() -> None:
         warnings.filterwarnings("error", message=".*guessing about.*")
         quiet_trainer(max_epochs=1).fit(CFk(trained(PlainModule())), data)
         quiet_trainer(max_epochs=1).fit(Retrain(guessing), data)
+
+
+@pytest.mark.parametrize(("right", "named"), [(16, True), (20, True), (24, False)])
+def test_nineteen_of_twenty_that_guess_are_named(right: int, named: bool) -> None:
+    targets = torch.arange(48) % 3
+    answers = torch.where(torch.arange(48) < right, targets, (targets + 1) % 3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_guessing(Trial(nn.functional.one_hot(answers, 3).float(), targets, 0.0, None, True), "Model")
+    assert bool(caught) == named
 
 
 @pytest.mark.parametrize("method", [CFk, ReferenceKL, RandomK], ids=lambda method: method.__name__)

@@ -235,7 +235,9 @@ class Adapted(Project):
 
 
 class Tied(Project):
-    TIED = (("inner.weight", "outer.weight"),)
+    """One weight of two layers, and layers that are registered under two names."""
+
+    TIED = (("inner.weight", "outer.weight"), ("head.weight", "tail.1.weight"))
     LAST = 5
 
     def __init__(self) -> None:
@@ -244,10 +246,11 @@ class Tied(Project):
         self.inner, self.outer = nn.Linear(16, 16), nn.Linear(16, 16)
         self.outer.weight = self.inner.weight
         self.head = nn.Linear(16, CLASSES)
+        self.tail = nn.Sequential(nn.ReLU(), self.head)
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = torch.relu(self.enter(x.flatten(1)))
-        return self.head(torch.relu(self.outer(torch.relu(self.inner(hidden)))))
+        return self.tail(self.outer(torch.relu(self.inner(hidden))))
 
 
 class Constant(Project):

@@ -2,7 +2,7 @@
 
 import copy
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
 __all__ = [
+    "call_with",
     "clone",
     "count_parameters",
     "evaluating",
@@ -75,6 +76,32 @@ def clone(module: M) -> M:
     if module in FACTORIES:
         FACTORIES[duplicate] = FACTORIES[module]
     return duplicate
+
+
+def call_with(module: nn.Module, tensors: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    """Call a module with other tensors in place of its own; tied parameters follow each other.
+
+    :func:`torch.func.functional_call` leaves other tensors in a part that is registered under two names.
+
+    Args:
+        module: Any module; it is left as it is.
+        tensors: Parameters and buffers by name, each under one of its names or all; the others are the module's own.
+        *args: Passed to the module.
+        **kwargs: Likewise.
+    """
+    given = {id(own): tensors[name] for name, own in _own_tensors(module) if name in tensors}
+    places = {
+        f"{prefix}.{name}" if prefix else name: given[id(own)]
+        for prefix, part in module.named_modules()  # each part once
+        for name, own in _own_tensors(part, recurse=False)
+        if id(own) in given
+    }
+    return torch.func.functional_call(module, places, args, kwargs, tie_weights=False)
+
+
+def _own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(recurse=recurse, remove_duplicate=False)
+    yield from module.named_buffers(recurse=recurse, remove_duplicate=False)
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

@@ -1,6 +1,9 @@
 """Where the source model comes from: a module at hand or a checkpoint file; knows no method."""
 
 import io
+import sys
+import types
+import typing
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,14 +31,17 @@ class SourceCheckpoint:
     Args:
         path: File written by ``Trainer.save_checkpoint``, ``ModelCheckpoint`` or a method's ``export``.
         module: Import path of the LightningModule, such as ``my_project.MyModule``; ``None`` if the
-            checkpoint was written under LightningCLI, which records it. A recorded class is used only if it is
-            imported already, since a file must not decide what is executed.
+            checkpoint was written under LightningCLI, which records it.
         arguments: Arguments of the class that the checkpoint does not hold.
+        trust: Whether to import and call whatever the checkpoint's hyper-parameters name. Otherwise a recorded class,
+            those of networks and optimizers within it included, is used only if it is imported already and is one,
+            since a file must not decide what is executed.
     """
 
     path: str
     module: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    trust: bool = False
 
     def load(self) -> L.LightningModule:
         """Load the model on the CPU.
@@ -58,12 +64,16 @@ class SourceCheckpoint:
                 f"source: {path} does not say which class it belongs to (only checkpoints written under "
                 "LightningCLI do); give module='my_project.MyModule', or pass the loaded module itself"
             )
+        if "_instantiator" in recorded and not self.trust:
+            _require_known(path, {key: value for key, value in recorded.items() if key not in self.arguments})
         try:
             loaded = self._built(module_class, content)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             lost = unkept_arguments(module_class, {**recorded, **dict.fromkeys(self.arguments)})
             given = ", ".join(f"{name!r}: ..." for name in lost)
-            hint = f"; it holds no {', '.join(lost)}: give arguments={{{given}}}" if lost and self.module else ""
+            hint = (
+                f"; it holds no {', '.join(lost)}: give arguments={{{given}}}" if lost and self.module else ""
+            )
             raise ValueError(
                 f"source: {path} does not load into {self.module or 'the class it records'}: {error}{hint}"
             ) from error
@@ -79,7 +89,8 @@ class SourceCheckpoint:
 
         def build(state: Mapping[str, Any]) -> L.LightningModule:
             file = io.BytesIO()
-            torch.save({"pytorch-lightning_version": L.__version__, **content, "state_dict": state}, file)
+            kept = {key: value for key, value in content.items() if key not in ("optimizer_states", "loops")}
+            torch.save({"pytorch-lightning_version": L.__version__, **kept, "state_dict": state}, file)
             file.seek(0)
             return kind.load_from_checkpoint(
                 file, map_location="cpu", weights_only=True, **dict(self.arguments)
@@ -160,7 +171,8 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
         if first_line.startswith("Weights only load failed"):
             first_line = "it holds objects that would have to be executed"
             advice = (
-                "give SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), or the loaded module"
+                "give SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), "
+                "or the loaded module"
             )
         found = f": {', '.join(sorted(unknown)[:5])}" if unknown else ""
         raise ValueError(
@@ -195,6 +207,34 @@ def _require_sound(path: str | Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {damaged} does not match its content")
+
+
+def _require_known(path: Path, recorded: Any) -> None:
+    """Refuse hyper-parameters that name anything else than an imported class of a kind that models are made of."""
+    if isinstance(recorded, Mapping):
+        named = recorded.get("class_path")
+        if isinstance(named, str) and "." in named and not _is_known(named):
+            raise ValueError(
+                f"source: {path} wants {named!r} called, which is no imported network, optimizer or schedule, and "
+                "a file must not decide what is executed; import its module first, or say SourceCheckpoint(..., "
+                "trust=True) if you know where the file comes from"
+            )
+    if isinstance(recorded, Mapping | list | tuple):
+        for item in recorded.values() if isinstance(recorded, Mapping) else recorded:
+            _require_known(path, item)
+
+
+def _is_known(class_path: str) -> bool:
+    """Whether a path leads to an imported class of ours, of a network, an optimizer or a schedule; imports nothing."""
+    if class_path.startswith("lightning_unlearn."):
+        return True
+    module, _, name = class_path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    if isinstance(found, types.FunctionType):  # such as torchvision.models.resnet18
+        found = typing.get_type_hints(found).get("return")
+    return isinstance(found, type) and issubclass(
+        found, nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
+    )
 
 
 def _import_class(class_path: str) -> type[L.LightningModule]:

@@ -30,6 +30,7 @@ from lightning_unlearn.methods.recording import describe
 from lightning_unlearn.methods.source import read_checkpoint
 from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
+from lightning_unlearn.models.surgery import load_state
 from lightning_unlearn.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report

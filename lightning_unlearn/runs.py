@@ -70,4 +70,6 @@ def snake_case(name: str) -> str:
         >>> [snake_case(name) for name in ("ReferenceKL", "RandomTopK", "CFk")]
         ['reference_kl', 'random_top_k', 'cf_k']
     """
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z](?!$))|(?<=[A-Z]{2})(?=[a-z]$)", "_", name).lower()
+    return re.sub(
+        r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z](?!$))|(?<=[A-Z]{2})(?=[a-z]$)", "_", name
+    ).lower()

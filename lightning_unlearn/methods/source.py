@@ -63,7 +63,9 @@ class SourceCheckpoint:
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             lost = unkept_arguments(module_class, {**recorded, **dict.fromkeys(self.arguments)})
             given = ", ".join(f"{name!r}: ..." for name in lost)
-            hint = f"; it holds no {', '.join(lost)}: give arguments={{{given}}}" if lost and self.module else ""
+            hint = (
+                f"; it holds no {', '.join(lost)}: give arguments={{{given}}}" if lost and self.module else ""
+            )
             raise ValueError(
                 f"source: {path} does not load into {self.module or 'the class it records'}: {error}{hint}"
             ) from error
@@ -159,9 +161,7 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
         # torch goes on to advise to execute it all the same
         if first_line.startswith("Weights only load failed"):
             first_line = "it holds objects that would have to be executed"
-            advice = (
-                "give SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), or the loaded module"
-            )
+            advice = "give SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), or the loaded module"
         found = f": {', '.join(sorted(unknown)[:5])}" if unknown else ""
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors and plain values: {first_line}{found} "

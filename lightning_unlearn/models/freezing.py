@@ -132,7 +132,8 @@ def share_frozen(model: nn.Module, source: nn.Module) -> None:
 def resembles(tensor: Tensor, weights: Iterable[Tensor]) -> bool:
     """Tell whether a tensor is a copy of a weight, as a moving average is; of matrices and larger alone."""
     return tensor.ndim > 1 and any(
-        weight.shape == tensor.shape and _correlation(tensor, weight) > _COPIES_CORRELATE for weight in weights
+        weight.shape == tensor.shape and _correlation(tensor, weight) > _COPIES_CORRELATE
+        for weight in weights
     )
 
 

@@ -22,7 +22,12 @@ try:
 except ImportError:  # a Lightning that does it otherwise: all modules count as built in plain Python
     _given_hyperparameters = ContextVar("_given_hyperparameters", default=None)
 
-__all__ = ["recorded_hyperparameters", "restore_hyperparameters", "save_primitive_hyperparameters", "unkept_arguments"]
+__all__ = [
+    "recorded_hyperparameters",
+    "restore_hyperparameters",
+    "save_primitive_hyperparameters",
+    "unkept_arguments",
+]
 
 _NOT_PRIMITIVE = object()
 

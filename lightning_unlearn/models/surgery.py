@@ -100,7 +100,9 @@ def class_state(module: nn.Module) -> dict[str, Any]:
     ]
     for prefix in sorted(prefixes, key=len, reverse=True):  # the inner ones first
         state = {
-            prefix.removesuffix("_orig_mod.") + name.removeprefix(prefix) if name.startswith(prefix) else name: v
+            prefix.removesuffix("_orig_mod.") + name.removeprefix(prefix)
+            if name.startswith(prefix)
+            else name: v
             for name, v in state.items()
         }
     return dict(state)

@@ -9,7 +9,7 @@ from torch import nn
 from torchmetrics import MaxMetric, MeanMetric
 from torchmetrics.classification import Accuracy
 
-__all__ = ["DigitsData", "DigitsModule", "DenseNet", "evaluate", "instantiate"]
+__all__ = ["DenseNet", "DigitsData", "DigitsModule", "evaluate", "instantiate"]
 
 
 class DenseNet(nn.Module):

@@ -1,5 +1,6 @@
 """What all methods share: the copy, the source, export, times and what is refused."""
 
+import copy
 import time
 import warnings
 from pathlib import Path
@@ -316,7 +317,7 @@ class TestSourceCheckpoint:
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
             Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
 
-    def test_a_malicious_file_is_refused_and_not_executed(self, tmp_path: Path) -> None:
+    def test_a_malicious_file_is_read_and_not_executed(self, tmp_path: Path) -> None:
         import pickle
 
         mark = tmp_path / "executed"
@@ -326,9 +327,15 @@ class TestSourceCheckpoint:
                 return (Path.touch, (mark,))
 
         path = tmp_path / "source.ckpt"
-        torch.save({"state_dict": {}, "evil": Malicious()}, path, pickle_module=pickle)
-        with pytest.raises(ValueError, match="nothing in it was executed"):
-            Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
+        weights = state(PlainModule())
+        evil = {"evil": Malicious(), "hyper_parameters": {"lr": Malicious(), "hidden": 8}}
+        torch.save({"state_dict": weights, **evil}, path, pickle_module=pickle)
+        method = Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
+        assert_same_state(state(method.source), weights)
+        torch.save({"state_dict": {"net": Malicious()}, **evil}, path, pickle_module=pickle)
+        for source in (str(path), SourceCheckpoint(str(path), module="toys.PlainModule")):
+            with pytest.raises(ValueError, match=r"does not load|nothing in it was executed"):
+                Finetune(source)
         assert not mark.exists()
 
     def test_a_path_that_is_no_class_is_refused(self, tmp_path: Path) -> None:

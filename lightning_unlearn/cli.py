@@ -15,6 +15,7 @@ import lightning_unlearn.methods
 import lightning_unlearn.models  # noqa: F401  an imported class can be named without its path
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.commands import COMMANDS, run
+from lightning_unlearn.commands.arguments import own_arguments
 from lightning_unlearn.methods.resuming import require_readable
 from lightning_unlearn.surroundings import stoppable
 
@@ -42,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With status 143, at SIGTERM.
     """
-    arguments = list(sys.argv[1:] if args is None else args)
+    arguments = own_arguments() if args is None else list(args)
     if args is None and (here := os.getcwd()) not in sys.path:
         # for classes of one's own, as with python -m; last, so that nothing installed is hidden
         sys.path.append(here)
@@ -53,11 +54,13 @@ def main(args: Sequence[str] | None = None) -> int:
         )
         # https://github.com/pytorch/pytorch/pull/160843: Lightning still asks in the old way
         warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+        # what the process was given is not what it shows, if that names somebody
+        warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         try:
             with stoppable(lambda: "stopped before the end"):
                 if arguments and arguments[0] in COMMANDS:
                     return run(arguments[0], arguments[1:])
-                _run_lightning(None if args is None else arguments)
+                _run_lightning(None if args is None and arguments == sys.argv[1:] else arguments)
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except (ValueError, TypeError, OSError, FloatingPointError) as error:

@@ -17,9 +17,10 @@ from lightning_unlearn.pipeline import RETRAIN, SOURCE, Observer, Pipeline
 from lightning_unlearn.processes import is_first
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.recorder import Recorder
-from lightning_unlearn.remembering import Remembering, remembering_files, remove
+from lightning_unlearn.remembering import Remembering, remembering_files, remove, without_names
 from lightning_unlearn.reports import Report, read_details, write_all
 from lightning_unlearn.reports.wandb_runs import WandbRuns
+from lightning_unlearn.run_folder import KEY, forget_key_gone, in_use, places, require_names, require_ours
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.surroundings import no_search_for_gpus, quiet_lightning, stoppable
 from lightning_unlearn.surroundings import threads as torch_threads
@@ -36,12 +37,14 @@ class Comparison:
         output_dir: Folder with the report, the figures and one folder a model and seed.
         files: The report's files.
         remembering: Files of the run that still remember what was forgotten.
+        removed: Those that were removed because they did.
     """
 
     report: Report
     output_dir: Path
     files: list[Path]
     remembering: list[Remembering]
+    removed: list[Remembering]
 
     @property
     def failed(self) -> bool:
@@ -67,6 +70,7 @@ def compare(
     observers: Sequence[Observer] = (),
     ledger: str | Path | Ledger | None = None,
     clean: bool = False,
+    forget_key: str | Path | None = None,
     config: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Measure unlearning methods against the source and the retrained model.
@@ -89,7 +93,7 @@ def compare(
             says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
         adapter: How batches and outputs are taken apart in the audit; ``None`` for the usual layouts.
         output_dir: Folder of everything that is written.
-        overwrite: Whether to delete what another comparison left in ``output_dir``.
+        overwrite: Whether to remove what another comparison wrote to ``output_dir``; a file of yours stays.
         quiet: Whether to show no progress.
         threads: CPU threads of PyTorch while the comparison runs; ``None`` leaves them as they are. Small networks
             are fastest with one, and a machine that shares its cores stalls with more.
@@ -98,8 +102,11 @@ def compare(
             seed is appended; ``None`` takes that of the data, if it has one.
         clean: Whether to remove, when all is done and nothing failed, the files that still remember: the source
             model, checkpoints to resume from, the split (keep one with the data's ``split_path``, the next request
-            needs it as ``previous``). Started again, a cleaned comparison trains its source anew. What is left is
-            listed in remembering.json either way.
+            needs it as ``previous``). Started again, a cleaned comparison trains its source anew, and all of it
+            where it had neither ``forget_key`` nor ledger. What is left is listed in remembering.json either way.
+        forget_key: File with the secret that the forgotten samples are hashed with, any text of at least 16 bytes,
+            made if there is none; ``None`` for the ledger's. Comparisons that are to be merged share it. Without
+            either the report holds no hash.
         config: Provenance for the report, and part of what decides whether a finished part can be kept.
 
     Returns:
@@ -118,6 +125,7 @@ def compare(
                 f"{SOURCE!r} and {RETRAIN!r} are taken)"
             )
         runs[method.label] = method
+    require_names(label for label in runs if label != RETRAIN)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
@@ -151,9 +159,12 @@ def compare(
         raise ValueError(f"ledger: the data has one already, {split_data.ledger.path}; name it in one place")
     # the fits of a comparison are put on record by the comparison, once they are audited
     record, split_data.ledger = as_ledger(ledger) or split_data.ledger, None
-    recorder = None if record is None else Recorder(record, split_data, source.checkpoint)
-    if recorder is not None:
-        observers = [recorder, *observers]
+    folder = Path(output_dir)
+    inputs = [
+        Path(file) for file in (split_data.split_path, source.checkpoint, forget_key) if file is not None
+    ]
+    inputs += [] if record is None else [record.file, record.key_path]
+    require_ours(folder, inputs)
     pipeline = Pipeline(
         source=source,
         runs=runs,
@@ -164,33 +175,40 @@ def compare(
         trainer=arguments,
         loggers=loggers,
         adapter=adapter,
-        folder=Path(output_dir),
-        config=_without_logger(config or {}),
+        folder=folder,
+        config=without_names(_without_logger(config or {})),
         observers=observers,
     )
-    pipeline.claim_folder(overwrite)
-    start = time.perf_counter()
-    steps = len(seeds) * 2 * (1 + len(runs))
-    progress = Progress(steps, quiet=quiet or not is_first())
-    with (
-        stoppable(progress.how_far),
-        torch_threads(threads),
-        no_search_for_gpus(),
-        progress,
-        quiet_lightning(),
-    ):
-        for seed in seeds:
-            pipeline.run_seed(seed, progress)
-    report = pipeline.report(time.perf_counter() - start)
-    if recorder is not None:
-        report["ledger"] = recorder.lines
-    files: list[Path] = []
-    if is_first():
-        files = write_all(report, pipeline.folder, read_details(pipeline.folder, report))
-        for observer in observers:
-            _show(observer, pipeline.folder, report)
-    remembering = _settle(pipeline.folder, clean and not report["failures"]) if is_first() else []
-    return Comparison(report, pipeline.folder, files, remembering)
+    with quiet_lightning():
+        pipeline.check()
+    with in_use(folder):
+        recorder = None if record is None else Recorder(record, split_data, source.checkpoint)
+        if recorder is not None:
+            pipeline.observers = observers = [recorder, *observers]
+        key_file = forget_key if record is None else forget_key or record.key_path
+        pipeline.claim_folder(overwrite, inputs, None if key_file is None else Path(key_file))
+        start = time.perf_counter()
+        steps = len(seeds) * 2 * (1 + len(runs))
+        progress = Progress(steps, quiet=quiet or not is_first())
+        with (
+            stoppable(progress.how_far),
+            torch_threads(threads),
+            no_search_for_gpus(),
+            progress,
+            quiet_lightning(),
+        ):
+            for seed in seeds:
+                pipeline.run_seed(seed, progress)
+        report = pipeline.report(time.perf_counter() - start)
+        if recorder is not None:
+            report["ledger"] = recorder.lines
+        files: list[Path] = []
+        if is_first():
+            files = write_all(report, folder, read_details(folder, report))
+            for observer in observers:
+                _show(observer, folder, report)
+        left, removed = _settle(folder, clean and not report["failures"]) if is_first() else ([], [])
+    return Comparison(report, folder, files, left, removed)
 
 
 def _show(observer: Observer, folder: Path, report: Report) -> None:
@@ -208,11 +226,23 @@ def _without_logger(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "trainer": {key: value for key, value in trainer.items() if key != "logger"}}
 
 
-def _settle(folder: Path, clean: bool) -> list[Remembering]:
-    """Note which files still remember, after removing them if that is asked for; return those that are left."""
-    found = remembering_files(folder)
-    if clean:
-        remove(found)
-    listed = [{"file": item.file.relative_to(folder).as_posix(), "reason": item.reason} for item in found]
-    write_json_atomic(folder / "remembering.json", {"removed": clean, "files": listed})
-    return [] if clean else found
+def _settle(folder: Path, clean: bool) -> tuple[list[Remembering], list[Remembering]]:
+    """Note which files still remember, after removing the comparison's own if that is asked for.
+
+    Returns:
+        Those that are left, and those that were removed.
+    """
+    found, ours = remembering_files(folder), places(folder)
+    removed = [item for item in found if clean and ours(item.file)]
+    left = [item for item in found if item not in removed]
+    remove(removed)
+    if any(item.file == folder / KEY for item in removed):
+        forget_key_gone(folder)
+    listed = [
+        {"file": item.file.relative_to(folder).as_posix(), "reason": item.reason}
+        for item in (removed if clean else left)
+    ]
+    kept = [item.file.relative_to(folder).as_posix() for item in left]
+    content = {"removed": clean, "files": listed, **({"left": kept} if clean and kept else {})}
+    write_json_atomic(folder / "remembering.json", content)
+    return left, removed

@@ -10,7 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["model_hash", "positions_hash"]
+__all__ = ["key_fingerprint", "model_hash", "positions_hash"]
+
+
+def key_fingerprint(key: bytes) -> str:
+    """Return what tells one key from another and gives neither away, 16 hexadecimal digits."""
+    return hmac.new(key, b"fingerprint", hashlib.sha256).hexdigest()[:16]
 
 
 def positions_hash(positions: np.ndarray[Any, Any], key: bytes) -> str:

@@ -1,34 +1,49 @@
-"""What tells one part of a comparison from another, so that none is done twice; keeps no record of them."""
+"""What tells one part of a comparison from another, so that none is done twice and none is taken for another."""
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from torch.utils.data import DataLoader, Dataset
 
-from lightning_unlearn.callbacks import Evaluator
+from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.data.fingerprint import training_fingerprint
+from lightning_unlearn.ensembles.fingerprint import fingerprint
 
-__all__ = ["canonical", "evaluator_settings", "file_hash", "hyper_parameters", "part_hash"]
+__all__ = ["canonical", "data_identity", "evaluator_settings", "file_hash"]
 
 # what a comparison itself sets on an evaluator, and so no setting of it
-_ASSIGNED = {"dirpath", "error", "kinds", "retrained", "shared", "source"}
+_ASSIGNED = {"dirpath", "error", "kinds", "retrained", "shared", "source", "results", "details"}
 
 
-def part_hash(parts: list[Any]) -> str:
-    """Return the SHA-256 of all that is known to decide a part's result.
+def data_identity(data: UnlearningDataModule) -> str:
+    """Return a hash of the data that decide a model and its scores, of their content at a bounded cost.
 
     Args:
-        parts: Settings of any kind; see :func:`canonical`.
+        data: The split data, set up.
 
     Returns:
-        64 hexadecimal digits.
+        64 hexadecimal digits; see :func:`~lightning_unlearn.data.fingerprint.training_fingerprint`.
 
-    Example:
-        >>> part_hash([{"a": 1, "b": None}]) == part_hash([{"b": None, "a": 1}])
-        True
+    Raises:
+        TypeError: If something in their settings cannot be hashed.
     """
-    return hashlib.sha256(json.dumps(canonical(parts), sort_keys=True).encode()).hexdigest()
+    parts: list[Any] = [asdict(data.split), data.adapter, data.backdoor, data.batch_size]
+    for part in data.given:
+        dataset = part if part is None or isinstance(part, Dataset) else part.owner
+        labels = data.known_targets() if part is data.given[0] else None
+        parts.append(None if dataset is None else training_fingerprint(dataset, labels))
+        if isinstance(dataset, TensorData):
+            parts.append([dataset.transform, dataset.augment])
+        if part is not dataset and part is not None:
+            parts.append([getattr(part, name) for name in ("batch_size", "collate_fn", "weights")])
+    if isinstance(data.inner, L.LightningDataModule):
+        parts += [type(data.inner), dict(data.inner.hparams), _settings(data.inner)]
+    return fingerprint(parts)
 
 
 def canonical(content: Any) -> Any:
@@ -41,21 +56,19 @@ def file_hash(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def hyper_parameters(module: object) -> Any:
-    """Return what a module saved as its hyper-parameters, or None where it is no LightningModule."""
-    return dict(module.hparams) if isinstance(module, L.LightningModule) else None
-
-
-def evaluator_settings(evaluator: Evaluator) -> tuple[str, dict[str, Any]]:
-    """Return an evaluator's class and arguments, as far as they are plain values."""
+def evaluator_settings(evaluator: Any) -> list[Any]:
+    """Return an evaluator's class and arguments."""
     assigned = _ASSIGNED if evaluator.keeps is None else {*_ASSIGNED, "cache"}
-    arguments = {
+    return [
+        type(evaluator),
+        {key: value for key, value in _settings(evaluator).items() if key not in assigned},
+    ]
+
+
+def _settings(thing: object) -> Mapping[str, Any]:
+    """Return an object's public attributes, without data, which are looked at elsewhere, and the Trainer."""
+    return {
         key: value
-        for key, value in vars(evaluator).items()
-        if not (key in assigned or key.startswith("_")) and _is_plain(value)
+        for key, value in vars(thing).items()
+        if not key.startswith("_") and not isinstance(value, Dataset | DataLoader | L.Trainer)
     }
-    return type(evaluator).__name__, arguments
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, bool | int | float | str)

@@ -2,13 +2,14 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["atomic_path", "write_bytes_atomic", "write_json_atomic", "write_text_atomic"]
+__all__ = ["atomic_path", "target_of", "write_bytes_atomic", "write_json_atomic", "write_text_atomic"]
 
 
 @contextmanager
@@ -57,6 +58,17 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def target_of(path: Path) -> Path | None:
+    """Return which file a temporary one was to become, or None where it is none of :func:`atomic_path`.
+
+    Example:
+        >>> target_of(Path("out/.report.0a1b2c3d.tmp.json")).name
+        'report.json'
+    """
+    match = re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.tmp(\.[^.]*)?", path.name)
+    return path.with_name(match[1] + (match[2] or "")) if match else None
 
 
 def write_bytes_atomic(path: str | os.PathLike[str], content: bytes) -> Path:

@@ -1,4 +1,4 @@
-"""The deletion ledger: one line a request, chained by hash, written whole; knows no model, method or trainer.
+"""The deletion ledger: one line a request, chained by hash, appended whole or not at all.
 
 A line is a JSON object with the keys of :data:`FIELDS`. ``previous`` is the ``hash`` of the line before (64 zeros
 in the first), and ``hash`` the SHA-256 of the line without it, keys sorted and no spaces, so that no line can be
@@ -15,20 +15,21 @@ stands in a file of its own, ``<ledger>.key``, made with the first line and read
 apart from the ledger (``Ledger(key_file=...)``) where the ledger is shown to others. Whoever has both can find out
 small requests and confirm guesses about large ones; whoever has the ledger alone learns the number of samples,
 whether two lines are about the same samples, and nothing else about them. Without the key nobody can show later
-which samples a line is about, so do not lose it.
+which samples a line is about, so do not lose it. Each line holds a fingerprint of the key, so that another key in
+its place is noticed.
 
-**Why the file is rewritten.** A line appended in place is torn when the disk is full or the power fails; a ledger is
-small, so it is written again under a temporary name and renamed, under a lock that the system lets go of when its
-holder is killed.
+**What an append costs.** The same at every length: it looks at the last line alone. ``verify`` looks at all of them,
+and so does ``prepare``, once before a run. A line is written in place, under a lock that the system lets go of when
+its holder is killed, and beforehand to a file of its own: what a power cut tears is known by it and taken back.
 """
 
+import errno
 import hashlib
 import json
 import math
 import os
 import platform
 import secrets
-import shutil
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -41,8 +42,8 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from lightning_unlearn.__about__ import __version__
-from lightning_unlearn.hashing import positions_hash
-from lightning_unlearn.io import atomic_path
+from lightning_unlearn.hashing import key_fingerprint, positions_hash
+from lightning_unlearn.io import atomic_path, write_bytes_atomic
 
 __all__ = [
     "FIELDS",
@@ -53,12 +54,15 @@ __all__ = [
     "entry",
     "read",
     "require_forgotten_before",
+    "same_facts",
+    "secret_in",
     "verify",
 ]
 
 FIELDS = (
     "request",
     "time",
+    "key",
     "ids",
     "gone",
     "model",
@@ -71,7 +75,8 @@ FIELDS = (
 )
 """Keys of every line.
 
-``request`` names the request, ``time`` is UTC. ``ids`` has the ``count`` and ``hmac_sha256`` of the samples that were
+``request`` names the request, ``time`` is UTC, ``key`` a fingerprint of the secret (lines of early releases have
+none). ``ids`` has the ``count`` and ``hmac_sha256`` of the samples that were
 forgotten, ``gone`` the same of all that the model must never see again: those and what earlier requests forgot.
 ``model`` has the hashes ``before`` and ``after`` (:func:`~lightning_unlearn.hashing.model_hash`) and the ``file`` of
 the unlearned model, relative to the ledger's folder, or null. ``metrics`` has for each name its ``value`` and, where
@@ -83,6 +88,8 @@ _INSIDE = {"ids": _SAMPLES, "gone": _SAMPLES, "model": {"before", "after", "file
 _START = "0" * 64
 _LOCK_SECONDS = 60.0  # a line takes milliseconds; who waits longer waits for a process that hangs
 _FEWEST_KEY_BYTES = 16  # 128 bits, if they are random
+_EMPTY = "the file is empty: its lines are gone, or none was ever written; without lines it must not be there"
+_BLOCK = 2**16  # bytes; more than a line has
 _REQUEST_DIGITS = 16  # of the keyed hash; enough that no two requests of a ledger share them
 
 
@@ -113,40 +120,71 @@ class Ledger:
         return Path(f"{self.path}.key" if self.key_file is None else self.key_file)
 
     def key(self) -> bytes:
-        """Read the secret.
+        """Read the secret; see :func:`secret_in`."""
+        return secret_in(self.key_path, f"the ids of {self.path}")
 
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it holds less than 16 bytes.
-        """
-        if not self.key_path.is_file():
-            raise FileNotFoundError(
-                f"key_file: there is no {self.key_path}, the secret that the ids of {self.path} are hashed with; give "
-                "the file that was made with the first request"
-            )
-        secret = self.key_path.read_bytes().strip()
-        if len(secret) < _FEWEST_KEY_BYTES:
-            raise ValueError(
-                f"key_file: {self.key_path} holds {len(secret)} bytes; a secret of fewer than {_FEWEST_KEY_BYTES} can "
-                "be guessed"
-            )
-        return secret
-
-    def prepare(self) -> None:
+    def prepare(self) -> list[dict[str, Any]]:
         """Make sure, before hours of work, that a line can be appended; make the key of a new ledger.
 
+        Returns:
+            The lines that stand there.
+
         Raises:
-            ValueError: If the ledger does not verify.
+            ValueError: If the ledger does not verify, or its key is not that of its lines.
             FileNotFoundError: If it has lines, and its key is missing.
             OSError: If its folder cannot be written to.
         """
         with _locked(self.file):
+            _take_back_torn(self.file)
             lines = _sound_lines(self.file)
-            if not lines and not self.key_path.exists():
-                with atomic_path(self.key_path) as temporary:
-                    temporary.touch(mode=0o600)
-                    temporary.write_text(secrets.token_hex(32) + "\n")
-            self.key()
+            secret = secret_in(self.key_path, f"the ids of {self.path}", make=not lines)
+            if lines:
+                _require_key(lines[-1], key_fingerprint(secret), self.key_path)
+        return lines
+
+
+def secret_in(file: Path, use: str, *, make: bool = False, argument: str = "key_file") -> bytes:
+    """Read a secret that samples are hashed with.
+
+    Args:
+        file: The file, any text of at least 16 bytes.
+        use: What is hashed with it, for messages.
+        make: Whether to make the file, readable by its owner alone, where there is none.
+        argument: What names the file, for messages.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it holds less than 16 bytes.
+    """
+    if make and not file.exists():
+        _make_secret(file)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{argument}: there is no {file}, the secret that {use} are hashed with; give the file that was made with "
+            "the first request"
+        )
+    secret = file.read_bytes().strip()
+    if len(secret) < _FEWEST_KEY_BYTES:
+        raise ValueError(
+            f"{argument}: {file} holds {len(secret)} bytes; a secret of fewer than {_FEWEST_KEY_BYTES} can be guessed"
+        )
+    return secret
+
+
+def _make_secret(file: Path) -> None:
+    """Write a secret, unless another process does so first: then that one counts."""
+    own = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    with atomic_path(own) as temporary:
+        temporary.touch(mode=0o600)
+        temporary.write_text(secrets.token_hex(32) + "\n")
+    try:
+        os.link(own, file)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without links
+        os.replace(own, file)
+    finally:
+        own.unlink(missing_ok=True)
 
 
 def as_ledger(ledger: "Ledger | str | os.PathLike[str] | None") -> Ledger | None:
@@ -208,6 +246,7 @@ def entry(
     gone = np.union1d(forget, earlier)
     facts = {
         "request": ledger.request or ids[:_REQUEST_DIGITS],
+        "key": key_fingerprint(key),
         "ids": {"count": len(forget), "hmac_sha256": ids},
         "gone": {"count": len(gone), "hmac_sha256": positions_hash(gone, key)},
         "model": {
@@ -230,38 +269,54 @@ def entry(
     return plain
 
 
-def append(ledger: Ledger, facts: Mapping[str, Any], *, once: bool = False) -> dict[str, Any]:
+def append(ledger: Ledger, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Write a line at the end of a ledger. Old and new lines are there afterwards, or, after an error, the old ones.
 
     Args:
         ledger: The ledger.
         facts: What :func:`entry` returned.
-        once: Leave the ledger as it is if a line holds these very facts already, times of running apart.
 
     Returns:
-        The line that was written, or was there.
+        The line that was written.
 
     Raises:
-        ValueError: If the ledger does not verify; it is left as it is.
+        ValueError: If the last line does not verify, or was hashed with another key; the ledger is left as it is.
         TimeoutError: If another process holds the ledger for longer than a minute.
     """
     with _locked(ledger.file):
-        lines = _sound_lines(ledger.file)
-        known = [line for line in lines if _timeless(line) == _timeless(facts)] if once else []
-        if known:
-            return known[-1]
+        _take_back_torn(ledger.file)
+        last = _last_line(ledger.file)
+        if last is not None:
+            _require_key(last, facts["key"], ledger.key_path)
         line = {
             **facts,
             "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            "previous": lines[-1]["hash"] if lines else _START,
+            "previous": _START if last is None else last["hash"],
         }
         line["hash"] = _digest(line)
-        old = ledger.file.read_bytes() if lines else b""
-        with atomic_path(ledger.file) as temporary:
-            temporary.write_bytes(old + _serialised(line) + b"\n")
-            if lines:
-                shutil.copymode(ledger.file, temporary)
+        content = _serialised(line) + b"\n"
+        if last is None:
+            write_bytes_atomic(ledger.file, content)
+            return line
+        write_bytes_atomic(_pending(ledger.file), content)
+        with ledger.file.open("r+b", buffering=0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(content) != len(content):
+                    raise OSError(errno.ENOSPC, "No space left on device", str(ledger.file))
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(size)
+                raise
+            finally:
+                _take_back_torn(ledger.file)
     return line
+
+
+def same_facts(line: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
+    """Whether a line holds these very facts, whenever it was written."""
+    placed = ("time", "previous", "hash")
+    return {k: v for k, v in line.items() if k not in placed} == dict(facts)
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -274,7 +329,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def verify(
-    path: str | os.PathLike[str], *, head: str | None = None, ids: str | None = None
+    path: str | os.PathLike[str], *, head: str | None = None, ids: str | None = None, key: str | None = None
 ) -> tuple[list[dict[str, Any]], list[Mismatch]]:
     """Check the chain of a ledger.
 
@@ -282,6 +337,7 @@ def verify(
         path: The ledger.
         head: Hash of a line, noted earlier, that must still be there.
         ids: Keyed hash of samples (:func:`~lightning_unlearn.hashing.positions_hash`) that a line must be about.
+        key: Fingerprint of the key that the ids must be hashed with.
 
     Returns:
         The lines that can be read, each under ``line`` in order, and what does not match, in the order of lines.
@@ -292,7 +348,9 @@ def verify(
     content = Path(path).read_bytes()
     lines: list[dict[str, Any]] = []
     found: list[Mismatch] = []
-    if content and not content.endswith(b"\n"):
+    if not content:
+        found.append(Mismatch(0, "line", _EMPTY))
+    elif not content.endswith(b"\n"):
         found.append(Mismatch(content.count(b"\n") + 1, "line", "has no end; the file was cut off here"))
     previous: str | None = _START
     for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], start=1):
@@ -301,19 +359,15 @@ def verify(
             found.append(Mismatch(number, "line", message))
             previous = None
             continue
-        if (digest := _digest(line)) != line["hash"]:
-            message = (
-                f"is {_short(line['hash'])}, but the line's content gives {_short(digest)}: it was changed"
-            )
-            found.append(Mismatch(number, "hash", message))
-        elif _serialised(line) != raw:
-            found.append(
-                Mismatch(number, "line", "is not spelled as it was written; its content is the same")
-            )
+        found += _changes(number, line, raw)
         if previous is not None and line["previous"] != previous:
             before = "a first line has zeros" if number == 1 else f"line {number - 1} has {_short(previous)}"
             message = f"is {_short(line['previous'])}, but {before}: lines were taken out, put in or moved"
             found.append(Mismatch(number, "previous", message))
+        if line.get("key", key) != (key := key or line.get("key")):
+            found.append(
+                Mismatch(number, "key", f"is {_short(line['key'])}, not {_short(key)}: the key was replaced")
+            )
         previous = line["hash"]
         lines.append(line)
     if head is not None and head not in [line["hash"] for line in lines]:
@@ -349,6 +403,66 @@ def require_forgotten_before(ledger: Ledger, source: str, earlier: np.ndarray[An
         )
 
 
+def _changes(number: int, line: Mapping[str, Any], raw: bytes) -> list[Mismatch]:
+    """Return what is wrong with a line by itself."""
+    if (digest := _digest(line)) != line["hash"]:
+        message = f"is {_short(line['hash'])}, but the line's content gives {_short(digest)}: it was changed"
+        return [Mismatch(number, "hash", message)]
+    if _serialised(line) != raw:
+        return [Mismatch(number, "line", "is not spelled as it was written; its content is the same")]
+    return []
+
+
+def _last_line(path: Path) -> dict[str, Any] | None:
+    """Return the last line, checked by itself; None where there is no ledger yet."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        if not (size := file.seek(0, os.SEEK_END)):
+            raise _unsound(path, Mismatch(0, "line", _EMPTY))
+        tail, step = b"", _BLOCK
+        while len(tail) < size and tail.count(b"\n", 0, len(tail) - 1) == 0:
+            file.seek(max(0, size - step))
+            tail, step = file.read(), step * 2
+    raw = tail.removesuffix(b"\n").rpartition(b"\n")[2]
+    line, message = _parsed(raw) if tail.endswith(b"\n") else (None, "has no end; the file was cut off here")
+    mismatches = [Mismatch(0, "last line", message)] if line is None else _changes(0, line, raw)
+    if mismatches:
+        raise _unsound(path, mismatches[0])
+    return line
+
+
+def _pending(path: Path) -> Path:
+    return path.with_name(f".{path.name}.pending")
+
+
+def _take_back_torn(path: Path) -> None:
+    """Cut off what an append began and did not finish, which is the beginning of what it noted beforehand."""
+    pending = _pending(path)
+    if not pending.is_file():
+        return
+    content, begun = path.read_bytes(), pending.read_bytes()
+    torn = content[content.rfind(b"\n") + 1 :]
+    if torn and begun.startswith(torn):
+        os.truncate(path, len(content) - len(torn))
+    pending.unlink()
+
+
+def _require_key(line: Mapping[str, Any], key: str, file: Path) -> None:
+    if line.get("key", key) != key:
+        raise ValueError(
+            f"key_file: {file} was replaced: its fingerprint is {_short(key)}, the ledger's last line has "
+            f"{_short(line['key'])}; give the file that was made with the first request, or begin another ledger"
+        )
+
+
+def _unsound(path: Path, mismatch: Mismatch) -> ValueError:
+    return ValueError(
+        f"ledger: {path} does not verify ({mismatch}), and nothing was appended to it; "
+        "`lightning-unlearn ledger verify` lists everything. Restore the file, or begin another"
+    )
+
+
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     if path.is_dir():
@@ -372,10 +486,7 @@ def _sound_lines(path: Path) -> list[dict[str, Any]]:
         return []
     lines, mismatches = verify(path)
     if mismatches:
-        raise ValueError(
-            f"ledger: {path} does not verify ({mismatches[0]}), and nothing was appended to it; "
-            "`lightning-unlearn ledger verify` lists everything. Restore the file, or begin another"
-        )
+        raise _unsound(path, mismatches[0])
     return lines
 
 
@@ -386,7 +497,7 @@ def _parsed(raw: bytes) -> tuple[dict[str, Any] | None, str]:
         _serialised(line)  # a lone surrogate can be read and not be written
     except (ValueError, RecursionError) as error:
         return None, f"is no JSON ({error})"
-    if not isinstance(line, dict) or set(line) != set(FIELDS):
+    if not isinstance(line, dict) or set(line) | {"key"} != set(FIELDS):
         return None, f"is no line of a ledger, an object with {', '.join(FIELDS)}"
     for field, keys in _INSIDE.items():
         if not isinstance(line[field], dict) or set(line[field]) != keys:
@@ -405,10 +516,6 @@ def _digest(line: Mapping[str, Any]) -> str:
 def _serialised(line: Any) -> bytes:
     text = json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return text.encode("utf-8")
-
-
-def _timeless(line: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in line.items() if k not in ("time", "previous", "hash")}
 
 
 def _plain(value: Any) -> Any:

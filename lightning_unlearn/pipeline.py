@@ -1,8 +1,8 @@
 """The course of a comparison: which model is trained and audited when; its folders know what stands finished."""
 
-import copy
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +10,8 @@ from typing import Any, Protocol, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import instantiate_class
 from lightning.pytorch.loggers import CSVLogger
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ManyModels
@@ -20,8 +20,11 @@ from lightning_unlearn.callbacks.watching import WatchRecorder
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.ensembles import isolated_rng
+from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.functional import acceleration
-from lightning_unlearn.identity import canonical, evaluator_settings, file_hash, hyper_parameters, part_hash
+from lightning_unlearn.hashing import positions_hash
+from lightning_unlearn.identity import canonical, data_identity, evaluator_settings, file_hash
+from lightning_unlearn.ledger import secret_in
 from lightning_unlearn.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.export import write_export
@@ -35,10 +38,11 @@ from lightning_unlearn.processes import InStep, decided, is_first, said, shared,
 from lightning_unlearn.progress import Progress
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.run_facts import RunFacts
-from lightning_unlearn.run_folder import RunFolder, claim
+from lightning_unlearn.run_folder import KEY, RunFolder, add_written, claim
 from lightning_unlearn.runs import MethodRun, SourceRun
 from lightning_unlearn.seeding import derive_seed
 from lightning_unlearn.surroundings import seeded
+from lightning_unlearn.trainer_arguments import built, require_trainer
 
 __all__ = ["RETRAIN", "SOURCE", "Observer", "Pipeline"]
 
@@ -102,9 +106,14 @@ class Pipeline:
     config: dict[str, Any]
     loggers: LoggerChoice = field(default_factory=list)
     observers: Sequence[Observer] = ()
+    key: bytes = b""  # what the forgotten samples are hashed with
+    key_is_shared: bool = False  # only then does the hash say anything to others
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     populations: dict[int, Populations] = field(default_factory=dict)
+    identities: dict[tuple[str, int], str] = field(default_factory=dict)
+    _data_identity: str = ""
+    _settings: list[Any] = field(default_factory=list)
 
     # ------------------------------------------------------------------ the course of a seed
 
@@ -166,7 +175,7 @@ class Pipeline:
             return cast(UnlearningModule, method).model, _times(trainer)
 
         # what is watched decides no weight, but a run that was not watched has nothing to show
-        settings = [evaluator_settings(evaluator) for evaluator, _ in watched.values()]
+        settings = [s for e, s in zip(evaluators, self._settings, strict=True) if e.name in watched]
         return self._part(name, seed, own, progress, lambda: run.method(source), train, settings)
 
     def _part(
@@ -186,8 +195,7 @@ class Pipeline:
             config = self._run_config(name, seed)
             with together(f"{name}, seed {seed}"), seeded(own_seed):
                 subject = build()
-                decisive = hyper_parameters(subject)
-                fingerprint = self._fingerprint(name, seed, [decisive, *watched] if watched else decisive)
+                fingerprint = self.identities[name, seed] = self._fingerprint(name, seed, [subject, *watched])
                 if not decided(lambda: folder.is_trained(fingerprint)):
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
@@ -227,9 +235,9 @@ class Pipeline:
         progress.start(name, seed, "audit")
         own = self._seed("evaluate", seed)
         audited = [file_hash(self._run_folder(n, seed).checkpoint) for n in (name, SOURCE, RETRAIN)]
-        settings = [evaluator_settings(evaluator) for evaluator in evaluators]
+        made = [self.identities.get((run, seed)) for run in (name, SOURCE, RETRAIN)]
         fingerprint = self._fingerprint(
-            name, seed, [audited, settings, self.config.get("evaluators"), self.adapter]
+            name, seed, [audited, made, self._settings, self.config.get("evaluators"), self.adapter]
         )
         try:
             with together(f"audit of {name}, seed {seed}"):
@@ -327,7 +335,7 @@ class Pipeline:
                 "n_test": len(split.test),
                 "n_nonmember": len(split.nonmember),
                 "n_shadow": len(split.shadow),
-                "forget_sha256": split.forget_sha256,
+                **({"forget_hmac": self._forget_hmac} if self.key_is_shared else {}),
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
@@ -335,14 +343,49 @@ class Pipeline:
 
     # ------------------------------------------------------------------ within
 
-    def claim_folder(self, overwrite: bool) -> None:
-        """Make the output folder ours, or say whose it is."""
+    def check(self) -> None:
+        """Refuse what cannot work, before anything is trained or written.
+
+        Raises:
+            ValueError: If a Trainer cannot be made, the checkpoint does not load, two evaluators have one name, or one
+                lacks what it needs.
+        """
+        trained = [] if self.source.checkpoint is not None else [(SOURCE, self.source.trainer)]
+        for label, arguments in [*trained, *((label, run.trainer) for label, run in self.runs.items())]:
+            require_trainer(label, {**_TRAINER_DEFAULTS, **self.trainer, **arguments})
+        if self.source.checkpoint is not None:
+            with isolated_rng():
+                model = self.source.model()
+                model.configure_model()
+                _load_source(model, self.source.checkpoint)
+        names: set[str] = set()
+        for build in self.evaluators:
+            evaluator = build()
+            if evaluator.name in names:
+                raise ValueError(
+                    f"evaluators: two are called {evaluator.name!r}, so one's scores would replace the other's; give "
+                    f"one of them another name, as in {type(evaluator).__name__}(name='{evaluator.name}_2')"
+                )
+            names.add(evaluator.name)
+            evaluator.require(self.data)
+
+    def claim_folder(self, overwrite: bool, inputs: Sequence[Path], key_file: Path | None) -> None:
+        """Make the output folder ours, or say whose it is; without a key's file it gets a key of its own."""
+        self.key_is_shared = key_file is not None
+        self.key = secret_in(
+            key_file or self.folder / KEY, "forgotten samples", make=True, argument="forget_key"
+        )
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
-        identity = {"config": canonical(fixed), "forget_sha256": self.data.split.forget_sha256}
-        claim(self.folder, identity, overwrite=overwrite)
+        identity = {"config": canonical(fixed), "forget_hmac": self._forget_hmac}
+        runs = [f"{name}/seed_{seed}" for name in (SOURCE, *self.runs) for seed in self.seeds]
+        claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():
             self.data.split.save(self.folder / "split.npz")
+
+    @property
+    def _forget_hmac(self) -> str:
+        return positions_hash(self.data.split.forget, self.key)
 
     def _trainer(
         self, name: str, seed: int, arguments: Mapping[str, Any], callbacks: list[L.Callback]
@@ -350,7 +393,7 @@ class Pipeline:
         # a copy a run: callbacks, loggers and plugins keep state
         described = {**_TRAINER_DEFAULTS, **self.trainer, **arguments}
         _, loggers = split_loggers(described.pop("logger", self.loggers))
-        own = _instantiated(copy.deepcopy(described))
+        own = built(described)
         folder = self._run_folder(name, seed)
         csv = CSVLogger(folder.path, name="log", version="")
         given = [InStep(f"{name}, seed {seed}"), *(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
@@ -363,6 +406,10 @@ class Pipeline:
         for evaluator in made:
             evaluator.seed = self._seed("evaluate", seed)
             evaluator.controls = False  # source and retrained model have rows of their own
+            if evaluator.keeps is not None:
+                add_written(self.folder, evaluator.keeps)
+        # now, because an evaluator may keep things for the next model, and Lightning adds its own
+        self._settings = [evaluator_settings(evaluator) for evaluator in made]
         return made
 
     def _kinds(self, name: str, source: nn.Module, seed: int, cache: Path | None) -> Kinds:
@@ -380,14 +427,10 @@ class Pipeline:
                         "as the source was trained; give the source max_epochs, even where a checkpoint is given, or "
                         "take sources='one' and LiRA(mode='offline')"
                     )
-                made: dict[str, Any] = _instantiated(copy.deepcopy(settings))
-                return made
+                return built(settings)
 
-            with isolated_rng(0):
-                decisive = hyper_parameters(build(source))
             batch_size = None if isinstance(run, SourceRun) else run.batch_size
-            identity = self._fingerprint(label, seed, decisive)
-            return Procedure(build, arguments, identity, batch_size=batch_size)
+            return Procedure(build, arguments, self.identities.get((label, seed)), batch_size=batch_size)
 
         method = None if name in (SOURCE, RETRAIN) else procedure(name, self.runs[name].method)
         return Kinds(
@@ -429,16 +472,21 @@ class Pipeline:
         )
 
     def _fingerprint(self, name: str, seed: int, more: Any) -> str:
-        """Return a hash of all that is known to decide a part's result."""
-        run = None if name == SOURCE else [self.runs[name].trainer, self.runs[name].batch_size]
-        parts = [
-            self._run_config(name, seed),
-            self.data.split.forget_sha256,
-            [self.source.trainer, self.trainer, run],
-            None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint)),
-            more,
-        ]
-        return part_hash(parts)
+        """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
+        run: Any = self.source if name == SOURCE else self.runs[name]
+        trainer = {**self.trainer, **run.trainer, "logger": None}
+        checkpoint = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
+        try:
+            self._data_identity = self._data_identity or data_identity(self.data)
+            batch_size = getattr(run, "batch_size", None)
+            config = canonical(self._run_config(name, seed))
+            # with the key, or who was forgotten could be tried against it
+            return hash_of(self.key, config, self._data_identity, trainer, batch_size, checkpoint, more)
+        except TypeError as error:
+            rank_zero_warn(
+                f"{name}, seed {seed}: done anew each time the comparison is started, since it {error}"
+            )
+            return uuid.uuid4().hex
 
     def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
         self.failures.append({"model": name, "seed": seed, "error": error})
@@ -464,17 +512,6 @@ class _Clock(L.Callback):
             torch.cuda.synchronize(pl_module.device)
         seconds = time.perf_counter() - self.start
         trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)
-
-
-def _instantiated(value: Any) -> Any:
-    """Build what a YAML file describes by class path, such as a callback in a trainer's arguments."""
-    if isinstance(value, Mapping) and "class_path" in value:
-        return instantiate_class(
-            (), {"class_path": value["class_path"], "init_args": value.get("init_args", {})}
-        )
-    if isinstance(value, Mapping):
-        return {key: _instantiated(item) for key, item in value.items()}
-    return [_instantiated(item) for item in value] if isinstance(value, list) else value
 
 
 def _times(trainer: L.Trainer) -> dict[str, float]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.hashing import model_hash
-from lightning_unlearn.ledger import Ledger, append, entry, require_forgotten_before
+from lightning_unlearn.ledger import Ledger, append, entry, require_forgotten_before, same_facts
 from lightning_unlearn.methods.source import read_checkpoint
 from lightning_unlearn.pipeline import RETRAIN, SOURCE
 from lightning_unlearn.reports import Report
@@ -35,7 +35,7 @@ class Recorder:
     """
 
     def __init__(self, ledger: Ledger, data: UnlearningDataModule, checkpoint: str | None) -> None:
-        ledger.prepare()
+        self.known = ledger.prepare()
         if checkpoint is not None:
             require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data.split.previous)
         self.ledger = ledger
@@ -65,7 +65,8 @@ class Recorder:
             metrics={**training["times"], **_content(folder / "metrics.json")["metrics"]},
             controls=controls,
         )
-        self.lines.append(append(self.ledger, facts, once=True))
+        known = [line for line in self.known if same_facts(line, facts)]
+        self.lines.append(known[-1] if known else append(self.ledger, facts))
 
     def finished(self, folder: Path, report: Report) -> None:
         """Do nothing: every line is written by now."""

@@ -1,8 +1,11 @@
-"""Files of a run that still remember what was forgotten: finds, lists and removes them; knows no method."""
+"""Files of a run that still remember what was forgotten: finds, lists and removes them."""
 
 import json
+import os
+import re
+import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +14,13 @@ import torch
 
 from lightning_unlearn.data import Split
 
-__all__ = ["Remembering", "remembering_files", "remove", "summary"]
+__all__ = ["Remembering", "remembering_files", "remove", "summary", "why", "without_names"]
 
 _CHECKPOINTS = (".ckpt", ".pt", ".pth")
 _CONFIGS = (".json", ".yaml", ".yml")
-_LARGEST_CONFIG = 2**20  # bytes; what is larger is a table of results, not a configuration
+_TEXTS = (*_CONFIGS, ".html", ".txt", ".csv", ".log", ".md")
+_MAIL = re.compile(r"[\w.+-]@[\w-]+\.\w")  # without its beginning, so that a long text takes no longer
+_NAMELESS = ("Classes", "Groups", "RandomFraction")  # rules of ours that say what, and not who
 
 
 @dataclass(frozen=True)
@@ -35,9 +40,10 @@ def remembering_files(folder: str | Path) -> list[Remembering]:
     """Look through a folder for files that hold what unlearning has removed from the exported model.
 
     Listed are the source model of a comparison, checkpoints to resume from (optimizer momentum, the state of an
-    unfinished method), splits, configurations that name samples, tracebacks (which may quote ids), what an
-    interrupted write left, and checkpoints that cannot be read without executing them. Not listed are exported models
-    and scores, those of single samples included: they name none.
+    unfinished method), splits and the key of their hashes, configurations that name samples (see
+    :func:`without_names`) and the page made of them, texts with an e-mail address, tracebacks (which may quote ids),
+    what an interrupted write left, and checkpoints that cannot be read without executing them. Not listed are
+    exported models and scores, those of single samples included: they name none. Links to folders are followed.
 
     Args:
         folder: Folder of a run or of a comparison.
@@ -53,11 +59,26 @@ def remembering_files(folder: str | Path) -> list[Remembering]:
         raise NotADirectoryError(f"folder: there is no folder {folder}")
     compared = (folder / "comparison.json").is_file()
     found = []
-    for file in sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()):
+    for file in sorted(_files(folder)):
         of_source = compared and file.relative_to(folder).parts[0] == "source"
-        if (reason := _reason(file, of_source=of_source)) is not None:
+        if (reason := why(file, of_source=of_source)) is not None:
             found.append(Remembering(file, reason))
     return found
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield every file once, wherever links to folders lead, except to a folder above."""
+    seen: set[str] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        above = Path(parent) != folder and folder.resolve().is_relative_to(real)
+        if real in seen or above:
+            folders.clear()
+            continue
+        seen.add(real)
+        yield from (
+            file for name in names if (file := Path(parent, name)).is_file() and not file.is_symlink()
+        )
 
 
 def summary(found: Sequence[Remembering]) -> list[str]:
@@ -78,13 +99,22 @@ def summary(found: Sequence[Remembering]) -> list[str]:
     ]
 
 
-def remove(found: list[Remembering]) -> None:
-    """Remove files that remember; what is gone already is passed over."""
+def remove(found: Sequence[Remembering]) -> None:
+    """Remove files that remember, and checkpoints that are folders; what is gone already is passed over."""
     for item in found:
-        item.file.unlink(missing_ok=True)
+        if item.file.is_dir():
+            shutil.rmtree(item.file)
+        else:
+            item.file.unlink(missing_ok=True)
 
 
-def _reason(file: Path, *, of_source: bool) -> str | None:
+def why(file: Path, *, of_source: bool = False) -> str | None:
+    """Return what a file holds that was to be forgotten, or None.
+
+    Args:
+        file: The file.
+        of_source: Whether it belongs to a source model, which was trained on the forgotten samples.
+    """
     if file.name.startswith(".") and ".tmp" in file.suffixes:
         return "left by an interrupted write"
     if file.suffix in _CHECKPOINTS:
@@ -93,9 +123,11 @@ def _reason(file: Path, *, of_source: bool) -> str | None:
         )
     if file.suffix == ".npz":
         return "positions of the forgotten samples" if _is_split(file) else None
-    if file.suffix in _CONFIGS and file.stat().st_size <= _LARGEST_CONFIG:
-        return "a configuration that names forgotten samples" if _names_samples(_config(file)) else None
-    return "a traceback, which may quote ids" if file.name == "error.txt" else None
+    if file.name == "forget.key":
+        return "the key to hashes of the forgotten samples"
+    if file.name == "error.txt":
+        return "a traceback, which may quote ids"
+    return _of_text(file) if file.suffix in _TEXTS else None
 
 
 def _of_checkpoint(file: Path) -> str | None:
@@ -105,7 +137,10 @@ def _of_checkpoint(file: Path) -> str | None:
         return "cannot be read without executing it, so what it holds is not known"
     if not isinstance(content, dict):
         return None
-    if any(state.get("state") for state in content.get("optimizer_states", [])):
+    states = content.get("optimizer_states", [])
+    if states and not (isinstance(states, list) and all(isinstance(state, dict) for state in states)):
+        return "holds optimizer states of a kind that is not known"
+    if any(state.get("state") for state in states):
         return "momentum of an optimizer that saw the source or the forgotten samples"
     if "lightning_unlearn" in content:  # where UnlearningModule.on_save_checkpoint puts it
         return "the state of an unlearning that can be resumed"
@@ -120,25 +155,72 @@ def _is_split(file: Path) -> bool:
     return True
 
 
-def _config(file: Path) -> Any:
+def _of_text(file: Path) -> str | None:
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if "@" in text and _MAIL.search(text):
+        return "a text with an e-mail address"
+    if file.name == "report.html" and (report := file.with_suffix(".json")).is_file():
+        return why(report) and "the page of a report that names forgotten samples"
+    if file.suffix in _CONFIGS and ("forget" in text or "ids" in text):
+        try:
+            config = _parsed(text, as_json=file.suffix == ".json")
+            return None if without_names(config) == config else "a configuration that names forgotten samples"
+        except RecursionError:
+            return "nested too deeply to be read, so what it holds is not known"
+    return None
+
+
+def _parsed(text: str, *, as_json: bool) -> Any:
     import yaml  # type: ignore[import-untyped]
 
     try:
-        text = file.read_text(encoding="utf-8")
-        return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError, RecursionError):
+        # libyaml's loader, where it is there, takes a tenth of the time
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+        return json.loads(text) if as_json else yaml.load(text, loader)
+    except (ValueError, yaml.YAMLError):
         return None
 
 
-def _names_samples(config: Any, below: str = "") -> bool:
-    """Whether a list of ids stands under ``forget``, by itself or as the ``ids`` of a rule."""
+def without_names(config: Any, *, below: str = "") -> Any:
+    """Leave out of a configuration who is to be forgotten: a list of ids becomes its length.
+
+    Class numbers, fractions and the package's rules name nobody and stay. Of another's rule the texts and lists
+    are left out, since nobody knows what they say.
+
+    Args:
+        config: Plain values.
+        below: The key that they stand under.
+
+    Returns:
+        The same configuration, or a new one.
+
+    Example:
+        >>> without_names({"data": {"forget": [3, 4]}})
+        {'data': {'forget': '2 ids'}}
+        >>> without_names({"forget": {"class_path": "my.Customer", "init_args": {"mail": "ann@example.org", "n": 2}}})
+        {'forget': {'class_path': 'my.Customer', 'init_args': {'mail': 'left out', 'n': 2}}}
+        >>> without_names({"forget": {"class_path": "Classes", "init_args": {"classes": [3, 4]}}})
+        {'forget': {'class_path': 'Classes', 'init_args': {'classes': [3, 4]}}}
+    """
     if isinstance(config, dict):
-        inside = below == "forget"
-        return any(
-            _names_samples(value, "ids" if inside and key == "ids" else "forget" if inside else str(key))
-            for key, value in config.items()
-        )
+        rule = str(config.get("class_path", "")).rpartition(".")[2]
+        if below == "forget" and rule in _NAMELESS:
+            return config
+        if below == "forget" and rule != "Ids":
+            return _left_out(config)
+        return {key: without_names(value, below=str(key)) for key, value in config.items()}
     if isinstance(config, list):
-        plain = bool(config) and all(isinstance(item, int | str) for item in config)
-        return (plain and below in ("forget", "ids")) or any(_names_samples(item) for item in config)
-    return False
+        if config and below in ("forget", "ids") and all(isinstance(item, int | str) for item in config):
+            return f"{len(config)} ids"
+        return [without_names(item, below=below) for item in config]
+    if isinstance(config, str) and below in ("forget", "ids"):
+        if config.lstrip().startswith("["):  # a list from the command line, as jsonargparse may leave it
+            return f"{config.count(',') + 1} ids"
+        return "left out" if _MAIL.search(config) else config
+    return config
+
+
+def _left_out(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: item if key == "class_path" else _left_out(item) for key, item in value.items()}
+    return "left out" if isinstance(value, str | list) and value else value

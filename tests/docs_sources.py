@@ -52,6 +52,14 @@ METHODS = {
     "CFk": Method(
         f"{ZUO}, §IV-A; Goel et al. 2022", "CE(D_r), the last k tensors only, others frozen", ("k",)
     ),
+    "FineTune": Method(
+        "Golatkar et al. 2020; Warnecke et al. 2023, baselines", "CE(D_r), from the source's weights"
+    ),
+    "NegGradPlus": Method(
+        "Kurmanji et al. 2023, baseline; bound and early end ours",
+        "α·CE(D_r) − (1−α)·min(CE(D_f), clamp), then CE(D_r) alone",
+        ("alpha", "clamp", "ascent_share"),
+    ),
     "WGAN": Method(
         f"{GAN_2021}, eq. 1-6",
         "−α·E[D(S(P(D_f)))] + (1−α)·CE on a few of D_r, against a critic D (WGAN-GP)",

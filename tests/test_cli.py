@@ -188,6 +188,17 @@ def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_a_file_calls_nothing_of_another_type(capfd: pytest.CaptureFixture[str]) -> None:
+    evil = "callbacks: [{class_path: os.system, init_args: {command: touch executed}}]"
+    Path("source.yaml").write_text(COMPARE.replace("{max_epochs: 2}", f"{{max_epochs: 2, {evil}}}"))
+    Path("method.yaml").write_text(COMPARE.replace("{max_epochs: 1}", f"{{max_epochs: 1, {evil}}}"))
+    for name in ("source", "method"):
+        assert main(["compare", f"--config={name}.yaml", "--output_dir=out"]) == 2
+        assert "os.system does not correspond to a subclass of Callback" in capfd.readouterr().err
+    assert not Path("executed").exists()
+    assert not Path("out").exists()
+
+
 def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture[str]) -> None:
     Path("compare.yaml").write_text(COMPARE.replace("seeds: 2", "seeds: 1"))
     Path("bad.yaml").write_text(

@@ -18,7 +18,7 @@ from torch import nn
 from toys import Net, PlainModule, assert_same_state, state, toy_data
 
 from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun, compare
-from lightning_unlearn.callbacks import Audit, Evaluator, MembershipInference
+from lightning_unlearn.callbacks import Audit, Backdoor, Evaluator, MembershipInference
 from lightning_unlearn.compare import Comparison
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.methods.source import read_checkpoint
@@ -27,6 +27,8 @@ from lightning_unlearn.reports import read_json
 from lightning_unlearn.runs import snake_case
 
 CPU = {"accelerator": "cpu"}
+MISSING = "mps" if torch.cuda.is_available() else "cuda"
+SYSTEM = {"class_path": "os.system", "init_args": {"command": "exit 1"}}
 
 
 def reference_kl(source: nn.Module) -> ReferenceKL:
@@ -109,7 +111,7 @@ def test_everything_is_measured_and_written(tmp_path: Path) -> None:
         assert ours["acceleration"]["values"][seed] == pytest.approx(total[0] / total[1])
         assert retrain["acceleration"]["values"][seed] == 1.0
     split = Split.load(tmp_path / "out" / "split.npz")
-    assert report["data"]["forget_sha256"] == split.forget_sha256
+    assert "forget_hmac" not in report["data"], "there is no key that anybody else has"
     assert report["data"]["n_forget"] == len(split.forget)
     for model in report["models"]:
         for seed in range(2):
@@ -302,6 +304,15 @@ def test_a_users_own_module_is_exported_into_its_class(tmp_path: Path) -> None:
         ({"methods": [MethodRun(reference_kl)]}, "needs a name"),
         ({"data": lambda: toy_data(test_dataset=None)}, "needs a test set"),
         ({"data": lambda: toy_data([])}, "forget"),
+        ({"trainer": {"accelerator": MISSING}}, "trainer of 'source': .*available"),
+        ({"trainer": {**CPU, "max_epoch": 3}}, "trainer of 'source': .*max_epoch"),
+        ({"evaluators": [MembershipInference, MembershipInference]}, "two are called 'membership_inference'"),
+        ({"evaluators": [Backdoor]}, "the data has no backdoor to ask for"),
+        ({"evaluators": [lambda: MembershipInference("shadow")]}, "needs a shadow set"),
+        (
+            {"methods": [MethodRun(reference_kl, "m", {"max_epochs": 1, "callbacks": [SYSTEM]})]},
+            "Import path os.system does not correspond to a subclass of Call",
+        ),
     ],
 )
 def test_bad_input_stops_before_anything_is_written(
@@ -522,3 +533,18 @@ def test_retraining_draws_what_the_source_trained(tmp_path: Path, unfreeze_at: i
         assert torch.equal(old["backbone.0.weight"], new["backbone.0.weight"]) == (unfreeze_at == 9)
         assert not torch.equal(old["net.1.weight"], new["net.1.weight"])
         shutil.rmtree(tmp_path / "retrain")
+
+
+def test_retraining_starts_where_the_sources_factory_starts(tmp_path: Path) -> None:
+    def build() -> Classifier:
+        network = nn.Sequential(nn.Linear(6, 400), nn.ReLU(), nn.Linear(400, 3))
+        nn.init.normal_(network[0].weight, std=3.0)
+        return Classifier(network)
+
+    still = MethodRun(
+        lambda s: Retrain(s, optimizer=lambda p: torch.optim.SGD(p, lr=0.0)), "retrain", {"max_epochs": 1}
+    )
+    source = SourceRun(build, {"max_epochs": 1})
+    toy_compare(tmp_path, source=source, seeds=1, methods=[], evaluators=[], retrain=still)
+    weights = read_checkpoint(tmp_path / "retrain" / "seed_0" / "model.ckpt")["state_dict"]
+    assert float(weights["net.0.weight"].std()) == pytest.approx(3, rel=0.1)

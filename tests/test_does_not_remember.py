@@ -6,13 +6,15 @@ import pickle
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from test_compare import timeless, toy_compare
 from torch import Tensor, nn
 from toys import CLASSES, FEATURES, TRAIN, PlainModule, blobs, quiet_trainer, toy_data, toy_source
@@ -20,11 +22,13 @@ from toys import CLASSES, FEATURES, TRAIN, PlainModule, blobs, quiet_trainer, to
 import lightning_unlearn.methods
 from lightning_unlearn import MethodRun, ReferenceKL
 from lightning_unlearn.callbacks import Export
+from lightning_unlearn.callbacks.export import _name_wandb
 from lightning_unlearn.cli import main
+from lightning_unlearn.commands.arguments import own_arguments, shown_arguments
 from lightning_unlearn.data import Split, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import Retrain, UnlearningModule
 from lightning_unlearn.models import Classifier
-from lightning_unlearn.remembering import Remembering, remembering_files
+from lightning_unlearn.remembering import Remembering, remembering_files, without_names
 
 # Arguments that make a method quick on a toy; one that is not named here runs with its defaults.
 QUICK: dict[str, dict[str, Any]] = {
@@ -207,6 +211,8 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "junk.ckpt").write_bytes(b"half")
     (tmp_path / "metrics.csv").write_text("step,loss\n")
     torch.save(torch.zeros(2), tmp_path / "tensor.pt")
+    torch.save({"optimizer_states": [1]}, tmp_path / "foreign.ckpt")
+    (tmp_path / "deep.json").write_text("[" * 100_000 + '"forget"' + "]" * 100_000)
     method = Retrain(toy_source())
     method.export(tmp_path / "unlearned.ckpt")
     for name, optimizer in (("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)):
@@ -219,7 +225,9 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
         "config.yaml": "a",
         "deep/adam.ckpt": "momentum",
         "deep/sgd.ckpt": "the",
+        "deep.json": "nested",
         "error.txt": "a",
+        "foreign.ckpt": "holds",
         "junk.ckpt": "cannot",
         "rule.json": "a",
         "split.npz": "positions",
@@ -240,6 +248,65 @@ def test_looking_through_a_folder_executes_nothing(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text(f"forget: !!python/object/apply:pathlib.Path.touch [{mark}]\n")
     assert set(names(remembering_files(tmp_path), tmp_path)) == {"a.ckpt"}
     assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    ("forget", "names_somebody"),
+    [
+        (0.1, False),
+        ("requests.csv", False),
+        ([1, 2], True),
+        (["ann"], True),
+        ("[1, 2]", True),
+        ({"class_path": "Classes", "init_args": {"classes": [3, 4]}}, False),
+        ({"class_path": "lightning_unlearn.data.Classes", "init_args": {"classes": [3]}}, False),
+        ({"class_path": "Groups", "init_args": {"attribute": "identity", "fraction": 0.02}}, False),
+        ({"class_path": "RandomFraction", "init_args": {"fraction": 0.1}}, False),
+        ({"class_path": "Ids", "init_args": {"ids": [7], "column": "customer"}}, True),
+        ({"class_path": "Ids", "init_args": {"ids": "requests.csv", "column": "customer"}}, False),
+        ({"class_path": "my.Oldest", "init_args": {"n": 50}}, False),
+        ({"class_path": "my.Customer", "init_args": {"mail": "ann@example.org"}}, True),
+        ({"class_path": "my.Customer", "init_args": {"numbers": [17]}}, True),
+    ],
+)
+def test_a_configuration_is_listed_if_it_names_somebody(
+    forget: Any, names_somebody: bool, tmp_path: Path
+) -> None:
+    config = {
+        "data": {"class_path": "UnlearningDataModule", "init_args": {"forget": forget}},
+        "seeds": [0, 1],
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.yaml").write_text(json.dumps(config))  # which YAML is too
+    (tmp_path / "long.json").write_text(json.dumps({"filler": "x" * 2**21, **config}))
+    found = names(remembering_files(tmp_path), tmp_path)
+    assert set(found) == ({"config.json", "config.yaml", "long.json"} if names_somebody else set())
+    (tmp_path / "config.json").write_text(json.dumps(without_names(config)))
+    assert "config.json" not in names(remembering_files(tmp_path), tmp_path)
+
+
+def test_what_names_somebody_is_found_wherever_it_stands(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    (folder / "report.html").write_text("<td>my.Customer: mail: ann@example.org</td><style>@page {}</style>")
+    (folder / "plain.html").write_text("<style>a{}@media print{}</style>")
+    (folder / "scores.json").write_text(json.dumps({"failures": [{"error": "no ann@example.org"}]}))
+    (elsewhere / "config.json").write_text(json.dumps({"forget": [1]}))
+    (folder / "linked").symlink_to(elsewhere)
+    (elsewhere / "round").symlink_to(folder)
+    (folder / "up").symlink_to(tmp_path)
+    assert set(names(remembering_files(folder), folder)) == {
+        "report.html",
+        "scores.json",
+        "linked/config.json",
+    }
+
+
+def test_the_page_of_a_report_that_names_samples_is_listed(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("forget: 1, 2")
+    (tmp_path / "report.json").write_text(json.dumps({"config": {"forget": [1, 2]}}))
+    assert set(names(remembering_files(tmp_path), tmp_path)) == {"report.html", "report.json"}
 
 
 # ---------------------------------------------------------------- a comparison
@@ -338,6 +405,46 @@ def test_the_command_names_no_sample_in_what_it_leaves(
             assert b"1402" not in raw or file.suffix == ".ckpt", file
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        (["--data.forget=[1, 2, 3]"], ["--data.forget=3 ids"]),
+        (["--data.forget", "[1, 2]", "--seed", "3"], ["--data.forget", "2 ids", "--seed", "3"]),
+        (["--data.init_args.forget=['ann']"], ["--data.init_args.forget=1 ids"]),
+        (["--data.forget+=17"], ["--data.forget+=1 ids"]),
+        (["--data.forget=Ids", "--data.forget.ids=[7, 8]"], ["--data.forget=Ids", "--data.forget.ids=2 ids"]),
+        (["--data.forget=my.Rule", "--data.forget.mail=ann@example.org"], ["--data.forget=my.Rule", "--data.forget.mail=left out"]),
+        (['--data={"init_args": {"forget": [1]}}'], ['--data={"init_args": {"forget": "1 ids"}}']),
+        (["--data.forget=0.1"], ["--data.forget=0.1"]),
+        (["--data.forget=ids.csv"], ["--data.forget=ids.csv"]),
+        (["--data.forget=Classes", "--data.forget.classes=[3]"], ["--data.forget=Classes", "--data.forget.classes=[3]"]),
+        (["--data.forget={["], ["--data.forget={["]),
+    ],
+)  # fmt: skip
+def test_arguments_are_shown_without_ids(given: list[str], shown: list[str]) -> None:
+    assert shown_arguments(["fit", *given]) == ["fit", *shown]
+
+
+def test_ids_on_the_command_line_are_warned_of_and_hidden_from_wandb(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import wandb
+
+    given = ["fit", "--data=UnlearningDataModule", "--data.datamodule=Digits", "--data.forget=[1401, 1402]"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["lightning-unlearn", *given, "--print_config"])
+        patch.setenv("LIGHTNING_UNLEARN_ARGUMENTS", "[]")
+        with pytest.warns(UserWarning, match="forget: ids on the command line"), pytest.raises(SystemExit):
+            main()
+        assert "1401" in capsys.readouterr().out, "the command itself is told the ids"
+        assert wandb.Settings()._args == [*given[:-1], "--data.forget=2 ids", "--print_config"]
+        # a process that Lightning starts with what is shown
+        assert own_arguments() == [*given, "--print_config"]
+        # and any other program is given its own
+        patch.setattr("sys.argv", ["lightning-unlearn", "test"])
+        assert own_arguments() == ["test"]
+
+
 # ---------------------------------------------------------------- a fit
 
 
@@ -364,6 +471,83 @@ def test_export_leaves_the_unlearned_model_alone(tmp_path: Path) -> None:
     assert left == {"unlearned.ckpt", "mine.ckpt", "metrics.csv", "hparams.yaml"}
     assert {item.file.name for item in export.removed} >= {"split.npz", "last.ckpt"}
     assert len(export.removed) >= 5
+
+
+def fit_and_clean(root: Path, **arguments: Any) -> tuple[Export, L.Trainer]:
+    export = Export(str(root / "unlearned.ckpt"), clean=True)
+    callbacks = [export, *arguments.pop("callbacks", [])]
+    trainer = quiet_trainer(
+        max_epochs=3,
+        **{"default_root_dir": root, "enable_checkpointing": True, **arguments},
+        callbacks=callbacks,
+    )
+    return export, trainer
+
+
+def test_export_removes_every_checkpoint_of_its_run_and_none_of_another(tmp_path: Path) -> None:
+    other = tmp_path / "other" / "version_3"
+    other.mkdir(parents=True)
+    data = toy_data([1, 2])
+    data.setup("fit")
+    data.split.save(other / "split.npz")
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(Retrain(toy_source()), toy_data())
+    trainer.save_checkpoint(other / "resume.ckpt")
+    trainer.save_checkpoint(tmp_path / "checkpoints" / "of_another_run.ckpt")
+    (tmp_path / "notes.json").write_text(json.dumps({"forget": [1, 2]}))
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    export, trainer = fit_and_clean(
+        tmp_path,
+        logger=CSVLogger(tmp_path, name="", version=""),
+        callbacks=[ModelCheckpoint(save_top_k=-1, every_n_epochs=1, save_last=True)],
+    )
+    trainer.fit(Retrain(toy_source()), toy_data(split_path=tmp_path / "kept.npz"))
+    left = {path for path in tmp_path.rglob("*") if path.is_file()} - before
+    assert {path.name for path in left} == {"unlearned.ckpt", "metrics.csv", "hparams.yaml", "kept.npz"}
+    assert before <= {path for path in tmp_path.rglob("*") if path.is_file()}, "files of others are gone"
+    assert len([item for item in export.removed if item.file.suffix == ".ckpt"]) == 4
+    assert trainer.save_checkpoint.__func__ is type(trainer).save_checkpoint
+
+
+def test_export_removes_what_was_saved_before_the_run_was_resumed(tmp_path: Path) -> None:
+    class Stops(Retrain):
+        def on_train_epoch_start(self) -> None:
+            if self.current_epoch == 2 and self.stops:
+                raise RuntimeError("a fault")
+
+    for Stops.stops in (True, False):
+        export, trainer = fit_and_clean(
+            tmp_path,
+            logger=CSVLogger(tmp_path, name="", version=""),
+            callbacks=[ModelCheckpoint(dirpath=tmp_path / "saved", save_top_k=-1, every_n_epochs=1)],
+        )
+        found = sorted(tmp_path.glob("saved/*.ckpt"))
+        (tmp_path / "saved").mkdir(exist_ok=True)
+        (tmp_path / "saved" / "thesis.txt").write_text("mine")
+        if Stops.stops:
+            with pytest.raises(RuntimeError, match="a fault"):
+                trainer.fit(Stops(toy_source()), toy_data())
+        else:
+            assert len(found) == 2
+            trainer.fit(Stops(toy_source()), toy_data(), ckpt_path=found[-1])
+    assert [path.name for path in (tmp_path / "saved").iterdir()] == ["thesis.txt"]
+    # what a checkpoint of anybody's says was saved is no order to remove it
+    export.load_state_dict(
+        {"saved": [str(tmp_path / "saved" / "thesis.txt"), str(tmp_path / "unlearned.ckpt")]}
+    )
+    assert list(export._left(trainer)) == []
+
+
+def test_export_names_the_wandb_run_that_names_samples(tmp_path: Path) -> None:
+    class Logger(WandbLogger):
+        def __init__(self, config: Any) -> None:
+            self._experiment = SimpleNamespace(id="x1", dir=str(tmp_path), config=config)
+
+        experiment = property(lambda self: self._experiment)
+
+    named = Logger({"data": {"forget": [1, 2]}})
+    with pytest.warns(UserWarning, match=r"W&B run x1 names forgotten samples .*config\.yaml"):
+        _name_wandb(SimpleNamespace(loggers=[Logger({"forget": "2 ids"}), named]))  # type: ignore[arg-type]
 
 
 def test_export_without_clean_removes_nothing_and_a_fault_neither(tmp_path: Path) -> None:

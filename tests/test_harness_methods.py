@@ -385,10 +385,15 @@ def test_stochastic_weight_averaging(method: type[UnlearningModule]) -> None:
                 seen.append(inputs[0].detach().mean(dim=0))
 
         layer.register_forward_pre_hook(note)
-        fit(ours, max_epochs=3, callbacks=[averaging])
+        trainer = fit(ours, max_epochs=3, callbacks=[averaging])
         assert_unlearned(ours)
         assert averaging.n_averaged == 3
-        torch.testing.assert_close(layer.running_mean, torch.stack(seen).mean(dim=0))
+        expected = torch.stack(seen).mean(dim=0)  # the oracle's, in Lightning's own pass
+        if method is not Retrain:  # estimated anew, of the averaged weights
+            retained = trainer.datamodule.split.retain  # type: ignore[attr-defined]
+            with torch.no_grad():
+                expected = ours.model.net[0](blobs(TRAIN)[0][retained]).mean(dim=0)  # type: ignore[union-attr, index, operator]
+        torch.testing.assert_close(layer.running_mean, expected)
         assert int(layer.num_batches_tracked) == len(seen)
 
     works_or_is_refused(method, "StochasticWeightAveraging", run)
@@ -418,8 +423,8 @@ def test_timer(method: type[UnlearningModule]) -> None:
     timer = Timer(duration={"hours": 1})
     trainer = fit(build(method), callbacks=[timer])
     assert trainer.current_epoch == 2
-    # the method's clock runs inside the Timer's
-    assert 0 < float(trainer.callback_metrics["time/unlearn_s"]) <= timer.time_elapsed("train") + 0.01
+    # the method's clock runs inside the Timer's, but for the statistics that are estimated when training has ended
+    assert 0 < float(trainer.callback_metrics["time/unlearn_s"]) <= timer.time_elapsed("train") + 0.1
 
 
 # ---------------------------------------------------------------------- checkpoints

@@ -19,7 +19,7 @@ from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator, Export, ForgettingMetrics
 from lightning_unlearn.cli import main
 from lightning_unlearn.data import Split
-from lightning_unlearn.hashing import model_hash, positions_hash
+from lightning_unlearn.hashing import key_fingerprint, model_hash, positions_hash
 from lightning_unlearn.ledger import Ledger, append, entry, read, require_forgotten_before, verify
 from lightning_unlearn.methods.source import read_checkpoint
 from lightning_unlearn.models import Classifier
@@ -105,8 +105,117 @@ def test_what_was_tampered_with_is_named(tmp_path: Path, tamper: Any, found: Any
     assert fields(verify(ledger.path)[1]) == found
     before = ledger.file.read_bytes()
     with pytest.raises(ValueError, match=f"does not verify .line {found[0][0]}, {found[0][1]}"):
-        append(ledger, facts(ledger))
+        ledger.prepare()
     assert ledger.file.read_bytes() == before
+
+
+def test_an_append_looks_at_the_last_line_alone(tmp_path: Path) -> None:
+    ledger = written(tmp_path)
+    whole = ledger.file.read_bytes()
+    for broken in (
+        whole[:-1],
+        whole[:-9],
+        whole.replace(b'"toy"', b'"Toy"'),
+        whole + b"\n",
+        whole + b"{}\n",
+        b"",
+    ):
+        ledger.file.write_bytes(broken)
+        with pytest.raises(ValueError, match="does not verify"):
+            append(ledger, facts(ledger))
+        assert ledger.file.read_bytes() == broken
+    (line,) = whole.splitlines()[:1]
+    filler = facts(ledger, config={"long": "x" * 200_000})
+    for lines in (10, 10_000):
+        append_cost(ledger, line, lines)
+    ledger.file.write_bytes(whole)
+    append(ledger, filler)
+    append(ledger, facts(ledger, 9))
+    assert verify(ledger.path)[1] == []
+
+
+def append_cost(ledger: Ledger, line: bytes, lines: int) -> None:
+    """Assert that what an append reads and writes does not grow with the ledger."""
+    content = (line + b"\n") * lines
+    ledger.file.write_bytes(content)
+    read_at = ledger.file.stat()
+    parsed = 0
+    original = json.loads
+
+    def counted(text: Any, **arguments: Any) -> Any:
+        nonlocal parsed
+        parsed += 1
+        return original(text, **arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lightning_unlearn.ledger.json.loads", counted)
+        append(ledger, facts(ledger))
+    assert parsed == 1, f"{parsed} of {lines} lines were read"
+    assert ledger.file.stat().st_ino == read_at.st_ino, "the ledger was written anew"
+    assert ledger.file.read_bytes().startswith(content)
+
+
+def test_a_power_cut_is_taken_back_and_a_cut_by_hand_is_not(tmp_path: Path) -> None:
+    ledger = written(tmp_path, 2)
+    whole = ledger.file.read_bytes()
+    second = whole.index(b"\n") + 1
+    pending = tmp_path / ".ledger.jsonl.pending"
+    for size in (second, second + 1, len(whole) - 1, len(whole)):
+        ledger.file.write_bytes(whole[:size])
+        pending.write_bytes(whole[second:])
+        assert len(ledger.prepare()) == (2 if size == len(whole) else 1)
+        append(ledger, facts(ledger, 7))
+        assert verify(ledger.path)[1] == []
+        assert not pending.exists()
+    ledger.file.write_bytes(whole[:-5])
+    pending.write_bytes(b"another line\n")
+    with pytest.raises(ValueError, match="has no end"):
+        append(ledger, facts(ledger))
+    assert ledger.file.read_bytes() == whole[:-5]
+
+
+def test_an_empty_ledger_is_called_empty(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = written(tmp_path, 1)
+    ledger.file.write_bytes(b"")
+    assert fields(verify(ledger.path)[1]) == [(0, "line")]
+    assert main(["ledger", "verify", ledger.path]) == 1
+    assert "DOES NOT MATCH  line: the file is empty" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="is empty"):
+        ledger.prepare()
+
+
+def test_a_replaced_key_is_noticed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = written(tmp_path, 2)
+    known = ledger.key_path.read_text()
+    assert {line["key"] for line in read(ledger.path)} == {key_fingerprint(known.strip().encode())}
+    assert main(["ledger", "verify", ledger.path]) == 0
+    ledger.key_path.write_text("another secret, long enough")
+    for attempt in (ledger.prepare, lambda: append(ledger, facts(ledger))):
+        with pytest.raises(ValueError, match=r"key_file: .*ledger\.jsonl\.key was replaced"):
+            attempt()
+    assert main(["ledger", "verify", ledger.path]) == 1
+    assert "line 1, key" in capsys.readouterr().out
+    # and where lines of another key stand in it already
+    last = read(ledger.path)[-1]
+    forged = {**last, "key": "0" * 16, "previous": last["hash"]}
+    del forged["hash"]
+    raw = json.dumps(forged, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    forged["hash"] = hashlib.sha256(raw.encode()).hexdigest()
+    with ledger.file.open("a") as file:
+        file.write(json.dumps(forged, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n")
+    assert fields(verify(ledger.path)[1]) == [(3, "key")]
+
+
+def test_a_ledger_of_an_early_release_is_read_and_continued(tmp_path: Path) -> None:
+    """Its lines have no fingerprint of the key."""
+    ledger = written(tmp_path, 1)
+    line = {name: value for name, value in read(ledger.path)[0].items() if name not in ("key", "hash")}
+    raw = json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    line["hash"] = hashlib.sha256(raw.encode()).hexdigest()
+    ledger.file.write_text(json.dumps(line, sort_keys=True, separators=(",", ":"), ensure_ascii=False) + "\n")
+    ledger.prepare()
+    append(ledger, facts(ledger, 3))
+    assert verify(ledger.path, key=key_fingerprint(ledger.key()))[1] == []
 
 
 def test_a_line_that_is_cut_off_is_found_at_every_byte(tmp_path: Path) -> None:
@@ -292,7 +401,8 @@ def test_a_fit_puts_itself_on_record(tmp_path: Path) -> None:
     assert [scores["value"], scores["source"], scores["retrain"]] == pytest.approx(sums)
     assert line["metrics"]["time/total_s"]["value"] > 0
     text = path.read_text()
-    assert data.split.forget_sha256 not in text, "a hash without a key can be undone"
+    unkeyed = hashlib.sha256(data.split.forget.astype("<i8").tobytes()).hexdigest()
+    assert unkeyed not in text, "a hash without a key can be undone"
 
 
 def test_nothing_is_recorded_of_what_is_no_finished_unlearning(tmp_path: Path) -> None:

@@ -88,10 +88,13 @@ class Backdoor(Evaluator):
         """Take up the curve of the run that is resumed."""
         self._curve.record = checkpoint.get(f"{_CURVE_KEY}/{self.name}", {})
 
+    def require(self, data: UnlearningDataModule) -> None:
+        """Refuse data without a trigger to ask for."""
+        _backdoor_of(data)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Check early that there is a trigger to ask for."""
+        """Check, and begin the curve."""
         super().setup(trainer, pl_module, stage)
-        _backdoor_of(self._data(trainer))
         if stage == "fit":
             self._curve = _Curve(self)
 

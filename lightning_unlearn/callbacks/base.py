@@ -109,6 +109,16 @@ class Evaluator(L.Callback):
         """
         raise NotImplementedError
 
+    def require(self, data: UnlearningDataModule) -> None:
+        """Refuse data that lack what this evaluator needs, before anything is trained.
+
+        Args:
+            data: The split data, set up.
+
+        Raises:
+            ValueError: If something is missing.
+        """
+
     def watching(self) -> Watcher | None:
         """Return a new callback for the Trainer that fits a method, where the course of training is to be shown.
 
@@ -143,6 +153,7 @@ class Evaluator(L.Callback):
                 f"{type(self).__name__} needs to know who is forgotten: pass {type(self).__name__}(data="
                 "UnlearningDataModule(your_datamodule, forget=...)), or fit with such a datamodule"
             )
+        self.require(self.data or trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a model that could not be evaluated, as soon as that is known; a method looks for itself."""
@@ -195,6 +206,10 @@ class Evaluator(L.Callback):
                 _attached(data, trainer),
                 _ready(pl_module, Runtime(trainer)),
             ):
+                if (
+                    ours
+                ):  # a finished run that is resumed trains no more, and its checkpoint is from before the end
+                    getattr(pl_module, "settle_statistics", lambda: None)()
                 audit = Audit(trainer, data, self._adapter_for(pl_module), source, self.retrained, seed)
                 if self.fresh is not None:
                     built_by(audit.source or pl_module, self.fresh)

@@ -1,12 +1,15 @@
 """Writes the unlearned model when fit ends, and clears away what still remembers; measures nothing."""
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.loggers import WandbLogger
 
 from lightning_unlearn.methods import UnlearningModule
-from lightning_unlearn.remembering import Remembering, remembering_files, remove
+from lightning_unlearn.remembering import Remembering, remove, why, without_names
 
 __all__ = ["Export"]
 
@@ -19,10 +22,10 @@ class Export(L.Callback):
 
     Args:
         path: Where to write; an existing file is replaced.
-        clean: Whether to remove, after a complete fit, the files of this run that still remember: the checkpoints that
-            its checkpoint callbacks wrote, and what of its loggers' folders
-            :func:`~lightning_unlearn.remembering.remembering_files` lists (the split among it; the next request
-            needs one as ``previous``, so keep one with the data's ``split_path``).
+        clean: Whether to remove, after a complete fit, the files of this run that still remember, and no others:
+            every checkpoint that was saved, before it was resumed too, the split beside the log (the next request
+            needs one as ``previous``, so keep one with the data's ``split_path``), and configurations that name
+            samples. W&B writes its own later, and is named in a warning where it names samples.
 
     Attributes:
         removed: What was removed.
@@ -36,6 +39,8 @@ class Export(L.Callback):
         self.clean = clean
         self.removed: list[Remembering] = []
         self._done = False
+        self._saved: list[str] = []
+        self._saved_before: list[str] = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Refuse other modules before anything is trained."""
@@ -45,6 +50,27 @@ class Export(L.Callback):
                 "saved with trainer.save_checkpoint"
             )
         self._done = False
+        if stage == "fit" and self.clean:
+            self._log_dir = trainer.log_dir  # every rank must ask: the answer is broadcast
+            self._follow(trainer)
+
+    def _follow(self, trainer: L.Trainer) -> None:
+        """Note every checkpoint that is saved, whoever saves it: callbacks remember only some of theirs."""
+        save = trainer.save_checkpoint
+
+        def noted(filepath: Any, *arguments: Any, **named: Any) -> None:
+            self._saved.append(str(Path(filepath).resolve()))
+            save(filepath, *arguments, **named)
+
+        trainer.save_checkpoint = noted  # type: ignore[method-assign]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the checkpoints saved so far, for the run that is resumed from one of them."""
+        return {"saved": sorted({*self._saved, *self._saved_before})}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the checkpoints that were saved before."""
+        self._saved_before = [str(name) for name in state_dict.get("saved", ())]
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Export, on the first process; every process has the whole model by now."""
@@ -55,33 +81,50 @@ class Export(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Remove what remembers, after everybody has written."""
-        if not (self._done and self.clean and stage == "fit"):
+        if stage != "fit" or not self.clean:
             return
-        self.removed = [
-            item for item in _left_by(trainer) if item.file.resolve() != Path(self.path).resolve()
-        ]
-        remove(self.removed)
+        vars(trainer).pop("save_checkpoint", None)  # which _follow() put before the class's own
+        if self._done:
+            kept = {Path(self.path).resolve(), *_chosen_split(trainer)}
+            self.removed = [item for item in self._left(trainer) if item.file.resolve() not in kept]
+            remove(self.removed)
+            _name_wandb(trainer)
+
+    def _left(self, trainer: L.Trainer) -> Iterator[Remembering]:
+        """List what this run wrote and what remembers."""
+        # a checkpoint may come from anybody: of what it names only its own folder is believed
+        place = Path(trainer.ckpt_path).resolve().parent if trainer.ckpt_path else None
+        before = [name for name in self._saved_before if Path(name).parent == place and why(Path(name))]
+        for name in dict.fromkeys([*before, *self._saved]):
+            if Path(name).exists():
+                yield Remembering(Path(name), "a checkpoint to resume from")
+        log_dirs = [found for logger in trainer.loggers if (found := getattr(logger, "log_dir", None))]
+        written = [Path(folder) / "hparams.yaml" for folder in log_dirs]
+        if self._log_dir is not None:
+            names = [getattr(callback, "config_filename", None) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+            if log_dirs:
+                names.append("split.npz")  # where the data saves it
+            written += [Path(self._log_dir) / name for name in names if name]
+        for file in dict.fromkeys(written):
+            if file.is_file() and (reason := why(file)) is not None:
+                yield Remembering(file, reason)
 
 
-def _left_by(trainer: L.Trainer) -> list[Remembering]:
-    """List what a run wrote and what remembers, in folders that are its own and no other's."""
-    root = Path(trainer.default_root_dir).resolve()
-    folders = {
-        Path(found).resolve() for logger in trainer.loggers if (found := getattr(logger, "log_dir", None))
-    }
-    listed = [
-        item for folder in sorted(folders - {root}) if folder.is_dir() for item in remembering_files(folder)
-    ]
-    known = {item.file for item in listed}
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Checkpoint):
-            written = {
-                getattr(callback, "best_model_path", ""),
-                getattr(callback, "last_model_path", ""),
-                *getattr(callback, "best_k_models", {}),
-            }
-            files = {Path(name).resolve() for name in written if name} - known
-            listed += [
-                Remembering(file, "a checkpoint to resume from") for file in sorted(files) if file.is_file()
-            ]
-    return listed
+def _chosen_split(trainer: L.Trainer) -> list[Path]:
+    """Return the split that the user asked to be kept."""
+    path = getattr(trainer.datamodule, "split_path", None)  # type: ignore[attr-defined]
+    return [] if path is None else [Path(path).resolve()]
+
+
+def _name_wandb(trainer: L.Trainer) -> None:
+    """Warn of W&B runs whose configuration names samples: their file is written when they end."""
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            run = logger.experiment
+            config = dict(run.config)
+            if without_names(config) != config:
+                warnings.warn(
+                    f"Export: W&B run {run.id} names forgotten samples in its configuration and writes it to "
+                    f"{Path(run.dir) / 'config.yaml'} when it ends; remove that file, and the run where it was sent to",
+                    stacklevel=2,
+                )

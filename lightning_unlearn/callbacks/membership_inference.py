@@ -13,6 +13,7 @@ from lightning_unlearn.callbacks.attack_details import attack_details
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
 from lightning_unlearn.callbacks.shadow_models import shadow_models
+from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import predict
 from lightning_unlearn.functional import (
     bootstrap_intervals,
@@ -114,14 +115,27 @@ class MembershipInference(Evaluator):
         """Leave the trained attack behind, whose weak references cannot go to another process."""
         return {**self.__dict__, "_trained": None}
 
-    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
-        """Train the attack, or take the one trained for the last model of this source, and apply it."""
-        if not audit.data.stream_size("nonmember"):
+    def require(self, data: UnlearningDataModule) -> None:
+        """Refuse data without non-members or, where the attack trains on it, without a shadow set."""
+        if not data.stream_size("nonmember"):
             raise ValueError(
                 "membership inference needs samples that were never trained on, and the split has no non-member "
                 "set; give the project a test set, or set nonmember and nonmember_from='train'"
             )
-        variant = self._variant(audit)
+        if self.variant == "shadow" and not data.stream_size("shadow"):
+            raise ValueError(
+                "variant='shadow' needs a shadow set: give UnlearningDataModule(shadow=0.5), and train the source "
+                "through it so that it never sees that set; or use variant='source'"
+            )
+        if self._variant(data) != "shadow" and not data.stream_size("test"):
+            raise ValueError(
+                f"variant={self.variant!r} needs samples that the source never saw beside the non-member set: give the "
+                "project a test set larger than nonmember, or use variant='shadow'"
+            )
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Train the attack, or take the one trained for the last model of this source, and apply it."""
+        variant = self._variant(audit.data)
         classifier = self._classifier(variant, model, audit)
         forget = _scores(classifier, audit.outputs(model, "forget").posteriors)
         nonmember = _scores(classifier, audit.outputs(model, "nonmember").posteriors)
@@ -137,15 +151,9 @@ class MembershipInference(Evaluator):
         )
         return {f"{self.name}/{rate}": value for rate, value in membership_rates(forget, nonmember).items()}
 
-    def _variant(self, audit: Audit) -> str:
-        has_shadow = audit.data.stream_size("shadow") > 0
-        if self.variant == "shadow" and not has_shadow:
-            raise ValueError(
-                "variant='shadow' needs a shadow set: give UnlearningDataModule(shadow=0.5), and train the source "
-                "through it so that it never sees that set; or use variant='source'"
-            )
+    def _variant(self, data: UnlearningDataModule) -> str:
         if self.variant == "auto":
-            return "shadow" if has_shadow else "source"
+            return "shadow" if data.stream_size("shadow") else "source"
         return self.variant
 
     def _classifier(self, variant: str, model: nn.Module, audit: Audit) -> Any:
@@ -188,11 +196,6 @@ class MembershipInference(Evaluator):
 
     def _source_posteriors(self, attacked: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data = audit.data
-        if not data.stream_size("test"):
-            raise ValueError(
-                f"variant={self.variant!r} needs samples that the source never saw beside the non-member set: give the "
-                "project a test set larger than nonmember, or use variant='shadow'"
-            )
         others = audit.outputs(attacked, "test").posteriors
         size = min(len(others), data.stream_size("retain"))
         positions = data.split.draw_reference(size, seed=audit.seed)

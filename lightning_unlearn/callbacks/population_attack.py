@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_unlearn.callbacks.attack_details import attack_details
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import population_attack_scores, ranking_intervals, ranking_rates
 
 __all__ = ["PopulationAttack"]
@@ -53,13 +54,16 @@ class PopulationAttack(Evaluator):
         super().__init__(**evaluator)
         self.bootstrap = bootstrap
 
-    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
-        """Rank the losses of the forget set among those of the non-members."""
-        if not audit.data.stream_size("nonmember"):
+    def require(self, data: UnlearningDataModule) -> None:
+        """Refuse data without non-members."""
+        if not data.stream_size("nonmember"):
             raise ValueError(
                 "the population attack needs samples that were never trained on, and the split has no non-member set; "
                 "give the project a test set, or set nonmember and nonmember_from='train'"
             )
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Rank the losses of the forget set among those of the non-members."""
         losses = _losses(model, "nonmember", audit)
         forget = population_attack_scores(_losses(model, "forget", audit), losses)
         nonmember = population_attack_scores(losses, losses)

@@ -23,6 +23,7 @@ from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.functional import logit_scaled_confidence
 from lightning_unlearn.hashing import model_hash
+from lightning_unlearn.identity import data_identity
 from lightning_unlearn.io import write_bytes_atomic
 from lightning_unlearn.methods.many import Procedure, ensemble_plan, fit_alone, served_alone, without
 from lightning_unlearn.seeding import derive_seed
@@ -259,7 +260,7 @@ class Populations:
 
     def _place(self, procedure: Procedure, kinds: Kinds, what: Any, audit: Audit) -> str:
         """Return a hash of all that determines the answers of models of a kind, their numbers excepted."""
-        self._digest = self._digest or _digest(audit)
+        self._digest = self._digest or data_identity(audit.data)
         shapes = {name: list(value.shape) for name, value in kinds.source.state_dict().items()}
         return fingerprint(what, procedure.identity, shapes, kinds.seed, self._digest)
 
@@ -306,15 +307,6 @@ def _population(answers: Mapping[int, Answers], number: int) -> Population:
         }
 
     return Population(stacked("confidence/"), stacked("accuracy/"))
-
-
-def _digest(audit: Audit) -> str:
-    """Return a hash of the data as far as it is cheaply told: the split, the targets, and the first samples."""
-    data = served_alone(audit.data, audit.data.order_seed)
-    parts: list[Any] = [data.data_name, data.split.forget_sha256, data.known_targets()]
-    for stream in _streams(data):
-        parts += [stream, data.stream_size(stream), next(iter(data.loader(stream)))]
-    return fingerprint(parts)
 
 
 def _file(place: str, k: int, cache: Path) -> Path:

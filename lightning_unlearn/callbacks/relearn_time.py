@@ -14,7 +14,7 @@ from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.base import Evaluator
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import relearn_target, relearn_time
-from lightning_unlearn.models.freezing import share_frozen, trainable
+from lightning_unlearn.models.freezing import mark_frozen, share_frozen, trainable
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone, frozen
 from lightning_unlearn.seeding import derive_seed
@@ -115,7 +115,7 @@ class RelearnTime(Evaluator):
         # in float32 whatever the trainer's precision: a loss near 0 has no digits in half precision
         model = model.float().to(runtime.device).eval()
         assert audit.source is not None  # evaluate() asked
-        share_frozen(model, audit.source)
+        share_frozen(model, mark_frozen(audit.source))
         optimizer = (self.optimizer or _adam)(list(trainable(model).values()))
         losses = [self._loss(model, audit)]
         with isolated_rng(derive_seed(audit.seed, "relearning")):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_unlearn.callbacks.audit import Audit
 from lightning_unlearn.callbacks.many_models import ManyModels
 from lightning_unlearn.callbacks.populations import Population
+from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores, u_lira_intervals, u_lira_rates
 
 __all__ = ["RMIA"]
@@ -83,10 +84,13 @@ class RMIA(ManyModels):
         self.offline = _OFFLINE if offline is None and references == "retrained" else offline
         self.bootstrap = bootstrap
 
+    def require(self, data: UnlearningDataModule) -> None:
+        """Refuse data without a population to compare with."""
+        if not data.stream_size("test"):
+            raise ValueError("RMIA needs a test set as its population, and the data has none")
+
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Attack K models of the audited one's kind and K retrained ones."""
-        if not audit.data.stream_size("test"):
-            raise ValueError("RMIA needs a test set as its population, and the data has none")
         audited, retrained = self.audited_population(model, audit), self.retrained_population(model, audit)
         if self.references == "unlearned":
             ours, theirs = rmia_unlearned_scores(

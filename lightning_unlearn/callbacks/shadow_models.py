@@ -72,7 +72,7 @@ def shadow_models(
         Member(torch.from_numpy(data.split.shadow_in_out(k)[0]), derive_seed(seed, "shadow", k))
         for k in range(number)
     ]
-    if not isinstance(loader, TensorLoader):
+    if not isinstance(loader, TensorLoader) or loader.sampler.weights is not None:
         return _read_one_by_one(recipe, members, data, runtime)
     plain = moved_as_served(data)
     return train_ensemble(

@@ -18,6 +18,7 @@ from lightning_unlearn.ensembles import isolated_rng, train_classifier
 from lightning_unlearn.functional import confidence_interval
 from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
 from lightning_unlearn.io import atomic_path
+from lightning_unlearn.models.freezing import mark_frozen
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.layout import lay_out_for_cpu
 from lightning_unlearn.models.spd_gan import perturber_for
@@ -218,7 +219,7 @@ class UnlearningDegree(Evaluator):
         data, runtime = audit.data, audit.runtime
         seed = derive_seed(audit.seed, "null")
         with isolated_rng(seed):
-            null = clone(source) if self.null_control == "continue" else fresh_copy(source)
+            null = mark_frozen(clone(source)) if self.null_control == "continue" else fresh_copy(source)
         # a step takes as many samples as in one process, so that the control does not depend on their number
         share = max(2, data.loader("train").batch_size // runtime.world_size)
         train_classifier(

@@ -27,7 +27,7 @@ def run(args: list[str]) -> int:
     config = parser.parse_args(args)
     plan = _Plan(parser, config)
     comparison = compare(
-        SourceRun(plan.source, config.source.trainer or {}, config.source.checkpoint),
+        SourceRun(plan.source, _plain(config.source.trainer or {}), config.source.checkpoint),
         plan.data,
         [plan.method("methods", number) for number in range(len(config.methods))],
         [plan.evaluator(number) for number in range(len(config.evaluators))],
@@ -42,6 +42,7 @@ def run(args: list[str]) -> int:
         threads=config.threads,
         ledger=config.ledger,
         clean=config.clean,
+        forget_key=config.forget_key,
         config=plan.provenance(),
     )
     _print_result(comparison)
@@ -79,6 +80,7 @@ def _compare_arguments(
     threads: int | None = None,
     ledger: str | None = None,
     clean: bool = False,
+    forget_key: str | None = None,
 ) -> None:
     """Arguments of the comparison.
 
@@ -92,11 +94,13 @@ def _compare_arguments(
         retrain: How to retrain; left out, as the source was trained.
         adapter: Where a batch keeps inputs and targets.
         output_dir: Folder of everything that is written.
-        overwrite: Delete what another comparison left in output_dir.
+        overwrite: Remove what another comparison wrote to output_dir.
         quiet: Show no progress.
         threads: CPU threads of PyTorch; small networks are fastest with one.
         ledger: Deletion ledger to append to, one line a method and seed (lightning-unlearn ledger --help).
         clean: When all is done, remove files of output_dir that still remember what was forgotten.
+        forget_key: File with the secret that the forgotten samples are hashed with, made if there is none; share it
+            between comparisons that are to be merged. Left out, the ledger's.
     """
 
 
@@ -148,7 +152,10 @@ class _Plan:
         parsed = pick(self.config)
         name = parsed.name or snake_case(parsed.method["class_path"].rpartition(".")[2])
         return MethodRun(
-            lambda source: pick(self._fresh()).method(source), name, parsed.trainer or {}, parsed.batch_size
+            lambda source: pick(self._fresh()).method(source),
+            name,
+            _plain(parsed.trainer or {}),
+            parsed.batch_size,
         )
 
     def evaluator(self, number: int) -> Callable[[], Evaluator]:
@@ -157,17 +164,22 @@ class _Plan:
 
     def provenance(self) -> dict[str, Any]:
         """Return the configuration as plain values, without what does not decide the result."""
-        plain: dict[str, Any] = _without_ids(_plain(self.config))
+        plain: dict[str, Any] = _plain(self.config)
         plain["trainer"] = self.trainer or None
         return {
             k: v
             for k, v in plain.items()
-            if k not in ("config", "output_dir", "overwrite", "quiet", "threads", "ledger", "clean")
+            if k
+            not in ("config", "output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key")
         }
 
     def _fresh(self) -> Namespace:
         build = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
-        built: Namespace = build(self.config.clone())
+        config = self.config.clone()
+        for run in (config.source, config.retrain, *config.methods):
+            if run is not None:  # of no type to jsonargparse, which would call whatever is named in there
+                run.trainer = {}
+        built: Namespace = build(config)
         return built
 
 
@@ -181,20 +193,6 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _without_ids(config: dict[str, Any]) -> dict[str, Any]:
-    """Put their number where a configuration lists the ids to forget: reports and records name no sample."""
-    data = config.get("data") or {}
-    arguments = data.get("init_args") or {}
-    forget = arguments.get("forget")
-    if isinstance(forget, list):
-        forget = f"{len(forget)} ids"
-    elif isinstance(forget, dict) and isinstance(ids := (forget.get("init_args") or {}).get("ids"), list):
-        forget = {**forget, "init_args": {**forget["init_args"], "ids": f"{len(ids)} ids"}}
-    else:
-        return config
-    return {**config, "data": {**data, "init_args": {**arguments, "forget": forget}}}
-
-
 def _print_result(comparison: Comparison) -> None:
     from rich.console import Console
 
@@ -205,6 +203,10 @@ def _print_result(comparison: Comparison) -> None:
     for failure in comparison.report["failures"]:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
     say(f"Report: {comparison.output_dir / 'report.html'}")
+    if comparison.removed:
+        say(f"Removed, {len(comparison.removed)} files that remembered what was forgotten:")
+    for line in summary(comparison.removed):
+        say(f"  {line}")
     if comparison.remembering:
         print("These files still remember what was forgotten (--clean=true removes them when all is done).")
         say(f"All are named in {comparison.output_dir / 'remembering.json'}:")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.data import Split
-from lightning_unlearn.hashing import model_hash, positions_hash
+from lightning_unlearn.hashing import key_fingerprint, model_hash, positions_hash
 from lightning_unlearn.ledger import Ledger, Mismatch, verify
 from lightning_unlearn.methods.source import read_checkpoint
 
@@ -17,11 +17,13 @@ _METHOD_PREFIX = "model."
 def run(args: list[str]) -> int:
     """Parse the arguments of ``ledger``, check and print; the status is 1 if something does not match."""
     parsed = _parser().parse_args(args)
-    ids = None
+    ids = fingerprint = None
+    ledger = Ledger(str(parsed.file), parsed.key and str(parsed.key))
+    if parsed.split is not None or parsed.key is not None or ledger.key_path.is_file():
+        fingerprint = key_fingerprint(key := ledger.key())
     if parsed.split is not None:
-        key = Ledger(str(parsed.file), parsed.key and str(parsed.key)).key()
         ids = positions_hash(Split.load(parsed.split).forget, key)
-    lines, mismatches = verify(parsed.file, head=parsed.head, ids=ids)
+    lines, mismatches = verify(parsed.file, head=parsed.head, ids=ids, key=fingerprint)
     checked, found = _check_recorded_files(parsed.file, lines)
     mismatches += found
     print(f"{parsed.file}: {len(lines)} lines, {checked} of their models at hand")
@@ -52,9 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     verb.add_argument(
         "--split", type=Path, metavar="NPZ", help="split file whose forget set a line must be about"
     )
-    verb.add_argument(
-        "--key", type=Path, metavar="FILE", help="the ledger's secret, for --split; FILE.key if left out"
-    )
+    verb.add_argument("--key", type=Path, metavar="FILE", help="the ledger's secret; FILE.key if left out")
     return parser
 
 

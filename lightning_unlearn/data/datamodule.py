@@ -107,7 +107,9 @@ class UnlearningDataModule(L.LightningDataModule):
 
     Raises:
         TypeError: If the data cannot be indexed by position.
-        ValueError: If an argument does not fit the data; the message says which.
+        ValueError: If an argument does not fit the data; the message says which. On setup also if the training set is
+            dealt anew in every run, as by ``random_split`` without a generator, or is known to differ between
+            processes, from ``previous`` splits, or from what the source's checkpoint was trained on.
 
     Example:
         >>> from lightning_unlearn.data import Digits
@@ -206,6 +208,11 @@ class UnlearningDataModule(L.LightningDataModule):
     def known_targets(self) -> np.ndarray[Any, Any] | None:
         """Return the class of every training sample as served, ``(N,)``, or None where only reading them all tells."""
         return self._labels
+
+    @property
+    def given(self) -> tuple[Part | None, Part | None, Dataset[Any] | None]:
+        """The project's training and test set, and the training set as ``evaluation_dataset`` shows it."""
+        return self._train, self._test, self.evaluation_dataset
 
     @property
     def validation_streams(self) -> list[str]:

@@ -2,7 +2,7 @@
 
 import random
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ _ADVICE = (
     "give random_split a generator: random_split(..., generator=torch.Generator().manual_seed(0)), and train the "
     "source on that deal"
 )
+_SEEDERS = ((torch, "manual_seed"), (np.random, "seed"), (random, "seed"))
 
 
 class Deals(TorchFunctionMode):
@@ -33,31 +34,40 @@ class Deals(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.permutations: list[Tensor] = []
-        self._drawn = False
+        self._drawn: set[str] = set()
+        self._seeded: set[str] = set()
 
     def __enter__(self) -> "Deals":
         self._before = _states()
-        self._seeded = False
-        self._manual_seed = torch.manual_seed
-
-        def manual_seed(seed: Any) -> torch.Generator:
-            self._seeded = True
-            return self._manual_seed(seed)
-
-        torch.manual_seed = manual_seed
+        self._seeders = [(module, name, getattr(module, name)) for module, name in _SEEDERS]
+        for module, name, seeder in self._seeders:
+            setattr(module, name, self._noting(module.__name__, seeder))
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
-        torch.manual_seed = self._manual_seed
-        before, after = self._before, _states()
-        self._drawn |= before[1:] != after[1:] or (before[0] != after[0] and not self._seeded)
+        # not kept, for it could not be pickled for spawned processes
+        for module, name, seeder in self.__dict__.pop("_seeders"):
+            setattr(module, name, seeder)
+        after = _states()
+        self._drawn |= {name for name in after if after[name] != self._before[name]} - self._seeded
+
+    def _noting(self, module: str, seeder: Callable[..., Any]) -> Callable[..., Any]:
+        def seed(*args: Any, **kwargs: Any) -> Any:
+            self._seeded.add(module)
+            return seeder(*args, **kwargs)
+
+        return seed
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of PyTorch, and keep a permutation that it draws."""
         result = func(*args, **(kwargs or {}))
         generator = (kwargs or {}).get("generator")
-        if func is torch.randperm and not self._seeded and generator in (None, torch.default_generator):
+        if (
+            func is torch.randperm
+            and "torch" not in self._seeded
+            and generator in (None, torch.default_generator)
+        ):
             self.permutations.append(result)
         return result
 
@@ -78,10 +88,12 @@ class Deals(TorchFunctionMode):
                 f"datamodule: {name} deals its training set by a permutation from PyTorch's global random state: "
                 f"{_ADVICE}"
             )
-        if self._drawn and any((np.diff(chosen) < 0).any() for chosen in deals):
+        shuffled = any((np.diff(chosen) < 0).any() for chosen in deals)
+        # of PyTorch's state a DataLoader draws too; whoever draws of the others shuffles, a list of files for instance
+        if (self._drawn and shuffled) or (not deals and self._drawn - {"torch"}):
             rank_zero_warn(
-                f"{name} drew from a global random state while it was set up, and its training set is a shuffled "
-                f"Subset. If that was the draw, {_ADVICE}"
+                f"{name} drew from a global random state while it was set up. If that decides who is in its training "
+                f"set, or in which order, {_ADVICE}"
             )
 
 
@@ -94,11 +106,11 @@ def _subsets(dataset: Dataset[Any]) -> Iterator[Subset[Any]]:
             yield from _subsets(part)
 
 
-def _states() -> tuple[int, int, int]:
-    """Return a checksum each of PyTorch's, NumPy's and Python's global random state."""
+def _states() -> dict[str, int]:
+    """Return a checksum each of PyTorch's, NumPy's and Python's global random state, by the module's name."""
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002  the legacy state is what projects draw from
     states = (torch.get_rng_state().numpy().tobytes(), repr(numpy).encode(), repr(random.getstate()).encode())
-    return tuple(map(zlib.crc32, states))  # type: ignore[return-value]
+    return {module.__name__: zlib.crc32(state) for (module, _), state in zip(_SEEDERS, states, strict=True)}
 
 
 def _dealt_from(chosen: np.ndarray[Any, Any], drawn: np.ndarray[Any, Any]) -> bool:

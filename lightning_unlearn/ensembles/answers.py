@@ -7,7 +7,6 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.ensembles.chunk import alone
@@ -15,6 +14,7 @@ from lightning_unlearn.ensembles.grouped import grouped_forward
 from lightning_unlearn.ensembles.memory import activation_bytes, models_that_fit
 from lightning_unlearn.ensembles.runtime import Runtime
 from lightning_unlearn.ensembles.stacked import Forward, vmap_forward
+from lightning_unlearn.models.surgery import call_with
 from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["AskWay", "predict_ensemble"]
@@ -131,7 +131,7 @@ class _Asker:
                 models = (
                     dict(zip(tensors, each, strict=True)) for each in zip(*tensors.values(), strict=True)
                 )
-                called = (cast(nn.Module, partial(functional_call, self.network, model)) for model in models)
+                called = (cast(nn.Module, partial(call_with, self.network, model)) for model in models)
                 logits = torch.stack([self.adapter.call(one, batch) for one in called])
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 

@@ -71,7 +71,9 @@ def usable_cache(
         one = Member(torch.zeros(1, dtype=torch.int64), member.seed)
         keys_of(recipe, data.subset(member.indices[:1]), [one], runtime)
     except TypeError as error:
-        rank_zero_warn(f"models are not kept in {cache}: {error}")
+        rank_zero_warn(
+            f"models are not kept in {cache}: {error}; keep it out of the recipe, the data and the network"
+        )
         return None
     return cache
 

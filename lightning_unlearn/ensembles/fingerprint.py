@@ -1,12 +1,17 @@
 """A hash of anything that determines a model: tensors, settings, and code; stores nothing."""
 
+import datetime
 import functools
 import hashlib
 import inspect
+import os
+import re
 import types
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
+import lightning as L
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +20,7 @@ __all__ = ["fingerprint"]
 
 _PLAIN = (
     type(None),
+    types.EllipsisType,
     bool,
     int,
     float,
@@ -26,15 +32,27 @@ _PLAIN = (
     torch.Size,
     range,
     slice,
+    datetime.timedelta,
+    re.Pattern,
 )
+_LIBRARIES = {
+    "builtins",
+    "collections",
+    "lightning",
+    "numpy",
+    "torch",
+    "torchmetrics",
+    "torchvision",
+    "typing",
+}
 
 
 def fingerprint(*values: Any) -> str:
     """Return a SHA-256 of values, by content and not by identity.
 
-    Tensors and arrays count by type, shape and bytes; functions by their bytecode, constants, defaults and
-    closure; classes by their source; other objects, modules included, by their class and attributes. What a
-    function reads from global variables is not looked at.
+    Tensors and arrays count by type, shape and bytes; functions by their bytecode, constants, defaults, closure
+    and the plain values and functions of their own package that they name; classes by their source and that of
+    their bases; other objects, modules included, by their class and attributes.
 
     Args:
         *values: The values.
@@ -60,6 +78,7 @@ def fingerprint(*values: Any) -> str:
 class _Hasher:
     def __init__(self) -> None:
         self.digest = hashlib.sha256()
+        self.read: dict[int, Any] = {}  # functions and classes that were added already
         self.path: dict[int, int] = {}  # objects being walked, by depth, so that a cycle ends
 
     def add(self, value: Any) -> None:
@@ -98,13 +117,18 @@ class _Hasher:
         elif isinstance(value, functools.partial):
             self._say("partial")
             self.add([value.func, value.args, value.keywords])
+        elif isinstance(value, os.PathLike):
+            self._say("path", os.fspath(value))
         elif isinstance(value, type):
-            self._say("class", value.__module__, value.__qualname__, _source(value))
+            self._class(value)
+        elif isinstance(value, L.Trainer):
+            self._say("trainer")  # whoever looks back at it is not decided by it
         elif isinstance(value, types.FunctionType):
             self._say("function")
             self._code(value.__code__)
             cells = [cell.cell_contents for cell in value.__closure__ or ()]
             self.add([value.__defaults__, value.__kwdefaults__, cells])
+            self._globals(value)
         elif isinstance(value, types.MethodType):
             self._say("method")
             self.add([value.__self__, value.__func__])
@@ -114,6 +138,32 @@ class _Hasher:
             self._say("module", value.__name__)
         else:
             self._object(value)
+
+    def _class(self, kind: type) -> None:
+        """Add a class by name and, once and unless it is of a library, by its source; likewise its bases."""
+        for base in kind.__mro__:
+            self._say("class", base.__module__, base.__qualname__)
+            if id(base) in self.read or _root(base) in _LIBRARIES:
+                continue
+            self.read[id(base)] = base
+            self._say(_source(base))
+            for member in vars(base).values():
+                if isinstance(member, types.FunctionType):
+                    self._globals(member)
+
+    def _globals(self, function: types.FunctionType) -> None:
+        """Add what a function reads from around it, once: settings, and functions of the same package."""
+        if id(function) in self.read or _root(function) in _LIBRARIES:
+            return
+        self.read[id(function)] = function
+        around = {name: function.__globals__.get(name) for name in _names(function.__code__)}
+        for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+            with suppress(ValueError):  # an empty cell
+                around[name] = cell.cell_contents
+        for name, found in around.items():
+            ours = isinstance(found, types.FunctionType) and _root(found) == _root(function)
+            if ours or _is_setting(found):
+                self.add([name, found])
 
     def _object(self, value: Any) -> None:
         attributes = dict(getattr(value, "__dict__", {}))
@@ -126,8 +176,7 @@ class _Hasher:
         ):
             raise TypeError(
                 f"cannot tell what determines a {type(value).__module__}.{type(value).__qualname__}, which has "
-                "neither content nor attributes; keep it out of the recipe, the data and the network, or pass "
-                "cache=None"
+                "neither content nor attributes"
             )
         self._say("object")
         self.add(type(value))
@@ -144,6 +193,26 @@ class _Hasher:
     def _say(self, *words: str) -> None:
         for word in words:
             self.digest.update(f"{len(word)}:{word};".encode())
+
+
+def _is_setting(value: Any) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_setting, value))
+    return isinstance(value, _PLAIN) or (isinstance(value, dict) and all(map(_is_setting, value.values())))
+
+
+def _root(thing: Any) -> str:
+    return str(thing.__module__).partition(".")[0]
+
+
+def _names(code: types.CodeType) -> list[str]:
+    inner = [
+        name
+        for constant in code.co_consts
+        if isinstance(constant, types.CodeType)
+        for name in _names(constant)
+    ]
+    return [*code.co_names, *inner]
 
 
 def _slots(kind: type) -> list[str]:

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.models.surgery import call_with
 
 __all__ = ["SideBySide", "grouped_forward"]
 
@@ -153,7 +153,7 @@ def grouped_forward(
         NotImplementedError: If the network does anything no rule is known for.
     """
     models = len(next(iter(tensors.values())))
-    output = functional_call(network, dict(tensors), (SideBySide.of(inputs, models, shared),))
+    output = call_with(network, tensors, SideBySide.of(inputs, models, shared))
     if not isinstance(output, SideBySide) or output.images:
         raise NotImplementedError("the network gives something else than logits")
     return output.data

@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, vmap
+from torch.func import vmap
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.tensors import TensorData
@@ -16,6 +16,7 @@ from lightning_unlearn.ensembles.lockstep import Part, lockstep_batches
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module
 from lightning_unlearn.ensembles.runtime import Runtime
 from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.models.surgery import call_with
 from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["Forward", "Stack", "stack_losses", "train_stacked", "vmap_forward"]
@@ -39,7 +40,7 @@ def vmap_forward(
     """
 
     def one(tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return adapter.call(cast(nn.Module, partial(functional_call, network, tensors)), inputs)
+        return adapter.call(cast(nn.Module, partial(call_with, network, tensors)), inputs)
 
     mapped = vmap(one, in_dims=(0, None if shared else 0), randomness="error")
     logits: Tensor = mapped(dict(tensors), inputs)

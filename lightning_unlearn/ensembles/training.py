@@ -6,13 +6,12 @@ from typing import Any
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.ensembles.runtime import Runtime
 from lightning_unlearn.models.freezing import hold_statistics
-from lightning_unlearn.models.surgery import running_statistics
+from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.rng import isolated_rng
 from lightning_unlearn.seeding import derive_seed
 
@@ -67,7 +66,7 @@ def train_classifier(
     stepper = optimizer(trainable)
     schedule: Any = None if lr_scheduler is None else lr_scheduler(stepper)
     scaler = runtime.grad_scaler()
-    normalisations = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    normalisations = running_layers(module).values()
     curve = torch.empty(epochs)
     module.train()
     hold_statistics(module)
@@ -83,7 +82,7 @@ def train_classifier(
                 moved = runtime.to_device(batch)
                 inputs, targets = adapter.split(moved)
                 # a batch of one sample has no statistics of its own
-                single = running_statistics(normalisations if len(targets) == 1 else ())
+                single = by_running_statistics(normalisations if len(targets) == 1 else ())
                 with runtime.forward_context(), single:
                     value = step(module, moved) if step else loss(adapter.call(module, inputs), targets)
                 stepper.zero_grad()

@@ -56,15 +56,22 @@ from lightning_unlearn.functional.statistics import (
     memory_retention_rate,
 )
 from lightning_unlearn.functional.u_lira import u_lira_intervals, u_lira_rates, u_lira_scores
-from lightning_unlearn.functional.unlearning import perturbation_loss, reference_kl_loss
+from lightning_unlearn.functional.unlearning import (
+    annealed,
+    bounded_ascent,
+    perturbation_loss,
+    reference_kl_loss,
+)
 from lightning_unlearn.functional.weights import weight_distance
 
 __all__ = [
     "ForgettingQualityResult",
     "acceleration",
     "activation_distance",
+    "annealed",
     "auc",
     "bootstrap_intervals",
+    "bounded_ascent",
     "confidence",
     "confidence_interval",
     "confusion_matrix",

@@ -133,3 +133,39 @@ def perturbation_loss(
     js = per_sample.mean()
     ce = _retain_loss(loss, retain_logits, retain_targets)
     return ce + lambda_ * js, js, ce
+
+
+def bounded_ascent(forget_loss: Tensor, clamp: float) -> Tensor:
+    r"""Return what gradient ascent minimises, :math:`-\min(L(D_f), clamp)`: beyond the bound there is no gradient.
+
+    Without a bound the cross-entropy grows for ever, and the weights with it.
+
+    Args:
+        forget_loss: Loss on a batch of D_f, a scalar.
+        clamp: Where ascent ends, > 0, in the unit of the loss.
+
+    Example:
+        >>> import torch
+        >>> bounded_ascent(torch.tensor(2.0), 6.0), bounded_ascent(torch.tensor(9.0), 6.0)
+        (tensor(-2.), tensor(-6.))
+    """
+    return -forget_loss.clamp(max=clamp)
+
+
+def annealed(step: int, steps: int, *, warm_up: float = 0.2, end: float = 0.02) -> float:
+    """Return the share of the peak learning rate at a step: up, then linearly down to almost nothing.
+
+    Args:
+        step: The step, from 0.
+        steps: How many there are.
+        warm_up: Share of the steps in which the rate rises.
+        end: Share of the peak that is left at the last step.
+
+    Example:
+        >>> [round(annealed(step, 10), 2) for step in range(10)]
+        [0.5, 1.0, 0.88, 0.76, 0.63, 0.51, 0.39, 0.26, 0.14, 0.02]
+    """
+    rising = max(1, round(warm_up * steps))
+    if step < rising:
+        return (step + 1) / rising
+    return 1 - (1 - end) * min(1.0, (step + 1 - rising) / max(1, steps - rising))

@@ -3,6 +3,8 @@
 from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.eu_k import EUk
+from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.perturbation import Perturbation
 from lightning_unlearn.methods.random_k import RandomK
 from lightning_unlearn.methods.random_top_k import RandomTopK
@@ -16,6 +18,8 @@ __all__ = [
     "WGAN",
     "CFk",
     "EUk",
+    "FineTune",
+    "NegGradPlus",
     "Perturbation",
     "RandomK",
     "RandomTopK",

@@ -3,7 +3,8 @@
 import contextvars
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -15,10 +16,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import MeanMetric
 
 from lightning_unlearn.data.adapter import Adapter
@@ -26,12 +27,14 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, Indexed
 from lightning_unlearn.data.splits import Split
 from lightning_unlearn.ensembles import Runtime, restore_rng_state, rng_state
+from lightning_unlearn.ensembles.statistics import estimate_statistics
 from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.hashing import model_hash
+from lightning_unlearn.functional import annealed
+from lightning_unlearn.hashing import model_hash, positions_hash
 from lightning_unlearn.ledger import require_forgotten_before
 from lightning_unlearn.methods.answers import batch_accuracies, require_logits
 from lightning_unlearn.methods.checks import require_choice
-from lightning_unlearn.methods.export import require_finite, unchanged_tensors, write_export
+from lightning_unlearn.methods.export import require_finite, unchanged_tensors, unkept_of, write_export
 from lightning_unlearn.methods.limits import refuse_idle_averaging, refuse_impossible
 from lightning_unlearn.methods.own_steps import own_loss, require_own_step
 from lightning_unlearn.methods.recording import record_fit
@@ -39,9 +42,16 @@ from lightning_unlearn.methods.resuming import require_own_checkpoint
 from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.spreading import SpreadableModule
 from lightning_unlearn.methods.trial import try_model, warn_of_another_loss, warn_of_guessing
-from lightning_unlearn.models.freezing import hold_statistics, mark_frozen
-from lightning_unlearn.models.hparams import save_primitive_hyperparameters, unkept_arguments
-from lightning_unlearn.models.surgery import class_state, clone, held_statistics, running_statistics
+from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
+from lightning_unlearn.models.hparams import save_primitive_hyperparameters
+from lightning_unlearn.models.statistics import (
+    by_noted_statistics,
+    by_running_statistics,
+    noted_statistics,
+    other_buffers,
+    running_layers,
+)
+from lightning_unlearn.models.surgery import class_state, clone, listed
 from lightning_unlearn.peak_memory import peak_memory
 from lightning_unlearn.reports.facts import facts_of_fit
 from lightning_unlearn.reports.sending import send_facts
@@ -88,6 +98,10 @@ class UnlearningModule(SpreadableModule):
     epoch_stream: str = "forget"
     indexed_streams: tuple[str, ...] = ()
     follows_source_recipe: ClassVar[bool] = False
+    default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given
+    anneals: ClassVar[bool] = (
+        False  # whether the rate warms up and falls to almost nothing, where no schedule is given
+    )
     keeps_source_tensors: ClassVar[bool] = (
         False  # whether leaving some as they are is what the method is about
     )
@@ -136,7 +150,10 @@ class UnlearningModule(SpreadableModule):
         self._losses: Tensor | None = None
         self._answered: list[tuple[Tensor, Tensor]] = []  # logits and targets of a step that is shown
         self._validated: list[str] = []
-        self._normalisations = _normalisations(self.model)
+        self._moving: list[str] = []  # layers whose running statistics follow the training batches
+        self._settled = True  # whether these hold nothing of the forget set
+        self._looked_at: list[tuple[Tensor, Tensor]] = []  # statistics of a fit that is being looked at
+        self._buffers_before: dict[str, Tensor] = {}  # others, as they were before the first step
         self._held: list[tuple[nn.Module, dict[str, Tensor]]] = []
         self.share = 1.0
         self._rng_states: list[Mapping[str, Any]] | None = None
@@ -194,28 +211,42 @@ class UnlearningModule(SpreadableModule):
     def stream_logits(self, *batches: Any) -> list[tuple[Tensor, Tensor]]:
         """Return logits ``(B, C)`` and targets ``(B,)`` of several streams' batches.
 
-        Inputs that are tensors of one shape go through the model together, which halves the fixed price of a
-        step. With batch normalisation each batch goes through alone, and only the last one (name the retain
-        set there) moves the running statistics: those of forgotten samples must not be exported. A batch of one
-        sample has no statistics of its own, and is normalised by the running ones.
+        Where layers keep running statistics, the last batch (name the retain set there) goes through first, and
+        the others are normalised by its statistics, as the exported model will normalise them by those of the
+        retain set. Normalised by its own, a forget set would be forgotten in training mode only. Elsewhere inputs
+        that are tensors of one shape go through together, which halves the fixed price of a step.
+
+        A batch of one sample has no statistics of its own, and is normalised by the running ones.
         """
         parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
-        inputs = [part[0] for part in parts]
-        alike = all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
-        if alike and (len(inputs) == 1 or not self._normalisations):
-            joint = self._answers(torch.cat(inputs) if len(inputs) > 1 else inputs[0], sum(map(len, inputs)))
-            logits = list(torch.split(joint, [len(x) for x in inputs]))
+        inputs, sizes = [part[0] for part in parts], [len(part[1]) for part in parts]
+        layers = [layer for layer in running_layers(self.model).values() if layer.training]
+        if len(inputs) > 1 and layers:
+            logits = self._normalised_alike(inputs, sizes, layers)
+        elif all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs):
+            joint = self._answers(torch.cat(inputs) if len(inputs) > 1 else inputs[0], sum(sizes))
+            logits = list(torch.split(joint, sizes))
         else:
-            sizes = [len(targets) for _, targets in parts]
-            with held_statistics(self._normalisations):
-                logits = [self._answers(x, size) for x, size in zip(inputs[:-1], sizes[:-1], strict=True)]
-            logits.append(self._answers(inputs[-1], sizes[-1]))
+            logits = [self._answers(x, size) for x, size in zip(inputs, sizes, strict=True)]
         if not self._outputs_checked:
             self._check_outputs(logits[0], torch.cat([targets for _, targets in parts]))
         answers = [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
         if self._trainer is not None and self.trainer.training and self._is_shown_step:
             self._answered += [(values.detach(), targets) for values, targets in answers]
         return answers
+
+    def _normalised_alike(self, inputs: list[Any], sizes: list[int], layers: list[_NormBase]) -> list[Tensor]:
+        """Return the logits of several batches, all normalised by the statistics of the last."""
+        if sizes[-1] == 1:
+            with by_running_statistics(layers):
+                return [self.adapter.call(self.model, x) for x in inputs]
+        with noted_statistics(layers) as noted:
+            last = self.adapter.call(self.model, inputs[-1])
+        logits = []
+        for x in inputs[:-1]:
+            with by_noted_statistics(noted):
+                logits.append(self.adapter.call(self.model, x))
+        return [*logits, last]
 
     def retain_loss(
         self, batch: Any, batch_idx: int, answered: tuple[Tensor, Tensor] | None = None
@@ -233,13 +264,63 @@ class UnlearningModule(SpreadableModule):
         batch = batch.batch if isinstance(batch, Indexed) else batch
         inputs, targets = self.adapter.split(batch)
         known = (inputs, answered[0]) if answered is not None and self._plain_answers else None
-        with running_statistics(self._normalisations if len(targets) == 1 else ()):
+        with by_running_statistics(running_layers(self.model).values() if len(targets) == 1 else ()):
             return own_loss(cast(L.LightningModule, self.model), batch, batch_idx, known)
 
     def _answers(self, inputs: Any, size: int) -> Tensor:
         """Return the logits of one batch of ``size`` samples."""
-        with running_statistics(self._normalisations if size == 1 else ()):
+        with by_running_statistics(running_layers(self.model).values() if size == 1 else ()):
             return self.adapter.call(self.model, inputs)
+
+    # ------------------------------------------------------------------ running statistics
+
+    def settle_statistics(self) -> None:
+        """Estimate the running statistics anew on the retain set, so that they hold nothing of the forget set.
+
+        What was forgotten went through normalisation layers in training. This is done when training ends; evaluators
+        ask for it too, since a finished run that is resumed trains no more. A collective, like a forward pass.
+        """
+        if self._moving and not self._settled and self._has_data:
+            estimate_statistics(self.model, self._moving, self.data, Runtime(self.trainer), self.adapter)
+            self._settled = True
+
+    def _name_moved_buffers(self) -> None:
+        """Warn of buffers that followed the batches and are no statistics that could be estimated anew."""
+        after = other_buffers(self.model) if self._buffers_before else {}
+        moved = [
+            name
+            for name, value in self._buffers_before.items()
+            if name in after and not torch.equal(value, after[name])
+        ]
+        self._buffers_before = {}
+        if moved:
+            rank_zero_warn(
+                f"the buffers {listed(moved)} changed while the forget set went through, and may hold something of it; "
+                "only batch and instance normalisations can be estimated anew. Reset them, or compute them on retained "
+                "samples, before you export"
+            )
+
+    @contextmanager
+    def looked_at(self) -> Iterator[None]:
+        """Have the model be as it would be exported, for a look at it in the middle of a fit."""
+        self._begin_look()
+        try:
+            yield
+        finally:
+            self._end_look()
+
+    def _begin_look(self) -> None:
+        if not self._settled:
+            layers = running_layers(self.model)
+            buffers = [buffer for name in self._moving for buffer in layers[name].buffers(recurse=False)]
+            self._looked_at = [(buffer, buffer.clone()) for buffer in buffers]
+            self.settle_statistics()
+
+    def _end_look(self) -> None:
+        if self._looked_at:
+            for buffer, value in self._looked_at:
+                buffer.copy_(value)
+            self._settled, self._looked_at = False, []
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -250,7 +331,7 @@ class UnlearningModule(SpreadableModule):
         return []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and schedule that were asked for, Adam with 1e-3 otherwise."""
+        """Build the optimizer and schedule that were asked for, or the method's own."""
         model = self.model
         if (
             self._optimizer is None
@@ -260,19 +341,51 @@ class UnlearningModule(SpreadableModule):
         ):
             return model.configure_optimizers()
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        optimizer = self._optimizer(trainable) if self._optimizer else torch.optim.Adam(trainable, lr=1e-3)
-        if self._lr_scheduler is None:
-            return optimizer
-        schedule = self._lr_scheduler(optimizer)
-        config: dict[str, Any] = {"scheduler": schedule}
-        if monitor := getattr(schedule, "monitor", None):
-            config["monitor"] = monitor
-        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+        make = self._optimizer or partial(torch.optim.Adam, lr=self.default_lr)
+        optimizer = make(trainable)
+        config: dict[str, Any] = {}
+        if self._lr_scheduler is not None:
+            config["scheduler"] = schedule = self._lr_scheduler(optimizer)
+            if monitor := getattr(schedule, "monitor", None):
+                config["monitor"] = monitor
+        elif self.anneals:
+            rate = partial(annealed, steps=self.total_steps)
+            config = {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": config} if config else optimizer  # type: ignore[return-value]
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole fit.
+
+        Raises:
+            ValueError: If the Trainer does not know, as with ``max_epochs=-1``.
+        """
+        trainer = self.trainer
+        # not estimated_stepping_batches, which sets the loaders up before a resumed run knows where they stopped
+        batches = len(self.data.train_dataloader()[self.epoch_stream])
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        steps = min(
+            epochs * math.ceil(batches / trainer.accumulate_grad_batches),
+            math.inf if trainer.max_steps == -1 else trainer.max_steps,
+        )
+        if math.isinf(steps):
+            raise ValueError(
+                f"{type(self).__name__} goes by the number of steps, which this Trainer does not know; give it "
+                "max_epochs=... or max_steps=..."
+            )
+        return int(steps)
 
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""
         refuse_idle_averaging(self.trainer, planned=True)
         self._exported = None
+        if kept := list(frozen_tensors(self.source)):
+            rank_zero_info(
+                f"{type(self).__name__}: {listed(kept)} are frozen in the source, so they were trained on nobody and "
+                "stay as they are; if they were trained, give frozen=[]"
+            )
         if isinstance(getattr(self.trainer, "datamodule", None), UnlearningDataModule):
             self._try_source()
             if self.data.ledger is not None:
@@ -298,7 +411,13 @@ class UnlearningModule(SpreadableModule):
         self._prepare_seconds += self._now(runtime) - start
         self._prepared = True
         data = getattr(self.trainer, "datamodule", None)
-        self._request = data.split.forget_sha256 if isinstance(data, UnlearningDataModule) else ""
+        self._request = (
+            positions_hash(data.split.forget, b"request") if isinstance(data, UnlearningDataModule) else ""
+        )
+
+    @property
+    def _has_data(self) -> bool:
+        return isinstance(getattr(self._trainer, "datamodule", None), UnlearningDataModule)
 
     @property
     def data(self) -> UnlearningDataModule:
@@ -319,9 +438,10 @@ class UnlearningModule(SpreadableModule):
         """Put back the random state of a resumed run, and start the clock."""
         if self._to_prepare:
             self._prepare_once()
+        self._buffers_before = other_buffers(self.model) if "forget" in self.streams else {}
         self._held = [
             (layer, {name: buffer.clone() for name, buffer in layer.named_buffers()})
-            for layer in self._normalisations
+            for layer in running_layers(self.model).values()
             if not layer.training
         ]
         if self._rng_states is not None:
@@ -340,6 +460,9 @@ class UnlearningModule(SpreadableModule):
         for layer, buffers in self._held:
             for name, value in buffers.items():
                 layer.get_buffer(name).copy_(value)
+        if not self.follows_source_recipe:  # statistics that start afresh see nobody but whom they train on
+            training = [name for name, layer in running_layers(self.model).items() if layer.training]
+            self._moving = list(dict.fromkeys(self._moving + training))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Log the norm of the model's gradients, before they are clipped, at the trainer's logging interval only."""
@@ -352,7 +475,8 @@ class UnlearningModule(SpreadableModule):
             self.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Note which part of the step's samples this process has."""
+        """Note which part of the step's samples this process has, and that the statistics begin to follow it."""
+        self._settled = not self._moving
         loaders = self.trainer.train_dataloader
         loader = loaders.get(self.epoch_stream) if isinstance(loaders, Mapping) else None
         self.share = loader.sampler.share(batch_idx) if isinstance(loader, BatchLoader) else 1.0
@@ -380,6 +504,8 @@ class UnlearningModule(SpreadableModule):
         if self._losses is not None:
             self._require_finite(self._losses)
             self._losses = None
+        self.settle_statistics()
+        self._name_moved_buffers()
         self._unlearn_seconds += self._now(Runtime(self.trainer)) - self._clock
         self._clock = 0.0
         for name, seconds in self.times.items():
@@ -423,6 +549,10 @@ class UnlearningModule(SpreadableModule):
         if self._clock:
             self._unlearn_seconds += self._now(Runtime(self.trainer)) - self._clock
             self._clock = 0.0
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            self._begin_look()
+        else:
+            self.settle_statistics()
         data = getattr(self.trainer, "datamodule", None)
         names = data.validation_streams if isinstance(data, UnlearningDataModule) else ["validation"]
         self._validated = names
@@ -431,13 +561,15 @@ class UnlearningModule(SpreadableModule):
                 self._validation[name] = MeanMetric().to(self.device)
 
     def on_validation_end(self) -> None:
-        """Go on with the clock of a running fit."""
+        """Go on with a running fit, and with its clock."""
+        self._end_look()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._clock = self._now(Runtime(self.trainer))
 
     def on_test_start(self) -> None:
         """Put the model together: evaluators look at it when the test ends."""
         self.gather_model()
+        self.settle_statistics()
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Log ``accuracy/forget``, ``accuracy/retain`` and ``accuracy/test``, alike under any number of processes."""
@@ -462,6 +594,8 @@ class UnlearningModule(SpreadableModule):
             "method": type(self).__qualname__,
             "prepared": self._prepared,
             "request": self._request,
+            "moving": self._moving,
+            "settled": self._settled,
             "prepare_s": self._prepare_seconds,
             "unlearn_s": self._unlearn_seconds + (time.perf_counter() - self._clock if self._clock else 0.0),
             # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
@@ -480,6 +614,7 @@ class UnlearningModule(SpreadableModule):
             return
         self._prepared = state["prepared"]
         self._request = state["request"]
+        self._moving, self._settled = state["moving"], state["settled"]
         self._prepare_seconds = state["prepare_s"]
         self._unlearn_seconds = state["unlearn_s"]
         self._rng_states = state["rng"]
@@ -509,7 +644,14 @@ class UnlearningModule(SpreadableModule):
 
         Raises:
             FloatingPointError: If weights are NaN or infinite.
+            ValueError: If the running statistics are those of training, which the forget set went through.
         """
+        if not self._settled:
+            raise ValueError(
+                f"the running statistics of {self._moving[0]} and {len(self._moving) - 1} more layers are those of "
+                "training, which the forget set went through: a checkpoint from the middle of a fit has no others. "
+                "Run trainer.validate(method, datamodule) first, which estimates them anew on the retain set"
+            )
         kept = [] if self.keeps_source_tensors else unchanged_tensors(self.source, self.model)
         if kept and self._prepared:
             rank_zero_warn(
@@ -518,22 +660,14 @@ class UnlearningModule(SpreadableModule):
                 "the weights, say), the model still remembers; reset or update them before exporting"
             )
         self._exported = write_export(self.model, path, weights_only=weights_only)
-        kind, model = type(self.model), self.model
-        unkept = unkept_arguments(kind, model.hparams) if isinstance(model, L.LightningModule) else []
-        if lost := [name for name in unkept if name != getattr(model, "_hparams_name", None)]:
-            given = ", ".join(f"{name}=..." for name in lost)
-            if not weights_only:
-                rank_zero_warn(
-                    f"the export cannot hold the arguments {', '.join(lost)} of {kind.__name__}, which are no plain "
-                    f"values; load it with {kind.__name__}.load_from_checkpoint(path, {given}), or write a state dict "
-                    "with export(path, weights_only=True)"
-                )
+        if not weights_only and isinstance(self.model, L.LightningModule) and (lost := unkept_of(self.model)):
+            kind, given = type(self.model).__name__, ", ".join(f"{name}=..." for name in lost)
+            rank_zero_warn(
+                f"the export cannot hold the arguments {', '.join(lost)} of {kind}, which are no plain values; load it "
+                f"with {kind}.load_from_checkpoint(path, {given}), or write a state dict with "
+                "export(path, weights_only=True)"
+            )
         return self._exported
-
-    def use_model(self, model: nn.Module) -> None:
-        """Train and evaluate this model from now on."""
-        super().use_model(model)
-        self._normalisations = _normalisations(model)
 
     # ------------------------------------------------------------------ within
 
@@ -594,7 +728,7 @@ class UnlearningModule(SpreadableModule):
     def _require_same_request(self) -> None:
         """Refuse another forget set than the one that was prepared for: tables and weights belong to that one."""
         data = getattr(self.trainer, "datamodule", None)
-        now = data.split.forget_sha256 if isinstance(data, UnlearningDataModule) else ""
+        now = positions_hash(data.split.forget, b"request") if isinstance(data, UnlearningDataModule) else ""
         if now != self._request:
             raise ValueError(
                 f"this {type(self).__name__} was prepared for another forget set than the datamodule's; for a new "
@@ -626,7 +760,3 @@ class UnlearningModule(SpreadableModule):
     def _now(runtime: Runtime) -> float:
         runtime.synchronize()
         return time.perf_counter()
-
-
-def _normalisations(model: nn.Module) -> list[_BatchNorm]:
-    return [module for module in model.modules() if isinstance(module, _BatchNorm)]

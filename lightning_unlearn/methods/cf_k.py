@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
@@ -51,6 +50,7 @@ class CFk(UnlearningModule):
     streams = ("retain",)
     epoch_stream = "retain"
     keeps_source_tensors = True
+    default_lr = 1e-4
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class CFk(UnlearningModule):
         self.k = k  # initial_model() asks for it
         super().__init__(
             source,
-            optimizer=optimizer or _adam,
+            optimizer=optimizer,
             lr_scheduler=lr_scheduler,
             loss=loss,
             step=step,
@@ -99,7 +99,3 @@ class CFk(UnlearningModule):
         loss = self.retain_loss(batch["retain"], batch_idx)
         self.log_terms(loss=loss)
         return loss
-
-
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-4)

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 
 from lightning_unlearn.data.adapter import Adapter
@@ -302,20 +301,21 @@ def ensemble_plan(
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
         return None
-    own = method is None or method.step == "source"
-    if own and type(model) is not Classifier:
-        return None  # whatever its step does, side by side it cannot be done
+    if method is not None and method.step == "loss":
+        loss = method.loss
+    elif type(model) is Classifier and model.class_weight is None:
+        loss = model.criterion()
+    else:
+        return None  # whatever its own step does, it cannot be done side by side
     if loader.sampler.weights is not None:
         return None
-    smoothing = model.label_smoothing if isinstance(model, Classifier) else 0.0
     recipe = Recipe(
         build=lambda: procedure.build(source) if method is None else method.initial_model(source),
         epochs=arguments["max_epochs"],
         batch_size=loader.batch_size,
         optimizer=factories[0],
         lr_scheduler=factories[1],
-        # a Classifier's own loss; retraining takes its own and not the source's, unless told
-        loss=method.loss if method and not own else partial(cross_entropy, label_smoothing=smoothing),
+        loss=loss,
         adapter=Adapter() if method is None else method.adapter,
     )
     return recipe, loader.dataset, loader.positions

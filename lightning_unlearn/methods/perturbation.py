@@ -233,7 +233,8 @@ class Perturbation(UnlearningModule):
         if self.similarity_threshold is None:
             return
         runtime = Runtime(self.trainer)
-        answers = predict(self.model, self.data.loader("forget", indexed=True), runtime, self.adapter)
+        with self.looked_at():
+            answers = predict(self.model, self.data.loader("forget", indexed=True), runtime, self.adapter)
         teacher = self._teacher.answers(self.data, runtime).cpu()
         reached = similarity(answers.posteriors, teacher.softmax(dim=-1))
         self.log("train/similarity", reached, sync_dist=True)

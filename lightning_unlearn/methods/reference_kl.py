@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
+from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_classifier
 from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.functional import reference_kl_loss
+from lightning_unlearn.functional import kl_from_logits, reference_kl_loss
 from lightning_unlearn.methods.base import Step, UnlearningModule
 from lightning_unlearn.methods.checks import require_integers, require_numbers
 from lightning_unlearn.methods.own_steps import own_loss
@@ -48,8 +48,8 @@ class ReferenceKL(UnlearningModule):
         reference_optimizer: Makes the reference model's optimizer; ``None`` for Adam with learning rate 1e-3.
         fresh: Builds the untrained reference model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy`
             says.
-        kl_tolerance: Stop when the mean KL on the forget set over an epoch, in nats, falls below this
-            (eq. 4); ``None`` trains for the trainer's ``max_epochs``.
+        kl_tolerance: Stop when the mean KL on the forget set after an epoch, in nats, is below this (eq. 4), the
+            model being asked as it would be exported; ``None`` trains for the trainer's ``max_epochs``.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
         lr_scheduler: Makes a schedule; ``None`` for a constant rate.
         loss: Classification loss; ``None`` for the cross-entropy.
@@ -122,8 +122,6 @@ class ReferenceKL(UnlearningModule):
         self._reference_optimizer = reference_optimizer
         self._fresh = fresh
         self._reference = None if reference is None else Teacher(reference, self.adapter)
-        self._kl_sum: Tensor | None = None
-        self._kl_count = 0
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Train the reference model on D_s, and ask it once where the forget set is not augmented."""
@@ -167,38 +165,29 @@ class ReferenceKL(UnlearningModule):
         loss, kl, _ = reference_kl_loss(
             forget, self._reference.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
         )
-        if self.kl_tolerance is not None:
-            self._kl_sum = kl.detach() * len(forget) + (0 if self._kl_sum is None else self._kl_sum)
-            self._kl_count += len(forget)
         self.log_terms(loss=loss, kl=kl, ce=ce)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Stop as soon as the two distributions on the forget set agree (eq. 4)."""
-        if self.kl_tolerance is None or self._kl_sum is None:
+        """Stop as soon as the two distributions on the forget set agree (eq. 4), as the exported model gives them."""
+        if self.kl_tolerance is None:
             return
-        totals = torch.stack([self._kl_sum.float(), self._kl_sum.new_tensor(self._kl_count).float()])
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        if float(totals[0] / totals[1]) < self.kl_tolerance:
+        assert self._reference is not None  # prepare() made it
+        runtime = Runtime(self.trainer)
+        with self.looked_at():
+            answers = predict(self.model, self.data.loader("forget", indexed=True), runtime, self.adapter)
+        reference = self._reference.answers(self.data, runtime).cpu()
+        if float(kl_from_logits(reference, answers.logits)) < self.kl_tolerance:
             self.trainer.should_stop = True
-        self._kl_sum, self._kl_count = None, 0
 
     def preparation_state(self) -> dict[str, Any]:
-        """Return the reference model, which never saw the forget set, and the KL of the epoch so far."""
-        if self._reference is None:
-            return {}
-        return {
-            "reference": self._reference.state(),
-            "kl": None if self._kl_sum is None else self._kl_sum.cpu(),
-            "kl_count": self._kl_count,
-        }
+        """Return the reference model, which never saw the forget set."""
+        return {} if self._reference is None else {"reference": self._reference.state()}
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back the reference model's answers, or the model itself where they cannot be kept."""
         self._reference = Teacher(self.source, self.adapter)
         self._reference.load_state(state["reference"])
-        self._kl_sum = None if state["kl"] is None else state["kl"].to(self.device)
-        self._kl_count = state["kl_count"]
 
 
 def _own_step(module: nn.Module, batch: Any) -> Tensor:

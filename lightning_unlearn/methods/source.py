@@ -1,8 +1,11 @@
 """Where the source model comes from: a module at hand or a checkpoint file; knows no method."""
 
 import io
+import sys
+import types
+import typing
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,9 @@ from lightning_unlearn.models.surgery import uncompiled
 __all__ = ["Source", "SourceCheckpoint", "load_source"]
 
 
+_LEFT_OUT = "objects_left_out"  # where read_checkpoint names them
+
+
 @dataclass(frozen=True)
 class SourceCheckpoint:
     """A checkpoint of the source model and the class that loads it.
@@ -28,14 +34,17 @@ class SourceCheckpoint:
     Args:
         path: File written by ``Trainer.save_checkpoint``, ``ModelCheckpoint`` or a method's ``export``.
         module: Import path of the LightningModule, such as ``my_project.MyModule``; ``None`` if the
-            checkpoint was written under LightningCLI, which records it. A recorded class is used only if it is
-            imported already, since a file must not decide what is executed.
+            checkpoint was written under LightningCLI, which records it.
         arguments: Arguments of the class that the checkpoint does not hold.
+        trust: Whether to import and call whatever the checkpoint's hyper-parameters name. Otherwise a recorded class,
+            those of networks and optimizers within it included, is used only if it is imported already and is one,
+            since a file must not decide what is executed.
     """
 
     path: str
     module: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    trust: bool = False
 
     def load(self) -> L.LightningModule:
         """Load the model on the CPU.
@@ -58,14 +67,17 @@ class SourceCheckpoint:
                 f"source: {path} does not say which class it belongs to (only checkpoints written under "
                 "LightningCLI do); give module='my_project.MyModule', or pass the loaded module itself"
             )
+        if "_instantiator" in recorded and not self.trust:
+            _require_known(path, {key: value for key, value in recorded.items() if key not in self.arguments})
+        if left_out := [name for name in content.pop(_LEFT_OUT, []) if name not in self.arguments]:
+            raise ValueError(
+                f"source: {path} holds objects, which are not read, since that would execute them. {_to_give(left_out)}"
+            )
         try:
             loaded = self._built(module_class, content)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             lost = unkept_arguments(module_class, {**recorded, **dict.fromkeys(self.arguments)})
-            given = ", ".join(f"{name!r}: ..." for name in lost)
-            hint = (
-                f"; it holds no {', '.join(lost)}: give arguments={{{given}}}" if lost and self.module else ""
-            )
+            hint = f". {_to_give(lost)}" if lost and self.module else ""
             raise ValueError(
                 f"source: {path} does not load into {self.module or 'the class it records'}: {error}{hint}"
             ) from error
@@ -121,6 +133,11 @@ def load_source(source: Source) -> nn.Module:
     return source.load()
 
 
+def _to_give(names: Sequence[str]) -> str:
+    given = ", ".join(f"{name!r}: ..." for name in names)
+    return f"Give what it does not hold, arguments={{{given}}}"
+
+
 class _Inert:
     """Stands in for an object in a file; it takes what pickle gives the object, and does nothing."""
 
@@ -161,7 +178,8 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
         # torch goes on to advise to execute it all the same
         if first_line.startswith("Weights only load failed"):
             first_line = "it holds objects that would have to be executed"
-            advice = "give SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), or the loaded module"
+            given = "SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), or "
+            advice = f"give {'' if objects else given}the loaded module"
         found = f": {', '.join(sorted(unknown)[:5])}" if unknown else ""
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors and plain values: {first_line}{found} "
@@ -169,24 +187,34 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
         ) from error
     if isinstance(content, dict) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
         content = {"state_dict": content}
-    content = _without_objects(content) if unknown else content
+    if unknown and isinstance(content, dict):
+        content = _without_objects(content)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise ValueError(f"{path} holds no 'state_dict', so it is not a Lightning checkpoint")
     return content
 
 
-def _without_objects(value: Any) -> Any:
-    """Return nested values without the entries of dictionaries that hold objects; an object itself gives ``_Inert``."""
+def _without_objects(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint without the entries that hold objects, and the names of such hyper-parameters."""
+    kept = {
+        key: {name: item for name, item in value.items() if _is_plain(item)}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in content.items()
+        if isinstance(value, Mapping) or _is_plain(value)
+    }
+    kept[_LEFT_OUT] = [
+        name for name in content.get("hyper_parameters", {}) if name not in kept["hyper_parameters"]
+    ]
+    return kept
+
+
+def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
-        items = {key: _without_objects(item) for key, item in value.items()}
-        return {k: v for k, v in items.items() if v is not _Inert and not _is_object(k)}
+        return all(_is_plain(item) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple | set):
-        return _Inert if any(_without_objects(item) is _Inert for item in value) else value
-    return _Inert if _is_object(value) else value
-
-
-def _is_object(value: Any) -> bool:
-    return value is _Inert or isinstance(value, _Inert)
+        return all(_is_plain(item) for item in value)
+    return value is not _Inert and not isinstance(value, _Inert)
 
 
 def _require_sound(path: str | Path) -> None:
@@ -195,6 +223,34 @@ def _require_sound(path: str | Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise zipfile.BadZipFile(f"the checksum of {damaged} does not match its content")
+
+
+def _require_known(path: Path, recorded: Any) -> None:
+    """Refuse hyper-parameters that name anything else than an imported class of a kind that models are made of."""
+    if isinstance(recorded, Mapping):
+        named = recorded.get("class_path")
+        if isinstance(named, str) and "." in named and not _is_known(named):
+            raise ValueError(
+                f"source: {path} wants {named!r} called, which is no imported network, optimizer or schedule, and "
+                "a file must not decide what is executed; import its module first, or say SourceCheckpoint(..., "
+                "trust=True) if you know where the file comes from"
+            )
+    if isinstance(recorded, Mapping | list | tuple):
+        for item in recorded.values() if isinstance(recorded, Mapping) else recorded:
+            _require_known(path, item)
+
+
+def _is_known(class_path: str) -> bool:
+    """Whether a path leads to an imported class of ours, of a network, an optimizer or a schedule; imports nothing."""
+    if class_path.startswith("lightning_unlearn."):
+        return True
+    module, _, name = class_path.rpartition(".")
+    found = getattr(sys.modules.get(module), name, None)
+    if isinstance(found, types.FunctionType):  # such as torchvision.models.resnet18
+        found = typing.get_type_hints(found).get("return")
+    return isinstance(found, type) and issubclass(
+        found, nn.Module | torch.optim.Optimizer | torch.optim.lr_scheduler.LRScheduler
+    )
 
 
 def _import_class(class_path: str) -> type[L.LightningModule]:

@@ -22,7 +22,7 @@ from lightning_unlearn.methods.checks import require_choice
 from lightning_unlearn.methods.perturbation import Perturbation, require_k
 from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import count_parameters, evaluating
+from lightning_unlearn.models.surgery import call_with, count_parameters, evaluating
 from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["TopK"]
@@ -229,7 +229,7 @@ class TopK(Perturbation):
         def of_sample(parameters: Mapping[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
             own = {f"model.{name}": value for name, value in parameters.items()}
             batch_of_one = tree_map(lambda value: value.unsqueeze(0), (inputs, target))
-            value: Tensor = torch.func.functional_call(objective, own, batch_of_one)
+            value: Tensor = call_with(objective, own, *batch_of_one)
             return value
 
         try:

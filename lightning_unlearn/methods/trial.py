@@ -16,6 +16,7 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.methods.own_steps import own_loss
+from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import clone, evaluating
 
 __all__ = ["Trial", "try_model", "warn_of_another_loss", "warn_of_guessing"]
@@ -24,6 +25,7 @@ __all__ = ["Trial", "try_model", "warn_of_another_loss", "warn_of_guessing"]
 _SAME_LOSS = 1e-2
 _SURELY_SAME = 1e-3  # two columns of labels give an untrained model nearly the same loss
 _FEWEST = 16  # samples of which a share says anything
+_BY_CHANCE = 1.64  # standard errors that 19 of 20 models that guess stay below
 
 _OWN_ADAPTER = """write down how it is called, and pass adapter=MyAdapter():
 class MyAdapter(lightning_unlearn.data.Adapter):
@@ -72,8 +74,8 @@ def try_model(
         step: Whether to ask a copy of the model, and its own step too, and not only where that decides what is meant.
 
     Raises:
-        ValueError: If the model cannot be called so, or there are several logits or targets to choose from and its own
-            loss does not say that the first are meant.
+        ValueError: If the model cannot be called so, answers in evaluation mode with none of what is trained, or there
+            are several logits or targets to choose from and its own loss does not say that the first are meant.
     """
     asked = _copied(model, runtime) if step else model
     outputs: list[Any] = []
@@ -85,11 +87,19 @@ def try_model(
         evaluating(asked),
     ):
         batch = runtime.to_device(next(iter(data.loader("retain", rank=0, world_size=1))))
-        inputs, targets = adapter.split(batch)
+        try:
+            inputs, targets = adapter.split(batch)
+        except ValueError as error:
+            if not isinstance(batch, Sequence) or len(batch) < 3:
+                raise
+            raise ValueError(f"{error}; or, where the model takes several inputs, {_OWN_ADAPTER}") from error
         hook = asked.register_forward_hook(lambda *call: outputs.append(call[-1]))
         try:
-            logits = adapter.call(asked, inputs)
-        except (TypeError, NotImplementedError) as error:
+            with torch.set_grad_enabled(step):
+                logits = adapter.call(asked, inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, RuntimeError, LookupError) as error:
             raise ValueError(
                 f"{type(model).__name__} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}"
             ) from error
@@ -107,7 +117,26 @@ def try_model(
             _require_one(answers, columns, (logits, targets), loss, own, type(model).__name__)
         in_range = bool((targets >= 0).all()) and int(targets.max()) < logits.shape[1]
         ours = float(loss(logits, targets)) if step and in_range else math.nan
-    return Trial(logits, targets, ours, own, plain=output is logits)
+        if step and not logits.requires_grad:
+            _require_trained_answers(asked, logits, adapter.call(_zeroed(asked), inputs))
+    return Trial(logits.detach(), targets, ours, own, plain=output is logits)
+
+
+def _zeroed(model: nn.Module) -> nn.Module:
+    for parameter in trainable(model).values():
+        parameter.zero_()
+    return model
+
+
+def _require_trained_answers(model: nn.Module, logits: Tensor, without: Tensor) -> None:
+    """Refuse a model whose answers in evaluation mode are the same without its trained parameters."""
+    if torch.equal(logits, without):
+        name = type(model).__name__
+        raise ValueError(
+            f"source: in evaluation mode {name} answers with none of the parameters that are trained (with a moving "
+            "average of them, say), so the exported model would answer as before, whatever a method trains; copy the "
+            "average into the trained parameters, and give a source whose forward uses these in evaluation mode too"
+        )
 
 
 def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
@@ -127,7 +156,7 @@ def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
 
 
 def warn_of_guessing(trial: Trial, model: str) -> None:
-    """Warn if a model is right about the retain set no more often than one that guesses, within a standard error.
+    """Warn if a model is right about the retain set no more often than one that guesses may well be.
 
     Args:
         trial: One batch's answers.
@@ -135,7 +164,7 @@ def warn_of_guessing(trial: Trial, model: str) -> None:
     """
     classes, size = trial.logits.shape[1], len(trial.targets)
     accuracy = float((trial.logits.argmax(dim=1) == trial.targets).double().mean())
-    if size >= _FEWEST and accuracy <= (1 + math.sqrt((classes - 1) / size)) / classes:
+    if size >= _FEWEST and accuracy <= (1 + _BY_CHANCE * math.sqrt((classes - 1) / size)) / classes:
         rank_zero_warn(
             f"{model} is right about {accuracy:.0%} of {size} retained samples, and guessing about {1 / classes:.0%}; "
             "if it was trained, look whether its weights were loaded, inputs are prepared as in its training, and "

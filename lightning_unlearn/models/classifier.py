@@ -1,6 +1,9 @@
 """Training a source model: a LightningModule around any network; unlearning is not done here."""
 
-from typing import Any
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -11,6 +14,8 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_unlearn.models.hparams import restore_hyperparameters, save_primitive_hyperparameters
+from lightning_unlearn.models.surgery import evaluating
+from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["Classifier"]
 
@@ -49,9 +54,12 @@ class Classifier(L.LightningModule):
         lr_scheduler: Builds a scheduler from the optimizer, stepped once an epoch. One that watches a metric
             must be :class:`lightning.pytorch.cli.ReduceLROnPlateau`, which names it as ``monitor``.
         label_smoothing: Share of the target spread evenly over all classes in training, in [0, 1].
+        class_weight: Weight of each class in the training loss, above 0, one a class; or ``"balanced"``, which gives
+            classes the same weight altogether: number of samples / (classes * samples of the class), counted in one
+            pass over the training data before the first step. Checkpoints keep the numbers. ``None`` weighs none.
 
     Raises:
-        ValueError: If ``label_smoothing`` is outside its range.
+        ValueError: If ``label_smoothing`` or a weight is outside its range.
 
     Example:
         >>> classifier = Classifier(nn.Linear(4, 3))
@@ -66,15 +74,25 @@ class Classifier(L.LightningModule):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         label_smoothing: float = 0.0,
+        class_weight: list[float] | Literal["balanced"] | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
+        weights = class_weight if isinstance(class_weight, list) else []
+        if not (weights or class_weight in (None, "balanced")) or not all(0 < w < math.inf for w in weights):
+            raise ValueError(
+                f"class_weight must hold one positive number a class, or be 'balanced', got {class_weight!r}"
+            )
         save_primitive_hyperparameters(self)
         self.net = net
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.label_smoothing = label_smoothing
+        self.class_weight = class_weight
+        self.register_buffer("_weight", None, persistent=False)
+        if weights:
+            self._weigh(weights)
         self.val_scores = nn.ModuleList()
         self.test_scores = nn.ModuleList()
 
@@ -104,11 +122,32 @@ class Classifier(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what makes the next checkpoint as complete as the one being loaded."""
         restore_hyperparameters(self, checkpoint)
+        recorded = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}).get("class_weight")
+        if self.class_weight == "balanced" and isinstance(recorded, list):  # training that resumes
+            self._weigh(recorded)
+
+    def on_train_start(self) -> None:
+        """Count the classes, where their weights are to be balanced and are not known yet."""
+        if self.class_weight == "balanced":
+            self._weigh(self._balanced())
+
+    def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the loss of logits and targets that is trained with.
+
+        Raises:
+            ValueError: If the classes are yet to be counted.
+        """
+        if self.class_weight == "balanced":
+            raise ValueError(
+                "class_weight='balanced' is counted when training begins, and this Classifier was not trained; "
+                "give the weights as a list"
+            )
+        return partial(F.cross_entropy, weight=self._weight, label_smoothing=self.label_smoothing)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Return the cross-entropy of a batch."""
+        """Return the cross-entropy of a batch, weighted and smoothed as asked for."""
         inputs, targets = _split(batch)
-        loss = F.cross_entropy(self._logits(inputs, targets), targets, label_smoothing=self.label_smoothing)
+        loss = self.criterion()(self._logits(inputs, targets), targets)
         self.log("train/loss", loss)
         return loss
 
@@ -141,6 +180,28 @@ class Classifier(L.LightningModule):
         logits = self(_split(batch)[0] if isinstance(batch, tuple | list) else batch)
         posteriors: Tensor = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         return posteriors
+
+    def _weigh(self, weights: list[float]) -> None:
+        self.class_weight = weights
+        if "class_weight" in self.hparams:
+            self.hparams["class_weight"] = weights
+        self._weight = torch.tensor(weights, dtype=torch.get_default_dtype(), device=self.device)
+
+    def _balanced(self) -> list[float]:
+        """Return number of samples / (classes * samples of the class), over all processes; 1 for a class without."""
+        strategy = self.trainer.strategy
+        counts: Tensor | None = None
+        with isolated_rng(), evaluating(self), torch.no_grad():
+            for batch in self.trainer.train_dataloader or ():
+                targets = _split(batch)[1]
+                if counts is None:
+                    classes = self(_split(strategy.batch_to_device(batch))[0]).shape[-1]
+                    counts = torch.zeros(classes, dtype=torch.int64)
+                counts += torch.bincount(targets.cpu(), minlength=len(counts))
+        assert counts is not None  # or training would not have started
+        total = strategy.reduce(counts.to(self.device), reduce_op="sum").cpu().double()
+        balanced = total.sum() / ((total > 0).sum() * total)
+        return torch.where(total > 0, balanced, 1.0).tolist()
 
     def _logits(self, inputs: Any, targets: Tensor) -> Tensor:
         logits = self(inputs)

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from lightning_unlearn.models.surgery import clone
 
@@ -30,13 +31,14 @@ def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def mark_frozen(source: M, frozen: Sequence[str] | None) -> M:
+def mark_frozen(source: M, frozen: Sequence[str] | None = None) -> M:
     """Return a source whose ``requires_grad`` says what it was trained on: true for what its samples moved.
 
     Args:
         source: The source model; it is left as it is.
         frozen: Names of parameters, or of modules that hold them, that were trained on nobody, with ``*`` for any
-            characters. ``None`` for those that do not require a gradient, an empty sequence for none.
+            characters. ``None`` for those that do not require a gradient, and moving averages
+            (:class:`torch.optim.swa_utils.AveragedModel`), which no step trains; an empty sequence for none.
 
     Returns:
         The source, or a copy of it where ``frozen`` says otherwise than the source.
@@ -57,6 +59,10 @@ def mark_frozen(source: M, frozen: Sequence[str] | None) -> M:
             source = clone(source)
             for name, parameter in source.named_parameters():
                 parameter.requires_grad_(name not in wanted)
+    elif any(trainable(part) for part in _averages(source)):
+        source = clone(source)
+        for part in _averages(source):
+            part.requires_grad_(False)
     if not trainable(source):
         raise ValueError(
             f"source: all parameters of {type(source).__name__} are frozen (requires_grad=False), so that none would "
@@ -135,6 +141,10 @@ def resembles(tensor: Tensor, weights: Iterable[Tensor]) -> bool:
         weight.shape == tensor.shape and _correlation(tensor, weight) > _COPIES_CORRELATE
         for weight in weights
     )
+
+
+def _averages(model: nn.Module) -> list[AveragedModel]:
+    return [part for part in model.modules() if isinstance(part, AveragedModel)]
 
 
 def _frozen_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

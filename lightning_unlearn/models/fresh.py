@@ -14,7 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from lightning_unlearn.models.freezing import frozen_tensors, share_frozen, trainable
+from lightning_unlearn.models.freezing import frozen_tensors, mark_frozen, share_frozen, trainable
 from lightning_unlearn.models.surgery import FACTORIES, clone, listed, reinitialize, surviving_tensors
 
 __all__ = ["built_by", "fresh_copy"]
@@ -50,12 +50,7 @@ def fresh_copy(module: nn.Module, fresh: Callable[[], nn.Module] | None = None) 
         ValueError: If all of ``module`` is frozen, if the parameters and buffers of what ``fresh`` builds differ from
             its in name or shape, or if ``fresh`` hands out the trained model's own tensors.
     """
-    if not trainable(module):
-        raise ValueError(
-            f"a fresh {type(module).__name__} cannot be drawn: all parameters of the trained one are frozen, so it "
-            "cannot be told what was trained; call unfreeze() (a LightningModule) or requires_grad_(True) on it"
-        )
-    factory = fresh or FACTORIES.get(module)
+    factory = fresh or FACTORIES.get(mark_frozen(module))
     if factory is None:
         built = clone(module)
         _draw(built)

@@ -14,16 +14,15 @@ from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
 __all__ = [
+    "call_with",
     "class_state",
     "clone",
     "count_parameters",
     "evaluating",
     "frozen",
-    "held_statistics",
     "last_parameter_tensors",
     "load_state",
     "reinitialize",
-    "running_statistics",
     "surviving_tensors",
     "uncompiled",
 ]
@@ -79,6 +78,32 @@ def clone(module: M) -> M:
     if module in FACTORIES:
         FACTORIES[duplicate] = FACTORIES[module]
     return duplicate
+
+
+def call_with(module: nn.Module, tensors: Mapping[str, Tensor], *args: Any, **kwargs: Any) -> Any:
+    """Call a module with other tensors in place of its own; tied parameters follow each other.
+
+    :func:`torch.func.functional_call` leaves other tensors in a part that is registered under two names.
+
+    Args:
+        module: Any module; it is left as it is.
+        tensors: Parameters and buffers by name, each under one of its names or all; the others are the module's own.
+        *args: Passed to the module.
+        **kwargs: Likewise.
+    """
+    given = {id(own): tensors[name] for name, own in _own_tensors(module) if name in tensors}
+    places = {
+        f"{prefix}.{name}" if prefix else name: given[id(own)]
+        for prefix, part in module.named_modules()  # each part once
+        for name, own in _own_tensors(part, recurse=False)
+        if id(own) in given
+    }
+    return torch.func.functional_call(module, places, args, kwargs, tie_weights=False)
+
+
+def _own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters(recurse=recurse, remove_duplicate=False)
+    yield from module.named_buffers(recurse=recurse, remove_duplicate=False)
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
@@ -425,42 +450,3 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 def listed(names: Sequence[str]) -> str:
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
-
-
-@contextmanager
-def held_statistics(normalisations: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Keep the running statistics of batch normalisations as they are while batches go through in training mode.
-
-    Args:
-        normalisations: The layers; they normalise by the batch's own statistics all the same.
-    """
-    tracking = [layer.track_running_stats for layer in normalisations]
-    for layer in normalisations:
-        layer.track_running_stats = False  # a momentum of 0 would still count the batch
-    try:
-        yield
-    finally:
-        for layer, before in zip(normalisations, tracking, strict=True):
-            layer.track_running_stats = before
-
-
-@contextmanager
-def running_statistics(normalisations: Sequence[nn.modules.batchnorm._BatchNorm]) -> Iterator[None]:
-    """Let batch normalisations normalise by their running statistics, as in evaluation mode, and not move them.
-
-    Those that share statistics among processes (SyncBatchNorm) stay as they are: their batch is that of all
-    processes, and one that did not take part would make the others wait.
-
-    Args:
-        normalisations: The layers.
-    """
-    training = [
-        layer for layer in normalisations if layer.training and not isinstance(layer, nn.SyncBatchNorm)
-    ]
-    for layer in training:
-        layer.training = False
-    try:
-        yield
-    finally:
-        for layer in training:
-            layer.training = True

@@ -37,7 +37,6 @@ def facts_of_fit(model: nn.Module, source: nn.Module | None, data: UnlearningDat
         "data": data.data_name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **{f"n_{name}": data.stream_size(name) for name in ("forget", "retain", "test", "nonmember")},
-        "forget_sha256": data.split.forget_sha256,
     }
 
 

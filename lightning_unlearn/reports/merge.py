@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,9 @@ _SAME = 1e-6
 """Difference up to which two numbers are one number that went through another rounding."""
 _SECONDS = "seconds"
 _MERGED = "merged_from"
-_OWN_FACTS = (_SECONDS, _MERGED)
+_BY = "forget_compared_by"
+_HASHES = ("forget_hmac", "forget_sha256")
+_OWN_FACTS = (_SECONDS, _MERGED, _BY)
 """Facts that stand with the data and belong to a run or a merge: they may differ."""
 
 
@@ -38,12 +41,13 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
 
     Returns:
         A new report. With several, ``config`` holds each configuration under ``comparisons``, ``data`` names
-        the reports under ``merged_from``, where versions differ each is named with its report, and the lines of
-        the ledgers stand one after the other, one that is in several once.
+        the reports under ``merged_from`` and says under ``forget_compared_by`` if the sizes of the forget sets
+        alone were compared, for want of a hash in both, where versions differ each is named with its report, and
+        the lines of the ledgers stand one after the other, one that is in several once.
 
     Raises:
         ValueError: No report; names that are missing or repeated; a report that breaks its contract; or reports
-            that cannot be merged: another or no forget set, other seeds, other facts of the data, controls with
+            that cannot be merged: another forget set, other seeds, other facts of the data, controls with
             other numbers or none in common, or a method's name in two reports.
     """
     if not reports:
@@ -59,9 +63,16 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
         return _copy(first)
     data: dict[str, Any] = dict(first["data"])
     models: dict[str, dict[str, Value]] = {model: dict(metrics) for model, metrics in first["models"].items()}
+    by_hash = True
     for index in range(1, len(reports)):
         report, pair = reports[index], f"cannot merge {names[index]} with {', '.join(names[:index])}"
-        _check_data(data, report["data"], pair)
+        if not _check_data(data, report["data"], pair):
+            warnings.warn(
+                f"{pair}: there is no hash of the forget set in both, so only its size was compared, not who is in it; "
+                "give both comparisons the same forget_key to have it shown",
+                stacklevel=2,
+            )
+            by_hash = False
         if report["seeds"] != first["seeds"]:
             raise ValueError(
                 f"{pair}: seeds differ ({report['seeds']}, {first['seeds']}); run both over the same seeds in the "
@@ -94,7 +105,12 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
         versions=_joined({name: report["versions"] for report, name in zip(reports, names, strict=True)}),
         config={"comparisons": {name: report["config"] for report, name in zip(reports, names, strict=True)}},
         seeds=list(first["seeds"]),
-        data={**data, _MERGED: list(names)},
+        data={
+            # the hash without a key is not passed on
+            **{fact: value for fact, value in data.items() if fact != "forget_sha256"},
+            **({} if by_hash else {_BY: "counts only"}),
+            _MERGED: list(names),
+        },
         models=models,
         failures=failures,
     )
@@ -117,19 +133,15 @@ def _validate(report: Report, name: str) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
-def _check_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], pair: str) -> None:
-    """Refuse reports over other samples."""
-    if not ours.get("forget_sha256") or not theirs.get("forget_sha256"):
-        raise ValueError(
-            f"{pair}: data.forget_sha256 is missing in one of them, so nothing shows that they forgot the same "
-            "samples; run that comparison again with this release"
-        )
+def _check_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], pair: str) -> bool:
+    """Refuse reports over other samples; return whether hashes showed that these are the same."""
     for fact in ours.keys() & theirs.keys() - set(_OWN_FACTS):
         if ours[fact] != theirs[fact]:
             raise ValueError(
                 f"{pair}: data.{fact} differs ({theirs[fact]!r}, {ours[fact]!r}); only comparisons over the same "
-                "data and forget set can stand in one report"
+                "data and forget set can stand in one report (comparisons to be merged share one forget_key)"
             )
+    return any(fact in ours and fact in theirs for fact in _HASHES)
 
 
 def _check_control(

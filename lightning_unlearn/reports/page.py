@@ -44,7 +44,8 @@ _DATA_LABELS = {
     "n_test": "Test set, samples",
     "n_nonmember": "Never trained on, samples",
     "n_shadow": "Shadow sets, samples",
-    "forget_sha256": "SHA-256 of the forget set's ids",
+    "forget_hmac": "Keyed hash of the forget set's ids",
+    "forget_compared_by": "Forget sets compared by",
     "seconds": "Time of the whole comparison [s]",
     "merged_from": "Merged from the reports",
 }

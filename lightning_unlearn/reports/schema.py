@@ -31,8 +31,9 @@ __all__ = [
     "write_json",
 ]
 
-SCHEMA_VERSION = 1
-"""The version of the contract that this package writes and reads."""
+SCHEMA_VERSION = 2
+"""The version of the contract that this package writes; it reads version 1 too, which had ``forget_sha256``, a hash
+without a key."""
 
 
 class Value(TypedDict):
@@ -72,7 +73,7 @@ class Report(_Optional):
         config: The configuration of the comparison.
         seeds: The seeds, one full repetition each.
         data: Name and counts of the data (``name``, ``n_forget``, ``n_retain``, ``n_test``, ``n_nonmember``,
-            ``forget_sha256``) and any further facts.
+            ``forget_hmac``, absent without a key) and any further facts.
         models: Model name to metric name to :class:`Value`. A metric that was not measured is absent.
         failures: What went wrong, run by run.
         ledger: The lines that the deletion ledger holds of this comparison, one object each; absent where none is
@@ -285,9 +286,9 @@ def validate(report: Mapping[str, Any]) -> None:
     }
     _check("schema_version" in report, "schema_version", "is missing")
     _check(
-        report["schema_version"] == SCHEMA_VERSION,
+        report["schema_version"] in (1, SCHEMA_VERSION),
         "schema_version",
-        f"is {report['schema_version']!r}, this release reads {SCHEMA_VERSION}; use the one that wrote it",
+        f"is {report['schema_version']!r}, this release reads 1 and {SCHEMA_VERSION}; use the one that wrote it",
     )
     for key, kind in kinds.items():
         _check(key in report, key, "is missing")

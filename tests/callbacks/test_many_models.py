@@ -228,6 +228,22 @@ def test_a_classifiers_own_loss_and_schedule_are_kept() -> None:
     logits, targets = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
     expected = nn.functional.cross_entropy(logits, targets, label_smoothing=0.3)
     assert torch.equal(recipe.loss(logits, targets), expected)
+    smooth, weighted = (
+        Classifier(Net(), **options)
+        for options in ({"label_smoothing": 0.3}, {"class_weight": [1.0, 2.0, 1.0]})
+    )
+
+    def plan_of(source: Classifier, step: Any) -> Any:
+        procedure = Procedure(
+            lambda source: Retrain(source, optimizer=SGD, step=step), lambda: {"max_epochs": 4}, None
+        )
+        return ensemble_plan(procedure, source, data)
+
+    assert torch.equal(plan_of(smooth, "source")[0].loss(logits, targets), expected)
+    assert torch.equal(
+        plan_of(smooth, "loss")[0].loss(logits, targets), nn.functional.cross_entropy(logits, targets)
+    )
+    assert plan_of(weighted, "source") is None
 
 
 # ---------------------------------------------------------------------- once, and again

@@ -1,6 +1,7 @@
 """The right people are forgotten: deals, nested datasets, labels as served, samplers that choose."""
 
 import os
+import pickle
 import random
 import warnings
 from collections.abc import Callable
@@ -108,6 +109,17 @@ def from_numpy(dataset: Dataset[Any]) -> Any:
     return Subset(dataset, order[:KEPT]), Subset(dataset, order[KEPT:])
 
 
+def from_seeded_numpy(dataset: Dataset[Any]) -> Any:
+    np.random.seed(0)  # noqa: NPY002
+    return from_numpy(dataset)
+
+
+def from_shuffled_list(dataset: Dataset[Any]) -> Any:
+    order = list(range(TRAIN))
+    random.shuffle(order)  # of names of files, say
+    return TensorDataset(X[order][:KEPT], Y[order][:KEPT]), TensorDataset(X[order][KEPT:], Y[order][KEPT:])
+
+
 # ---------------------------------------------------------------- deals
 
 
@@ -128,7 +140,7 @@ def test_a_deal_from_the_global_random_state_is_refused(deal: Any) -> None:
     assert project.setups == ["fit"], "once is enough"
 
 
-@pytest.mark.parametrize("deal", [by_generator, seeds_itself])
+@pytest.mark.parametrize("deal", [by_generator, seeds_itself, from_seeded_numpy])
 def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
     torch.manual_seed(0)
     with warnings.catch_warnings():
@@ -151,13 +163,16 @@ def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
         drawn = torch.randperm(9), torch.rand(2)
     assert all(map(torch.equal, drawn, expected))
     assert torch.manual_seed is before
+    data = ready(UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
+    assert pickle.loads(pickle.dumps(data)).split.same_as(data.split), "spawned processes are given the data"
 
 
-def test_a_shuffle_by_numpys_global_state_is_named() -> None:
+@pytest.mark.parametrize("deal", [from_numpy, from_shuffled_list])
+def test_a_shuffle_by_another_global_state_is_named(deal: Any) -> None:
     with pytest.warns(
         UserWarning, match=r"Dealt drew from a global random state.*give random_split a generator"
     ):
-        ready(UnlearningDataModule(Dealt(from_numpy), [3]))
+        ready(UnlearningDataModule(Dealt(deal), [3]))
 
 
 def test_test_and_training_set_come_from_one_deal() -> None:
@@ -444,6 +459,10 @@ def test_weights_are_kept_for_what_is_trained_on() -> None:
         loader.sampler.set_epoch(epoch)
         drawn += torch.bincount(torch.cat([y for _, y in loader]), minlength=CLASSES)
     assert abs(drawn[0] / drawn.sum() - 0.8) < 0.05
+    project = Sampled(sampler=WeightedRandomSampler(weights, TRAIN))
+    shadows = ready(UnlearningDataModule(project, [0, 1, 2], shadow=20))
+    chosen = torch.cat([weights[:5], weights[6:]])[shadows.split.shadow]
+    assert shadows.loader("shadow", train=True).sampler.weights.tolist() == chosen.tolist()  # type: ignore[union-attr]
     forgotten = rows(data.loader("forget", train=True))
     assert sorted(forgotten[:, 0].tolist()) == sorted(X[:3, 0].tolist()), "what is forgotten is seen whole"
 

@@ -1,6 +1,7 @@
 """What all methods share: the copy, the source, export, times and what is refused."""
 
 import copy
+import sys
 import time
 import warnings
 from pathlib import Path
@@ -324,19 +325,58 @@ class TestSourceCheckpoint:
 
         class Malicious:
             def __reduce__(self) -> Any:
-                return (Path.touch, (mark,))
+                return (open, (str(mark), "w"))
 
         path = tmp_path / "source.ckpt"
         weights = state(PlainModule())
         evil = {"evil": Malicious(), "hyper_parameters": {"lr": Malicious(), "hidden": 8}}
         torch.save({"state_dict": weights, **evil}, path, pickle_module=pickle)
-        method = Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
+        # the class has a default for it, which need not be what the file holds
+        with pytest.raises(ValueError, match=r"arguments=\{'lr': \.\.\.\}"):
+            Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
+        method = Finetune(SourceCheckpoint(str(path), "toys.PlainModule", {"lr": 0.1}))
         assert_same_state(state(method.source), weights)
         torch.save({"state_dict": {"net": Malicious()}, **evil}, path, pickle_module=pickle)
-        for source in (str(path), SourceCheckpoint(str(path), module="toys.PlainModule")):
+        for source in (str(path), SourceCheckpoint(str(path), "toys.PlainModule", {"lr": 0.1})):
             with pytest.raises(ValueError, match=r"does not load|nothing in it was executed"):
                 Finetune(source)
         assert not mark.exists()
+
+    def recorded(self, path: Path, **arguments: Any) -> str:
+        """A checkpoint as LightningCLI writes it, of a classifier whose network is described by class path."""
+        hyper_parameters = {
+            "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            "_class_path": "lightning_unlearn.models.Classifier",
+            **arguments,
+        }
+        weights = {f"net.{name}": value for name, value in nn.Linear(2, 2).state_dict().items()}
+        content = {"state_dict": weights, "hyper_parameters": hyper_parameters}
+        torch.save({**content, "pytorch-lightning_version": L.__version__}, path)
+        return str(path)
+
+    def test_a_file_decides_on_no_import_within_it_either(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "evil_module.py").write_text(
+            "import pathlib, torch\npathlib.Path(__file__).with_name('executed').touch()\n"
+            "class Net(torch.nn.Linear):\n    def __init__(self):\n        super().__init__(2, 2)\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        net = {"class_path": "evil_module.Net"}
+        path = self.recorded(tmp_path / "source.ckpt", net=net)
+        with pytest.raises(ValueError, match=r"wants 'evil_module\.Net' called"):
+            Finetune(path)
+        for nested in ({"class_path": "os.system"}, {"class_path": "subprocess.Popen"}):
+            optimizer = {"class_path": "torch.optim.SGD", "init_args": {"lr": [nested]}}
+            with pytest.raises(ValueError, match=r"wants '.*' called"):
+                Finetune(self.recorded(tmp_path / "nested.ckpt", net=None, optimizer=optimizer))
+        assert not (tmp_path / "executed").exists()
+        Finetune(SourceCheckpoint(path, trust=True))
+        assert (tmp_path / "executed").exists()
+        Finetune(path)  # imported by now
+        sys.modules.pop("evil_module")
+        linear = {"class_path": "torch.nn.Linear", "init_args": {"in_features": 2, "out_features": 2}}
+        Finetune(self.recorded(tmp_path / "source.ckpt", net=linear))
 
     def test_a_path_that_is_no_class_is_refused(self, tmp_path: Path) -> None:
         _, path = self.trained(tmp_path)

@@ -76,7 +76,9 @@ def test_a_hydra_project_goes_from_its_checkpoint_to_its_eval(
     path = tmp_path / "last.ckpt"
     trainer.save_checkpoint(path)
 
-    with pytest.raises(ValueError, match=r"give arguments=\{'net'") as refusal:
+    with pytest.raises(
+        ValueError, match=r"arguments=\{'net': \.\.\., 'optimizer': \.\.\., 'scheduler'"
+    ) as refusal:
         SourceCheckpoint(str(path), "hydra_project.DigitsModule").load()
     assert "save_checkpoint" not in str(refusal.value)
     with pytest.raises(ValueError, match="give SourceCheckpoint") as refusal:

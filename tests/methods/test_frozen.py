@@ -117,6 +117,16 @@ def test_only_trained_weights_are_perturbed_and_counted(name: str, tmp_path: Pat
     assert method.n_perturbed == (45 if name == "top_k" else round(0.5 * sum(weights.values())))
 
 
+def test_what_is_taken_for_frozen_is_said_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("lightning_unlearn.methods.base.rank_zero_info", said.append)
+    quiet_trainer(max_epochs=1).fit(CFk(pretrained(), 2), toy_data())
+    quiet_trainer(max_epochs=1).fit(CFk(Pretrained(freeze=False), 2), toy_data())
+    (message,) = said
+    assert message.startswith("CFk: backbone.0.weight, ")
+    assert "frozen=[]" in message
+
+
 def test_k_counts_trained_tensors() -> None:
     with pytest.raises(
         ValueError, match="k must be from 1 to 4, the trainable parameter tensors of Pretrained, got 5"
@@ -133,6 +143,10 @@ def test_a_source_that_is_frozen_as_a_whole_is_refused() -> None:
     source.freeze()
     with pytest.raises(ValueError, match=r"source: all parameters of Pretrained are frozen.*unfreeze\(\)"):
         ReferenceKL(source)
+    for ours in (UnlearningDegree("continue", on_error="raise"), RelearnTime(on_error="raise")):
+        ours.source = source
+        with pytest.raises(ValueError, match=r"frozen.*unfreeze\(\)"):
+            quiet_trainer(max_epochs=1, callbacks=[ours]).fit(CFk(pretrained(), 2), toy_data())
     assert all(p.requires_grad for p in ReferenceKL(source, frozen=[]).model.parameters())
     assert not any(p.requires_grad for p in source.parameters()), "the user's own is left alone"
 

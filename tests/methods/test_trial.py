@@ -2,6 +2,7 @@
 
 import warnings
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -25,8 +26,9 @@ from toys import (
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import CFk, ReferenceKL, Retrain, UnlearningModule
-from lightning_unlearn.models import MLP
+from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule
+from lightning_unlearn.methods.trial import Trial, warn_of_guessing
+from lightning_unlearn.models import MLP, Classifier
 
 QUICK: dict[str, dict[str, Any]] = {
     "ReferenceKL": {"reference_epochs": 1, "lambda_": 0.3},
@@ -36,6 +38,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "WGAN": {"alpha": 0.5, "critic_steps": 1, "retain_fraction": 0.5},
 }
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+fast = partial(torch.optim.Adam, lr=0.01)
 smooth = partial(nn.functional.cross_entropy, label_smoothing=0.5)
 
 
@@ -181,6 +184,16 @@ class NoForward(L.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
+class WholeBatch(PlainModule):
+    """Takes the whole batch, which is a mapping."""
+
+    def forward(self, batch: Any) -> Tensor:  # type: ignore[override]
+        return self.net(batch["features"])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch), batch["label"])
+
+
 class SequenceAdapter(Adapter):
     def split(self, batch: Any) -> Any:
         return (batch[0], batch[1]), batch[2]
@@ -192,13 +205,24 @@ class SequenceAdapter(Adapter):
         return module(*inputs)  # type: ignore[no-any-return]
 
 
+class Doubled(PlainModule):
+    """Its step gives the network other inputs than the batch's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x[:, :FEATURES] + x[:, FEATURES:])
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0].repeat(1, 2)), batch[1])
+
+
 class Triples(PlainData):
     """Batches of inputs, a group, and the label."""
 
-    @staticmethod
-    def loader(n: int, seed: int, shuffle: bool = False) -> DataLoader[Any]:
+    kind = torch.int64
+
+    def loader(self, n: int, seed: int, shuffle: bool = False) -> DataLoader[Any]:
         inputs, targets = blobs(n, seed)
-        group = torch.arange(n) // 2 % 2
+        group = (torch.arange(n) // 2 % 2).to(self.kind)
         return DataLoader(TensorDataset(inputs, group, targets), batch_size=16, shuffle=shuffle)
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -209,6 +233,26 @@ class Triples(PlainData):
 
     def test_dataloader(self) -> DataLoader[Any]:
         return self.loader(TEST, 1)
+
+
+class Measured(Triples):
+    """Batches of inputs, a number, and the label."""
+
+    kind = torch.float32
+
+
+class Mappings(PlainData):
+    """Batches with names."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rows = [{"features": x, "label": y} for x, y in zip(*blobs(TRAIN, 0), strict=True)]
+        return DataLoader(rows, batch_size=16, shuffle=True)  # type: ignore[arg-type]
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        rows = [{"features": x, "label": y} for x, y in zip(*blobs(TEST, 1), strict=True)]
+        return DataLoader(rows, batch_size=16)  # type: ignore[arg-type]
+
+    val_dataloader = test_dataloader
 
 
 def trained(module: L.LightningModule, data: type[L.LightningDataModule] = PlainData) -> L.LightningModule:
@@ -226,6 +270,17 @@ AMBIGUOUS = [
     ),
     (Softmax, PlainData, "gives probabilities"),
     (Sequences, Triples, r"Sequences cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
+    (
+        Sequences,
+        Measured,
+        r"targets must be .*several inputs, .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
+    ),
+    (Doubled, PlainData, r"Doubled cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
+    (
+        WholeBatch,
+        Mappings,
+        r"WholeBatch cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
+    ),
     (
         NoForward,
         PlainData,
@@ -250,9 +305,7 @@ def test_what_is_ambiguous_is_refused_before_anything_is_prepared(
             raise AssertionError("it was prepared all the same")
 
     with pytest.raises(ValueError, match=f"(?s){message}"):
-        quiet_trainer().fit(
-            Unprepared(source()), UnlearningDataModule(data(), 0.2, adapter=Adapter(targets=-1))
-        )
+        quiet_trainer().fit(Unprepared(source()), UnlearningDataModule(data(), 0.2))
 
 
 @pytest.mark.parametrize(
@@ -262,7 +315,7 @@ def test_what_is_ambiguous_is_refused_before_anything_is_prepared(
 )
 def test_an_audit_refuses_it_before_training_and_testing(module: Any, data: Any, message: str) -> None:
     def audits() -> list[L.Callback]:
-        split = UnlearningDataModule(data(), 0.2, adapter=Adapter(targets=-1))
+        split = UnlearningDataModule(data(), 0.2)
         return [MembershipInference(data=split, bootstrap=2), FirstStep()]
 
     with pytest.raises(ValueError, match=f"(?s){message}"):
@@ -282,7 +335,7 @@ def test_an_audit_refuses_it_before_training_and_testing(module: Any, data: Any,
     ],
 )
 def test_what_is_said_clearly_is_unlearned_and_measured(source: Any, data: Any, adapter: Adapter) -> None:
-    split = UnlearningDataModule(data(), 0.2, nonmember=10, adapter=Adapter(targets=-1))
+    split = UnlearningDataModule(data(), 0.2, nonmember=10)
     audit = MembershipInference(on_error="raise", bootstrap=2)
     trainer = quiet_trainer(callbacks=[audit])
     trainer.fit(ReferenceKL(trained(source(), data), adapter=adapter, reference_epochs=1), split)
@@ -339,3 +392,43 @@ def test_a_source_that_guesses_is_named_and_not_refused() -> None:
         warnings.filterwarnings("error", message=".*guessing about.*")
         quiet_trainer(max_epochs=1).fit(CFk(trained(PlainModule())), data)
         quiet_trainer(max_epochs=1).fit(Retrain(guessing), data)
+
+
+@pytest.mark.parametrize(("right", "named"), [(16, True), (20, True), (24, False)])
+def test_nineteen_of_twenty_that_guess_are_named(right: int, named: bool) -> None:
+    targets = torch.arange(48) % 3
+    answers = torch.where(torch.arange(48) < right, targets, (targets + 1) % 3)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_guessing(Trial(nn.functional.one_hot(answers, 3).float(), targets, 0.0, None, True), "Model")
+    assert bool(caught) == named
+
+
+@pytest.mark.parametrize("method", [CFk, ReferenceKL, RandomK], ids=lambda method: method.__name__)
+def test_the_exported_model_still_finds_what_class_weights_made_the_source_find(
+    method: type[UnlearningModule], tmp_path: Path
+) -> None:
+    """One sample in ten is of the second class, and overlaps the first."""
+
+    def samples(n: int, seed: int) -> TensorData:
+        targets = (torch.arange(n) % 10 == 0).long()
+        noise = torch.randn(n, FEATURES, generator=torch.Generator().manual_seed(seed))
+        return TensorData(noise + targets[:, None] * 0.6, targets)
+
+    def recall(module: nn.Module) -> float:
+        seen = samples(2000, 1)
+        return float((module.eval()(seen.inputs).argmax(dim=1) == 1)[seen.targets == 1].float().mean())
+
+    data = UnlearningDataModule(samples(600, 0), 0.1, test_dataset=samples(100, 2), batch_size=32)
+    L.seed_everything(0, verbose=False)
+    source = Classifier(MLP(FEATURES, (8, 8), 2), class_weight="balanced", optimizer=fast)
+    quiet_trainer(max_epochs=10, limit_val_batches=0).fit(source, data)
+    recalls = {}
+    for step in ("source", "loss"):
+        ours = method(source, optimizer=fast, step=step)  # type: ignore[call-arg]
+        quiet_trainer(max_epochs=10, limit_val_batches=0).fit(ours, data)
+        exported = ours.export(tmp_path / f"{step}.ckpt")
+        recalls[step] = recall(Classifier.load_from_checkpoint(exported, net=MLP(FEATURES, (8, 8), 2)))
+    assert recall(source) > 0.6
+    assert recalls["source"] > recall(source) - 0.15
+    assert recalls["loss"] < recalls["source"] - 0.2

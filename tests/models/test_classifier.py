@@ -177,3 +177,54 @@ def test_bad_batches_and_networks_are_named(net, batch, error, message):
 def test_label_smoothing_outside_its_range():
     with pytest.raises(ValueError, match=r"label_smoothing must be in \[0, 1\], got 1.5"):
         Classifier(nn.Linear(4, 3), label_smoothing=1.5)
+
+
+def skewed(n=40):
+    """Nine samples of the first class for each of the second, and none of the third."""
+    x, _ = toy(n)
+    return DataLoader(TensorDataset(x, (torch.arange(n) % 10 == 0).long()), batch_size=8)
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_class_weights_that_balance(tmp_path, processes):
+    two = {"strategy": "ddp_fork", "devices": 2} if processes == 2 else {}
+    seen = []
+
+    class Noting(L.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            with torch.no_grad():
+                logits = pl_module(batch[0])
+            torch.testing.assert_close(
+                pl_module.criterion()(logits, batch[1]),
+                F.cross_entropy(logits, batch[1], weight=torch.tensor([40 / 72, 5.0, 1.0])),
+            )
+            seen.append(pl_module.class_weight)
+
+    module = Classifier(
+        MLP(4, [5], 3), class_weight="balanced", optimizer=lambda p: torch.optim.SGD(p, lr=0.0)
+    )
+    with pytest.raises(ValueError, match="'balanced' is counted when training begins"):
+        module.training_step(next(iter(skewed())), 0)
+    run = trainer(tmp_path, max_epochs=1, callbacks=[Noting()], **two)
+    run.fit(module, skewed())
+    if processes == 1:
+        assert seen == [pytest.approx([40 / 72, 5.0, 1.0])] * 5
+        run.save_checkpoint(tmp_path / "balanced.ckpt")
+        again = Classifier.load_from_checkpoint(
+            tmp_path / "balanced.ckpt", net=MLP(4, [5], 3), weights_only=True
+        )
+        assert again.class_weight == seen[0]
+        resumed = Classifier(MLP(4, [5], 3), class_weight="balanced", optimizer=module.optimizer)
+        trainer(tmp_path, max_epochs=2).fit(resumed, loader(20), ckpt_path=tmp_path / "balanced.ckpt")
+        assert resumed.class_weight == seen[0], "other data counted again"
+
+
+def test_class_weights_that_are_given():
+    module = Classifier(MLP(4, [5], 3), class_weight=[1, 2.5, 1], label_smoothing=0.1)
+    x, y = toy(9)
+    expected = F.cross_entropy(module(x), y, weight=torch.tensor([1, 2.5, 1]), label_smoothing=0.1)
+    assert torch.equal(module.training_step((x, y), 0), expected)
+    assert "_weight" not in module.state_dict()
+    for wrong in ([1.0, 0.0, 1.0], [1.0, float("inf")], "even"):
+        with pytest.raises(ValueError, match="class_weight must hold one positive number a class"):
+            Classifier(MLP(4, [5], 3), class_weight=wrong)

@@ -132,7 +132,12 @@ def test_resuming_keeps_the_arguments_of_the_module_that_resumes(tmp_path):
     module = Classifier(MLP(3, [5], 2), label_smoothing=0.2)
     trainer = L.Trainer(**{**quiet(tmp_path), "max_epochs": 2}, enable_checkpointing=False)
     trainer.fit(module, OneBatchData(), ckpt_path=path)
-    assert module.hparams == {"lr_scheduler": None, "optimizer": None, "label_smoothing": 0.2}
+    assert module.hparams == {
+        "lr_scheduler": None,
+        "optimizer": None,
+        "label_smoothing": 0.2,
+        "class_weight": None,
+    }
 
 
 def test_arguments_of_load_from_checkpoint_come_before_the_recorded_ones(tmp_path):
@@ -154,7 +159,7 @@ def test_a_checkpoint_of_plain_python_holds_plain_values(tmp_path):
     path = tmp_path / "model.ckpt"
     trainer.save_checkpoint(path)
     content = torch.load(path, weights_only=True)
-    assert content["hyper_parameters"] == {"lr_scheduler": None, "label_smoothing": 0.1}
+    assert content["hyper_parameters"] == {"lr_scheduler": None, "label_smoothing": 0.1, "class_weight": None}
     assert type(content["hyper_parameters"]["label_smoothing"]) is float
     loaded = Classifier.load_from_checkpoint(path, net=MLP(3, [5], 2))
     assert loaded.label_smoothing == 0.1
@@ -189,8 +194,18 @@ def test_modules_inside_the_one_the_cli_builds_keep_their_own_arguments(tmp_path
     )
     assert model.hparams.weight == 0.75
     assert model.hparams.source["init_args"]["label_smoothing"] == 0.125
-    assert model.source.hparams == {"optimizer": None, "lr_scheduler": None, "label_smoothing": 0.125}
-    assert model.made_here.hparams == {"optimizer": None, "lr_scheduler": None, "label_smoothing": 0.25}
+    assert model.source.hparams == {
+        "optimizer": None,
+        "lr_scheduler": None,
+        "label_smoothing": 0.125,
+        "class_weight": None,
+    }
+    assert model.made_here.hparams == {
+        "optimizer": None,
+        "lr_scheduler": None,
+        "label_smoothing": 0.25,
+        "class_weight": None,
+    }
     torch.load(path, weights_only=True)
     loaded = OuterModule.load_from_checkpoint(path)
     assert loaded.source.label_smoothing == 0.125
@@ -209,6 +224,7 @@ def test_a_module_built_with_its_configuration_at_hand_is_rebuilt_without_argume
         "optimizer": None,
         "lr_scheduler": None,
         "label_smoothing": 0.0,
+        "class_weight": None,
     }
     trainer = L.Trainer(**quiet(tmp_path), enable_checkpointing=False)
     trainer.fit(module, OneBatchData())

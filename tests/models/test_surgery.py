@@ -27,6 +27,7 @@ from lightning_unlearn.models import (
     reinitialize,
     surviving_tensors,
 )
+from lightning_unlearn.models.surgery import call_with
 
 
 class LSTMText(nn.Module):
@@ -561,3 +562,36 @@ def test_evaluating_restores_every_mode():
         network(torch.zeros(8))
     assert [part.training for part in network.modules()] == modes
     assert not other.training
+
+
+# ------------------------------------------------------------------ other tensors in place of a module's own
+
+
+class Shared(nn.Module):
+    """A part under two names, and one weight of two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(3, 3)
+        self.net = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), self.head)
+        self.net[0].weight = self.head.weight
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_a_module_called_with_other_tensors_keeps_its_own():
+    module, other, x = Shared(), Shared(), torch.randn(4, 3)
+    before = list(module.named_parameters(remove_duplicate=False))
+    gradients = torch.func.grad(lambda own: call_with(module, own, x).square().sum())(
+        dict(other.named_parameters())
+    )
+    other(x).square().sum().backward()
+    assert torch.equal(call_with(module, other.state_dict(), x), other(x)), "tied tensors follow"
+    for name, parameter in other.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad)
+    for (name, own), (again, now) in zip(
+        before, module.named_parameters(remove_duplicate=False), strict=True
+    ):
+        assert name == again
+        assert own is now

@@ -107,7 +107,7 @@ def make_report(
             "n_retain": 1078,
             "n_test": 360,
             "n_nonmember": 287,
-            "forget_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+            "forget_hmac": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         },
         failures=failures,
         environment={"lightning_unlearn": "0.1.0", "python": "3.10.12", "torch": "2.11.0", "gpu": []},

@@ -111,8 +111,8 @@ def other_control(report: Any) -> None:
 @pytest.mark.parametrize(
     ("alter", "message"),
     [
-        (change(("data", "forget_sha256"), "0" * 64), r"b with a: data\.forget_sha256 differs"),
-        (change(("data", "forget_sha256"), ""), r"data\.forget_sha256 is missing"),
+        (change(("data", "forget_hmac"), "0" * 64), r"b with a: data\.forget_hmac differs"),
+        (change(("data", "n_forget"), 7), r"data\.n_forget differs"),
         (change(("data", "n_test"), 361), r"data\.n_test differs \(361, 360\)"),
         (other_seeds, r"seeds differ \(\[0, 1, 3\], \[0, 1, 2\]\)"),
         (other_control, r"control 'retrain' is not the same model, accuracy/test of seed 0 is 0\.9 and"),
@@ -126,6 +126,25 @@ def test_what_does_not_belong_together_is_refused(
 ) -> None:
     alter(pair[1])
     with pytest.raises(ValueError, match=message):
+        merge(pair, ["a", "b"])
+
+
+def test_without_a_hash_in_both_counts_are_compared_and_that_is_said(pair: tuple[Report, Report]) -> None:
+    del pair[1]["data"]["forget_hmac"]
+    with pytest.warns(UserWarning, match="b with a: .*only its size was compared"):
+        data = merge(pair, ["a", "b"])["data"]
+    assert data["forget_compared_by"] == "counts only"
+
+
+def test_reports_of_version_1_are_read_and_their_hash_is_not_passed_on(pair: tuple[Report, Report]) -> None:
+    for report in pair:
+        report["schema_version"] = 1
+        report["data"]["forget_sha256"] = report["data"].pop("forget_hmac")
+    merged = merge(pair, ["a", "b"])
+    assert merged["schema_version"] == 2
+    assert "forget_sha256" not in merged["data"]
+    pair[1]["data"]["forget_sha256"] = "0" * 64
+    with pytest.raises(ValueError, match="forget_sha256 differs"):
         merge(pair, ["a", "b"])
 
 

@@ -125,7 +125,7 @@ def test_report_has_the_contract_s_keys(large_report: Report) -> None:
     assert list(large_report) == [
         "schema_version", "versions", "config", "seeds", "data", "models", "failures",
     ]  # fmt: skip
-    assert large_report["schema_version"] == 1
+    assert large_report["schema_version"] == 2
     for metrics in large_report["models"].values():
         for value in metrics.values():
             assert list(value) == ["mean", "std", "ci95", "values"]
@@ -150,7 +150,7 @@ VALUE = ("models", "retrain", "accuracy/test")
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (corrupt(("schema_version",), 2), "schema_version is 2"),
+        (corrupt(("schema_version",), 3), "schema_version is 3"),
         (corrupt(("schema_version",), KeyError), "schema_version is missing"),
         (corrupt(("seeds",), []), "seeds must hold integers"),
         (corrupt(("seeds",), [0, 0, 1]), "seeds must differ"),

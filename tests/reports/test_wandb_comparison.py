@@ -93,7 +93,7 @@ def test_the_configuration_says_what_was_run_and_from_what(runs: dict[str, Offli
     assert config["trained"]["arguments"]["reference_epochs"] == 2
     assert config["parameters"] == sum(p.numel() for p in Classifier(Net()).parameters())
     assert {"lightning_unlearn", "torch", "lightning", "wandb", "python"} <= config["versions"].keys()
-    files = {"model": "reference_kl/seed_1/model.ckpt", "source": "source/seed_1/model.ckpt", "split": "split.npz"}  # fmt: skip
+    files = {"model": "reference_kl/seed_1/model.ckpt", "source": "source/seed_1/model.ckpt"}  # fmt: skip
     for part, file in files.items():
         digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
         assert config["lineage"][part]["sha256"] == digest, part

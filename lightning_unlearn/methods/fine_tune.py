@@ -1,0 +1,44 @@
+"""FineTune: train on the retain set alone, from the source's weights."""
+
+from typing import Any
+
+from torch import Tensor
+
+from lightning_unlearn.methods.base import UnlearningModule
+
+__all__ = ["FineTune"]
+
+
+class FineTune(UnlearningModule):
+    """Trains all weights on the retain set, so that the forget set is forgotten by the way.
+
+    The first baseline of every paper, and a weak one: what forgets is the learning rate. Source: Golatkar, Achille
+    & Soatto, "Eternal Sunshine of the Spotless Net", 2020, and Warnecke et al., "Machine Unlearning of Features and
+    Labels", 2023, as baselines. One epoch is one pass over the retain set. Unless ``lr_scheduler`` is given, the rate
+    rises for a fifth of the steps and then falls to a fiftieth of its peak.
+
+    Args:
+        source: The source model.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
+        lr_scheduler: Makes a schedule that is stepped once an epoch.
+        loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step.
+        adapter: How batches and outputs are taken apart.
+        frozen: What was trained on nobody and stays; see :class:`UnlearningModule`.
+
+    Example:
+        >>> from lightning_unlearn.models import MLP
+        >>> FineTune(MLP(in_features=4, hidden=(3,), num_classes=2)).streams
+        ('retain',)
+    """
+
+    streams = ("retain",)
+    epoch_stream = "retain"
+    default_lr = 3e-3
+    anneals = True
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Cross-entropy on the retain set."""
+        loss = self.retain_loss(batch["retain"], batch_idx)
+        self.log_terms(loss=loss)
+        return loss

@@ -1,0 +1,218 @@
+"""A comparison takes a finished part for its own only where nothing has changed that decides it."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from test_compare import toy_compare
+from torch import Tensor, nn
+from toys import FEATURES, Net, blobs, test_set, toy_data, train_set
+
+from lightning_unlearn import MethodRun, ReferenceKL, SourceRun
+from lightning_unlearn.callbacks import Audit, Evaluator
+from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.ensembles.fingerprint import fingerprint
+from lightning_unlearn.identity import data_identity
+from lightning_unlearn.models import Classifier
+
+
+@pytest.fixture(autouse=True)
+def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
+
+
+def run(folder: Path, **arguments: Any) -> set[str]:
+    """Compare, and return which models were trained (again)."""
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("model.ckpt")}
+    method = MethodRun(lambda s: ReferenceKL(s, reference_epochs=1), "kl", {"max_epochs": 1})
+    source = SourceRun(lambda: Classifier(Net()), {"max_epochs": 1})
+    settings = {"source": source, "methods": [method], "seeds": 1, "evaluators": [], **arguments}
+    assert not toy_compare(folder, **settings).failed
+    return {
+        path.parts[-3] for path in folder.rglob("model.ckpt") if before.get(path) != path.stat().st_mtime_ns
+    }
+
+
+EVERYTHING = {"source", "retrain", "kl"}
+
+
+def another(change: Callable[[Any], None]) -> Callable[[], UnlearningDataModule]:
+    def build() -> UnlearningDataModule:
+        data = toy_data(nonmember=10)
+        change(data)
+        return data
+
+    return build
+
+
+def moved(data: Any) -> None:
+    data.inner.inputs[7, 0] += 1
+
+
+def test_moved(data: Any) -> None:
+    data.test_dataset.inputs[3, 0] += 1
+
+
+test_moved.__test__ = False  # type: ignore[attr-defined]
+
+
+def transformed(data: Any) -> None:
+    data.inner.transform = lambda inputs: inputs * 2
+
+
+def in_larger_batches(data: Any) -> None:
+    data.batch_size = 16
+
+
+@pytest.mark.parametrize("change", [moved, test_moved, transformed, in_larger_batches])
+def test_other_data_is_trained_on_again(change: Callable[[Any], None], tmp_path: Path) -> None:
+    assert run(tmp_path) == EVERYTHING
+    assert run(tmp_path) == set()
+    assert run(tmp_path, data=another(change)) == EVERYTHING
+
+
+def test_another_file_under_the_same_path_is_other_data(tmp_path: Path) -> None:
+    def data() -> UnlearningDataModule:
+        arrays = np.load(tmp_path / "data.npz")
+        train = TensorData(torch.from_numpy(arrays["x"]), torch.from_numpy(arrays["y"]))
+        return UnlearningDataModule(train, 0.2, test_dataset=test_set(), batch_size=8, nonmember=10)
+
+    identities = []
+    for seed in (0, 0, 1):
+        x, y = blobs(60, seed)
+        np.savez(tmp_path / "data.npz", x=x.numpy(), y=y.numpy())
+        built = data()
+        built.setup("fit")
+        identities.append(data_identity(built))
+    assert identities[0] == identities[1] != identities[2]
+
+
+def with_rate(rate: float, bias: float = 0.0) -> dict[str, Any]:
+    return {
+        "methods": [
+            MethodRun(
+                lambda s: ReferenceKL(
+                    s, reference_epochs=1, optimizer=lambda p: torch.optim.SGD(p, lr=rate + bias)
+                ),
+                "kl",
+                {"max_epochs": 1},
+            )
+        ]
+    }
+
+
+def small_source(rate: float) -> SourceRun:
+    return SourceRun(
+        lambda: Classifier(Net(), optimizer=partial(torch.optim.SGD, lr=rate)), {"max_epochs": 1}
+    )
+
+
+def test_another_setting_in_a_function_is_trained_again(tmp_path: Path) -> None:
+    assert run(tmp_path, **with_rate(0.01)) == EVERYTHING
+    assert run(tmp_path, **with_rate(0.01)) == set()
+    assert run(tmp_path, **with_rate(0.5)) == {"kl"}
+    assert run(tmp_path, **with_rate(0.5), source=small_source(0.1)) == EVERYTHING
+    assert run(tmp_path, **with_rate(0.5), source=small_source(0.1)) == set()
+    assert run(tmp_path, **with_rate(0.5), source=small_source(0.2)) == EVERYTHING
+
+
+RATE = 0.1
+
+
+def read_rate() -> float:
+    return RATE
+
+
+class Scaled(nn.Module):
+    """A loss that reads a setting of its module."""
+
+    def forward(self, logits: Tensor) -> Tensor:
+        return logits * read_rate()
+
+
+def test_what_a_function_reads_around_it_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hashes() -> list[str]:
+        return [fingerprint(lambda: RATE + 1), fingerprint(lambda: read_rate()), fingerprint(Scaled())]
+
+    before = hashes()
+    assert hashes() == before
+    monkeypatch.setattr(f"{__name__}.RATE", 0.2)
+    assert all(a != b for a, b in zip(before, hashes(), strict=True))
+
+
+class Base(nn.Module):
+    def half(self) -> float:
+        return 0.5
+
+
+class Derived(Base):
+    pass
+
+
+def test_the_source_of_a_base_class_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_unlearn.ensembles import fingerprint as room
+
+    before = fingerprint(Derived())
+    real = room._source  # type: ignore[attr-defined]
+    monkeypatch.setattr(room, "_source", lambda kind: real(kind) + " edited" * (kind is Base))
+    assert fingerprint(Derived()) != before
+
+
+class Weighed(Evaluator):
+    """An evaluator with a setting that is no plain value."""
+
+    default_name = "weighed"
+
+    def __init__(self, weights: Tensor, **more: Any) -> None:
+        super().__init__(**more)
+        self.weights = weights
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        return {"weighed/sum": float(self.weights.sum())}
+
+
+def test_an_evaluators_settings_count_and_train_nothing(tmp_path: Path) -> None:
+    for value in (1.0, 2.0):
+        run(tmp_path, evaluators=[lambda value=value: Weighed(torch.full((3,), value))])
+        report = toy_compare(
+            tmp_path,
+            source=SourceRun(lambda: Classifier(Net()), {"max_epochs": 1}),
+            methods=[MethodRun(lambda s: ReferenceKL(s, reference_epochs=1), "kl", {"max_epochs": 1})],
+            seeds=1,
+            evaluators=[lambda value=value: Weighed(torch.full((3,), value))],
+        ).report
+        assert report["models"]["kl"]["weighed/sum"]["mean"] == 3 * value
+
+
+def test_what_cannot_be_told_is_not_reused_and_said(tmp_path: Path) -> None:
+    import threading
+
+    class Locked(ReferenceKL):
+        def __init__(self, source: nn.Module) -> None:
+            super().__init__(source, reference_epochs=1)
+            self.lock = threading.Lock()
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {**self.__dict__, "lock": None}
+
+    methods = [MethodRun(Locked, "kl", {"max_epochs": 1})]
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=r"kl, seed 0: done anew .* _thread\.lock"):
+            done = run(tmp_path, methods=methods)
+        assert "kl" in done
+    assert done == {"kl"}
+
+
+def test_the_whole_split_and_the_features_count() -> None:
+    def identity(**arguments: Any) -> str:
+        data = toy_data(**arguments)
+        data.setup("fit")
+        return data_identity(data)
+
+    assert identity() == identity()
+    assert len({identity(), identity(nonmember=5), identity(shadow=5), identity(seed=1)}) == 4
+    assert train_set().inputs.shape[1] == FEATURES

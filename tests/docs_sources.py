@@ -72,6 +72,8 @@ EVALUATORS = {
         f"{ZUO}, eq. 17-18, §IV-B",
         metrics=(
             "accuracy/test",
+            "accuracy/test_retained_classes",
+            "accuracy/test_forgotten_classes",
             "accuracy/retain",
             "accuracy/forget",
             "forgetting_rate",

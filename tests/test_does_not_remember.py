@@ -132,7 +132,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     data, source = marked_data(), toy_source()
     data.setup("fit")
     state = toy_source(1).state_dict()
-    plain = {"state_dict": state, "loops": {}}
+    plain = {"state_dict": state}
     sample = data.inner.inputs[FORGET[2]].clone()  # type: ignore[union-attr]
     bad: dict[str, dict[str, Any]] = {
         "half of sample|sample 4567": {**plain, "x": sample},
@@ -142,9 +142,8 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
         "optimizer_states": {**plain, "optimizer_states": []},
         "of the source": {
             "state_dict": {**state, "net.0.weight": source.state_dict()["net.0.weight"]},
-            "loops": {},
         },
-        "more than": {"state_dict": {**state, "exp_avg": torch.rand(3)}, "loops": {}},
+        "more than": {"state_dict": {**state, "exp_avg": torch.rand(3)}},
     }
     for number, (message, content) in enumerate(bad.items()):
         path = tmp_path / f"{number}.ckpt"

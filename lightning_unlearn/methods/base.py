@@ -34,7 +34,7 @@ from lightning_unlearn.hashing import model_hash, positions_hash
 from lightning_unlearn.ledger import require_forgotten_before
 from lightning_unlearn.methods.answers import batch_accuracies, require_logits
 from lightning_unlearn.methods.checks import require_choice
-from lightning_unlearn.methods.export import require_finite, unchanged_tensors, write_export
+from lightning_unlearn.methods.export import require_finite, unchanged_tensors, unkept_of, write_export
 from lightning_unlearn.methods.limits import refuse_idle_averaging, refuse_impossible
 from lightning_unlearn.methods.own_steps import own_loss, require_own_step
 from lightning_unlearn.methods.recording import record_fit
@@ -660,16 +660,13 @@ class UnlearningModule(SpreadableModule):
                 "the weights, say), the model still remembers; reset or update them before exporting"
             )
         self._exported = write_export(self.model, path, weights_only=weights_only)
-        kind, model = type(self.model), self.model
-        unkept = unkept_arguments(kind, model.hparams) if isinstance(model, L.LightningModule) else []
-        if lost := [name for name in unkept if name != getattr(model, "_hparams_name", None)]:
-            given = ", ".join(f"{name}=..." for name in lost)
-            if not weights_only:
-                rank_zero_warn(
-                    f"the export cannot hold the arguments {', '.join(lost)} of {kind.__name__}, which are no plain "
-                    f"values; load it with {kind.__name__}.load_from_checkpoint(path, {given}), or write a state dict "
-                    "with export(path, weights_only=True)"
-                )
+        if not weights_only and isinstance(self.model, L.LightningModule) and (lost := unkept_of(self.model)):
+            kind, given = type(self.model).__name__, ", ".join(f"{name}=..." for name in lost)
+            rank_zero_warn(
+                f"the export cannot hold the arguments {', '.join(lost)} of {kind}, which are no plain values; load it "
+                f"with {kind}.load_from_checkpoint(path, {given}), or write a state dict with "
+                "export(path, weights_only=True)"
+            )
         return self._exported
 
     # ------------------------------------------------------------------ within

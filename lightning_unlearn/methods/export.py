@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from lightning_unlearn.io import atomic_path
 from lightning_unlearn.models.freezing import frozen_tensors, resembles, trainable
-from lightning_unlearn.models.hparams import plain_values
+from lightning_unlearn.models.hparams import plain_values, unkept_arguments
 from lightning_unlearn.models.surgery import class_state
 
-__all__ = ["require_finite", "unchanged_tensors", "write_export"]
+__all__ = ["require_finite", "unchanged_tensors", "unkept_of", "write_export"]
 
 
 def write_export(model: nn.Module, path: str | Path, *, weights_only: bool = False) -> Path:
@@ -83,6 +83,12 @@ def require_finite(model: nn.Module, what: str) -> None:
             f"{what} holds NaN or infinite values in {len(spoilt)} tensors, such as {spoilt[0]}; lower the learning "
             "rate, or set gradient_clip_val, and unlearn again"
         )
+
+
+def unkept_of(model: L.LightningModule) -> list[str]:
+    """Return the names of the constructor arguments that an export of a model does not hold."""
+    # Lightning gives a class that saved one argument whole (a namespace, a dictionary) that argument back
+    return [name for name in unkept_arguments(type(model), model.hparams) if name != model._hparams_name]
 
 
 def unchanged_tensors(before: nn.Module, after: nn.Module) -> list[str]:

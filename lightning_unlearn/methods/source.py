@@ -5,7 +5,7 @@ import sys
 import types
 import typing
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,9 @@ from lightning_unlearn.models.hparams import restore_hyperparameters, unkept_arg
 from lightning_unlearn.models.surgery import uncompiled
 
 __all__ = ["Source", "SourceCheckpoint", "load_source"]
+
+
+_LEFT_OUT = "objects_left_out"  # where read_checkpoint names them
 
 
 @dataclass(frozen=True)
@@ -66,14 +69,15 @@ class SourceCheckpoint:
             )
         if "_instantiator" in recorded and not self.trust:
             _require_known(path, {key: value for key, value in recorded.items() if key not in self.arguments})
+        if left_out := [name for name in content.pop(_LEFT_OUT, []) if name not in self.arguments]:
+            raise ValueError(
+                f"source: {path} holds objects, which are not read, since that would execute them. {_to_give(left_out)}"
+            )
         try:
             loaded = self._built(module_class, content)
         except (RuntimeError, TypeError, KeyError, ValueError) as error:
             lost = unkept_arguments(module_class, {**recorded, **dict.fromkeys(self.arguments)})
-            given = ", ".join(f"{name!r}: ..." for name in lost)
-            hint = (
-                f"; it holds no {', '.join(lost)}: give arguments={{{given}}}" if lost and self.module else ""
-            )
+            hint = f". {_to_give(lost)}" if lost and self.module else ""
             raise ValueError(
                 f"source: {path} does not load into {self.module or 'the class it records'}: {error}{hint}"
             ) from error
@@ -130,6 +134,11 @@ def load_source(source: Source) -> nn.Module:
     return source.load()
 
 
+def _to_give(names: Sequence[str]) -> str:
+    given = ", ".join(f"{name!r}: ..." for name in names)
+    return f"Give what it does not hold, arguments={{{given}}}"
+
+
 class _Inert:
     """Stands in for an object in a file; it takes what pickle gives the object, and does nothing."""
 
@@ -170,10 +179,8 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
         # torch goes on to advise to execute it all the same
         if first_line.startswith("Weights only load failed"):
             first_line = "it holds objects that would have to be executed"
-            advice = (
-                "give SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), "
-                "or the loaded module"
-            )
+            given = "SourceCheckpoint(path, module='my_project.MyModule', arguments={'net': ...}), or "
+            advice = f"give {'' if objects else given}the loaded module"
         found = f": {', '.join(sorted(unknown)[:5])}" if unknown else ""
         raise ValueError(
             f"{path} cannot be read as a checkpoint of tensors and plain values: {first_line}{found} "
@@ -181,24 +188,34 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
         ) from error
     if isinstance(content, dict) and content and all(isinstance(v, torch.Tensor) for v in content.values()):
         content = {"state_dict": content}
-    content = _without_objects(content) if unknown else content
+    if unknown and isinstance(content, dict):
+        content = _without_objects(content)
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise ValueError(f"{path} holds no 'state_dict', so it is not a Lightning checkpoint")
     return content
 
 
-def _without_objects(value: Any) -> Any:
-    """Return nested values without the entries of dictionaries that hold objects; an object itself gives ``_Inert``."""
+def _without_objects(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint without the entries that hold objects, and the names of such hyper-parameters."""
+    kept = {
+        key: {name: item for name, item in value.items() if _is_plain(item)}
+        if isinstance(value, Mapping)
+        else value
+        for key, value in content.items()
+        if isinstance(value, Mapping) or _is_plain(value)
+    }
+    kept[_LEFT_OUT] = [
+        name for name in content.get("hyper_parameters", {}) if name not in kept["hyper_parameters"]
+    ]
+    return kept
+
+
+def _is_plain(value: Any) -> bool:
     if isinstance(value, Mapping):
-        items = {key: _without_objects(item) for key, item in value.items()}
-        return {k: v for k, v in items.items() if v is not _Inert and not _is_object(k)}
+        return all(_is_plain(item) for pair in value.items() for item in pair)
     if isinstance(value, list | tuple | set):
-        return _Inert if any(_without_objects(item) is _Inert for item in value) else value
-    return _Inert if _is_object(value) else value
-
-
-def _is_object(value: Any) -> bool:
-    return value is _Inert or isinstance(value, _Inert)
+        return all(_is_plain(item) for item in value)
+    return value is not _Inert and not isinstance(value, _Inert)
 
 
 def _require_sound(path: str | Path) -> None:

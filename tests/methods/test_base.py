@@ -318,19 +318,28 @@ class TestSourceCheckpoint:
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
             Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
 
-    def test_a_malicious_file_is_refused_and_not_executed(self, tmp_path: Path) -> None:
+    def test_a_malicious_file_is_read_and_not_executed(self, tmp_path: Path) -> None:
         import pickle
 
         mark = tmp_path / "executed"
 
         class Malicious:
             def __reduce__(self) -> Any:
-                return (Path.touch, (mark,))
+                return (open, (str(mark), "w"))
 
         path = tmp_path / "source.ckpt"
-        torch.save({"state_dict": {}, "evil": Malicious()}, path, pickle_module=pickle)
-        with pytest.raises(ValueError, match="nothing in it was executed"):
+        weights = state(PlainModule())
+        evil = {"evil": Malicious(), "hyper_parameters": {"lr": Malicious(), "hidden": 8}}
+        torch.save({"state_dict": weights, **evil}, path, pickle_module=pickle)
+        # the class has a default for it, which need not be what the file holds
+        with pytest.raises(ValueError, match=r"arguments=\{'lr': \.\.\.\}"):
             Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
+        method = Finetune(SourceCheckpoint(str(path), "toys.PlainModule", {"lr": 0.1}))
+        assert_same_state(state(method.source), weights)
+        torch.save({"state_dict": {"net": Malicious()}, **evil}, path, pickle_module=pickle)
+        for source in (str(path), SourceCheckpoint(str(path), "toys.PlainModule", {"lr": 0.1})):
+            with pytest.raises(ValueError, match=r"does not load|nothing in it was executed"):
+                Finetune(source)
         assert not mark.exists()
 
     def recorded(self, path: Path, **arguments: Any) -> str:

@@ -43,7 +43,7 @@ from lightning_unlearn.methods.source import Source, load_source
 from lightning_unlearn.methods.spreading import SpreadableModule
 from lightning_unlearn.methods.trial import try_model, warn_of_another_loss, warn_of_guessing
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
-from lightning_unlearn.models.hparams import save_primitive_hyperparameters, unkept_arguments
+from lightning_unlearn.models.hparams import save_primitive_hyperparameters
 from lightning_unlearn.models.statistics import (
     by_noted_statistics,
     by_running_statistics,

@@ -652,7 +652,7 @@ class UnlearningModule(SpreadableModule):
                 "training, which the forget set went through: a checkpoint from the middle of a fit has no others. "
                 "Run trainer.validate(method, datamodule) first, which estimates them anew on the retain set"
             )
-        kept = [] if self.keeps_source_tensors else unchanged_tensors(self.source, self.model)
+        kept = unchanged_tensors(self.source, self.model, copies_only=self.keeps_source_tensors)
         if kept and self._prepared:
             rank_zero_warn(
                 f"the export holds {len(kept)} tensors that are the source's, bit for bit: {', '.join(kept[:5])}"

@@ -91,7 +91,7 @@ def unkept_of(model: L.LightningModule) -> list[str]:
     return [name for name in unkept_arguments(type(model), model.hparams) if name != model._hparams_name]
 
 
-def unchanged_tensors(before: nn.Module, after: nn.Module) -> list[str]:
+def unchanged_tensors(before: nn.Module, after: nn.Module, *, copies_only: bool = False) -> list[str]:
     """Return the names of tensors that the source trained and unlearning left alone: an export of them remembers.
 
     These are trained parameters, running statistics, and copies of trained weights such as a moving average.
@@ -99,10 +99,18 @@ def unchanged_tensors(before: nn.Module, after: nn.Module) -> list[str]:
     Args:
         before: The source model.
         after: The unlearned model, of the same class.
+        copies_only: Leave out parameters and statistics, for methods that are about leaving some as they are.
     """
     old, moving = before.state_dict(), trainable(before)
+    trained = {name for name, p in before.named_parameters(remove_duplicate=False) if p.requires_grad}
     parameters = {name for name, _ in before.named_parameters()}
     untrained = frozen_tensors(before)
+
+    def counts(name: str) -> bool:
+        if not copies_only and (name in parameters or ".running_" in f".{name}"):
+            return True
+        return name not in trained and resembles(old[name], moving.values())
+
     return [
         name
         for name, value in after.state_dict().items()
@@ -111,5 +119,5 @@ def unchanged_tensors(before: nn.Module, after: nn.Module) -> list[str]:
         and name not in untrained
         and bool((value != value.flatten()[:1]).any())
         and torch.equal(value.cpu(), old[name].cpu().to(value.dtype))
-        and (name in parameters or ".running_" in f".{name}" or resembles(old[name], moving.values()))
+        and counts(name)
     ]

@@ -27,6 +27,7 @@ from toys import (
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.methods import ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.models import Classifier
 
 
@@ -498,15 +499,17 @@ def test_an_export_that_still_holds_the_source_is_announced(tmp_path: Path) -> N
             self.backbone = Net().requires_grad_(False)
             self.register_buffer("class_weights", torch.rand(3))
 
-    method = Finetune(Averaged())
-    fitted(method)
-    with pytest.warns(UserWarning, match=r"tensors that are the source's, bit for bit: average\.0\.weight"):
-        method.export(tmp_path / "m.ckpt")
-    clean = Finetune(PlainModule())
-    fitted(clean)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        clean.export(tmp_path / "m.ckpt")
+    for kind in (Finetune, CFk):
+        method = kind(Averaged())
+        fitted(method)
+        with pytest.warns(UserWarning, match=r"the source's, bit for bit: average\.0\.weight"):
+            method.export(tmp_path / "m.ckpt")
+    for kind in (Finetune, CFk):
+        clean = kind(PlainModule())
+        fitted(clean)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            clean.export(tmp_path / "m.ckpt")
 
 
 class Slow(ReferenceKL):

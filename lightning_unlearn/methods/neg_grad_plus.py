@@ -39,7 +39,7 @@ class NegGradPlus(UnlearningModule):
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         lr_scheduler: Makes a schedule that is stepped once an epoch.
         loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` to take the term of D_r from the source's own training step.
+        step: ``"loss"``, or ``"source"`` to take both terms from the source's own training step.
         adapter: How batches and outputs are taken apart.
         frozen: What was trained on nobody and stays; see :class:`UnlearningModule`.
 
@@ -108,7 +108,7 @@ class NegGradPlus(UnlearningModule):
             return loss
         (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
-        forget_ce = self.loss(forget, labels)
+        forget_ce = self.retain_loss(batch["forget"], batch_idx, (forget, labels))  # the same loss, on D_f
         loss = self.alpha * ce + (1 - self.alpha) * bounded_ascent(forget_ce, self.clamp)
         self.log_terms(loss=loss, ce=ce, forget_ce=forget_ce)
         return loss

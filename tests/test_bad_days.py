@@ -297,7 +297,7 @@ def missing(folder: Path) -> Path:
 
 BAD_CHECKPOINTS = [
     (of_two_classes, "does not load into Classifier"),
-    (malicious, "objects that would have to be executed"),
+    (malicious, "does not load into Classifier"),  # it holds no weights; nothing else in it is looked at
     (cut, "cannot be read as a checkpoint"),
     (missing, "there is no checkpoint"),
     (checkpoint_of, None),

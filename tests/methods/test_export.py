@@ -231,3 +231,24 @@ def test_classes_forgotten_whole_have_a_test_accuracy_of_their_own() -> None:
         kept = (data.split.test % 3 != 1).mean()  # the toy data's classes take turns
         assert results["accuracy/test_forgotten_classes"] == 0
         assert results["accuracy/test_retained_classes"] * kept == pytest.approx(results["accuracy/test"])
+
+
+class Evil:
+    """Would call a method of a class, which pickle looks up with getattr."""
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (Path("touched"),))
+
+
+def test_objects_in_a_checkpoint_are_never_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = PlainModule()
+    arguments = {"hidden": 8, "lr": Evil(), "evil": [Evil()]}
+    torch.save({"state_dict": source.state_dict(), "hyper_parameters": arguments}, "evil.ckpt")
+    # the class has a default, which need not be what the file holds
+    with pytest.raises(ValueError, match=r"holds objects.*arguments=\{'lr': \.\.\., 'evil': \.\.\.\}"):
+        SourceCheckpoint("evil.ckpt", "toys.PlainModule").load()
+    loaded = SourceCheckpoint("evil.ckpt", "toys.PlainModule", {"lr": 0.1, "evil": None}).load()
+    assert not Path("touched").exists()
+    assert_same_state(state(loaded), state(source))
+    assert loaded.hparams["lr"] == 0.1

@@ -3,6 +3,7 @@
 import inspect
 import json
 import pickle
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -401,7 +402,8 @@ def test_the_command_names_no_sample_in_what_it_leaves(
         for pattern in patterns_of_ids([1401, 1402, 1403]):
             assert pattern not in raw, file
         if file.suffix not in (".png", ".html"):
-            assert b"1402" not in raw or file.suffix == ".ckpt", file
+            # as a number of its own: a score or a hash may hold these digits by chance
+            assert not re.search(rb"(?<![\w.])1402(?![\w.])", raw) or file.suffix == ".ckpt", file
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ import torch
 
 REPO = Path(__file__).resolve().parent.parent
 
+collect_ignore = ["foreign_projects", "own_project"]  # programs that tests run; pytest need not import them
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

@@ -162,8 +162,8 @@ def annealed(step: int, steps: int, *, warm_up: float = 0.2, end: float = 0.02) 
         end: Share of the peak that is left at the last step.
 
     Example:
-        >>> [round(annealed(step, 10), 2) for step in range(10)]
-        [0.5, 1.0, 0.88, 0.76, 0.63, 0.51, 0.39, 0.26, 0.14, 0.02]
+        >>> [round(annealed(step, 5), 3) for step in range(5)]
+        [1.0, 0.755, 0.51, 0.265, 0.02]
     """
     rising = max(1, round(warm_up * steps))
     if step < rising:

@@ -15,7 +15,8 @@ from lightning_unlearn.callbacks import (
     ULiRA,
     UnlearningDegree,
 )
-from lightning_unlearn.compare import compare
+from lightning_unlearn.comparison.api import compare
+from lightning_unlearn.comparison.runs import MethodRun, SourceRun
 from lightning_unlearn.data import Adapter, Classes, Digits, Groups, Ids, RandomFraction, UnlearningDataModule
 from lightning_unlearn.methods import (
     WGAN,
@@ -32,7 +33,6 @@ from lightning_unlearn.methods import (
     UnlearningModule,
 )
 from lightning_unlearn.models import Classifier
-from lightning_unlearn.runs import MethodRun, SourceRun
 
 __all__ = [
     "KLOM",

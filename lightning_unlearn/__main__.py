@@ -2,7 +2,7 @@
 
 import sys
 
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

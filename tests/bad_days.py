@@ -21,10 +21,10 @@ import torch
 from torch import nn
 from toys import Net, toy_data
 
-import lightning_unlearn.io
+import lightning_unlearn.core.files
 import lightning_unlearn.reports.writer
 from lightning_unlearn import MethodRun, ReferenceKL, SourceRun, compare
-from lightning_unlearn.ledger import verify
+from lightning_unlearn.core.ledger import verify
 from lightning_unlearn.models import Classifier
 
 KILLS = 20
@@ -121,7 +121,7 @@ def full_from(write: int, folder: Path) -> bool:
             raise OSError(errno.ENOSPC, "No space left on device")
         sync(descriptor)
 
-    lightning_unlearn.io.os.fsync = fsync  # type: ignore[attr-defined]
+    lightning_unlearn.core.files.os.fsync = fsync  # type: ignore[attr-defined]
     return run(folder)
 
 

@@ -32,9 +32,9 @@ from toys import (
 
 from lightning_unlearn import WGAN, CFk, EUk, RandomK, RandomTopK, ReferenceKL, Retrain, SourceRun, TopK
 from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics, MembershipInference
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
-from lightning_unlearn.ledger import read
 from lightning_unlearn.methods import FineTune, NegGradPlus, SourceCheckpoint
 from lightning_unlearn.models import Classifier
 
@@ -119,7 +119,7 @@ def test_the_command_says_that_the_disk_is_full(
         "data: {class_path: UnlearningDataModule, init_args: {datamodule: {class_path: Digits}, forget: 0.1}}\n"
         "methods: []\ntrainer: {accelerator: cpu}\n"
     )
-    monkeypatch.setattr("lightning_unlearn.io.os.fsync", full)
+    monkeypatch.setattr("lightning_unlearn.core.files.os.fsync", full)
     assert main(["compare", f"--config={config}", f"--output_dir={tmp_path / 'out'}"]) == 2
     message = capsys.readouterr().err
     assert message.startswith("error: [Errno 28] No space left on device")

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from toys import assert_same_state
 
-from lightning_unlearn.cli import main
-from lightning_unlearn.methods.source import SourceCheckpoint, read_checkpoint
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.methods.base.source import SourceCheckpoint, read_checkpoint
 from lightning_unlearn.models import Classifier
 
 REPO = Path(__file__).resolve().parent.parent

@@ -19,12 +19,12 @@ from toys import Net, PlainModule, assert_same_state, state, toy_data
 
 from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun, compare
 from lightning_unlearn.callbacks import Audit, Backdoor, Evaluator, MembershipInference
-from lightning_unlearn.compare import Comparison
+from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.comparison.runs import snake_case
 from lightning_unlearn.data import Split, UnlearningDataModule
-from lightning_unlearn.methods.source import read_checkpoint
+from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
 from lightning_unlearn.reports import read_json
-from lightning_unlearn.runs import snake_case
 
 CPU = {"accelerator": "cpu"}
 MISSING = "mps" if torch.cuda.is_available() else "cuda"

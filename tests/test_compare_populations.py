@@ -9,13 +9,13 @@ import torch
 from toys import Net, toy_data
 
 from lightning_unlearn.callbacks import KLOM, ForgettingQuality, LiRA, MembershipInference, ULiRA
-from lightning_unlearn.callbacks import populations as populations_module
-from lightning_unlearn.compare import Comparison, compare
+from lightning_unlearn.callbacks.base import populations as populations_module
+from lightning_unlearn.comparison.api import Comparison, compare
+from lightning_unlearn.comparison.pipeline import Pipeline
+from lightning_unlearn.comparison.runs import MethodRun, SourceRun
 from lightning_unlearn.methods import EUk, Retrain
-from lightning_unlearn.methods.many import fit_alone
+from lightning_unlearn.methods.base.again import fit_alone
 from lightning_unlearn.models import Classifier
-from lightning_unlearn.pipeline import Pipeline
-from lightning_unlearn.runs import MethodRun, SourceRun
 
 
 def run(folder: Path, *, sources: str = "many", seeds: Any = 1, **arguments: Any) -> Comparison:

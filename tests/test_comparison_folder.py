@@ -12,10 +12,10 @@ from test_compare import reference_kl, toy_compare
 from toys import toy_data
 
 from lightning_unlearn import MethodRun, Retrain
-from lightning_unlearn.hashing import positions_hash
-from lightning_unlearn.ledger import Ledger, read
-from lightning_unlearn.remembering import remembering_files
-from lightning_unlearn.run_folder import claim, in_use
+from lightning_unlearn.comparison.folder import claim, in_use
+from lightning_unlearn.core.files import positions_hash
+from lightning_unlearn.core.ledger import Ledger, read
+from lightning_unlearn.data.remembering import remembering_files
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from wandb_server import ENTITY, wandb_server
 
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.reports import FIGURES, METRICS
 
 pytest.importorskip("wandb_workspaces")
@@ -135,7 +135,7 @@ def test_a_server_that_is_not_there_is_named() -> None:
 def test_a_missing_extra_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(sys.modules, "wandb_workspaces", None)
-        patch.delitem(sys.modules, "lightning_unlearn.reports.wandb_dashboard", raising=False)
+        patch.delitem(sys.modules, "lightning_unlearn.trackers.dashboard", raising=False)
         assert main(["dashboard"]) == 2
     assert "pip install 'lightning-unlearn[dashboards]'" in capsys.readouterr().err
 

@@ -24,12 +24,12 @@ import lightning_unlearn.methods
 from lightning_unlearn import MethodRun, ReferenceKL
 from lightning_unlearn.callbacks import Export
 from lightning_unlearn.callbacks.export import _name_wandb
-from lightning_unlearn.cli import main
-from lightning_unlearn.commands.arguments import own_arguments, shown_arguments
+from lightning_unlearn.cli.arguments import own_arguments, shown_arguments
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.data import Split, TensorData, UnlearningDataModule
+from lightning_unlearn.data.remembering import Remembering, remembering_files, without_names
 from lightning_unlearn.methods import Retrain, UnlearningModule
 from lightning_unlearn.models import Classifier
-from lightning_unlearn.remembering import Remembering, remembering_files, without_names
 
 # Arguments that make a method quick on a toy; one that is not named here runs with its defaults.
 QUICK: dict[str, dict[str, Any]] = {

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from toys import quiet_trainer
 
 from lightning_unlearn.data import Classes, Digits, PatchTrigger, Poison, TensorData, UnlearningDataModule
+from lightning_unlearn.engine.statistics import estimate_statistics
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.ensembles.statistics import estimate_statistics
 from lightning_unlearn.methods import (
     WGAN,
     NegGradPlus,
@@ -245,7 +245,7 @@ def averaged(model: nn.Module, data: UnlearningDataModule) -> dict[str, Tensor]:
 
 
 def _batches_of_statistics(data: UnlearningDataModule) -> Any:
-    from lightning_unlearn.ensembles.statistics import _batches
+    from lightning_unlearn.engine.statistics import _batches
 
     loader, _ = _batches(data, Runtime())
     for inputs, _ in loader:

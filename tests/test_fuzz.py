@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from toys import TRAIN, quiet_trainer, toy_data, toy_source
 
 import lightning_unlearn.methods
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.core.ledger import verify
 from lightning_unlearn.data import Classes, Groups, Ids, RandomFraction, Split
-from lightning_unlearn.ledger import verify
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
@@ -292,7 +292,7 @@ def test_any_option_of_compare(
     arguments = ["compare", f"--config={tmp_path / 'compare.yaml'}", f"--output_dir={tmp_path / 'out'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        patch.setattr("lightning_unlearn.pipeline.Pipeline.run_seed", lambda *_: None)
+        patch.setattr("lightning_unlearn.comparison.pipeline.Pipeline.run_seed", lambda *_: None)
         patch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
         try:
             status: Any = main([*arguments, f"{option}={value}"])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_unlearn.io import atomic_path, write_bytes_atomic, write_json_atomic, write_text_atomic
+from lightning_unlearn.core.files import atomic_path, write_bytes_atomic, write_json_atomic, write_text_atomic
 
 
 def test_file_appears_only_when_the_block_ends(tmp_path: Path) -> None:

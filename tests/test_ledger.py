@@ -17,11 +17,11 @@ from toys import TRAIN, quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator, Export, ForgettingMetrics
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.core.files import key_fingerprint, model_hash, positions_hash
+from lightning_unlearn.core.ledger import Ledger, append, entry, read, require_forgotten_before, verify
 from lightning_unlearn.data import Split
-from lightning_unlearn.hashing import key_fingerprint, model_hash, positions_hash
-from lightning_unlearn.ledger import Ledger, append, entry, read, require_forgotten_before, verify
-from lightning_unlearn.methods.source import read_checkpoint
+from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
 
 
@@ -148,7 +148,7 @@ def append_cost(ledger: Ledger, line: bytes, lines: int) -> None:
         return original(text, **arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lightning_unlearn.ledger.json.loads", counted)
+        patch.setattr("lightning_unlearn.core.ledger.json.loads", counted)
         append(ledger, facts(ledger))
     assert parsed == 1, f"{parsed} of {lines} lines were read"
     assert ledger.file.stat().st_ino == read_at.st_ino, "the ledger was written anew"

@@ -50,14 +50,17 @@ def test_rooms_import_only_from_rooms_above() -> None:
 
     order = [
         "functional",
+        "core",
         "models",
         "data",
         "metrics",
+        "engine",
         "ensembles",
         "reports",
+        "trackers",
         "methods",
         "callbacks",
-        "compare",
+        "comparison",
         "cli",
     ]
     root = Path(lightning_unlearn.__file__).parent
@@ -73,7 +76,7 @@ def test_rooms_import_only_from_rooms_above() -> None:
 
 
 def test_the_command_and_the_module_are_one() -> None:
-    for start in (["-m", "lightning_unlearn"], ["-c", "from lightning_unlearn.cli import main; main()"]):
+    for start in (["-m", "lightning_unlearn"], ["-c", "from lightning_unlearn.cli.main import main; main()"]):
         done = subprocess.run(
             [sys.executable, *start, "--version"], capture_output=True, text=True, check=True
         )

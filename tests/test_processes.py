@@ -16,8 +16,8 @@ from test_launched import launch
 from torch import nn
 
 from lightning_unlearn import MethodRun, ReferenceKL
-from lightning_unlearn.processes import InStep, said, together
-from lightning_unlearn.surroundings import stoppable
+from lightning_unlearn.core.processes import InStep, said, together
+from lightning_unlearn.core.surroundings import stoppable
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the processes of these tests are forks")
 
@@ -138,7 +138,7 @@ def test_a_signal_ends_a_comparison_with_its_status(number: int, tmp_path: Path)
 
 
 def test_a_signal_ends_what_does_not_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("lightning_unlearn.surroundings._GRACE", 0.2)
+    monkeypatch.setattr("lightning_unlearn.core.surroundings._GRACE", 0.2)
 
     def work(rank: int) -> None:
         with stoppable(lambda: "it came this far"):

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import lightning_unlearn
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 
 REPO = Path(__file__).resolve().parent.parent
 README = (REPO / "README.md").read_text()

@@ -16,7 +16,7 @@ from lightning_unlearn import MethodRun, ReferenceKL, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator
 from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.ensembles.fingerprint import fingerprint
-from lightning_unlearn.identity import data_identity
+from lightning_unlearn.ensembles.identity import data_identity
 from lightning_unlearn.models import Classifier
 
 

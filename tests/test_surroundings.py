@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from lightning_unlearn.surroundings import no_search_for_gpus
+from lightning_unlearn.core.surroundings import no_search_for_gpus
 
 SWITCH = "PYTORCH_NVML_BASED_CUDA_CHECK"
 

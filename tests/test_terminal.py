@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from lightning_unlearn.progress import Progress
-from lightning_unlearn.terminal import encodable, say
+from lightning_unlearn.comparison.progress import Progress
+from lightning_unlearn.core.terminal import encodable, say
 
 
 class Terminal(io.TextIOWrapper):

@@ -12,7 +12,7 @@ from toys import quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.methods import WGAN, CFk, ReferenceKL, Retrain
-from lightning_unlearn.methods.limits import refuse_impossible, require_data_parallel
+from lightning_unlearn.methods.base.limits import refuse_impossible, require_data_parallel
 
 # ---------------------------------------------------------------------- metrics
 

@@ -8,14 +8,14 @@ import torch
 from lightning.fabric.utilities import rank_zero_warn
 from torch import nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.base import Evaluator
-from lightning_unlearn.callbacks.watching import Watcher
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.callbacks.base.watching import Watcher
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.poisoning import Poison, triggered_loader
 from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Backdoor", "combined_score"]
 
@@ -50,7 +50,7 @@ class Backdoor(Evaluator):
             curve as in figures 8 and 9 of the paper of 2024: in the results' file, the loggers and
             ``trainer.callback_metrics``. ``None`` measures at the end only. A comparison takes the time of it
             off the method's; in a Trainer of your own the method's time counts it in.
-        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     Raises:
         ValueError: If ``every_n_epochs`` is less than 1, or, when the run starts, the data has no backdoor.

@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
+from lightning_unlearn.data.remembering import Remembering, remove, why, without_names
 from lightning_unlearn.methods import UnlearningModule
-from lightning_unlearn.remembering import Remembering, remove, why, without_names
 
 __all__ = ["Export"]
 

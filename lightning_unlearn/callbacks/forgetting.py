@@ -7,13 +7,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.base import Evaluator
-from lightning_unlearn.callbacks.watching import Watcher
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.callbacks.base.watching import Watcher
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
 from lightning_unlearn.functional import forgetting_rate, memory_retention_rate, similarity
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["ForgettingMetrics"]
 
@@ -31,7 +31,7 @@ class ForgettingMetrics(Evaluator):
     ``forgetting_rate`` and ``memory_retention_rate`` (Zuo et al., "Machine Unlearning Through Fine-Grained Model
     Parameters Perturbation", eq. 17-18); with a known retrained model ``similarity``, the mean of 1 − JS (base
     2) of the two models' posteriors on the forget set (ibid., section IV-B). Arguments are those of
-    :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+    :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     In a comparison the three accuracies are also logged before the first step and after every epoch of a method, for a
     curve, on at most 2,000 samples of each set, always the same ones; that time is none of the method's.

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.functional import (
     forgetting_final_score,
     forgetting_quality,
@@ -39,7 +39,7 @@ class ForgettingQuality(ManyModels):
         delta: δ, in [0, 1).
         thresholds: ``"competition"`` for comparable figures, ``"all"`` for a stricter test.
         bootstrap: Resamples for the intervals.
-        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.base.many_models.ManyModels`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.functional import klom
 
 __all__ = ["KLOM"]
@@ -27,7 +27,7 @@ class KLOM(ManyModels):
     Args:
         models: K, at least 2; 100 are usual.
         bins: Bins of the histograms.
-        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.base.many_models.ManyModels`.
 
     Raises:
         ValueError: If an argument is outside its range.

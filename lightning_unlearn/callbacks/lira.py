@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.functional import lira_scores, u_lira_intervals, u_lira_rates
 from lightning_unlearn.functional.lira import Centre, Variance
 
@@ -35,7 +35,7 @@ class LiRA(ManyModels):
             ``"per_sample"`` each sample's own.
         centre: ``"median"`` or ``"mean"`` of the references.
         bootstrap: Resamples for the intervals.
-        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.base.many_models.ManyModels`.
 
     Raises:
         ValueError: If an argument is outside its range.

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks.attack_details import attack_details
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.base import Evaluator
-from lightning_unlearn.callbacks.shadow_models import shadow_models
+from lightning_unlearn.callbacks.base.attack_details import attack_details
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.callbacks.base.shadow_models import shadow_models
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import predict
 from lightning_unlearn.functional import (
@@ -69,7 +69,7 @@ class MembershipInference(Evaluator):
             take them from there; a comparison has one of its own. Kept are models of data that lies in memory and is
             changed by no transfer hook; what determines others cannot be told.
         bootstrap: Resamples for the intervals.
-        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     Raises:
         ValueError: If an argument is outside its range, or ``"shadow"`` is asked for without a shadow set.

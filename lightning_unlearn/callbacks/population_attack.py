@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks.attack_details import attack_details
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.callbacks.base.attack_details import attack_details
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import population_attack_scores, ranking_intervals, ranking_rates
 
@@ -40,7 +40,7 @@ class PopulationAttack(Evaluator):
 
     Args:
         bootstrap: Resamples for the intervals.
-        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     Raises:
         ValueError: If ``bootstrap`` < 2, or if there is no non-member.

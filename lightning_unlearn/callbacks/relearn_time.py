@@ -10,14 +10,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import relearn_target, relearn_time
 from lightning_unlearn.models.freezing import mark_frozen, share_frozen, trainable
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone, frozen
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["RelearnTime"]
 
@@ -43,7 +43,7 @@ class RelearnTime(Evaluator):
         batch_size: Samples of a step.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3. Use the source's.
         fresh: Whether to train the untrained model too; a callable builds it.
-        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     Raises:
         ValueError: If an argument is outside its range.

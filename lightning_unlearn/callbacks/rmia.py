@@ -5,9 +5,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.many_models import ManyModels
-from lightning_unlearn.callbacks.populations import Population
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores, u_lira_intervals, u_lira_rates
 
@@ -46,7 +46,7 @@ class RMIA(ManyModels):
         offline: Share ``a`` in [0, 1] by which models trained with a sample are guessed from those without; ``None``
             for 0.3. Only with ``references="retrained"``: with ``"unlearned"`` nothing is guessed.
         bootstrap: Resamples for the intervals.
-        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`.
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.base.many_models.ManyModels`.
 
     Raises:
         ValueError: If an argument is outside its range, or ``offline`` is given where nothing is guessed.

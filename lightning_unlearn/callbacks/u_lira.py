@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.many_models import ManyModels
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.functional import u_lira_intervals, u_lira_rates, u_lira_scores
 
 __all__ = ["ULiRA"]
@@ -33,7 +33,7 @@ class ULiRA(ManyModels):
     Args:
         models: K, at least 4; 32 give a usable score.
         bootstrap: Resamples for the intervals.
-        **many: Arguments of :class:`~lightning_unlearn.callbacks.many_models.ManyModels`. ``sources="many"`` is
+        **many: Arguments of :class:`~lightning_unlearn.callbacks.base.many_models.ManyModels`. ``sources="many"`` is
             the attack as published.
 
     Raises:

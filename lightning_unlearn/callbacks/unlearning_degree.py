@@ -12,18 +12,18 @@ from lightning.fabric.utilities import rank_zero_warn
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks.audit import Audit
-from lightning_unlearn.callbacks.base import Evaluator
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.core.files import atomic_path
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.ensembles import isolated_rng, train_classifier
 from lightning_unlearn.functional import confidence_interval
 from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
-from lightning_unlearn.io import atomic_path
 from lightning_unlearn.models.freezing import mark_frozen
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.layout import lay_out_for_cpu
 from lightning_unlearn.models.spd_gan import perturber_for
 from lightning_unlearn.models.surgery import clone, frozen
-from lightning_unlearn.seeding import derive_seed
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -96,7 +96,7 @@ class UnlearningDegree(Evaluator):
             model was given.
         null_optimizer: Makes the null control's optimizer; ``None`` for Adam with learning rate 1e-3.
         tolerance: Largest drop of the source's accuracy that still counts as none.
-        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.Evaluator`.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     Raises:
         TypeError: If ``null_control`` is no such control.

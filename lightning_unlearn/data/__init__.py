@@ -1,22 +1,22 @@
 """Data: forget rules, splits, streams, and built-in datamodules."""
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.arrays import Arrays
-from lightning_unlearn.data.builtin_base import TensorDataModule
-from lightning_unlearn.data.celeba import CelebA
+from lightning_unlearn.data.builtin.arrays import Arrays
+from lightning_unlearn.data.builtin.base import TensorDataModule
+from lightning_unlearn.data.builtin.celeba import CelebA
+from lightning_unlearn.data.builtin.digits import Digits
+from lightning_unlearn.data.builtin.folder import ImageFolder
+from lightning_unlearn.data.builtin.tabular import Location, Purchase
+from lightning_unlearn.data.builtin.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
-from lightning_unlearn.data.digits import Digits
-from lightning_unlearn.data.folder import ImageFolder
 from lightning_unlearn.data.loading import DatasetLoader, Indexed, TensorLoader
 from lightning_unlearn.data.poisoning import Poison
 from lightning_unlearn.data.selection import Classes, ForgetRule, Groups, Ids, RandomFraction
 from lightning_unlearn.data.selection_data import SelectionData
 from lightning_unlearn.data.splits import Split, make_split
-from lightning_unlearn.data.tabular import Location, Purchase
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 from lightning_unlearn.data.triggers import BlendTrigger, ColumnTrigger, PatchTrigger, Trigger
-from lightning_unlearn.data.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 __all__ = [
     "CIFAR10",

@@ -15,12 +15,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset
 
+from lightning_unlearn.core.ledger import Ledger, as_ledger
+from lightning_unlearn.core.seeds import default_seed, derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import attribute_names, attribute_of, origin_of
 from lightning_unlearn.data.dealing import Deals
 from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
 from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.parts import (
+from lightning_unlearn.data.poisoning import Poison, collate_for, poison
+from lightning_unlearn.data.project_loaders import (
     Part,
     known_labels,
     part_of_dataset,
@@ -29,13 +32,10 @@ from lightning_unlearn.data.parts import (
     require_no_copies,
     served_labels,
 )
-from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split
 from lightning_unlearn.data.tensors import TensorData
-from lightning_unlearn.ledger import Ledger, as_ledger
-from lightning_unlearn.seeding import default_seed, derive_seed
 
 __all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
 
@@ -101,9 +101,9 @@ class UnlearningDataModule(L.LightningDataModule):
             for a backdoor.
         backdoor: Trigger and label to poison the forget set with, wherever it is served: the source is then to be
             trained through this object. ``None`` leaves it clean.
-        ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.ledger.Ledger`: every unlearning method that is
-            fitted with this data appends a line when it is done, and refuses a source that the ledger knows to have
-            forgotten samples which ``previous`` would put back. ``None`` keeps no record.
+        ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.core.ledger.Ledger`: every unlearning method
+            that is fitted with this data appends a line when it is done, and refuses a source that the ledger
+            knows to have forgotten samples which ``previous`` would put back. ``None`` keeps no record.
 
     Raises:
         TypeError: If the data cannot be indexed by position.

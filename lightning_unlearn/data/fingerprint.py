@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
+from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData
-from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["require_same", "spread", "training_fingerprint", "varies"]
 

@@ -11,8 +11,8 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["TRANSFER_HOOKS", "BatchLoader", "DatasetLoader", "Indexed", "OrderSampler", "TensorLoader"]
 

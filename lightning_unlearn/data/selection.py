@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lightning_unlearn.data.id_files import read_ids, require_id_file, shown, typed_ids
+from lightning_unlearn.data.ids import read_ids, require_id_file, shown, typed_ids
 from lightning_unlearn.data.numbering import group_numbers, places_among, small_codes
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 

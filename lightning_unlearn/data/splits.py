@@ -11,10 +11,10 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
-from lightning_unlearn.io import atomic_path
 
 __all__ = ["Origin", "Split", "make_split"]
 

@@ -1,14 +1,14 @@
 """Training and asking models outside a Trainer's loop; knows neither methods nor callbacks."""
 
+from lightning_unlearn.core.seeds import isolated_rng, restore_rng_state, rng_state
+from lightning_unlearn.engine.predict import Outputs, predict
+from lightning_unlearn.engine.runtime import Runtime
+from lightning_unlearn.engine.train import train_classifier
 from lightning_unlearn.ensembles.answers import predict_ensemble
+from lightning_unlearn.ensembles.ensemble import train_ensemble
 from lightning_unlearn.ensembles.fitting import fit_each
-from lightning_unlearn.ensembles.inference import Outputs, predict
-from lightning_unlearn.ensembles.many import train_ensemble
 from lightning_unlearn.ensembles.recipe import Member, Recipe
 from lightning_unlearn.ensembles.result import Ensemble
-from lightning_unlearn.ensembles.runtime import Runtime
-from lightning_unlearn.ensembles.training import train_classifier
-from lightning_unlearn.rng import isolated_rng, restore_rng_state, rng_state
 
 __all__ = [
     "Ensemble",

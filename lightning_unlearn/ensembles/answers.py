@@ -8,14 +8,14 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import alone
 from lightning_unlearn.ensembles.grouped import grouped_forward
 from lightning_unlearn.ensembles.memory import activation_bytes, models_that_fit
-from lightning_unlearn.ensembles.runtime import Runtime
 from lightning_unlearn.ensembles.stacked import Forward, vmap_forward
 from lightning_unlearn.models.surgery import call_with
-from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["AskWay", "predict_ensemble"]
 

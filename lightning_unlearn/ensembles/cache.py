@@ -10,12 +10,12 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.__about__ import __version__
+from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import Chunk
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module
-from lightning_unlearn.ensembles.runtime import Runtime
-from lightning_unlearn.io import atomic_path
 
 __all__ = ["keys_of", "read_model", "usable_cache", "write_model"]
 

@@ -10,13 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.seeds import derive_seed, isolated_rng
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import Chunk, join_chunks, state_of
 from lightning_unlearn.ensembles.result import Ensemble
-from lightning_unlearn.ensembles.runtime import Runtime
 from lightning_unlearn.ensembles.workers import Note, in_workers, why_no_workers
-from lightning_unlearn.rng import isolated_rng
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["fit_each"]
 

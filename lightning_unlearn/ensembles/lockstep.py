@@ -9,8 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from lightning_unlearn.data.loading import TensorLoader, _resident
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.recipe import Member, Recipe, member_loader
-from lightning_unlearn.ensembles.runtime import Runtime
 
 __all__ = ["Part", "lockstep_batches"]
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import alone
 from lightning_unlearn.ensembles.lockstep import lockstep_batches
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
-from lightning_unlearn.ensembles.runtime import Runtime
 from lightning_unlearn.ensembles.stacked import Forward, Stack
-from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["why_not_stacked"]
 

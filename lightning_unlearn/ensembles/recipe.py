@@ -7,13 +7,12 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_unlearn.core.seeds import derive_seed, isolated_rng
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import TensorLoader
 from lightning_unlearn.data.tensors import TensorData
-from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.models.freezing import hold_statistics
-from lightning_unlearn.rng import isolated_rng
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["Member", "Recipe", "check_members", "first_module", "member_loader"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.answers import AskWay, predict_ensemble
-from lightning_unlearn.ensembles.runtime import Runtime
 
 __all__ = ["Ensemble"]
 

@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
+from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.engine.runtime import Runtime
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles.chunk import Chunk, OnEpoch, alone, fuse
 from lightning_unlearn.ensembles.lockstep import Part, lockstep_batches
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module
-from lightning_unlearn.ensembles.runtime import Runtime
-from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.models.surgery import call_with
-from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["Forward", "Stack", "stack_losses", "train_stacked", "vmap_forward"]
 

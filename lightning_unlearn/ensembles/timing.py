@@ -6,9 +6,9 @@ from contextlib import suppress
 from dataclasses import replace
 
 from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import Chunk, OnEpoch
 from lightning_unlearn.ensembles.recipe import Member, Recipe
-from lightning_unlearn.ensembles.runtime import Runtime
 
 __all__ = ["Trainer", "seconds_per_step"]
 

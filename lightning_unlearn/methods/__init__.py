@@ -1,16 +1,16 @@
 """Unlearning methods: each is a LightningModule whose ``training_step`` is the loss."""
 
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.base.perturbation import Perturbation
+from lightning_unlearn.methods.base.source import SourceCheckpoint
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
-from lightning_unlearn.methods.perturbation import Perturbation
 from lightning_unlearn.methods.random_k import RandomK
 from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
-from lightning_unlearn.methods.source import SourceCheckpoint
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 

@@ -7,10 +7,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.methods.base import Step, UnlearningModule
-from lightning_unlearn.methods.checks import require_integers
-from lightning_unlearn.methods.source import Source
+from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.methods.base.checks import require_integers
+from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.freezing import share_frozen
 from lightning_unlearn.models.surgery import last_parameter_tensors
 

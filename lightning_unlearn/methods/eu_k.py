@@ -7,10 +7,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.methods.base import Step
+from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.methods.base.module import Step
+from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.methods.cf_k import CFk
-from lightning_unlearn.methods.source import Source
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import last_parameter_tensors
 

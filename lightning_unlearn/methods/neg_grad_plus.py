@@ -7,11 +7,11 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.ensembles.training import Loss
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.functional import bounded_ascent
-from lightning_unlearn.methods.base import Step, UnlearningModule
-from lightning_unlearn.methods.checks import require_numbers
-from lightning_unlearn.methods.source import Source
+from lightning_unlearn.methods.base.checks import require_numbers
+from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.source import Source
 
 __all__ = ["NegGradPlus"]
 

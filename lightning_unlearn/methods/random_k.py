@@ -9,12 +9,12 @@ from torch import Tensor
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import select_random
-from lightning_unlearn.methods.base import Step
-from lightning_unlearn.methods.perturbation import Perturbation, require_fraction
-from lightning_unlearn.methods.source import Source
+from lightning_unlearn.methods.base.module import Step
+from lightning_unlearn.methods.base.perturbation import Perturbation, require_fraction
+from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.freezing import trainable
 
 __all__ = ["RandomK"]
@@ -27,7 +27,7 @@ class RandomK(Perturbation):
     that many on average. Line 12 of the algorithm mixes each chosen weight with another, while eq. 7 scales
     it; ``mix`` says which. Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters
     Perturbation", section III-B. Perturbation, loss and remaining arguments are those of
-    :class:`~lightning_unlearn.methods.perturbation.Perturbation`.
+    :class:`~lightning_unlearn.methods.base.perturbation.Perturbation`.
 
     Args:
         source: The source model.

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import select_random_top_k
 from lightning_unlearn.functional.sensitivity import Granularity
-from lightning_unlearn.methods.base import Step
-from lightning_unlearn.methods.perturbation import require_fraction
-from lightning_unlearn.methods.source import Source
+from lightning_unlearn.methods.base.module import Step
+from lightning_unlearn.methods.base.perturbation import require_fraction
+from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.methods.top_k import Sensitivity, SensitivityStream, TopK
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import count_parameters
@@ -30,7 +30,7 @@ class RandomTopK(TopK):
     Fine-Grained Model Parameters Perturbation", section IV-C4, figure 8. The choice is that of
     :class:`~lightning_unlearn.methods.random_k.RandomK` and :class:`~lightning_unlearn.methods.top_k.TopK`;
     perturbation, loss and remaining arguments are those of
-    :class:`~lightning_unlearn.methods.perturbation.Perturbation`.
+    :class:`~lightning_unlearn.methods.base.perturbation.Perturbation`.
 
     Args:
         source: The source model.

@@ -8,18 +8,18 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.engine.own_steps import own_loss
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_classifier
-from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import kl_from_logits, reference_kl_loss
-from lightning_unlearn.methods.base import Step, UnlearningModule
-from lightning_unlearn.methods.checks import require_integers, require_numbers
-from lightning_unlearn.methods.own_steps import own_loss
-from lightning_unlearn.methods.source import Source
-from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.methods.base.checks import require_integers, require_numbers
+from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base.teacher import Teacher
 from lightning_unlearn.models.fresh import fresh_copy
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["ReferenceKL"]
 

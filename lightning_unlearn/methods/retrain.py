@@ -9,11 +9,11 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.engine.own_steps import own_validation
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.ensembles.training import Loss
-from lightning_unlearn.methods.base import Step, UnlearningModule
-from lightning_unlearn.methods.own_steps import own_validation
-from lightning_unlearn.methods.source import Source
+from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.fresh import fresh_copy
 
 __all__ = ["Retrain"]

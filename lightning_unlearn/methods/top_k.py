@@ -10,20 +10,20 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import gradient_sensitivities, select_top_k
 from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
-from lightning_unlearn.methods.base import Step
-from lightning_unlearn.methods.checks import require_choice
-from lightning_unlearn.methods.perturbation import Perturbation, require_k
-from lightning_unlearn.methods.source import Source
+from lightning_unlearn.methods.base.checks import require_choice
+from lightning_unlearn.methods.base.module import Step
+from lightning_unlearn.methods.base.perturbation import Perturbation, require_k
+from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import call_with, count_parameters, evaluating
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["TopK"]
 
@@ -40,7 +40,7 @@ class TopK(Perturbation):
     gradients of opposite sign cancel in it, and what is left ranks noise. It is taken in evaluation mode and
     full precision. Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters
     Perturbation", section III-B. Perturbation, loss and remaining arguments are those of
-    :class:`~lightning_unlearn.methods.perturbation.Perturbation`.
+    :class:`~lightning_unlearn.methods.base.perturbation.Perturbation`.
 
     Args:
         source: The source model.

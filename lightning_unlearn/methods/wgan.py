@@ -11,24 +11,24 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import Indexed
 from lightning_unlearn.data.splits import Split
+from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng, predict
-from lightning_unlearn.ensembles.training import Loss
 from lightning_unlearn.functional import (
     generator_loss,
     gradient_penalty,
     sort_posteriors,
     wasserstein_critic_loss,
 )
-from lightning_unlearn.methods.base import Step, UnlearningModule
-from lightning_unlearn.methods.checks import require_integers, require_numbers
-from lightning_unlearn.methods.source import Source
+from lightning_unlearn.methods.base.checks import require_integers, require_numbers
+from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.small import MLP
 from lightning_unlearn.models.surgery import clone, evaluating, frozen
-from lightning_unlearn.seeding import derive_seed
 
 __all__ = ["WGAN"]
 

@@ -13,9 +13,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.models.hparams import restore_hyperparameters, save_primitive_hyperparameters
 from lightning_unlearn.models.surgery import evaluating
-from lightning_unlearn.rng import isolated_rng
 
 __all__ = ["Classifier"]
 

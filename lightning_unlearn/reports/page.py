@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn.io import write_text_atomic
+from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD, Details, RunFile
 from lightning_unlearn.reports.glossary import (
     CONTROLS,

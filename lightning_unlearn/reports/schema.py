@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from lightning_unlearn.__about__ import __version__
+from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.functional.statistics import confidence_interval
-from lightning_unlearn.io import write_json_atomic
 
 __all__ = [
     "SCHEMA_VERSION",

@@ -12,6 +12,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from lightning_unlearn.core.terminal import encodable
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
     best_and_worst,
@@ -26,7 +27,6 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import VERDICTS, Status, judge
-from lightning_unlearn.terminal import encodable
 
 __all__ = ["comparison_table", "render_text"]
 

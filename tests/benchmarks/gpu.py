@@ -46,10 +46,10 @@ from lightning_unlearn import (
     UnlearningDegree,
     compare,
 )
+from lightning_unlearn.core.peak_memory import peak_memory
 from lightning_unlearn.data import CIFAR10, PatchTrigger, Poison, TensorData
 from lightning_unlearn.ensembles import Member, Recipe, Runtime, train_ensemble
 from lightning_unlearn.models import LeNet5, ResNet8, ResNet18
-from lightning_unlearn.peak_memory import peak_memory
 from lightning_unlearn.reports import render_text
 
 POINT = 9

@@ -11,7 +11,8 @@ from benchmarks.material import mnist_like, seeded_lenet
 from benchmarks.measuring import AlternatingEpochs, Table
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks import ForgettingMetrics, MembershipInference, audit
+from lightning_unlearn.callbacks import ForgettingMetrics, MembershipInference
+from lightning_unlearn.callbacks.base import audit
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.methods import ReferenceKL
 

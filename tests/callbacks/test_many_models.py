@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from toys import Net, PlainData, PlainModule, quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.callbacks import KLOM, RMIA, Audit, ForgettingQuality, LiRA, ManyModels, ULiRA
-from lightning_unlearn.callbacks import populations as populations_module
-from lightning_unlearn.callbacks.populations import Population
+from lightning_unlearn.callbacks.base import populations as populations_module
+from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, train_ensemble
 from lightning_unlearn.functional import (
@@ -26,7 +26,7 @@ from lightning_unlearn.functional import (
     u_lira_scores,
 )
 from lightning_unlearn.methods import EUk, ReferenceKL, Retrain, UnlearningModule
-from lightning_unlearn.methods.many import Procedure, TrainAnew, ensemble_plan, fit_alone, repeated
+from lightning_unlearn.methods.base.again import Procedure, TrainAnew, ensemble_plan, fit_alone, repeated
 from lightning_unlearn.models import Classifier
 
 SGD = partial(torch.optim.SGD, lr=0.05)

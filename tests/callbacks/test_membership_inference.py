@@ -28,7 +28,7 @@ from toys import (
 )
 
 from lightning_unlearn.callbacks import MembershipInference
-from lightning_unlearn.callbacks import shadow_models as room
+from lightning_unlearn.callbacks.base import shadow_models as room
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
 from lightning_unlearn.ensembles import train_classifier, train_ensemble
 from lightning_unlearn.methods import UnlearningModule

@@ -11,12 +11,12 @@ import torchvision
 from PIL import Image
 from torchvision.transforms import functional as tv
 
-from lightning_unlearn.data.arrays import Arrays
-from lightning_unlearn.data.builtin_base import TensorDataModule, balanced_prefix, hold_out
-from lightning_unlearn.data.digits import Digits
-from lightning_unlearn.data.folder import ImageFolder
+from lightning_unlearn.data.builtin.arrays import Arrays
+from lightning_unlearn.data.builtin.base import TensorDataModule, balanced_prefix, hold_out
+from lightning_unlearn.data.builtin.digits import Digits
+from lightning_unlearn.data.builtin.folder import ImageFolder
+from lightning_unlearn.data.builtin.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 from lightning_unlearn.data.tensors import TensorData
-from lightning_unlearn.data.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
 
 
 def random_images(*shape: int, seed: int = 0) -> np.ndarray:

@@ -6,8 +6,8 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
-from lightning_unlearn.data.celeba import CelebA
-from lightning_unlearn.data.folder import LazyImages
+from lightning_unlearn.data.builtin.celeba import CelebA
+from lightning_unlearn.data.builtin.folder import LazyImages
 from lightning_unlearn.data.selection import Groups, Ids, SelectionData
 from lightning_unlearn.data.splits import make_split
 from lightning_unlearn.data.tensors import TensorData

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_unlearn.data.tabular import Location, Purchase, kmeans_classes, read_binary_table
+from lightning_unlearn.data.builtin.tabular import Location, Purchase, kmeans_classes, read_binary_table
 
 FEATURES = np.random.default_rng(0).integers(0, 2, (60, 12))
 LABELS = np.repeat([3, 1, 2], 20)

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from lightning_unlearn.data import TensorData
-from lightning_unlearn.ensembles import Member, Recipe, Runtime, choice, timing, train_ensemble
-from lightning_unlearn.ensembles.choice import Plan, decide, even_chunks
+from lightning_unlearn.ensembles import Member, Recipe, Runtime, timing, train_ensemble
+from lightning_unlearn.ensembles import plan as choice
 from lightning_unlearn.ensembles.memory import activation_bytes, models_that_fit
+from lightning_unlearn.ensembles.plan import Plan, decide, even_chunks
 from lightning_unlearn.ensembles.timing import seconds_per_step
 from lightning_unlearn.models import MLP, LeNet5
 

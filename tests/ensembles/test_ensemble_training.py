@@ -15,11 +15,11 @@ from lightning_unlearn.ensembles import (
     Member,
     Recipe,
     Runtime,
-    choice,
     train_classifier,
     train_ensemble,
     workers,
 )
+from lightning_unlearn.ensembles import plan as choice
 from lightning_unlearn.models import MLP, LeNet5, ResNet8, SVHNConv8, WideResNet
 
 WAYS = ("stacked", "grouped", "workers")

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from toys import PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data
 
 from lightning_unlearn.callbacks import ForgettingMetrics
+from lightning_unlearn.comparison.runs import MethodRun
+from lightning_unlearn.core.ledger import Ledger
 from lightning_unlearn.data import Classes, UnlearningDataModule
-from lightning_unlearn.ledger import Ledger
 from lightning_unlearn.methods import CFk, EUk, ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
-from lightning_unlearn.runs import MethodRun
 
 PROJECTS = Path(__file__).parents[1] / "foreign_projects"
 

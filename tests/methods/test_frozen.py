@@ -119,7 +119,7 @@ def test_only_trained_weights_are_perturbed_and_counted(name: str, tmp_path: Pat
 
 def test_what_is_taken_for_frozen_is_said_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr("lightning_unlearn.methods.base.rank_zero_info", said.append)
+    monkeypatch.setattr("lightning_unlearn.methods.base.module.rank_zero_info", said.append)
     quiet_trainer(max_epochs=1).fit(CFk(pretrained(), 2), toy_data())
     quiet_trainer(max_epochs=1).fit(CFk(Pretrained(freeze=False), 2), toy_data())
     (message,) = said
@@ -225,8 +225,8 @@ def test_a_frozen_average_of_the_weights_is_no_pretrained_network() -> None:
 
 def test_models_that_evaluators_train_keep_the_backbone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Shadow models, null controls, fresh models and retrained ones, as they are after their training."""
+    import lightning_unlearn.callbacks.base.populations as populations
     import lightning_unlearn.callbacks.membership_inference as membership_inference
-    import lightning_unlearn.callbacks.populations as populations
     import lightning_unlearn.callbacks.relearn_time as relearn_time
     import lightning_unlearn.callbacks.unlearning_degree as unlearning_degree
 

@@ -29,7 +29,7 @@ from toys import (
 
 from lightning_unlearn.data import Digits, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.methods.perturbation import Perturbation
+from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.random_k import RandomK
 from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.top_k import TopK

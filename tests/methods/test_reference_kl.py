@@ -12,7 +12,7 @@ from toys import FEATURES, Net, assert_same_state, quiet_trainer, state, toy_dat
 
 from lightning_unlearn.data import Indexed
 from lightning_unlearn.methods import ReferenceKL
-from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.methods.base.teacher import Teacher
 
 
 def linear(seed: int) -> nn.Module:

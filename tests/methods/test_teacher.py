@@ -12,7 +12,7 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.loading import Indexed
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods import ReferenceKL, TopK, UnlearningModule
-from lightning_unlearn.methods.teacher import Teacher
+from lightning_unlearn.methods.base.teacher import Teacher
 
 
 class Counted(nn.Linear):

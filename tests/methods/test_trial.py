@@ -27,7 +27,7 @@ from toys import (
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule
-from lightning_unlearn.methods.trial import Trial, warn_of_guessing
+from lightning_unlearn.methods.base.trial import Trial, warn_of_guessing
 from lightning_unlearn.models import MLP, Classifier
 
 QUICK: dict[str, dict[str, Any]] = {

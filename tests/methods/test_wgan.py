@@ -27,7 +27,7 @@ from toys import (
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Digits, UnlearningDataModule
-from lightning_unlearn.data.tabular import Location
+from lightning_unlearn.data.builtin.tabular import Location
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.wgan import WGAN
 from lightning_unlearn.models import MLP, Classifier, PurchaseNet

@@ -21,7 +21,7 @@ from wandb_files import OfflineRun, read_run, runs_below
 from wandb_server import wandb_server
 
 from lightning_unlearn import MethodRun
-from lightning_unlearn.loggers import split_loggers, trainer_loggers
+from lightning_unlearn.comparison.loggers import split_loggers, trainer_loggers
 from lightning_unlearn.models import Classifier
 from lightning_unlearn.reports import read_json
 from lightning_unlearn.reports.tidy import TIDY_COLUMNS
@@ -349,7 +349,7 @@ def test_two_processes_write_one_run_each_once(tmp_path: Path, environment: pyte
 
 AGENT = """
 import sys
-from lightning_unlearn.cli import main
+from lightning_unlearn.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

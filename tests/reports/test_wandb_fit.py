@@ -17,8 +17,8 @@ from wandb_files import OfflineRun, runs_below
 
 from lightning_unlearn import MembershipInference, ReferenceKL, TopK
 from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics
-from lightning_unlearn.reports.sending import Results, send_results
-from lightning_unlearn.reports.wandb_media import media_of
+from lightning_unlearn.trackers.media import media_of
+from lightning_unlearn.trackers.sending import Results, send_results
 
 EVERY = 3
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from lightning_unlearn.io import atomic_path
+from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.reports.figures import (
     bars,
     curves,

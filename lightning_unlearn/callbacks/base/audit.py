@@ -1,0 +1,127 @@
+"""What an evaluator may ask for while it looks at one run: data, controls and shared answers; measures nothing."""
+
+import weakref
+from typing import Any
+
+import lightning as L
+from torch import nn
+
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.ensembles import Outputs, Runtime, predict
+from lightning_unlearn.methods.base.answers import require_logits
+from lightning_unlearn.methods.base.trial import try_model, warn_of_guessing
+from lightning_unlearn.models.surgery import clone
+
+__all__ = ["Audit", "AuditCache", "forget_answers", "try_answers"]
+
+
+class AuditCache:
+    """Answers of models on streams, kept while the evaluators of one run follow each other."""
+
+    def __init__(self) -> None:
+        self.outputs: dict[tuple[int, int, str, Adapter], Outputs] = {}
+        self.placed: dict[int, tuple[nn.Module, nn.Module]] = {}
+        self.tried: set[tuple[int, int, Adapter]] = set()
+
+
+_CACHES: weakref.WeakKeyDictionary[L.Trainer, AuditCache] = weakref.WeakKeyDictionary()
+
+
+class Audit:
+    """One evaluator's view of one run.
+
+    Args:
+        trainer: The trainer that has just finished.
+        data: The split data.
+        adapter: How batches and outputs are taken apart.
+        source: The source model, or None if it is not known.
+        retrained: The retrained model, or None if it is not known.
+        seed: Seed of whatever the evaluator draws.
+
+    Attributes:
+        runtime: Device, precision and ranks.
+        details: Where an evaluator notes what does not fit into scalars (intervals, confusion matrices, curves);
+            plain values that JSON can hold.
+    """
+
+    def __init__(
+        self,
+        trainer: L.Trainer,
+        data: UnlearningDataModule,
+        adapter: Adapter,
+        source: nn.Module | None,
+        retrained: nn.Module | None,
+        seed: int,
+    ) -> None:
+        self.runtime = Runtime(trainer)
+        self.data = data
+        self.adapter = adapter
+        self.seed = seed
+        self.details: dict[str, Any] = {}
+        self._cache = _CACHES.setdefault(trainer, AuditCache())
+        self.source = None if source is None else self._placed(source)
+        self.retrained = None if retrained is None else self._placed(retrained)
+
+    def outputs(self, model: nn.Module, stream: str) -> Outputs:
+        """Return a model's logits on a whole stream, computed once for all evaluators of the run.
+
+        Args:
+            model: The model under audit, :attr:`source` or :attr:`retrained`.
+            stream: Name of a stream, such as ``forget``.
+
+        Raises:
+            FloatingPointError: If logits are not finite, of which no score could be computed.
+        """
+        key = (id(model), id(self.data), stream, self.adapter)
+        if key not in self._cache.outputs:
+            loader = self.data.loader(stream, indexed=True)
+            outputs = predict(model, loader, self.runtime, self.adapter)
+            if spoilt := int((~outputs.logits.isfinite()).any(dim=-1).sum()):
+                raise FloatingPointError(
+                    f"the model's logits are NaN or infinite on {spoilt} of {len(outputs.logits)} samples of the "
+                    f"stream {stream!r}; check these samples, or the model's weights, for such values"
+                )
+            self._cache.outputs[key] = outputs
+        return self._cache.outputs[key]
+
+    def original(self, model: nn.Module) -> nn.Module:
+        """Return the user's module that a control is a copy of, or the model itself."""
+        return next((original for original, copy in self._cache.placed.values() if copy is model), model)
+
+    def _placed(self, control: nn.Module) -> nn.Module:
+        """Return a copy of a control on the device: moving the user's own could change its parameter type."""
+        kept = self._cache.placed.get(id(control))
+        if kept is None:
+            kept = (
+                control,
+                self.runtime.place(clone(control).eval()),
+            )  # the original is kept so that its id stays its own
+            self._cache.placed[id(control)] = kept
+        return kept[1]
+
+
+def try_answers(trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule, adapter: Adapter) -> None:
+    """Refuse a model whose answers to one batch cannot be measured; asked once for all evaluators of the run.
+
+    Args:
+        trainer: The trainer that is about to fit or test it.
+        model: The model, on the device.
+        data: The split data, attached to the trainer.
+        adapter: How batches and outputs are taken apart.
+
+    Raises:
+        ValueError: If it gives posteriors, cannot be called so, or may be understood in two ways.
+    """
+    tried, key = _CACHES.setdefault(trainer, AuditCache()).tried, (id(model), id(data), adapter)
+    if key not in tried:
+        tried.add(key)
+        trial = try_model(model, data, Runtime(trainer), adapter, step=False)
+        require_logits(trial.logits, trial.targets, type(model).__name__)
+        if trainer.testing:  # a model that is about to be fitted may know nothing yet
+            warn_of_guessing(trial, type(model).__name__)
+
+
+def forget_answers(trainer: L.Trainer) -> None:
+    """Drop the shared answers, because the model is about to change or is done with."""
+    _CACHES.pop(trainer, None)

@@ -1,0 +1,335 @@
+"""When an evaluator fires, and how it leaves everything as it found it; what is measured stands in its own file."""
+
+import math
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import nn
+
+from lightning_unlearn.callbacks.base.audit import Audit, forget_answers, try_answers
+from lightning_unlearn.callbacks.base.watching import Watcher
+from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.models.fresh import built_by
+from lightning_unlearn.models.sharding import is_sharded
+from lightning_unlearn.models.surgery import evaluating, uncompiled
+from lightning_unlearn.trackers.facts import facts_of_fit
+from lightning_unlearn.trackers.sending import Results, send_results
+
+__all__ = ["Evaluator"]
+
+
+class Evaluator(L.Callback):
+    """Base of the evaluators: measures once when ``fit`` ends, and at the end of ``Trainer.test``.
+
+    The scores go to ``trainer.callback_metrics``, to every logger and, where there is a folder for them, to
+    ``<name>.json``; beside each stands the same score of the source model and of the retrained model when those
+    are known, as ``source/...`` and ``retrain/...``. Weights, random state, training modes, gradients and device
+    of the run are afterwards as they were before.
+
+    Args:
+        data: The split data; ``None`` takes the trainer's, if that is an
+            :class:`~lightning_unlearn.data.UnlearningDataModule`. A project that is not about unlearning
+            passes its own data wrapped in one here.
+        source: The source model, the control that forgot nothing; ``None`` takes the unlearning method's.
+        retrained: The retrained model, the control that forgot everything.
+        adapter: How batches and outputs are taken apart; ``None`` for the unlearning method's, or the usual.
+        fresh: Builds an untrained model, for evaluators that train models of their own; ``None`` draws as
+            :func:`~lightning_unlearn.models.fresh_copy` says.
+        name: Name of the scores' file, and of the evaluator in messages; needed when a trainer has two of a kind.
+        dirpath: Folder of the results' file; ``None`` for the logger's, and none without a logger.
+        seed: Seed of whatever is drawn; ``None`` for the data's.
+        on_error: ``"report"`` warns and lets the run and the other evaluators finish, ``"raise"`` stops. With
+            several processes an error always stops all of them.
+        controls: Whether to measure the known controls too.
+    """
+
+    default_name: ClassVar[str]
+    copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
+    keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
+    cache: Path | None = None
+
+    def __init__(
+        self,
+        *,
+        data: UnlearningDataModule | None = None,
+        source: nn.Module | None = None,
+        retrained: nn.Module | None = None,
+        adapter: Adapter | None = None,
+        fresh: Callable[[], nn.Module] | None = None,
+        name: str | None = None,
+        dirpath: str | Path | None = None,
+        seed: int | None = None,
+        on_error: Literal["report", "raise"] = "report",
+        controls: bool = True,
+    ) -> None:
+        if data is not None and not isinstance(data, UnlearningDataModule):
+            raise TypeError(
+                f"data must be an UnlearningDataModule, got {type(data).__name__}; write "
+                "UnlearningDataModule(your_datamodule, forget=...)"
+            )
+        if on_error not in ("report", "raise"):
+            raise ValueError(f"on_error must be 'report' or 'raise', got {on_error!r}")
+        self.data = data
+        self.source = None if source is None else uncompiled(source)
+        self.retrained = None if retrained is None else uncompiled(retrained)
+        self.adapter = adapter
+        self.fresh = fresh
+        self.name = name or self.default_name
+        self.dirpath = None if dirpath is None else Path(dirpath)
+        self.seed = seed
+        self.on_error = on_error
+        self.controls = controls
+        self.results: dict[str, float] = {}
+        self.details: dict[str, Any] = {}
+        self.error: str | None = None
+
+    # ------------------------------------------------------------------ what an evaluator writes
+
+    def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Measure one model.
+
+        Args:
+            model: The model under audit, or a control; on the device and in evaluation mode.
+            audit: Data, controls and shared answers; plain values for the results' file go into its ``details``.
+
+        Returns:
+            Metric names and values. A metric that cannot be measured is left out.
+        """
+        raise NotImplementedError
+
+    def require(self, data: UnlearningDataModule) -> None:
+        """Refuse data that lack what this evaluator needs, before anything is trained.
+
+        Args:
+            data: The split data, set up.
+
+        Raises:
+            ValueError: If something is missing.
+        """
+
+    def watching(self) -> Watcher | None:
+        """Return a new callback for the Trainer that fits a method, where the course of training is to be shown.
+
+        A comparison audits finished models and would see no course. What the callback records is added to the
+        details of this evaluator for the model that was fitted.
+
+        Returns:
+            The watcher of one fit; ``None``, as here, where the finished model says it all.
+        """
+        return None
+
+    # ------------------------------------------------------------------ when it fires
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check early, before hours of training, that there is something to evaluate on."""
+        if stage not in ("fit", "test"):
+            return
+        forget_answers(trainer)
+        twins = [c for c in trainer.callbacks if isinstance(c, Evaluator) and c.name == self.name]  # type: ignore[attr-defined]
+        if len(twins) > 1:
+            raise ValueError(
+                f"two evaluators are called {self.name!r}, so one's scores would replace the other's; give one "
+                f"of them another name, as in {type(self).__name__}(name='{self.name}_2')"
+            )
+        if self.data is not None:
+            if trainer.is_global_zero:
+                self.data.prepare_data()
+            trainer.strategy.barrier()
+            self.data.setup("fit")
+        elif not isinstance(trainer.datamodule, UnlearningDataModule):  # type: ignore[attr-defined]
+            raise TypeError(
+                f"{type(self).__name__} needs to know who is forgotten: pass {type(self).__name__}(data="
+                "UnlearningDataModule(your_datamodule, forget=...)), or fit with such a datamodule"
+            )
+        self.require(self.data or trainer.datamodule)  # type: ignore[attr-defined]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a model that could not be evaluated, as soon as that is known; a method looks for itself."""
+        self._refuse_sharded(pl_module)
+        if not isinstance(pl_module, StreamConsumer):
+            self._try_answers(trainer, pl_module)
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Refuse a model that could not be evaluated."""
+        self._refuse_sharded(pl_module)
+        self._try_answers(trainer, pl_module)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the model that was fitted."""
+        metrics = self._fire(trainer, pl_module)
+        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
+        if trainer.loggers:
+            results = self._for_loggers(trainer, pl_module)
+            for logger in trainer.loggers:
+                send_results(logger, results)
+
+    def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Evaluate the model that is tested; the scores are among those that ``Trainer.test`` returns."""
+        precise = (
+            torch.float32 if pl_module.device.type == "mps" else torch.float64
+        )  # which that device lacks
+        for name, value in self._fire(trainer, pl_module).items():
+            pl_module.log(name, torch.tensor(value, dtype=precise))
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let go of the shared answers."""
+        forget_answers(trainer)
+
+    # ------------------------------------------------------------------ within
+
+    def _fire(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
+        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        # only of a method of ours: another module may call anything of its own "source"
+        ours = isinstance(pl_module, StreamConsumer)
+        source = getattr(pl_module, "source", None) if self.source is None and ours else self.source
+        seed = derive_seed(data.order_seed if self.seed is None else self.seed, "evaluate", self.default_name)
+        start = time.perf_counter()
+        folder = self._folder(trainer)
+        self.results, self.details, self.error = {}, {}, None
+        try:
+            with (
+                isolated_rng(seed),
+                torch.inference_mode(False),  # Trainer.test runs in it, and nothing could be trained there
+                torch.enable_grad(),
+                _attached(data, trainer),
+                _ready(pl_module, Runtime(trainer)),
+            ):
+                if (
+                    ours
+                ):  # a finished run that is resumed trains no more, and its checkpoint is from before the end
+                    getattr(pl_module, "settle_statistics", lambda: None)()
+                audit = Audit(trainer, data, self._adapter_for(pl_module), source, self.retrained, seed)
+                if self.fresh is not None:
+                    built_by(audit.source or pl_module, self.fresh)
+                for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):
+                    if self.controls and control is not None:
+                        scores = self.evaluate(control, audit)
+                        self.results.update({f"{prefix}/{name}": value for name, value in scores.items()})
+                audit.details = {}
+                scores = self.evaluate(pl_module, audit)
+                self.results.update(scores)
+                self.details = {**audit.details, "seconds": time.perf_counter() - start}
+                _require_finite(self.results, "")
+                _require_finite(self.details, "details")
+        except (
+            Exception
+        ) as error:  # whatever an evaluator of anybody's raises must not lose the trained model
+            if self.on_error == "raise" or trainer.world_size > 1:
+                raise  # with several processes the others may wait in this evaluator; none could go on alone
+            self.results, self.details, self.error = {}, {}, f"{type(error).__name__}: {error}"
+            rank_zero_warn(
+                f"the evaluator {self.name!r} failed; the model and the other evaluators are not affected.\n"
+                f"{traceback.format_exc()}"
+            )
+        if folder is not None and trainer.is_global_zero:
+            content = {"metrics": self.results, "details": self.details, "error": self.error}
+            write_json_atomic(folder / f"{self.name}.json", content)
+        return self.results
+
+    def _for_loggers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Results:
+        """Put together what loggers may show, and what a dashboard's reader asks about a run."""
+        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        folder = self._folder(trainer)
+        picture = None if folder is None else folder / f"{self.name}.png"
+        source = getattr(pl_module, "source", None) if isinstance(pl_module, StreamConsumer) else None
+        return Results(
+            self.name,
+            self.results,
+            self.details,
+            model=type(pl_module).__name__,
+            seed=data.order_seed if self.seed is None else self.seed,
+            step=trainer.fit_loop.epoch_loop._batches_that_stepped,  # the axis of all that Lightning logs
+            pictures=[picture] if picture is not None and picture.is_file() and not self.error else [],
+            folder=folder,
+            facts=facts_of_fit(pl_module, source, data),
+        )
+
+    def _try_answers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        model = getattr(pl_module, "model", pl_module) if isinstance(pl_module, StreamConsumer) else pl_module
+        with torch.inference_mode(False), _attached(data, trainer):
+            try_answers(trainer, model, data, self._adapter_for(pl_module))
+
+    def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
+        # a method of ours is whole again when it is evaluated
+        if self.copies_model and not isinstance(pl_module, StreamConsumer) and is_sharded(pl_module):
+            raise ValueError(
+                f"{type(self).__name__} copies the model, and {type(pl_module).__name__} is spread over processes; "
+                "save it with ModelParallelStrategy(save_distributed_checkpoint=False) and audit the file with "
+                "Trainer(devices=1).test(...)"
+            )
+
+    def _adapter_for(self, pl_module: L.LightningModule) -> Adapter:
+        """Return how batches are taken apart; a module that is no method may call anything its "adapter"."""
+        found = getattr(pl_module, "adapter", None)
+        return self.adapter or (found if isinstance(found, Adapter) else Adapter())
+
+    def _folder(self, trainer: L.Trainer) -> Path | None:
+        if self.dirpath is not None or not trainer.loggers:
+            return self.dirpath
+        log_dir = trainer.log_dir  # every rank must ask: the answer is broadcast
+        if log_dir is None:
+            return None
+        first = trainer.loggers[0]
+        if not isinstance(first, TensorBoardLogger | CSVLogger):
+            # others have one folder for all runs: below it, where Lightning keeps a run's checkpoints too
+            run = [str(first.name), str(first.version)] if trainer.is_global_zero else []
+            log_dir = trainer.strategy.broadcast(str(Path(log_dir, *run)))
+        return Path(log_dir) / "evaluation"
+
+
+def _require_finite(value: Any, name: str) -> None:
+    """Refuse numbers that are none; what could not be measured is to be left out."""
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            _require_finite(item, f"{name}/{key}" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            _require_finite(item, name)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise FloatingPointError(
+            f"{name} is {value}; an evaluator must leave out what it cannot measure, or else the data or the model "
+            "holds such values"
+        )
+
+
+@contextmanager
+def _attached(data: UnlearningDataModule, trainer: L.Trainer) -> Iterator[None]:
+    before = data.trainer
+    data.trainer = trainer
+    try:
+        yield
+    finally:
+        data.trainer = before
+
+
+@contextmanager
+def _ready(module: nn.Module, runtime: Runtime) -> Iterator[None]:
+    """Put a module on the device, in evaluation mode, and undo it, gradients and their switches included."""
+    parameters = list(module.parameters())
+    device = parameters[0].device if parameters else runtime.device
+    gradients: list[tuple[nn.Parameter, bool, Any]] = [(p, p.requires_grad, p.grad) for p in parameters]
+    with evaluating(module):
+        try:
+            if device != runtime.device:
+                module.to(runtime.device)
+            yield
+        finally:
+            if device != runtime.device:
+                module.to(device)
+            for parameter, wanted, gradient in gradients:
+                if parameter.requires_grad != wanted:
+                    parameter.requires_grad_(wanted)
+                parameter.grad = gradient

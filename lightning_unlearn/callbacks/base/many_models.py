@@ -1,0 +1,217 @@
+"""What the evaluators share that compare populations of models: which population stands for which model."""
+
+import io
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.callbacks.base.populations import Kinds, Population, Populations, Sources
+from lightning_unlearn.core.files import write_bytes_atomic
+from lightning_unlearn.ensembles.fingerprint import fingerprint
+from lightning_unlearn.methods.base.again import (
+    Procedure,
+    TrainAnew,
+    repeated,
+    trainer_arguments,
+)
+from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.base.recording import describe
+from lightning_unlearn.methods.retrain import Retrain
+
+__all__ = ["ManyModels"]
+
+
+@dataclass
+class _Run:
+    """What the evaluators of one Trainer share.
+
+    Attributes:
+        build: Makes untouched copies of what was fitted; ``None`` where nothing was.
+        identity: What was fitted.
+        populations: What was made so far.
+    """
+
+    build: Callable[[nn.Module], L.LightningModule] | None = None
+    identity: Any = None
+    populations: Populations = field(default_factory=Populations)
+
+
+_RUNS: weakref.WeakKeyDictionary[L.Trainer, _Run] = weakref.WeakKeyDictionary()
+
+
+class ManyModels(Evaluator):
+    """Base of the evaluators that look at K models of each kind and not at the audited one alone.
+
+    What is fitted under the Trainer, a method of this package or of anybody's, is untouched copied before its first
+    step and carried out K times more when fit ends, each from a seed of its own, on one device each and, with
+    several processes, shared out over them. Beside these stand K retrained models, and K more, whose score is the
+    null: what a perfect unlearner gets. Plain retraining is done as one computation
+    (:func:`~lightning_unlearn.ensembles.train_ensemble`).
+
+    A comparison passes its own ways of unlearning and retraining, and shares all models between evaluators and
+    methods. Under ``Trainer.test``, and for a control, it is not known how the model came to be; it is then taken K
+    times as it is, which no statistic over models takes for forgetting, unless it is the retrained model (whose
+    score is the null) or, with ``sources="many"``, the source (for which K are trained).
+
+    Args:
+        models: K, the number of models of each kind.
+        sources: ``"one"`` unlearns K times from the one source, as the competition did; ``"many"`` trains K sources
+            anew and unlearns from each, which includes how sources differ. Needed for a source control that
+            means something: one source is K times the same model.
+        retrain_epochs: Passes of retraining (and of training sources anew); train as far as the source was trained.
+        retrain_optimizer: Makes the optimizer of these; ``None`` for the source's own recipe, or Adam with
+            learning rate 1e-3.
+        retrain_lr_scheduler: Makes the schedule that goes with ``retrain_optimizer``.
+        cache: Folder in which the models' answers are kept, so that a later or resumed run takes them from there;
+            a comparison has one of its own.
+        **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
+
+    Attributes:
+        kinds: How models come to be, where a comparison says so.
+        shared: Populations made so far, where a comparison shares them.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    least_models: ClassVar[int]
+    keeps: ClassVar[str | None] = "populations"
+
+    def __init__(
+        self,
+        models: int = 64,
+        *,
+        sources: Sources = "one",
+        retrain_epochs: int = 20,
+        retrain_optimizer: OptimizerCallable | None = None,
+        retrain_lr_scheduler: LRSchedulerCallable | None = None,
+        cache: str | Path | None = None,
+        **evaluator: Any,
+    ) -> None:
+        if models < self.least_models:
+            raise ValueError(
+                f"models must be at least {self.least_models} for {type(self).__name__}, got {models}; 64 give a "
+                "usable score"
+            )
+        if sources not in ("one", "many"):
+            raise ValueError(f"sources must be 'one' or 'many', got {sources!r}")
+        if retrain_epochs < 1:
+            raise ValueError(f"retrain_epochs must be at least 1, got {retrain_epochs}")
+        super().__init__(**evaluator)
+        self.models = models
+        self.sources = sources
+        self.retrain_epochs = retrain_epochs
+        self.retrain_optimizer = retrain_optimizer
+        self.retrain_lr_scheduler = retrain_lr_scheduler
+        self.cache = None if cache is None else Path(cache)
+        self.kinds: Kinds | None = None
+        self.shared: Populations | None = None
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Check, and copy what is about to be fitted, once for all evaluators of the Trainer."""
+        super().setup(trainer, pl_module, stage)
+        if stage not in ("fit", "test") or self.kinds is not None or trainer in _RUNS:
+            return
+        run = _RUNS[trainer] = _Run()
+        repeatable = isinstance(pl_module, UnlearningModule) or trainer.datamodule is not None  # type: ignore[attr-defined]
+        if stage == "fit" and repeatable:
+            run.build = repeated(pl_module)
+            try:
+                run.identity = fingerprint(run.build)
+            except TypeError:  # it is needed only where answers outlive the run
+                if self.cache is not None:
+                    raise
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let go of copies and populations."""
+        super().teardown(trainer, pl_module, stage)
+        _RUNS.pop(trainer, None)
+
+    # ------------------------------------------------------------------ what an evaluator asks for
+
+    def audited_population(self, model: nn.Module, audit: Audit) -> Population:
+        """Return K models of the audited model's kind."""
+        return self._shared(audit).audited(self._kinds(model, audit), model, self.models, self.sources, audit)
+
+    def retrained_population(self, model: nn.Module, audit: Audit, *, second: bool = False) -> Population:
+        """Return K retrained models, or K others, which give the null."""
+        return self._shared(audit).retrained(self._kinds(model, audit), self.models, audit, second=second)
+
+    def half_trained_population(self, model: nn.Module, audit: Audit) -> tuple[Population, Tensor]:
+        """Return 2K models trained on the retain set and half of the forget set each, and on which half."""
+        return self._shared(audit).half_trained(self._kinds(model, audit), self.models, audit)
+
+    def save_samples(self, model: nn.Module, audit: Audit, **scores: Tensor) -> None:
+        """Write scores of single samples next to the results' file, in the order of the stream; no sample is named."""
+        trainer = audit.runtime.trainer
+        folder = None if trainer is None else self._folder(trainer)  # every rank must ask
+        audited = model is not audit.source and model is not audit.retrained
+        if folder is None or not audited or audit.runtime.rank:
+            return
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in scores.items()}
+        np.savez_compressed(buffer, **arrays)
+        write_bytes_atomic(folder / f"{self.name}_samples.npz", buffer.getvalue())
+        audit.details["samples"] = f"{self.name}_samples.npz"
+
+    def counted(self) -> dict[str, Any]:
+        """Return what every score over models must be read with."""
+        return {"models": self.models, "sources": self.sources}
+
+    # ------------------------------------------------------------------ within
+
+    def _shared(self, audit: Audit) -> Populations:
+        if self.shared is not None:
+            return self.shared
+        assert audit.runtime.trainer is not None
+        return _RUNS[audit.runtime.trainer].populations
+
+    def _kinds(self, model: nn.Module, audit: Audit) -> Kinds:
+        kinds = self.kinds or self._own_kinds(model, audit)
+        if model is audit.source:
+            return replace(kinds, audited="source")
+        return replace(kinds, audited="retrained") if model is audit.retrained else kinds
+
+    def _own_kinds(self, model: nn.Module, audit: Audit) -> Kinds:
+        """Return how models come to be under a Trainer of the user's own."""
+        trainer = audit.runtime.trainer
+        assert trainer is not None
+        run, data = _RUNS[trainer], trainer.datamodule  # type: ignore[attr-defined]
+        source = audit.source or (model.model if isinstance(model, UnlearningModule) else model)
+        method = None
+        if run.build is not None:
+            settings = trainer_arguments(trainer)
+            own_data = None if data is audit.data else data
+            method = Procedure(run.build, lambda: dict(settings), [run.identity, settings], own_data)
+        optimizer, schedule = self.retrain_optimizer, self.retrain_lr_scheduler
+
+        def training(kind: type[Retrain]) -> Procedure:
+            def build(architecture: nn.Module) -> Retrain:
+                return kind(architecture, optimizer=optimizer, lr_scheduler=schedule, adapter=audit.adapter)
+
+            named = [kind.__name__, self.retrain_epochs, optimizer, schedule, _recipe(source)]
+            return Procedure(build, lambda: {"max_epochs": self.retrain_epochs}, named)
+
+        return Kinds(
+            audited="as it is" if method is None else "unlearned",
+            method=method,
+            retrain=training(Retrain),
+            anew=training(TrainAnew),
+            source=source,
+            seed=audit.data.order_seed if self.seed is None else self.seed,
+            cache=self.cache,
+        )
+
+
+def _recipe(source: nn.Module) -> list[Any]:
+    """Return what decides how a source is trained again: not its weights."""
+    return [describe(source), getattr(source, "optimizer", None), getattr(source, "lr_scheduler", None)]

@@ -1,0 +1,26 @@
+"""``lightning-unlearn report``: writes a comparison's page again, or merges several."""
+
+import argparse
+from pathlib import Path
+
+from lightning_unlearn.core.terminal import say
+from lightning_unlearn.reports import rebuild
+
+__all__ = ["run"]
+
+
+def run(args: list[str]) -> int:
+    """Parse the arguments of ``report``, write the page and say where it is."""
+    parser = argparse.ArgumentParser(
+        prog="lightning-unlearn report",
+        description="Write the page and figures of a comparison again, or of several on the same data as one.",
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output_dir of a comparison")
+    parser.add_argument("--output", type=Path, help="folder to write to; the first DIR if there is only one")
+    parsed = parser.parse_args(args)
+    if parsed.output is None and len(parsed.folders) > 1:
+        parser.error("--output is needed where several comparisons become one")
+    output = parsed.output or parsed.folders[0]
+    rebuild(parsed.folders, output)
+    say(f"Report: {output / 'report.html'}")
+    return 0

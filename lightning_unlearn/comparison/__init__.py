@@ -1,0 +1,1 @@
+"""Run a comparison: its order of work, its folder, its record."""

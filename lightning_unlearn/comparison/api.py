@@ -1,0 +1,255 @@
+"""The main job: source, retrained model and every method, over every seed, audited alike and reported."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
+from lightning_unlearn.comparison.folder import (
+    KEY,
+    forget_key_gone,
+    in_use,
+    places,
+    require_names,
+    require_ours,
+)
+from lightning_unlearn.comparison.loggers import split_loggers
+from lightning_unlearn.comparison.pipeline import RETRAIN, SOURCE, Observer, Pipeline
+from lightning_unlearn.comparison.progress import Progress
+from lightning_unlearn.comparison.recorder import Recorder
+from lightning_unlearn.comparison.runs import MethodRun, SourceRun
+from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.core.ledger import Ledger, as_ledger
+from lightning_unlearn.core.processes import is_first
+from lightning_unlearn.core.surroundings import no_search_for_gpus, quiet_lightning, stoppable
+from lightning_unlearn.core.surroundings import threads as torch_threads
+from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.data.remembering import Remembering, remembering_files, remove, without_names
+from lightning_unlearn.methods import Retrain
+from lightning_unlearn.reports import Report, read_details, write_all
+from lightning_unlearn.trackers.runs import WandbRuns
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison gives back.
+
+    Attributes:
+        report: The content of report.json.
+        output_dir: Folder with the report, the figures and one folder a model and seed.
+        files: The report's files.
+        remembering: Files of the run that still remember what was forgotten.
+        removed: Those that were removed because they did.
+    """
+
+    report: Report
+    output_dir: Path
+    files: list[Path]
+    remembering: list[Remembering]
+    removed: list[Remembering]
+
+    @property
+    def failed(self) -> bool:
+        """Whether a run or a score is missing."""
+        return bool(self.report["failures"])
+
+
+def compare(
+    source: SourceRun,
+    data: Callable[[], UnlearningDataModule],
+    methods: Sequence[MethodRun],
+    evaluators: Sequence[Callable[[], Evaluator]] = (),
+    *,
+    seeds: int | Sequence[int] = 3,
+    vary: Literal["all", "source", "unlearn", "evaluate"] = "all",
+    retrain: MethodRun | None = None,
+    trainer: Mapping[str, Any] | None = None,
+    adapter: Adapter | None = None,
+    output_dir: str | Path = "runs/compare",
+    overwrite: bool = False,
+    quiet: bool = False,
+    threads: int | None = None,
+    observers: Sequence[Observer] = (),
+    ledger: str | Path | Ledger | None = None,
+    clean: bool = False,
+    forget_key: str | Path | None = None,
+    config: Mapping[str, Any] | None = None,
+) -> Comparison:
+    """Measure unlearning methods against the source and the retrained model.
+
+    Every model is exported first and then audited from its exported file, so what is measured is what would be
+    deployed. Finished parts are kept in ``output_dir``: started again, the comparison does what is missing. A
+    method that fails is listed under ``failures`` and the others finish.
+
+    Args:
+        source: The source model.
+        data: Builds the split data; the split is the same for every seed.
+        methods: The methods.
+        evaluators: Build the evaluators; accuracies and forgetting metrics are always measured.
+        seeds: Number of seeds, or the seeds. A seed is a full repetition.
+        vary: Which randomness differs between seeds: ``all``, or only that of training the ``source``, of
+            ``unlearn``-ing (retraining included), or of evaluating.
+        retrain: How to retrain; ``None`` for :class:`~lightning_unlearn.methods.Retrain` with the source's trainer.
+        trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``. Every Trainer
+            logs to CSV, in the run's folder, unless ``logger`` is False; other loggers beside it. A ``WandbLogger``
+            says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
+        adapter: How batches and outputs are taken apart in the audit; ``None`` for the usual layouts.
+        output_dir: Folder of everything that is written.
+        overwrite: Whether to remove what another comparison wrote to ``output_dir``; a file of yours stays.
+        quiet: Whether to show no progress.
+        threads: CPU threads of PyTorch while the comparison runs; ``None`` leaves them as they are. Small networks
+            are fastest with one, and a machine that shares its cores stalls with more.
+        observers: Look on, such as those that send finished runs to a dashboard.
+        ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.core.ledger.Ledger`, to which one line a
+            method and seed is appended; ``None`` takes that of the data, if it has one.
+        clean: Whether to remove, when all is done and nothing failed, the files that still remember: the source
+            model, checkpoints to resume from, the split (keep one with the data's ``split_path``, the next request
+            needs it as ``previous``). Started again, a cleaned comparison trains its source anew, and all of it
+            where it had neither ``forget_key`` nor ledger. What is left is listed in remembering.json either way.
+        forget_key: File with the secret that the forgotten samples are hashed with, any text of at least 16 bytes,
+            made if there is none; ``None`` for the ledger's. Comparisons that are to be merged share it. Without
+            either the report holds no hash.
+        config: Provenance for the report, and part of what decides whether a finished part can be kept.
+
+    Returns:
+        The report and where it stands.
+
+    Raises:
+        ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not
+            verify.
+        SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
+    """
+    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
+    for method in methods:
+        if method.label in (SOURCE, *runs):
+            raise ValueError(
+                f"methods: two runs are called {method.label!r}; give one of them another name (the names "
+                f"{SOURCE!r} and {RETRAIN!r} are taken)"
+            )
+        runs[method.label] = method
+    require_names(label for label in runs if label != RETRAIN)
+    seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
+    if threads is not None and threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}; None leaves them as they are")
+    if vary not in ("all", "source", "unlearn", "evaluate"):
+        raise ValueError(f"vary must be 'all', 'source', 'unlearn' or 'evaluate', got {vary!r}")
+    for name, arguments in ((SOURCE, source.trainer), *((label, run.trainer) for label, run in runs.items())):
+        if name == SOURCE and source.checkpoint is not None:
+            continue
+        if not {"max_epochs", "max_steps", "max_time", "fast_dev_run"} & {*arguments, *(trainer or {})}:
+            raise ValueError(
+                f"trainer of {name!r}: give max_epochs (or max_steps, or max_time); without one Lightning would train "
+                "for 1000 epochs"
+            )
+    arguments = dict(trainer or {})
+    wandb, loggers = split_loggers(arguments.pop("logger", None))
+    if wandb is not None:
+        observers = [*observers, WandbRuns(wandb, quiet=quiet)]
+    for label, given in ((SOURCE, source.trainer), *((label, run.trainer) for label, run in runs.items())):
+        if split_loggers(given.get("logger"))[0] is not None:
+            raise ValueError(
+                f"trainer of {label!r}: a WandbLogger belongs into the comparison's own trainer; it writes every run"
+            )
+    split_data = data()
+    split_data.prepare_data()
+    split_data.setup("fit")
+    if not split_data.stream_size("test"):
+        raise ValueError("data: a comparison needs a test set, and the data has none")
+    if ledger is not None and split_data.ledger is not None:
+        raise ValueError(f"ledger: the data has one already, {split_data.ledger.path}; name it in one place")
+    # the fits of a comparison are put on record by the comparison, once they are audited
+    record, split_data.ledger = as_ledger(ledger) or split_data.ledger, None
+    folder = Path(output_dir)
+    inputs = [
+        Path(file) for file in (split_data.split_path, source.checkpoint, forget_key) if file is not None
+    ]
+    inputs += [] if record is None else [record.file, record.key_path]
+    require_ours(folder, inputs)
+    pipeline = Pipeline(
+        source=source,
+        runs=runs,
+        data=split_data,
+        evaluators=[ForgettingMetrics, *evaluators],
+        seeds=seeds,
+        vary=vary,
+        trainer=arguments,
+        loggers=loggers,
+        adapter=adapter,
+        folder=folder,
+        config=without_names(_without_logger(config or {})),
+        observers=observers,
+    )
+    with quiet_lightning():
+        pipeline.check()
+    with in_use(folder):
+        recorder = None if record is None else Recorder(record, split_data, source.checkpoint)
+        if recorder is not None:
+            pipeline.observers = observers = [recorder, *observers]
+        key_file = forget_key if record is None else forget_key or record.key_path
+        pipeline.claim_folder(overwrite, inputs, None if key_file is None else Path(key_file))
+        start = time.perf_counter()
+        steps = len(seeds) * 2 * (1 + len(runs))
+        progress = Progress(steps, quiet=quiet or not is_first())
+        with (
+            stoppable(progress.how_far),
+            torch_threads(threads),
+            no_search_for_gpus(),
+            progress,
+            quiet_lightning(),
+        ):
+            for seed in seeds:
+                pipeline.run_seed(seed, progress)
+        report = pipeline.report(time.perf_counter() - start)
+        if recorder is not None:
+            report["ledger"] = recorder.lines
+        files: list[Path] = []
+        if is_first():
+            files = write_all(report, folder, read_details(folder, report))
+            for observer in observers:
+                _show(observer, folder, report)
+        left, removed = _settle(folder, clean and not report["failures"]) if is_first() else ([], [])
+    return Comparison(report, folder, files, left, removed)
+
+
+def _show(observer: Observer, folder: Path, report: Report) -> None:
+    try:
+        observer.finished(folder, report)
+    except Exception as error:  # whoever looks on must not cost what is written already
+        warnings.warn(f"observer: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def _without_logger(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave the loggers out of what decides a result: a finished comparison can be sent elsewhere later."""
+    trainer = config.get("trainer")
+    if not isinstance(trainer, Mapping) or "logger" not in trainer:
+        return dict(config)
+    return {**config, "trainer": {key: value for key, value in trainer.items() if key != "logger"}}
+
+
+def _settle(folder: Path, clean: bool) -> tuple[list[Remembering], list[Remembering]]:
+    """Note which files still remember, after removing the comparison's own if that is asked for.
+
+    Returns:
+        Those that are left, and those that were removed.
+    """
+    found, ours = remembering_files(folder), places(folder)
+    removed = [item for item in found if clean and ours(item.file)]
+    left = [item for item in found if item not in removed]
+    remove(removed)
+    if any(item.file == folder / KEY for item in removed):
+        forget_key_gone(folder)
+    listed = [
+        {"file": item.file.relative_to(folder).as_posix(), "reason": item.reason}
+        for item in (removed if clean else left)
+    ]
+    kept = [item.file.relative_to(folder).as_posix() for item in left]
+    content = {"removed": clean, "files": listed, **({"left": kept} if clean and kept else {})}
+    write_json_atomic(folder / "remembering.json", content)
+    return left, removed

@@ -1,0 +1,368 @@
+"""The folder of a comparison and of each of its runs: what is written there, by whom, and what stands finished."""
+
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lightning_unlearn.callbacks.base.watching import read_watched
+from lightning_unlearn.core.files import target_of, write_json_atomic, write_text_atomic
+from lightning_unlearn.core.processes import is_first
+from lightning_unlearn.ensembles.identity import file_hash
+
+__all__ = [
+    "KEY",
+    "RunFolder",
+    "add_written",
+    "claim",
+    "forget_key_gone",
+    "in_use",
+    "places",
+    "require_names",
+    "require_ours",
+]
+
+KEY = "forget.key"
+"""The secret of a comparison that was given none; removed with what remembers."""
+_MARK = "comparison.json"
+_FILES = (_MARK, "report.json", "report.html", "remembering.json", "split.npz", "wandb.json", KEY)
+_FOLDERS = ("figures", "wandb")
+_CACHES = ("populations", "shadow_models")
+_RUN_FILES = (
+    "config.json",
+    "training.json",
+    "metrics.json",
+    "facts.json",
+    "watched.json",
+    "model.ckpt",
+    "wandb.json",
+    "error.txt",
+)
+_RUN_FOLDERS = ("log", "evaluation")
+_NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one model of a comparison: its settings, its weights and its audit.
+
+    Args:
+        path: The folder; it need not exist yet.
+    """
+
+    path: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """The exported model."""
+        return self.path / "model.ckpt"
+
+    @property
+    def facts(self) -> Path:
+        """What is known of the training only while it runs."""
+        return self.path / "facts.json"
+
+    @property
+    def watched(self) -> Path:
+        """What evaluators saw during the training."""
+        return self.path / "watched.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """Folder of the evaluators' own files."""
+        return self.path / "evaluation"
+
+    @property
+    def _training(self) -> Path:
+        return self.path / "training.json"
+
+    @property
+    def _metrics(self) -> Path:
+        return self.path / "metrics.json"
+
+    # ------------------------------------------------------------------ the training
+
+    def is_trained(self, fingerprint: str) -> bool:
+        """Whether a model was trained as asked and its file is still the one that was written."""
+        content = _record(self._training, fingerprint)
+        return content is not None and content.get("sha256") == file_hash(self.checkpoint) is not None
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Remove what a run left here and write the settings of what is to come."""
+        self.clear()
+        self.describe(config)
+
+    def clear(self) -> None:
+        """Remove what a run left here, and the folder if nothing else is in it."""
+        _remove(self.path, _RUN_FILES, _RUN_FOLDERS)
+        with suppress(OSError):  # something else is in it, or it is a link
+            self.path.rmdir()
+            self.path.parent.rmdir()
+
+    def describe(self, config: Mapping[str, Any]) -> None:
+        """Write the settings, which readers of the folder need and no fingerprint guards."""
+        write_json_atomic(self.path / "config.json", config)
+
+    def finish_training(
+        self,
+        fingerprint: str,
+        times: Mapping[str, float],
+        method: Mapping[str, Any],
+        frozen: Sequence[str] = (),
+    ) -> None:
+        """Record that the checkpoint is complete.
+
+        Args:
+            fingerprint: Hash of what decided it.
+            times: Seconds by name, those of looking on included, which are taken off here.
+            method: The method and its hyper-parameters.
+            frozen: Names of the parameters that were frozen when training ended.
+        """
+        content = {
+            "fingerprint": fingerprint,
+            "times": self._unwatched(times),
+            "sha256": file_hash(self.checkpoint),
+            "method": method,
+            "frozen": list(frozen),
+        }
+        write_json_atomic(self._training, content)
+
+    def times(self) -> dict[str, float]:
+        """Return the seconds that a finished training took, by name."""
+        times: dict[str, float] = json.loads(self._training.read_text())["times"]
+        return times
+
+    def frozen(self) -> list[str] | None:
+        """Return the names of the parameters that were frozen when the training ended, if that was noted."""
+        names: list[str] | None = json.loads(self._training.read_text()).get("frozen")
+        return names
+
+    def _unwatched(self, times: Mapping[str, float]) -> dict[str, float]:
+        """Take off the time that went into looking on, which the method would not have needed."""
+        looking, _ = read_watched(self.watched)
+        while_unlearning = ("time/unlearn_s", "time/total_s")
+        return {key: value - looking * (key in while_unlearning) for key, value in times.items()}
+
+    # ------------------------------------------------------------------ the audit
+
+    def audit(self, fingerprint: str) -> dict[str, Any] | None:
+        """Return what the audit with this fingerprint left, or None if none did."""
+        return _record(self._metrics, fingerprint)
+
+    def forget_audit(self) -> None:
+        """Remove what an earlier audit left: the report reads these files, and must not take them for the new one's."""
+        self._metrics.unlink(missing_ok=True)
+        shutil.rmtree(self.evaluation, ignore_errors=True)
+
+    def finish_audit(
+        self, fingerprint: str, evaluators: Iterable[str], metrics: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """Put the evaluators' files, what was watched during training and the metrics into one.
+
+        Args:
+            fingerprint: Hash of what decided the audit.
+            evaluators: Names of the evaluators, each of which has left a file.
+            metrics: Scores by name.
+
+        Returns:
+            What was written.
+        """
+        found = {name: json.loads((self.evaluation / f"{name}.json").read_text()) for name in evaluators}
+        _, watched = read_watched(self.watched)
+        content = {
+            "fingerprint": fingerprint,
+            "metrics": metrics,
+            "details": {key: {**value["details"], **watched.get(key, {})} for key, value in found.items()},
+            "errors": {key: value["error"] for key, value in found.items() if value["error"]},
+        }
+        write_json_atomic(self._metrics, content)
+        return content
+
+    def note_evaluators_error(self, name: str, error: str) -> None:
+        """Keep what went wrong with an evaluator, in place of its scores."""
+        content = {"metrics": {}, "details": {}, "error": error}
+        write_json_atomic(self.evaluation / f"{name}.json", content)
+
+    def note_error(self, trace: str) -> None:
+        """Keep the traceback of what went wrong."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        (self.path / "error.txt").write_text(trace)
+
+
+def require_names(names: Iterable[str]) -> None:
+    """Refuse names of runs that make no folder of their own.
+
+    Args:
+        names: The names, those of the controls left out.
+
+    Raises:
+        ValueError: If one is long, of other letters, taken by the comparison itself, or there twice.
+    """
+    taken = {name.casefold() for name in ("source", "retrain", *_FILES, *_FOLDERS, *_CACHES)}
+    for name in names:
+        if not re.fullmatch(_NAME, name):
+            raise ValueError(
+                f"methods: the name {name!r} becomes a folder; give one of at most 64 letters, digits, '.', '_' and "
+                "'-' that does not begin with '.'"
+            )
+        if name.casefold() in taken:
+            raise ValueError(
+                f"methods: the name {name!r} is that of another run or of a file of the comparison; give another"
+            )
+        taken.add(name.casefold())
+
+
+@contextmanager
+def in_use(folder: Path) -> Iterator[None]:
+    """Keep other comparisons out of a folder for a while; a process that is killed keeps nobody out.
+
+    Raises:
+        ValueError: If another is at work there.
+    """
+    if not is_first():
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / ".lock"), folder / ".holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        by = holder.read_text(encoding="utf-8") if holder.is_file() else "another process"
+        raise ValueError(
+            f"output_dir: {folder} is in use by {by}; wait for it, or choose another folder"
+        ) from error
+    try:
+        write_text_atomic(holder, f"process {os.getpid()} on host {socket.gethostname()}")
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def claim(
+    folder: Path,
+    identity: Mapping[str, Any],
+    runs: Collection[str],
+    *,
+    inputs: Collection[Path],
+    overwrite: bool,
+) -> None:
+    """Make a folder that of one comparison, on the first process, or say whose it is, on any.
+
+    Args:
+        folder: The output folder.
+        identity: What tells this comparison from another: its ``config``, and ``forget_hmac``, which a cleaned
+            folder knows no more.
+        runs: Folders of the runs, within the folder; what is written is noted before it is.
+        inputs: Files that may lie in the folder and are no part of it, such as a ledger.
+        overwrite: Whether to remove what another comparison wrote.
+
+    Raises:
+        ValueError: If another comparison's files are there and are to stay, or the folder is no comparison's.
+    """
+    require_ours(folder, inputs)
+    mark, known = folder / _MARK, _mark(folder)
+    if mark.exists() and not (
+        known.get("config") == identity["config"]
+        and known.get("forget_hmac") in (None, identity["forget_hmac"])
+    ):
+        if not overwrite:
+            raise ValueError(
+                f"output_dir: {folder} holds another comparison (its config, forget set or key differs, or its "
+                "comparison.json is damaged); choose another folder, or set overwrite to remove what it wrote"
+            )
+        if is_first():
+            for name in _written(folder):
+                RunFolder(folder / name).clear() if "/" in name else _remove(folder, (), (name,))
+            _remove(folder, [name for name in _FILES if name != KEY], _FOLDERS)
+    if is_first():
+        write_json_atomic(mark, {**identity, "written": sorted({*_written(folder), *runs})})
+        ours = places(folder)
+        for parent, _, names in os.walk(folder):
+            for file in (Path(parent, name) for name in names):
+                if target_of(file) is not None and ours(file):
+                    file.unlink(missing_ok=True)  # a write was interrupted here
+
+
+def require_ours(folder: Path, inputs: Collection[Path]) -> None:
+    """Refuse a folder in which something lies that neither a comparison wrote nor is given to this one."""
+    if (folder / _MARK).exists() or not folder.is_dir():
+        return
+    known = {path.resolve() for path in inputs}
+    for path in sorted(folder.iterdir()):
+        if not (path.name.startswith(".") or path.name == KEY or path.resolve() in known):
+            raise ValueError(
+                f"output_dir: {folder} is not a comparison's, it holds {path.name}; give a new folder or an empty one"
+            )
+
+
+def add_written(folder: Path, name: str) -> None:
+    """Note a folder, such as a cache, that the comparison is about to write."""
+    if is_first() and name not in (written := _written(folder)):
+        write_json_atomic(folder / _MARK, {**_mark(folder), "written": sorted({*written, name})})
+
+
+def places(folder: Path) -> Callable[[Path], bool]:
+    """Return what tells whether a file has a place that the comparison writes to, and so is none of its user's."""
+    written = set(_written(folder))
+
+    def is_written(file: Path) -> bool:
+        first, *rest = (target_of(file) or file).relative_to(folder).parts
+        if not rest:
+            return first in _FILES
+        if f"{first}/{rest[0]}" in written:
+            return len(rest) > 1 and (rest[1] in _RUN_FOLDERS or rest[1:] in [[name] for name in _RUN_FILES])
+        return first in _FOLDERS or first in written
+
+    return is_written
+
+
+def forget_key_gone(folder: Path) -> None:
+    """Take the hash of the forgotten samples back whose key was removed: it says nothing any more."""
+    write_json_atomic(folder / _MARK, {**_mark(folder), "forget_hmac": None})
+
+
+def _mark(folder: Path) -> dict[str, Any]:
+    content = _read_json(folder / _MARK)
+    return content if isinstance(content, dict) else {}
+
+
+def _written(folder: Path) -> list[str]:
+    """Return the manifest; what is not one of ours in it is passed over, since a file may come from anybody."""
+    names = _mark(folder).get("written")
+    pattern = rf"{_NAME}(/seed_\d+)?"
+    return (
+        [n for n in names if isinstance(n, str) and re.fullmatch(pattern, n)]
+        if isinstance(names, list)
+        else []
+    )
+
+
+def _remove(folder: Path, files: Iterable[str], folders: Iterable[str]) -> None:
+    for name in files:
+        (folder / name).unlink(missing_ok=True)
+    for name in folders:
+        if (folder / name).is_symlink():
+            (folder / name).unlink()
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
+    """Return what a finished part left, if it was this very part; a damaged file is as good as none."""
+    content = _read_json(path)
+    return content if isinstance(content, dict) and content.get("fingerprint") == fingerprint else None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError, RecursionError):
+        return None

@@ -1,0 +1,124 @@
+"""The live display of a comparison: which model, seed and epoch, and the time left; runs nothing itself."""
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+import lightning as L
+
+from lightning_unlearn.core.processes import is_first
+from lightning_unlearn.core.terminal import encodable, say
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """Shows the parts of a comparison as they run: a bar on a terminal, a line a part anywhere else.
+
+    Args:
+        parts: Number of parts.
+        quiet: Whether to show nothing.
+    """
+
+    def __init__(self, parts: int, *, quiet: bool = False) -> None:
+        self.parts = parts
+        self.quiet = quiet
+        self.live = not quiet and sys.stdout.isatty()
+        self._encoding = sys.stdout.encoding  # that of the live display's stand-in is not known
+        self.finished = 0
+        self._what = ""
+        self._start = 0.0
+        self._bar: Any = None
+        self._task: Any = None
+        self._process = os.getpid()
+
+    def __enter__(self) -> "Progress":
+        if self.live:
+            from rich.console import Console
+            from rich.progress import (
+                BarColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeElapsedColumn,
+                TimeRemainingColumn,
+            )
+            from rich.progress import Progress as RichProgress
+
+            self._bar = RichProgress(
+                TextColumn("{task.description:<44}"),
+                BarColumn(bar_width=16),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                transient=True,
+                console=Console(),  # rich's own shows nothing while another display has it
+            )
+            self._task = self._bar.add_task("starting", total=self.parts)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def start(self, model: str, seed: int, step: str = "train") -> None:
+        """Begin a part."""
+        self._what = f"seed {seed} · {model} · {step}"
+        self._start = time.perf_counter()
+        self._describe(self._what)
+
+    def done(self, *, failed: bool = False) -> None:
+        """End the part that was begun."""
+        self.finished += 1
+        if self._bar is not None:
+            self._bar.advance(self._task)
+        elif not self.quiet:
+            seconds = time.perf_counter() - self._start
+            end = "FAILED" if failed else f"{seconds:.1f} s"
+            say(f"[{self.finished}/{self.parts}] {self._what}: {end}")
+
+    def skip(self, parts: int) -> None:
+        """Count parts that cannot run."""
+        self.finished += parts
+        if self._bar is not None:
+            self._bar.advance(self._task, parts)
+
+    def how_far(self) -> str:
+        """Say how far the comparison came, for one that is stopped."""
+        if not is_first():
+            return ""
+        return f"stopped after {self.finished} of {self.parts} parts; the same command goes on from there"
+
+    def epochs(self) -> L.Callback:
+        """Return a callback that shows the epoch of the running part."""
+        return _Epochs(self)
+
+    def show_epoch(self, epoch: int, epochs: int | None) -> None:
+        """Show how far the running part is."""
+        total = f"/{epochs}" if epochs and epochs > 0 else ""
+        self._describe(f"{self._what} · epoch {epoch}{total}")
+
+    def _describe(self, text: str) -> None:
+        # a process that a strategy forked must not draw on the terminal of this one
+        if self._bar is not None and os.getpid() == self._process:
+            self._bar.update(self._task, description=encodable(text, self._encoding))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Go to another process without the display."""
+        return {**self.__dict__, "_bar": None, "live": False, "quiet": True}
+
+
+class _Epochs(L.Callback):
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.progress.show_epoch(trainer.current_epoch + 1, trainer.max_epochs)

@@ -1,0 +1,81 @@
+"""Puts the models of a comparison on record in a deletion ledger; reads what the comparison wrote, runs nothing."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.comparison.pipeline import RETRAIN, SOURCE
+from lightning_unlearn.core.files import model_hash
+from lightning_unlearn.core.ledger import Ledger, append, entry, require_forgotten_before, same_facts
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.reports import Report
+
+__all__ = ["Recorder"]
+
+_RECORDED = ("seed", "seeds", "source", "trainer", "method")  # not "data", which may name samples
+
+
+class Recorder:
+    """An observer that appends one line a method and seed, when its model is trained, exported and audited.
+
+    A comparison that is started again appends nothing for what it kept.
+
+    Args:
+        ledger: The ledger.
+        data: The split data of the comparison.
+        checkpoint: Weights that the source is taken from, if it is not trained in the comparison.
+
+    Attributes:
+        lines: The ledger's lines of this comparison.
+
+    Raises:
+        ValueError: If the ledger does not verify, or knows the source to have forgotten samples that ``data`` puts
+            back.
+    """
+
+    def __init__(self, ledger: Ledger, data: UnlearningDataModule, checkpoint: str | None) -> None:
+        self.known = ledger.prepare()
+        if checkpoint is not None:
+            require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data.split.previous)
+        self.ledger = ledger
+        self.data = data
+        self.lines: list[dict[str, Any]] = []
+
+    def run_finished(self, folder: Path, name: str, seed: int) -> None:
+        """Append the line of a model; see :class:`~lightning_unlearn.comparison.pipeline.Observer`."""
+        if name == SOURCE:
+            return
+        root, leaf = folder.parent.parent, folder.name
+        training, config = _content(folder / "training.json"), _content(folder / "config.json")
+        controls = {
+            control: _content(root / control / leaf / "metrics.json")["metrics"]
+            for control in (SOURCE, RETRAIN)
+            if control != name and (root / control / leaf / "metrics.json").exists()
+        }
+        facts = entry(
+            self.ledger,
+            forget=self.data.split.forget,
+            earlier=self.data.split.previous,
+            before=_file_hash(root / SOURCE / leaf / "model.ckpt"),
+            after=_file_hash(folder / "model.ckpt"),
+            file=folder.resolve() / "model.ckpt",
+            method={"name": name, **training["method"]},
+            config={key: config[key] for key in _RECORDED if key in config},
+            metrics={**training["times"], **_content(folder / "metrics.json")["metrics"]},
+            controls=controls,
+        )
+        known = [line for line in self.known if same_facts(line, facts)]
+        self.lines.append(known[-1] if known else append(self.ledger, facts))
+
+    def finished(self, folder: Path, report: Report) -> None:
+        """Do nothing: every line is written by now."""
+
+
+def _content(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
+    return content
+
+
+def _file_hash(checkpoint: Path) -> str:
+    return model_hash(read_checkpoint(checkpoint, objects=True)["state_dict"])

@@ -1,0 +1,192 @@
+"""Seeds, threads, signals and Lightning's messages, set for a while and put back."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import lightning as L
+import torch
+
+from lightning_unlearn.core.seeds import isolated_rng
+
+__all__ = [
+    "Stopped",
+    "listen_again",
+    "no_search_for_gpus",
+    "quiet_lightning",
+    "seeded",
+    "stoppable",
+    "threads",
+]
+
+_GRACE = 10.0  # seconds to end in an orderly way after a signal; a container has ten, as a rule
+_listener: Callable[[int, FrameType | None], None] | None = None
+
+
+class Stopped(BaseException):
+    """This process was asked to end.
+
+    Args:
+        number: The signal's number.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def stoppable(how_far: Callable[[], str]) -> Iterator[None]:
+    """End at SIGTERM and Ctrl-C, whatever is running, and say how far it came.
+
+    What is not over after ten seconds, such as an exchange with a process that does not answer, is broken off.
+
+    Args:
+        how_far: Says it, in a line for stderr, or in none.
+
+    Raises:
+        SystemExit: With status 143, at SIGTERM.
+        KeyboardInterrupt: At Ctrl-C.
+    """
+    global _listener
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    process, children = os.getpid(), set(multiprocessing.active_children())
+    outer, before = (
+        _listener,
+        {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)},
+    )
+
+    def tell() -> None:
+        if line := how_far():
+            print(line, file=sys.stderr, flush=True)
+
+    def give_up(number: int) -> None:
+        tell()
+        os._exit(128 + number)
+
+    def listen(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a fork of this one
+            os._exit(128 + number)
+        raise Stopped(number)
+
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+
+    def watch() -> None:  # told by the signal itself, even while the main thread is in an exchange
+        while received := os.read(reading, 1):
+            if received[0] in before and not over.wait(_GRACE):
+                give_up(received[0])
+
+    over, watcher = threading.Event(), threading.Thread(target=watch, daemon=True)
+    _listener, awake = listen, signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        listen_again()
+        yield
+    except Stopped as stop:
+        tell()
+        for child in set(multiprocessing.active_children()) - children:
+            child.kill()
+        if stop.number == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise SystemExit(128 + stop.number) from None
+    finally:
+        over.set()
+        _listener = outer
+        signal.set_wakeup_fd(awake)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.close(writing)
+        watcher.join()
+        os.close(reading)
+
+
+def listen_again() -> None:
+    """Put the handlers of :func:`stoppable` first again, where others were put before them."""
+    if _listener is not None and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _listener)
+
+
+def _asleep_in_a_fork() -> None:
+    if _listener is not None:
+        signal.set_wakeup_fd(-1)  # the pipe is the parent's
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
+    os.register_at_fork(after_in_child=_asleep_in_a_fork)
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed everything for one part, and put all of it back, the environment included."""
+    before = {key: os.environ.get(key) for key in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
+    with isolated_rng():
+        L.seed_everything(seed, verbose=False)
+        try:
+            yield
+        finally:
+            for key, value in before.items():
+                if value is None:
+                    os.environ.pop(key, None)
+                else:
+                    os.environ[key] = value
+
+
+@contextmanager
+def threads(number: int | None) -> Iterator[None]:
+    """Compute with this many CPU threads; None leaves them as they are."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def no_search_for_gpus() -> Iterator[None]:
+    """Keep Adam from searching the system for NVIDIA's library at every step, where there is no GPU.
+
+    Lightning has PyTorch ask that library whether there is a GPU, since asking CUDA itself would forbid forking
+    afterwards. Adam asks at each of its steps, and where the library is not installed it is looked for each time:
+    30 to 200 µs, about a twentieth of a LeNet's step with a batch of 32. Without a GPU there is nothing in CUDA that
+    forking could break.
+    """
+    switch = "PYTORCH_NVML_BASED_CUDA_CHECK"
+    before = os.environ.get(switch)
+    if torch.cuda.device_count() == 0:
+        os.environ[switch] = "0"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(switch, None)
+        else:
+            os.environ[switch] = before
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning from announcing the same facts for every one of many short runs."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)\.")
+            # https://github.com/pytorch/pytorch/pull/160843: Lightning still asks in the old way
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,1 @@
+"""Datamodules for published data sets, files and arrays."""

@@ -1,0 +1,225 @@
+"""Images in files: decoding, a dataset that decodes on demand, and a datamodule over folders of classes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lightning_unlearn.data.builtin.base import TensorDataModule, balanced_prefix, missing_data, to_targets
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
+
+__all__ = ["ImageFolder", "LazyImages", "decode_image", "decode_images"]
+
+_MAX_THREADS = 8
+
+
+def decode_image(path: Path, image_size: int | None = None) -> Tensor:
+    """Read one image file as RGB.
+
+    Args:
+        path: A file of any format that Pillow reads.
+        image_size: Cut the largest centred square and resize it to this many pixels a side; None keeps the
+            image as it is.
+
+    Returns:
+        Tensor ``(3, H, W)``, ``uint8``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not an image or is damaged.
+    """
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as file:
+            image = file.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"image file not found: {path.absolute()}; put it back or take it off the list"
+        ) from None
+    except OSError as error:
+        raise ValueError(
+            f"image file {path.absolute()} cannot be decoded ({error}); replace or remove it"
+        ) from error
+    if image_size is not None:
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    return torch.as_tensor(np.array(image)).permute(2, 0, 1)
+
+
+def decode_images(paths: Sequence[Path], image_size: int | None = None) -> Tensor:
+    """Read image files as RGB, several at a time.
+
+    Args:
+        paths: At least one file.
+        image_size: See :func:`decode_image`; needed where the images differ in size.
+
+    Returns:
+        Tensor ``(len(paths), 3, H, W)``, ``uint8``.
+
+    Raises:
+        FileNotFoundError: If a file is missing.
+        ValueError: If a file cannot be decoded, or sizes differ and ``image_size`` is None.
+    """
+    first = decode_image(paths[0], image_size)
+    images = torch.empty((len(paths), *first.shape), dtype=torch.uint8)
+
+    def fill(index: int) -> None:
+        image = decode_image(paths[index], image_size)
+        if image.shape != first.shape:
+            raise ValueError(
+                f"images differ in size: {paths[0]} is {tuple(first.shape[1:])} and {paths[index]} is "
+                f"{tuple(image.shape[1:])} (height, width); set image_size"
+            )
+        images[index] = image
+
+    # Threads suffice, since Pillow releases the interpreter's lock while it decodes.
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(fill, range(len(paths)), chunksize=64):
+            pass
+    return images
+
+
+class LazyImages(Dataset[tuple[Tensor, Tensor]]):
+    """Labelled image files that are decoded when a sample is asked for, for data that do not fit in memory.
+
+    Args:
+        paths: The image files.
+        targets: Class of every image, shape ``(n,)``, ``int64``.
+        num_classes: Number of classes.
+        image_size: Pixels a side; see :func:`decode_image`.
+        transform: Deterministic map over a batch of ``uint8`` images.
+        attributes: Columns with one value per image.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        targets: Tensor,
+        *,
+        num_classes: int,
+        image_size: int,
+        transform: Callable[[Tensor], Tensor],
+        attributes: Mapping[str, npt.NDArray[Any]],
+    ) -> None:
+        self.paths = list(paths)
+        self.targets = targets
+        self.num_classes = num_classes
+        self.image_size = image_size
+        self.transform = transform
+        self.attributes = dict(attributes)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image = decode_image(self.paths[index], self.image_size)
+        return self.transform(image.unsqueeze(0))[0], self.targets[index]
+
+    def subset(self, positions: npt.NDArray[Any] | Tensor) -> LazyImages:
+        """Return a dataset of its own with the images at ``positions`` (shape ``(m,)``), in that order."""
+        rows = np.asarray(positions)
+        return LazyImages(
+            [self.paths[row] for row in rows.tolist()],
+            self.targets[torch.as_tensor(rows)],
+            num_classes=self.num_classes,
+            image_size=self.image_size,
+            transform=self.transform,
+            attributes={name: column[rows] for name, column in self.attributes.items()},
+        )
+
+
+class ImageFolder(TensorDataModule):
+    """Images in ``root/train/<class>/`` and ``root/test/<class>/``, decoded once and held as ``uint8``.
+
+    Classes are numbered in the order of their names. The attribute ``"file"`` is the image's path below
+    ``root/train`` or ``root/test``, so that files can be forgotten by name, with
+    ``Ids("request.csv", column="file")``.
+
+    Args:
+        root: Folder with the subfolders ``train`` and ``test``.
+        image_size: Cut the largest centred square and resize it to this many pixels a side; needed where the
+            images differ in size.
+        mean: Mean of each channel, for normalisation. The default maps pixels to [-1, 1] and is not estimated
+            from the data: a statistic of the training set would outlive the samples that are forgotten.
+        std: Standard deviation of each channel, likewise.
+        augment: Whether to shift training images by up to 4 pixels and mirror them, on the training device.
+        batch_size: Samples in a batch.
+        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
+        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        image_size: int | None = None,
+        mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        std: tuple[float, float, float] = (0.5, 0.5, 0.5),
+        augment: bool = False,
+        batch_size: int = 128,
+        seed: int | None = None,
+        val_fraction: float = 0.0,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+    ) -> None:
+        root = str(root)  # a Path among the hyper-parameters could not be loaded with weights_only
+        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
+        if image_size is not None and image_size < 1:
+            raise ValueError(f"image_size must be 1 or more pixels, or None, got {image_size}")
+        self.root = Path(root).expanduser()
+        self.image_size = image_size
+        self.normalize = Normalize(mean, std)
+        self.augment = augment
+        self.train_limit = train_limit
+        self.test_limit = test_limit
+
+    def load(self) -> tuple[TensorData, TensorData]:
+        """List and decode the images of both folders."""
+        listings = {name: self._listing(name) for name in ("train", "test")}
+        classes = {name: listing.classes for name, listing in listings.items()}
+        if classes["train"] != classes["test"]:
+            differing = sorted(set(classes["train"]) ^ set(classes["test"]))
+            raise ValueError(
+                f"{self.root.absolute()}: train and test must have the same class folders; only one of them "
+                f"has {', '.join(differing)}. Add or remove these folders"
+            )
+        train = self._decode(listings["train"], "train_limit", self.train_limit)
+        test = self._decode(listings["test"], "test_limit", self.test_limit)
+        if train.inputs.shape[1:] != test.inputs.shape[1:]:
+            raise ValueError(
+                f"training images are {tuple(train.inputs.shape[2:])} and test images "
+                f"{tuple(test.inputs.shape[2:])} (height, width); set image_size"
+            )
+        return train, test
+
+    def _listing(self, name: str) -> Any:
+        from torchvision import datasets
+
+        folder = self.root / name
+        if not folder.is_dir():
+            raise missing_data("ImageFolder", folder, "your own images, in one subfolder a class")
+        return datasets.ImageFolder(str(folder))
+
+    def _decode(self, listing: Any, name: str, limit: int | None) -> TensorData:
+        targets = np.asarray(listing.targets)
+        chosen = balanced_prefix(targets, limit, name=name)
+        paths = [Path(listing.samples[row][0]) for row in chosen.tolist()]
+        return TensorData(
+            decode_images(paths, self.image_size),
+            to_targets(targets[chosen]),
+            num_classes=len(listing.classes),
+            transform=self.normalize,
+            augment=RandomCropFlip() if self.augment else None,
+            attributes={"file": np.array([path.relative_to(listing.root).as_posix() for path in paths])},
+        )

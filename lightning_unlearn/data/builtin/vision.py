@@ -1,0 +1,268 @@
+"""Small image data sets read through torchvision and held as ``uint8`` tensors; downloads only if asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lightning_unlearn.data.builtin.base import TensorDataModule, balanced_prefix, missing_data, to_targets
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
+
+__all__ = ["CIFAR10", "CIFAR100", "MNIST", "SVHN", "FashionMNIST", "TorchvisionData"]
+
+
+class TorchvisionData(TensorDataModule):
+    """What the data sets that torchvision reads have in common.
+
+    Args:
+        root: Folder that torchvision takes as ``root``.
+        download: Whether to download what is missing.
+        batch_size: Samples in a batch.
+        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
+        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        augment: Whether to augment training batches, on the training device.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+    """
+
+    _home: ClassVar[str]
+    _num_classes: ClassVar[int] = 10
+    _normalize: ClassVar[Normalize]
+    _augmentation: ClassVar[RandomCropFlip]
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        download: bool = False,
+        batch_size: int = 128,
+        seed: int | None = None,
+        val_fraction: float = 0.0,
+        augment: bool = False,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+    ) -> None:
+        root = str(root)  # a Path among the hyper-parameters could not be loaded with weights_only
+        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
+        self.root = Path(root).expanduser()
+        self.download = download
+        self.augment = augment
+        self.train_limit = train_limit
+        self.test_limit = test_limit
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._num_classes
+
+    def prepare_data(self) -> None:
+        """Download what is missing, if ``download`` is set."""
+        if self.download:
+            for train in (True, False):
+                self._open(train, download=True)
+
+    def load(self) -> tuple[TensorData, TensorData]:
+        """Read both sets, after checking that their files are there."""
+        for file in self._files():
+            if not file.is_file():
+                raise missing_data(type(self).__name__, file, self._home, can_download=True)
+        try:
+            train, test = self._open(True), self._open(False)
+        except RuntimeError as error:
+            raise ValueError(
+                f"{type(self).__name__}: the files in {self.root.absolute()} are not the published ones "
+                "(their checksums differ); delete them and get them again, or set download=True"
+            ) from error
+        return self._hold(train, "train_limit", self.train_limit), self._hold(
+            test, "test_limit", self.test_limit
+        )
+
+    def _hold(self, dataset: Any, name: str, limit: int | None) -> TensorData:
+        images, targets = self._arrays(dataset)
+        chosen = balanced_prefix(targets, limit, name=name)
+        return TensorData(
+            images[torch.as_tensor(chosen)],
+            to_targets(targets[chosen]),
+            num_classes=self._num_classes,
+            transform=self._normalize,
+            augment=self._augmentation if self.augment else None,
+        )
+
+    def _open(self, train: bool, *, download: bool = False) -> Any:
+        """Return torchvision's dataset."""
+        return getattr(_datasets(), type(self).__name__)(self.root, train=train, download=download)
+
+    def _files(self) -> list[Path]:
+        """Return every file that is needed."""
+        raise NotImplementedError
+
+    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        """Return the images ``(n, C, H, W)`` in ``uint8``, and their classes."""
+        raise NotImplementedError
+
+
+class MNIST(TorchvisionData):
+    """70,000 handwritten digits, ``(1, 28, 28)``, 10 classes, from ``root/MNIST/raw``.
+
+    Augmentation shifts by up to 2 pixels and does not mirror. Source: LeCun et al., "Gradient-based learning
+    applied to document recognition", 1998.
+
+    Args:
+        root: Folder that holds ``MNIST/raw``.
+        download: Whether to download what is missing.
+        batch_size: Samples in a batch.
+        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
+        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        augment: Whether to augment training batches, on the training device.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+    """
+
+    _home = "https://yann.lecun.com/exdb/mnist/ or https://ossci-datasets.s3.amazonaws.com/mnist/"
+    _normalize = Normalize((0.1307,), (0.3081,))
+    _augmentation = RandomCropFlip(padding=2, flip=False)
+
+    def _files(self) -> list[Path]:
+        names = [Path(resource).stem for resource, _ in getattr(_datasets(), type(self).__name__).resources]
+        return [self.root / type(self).__name__ / "raw" / name for name in names]
+
+    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        return dataset.data.unsqueeze(1), dataset.targets.numpy()
+
+
+class FashionMNIST(MNIST):
+    """70,000 pictures of clothes, ``(1, 28, 28)``, 10 classes, from ``root/FashionMNIST/raw``.
+
+    Augmentation shifts by up to 2 pixels and mirrors. Source: Xiao, Rasul & Vollgraf, "Fashion-MNIST", 2017.
+
+    Args:
+        root: Folder that holds ``FashionMNIST/raw``.
+        download: Whether to download what is missing.
+        batch_size: Samples in a batch.
+        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
+        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        augment: Whether to augment training batches, on the training device.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+    """
+
+    _home = "https://github.com/zalandoresearch/fashion-mnist"
+    _normalize = Normalize((0.2860,), (0.3530,))
+    _augmentation = RandomCropFlip(padding=2, flip=True)
+
+
+class SVHN(TorchvisionData):
+    """99,289 cropped house numbers, ``(3, 32, 32)``, 10 classes, from ``root/{train,test}_32x32.mat``.
+
+    Augmentation shifts by up to 4 pixels and does not mirror. Source: Netzer et al., "Reading digits in
+    natural images with unsupervised feature learning", 2011.
+
+    Args:
+        root: Folder that holds the two files.
+        download: Whether to download what is missing.
+        batch_size: Samples in a batch.
+        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
+        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        augment: Whether to augment training batches, on the training device.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+    """
+
+    _home = "http://ufldl.stanford.edu/housenumbers/"
+    _normalize = Normalize((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
+    _augmentation = RandomCropFlip(padding=4, flip=False)
+
+    def _open(self, train: bool, *, download: bool = False) -> Any:
+        return _datasets().SVHN(self.root, split="train" if train else "test", download=download)
+
+    def _files(self) -> list[Path]:
+        return [self.root / _datasets().SVHN.split_list[split][1] for split in ("train", "test")]
+
+    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        return torch.as_tensor(np.ascontiguousarray(dataset.data)), np.atleast_1d(dataset.labels)
+
+
+class CIFAR10(TorchvisionData):
+    """60,000 pictures of 10 classes of things, ``(3, 32, 32)``, from ``root/cifar-10-batches-py``.
+
+    Augmentation shifts by up to 4 pixels and mirrors. Source: Krizhevsky, "Learning multiple layers of
+    features from tiny images", 2009.
+
+    Args:
+        root: Folder that holds ``cifar-10-batches-py``.
+        download: Whether to download what is missing.
+        batch_size: Samples in a batch.
+        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
+        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        augment: Whether to augment training batches, on the training device.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+    """
+
+    _home = "https://www.cs.toronto.edu/~kriz/cifar.html"
+    _normalize = Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+    _augmentation = RandomCropFlip(padding=4, flip=True)
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        download: bool = False,
+        batch_size: int = 128,
+        seed: int | None = None,
+        val_fraction: float = 0.0,
+        augment: bool = True,
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+    ) -> None:
+        root = str(root)
+        super().__init__(
+            root=root,
+            download=download,
+            batch_size=batch_size,
+            seed=seed,
+            val_fraction=val_fraction,
+            augment=augment,
+            train_limit=train_limit,
+            test_limit=test_limit,
+        )
+
+    def _files(self) -> list[Path]:
+        cifar = getattr(_datasets(), type(self).__name__)
+        names = [name for name, _ in cifar.train_list + cifar.test_list] + [cifar.meta["filename"]]
+        return [self.root / cifar.base_folder / name for name in names]
+
+    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        images = torch.as_tensor(dataset.data).permute(0, 3, 1, 2).contiguous()
+        return images, np.asarray(dataset.targets, dtype=np.int64)
+
+
+class CIFAR100(CIFAR10):
+    """60,000 pictures of 100 classes of things, ``(3, 32, 32)``, from ``root/cifar-100-python``.
+
+    Augmentation shifts by up to 4 pixels and mirrors. Source: Krizhevsky, "Learning multiple layers of
+    features from tiny images", 2009.
+
+    Args:
+        root: Folder that holds ``cifar-100-python``.
+        download: Whether to download what is missing.
+        batch_size: Samples in a batch.
+        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
+        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        augment: Whether to augment training batches, on the training device.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+    """
+
+    _num_classes = 100
+    _normalize = Normalize((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
+
+
+def _datasets() -> Any:
+    import torchvision.datasets
+
+    return torchvision.datasets

@@ -1,0 +1,331 @@
+"""A project's loaders taken apart and checked: what each reads, and how; splits and serves nothing."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
+
+from lightning_unlearn.core.seeds import isolated_rng
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.columns import Origin, origin_of, targets_of
+from lightning_unlearn.data.fingerprint import spread
+from lightning_unlearn.data.ids import shown
+from lightning_unlearn.data.loading import BatchLoader, DatasetLoader
+from lightning_unlearn.data.selection_data import Positions
+from lightning_unlearn.data.tensors import TensorData
+
+__all__ = [
+    "Part",
+    "known_labels",
+    "part_of_dataset",
+    "part_of_loader",
+    "require_apart",
+    "require_no_copies",
+    "served_labels",
+]
+
+_DEFAULT_BATCH_SIZE = 128
+_COMPARED = 64  # samples, and again of different classes, whose listed label is compared with the served one
+
+
+@dataclass(frozen=True)
+class Part:
+    """A dataset and how its owner loads it.
+
+    Attributes:
+        dataset: What is served; the owner's dataset, or the same held as tensors.
+        owner: The owner's dataset, which may know more about its samples.
+        batch_size: Samples a process takes each step, >= 1.
+        collate_fn: Makes a batch of samples; ``None`` for PyTorch's own.
+        num_workers: As the loader's own, like the rest.
+        weights: What a sampler draws each sample by, with replacement, ``(N,)``; ``None`` where it permutes.
+    """
+
+    dataset: Dataset[Any]
+    owner: Dataset[Any]
+    batch_size: int
+    collate_fn: Callable[[list[Any]], Any] | None = None
+    num_workers: int = 0
+    persistent_workers: bool = False
+    pin_memory: bool = False
+    worker_init_fn: Callable[[int], None] | None = None
+    weights: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+
+def part_of_dataset(dataset: Dataset[Any], batch_size: int | None, argument: str) -> Part:
+    """Return a dataset as a part that is loaded plainly, held as tensors where it is that already.
+
+    Args:
+        dataset: The dataset.
+        batch_size: Samples a process takes each step; ``None`` for the default.
+        argument: What the user gave the dataset as, for messages.
+
+    Raises:
+        TypeError: If it cannot be indexed by position.
+    """
+    return _indexable(Part(dataset, dataset, batch_size or _DEFAULT_BATCH_SIZE), argument)
+
+
+def part_of_loader(loader: Any, where: str) -> Part:
+    """Return what a project's loader reads and how, held as tensors where it is that already.
+
+    Args:
+        loader: A DataLoader, one of this package's, or a list of one of these.
+        where: Where it comes from, for messages, such as ``Digits.train_dataloader()``.
+
+    Raises:
+        TypeError: If it is another loader, its samples cannot be told, or they cannot be indexed by position.
+
+    Example:
+        >>> loader = DataLoader(TensorDataset(torch.eye(4), torch.arange(4)), batch_size=2)
+        >>> part = part_of_loader([loader], "train_dataloader()")
+        >>> type(part.dataset).__name__, len(part), part.batch_size
+        ('TensorData', 4, 2)
+    """
+    return _indexable(_taken_apart(loader, where), "datamodule")
+
+
+def require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
+    """Refuse a test set that shares samples with the training set; they would be no non-members."""
+    shared, _ = _shared(origin_of(train), origin_of(test))
+    if len(shared):
+        raise ValueError(
+            f"datamodule: {len(shared)} samples are in the training set and in the test set (positions "
+            f"{shared[:5].tolist()} ... of one dataset); take them out of one of the two"
+        )
+
+
+def require_no_copies(train: Dataset[Any], forgotten: Positions, gone: Positions) -> None:
+    """Refuse to forget a sample of which the training set keeps a copy: the model would still be trained on it.
+
+    Args:
+        train: The training set.
+        forgotten: What is to be forgotten now.
+        gone: What was forgotten before.
+    """
+    origin = origin_of(train)
+    if origin.bases == [train]:
+        return
+    keeps = np.ones(len(origin.base), dtype=np.bool_)
+    keeps[forgotten] = keeps[gone] = False
+    kept = np.flatnonzero(keeps)
+    parts = [Origin(origin.bases, origin.base[at], origin.position[at]) for at in (forgotten, kept)]
+    shared, copies = _shared(*parts)
+    if len(shared):
+        raise ValueError(
+            f"forget: {len(shared)} samples to forget stand in the training set a second time, among those that are "
+            f"kept, at positions {shown(kept[copies])}; forget these too, or take the copies out"
+        )
+
+
+def known_labels(part: Part, adapter: Adapter) -> npt.NDArray[Any] | None:
+    """Return the class of every sample as it is served, ``(N,)``, without reading them all.
+
+    What the dataset lists is compared with a bounded sample of what it serves; where they disagree, its
+    ``target_transform`` is applied to what it lists, and compared again.
+
+    Returns:
+        None where only reading all samples tells.
+    """
+    if isinstance(part.dataset, TensorData) and part.collate_fn is None:
+        held: npt.NDArray[Any] = part.dataset.targets.cpu().numpy()
+        return held
+    listed = targets_of(part.owner, adapter)
+    if listed is None or not len(listed):
+        return None
+    first = np.unique(listed, return_index=True)[1]
+    places = np.union1d(first[spread(len(first), _COMPARED)], spread(len(listed), _COMPARED))
+    try:
+        with isolated_rng(0):
+            served = served_labels(part, adapter, places)
+    except ValueError:  # a batch laid out in a way that the adapter does not know: only the list is there
+        return listed
+    if np.array_equal(listed[places], served):
+        return listed
+    labels = _transformed(part.owner, listed)
+    return labels if labels is not None and np.array_equal(labels[places], served) else None
+
+
+def served_labels(
+    part: Part, adapter: Adapter, positions: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
+    """Return the class of samples as they are served, in order, by reading them.
+
+    Raises:
+        ValueError: If the adapter finds no targets in a batch.
+    """
+    loader = DatasetLoader(
+        part.dataset,
+        positions,
+        collate_fn=part.collate_fn,
+        num_workers=part.num_workers if positions is None else 0,
+        batch_size=part.batch_size,
+        rank=0,
+        world_size=1,
+    )
+    return torch.cat([adapter.split(batch)[1].cpu() for batch in loader]).numpy()
+
+
+def _transformed(dataset: Dataset[Any], listed: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Return what the innermost datasets' ``target_transform`` makes of the classes they list, if it can be told."""
+    origin = origin_of(dataset)
+    labels: npt.NDArray[Any] = listed.copy()
+    for number, base in enumerate(origin.bases):
+        transform = getattr(base, "target_transform", None)
+        rows = origin.base == number
+        if transform is None or not rows.any():
+            continue
+        classes, numbers = np.unique(listed[rows], return_inverse=True)
+        try:
+            labels[rows] = np.array([int(transform(label)) for label in classes.tolist()])[numbers]
+        except Exception:  # whatever a user's function makes of a plain number; reading the samples will tell
+            return None
+    return labels
+
+
+def _taken_apart(loader: Any, where: str) -> Part:
+    if isinstance(loader, BatchLoader):
+        dataset, weights = loader.dataset, loader.sampler.weights
+        if loader.positions is not None:
+            dataset = Subset(dataset, loader.positions.tolist())
+        return Part(
+            dataset,
+            dataset,
+            loader.batch_size,
+            getattr(loader, "collate_fn", None),
+            getattr(loader, "num_workers", 0),
+            getattr(loader, "persistent_workers", False),
+            weights=weights,
+        )
+    if isinstance(loader, list | tuple) and len(loader) == 1:
+        return _taken_apart(loader[0], where)
+    if not isinstance(loader, DataLoader):
+        raise TypeError(
+            f"{where} gives a {type(loader).__name__}; unlearning needs one DataLoader over one dataset there "
+            "(for the test set, name one with test_dataset=...)"
+        )
+    default = loader.collate_fn is torch.utils.data.default_collate
+    dataset, weights = _followed(loader, where)
+    return Part(
+        dataset,
+        dataset,
+        int(loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE),
+        None if default else loader.collate_fn,
+        loader.num_workers,
+        loader.persistent_workers,
+        loader.pin_memory,
+        loader.worker_init_fn,
+        weights,
+    )
+
+
+def _followed(loader: DataLoader[Any], where: str) -> tuple[Dataset[Any], Tensor | None]:
+    """Return what a loader really reads, and the weights that it draws by: samplers may leave out samples."""
+    dataset, batches = loader.dataset, loader.batch_sampler
+    if isinstance(dataset, IterableDataset):
+        return dataset, None
+    plain_batches = batches is None or type(batches) is BatchSampler
+    sampler: Any = getattr(batches, "sampler", loader.sampler) if plain_batches else batches
+    kind = type(sampler)
+    if kind in (SequentialSampler, RandomSampler, DistributedSampler):
+        return dataset, None
+    if kind is SubsetRandomSampler:
+        return Subset(dataset, list(sampler.indices)), None
+    if kind is WeightedRandomSampler:
+        return _weighted(dataset, sampler, where)
+    _require_every_sample_once(sampler, plain_batches, len(dataset), where)  # type: ignore[arg-type]
+    rank_zero_warn(f"the order of {where}'s {kind.__name__} is not kept: unlearning serves its own")
+    return dataset, None
+
+
+def _weighted(
+    dataset: Dataset[Any], sampler: WeightedRandomSampler, where: str
+) -> tuple[Dataset[Any], Tensor | None]:
+    """Leave out what is never drawn; the others keep their weights."""
+    weights = torch.as_tensor(sampler.weights, dtype=torch.float64)
+    drawn = weights.nonzero().flatten()
+    if len(weights) != len(dataset) or (not sampler.replacement and sampler.num_samples < len(drawn)):  # type: ignore[arg-type]
+        raise TypeError(
+            f"{where} has a WeightedRandomSampler of {len(weights)} weights that draws {sampler.num_samples} samples "
+            f"{'with' if sampler.replacement else 'without'} replacement of a dataset of {len(dataset)}; give it one "  # type: ignore[arg-type]
+            "weight a sample, and replacement=True"
+        )
+    if len(drawn) < len(weights):
+        dataset = Subset(dataset, drawn.tolist())
+    return dataset, weights[drawn] if sampler.replacement else None
+
+
+def _require_every_sample_once(sampler: Any, plain: bool, size: int, where: str) -> None:
+    """Look at one pass of a sampler, whose choice cannot be known otherwise."""
+    with isolated_rng():
+        flat = iter(sampler) if plain else chain.from_iterable(sampler)
+        taken = np.array(list(islice(flat, 2 * size + 1)))
+    distinct = np.unique(taken)
+    left_over = size - len(distinct)
+    # the last batch of a pass, left out for its size, is another one each time
+    dropped = getattr(sampler, "drop_last", False) and left_over < getattr(sampler, "batch_size", 1)
+    if len(distinct) != len(taken) or (left_over and not dropped):
+        raise TypeError(
+            f"{where} has a {type(sampler).__name__} that takes {len(distinct)} of {size} samples"
+            f"{', some more than once' if len(taken) > len(distinct) else ''}; who was trained on, and how "
+            "often, cannot be known from that. Give it a Subset of the dataset, or draw with a WeightedRandomSampler"
+        )
+
+
+def _indexable(part: Part, argument: str) -> Part:
+    dataset = part.dataset
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        raise TypeError(
+            f"{argument}: {type(dataset).__name__} cannot be indexed by position, so no sample of it can "
+            "be named and forgotten; give a map-style dataset with __len__ and __getitem__"
+        )
+    held = _as_tensor_data(dataset) if part.collate_fn is None else None
+    return part if held is None else replace(part, dataset=held)
+
+
+def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
+    """Return the dataset as tensors in memory if it already is that, else None."""
+    if isinstance(dataset, TensorData):
+        return dataset
+    if type(dataset) is Subset:  # a subclass may transform its samples
+        whole = _as_tensor_data(dataset.dataset)
+        return None if whole is None else whole.subset(torch.as_tensor(dataset.indices))
+    if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].ndim == 1:
+        inputs, targets = dataset.tensors
+        return TensorData(inputs, targets) if not targets.is_floating_point() else None
+    return None
+
+
+def _shared(one: Origin, other: Origin) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Return the positions of the samples that stand in both, in their innermost dataset and in the other."""
+    shared: list[npt.NDArray[Any]] = [np.empty(0, dtype=np.int64)]
+    places: list[npt.NDArray[Any]] = [np.empty(0, dtype=np.int64)]
+    for number, base in enumerate(one.bases):
+        for another in (place for place, candidate in enumerate(other.bases) if candidate is base):
+            there = np.flatnonzero(other.base == another)
+            found = np.isin(other.position[there], one.position[one.base == number])
+            places.append(there[found])
+            shared.append(np.unique(other.position[there[found]]))
+    return np.concatenate(shared), np.concatenate(places)

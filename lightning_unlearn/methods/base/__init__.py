@@ -1,0 +1,1 @@
+"""What all unlearning methods share."""

@@ -1,0 +1,345 @@
+"""One unlearning many times: how a model comes to be, done again from another seed in a Trainer of its own."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.core.surroundings import quiet_lightning, seeded
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule, batches_of
+from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, TensorLoader
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
+from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.retrain import Retrain
+from lightning_unlearn.models import Classifier
+from lightning_unlearn.models.surgery import clone
+
+__all__ = [
+    "Procedure",
+    "TrainAnew",
+    "ensemble_plan",
+    "fit_alone",
+    "moved_as_served",
+    "repeated",
+    "served_alone",
+    "trainer_arguments",
+    "without",
+]
+
+# where the Trainer of one repetition computes and what it shows is not the user's to say
+_REPLACED = (
+    "accelerator",
+    "barebones",
+    "default_root_dir",
+    "devices",
+    "enable_checkpointing",
+    "enable_model_summary",
+    "enable_progress_bar",
+    "limit_val_batches",
+    "logger",
+    "num_nodes",
+    "num_sanity_val_steps",
+    "plugins",
+    "precision",
+    "strategy",
+    "sync_batchnorm",
+    "use_distributed_sampler",
+)
+
+
+@dataclass(frozen=True)
+class Procedure:
+    """How one model comes to be from a source model.
+
+    Attributes:
+        build: Makes what a Trainer fits; called anew for every repetition, under its seed.
+        arguments: Makes the Trainer's arguments, such as ``max_epochs``; anew, because callbacks keep state.
+        identity: What tells it apart from other procedures: plain values.
+        data: What the Trainer is given; ``None`` for the split data.
+        batch_size: Samples of a step of the split data; ``None`` for the data's.
+    """
+
+    build: Callable[[nn.Module], L.LightningModule]
+    arguments: Callable[[], dict[str, Any]]
+    identity: Any
+    data: L.LightningDataModule | None = None
+    batch_size: int | None = None
+
+
+class TrainAnew(Retrain):
+    """Trains a fresh model on all members, forget set included: how a source comes to be when no recipe is known."""
+
+    streams = ("train",)
+    epoch_stream = "train"
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Cross-entropy on the members."""
+        return super().training_step({"retain": batch["train"]}, batch_idx)
+
+
+def fit_alone(
+    procedure: Procedure, source: nn.Module, data: L.LightningDataModule, *, seed: int, runtime: Runtime
+) -> tuple[nn.Module, Runtime]:
+    """Carry out a procedure in this process alone, whatever the ranks around it do.
+
+    The Trainer of a repetition has one device, this process's, and the precision of the Trainer around it. It logs
+    nothing and writes no file, and no random state is other than before.
+
+    Args:
+        procedure: What to do.
+        source: The model to start from.
+        data: The data; the datamodule itself is left as it is.
+        seed: Seed of everything random.
+        runtime: Device and precision.
+
+    Returns:
+        The model, on the CPU and in evaluation mode, and where it can be asked in this process alone.
+    """
+    with quiet_lightning(), seeded(derive_seed(seed, "repetition") % 2**32):
+        module = procedure.build(source)
+        for metric in module.modules():
+            if isinstance(metric, Metric):
+                metric.sync_on_compute = False  # it would wait for the ranks around
+        wanted = {name: value for name, value in procedure.arguments().items() if name not in _REPLACED}
+        index = runtime.device.index
+        trainer = L.Trainer(
+            **wanted,
+            accelerator="gpu" if runtime.device.type == "cuda" else runtime.device.type,
+            devices=1 if index is None else [index],
+            plugins=[copy.deepcopy(runtime.precision)],
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            limit_val_batches=0,
+        )
+        served = data
+        if isinstance(data, UnlearningDataModule):
+            served = served_alone(data, order_seed=seed)
+        around = served.trainer
+        with _prepared(module), _prepared(served), batches_of(served, procedure.batch_size):
+            trainer.fit(module, served)
+        served.trainer = around
+    model = module.model if isinstance(module, UnlearningModule) else module
+    return model.cpu().eval(), Runtime(trainer)
+
+
+@contextmanager
+def _prepared(subject: L.LightningModule | L.LightningDataModule) -> Iterator[None]:
+    """Have a module or datamodule look as if it had nothing to prepare, which was done long ago.
+
+    Lightning calls a ``prepare_data`` of one's own under a barrier of all ranks, and these do different numbers of
+    fits: some would wait for ever.
+    """
+    base = L.LightningModule if isinstance(subject, L.LightningModule) else L.LightningDataModule
+    subject.prepare_data = MethodType(base.prepare_data, subject)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del subject.prepare_data  # the class's own shows again
+
+
+def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataModule:
+    """Return the same split data, set up already, that serves this process everything, in an order of its own.
+
+    Args:
+        data: The data, which is left as it is.
+        order_seed: Seed of order, augmentation and whatever a method draws.
+    """
+    # a name of its own, or the command line could no longer tell it from the class it stands for
+    kind: type[UnlearningDataModule] = type(f"_{type(data).__name__}Alone", (_ServedAlone, type(data)), {})
+    view = kind.__new__(kind)
+    view.__dict__.update(vars(data))
+    view.trainer = None
+    view.ledger = None  # a repetition is no deletion
+    view.order_seed = order_seed
+    for hook in TRANSFER_HOOKS:
+        if hook in vars(data):
+            setattr(view, hook, partial(view._transfer, hook))
+    return view
+
+
+def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> UnlearningDataModule:
+    """Return the same data with part of the forget set in no stream, as if it had been deleted before.
+
+    What is trained on its members is trained on the retain set and the rest of the forget set.
+
+    Args:
+        data: The data, set up; it is left as it is.
+        left_out: Training positions, some of the forget set's but not all.
+    """
+    split = data.split
+    view = copy.copy(data)
+    view._split = replace(
+        split,
+        forget=np.setdiff1d(split.forget, left_out),
+        previous=np.union1d(split.previous, left_out),
+    )
+    return view
+
+
+class _ServedAlone(UnlearningDataModule):
+    def setup(self, stage: str = "fit") -> None:
+        pass
+
+    def teardown(self, stage: str) -> None:
+        pass
+
+    def loader(self, stream: str, **arguments: Any) -> BatchLoader:
+        return super().loader(stream, **{**arguments, "rank": 0, "world_size": 1})
+
+
+def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModule]:
+    """Return what makes untouched copies of a module that is about to be fitted.
+
+    A method's copy takes the source it is given and draws its initial model again; any other module starts with the
+    weights it has now.
+
+    Args:
+        module: The module, before its fit.
+    """
+    template = _copied(module)
+
+    def build(source: nn.Module) -> L.LightningModule:
+        fresh = _copied(template)
+        if isinstance(fresh, UnlearningModule):
+            fresh._source = [source]
+            fresh.use_model(fresh.initial_model(source))
+            fresh.train()
+        return fresh
+
+    return build
+
+
+def _copied(module: L.LightningModule) -> L.LightningModule:
+    if not isinstance(module, UnlearningModule):
+        return clone(module)
+    source, module._source = module._source, []  # never changed, and so shared
+    try:
+        duplicate = clone(module)
+    finally:
+        module._source = source
+    duplicate._source = source
+    return duplicate
+
+
+def trainer_arguments(trainer: L.Trainer) -> dict[str, Any]:
+    """Return the arguments that decide what a Trainer's fit gives, its callbacks left out."""
+    return {
+        "max_epochs": trainer.max_epochs,
+        "min_epochs": trainer.min_epochs,
+        "max_steps": trainer.max_steps,
+        "min_steps": trainer.min_steps,
+        "limit_train_batches": trainer.limit_train_batches,
+        "accumulate_grad_batches": trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
+    }
+
+
+# ---------------------------------------------------------------------- as one computation
+
+
+def moved_as_served(data: UnlearningDataModule) -> bool:
+    """Whether batches reach a model as the data serves them, with no transfer hook of the data or of what is fitted.
+
+    A hook sees a batch at a time, and may draw or mix samples; side by side, models have one batch together.
+    """
+    fitted = data._module()
+    owners = [data, *([fitted] if isinstance(fitted, L.LightningModule) else [])]
+    return not any(is_overridden(hook, owner) for owner in owners for hook in TRANSFER_HOOKS)
+
+
+# arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
+_SAID = {"max_epochs", "deterministic", "log_every_n_steps", *_REPLACED}
+_PLANNED = (Classifier, Retrain, TrainAnew)
+
+
+def ensemble_plan(
+    procedure: Procedure, source: nn.Module, data: L.LightningDataModule
+) -> tuple[Recipe, TensorData, Tensor] | None:
+    """Return a procedure as what :func:`~lightning_unlearn.ensembles.train_ensemble` takes, if it is as plain as that.
+
+    It is where a fresh model is trained on one stream that is held in memory, for a number of epochs, without anything
+    else in the Trainer: a :class:`~lightning_unlearn.models.Classifier`, or :class:`Retrain` or :class:`TrainAnew`
+    with an optimizer factory of their own or a Classifier's.
+
+    Args:
+        procedure: The procedure.
+        source: The model whose architecture is trained.
+        data: The data.
+
+    Returns:
+        Recipe, samples, and the rows that every model is trained on; ``None`` if a Trainer has to do it.
+    """
+    arguments = {name: value for name, value in procedure.arguments().items() if value is not None}
+    if not isinstance(data, UnlearningDataModule) or any(hook in vars(data) for hook in TRANSFER_HOOKS):
+        return None
+    with isolated_rng(0):
+        module = procedure.build(source)
+    if type(module) not in _PLANNED or not arguments.keys() <= _SAID or "max_epochs" not in arguments:
+        return None
+    method = module if isinstance(module, Retrain) else None
+    model = module if method is None else method.model
+    factories = _factories(model, method)
+    view = served_alone(data, data.order_seed)
+    with batches_of(view, procedure.batch_size):
+        loader = view.loader("train" if method is None else method.epoch_stream, train=True)
+    if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
+        return None
+    if method is not None and method.step == "loss":
+        loss = method.loss
+    elif type(model) is Classifier and model.class_weight is None:
+        loss = model.criterion()
+    else:
+        return None  # whatever its own step does, it cannot be done side by side
+    if loader.sampler.weights is not None:
+        return None
+    recipe = Recipe(
+        build=lambda: procedure.build(source) if method is None else method.initial_model(source),
+        epochs=arguments["max_epochs"],
+        batch_size=loader.batch_size,
+        optimizer=factories[0],
+        lr_scheduler=factories[1],
+        loss=loss,
+        adapter=Adapter() if method is None else method.adapter,
+    )
+    return recipe, loader.dataset, loader.positions
+
+
+def _factories(
+    model: nn.Module, method: Retrain | None
+) -> tuple[OptimizerCallable, LRSchedulerCallable | None] | None:
+    """Return what makes optimizer and schedule, where that can be known."""
+    if not all(parameter.requires_grad for parameter in model.parameters()):
+        return None
+    if isinstance(model, L.LightningModule) and any(is_overridden(hook, model) for hook in TRANSFER_HOOKS):
+        return None
+    optimizer, schedule = (None, None) if method is None else (method._optimizer, method._lr_scheduler)
+    if (
+        optimizer is None
+        and isinstance(model, L.LightningModule)
+        and is_overridden("configure_optimizers", model)
+    ):
+        if type(model) is not Classifier:
+            return None
+        optimizer, schedule = model.optimizer, model.lr_scheduler
+    made = partial(torch.optim.Adam, lr=1e-3) if optimizer is None else optimizer
+    # one that watches a metric needs a Trainer that validates
+    if schedule is not None and isinstance(schedule(made([nn.Parameter(torch.zeros(1))])), ReduceLROnPlateau):
+        return None
+    return made, schedule

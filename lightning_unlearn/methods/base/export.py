@@ -1,0 +1,123 @@
+"""A model's weights as a checkpoint of its own class, and nothing else; what a user deploys after unlearning."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+
+from lightning_unlearn.core.files import atomic_path
+from lightning_unlearn.models.freezing import frozen_tensors, resembles, trainable
+from lightning_unlearn.models.hparams import plain_values, unkept_arguments
+from lightning_unlearn.models.surgery import class_state
+
+__all__ = ["require_finite", "unchanged_tensors", "unkept_of", "write_export"]
+
+
+def write_export(model: nn.Module, path: str | Path, *, weights_only: bool = False) -> Path:
+    """Write a model as a checkpoint that ``load_from_checkpoint`` of its own class reads.
+
+    The file holds weights and buffers, the constructor arguments that the class itself saves, and what its
+    own ``on_save_checkpoint`` adds. No optimizer, loop or callback state is in it. It is written whole or not
+    at all, and a model gives the same bytes whenever it is written.
+
+    Args:
+        model: A LightningModule, or any module (then the file is read with ``torch.load``).
+        path: Where to write; an existing file is replaced.
+        weights_only: Whether to write the bare ``state_dict``.
+
+    Returns:
+        The path.
+
+    Raises:
+        FloatingPointError: If weights are NaN or infinite.
+    """
+    path = Path(path)
+    require_finite(model, "the model that was to be exported")
+    state = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in class_state(model).items()
+    }
+    # Without "loops", Lightning validates, tests and predicts from the file, and refuses to resume from it.
+    checkpoint: dict[str, Any] = {
+        "state_dict": state,
+        "pytorch-lightning_version": L.__version__,
+        "epoch": 0,
+        "global_step": 0,
+    }
+    if isinstance(model, L.LightningModule) and not weights_only:
+        if model.hparams:
+            checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(model.hparams)
+            if model._hparams_name:
+                checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = model._hparams_name
+        model.on_save_checkpoint(checkpoint)
+    # given a path, torch would write its name into the file, and this one is random
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        torch.save(state if weights_only else checkpoint, file)
+    return path
+
+
+def require_finite(model: nn.Module, what: str) -> None:
+    """Refuse a model with weights that are NaN or infinite; a buffer may hold -inf, as masks of attention do.
+
+    Args:
+        model: The model.
+        what: What it is called in the message.
+
+    Raises:
+        FloatingPointError: If there are any.
+    """
+    weights = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    spoilt = [
+        name
+        for name, value in model.state_dict().items()
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and not bool((torch.isfinite(value) if name in weights else value < torch.inf).all())
+    ]
+    if spoilt:
+        raise FloatingPointError(
+            f"{what} holds NaN or infinite values in {len(spoilt)} tensors, such as {spoilt[0]}; lower the learning "
+            "rate, or set gradient_clip_val, and unlearn again"
+        )
+
+
+def unkept_of(model: L.LightningModule) -> list[str]:
+    """Return the names of the constructor arguments that an export of a model does not hold."""
+    # Lightning gives a class that saved one argument whole (a namespace, a dictionary) that argument back
+    return [name for name in unkept_arguments(type(model), model.hparams) if name != model._hparams_name]
+
+
+def unchanged_tensors(before: nn.Module, after: nn.Module, *, copies_only: bool = False) -> list[str]:
+    """Return the names of tensors that the source trained and unlearning left alone: an export of them remembers.
+
+    These are trained parameters, running statistics, and copies of trained weights such as a moving average.
+
+    Args:
+        before: The source model.
+        after: The unlearned model, of the same class.
+        copies_only: Leave out parameters and statistics, for methods that are about leaving some as they are.
+    """
+    old, moving = before.state_dict(), trainable(before)
+    trained = {name for name, p in before.named_parameters(remove_duplicate=False) if p.requires_grad}
+    parameters = {name for name, _ in before.named_parameters()}
+    untrained = frozen_tensors(before)
+
+    def counts(name: str) -> bool:
+        if not copies_only and (name in parameters or ".running_" in f".{name}"):
+            return True
+        return name not in trained and resembles(old[name], moving.values())
+
+    return [
+        name
+        for name, value in after.state_dict().items()
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and name not in untrained
+        and bool((value != value.flatten()[:1]).any())
+        and torch.equal(value.cpu(), old[name].cpu().to(value.dtype))
+        and counts(name)
+    ]

@@ -1,0 +1,271 @@
+"""Perturbing chosen weights and fine-tuning, by Zuo et al.; which weights are chosen stands elsewhere."""
+
+import contextvars
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+
+from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
+from lightning_unlearn.methods.base.checks import require_choice, require_numbers
+from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.source import Source, load_source
+from lightning_unlearn.methods.base.teacher import Teacher
+from lightning_unlearn.models.freezing import hold_statistics, trainable
+from lightning_unlearn.models.sharding import local_part, local_part_of
+from lightning_unlearn.models.surgery import count_parameters
+
+__all__ = ["Perturbation", "require_fraction", "require_k"]
+
+
+class Perturbation(UnlearningModule):
+    r"""Perturbs the weights that :meth:`select` names, then fine-tunes; the base of Top-K and Random-k.
+
+    Before the first step each chosen weight becomes :math:`\omega + \epsilon\,\omega` (eq. 7) or is mixed
+    with another chosen one (algorithm 1, line 12). Then, with P the posteriors,
+
+    .. math:: L = CE(P(D_r), Y_r) + \lambda \, JS(P(D_f) \| P_{teacher}(D_f))
+
+    is minimised (eq. 10). Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters
+    Perturbation", section III-B. Their eq. 10 lacks the minus sign of the cross-entropy and their eq. 9 has
+    the sign of log 2 reversed and lacks a factor; both are corrected here, and JS is in base 2, so that it
+    lies in [0, 1] as they state. Eq. 7 leaves a weight of exactly 0 as it is.
+
+    Args:
+        source: The source model.
+        epsilon: Coefficient ε of the perturbation; finite and not 0, in (0, 1] with ``mix``. The paper asks
+            for a small value and names none.
+        mix: Whether chosen weights are mixed with one another rather than scaled.
+        lambda_: Weight λ of the JS term, >= 0.
+        teacher: Whose posteriors the JS term pulls to: ``"source"``, as the paper has it, or a model (or its
+            checkpoint) that never saw the forget set, which the paper puts the source in place of.
+        update: Which weights fine-tuning moves. ``"all"``, or ``"selected"``: the perturbed ones only, as the
+            paper's theorem 1 reads; every other number of the model, running statistics included, then stays
+            bit-identical to the source's. A step costs the same either way.
+        similarity_threshold: Stop at the end of the epoch after which the mean of 1 − JS on the forget set
+            reaches this value in (0, 1]; ``None`` trains for the trainer's ``max_epochs``.
+        epoch: Which set an epoch is one pass over: ``"retain"`` (algorithm 1, line 15) or the smaller
+            ``"forget"``, with as many samples of the other set beside it.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
+        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
+        loss: Classification loss; ``None`` for the cross-entropy.
+        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set (no sensitivity is taken
+            of it).
+        adapter: How batches and outputs are taken apart.
+        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+
+    Attributes:
+        perturbed: Flat row-major positions of the perturbed weights by parameter name, int64 and ascending;
+            empty before ``fit``.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+    """
+
+    streams = ("forget", "retain")
+    epoch_stream = "retain"
+    indexed_streams = ("forget",)
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        epsilon: float,
+        mix: bool = False,
+        lambda_: float = 0.1,
+        teacher: Source = "source",
+        update: Literal["all", "selected"] = "all",
+        similarity_threshold: float | None = None,
+        epoch: Literal["retain", "forget"] = "retain",
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        loss: Loss | None = None,
+        step: Step = "loss",
+        adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
+    ) -> None:
+        require_numbers(
+            none=("similarity_threshold",),
+            epsilon=epsilon,
+            lambda_=lambda_,
+            similarity_threshold=similarity_threshold,
+        )
+        if not (math.isfinite(epsilon) and epsilon != 0):
+            raise ValueError(f"epsilon must be finite and not 0, got {epsilon}; 0 would perturb nothing")
+        if mix and not 0 < epsilon <= 1:
+            raise ValueError(f"epsilon must lie in (0, 1] with mix, got {epsilon}: it is the partner's share")
+        if not (math.isfinite(lambda_) and lambda_ >= 0):
+            raise ValueError(
+                f"lambda_ must be finite and not negative, got {lambda_}; 0 leaves out the JS term"
+            )
+        if similarity_threshold is not None and not 0 < similarity_threshold <= 1:
+            raise ValueError(
+                f"similarity_threshold must lie in (0, 1], got {similarity_threshold}; None never stops early"
+            )
+        require_choice("update", update, ("all", "selected"))
+        require_choice("epoch", epoch, ("retain", "forget"))
+        self.update = update  # train() below asks for it
+        super().__init__(
+            source,
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            loss=loss,
+            step=step,
+            adapter=adapter,
+            frozen=frozen,
+        )
+        self.epsilon = epsilon
+        self.mix = mix
+        self.lambda_ = lambda_
+        self.similarity_threshold = similarity_threshold
+        self.epoch_stream = epoch
+        self.perturbed: dict[str, Tensor] = {}
+        # in an empty context, as the base class loads the source
+        other = None if teacher == "source" else contextvars.Context().run(load_source, teacher)
+        self._teacher = Teacher(other or self.source, self.adapter)
+        self._movable: dict[str, Tensor] = {}
+        self._still: dict[str, Tensor] = {}
+        self.train()
+
+    # ------------------------------------------------------------------ before the first step
+
+    def select(
+        self, data: UnlearningDataModule, runtime: Runtime, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Choose the weights to perturb.
+
+        Args:
+            data: The split data.
+            runtime: Device, precision and ranks of the trainer.
+            generator: Source of randomness, seeded alike on every rank.
+
+        Returns:
+            Flat row-major positions by parameter name, the same on every rank.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define select()")
+
+    def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask the teacher, choose weights, and perturb them."""
+        self._teacher.ask(data, runtime)
+        # last, so that a run that is stopped before has not perturbed anything, and one resumed not twice
+        generator = torch.Generator().manual_seed(derive_seed(data.order_seed, "perturbation"))
+        chosen = self.select(data, runtime, generator)
+        self.perturbed = {name: positions.cpu() for name, positions in chosen.items()}
+        parameters = dict(self.model.named_parameters())
+        if self.mix:
+            perturb_mixed(parameters, self.perturbed, self.epsilon, generator)
+        else:
+            for name, positions in self.perturbed.items():
+                perturb_scaled(parameters[name], positions, self.epsilon)
+
+    @property
+    def n_perturbed(self) -> int:
+        """How many weights were perturbed."""
+        return sum(len(positions) for positions in self.perturbed.values())
+
+    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask the teacher; the weights came perturbed with the checkpoint."""
+        if not self._teacher.ready:
+            self._teacher.ask(data, runtime)
+
+    def on_train_start(self) -> None:
+        """Log ``perturbed_parameters`` and note which numbers may move."""
+        super().on_train_start()
+        self.log("perturbed_parameters", float(self.n_perturbed), sync_dist=True)
+        if self.update == "selected":
+            for name, parameter in trainable(self.model).items():
+                mask = torch.zeros(parameter.numel(), dtype=torch.bool)
+                mask[self.perturbed[name]] = True
+                mask = mask.view(parameter.shape).to(parameter.device)
+                self._movable[name] = local_part_of(mask, parameter)
+                self._still[name] = local_part(parameter.detach()).clone()
+
+    def on_train_end(self) -> None:
+        """Stop the clock, and let go of the copy of what was not to move."""
+        super().on_train_end()
+        self._movable, self._still = {}, {}
+
+    # ------------------------------------------------------------------ fine-tuning
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Eq. 10: CE on the retain set + λ·JS on the forget set."""
+        (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
+        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
+        loss, js, _ = perturbation_loss(
+            forget, self._teacher.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
+        )
+        self.log_terms(loss=loss, js=js, ce=ce)
+        return loss
+
+    def train(self, mode: bool = True) -> "Perturbation":
+        """Set the mode; running statistics do not follow the data where only selected weights may move."""
+        super().train(mode)
+        if mode and self.update == "selected":
+            hold_statistics(self.model, everything=True)
+        return self
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Hide the gradients of what stays from clipping, momentum and norms of whole tensors."""
+        for name, movable in self._movable.items():
+            gradient = self.model.get_parameter(name).grad
+            if gradient is not None:
+                local_part(gradient).masked_fill_(~movable, 0)
+        super().on_before_optimizer_step(optimizer)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then put back what weight decay moved without a gradient."""
+        super().optimizer_step(*args, **kwargs)
+        with torch.no_grad():
+            for name, movable in self._movable.items():
+                parameter = local_part(self.model.get_parameter(name))
+                parameter.copy_(torch.where(movable, parameter, self._still[name]))
+
+    def on_train_epoch_end(self) -> None:
+        """Log ``train/similarity`` and stop as soon as it reaches the threshold."""
+        if self.similarity_threshold is None:
+            return
+        runtime = Runtime(self.trainer)
+        with self.looked_at():
+            answers = predict(self.model, self.data.loader("forget", indexed=True), runtime, self.adapter)
+        teacher = self._teacher.answers(self.data, runtime).cpu()
+        reached = similarity(answers.posteriors, teacher.softmax(dim=-1))
+        self.log("train/similarity", reached, sync_dist=True)
+        if float(reached) >= self.similarity_threshold:
+            self.trainer.should_stop = True
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def preparation_state(self) -> dict[str, Any]:
+        """Return which weights were perturbed."""
+        return {"perturbed": self.perturbed}
+
+    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
+        """Take back which weights were perturbed; they come perturbed out of the checkpoint."""
+        self.perturbed = dict(state["perturbed"])
+
+
+def require_k(k: int, most: int, what: str, model: nn.Module) -> None:
+    """Raise unless ``k`` is an integer from 1 to ``most``, the number of ``what`` there are to choose."""
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an integer, got {type(k).__name__}")
+    if not 1 <= k <= most:
+        raise ValueError(f"k must lie between 1 and {most}, the {what} of {type(model).__name__}, got {k}")
+
+
+def require_fraction(fraction: float, model: nn.Module) -> None:
+    """Raise ``ValueError`` unless ``fraction`` is a share of a model's weights that chooses at least one."""
+    require_numbers(fraction=fraction)
+    total = count_parameters(model, list(trainable(model)))
+    if not (0 < fraction <= 1 and round(fraction * total)):
+        raise ValueError(
+            f"fraction must lie in (0, 1] and choose at least one of {total} weights, got {fraction}; "
+            "5% is 0.05"
+        )

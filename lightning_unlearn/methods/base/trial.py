@@ -1,0 +1,259 @@
+"""Whether a model and its data fit together, as one batch shows before hours are spent on them."""
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+
+from lightning_unlearn.data.adapter import TARGET_KEYS, Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.engine.own_steps import own_loss
+from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.models.freezing import trainable
+from lightning_unlearn.models.surgery import clone, evaluating
+
+__all__ = ["Trial", "try_model", "warn_of_another_loss", "warn_of_guessing"]
+
+# Losses of one batch that differ by less are taken for the same, computed in another order or precision.
+_SAME_LOSS = 1e-2
+_SURELY_SAME = 1e-3  # two columns of labels give an untrained model nearly the same loss
+_FEWEST = 16  # samples of which a share says anything
+_BY_CHANCE = 1.64  # standard errors that 19 of 20 models that guess stay below
+
+_OWN_ADAPTER = """write down how it is called, and pass adapter=MyAdapter():
+class MyAdapter(lightning_unlearn.data.Adapter):
+    def split(self, batch): return (batch[0], batch[1]), batch[2]  # what call() is given, targets (B,)
+    def call(self, module, inputs): return module(*inputs)  # logits (B, C)"""
+
+
+class Trial(NamedTuple):
+    """What a model answered to one batch of the retain set.
+
+    Attributes:
+        logits: ``(B, C)``.
+        targets: ``(B,)`` int64.
+        loss: Of these, as the method has it.
+        own: What the model's own ``training_step`` returned for the batch; ``None`` where it was not asked or failed.
+        plain: Whether the model's output is the tensor of logits itself.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    loss: float
+    own: float | None
+    plain: bool
+
+
+def try_model(
+    model: nn.Module,
+    data: UnlearningDataModule,
+    runtime: Runtime,
+    adapter: Adapter,
+    loss: Loss = nn.functional.cross_entropy,
+    *,
+    step: bool,
+) -> Trial:
+    """Ask a model about one batch, the same on every rank, and refuse what can be understood in two ways.
+
+    Nothing is changed by it, in the model, its mode or the random state. The model's own ``training_step``, which may
+    keep all sorts of things, is run on a copy.
+
+    Args:
+        model: The model; without ``step`` it must be on the runtime's device.
+        data: The split data.
+        runtime: Device, precision and ranks.
+        adapter: How batches and outputs are taken apart.
+        loss: Loss of logits and targets.
+        step: Whether to ask a copy of the model, and its own step too, and not only where that decides what is meant.
+
+    Raises:
+        ValueError: If the model cannot be called so, answers in evaluation mode with none of what is trained, or there
+            are several logits or targets to choose from and its own loss does not say that the first are meant.
+    """
+    asked = _copied(model, runtime) if step else model
+    outputs: list[Any] = []
+    with (
+        isolated_rng(),
+        torch.no_grad(),
+        runtime.not_training(),
+        runtime.forward_context(),
+        evaluating(asked),
+    ):
+        batch = runtime.to_device(next(iter(data.loader("retain", rank=0, world_size=1))))
+        try:
+            inputs, targets = adapter.split(batch)
+        except ValueError as error:
+            if not isinstance(batch, Sequence) or len(batch) < 3:
+                raise
+            raise ValueError(f"{error}; or, where the model takes several inputs, {_OWN_ADAPTER}") from error
+        hook = asked.register_forward_hook(lambda *call: outputs.append(call[-1]))
+        try:
+            with torch.set_grad_enabled(step):
+                logits = adapter.call(asked, inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except (TypeError, RuntimeError, LookupError) as error:
+            raise ValueError(
+                f"{type(model).__name__} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}"
+            ) from error
+        finally:
+            hook.remove()
+        output = outputs[-1] if outputs else None
+        answers = _logits_in(output, logits, targets, adapter)
+        columns = _targets_in(batch, targets, logits.shape[1], adapter)
+        own = None
+        if step or answers or columns:
+            stepper = asked if step else _copied(model, runtime)
+            with evaluating(stepper):
+                own = _loss_of_own_step(stepper, batch)
+        if answers or columns:
+            _require_one(answers, columns, (logits, targets), loss, own, type(model).__name__)
+        in_range = bool((targets >= 0).all()) and int(targets.max()) < logits.shape[1]
+        ours = float(loss(logits, targets)) if step and in_range else math.nan
+        if step and not logits.requires_grad:
+            _require_trained_answers(asked, logits, adapter.call(_zeroed(asked), inputs))
+    return Trial(logits.detach(), targets, ours, own, plain=output is logits)
+
+
+def _zeroed(model: nn.Module) -> nn.Module:
+    for parameter in trainable(model).values():
+        parameter.zero_()
+    return model
+
+
+def _require_trained_answers(model: nn.Module, logits: Tensor, without: Tensor) -> None:
+    """Refuse a model whose answers in evaluation mode are the same without its trained parameters."""
+    if torch.equal(logits, without):
+        name = type(model).__name__
+        raise ValueError(
+            f"source: in evaluation mode {name} answers with none of the parameters that are trained (with a moving "
+            "average of them, say), so the exported model would answer as before, whatever a method trains; copy the "
+            "average into the trained parameters, and give a source whose forward uses these in evaluation mode too"
+        )
+
+
+def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
+    """Warn if a model is trained to minimise something else than a method does on the retain set.
+
+    Args:
+        trial: One batch's losses.
+        model: The model's class.
+        method: The method's class.
+    """
+    if trial.own is not None and abs(trial.loss - trial.own) > _SAME_LOSS * max(1.0, abs(trial.loss)):
+        rank_zero_warn(
+            f"the training_step of {model} gives a loss of {trial.own:.4g} where {method}'s on the retain set is "
+            f"{trial.loss:.4g}, so it would not go on as the source was trained (class weights, label smoothing, "
+            f"another loss?); use {method}(step='source'), or give its loss=..."
+        )
+
+
+def warn_of_guessing(trial: Trial, model: str) -> None:
+    """Warn if a model is right about the retain set no more often than one that guesses may well be.
+
+    Args:
+        trial: One batch's answers.
+        model: The model's class.
+    """
+    classes, size = trial.logits.shape[1], len(trial.targets)
+    accuracy = float((trial.logits.argmax(dim=1) == trial.targets).double().mean())
+    if size >= _FEWEST and accuracy <= (1 + _BY_CHANCE * math.sqrt((classes - 1) / size)) / classes:
+        rank_zero_warn(
+            f"{model} is right about {accuracy:.0%} of {size} retained samples, and guessing about {1 / classes:.0%}; "
+            "if it was trained, look whether its weights were loaded, inputs are prepared as in its training, and "
+            "Adapter(targets=..., logits=...) names the right places"
+        )
+
+
+def _copied(model: nn.Module, runtime: Runtime) -> nn.Module:
+    copy = clone(model)
+    if isinstance(copy, L.LightningModule) and runtime.trainer is not None:
+        copy.trainer = runtime.trainer
+    return runtime.place(copy)
+
+
+def _loss_of_own_step(model: nn.Module, batch: Any) -> float | None:
+    if not isinstance(model, L.LightningModule) or not is_overridden("training_step", model):
+        return None
+    try:
+        return float(own_loss(model, batch, 0))
+    except Exception:  # a step may need anything of its own loop, and is not needed here
+        return None
+
+
+def _logits_in(output: Any, logits: Tensor, targets: Tensor, adapter: Adapter) -> dict[int, Tensor]:
+    """Return by place the tensors that may be the logits, where an output has several and nobody said which."""
+    if adapter.logits is not None or not isinstance(output, Sequence) or hasattr(output, "logits"):
+        return {}
+    classes = int(targets.max()) + 1
+    found = {
+        place: part
+        for place, part in enumerate(output)
+        if isinstance(part, Tensor)
+        and part.is_floating_point()
+        and part.ndim == 2
+        and len(part) == len(logits)
+        and part.shape[1] >= max(2, classes)
+    }
+    return found if output[0] is logits and found.keys() - {0} else {}
+
+
+def _targets_in(batch: Any, targets: Tensor, classes: int, adapter: Adapter) -> dict[int | str, Tensor]:
+    """Return by place the columns that may be the targets, where a batch has several and nobody said which."""
+    places: dict[int | str, Any] = {}
+    if isinstance(batch, Mapping):
+        places = {key: batch[key] for key in TARGET_KEYS if key in batch}
+    elif isinstance(batch, Sequence):
+        places = dict(enumerate(batch))
+    found = {
+        place: part
+        for place, part in places.items()
+        if isinstance(part, Tensor)
+        and not part.is_floating_point()
+        and part.shape == targets.shape
+        and int(part.min()) >= 0
+        and int(part.max()) < classes
+    }
+    unsaid = adapter.targets is None and any(part is targets for part in places.values())
+    return found if unsaid and any(part is not targets for part in found.values()) else {}
+
+
+def _require_one(
+    answers: Mapping[int, Tensor],
+    columns: Mapping[int | str, Tensor],
+    taken: tuple[Tensor, Tensor],
+    loss: Loss,
+    own: float | None,
+    model: str,
+) -> None:
+    losses: dict[str, float] = {}
+    meant = ""
+    for (place, logits), (column, targets) in product(
+        answers.items() or [(None, taken[0])], columns.items() or [(None, taken[1])]
+    ):
+        named = [f"{name}={at!r}" for name, at in (("logits", place), ("targets", column)) if at is not None]
+        adapter = f"Adapter({', '.join(named)})"
+        if int(targets.max()) < logits.shape[1]:
+            losses[adapter] = float(loss(logits, targets.long()))
+        if logits is taken[0] and targets is taken[1]:
+            meant = adapter
+    what = [name for name, found in (("logits", answers), ("targets", columns)) if found]
+    distances = {} if own is None else {name: abs(value - own) for name, value in losses.items()}
+    closest = min(distances, key=distances.__getitem__, default="")
+    sure = own is not None and closest and distances[closest] <= _SURELY_SAME * max(1.0, abs(own))
+    if sure and closest == meant:
+        return
+    listed = ", ".join(f"{value:.4g} with {name}" for name, value in losses.items())
+    told = "has none to tell by" if own is None else f"gives {own:.4g}"
+    raise ValueError(
+        f"adapter: {model} and its data have several tensors that may be the {' and the '.join(what)}; the loss is "
+        f"{listed}, and its own training_step {told}. "
+        f"Pass adapter={closest if sure else 'the one of these that is meant'}"
+    )

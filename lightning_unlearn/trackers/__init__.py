@@ -1,0 +1,1 @@
+"""Show results to loggers, W&B above all."""

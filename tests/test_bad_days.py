@@ -14,10 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_compare import toy_compare
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-from toys import (
+from helpers.toys import (
     FEATURES,
     Net,
     PlainModule,
@@ -29,6 +26,9 @@ from toys import (
     toy_source,
     train_set,
 )
+from test_compare import toy_compare
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from lightning_unlearn import WGAN, CFk, EUk, RandomK, RandomTopK, ReferenceKL, Retrain, SourceRun, TopK
 from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics, MembershipInference
@@ -85,8 +85,11 @@ class Mark:
     not hasattr(os, "fork"), reason="a comparison is killed in a fork of a process that stands ready"
 )
 def test_killed_or_out_of_space_and_started_again_it_ends_in_the_same(tmp_path: Path) -> None:
-    program = Path(__file__).parent / "bad_days.py"
-    done = subprocess.run([sys.executable, program, tmp_path], capture_output=True, text=True, timeout=880)
+    program = Path(__file__).parent / "helpers" / "bad_days.py"
+    environment = {**os.environ, "PYTHONPATH": str(program.parents[1])}
+    done = subprocess.run(
+        [sys.executable, program, tmp_path], capture_output=True, text=True, timeout=880, env=environment
+    )
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout.splitlines()[-1])
     whole = outcome["whole"]
@@ -252,17 +255,17 @@ def checkpoint_of(folder: Path, module: Any = None) -> Path:
 def test_a_checkpoint_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
     path = checkpoint_of(tmp_path)
     whole = path.read_bytes()
-    loaded = SourceCheckpoint(str(path), "toys.PlainModule").load()
+    loaded = SourceCheckpoint(str(path), "helpers.toys.PlainModule").load()
     for size in np.linspace(0, len(whole) - 1, 15).astype(int):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match="cannot be read as a checkpoint") as caught:
-            SourceCheckpoint(str(path), "toys.PlainModule").load()
+            SourceCheckpoint(str(path), "helpers.toys.PlainModule").load()
         assert "\n" not in str(caught.value)
     generator = np.random.default_rng(0)
     for place in generator.choice(len(whole), 60, replace=False):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:  # a changed byte is found, or is one of those that say nothing, such as padding and dates
-            again = SourceCheckpoint(str(path), "toys.PlainModule").load()
+            again = SourceCheckpoint(str(path), "helpers.toys.PlainModule").load()
         except ValueError:
             continue
         assert_same_state(state(again), state(loaded))
@@ -272,7 +275,7 @@ def test_a_checkpoint_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_checkpoint_is_refused(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "x.ckpt")
     with pytest.raises(ValueError, match="holds no 'state_dict'"):
-        SourceCheckpoint(str(tmp_path / "x.ckpt"), "toys.PlainModule").load()
+        SourceCheckpoint(str(tmp_path / "x.ckpt"), "helpers.toys.PlainModule").load()
 
 
 def of_two_classes(folder: Path) -> Path:

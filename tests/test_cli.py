@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from toys import assert_same_state
+from helpers.toys import assert_same_state
 
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.methods.base.source import SourceCheckpoint, read_checkpoint

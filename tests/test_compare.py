@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import Net, PlainModule, assert_same_state, state, toy_data
 from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import nn
-from toys import Net, PlainModule, assert_same_state, state, toy_data
 
 from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun, compare
 from lightning_unlearn.callbacks import Audit, Backdoor, Evaluator, MembershipInference

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import Net, toy_data
+from helpers.toys import Net, toy_data
 
 from lightning_unlearn.callbacks import KLOM, ForgettingQuality, LiRA, MembershipInference, ULiRA
 from lightning_unlearn.callbacks.base import populations as populations_module

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.toys import toy_data
 from test_compare import reference_kl, toy_compare
-from toys import toy_data
 
 from lightning_unlearn import MethodRun, Retrain
 from lightning_unlearn.comparison.folder import claim, in_use

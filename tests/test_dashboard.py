@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb_server import ENTITY, wandb_server
+from helpers.wandb_server import ENTITY, wandb_server
 
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.reports import FIGURES, METRICS

@@ -5,10 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import docs_sources as sources
 import lightning as L
 import pytest
-from docs_tables import (
+from helpers import docs_sources as sources
+from helpers.docs_tables import (
     COMMAND,
     REPO,
     defaults,
@@ -45,7 +45,7 @@ def tables() -> dict[str, str]:
     ],
 )
 def test_every_exported_class_has_a_row(room: str, known: set[str]) -> None:
-    assert set(exported(room)) == known, "tests/docs_sources.py says where each is published"
+    assert set(exported(room)) == known, "tests/helpers/docs_sources.py says where each is published"
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_every_exported_subclass_has_a_row(room: str, base: type, known: dict[st
     found = {
         name for name, value in exported(room).items() if inspect.isclass(value) and issubclass(value, base)
     }
-    assert found == set(known), "tests/docs_sources.py says where each is used"
+    assert found == set(known), "tests/helpers/docs_sources.py says where each is used"
 
 
 def test_every_function_has_a_row(tables: dict[str, str]) -> None:
@@ -239,7 +239,7 @@ def test_writing_and_printing(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("docs_tables.render_all", lambda: tables)
+    monkeypatch.setattr("helpers.docs_tables.render_all", lambda: tables)
     file = tmp_path / "README.md"
     file.write_text("\n".join(markers("methods")))
     assert main(["--write", str(file)]) == 1

@@ -14,11 +14,11 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.toys import CLASSES, FEATURES, TRAIN, PlainModule, blobs, quiet_trainer, toy_data, toy_source
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from test_compare import timeless, toy_compare
 from torch import Tensor, nn
-from toys import CLASSES, FEATURES, TRAIN, PlainModule, blobs, quiet_trainer, toy_data, toy_source
 
 import lightning_unlearn.methods
 from lightning_unlearn import MethodRun, ReferenceKL

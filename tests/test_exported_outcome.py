@@ -9,8 +9,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.toys import quiet_trainer
 from torch import Tensor, nn
-from toys import quiet_trainer
 
 from lightning_unlearn.data import Classes, Digits, PatchTrigger, Poison, TensorData, UnlearningDataModule
 from lightning_unlearn.engine.statistics import estimate_statistics

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.toys import TRAIN, quiet_trainer, toy_data, toy_source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from toys import TRAIN, quiet_trainer, toy_data, toy_source
 
 import lightning_unlearn.methods
 from lightning_unlearn.cli.main import main

@@ -15,12 +15,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.plugins.precision import MixedPrecision
-from support import EVALUATORS, claims
-from support import every_evaluator as stands_for
-from torch import nn
-from torch.utils.data import DataLoader
-from toys import (
+from helpers.support import EVALUATORS, claims
+from helpers.support import every_evaluator as stands_for
+from helpers.toys import (
     CLASSES,
     FEATURES,
     TEST,
@@ -34,6 +31,9 @@ from toys import (
     toy_data,
     toy_source,
 )
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import nn
+from torch.utils.data import DataLoader
 
 from lightning_unlearn.callbacks import Audit, Evaluator
 from lightning_unlearn.data import BlendTrigger, ColumnTrigger, Poison, TensorData, UnlearningDataModule

@@ -14,19 +14,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateMonitor,
-    ModelCheckpoint,
-    OnExceptionCheckpoint,
-    StochasticWeightAveraging,
-    Timer,
-)
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.precision import MixedPrecision
-from support import METHODS, every_method, is_refused, works_or_is_refused
-from torch import Tensor, nn
-from toys import (
+from helpers.support import METHODS, every_method, is_refused, works_or_is_refused
+from helpers.toys import (
     CLASSES,
     FEATURES,
     TRAIN,
@@ -39,6 +28,17 @@ from toys import (
     toy_data,
     toy_source,
 )
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    OnExceptionCheckpoint,
+    StochasticWeightAveraging,
+    Timer,
+)
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor, nn
 
 from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule

@@ -15,7 +15,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from networks import (
+from helpers.networks import (
     FORGOTTEN,
     KINDS,
     AnswersByAverage,
@@ -32,10 +32,10 @@ from networks import (
     retrained,
     trained,
 )
-from support import EVALUATORS, METHODS
+from helpers.support import EVALUATORS, METHODS
+from helpers.toys import assert_same_state, quiet_trainer, state
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
-from toys import assert_same_state, quiet_trainer, state
 
 from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.data import TensorData, UnlearningDataModule

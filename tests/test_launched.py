@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from launched import method_scores
-from support import EVALUATORS, METHODS, NOT_RUN, claims, works_or_is_refused
+from helpers.launched import method_scores
+from helpers.support import EVALUATORS, METHODS, NOT_RUN, claims, works_or_is_refused
 from test_harness_evaluators import build as build_evaluator
 from test_harness_evaluators import plain_data, plain_scores, tolerance
 from test_harness_methods import assert_like_one_process, smooth_fit, state
@@ -41,7 +41,7 @@ claims("evaluators", "ddp", "fsdp2", "fsdp2 own module")
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_programs_do_what_one_does(strategy: str, tmp_path: Path) -> None:
-    done = launch("launched.py", strategy, tmp_path)
+    done = launch("helpers/launched.py", strategy, tmp_path)
     assert done.returncode == 0, done.stderr
     outcomes = json.loads((tmp_path / "outcomes.json").read_text())
 
@@ -106,7 +106,7 @@ def test_spawned_processes() -> None:
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_program_that_fails_ends_the_other(rank: int) -> None:
     start = time.monotonic()
-    done = launch("failing.py", rank)
+    done = launch("helpers/failing.py", rank)
     assert done.returncode != 0
     assert "a fault of this process alone" in done.stderr
     assert (

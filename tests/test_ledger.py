@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.toys import TRAIN, quiet_trainer, toy_data, toy_source
 from test_compare import toy_compare
-from toys import TRAIN, quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator, Export, ForgettingMetrics

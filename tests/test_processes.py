@@ -182,7 +182,7 @@ def test_handlers_are_put_back() -> None:
 @pytest.mark.slow
 def test_a_comparison_under_ddp_goes_on_without_what_failed_in_one_process(tmp_path: Path) -> None:
     start = time.monotonic()
-    done = launch("failing_compare.py", tmp_path / "out", timeout=120)
+    done = launch("helpers/failing_compare.py", tmp_path / "out", timeout=120)
     assert done.returncode == 1, done.stderr
     assert time.monotonic() - start < 110, "a process that waits would wait for half an hour"
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.toys import FEATURES, Net, blobs, test_set, toy_data, train_set
 from test_compare import toy_compare
 from torch import Tensor, nn
-from toys import FEATURES, Net, blobs, test_set, toy_data, train_set
 
 from lightning_unlearn import MethodRun, ReferenceKL, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator

@@ -6,13 +6,15 @@ import pytest
 import test_harness_evaluators  # noqa: F401  that its tests say which axes they stand for
 import test_harness_methods  # noqa: F401
 import test_launched  # noqa: F401
-from support import EVALUATOR_AXES, EVALUATORS, METHOD_AXES, METHODS, NOT_RUN, REFUSED, covered
-from support_table import README, main, markers, render, shown
+from helpers.support import EVALUATOR_AXES, EVALUATORS, METHOD_AXES, METHODS, NOT_RUN, REFUSED, covered
+from helpers.support_table import README, main, markers, render, shown
 
 
 @pytest.mark.parametrize("kind", ["methods", "evaluators"])
 def test_the_readme_shows_what_the_harnesses_run(kind: str) -> None:
-    assert shown(kind, README.read_text()) == render(kind), "run: python tests/support_table.py"
+    assert shown(kind, README.read_text()) == render(kind), (
+        "run: PYTHONPATH=tests python -m helpers.support_table"
+    )
 
 
 def test_every_axis_is_run() -> None:
@@ -28,7 +30,7 @@ def test_what_is_refused_exists() -> None:
 
 def test_writing_the_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     readme = tmp_path / "README.md"
-    monkeypatch.setattr("support_table.README", readme)
+    monkeypatch.setattr("helpers.support_table.README", readme)
     readme.write_text("nothing here")
     assert main() == 1
     assert readme.read_text() == "nothing here"

@@ -6,9 +6,9 @@ from typing import Any
 
 import lightning as L
 import pytest
+from helpers.toys import quiet_trainer, toy_data, toy_source
 from lightning.pytorch.callbacks import BatchSizeFinder, EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, FSDPStrategy, ModelParallelStrategy
-from toys import quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.methods import WGAN, CFk, ReferenceKL, Retrain

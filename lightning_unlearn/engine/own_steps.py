@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.models.surgery import evaluating
 
 __all__ = ["noted_logs", "own_loss", "own_validation", "require_own_step"]

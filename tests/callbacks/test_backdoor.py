@@ -9,11 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from torch import Tensor, nn
-from torch.utils.data import Dataset
-from toys import (
+from helpers.toys import (
     Net,
     PlainData,
     PlainModule,
@@ -26,6 +22,10 @@ from toys import (
     toy_source,
     train_set,
 )
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from lightning_unlearn import MethodRun, SourceRun, compare
 from lightning_unlearn.callbacks import ForgettingMetrics, Watcher

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import assert_same_state, toy_data
 from test_compare import CPU, toy_compare
-from toys import assert_same_state, toy_data
 
 from lightning_unlearn import WGAN, MethodRun
 from lightning_unlearn.callbacks import Backdoor, forgetting

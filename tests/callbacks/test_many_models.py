@@ -9,8 +9,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.toys import Net, PlainData, PlainModule, quiet_trainer, toy_data, toy_source
 from torch import Tensor, nn
-from toys import Net, PlainData, PlainModule, quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.callbacks import KLOM, RMIA, Audit, ForgettingQuality, LiRA, ManyModels, ULiRA
 from lightning_unlearn.callbacks.base import populations as populations_module

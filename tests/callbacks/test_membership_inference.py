@@ -10,11 +10,8 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-import toys
-from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
-from toys import (
+from helpers import toys
+from helpers.toys import (
     CLASSES,
     FEATURES,
     TRAIN,
@@ -26,6 +23,9 @@ from toys import (
     toy_source,
     train_set,
 )
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.callbacks.base import shadow_models as room

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.toys import CLASSES, FEATURES, quiet_trainer, toy_data, toy_source
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
-from toys import CLASSES, FEATURES, quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.callbacks import PopulationAttack
 from lightning_unlearn.data import TensorData, UnlearningDataModule

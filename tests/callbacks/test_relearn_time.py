@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.toys import Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
 from torch import nn
-from toys import Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
 
 from lightning_unlearn.callbacks import RelearnTime
 from lightning_unlearn.data import UnlearningDataModule

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import CLASSES, assert_same_state, quiet_trainer, state, toy_data, toy_source
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
-from toys import CLASSES, assert_same_state, quiet_trainer, state, toy_data, toy_source
 
 import lightning_unlearn.callbacks.unlearning_degree as room
 from lightning_unlearn.callbacks.unlearning_degree import UnlearningDegree

@@ -8,16 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import (
-    DataLoader,
-    Dataset,
-    IterableDataset,
-    Sampler,
-    Subset,
-    SubsetRandomSampler,
-    TensorDataset,
-)
-from toys import (
+from helpers.toys import (
     TEST,
     TRAIN,
     PlainData,
@@ -28,6 +19,15 @@ from toys import (
     toy_data,
     toy_source,
     train_set,
+)
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    Sampler,
+    Subset,
+    SubsetRandomSampler,
+    TensorDataset,
 )
 
 from lightning_unlearn.data import Adapter, Classes, DatasetLoader, TensorLoader, UnlearningDataModule

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.toys import TRAIN, blobs, train_set
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
-from toys import TRAIN, blobs, train_set
 
 from lightning_unlearn.data.fingerprint import training_fingerprint, varies
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.toys import TEST, TRAIN, blobs, test_set, train_set
 from torch import Tensor
 from torch.utils.data import Dataset, TensorDataset
-from toys import TEST, TRAIN, blobs, test_set, train_set
 
 from lightning_unlearn.data import (
     Adapter,

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.toys import CLASSES, TRAIN, PlainData, PlainModule, blobs, quiet_trainer, toy_source
 from lightning.pytorch.utilities import CombinedLoader
 from torch.utils.data import (
     BatchSampler,
@@ -25,7 +26,6 @@ from torch.utils.data import (
     WeightedRandomSampler,
     random_split,
 )
-from toys import CLASSES, TRAIN, PlainData, PlainModule, blobs, quiet_trainer, toy_source
 
 from lightning_unlearn import SourceCheckpoint
 from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
@@ -201,7 +201,7 @@ def test_another_deal_than_an_earlier_one_is_refused_wherever_it_is_known(tmp_pa
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(PlainModule(), UnlearningDataModule(Dealt(from_entropy), [3, 4, 5]))
     trainer.save_checkpoint(tmp_path / "source.ckpt")
-    source = SourceCheckpoint(str(tmp_path / "source.ckpt"), "toys.PlainModule")
+    source = SourceCheckpoint(str(tmp_path / "source.ckpt"), "helpers.toys.PlainModule")
     with pytest.raises(
         ValueError, match="source: the checkpoint was made with a training set of another order"
     ):
@@ -218,7 +218,7 @@ def test_a_source_of_the_same_deal_is_unlearned(tmp_path: Path) -> None:
     trainer = quiet_trainer(max_epochs=1)
     trainer.fit(PlainModule(), UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
     trainer.save_checkpoint(tmp_path / "source.ckpt")
-    source = SourceCheckpoint(str(tmp_path / "source.ckpt"), "toys.PlainModule")
+    source = SourceCheckpoint(str(tmp_path / "source.ckpt"), "helpers.toys.PlainModule")
     quiet_trainer(max_epochs=1).fit(Retrain(source), UnlearningDataModule(Dealt(by_generator), [3, 4, 5]))
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import PlainModule, blobs, quiet_trainer, state, train_set
 from torch import nn
-from toys import PlainModule, blobs, quiet_trainer, state, train_set
 
 from lightning_unlearn.data import TensorData, TensorLoader
 from lightning_unlearn.data.adapter import Adapter

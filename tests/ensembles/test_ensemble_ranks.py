@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from toys import FEATURES, blobs, quiet_trainer, toy_data, toy_source
+from helpers.toys import FEATURES, blobs, quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.data import TensorData
 from lightning_unlearn.ensembles import Ensemble, Member, Recipe, Runtime, train_ensemble

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import FEATURES, blobs, quiet_trainer
 from torch import Tensor, nn
-from toys import FEATURES, blobs, quiet_trainer
 
 from lightning_unlearn.data import TensorData, TensorLoader
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip

@@ -5,8 +5,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import nn
-from toys import (
+from helpers.toys import (
     FEATURES,
     Net,
     assert_same_state,
@@ -17,6 +16,7 @@ from toys import (
     toy_source,
     train_set,
 )
+from torch import nn
 
 from lightning_unlearn.data import TensorData, TensorLoader
 from lightning_unlearn.ensembles import (

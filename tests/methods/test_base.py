@@ -10,9 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from toys import (
+from helpers.toys import (
     CLASSES,
     FEATURES,
     Net,
@@ -24,6 +22,8 @@ from toys import (
     toy_data,
     toy_source,
 )
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.methods import ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
@@ -297,7 +297,7 @@ class TestSourceCheckpoint:
 
     def test_a_class_and_a_file_give_the_source(self, tmp_path: Path) -> None:
         module, path = self.trained(tmp_path)
-        method = Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
+        method = Finetune(SourceCheckpoint(str(path), module="helpers.toys.PlainModule"))
         assert_same_state(state(method.source), state(module))
         assert method.source.hparams["hidden"] == 7
 
@@ -317,7 +317,7 @@ class TestSourceCheckpoint:
         _, path = self.trained(tmp_path)
         path.write_bytes(path.read_bytes()[:500])
         with pytest.raises(ValueError, match="cannot be read as a checkpoint"):
-            Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
+            Finetune(SourceCheckpoint(str(path), module="helpers.toys.PlainModule"))
 
     def test_a_malicious_file_is_read_and_not_executed(self, tmp_path: Path) -> None:
         import pickle
@@ -334,11 +334,11 @@ class TestSourceCheckpoint:
         torch.save({"state_dict": weights, **evil}, path, pickle_module=pickle)
         # the class has a default for it, which need not be what the file holds
         with pytest.raises(ValueError, match=r"arguments=\{'lr': \.\.\.\}"):
-            Finetune(SourceCheckpoint(str(path), module="toys.PlainModule"))
-        method = Finetune(SourceCheckpoint(str(path), "toys.PlainModule", {"lr": 0.1}))
+            Finetune(SourceCheckpoint(str(path), module="helpers.toys.PlainModule"))
+        method = Finetune(SourceCheckpoint(str(path), "helpers.toys.PlainModule", {"lr": 0.1}))
         assert_same_state(state(method.source), weights)
         torch.save({"state_dict": {"net": Malicious()}, **evil}, path, pickle_module=pickle)
-        for source in (str(path), SourceCheckpoint(str(path), "toys.PlainModule", {"lr": 0.1})):
+        for source in (str(path), SourceCheckpoint(str(path), "helpers.toys.PlainModule", {"lr": 0.1})):
             with pytest.raises(ValueError, match=r"does not load|nothing in it was executed"):
                 Finetune(source)
         assert not mark.exists()
@@ -381,7 +381,7 @@ class TestSourceCheckpoint:
 
     def test_a_path_that_is_no_class_is_refused(self, tmp_path: Path) -> None:
         _, path = self.trained(tmp_path)
-        for class_path in ("toys.Missing", "no_such_package.Module", "toys.Net"):
+        for class_path in ("helpers.toys.Missing", "no_such_package.Module", "helpers.toys.Net"):
             with pytest.raises(ValueError, match="module"):
                 Finetune(SourceCheckpoint(str(path), module=class_path))
 

@@ -10,8 +10,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from helpers.toys import PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data
 from torch import Tensor, nn
-from toys import PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data
 
 from lightning_unlearn.callbacks import ForgettingMetrics
 from lightning_unlearn.comparison.runs import MethodRun
@@ -247,8 +247,8 @@ def test_objects_in_a_checkpoint_are_never_called(tmp_path: Path, monkeypatch: p
     torch.save({"state_dict": source.state_dict(), "hyper_parameters": arguments}, "evil.ckpt")
     # the class has a default, which need not be what the file holds
     with pytest.raises(ValueError, match=r"holds objects.*arguments=\{'lr': \.\.\., 'evil': \.\.\.\}"):
-        SourceCheckpoint("evil.ckpt", "toys.PlainModule").load()
-    loaded = SourceCheckpoint("evil.ckpt", "toys.PlainModule", {"lr": 0.1, "evil": None}).load()
+        SourceCheckpoint("evil.ckpt", "helpers.toys.PlainModule").load()
+    loaded = SourceCheckpoint("evil.ckpt", "helpers.toys.PlainModule", {"lr": 0.1, "evil": None}).load()
     assert not Path("touched").exists()
     assert_same_state(state(loaded), state(source))
     assert loaded.hparams["lr"] == 0.1

@@ -7,9 +7,9 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from helpers.toys import CLASSES, FEATURES, PlainData, blobs, quiet_trainer, state, toy_data
 from lightning.pytorch.callbacks import BackboneFinetuning, ModelCheckpoint
 from torch import Tensor, nn
-from toys import CLASSES, FEATURES, PlainData, blobs, quiet_trainer, state, toy_data
 
 from lightning_unlearn.callbacks import ForgettingQuality, MembershipInference, RelearnTime, UnlearningDegree
 from lightning_unlearn.methods import (

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import FEATURES, Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
 from torch import nn
-from toys import FEATURES, Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
 
 from lightning_unlearn.data import Digits, UnlearningDataModule
 from lightning_unlearn.methods.cf_k import CFk

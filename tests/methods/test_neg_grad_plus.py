@@ -8,8 +8,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from helpers.toys import quiet_trainer, toy_data, toy_source
 from torch import Tensor, nn
-from toys import quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
 from lightning_unlearn.functional import annealed

@@ -8,14 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.plugins.precision import MixedPrecision
-from scipy.spatial.distance import jensenshannon
-from scipy.special import log_softmax, softmax
-from torch import Tensor, nn
-from torchmetrics.utilities.distributed import gather_all_tensors
-from toys import (
+from helpers.toys import (
     CLASSES,
     FEATURES,
     Net,
@@ -26,6 +19,13 @@ from toys import (
     toy_data,
     toy_source,
 )
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.plugins.precision import MixedPrecision
+from scipy.spatial.distance import jensenshannon
+from scipy.special import log_softmax, softmax
+from torch import Tensor, nn
+from torchmetrics.utilities.distributed import gather_all_tensors
 
 from lightning_unlearn.data import Digits, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime

@@ -6,9 +6,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.toys import FEATURES, Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
 from scipy.special import log_softmax, rel_entr, softmax
 from torch import nn
-from toys import FEATURES, Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
 
 from lightning_unlearn.data import Indexed
 from lightning_unlearn.methods import ReferenceKL

@@ -8,9 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from torch import nn
-from torchmetrics.classification import MulticlassAccuracy
-from toys import (
+from helpers.toys import (
     CLASSES,
     Net,
     PlainData,
@@ -21,6 +19,8 @@ from toys import (
     toy_data,
     toy_source,
 )
+from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.methods import Retrain

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import FEATURES, PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data
 from torch import nn
-from toys import FEATURES, PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.loading import Indexed

@@ -8,10 +8,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from support import METHODS
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, TensorDataset
-from toys import (
+from helpers.support import METHODS
+from helpers.toys import (
     CLASSES,
     FEATURES,
     TEST,
@@ -23,6 +21,8 @@ from toys import (
     state,
     toy_data,
 )
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule

@@ -7,13 +7,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.cli import ReduceLROnPlateau
-from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy
-from scipy.special import log_softmax, softmax
-from torch import Tensor, nn
-from toys import (
+from helpers.toys import (
     CLASSES,
     FEATURES,
     Net,
@@ -24,6 +18,12 @@ from toys import (
     toy_data,
     toy_source,
 )
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.plugins.precision import MixedPrecision
+from lightning.pytorch.strategies import DDPStrategy
+from scipy.special import log_softmax, softmax
+from torch import Tensor, nn
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Digits, UnlearningDataModule

@@ -8,11 +8,11 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from helpers.toys import FEATURES, PlainModule, quiet_trainer, toy_data
 from torch import Tensor, nn
 from torchvision.models import ConvNeXt, ResNet, SwinTransformer, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.resnet import BasicBlock
-from toys import FEATURES, PlainModule, quiet_trainer, toy_data
 
 from lightning_unlearn.data import Digits, UnlearningDataModule
 from lightning_unlearn.methods import EUk, ReferenceKL, Retrain

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.toys import Net
+from helpers.wandb_files import OfflineRun, read_run, runs_below
+from helpers.wandb_server import wandb_server
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from test_compare import CPU, reference_kl, toy_compare
-from toys import Net
-from wandb_files import OfflineRun, read_run, runs_below
-from wandb_server import wandb_server
 
 from lightning_unlearn import MethodRun
 from lightning_unlearn.comparison.loggers import split_loggers, trainer_loggers

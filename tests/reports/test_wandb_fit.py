@@ -10,10 +10,10 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.toys import quiet_trainer, toy_data, toy_source
+from helpers.wandb_files import OfflineRun, runs_below
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from torch import Tensor, nn
-from toys import quiet_trainer, toy_data, toy_source
-from wandb_files import OfflineRun, runs_below
 
 from lightning_unlearn import MembershipInference, ReferenceKL, TopK
 from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics

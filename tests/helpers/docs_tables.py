@@ -1,4 +1,4 @@
-"""Renders the README's tables from the code: ``python tests/docs_tables.py --write README.md``.
+"""Renders the README's tables from the code: ``PYTHONPATH=tests python -m helpers.docs_tables --write README.md``.
 
 A table stands between the lines ``<!-- generated: NAME -->`` and ``<!-- end: NAME -->``; without ``--write`` all of
 them are printed, with these lines. What signatures and docstrings do not say is in ``docs_sources.py``.
@@ -14,11 +14,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import docs_sources as sources
+from helpers import docs_sources as sources
 
-REPO = Path(__file__).resolve().parent.parent
+REPO = Path(__file__).resolve().parents[2]
 MEASURED = REPO / "tests" / "measured"
-COMMAND = "python tests/docs_tables.py --write README.md"
+COMMAND = "PYTHONPATH=tests python -m helpers.docs_tables --write README.md"
 _NOTHING = "-"  # a cell without content
 
 

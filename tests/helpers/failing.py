@@ -3,8 +3,7 @@
 import sys
 from typing import Any
 
-from toys import quiet_trainer, toy_data, toy_source
-
+from helpers.toys import quiet_trainer, toy_data, toy_source
 from lightning_unlearn.methods import ReferenceKL
 
 

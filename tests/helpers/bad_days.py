@@ -19,10 +19,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from toys import Net, toy_data
 
 import lightning_unlearn.core.files
 import lightning_unlearn.reports.writer
+from helpers.toys import Net, toy_data
 from lightning_unlearn import MethodRun, ReferenceKL, SourceRun, compare
 from lightning_unlearn.core.ledger import verify
 from lightning_unlearn.models import Classifier

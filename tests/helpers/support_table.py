@@ -1,10 +1,10 @@
-"""Renders what the harnesses run as the README's tables; ``python tests/support_table.py`` writes them there."""
+"""Renders what the harnesses run as the README's tables; ``PYTHONPATH=tests python -m helpers.support_table`` writes them there."""
 
 import re
 import sys
 from pathlib import Path
 
-README = Path(__file__).resolve().parent.parent / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 def render(kind: str) -> str:
@@ -13,7 +13,7 @@ def render(kind: str) -> str:
     Args:
         kind: ``methods`` or ``evaluators``.
     """
-    import support
+    from helpers import support
 
     subjects = support.METHODS if kind == "methods" else support.EVALUATORS
     axes = support.METHOD_AXES if kind == "methods" else support.EVALUATOR_AXES
@@ -27,7 +27,7 @@ def render(kind: str) -> str:
 
 
 def _cell(name: str, axis: str) -> str:
-    import support
+    from helpers import support
 
     if axis in support.REFUSED.get(name, {}):
         return "refused"

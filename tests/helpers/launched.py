@@ -15,13 +15,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
-from support import EVALUATORS, METHODS
 from test_harness_evaluators import build as build_evaluator
 from test_harness_evaluators import data, plain_scores
 from test_harness_methods import assert_same_state, smooth_run, state
 from torch.distributed.fsdp import fully_shard
-from toys import PlainModule, quiet_trainer, toy_source
 
+from helpers.support import EVALUATORS, METHODS
+from helpers.toys import PlainModule, quiet_trainer, toy_source
 from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.methods import Retrain, UnlearningModule
 

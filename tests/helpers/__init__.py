@@ -1,0 +1,1 @@
+"""Toy projects, servers and harness tables that tests share."""

@@ -49,8 +49,8 @@ def test_rooms_import_only_from_rooms_above() -> None:
     from pathlib import Path
 
     order = [
-        "functional",
         "core",
+        "functional",
         "models",
         "data",
         "metrics",

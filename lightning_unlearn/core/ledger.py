@@ -56,19 +56,21 @@ __all__ = [
     "verify",
 ]
 
-FIELDS = (
-    "request",
-    "time",
-    "key",
-    "ids",
-    "gone",
-    "model",
-    "method",
-    "config",
-    "versions",
-    "metrics",
-    "previous",
-    "hash",
+FIELDS = tuple(
+    [
+        "request",
+        "time",
+        "key",
+        "ids",
+        "gone",
+        "model",
+        "method",
+        "config",
+        "versions",
+        "metrics",
+        "previous",
+        "hash",
+    ]
 )
 """Keys of every line.
 
@@ -133,7 +135,7 @@ class Ledger:
         """
         with _locked(self.file):
             _take_back_torn(self.file)
-            lines = _sound_lines(self.file)
+            lines = read(self.file)
             secret = secret_in(self.key_path, f"the ids of {self.path}", make=not lines)
             if lines:
                 _require_key(lines[-1], key_fingerprint(secret), self.key_path)
@@ -322,7 +324,12 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         ValueError: If it does not verify.
     """
-    return _sound_lines(Path(path))
+    if not Path(path).exists():
+        return []
+    lines, mismatches = verify(path)
+    if mismatches:
+        raise _unsound(path, mismatches[0])
+    return lines
 
 
 def verify(
@@ -453,7 +460,7 @@ def _require_key(line: Mapping[str, Any], key: str, file: Path) -> None:
         )
 
 
-def _unsound(path: Path, mismatch: Mismatch) -> ValueError:
+def _unsound(path: str | os.PathLike[str], mismatch: Mismatch) -> ValueError:
     return ValueError(
         f"ledger: {path} does not verify ({mismatch}), and nothing was appended to it; "
         "`lightning-unlearn ledger verify` lists everything. Restore the file, or begin another"
@@ -478,20 +485,11 @@ def _locked(path: Path) -> Iterator[None]:
         lock.release()
 
 
-def _sound_lines(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines, mismatches = verify(path)
-    if mismatches:
-        raise _unsound(path, mismatches[0])
-    return lines
-
-
 def _parsed(raw: bytes) -> tuple[dict[str, Any] | None, str]:
     """Return a line as an object with all its fields, or what it is instead."""
     try:
-        line = json.loads(raw.decode("utf-8"), parse_constant=_refuse)
-        _serialised(line)  # a lone surrogate can be read and not be written
+        line = json.loads(raw.decode("utf-8"))
+        _serialised(line)  # NaN and lone surrogates can be read and not be written
     except (ValueError, RecursionError) as error:
         return None, f"is no JSON ({error})"
     if not isinstance(line, dict) or set(line) | {"key"} != set(FIELDS):
@@ -500,10 +498,6 @@ def _parsed(raw: bytes) -> tuple[dict[str, Any] | None, str]:
         if not isinstance(line[field], dict) or set(line[field]) != keys:
             return None, f"has not {', '.join(sorted(keys))} under {field}"
     return line, ""
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is no JSON number")
 
 
 def _digest(line: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ T = TypeVar("T")
 Ends = tuple[Any, Any]
 
 _links: set[Ends] = set()  # connections to the other processes, as their two ends
-_store: Any = None  # what the processes rendezvous at; it outlives the groups that are made with it
+_store: Any = None
 _failures = 0
 
 
@@ -83,13 +83,13 @@ def together(part: str) -> Iterator[None]:
             raise
         try:
             first = _told(error)
-            if not isinstance(error, Stopped) and not first.get("signal"):
+            if not isinstance(error, Stopped) and not first["signal"]:
                 _connect_anew()
         except torch.distributed.DistError as lost:
             raise SystemExit(
                 f"error: another process has ended ({error}); the same command goes on"
             ) from lost
-        if first.get("signal"):
+        if first["signal"]:
             raise Stopped(first["signal"]) from error
         if first["message"] == said(error):
             raise
@@ -105,7 +105,7 @@ def said(error: BaseException) -> str:
     """Return what went wrong in a line: the kind of error and its message."""
     if isinstance(
         error, ProcessRaisedException
-    ):  # holds the whole traceback of a process that a strategy started
+    ):  # holds a whole traceback, of a process that a strategy started
         return f"process {error.error_index}: {str(error).strip().splitlines()[-1]}"
     return str(error) if isinstance(error, ElsewhereError) else f"{type(error).__name__}: {error}"
 
@@ -132,8 +132,7 @@ class InStep(L.Callback):
 
 def _note_links(part: str) -> None:
     """Find out which connections lead to other processes: both ends know them, and the rendezvous is none."""
-    global _links, _store
-    _store = _store or torch.distributed.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    global _links
     own = {ends for ends, _ in _connections()}
     told = _gathered((part, own))
     if len(parts := {name for name, _ in told}) > 1:
@@ -142,21 +141,17 @@ def _note_links(part: str) -> None:
             "were connected, and its own message says why"
         )
     known, rendezvous = {ends for _, found in told for ends in found}, int(os.environ.get("MASTER_PORT", 0))
-    _links = {
-        (here, there)
-        for here, there in own
-        if (there, here) in known and rendezvous not in (here[1], there[1])
-    }
+    _links = {(a, b) for a, b in own if (b, a) in known and rendezvous not in (a[1], b[1])}
 
 
-def _connections() -> Iterator[tuple[Ends, int]]:
-    """Yield both ends and the descriptor of every connection of this process."""
+def _connections() -> Iterator[tuple[Ends, socket.socket]]:
+    """Yield every connection of this process under both its ends; it is the caller's until the next one."""
     for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else []:
         with suppress(OSError):  # closed meanwhile, or not connected
             if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
                 with socket.socket(fileno=os.dup(int(name))) as link:
                     if link.family in (socket.AF_INET, socket.AF_INET6):
-                        yield (link.getsockname()[:2], link.getpeername()[:2]), int(name)
+                        yield (link.getsockname()[:2], link.getpeername()[:2]), link
 
 
 def _gathered(value: T) -> list[T]:
@@ -167,8 +162,7 @@ def _gathered(value: T) -> list[T]:
 
 def _told(error: BaseException) -> dict[str, Any]:
     """Say what went wrong and end every exchange of this process; return what was said first, by any."""
-    global _failures, _store
-    _store = _store or torch.distributed.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    global _failures
     _failures += 1
     own = {
         "process": torch.distributed.get_rank(),
@@ -176,15 +170,19 @@ def _told(error: BaseException) -> dict[str, Any]:
         "signal": error.number if isinstance(error, Stopped) else None,
         "trace": "".join(traceback.format_exception(error)),
     }
-    first: dict[str, Any] = json.loads(_store.compare_set(f"failure {_failures}", "", json.dumps(own)))
-    for ends, number in _connections():
+    first: dict[str, Any] = json.loads(_rendezvous().compare_set(f"failure {_failures}", "", json.dumps(own)))
+    for ends, link in _connections():
         if ends in _links:
-            with (
-                suppress(OSError),
-                socket.socket(fileno=os.dup(number)) as link,
-            ):  # cut from the other end already
+            with suppress(OSError):  # cut from the other end already
                 link.shutdown(socket.SHUT_RDWR)
     return first
+
+
+def _rendezvous() -> Any:
+    """Return the store that the processes met at, which outlives the groups that are made with it."""
+    global _store
+    _store = _store or torch.distributed.group.WORLD.get_group_store()  # type: ignore[union-attr]
+    return _store
 
 
 def _connect_anew() -> None:
@@ -192,6 +190,6 @@ def _connect_anew() -> None:
     size = torch.distributed.get_world_size()
     torch.distributed.destroy_process_group()
     # documented, though not exported
-    store = torch.distributed.PrefixStore(f"after failure {_failures}", _store)  # type: ignore[attr-defined]
+    store = torch.distributed.PrefixStore(f"after failure {_failures}", _rendezvous())  # type: ignore[attr-defined]
     torch.distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     _note_links("after a failure")

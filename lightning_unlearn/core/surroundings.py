@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 _GRACE = 10.0  # seconds to end in an orderly way after a signal; a container has ten, as a rule
-_listener: Callable[[int, FrameType | None], None] | None = None
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_listening = False
 
 
 class Stopped(BaseException):
@@ -55,43 +56,22 @@ def stoppable(how_far: Callable[[], str]) -> Iterator[None]:
         SystemExit: With status 143, at SIGTERM.
         KeyboardInterrupt: At Ctrl-C.
     """
-    global _listener
+    global _listening
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    process, children = os.getpid(), set(multiprocessing.active_children())
-    outer, before = (
-        _listener,
-        {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)},
-    )
+    outer, before = _listening, {number: signal.getsignal(number) for number in _SIGNALS}
+    children = set(multiprocessing.active_children())
 
     def tell() -> None:
         if line := how_far():
             print(line, file=sys.stderr, flush=True)
 
-    def give_up(number: int) -> None:
-        tell()
-        os._exit(128 + number)
-
-    def listen(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a fork of this one
-            os._exit(128 + number)
-        raise Stopped(number)
-
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-
-    def watch() -> None:  # told by the signal itself, even while the main thread is in an exchange
-        while received := os.read(reading, 1):
-            if received[0] in before and not over.wait(_GRACE):
-                give_up(received[0])
-
-    over, watcher = threading.Event(), threading.Thread(target=watch, daemon=True)
-    _listener, awake = listen, signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watcher.start()
+    _listening = True
     try:
-        listen_again()
-        yield
+        with _broken_off_late(tell):
+            listen_again()
+            yield
     except Stopped as stop:
         tell()
         for child in set(multiprocessing.active_children()) - children:
@@ -100,46 +80,84 @@ def stoppable(how_far: Callable[[], str]) -> Iterator[None]:
             raise KeyboardInterrupt from None
         raise SystemExit(128 + stop.number) from None
     finally:
-        over.set()
-        _listener = outer
-        signal.set_wakeup_fd(awake)
+        _listening = outer
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _broken_off_late(tell: Callable[[], None]) -> Iterator[None]:
+    """End the process when the block is not over in time after a signal.
+
+    A thread sees to it, which the signal itself wakes, since the main thread may be in an exchange that hangs.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    over = threading.Event()
+
+    def watch() -> None:
+        while received := os.read(reading, 1):
+            if received[0] in _SIGNALS and not over.wait(_GRACE):
+                tell()
+                os._exit(128 + received[0])
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    woken_before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        signal.set_wakeup_fd(woken_before)
         os.close(writing)
         watcher.join()
         os.close(reading)
 
 
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise Stopped(number)
+
+
 def listen_again() -> None:
     """Put the handlers of :func:`stoppable` first again, where others were put before them."""
-    if _listener is not None and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _listener)
+    if _listening and threading.current_thread() is threading.main_thread():
+        for number in _SIGNALS:
+            signal.signal(number, _stop)
 
 
-def _asleep_in_a_fork() -> None:
-    if _listener is not None:
-        signal.set_wakeup_fd(-1)  # the pipe is the parent's
+def _deaf_in_a_fork() -> None:
+    """Let signals end a fork of a listening process at once; the pipe that they wake is the parent's."""
+    global _listening
+    if _listening:
+        _listening = False
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
-    os.register_at_fork(after_in_child=_asleep_in_a_fork)
+    os.register_at_fork(after_in_child=_deaf_in_a_fork)
+
+
+@contextmanager
+def _own_environment(*names: str) -> Iterator[None]:
+    """Put environment variables back as they were."""
+    before = {name: os.environ.get(name) for name in names}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed everything for one part, and put all of it back, the environment included."""
-    before = {key: os.environ.get(key) for key in ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")}
-    with isolated_rng():
+    with _own_environment("PL_GLOBAL_SEED", "PL_SEED_WORKERS"), isolated_rng():
         L.seed_everything(seed, verbose=False)
-        try:
-            yield
-        finally:
-            for key, value in before.items():
-                if value is None:
-                    os.environ.pop(key, None)
-                else:
-                    os.environ[key] = value
+        yield
 
 
 @contextmanager
@@ -164,16 +182,10 @@ def no_search_for_gpus() -> Iterator[None]:
     forking could break.
     """
     switch = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    before = os.environ.get(switch)
-    if torch.cuda.device_count() == 0:
-        os.environ[switch] = "0"
-    try:
+    with _own_environment(switch):
+        if torch.cuda.device_count() == 0:
+            os.environ[switch] = "0"
         yield
-    finally:
-        if before is None:
-            os.environ.pop(switch, None)
-        else:
-            os.environ[switch] = before
 
 
 @contextmanager

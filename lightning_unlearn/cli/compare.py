@@ -1,10 +1,9 @@
 """``lightning-unlearn compare``: from a YAML file to :func:`lightning_unlearn.compare`, and its table."""
 
+import json
 import sys
 from collections.abc import Callable
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
@@ -15,183 +14,89 @@ from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH
 from lightning_unlearn.core.terminal import say
-from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.remembering import summary
 from lightning_unlearn.models.hparams import recorded_hyperparameters
 
 __all__ = ["run"]
 
+# what decides no result, and what does
+_SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key"}
+_DECIDING = {"seeds", "vary"}
+
 
 def run(args: list[str]) -> int:
     """Parse the arguments, compare and print the table; the status is 1 if a part failed."""
-    parser = _parser()
-    config = parser.parse_args(args)
-    plan = _Plan(parser, config)
-    comparison = compare(
-        SourceRun(plan.source, _plain(config.source.trainer or {}), config.source.checkpoint),
-        plan.data,
-        [plan.method("methods", number) for number in range(len(config.methods))],
-        [plan.evaluator(number) for number in range(len(config.evaluators))],
-        seeds=config.seeds,
-        vary=config.vary,
-        retrain=None if config.retrain is None else plan.method("retrain"),
-        trainer=plan.trainer,
-        adapter=plan.adapter,
-        output_dir=config.output_dir,
-        overwrite=config.overwrite,
-        quiet=config.quiet,
-        threads=config.threads,
-        ledger=config.ledger,
-        clean=config.clean,
-        forget_key=config.forget_key,
-        config=plan.provenance(),
-    )
-    _print_result(comparison)
-    return 1 if comparison.failed else 0
-
-
-def _parser() -> ArgumentParser:
-    """Return the parser of ``compare``."""
     parser = ArgumentParser(
         prog="lightning-unlearn compare",
         description="Compare unlearning methods with the source and the retrained model.",
         version=__version__,
     )
     parser.add_argument(
-        "-c", "--config", action=ActionConfigFile, help="YAML file; several compose, the later wins."
+        "-c",
+        "--config",
+        action=ActionConfigFile,
+        help="YAML file; several compose, the later wins. --recipe NAME takes one that comes with the package.",
     )
-    parser.add_function_arguments(_compare_arguments)
+    parser.add_function_arguments(compare, skip={"trainer", "observers", "config"})
     # as under LightningCLI, so that one file with a logger or an accelerator serves both
     parser.add_class_arguments(L.Trainer, "trainer", instantiate=False, fail_untyped=False)
-    return parser
+    config = parser.parse_args(args)
+    comparison = compare(**_arguments(parser, config))
+    _print_result(comparison)
+    return 1 if comparison.failed else 0
 
 
-def _compare_arguments(
-    source: SourceRun,
-    data: Callable[[], UnlearningDataModule],
-    methods: list[MethodRun],
-    evaluators: list[Callable[[], Evaluator]] = [],  # noqa: B006  jsonargparse shows it as the default
-    seeds: int | list[int] = 3,
-    vary: Literal["all", "source", "unlearn", "evaluate"] = "all",
-    retrain: MethodRun | None = None,
-    adapter: Adapter | None = None,
-    output_dir: str = "runs/compare",
-    overwrite: bool = False,
-    quiet: bool = False,
-    threads: int | None = None,
-    ledger: str | None = None,
-    clean: bool = False,
-    forget_key: str | None = None,
-) -> None:
-    """Arguments of the comparison.
-
-    Args:
-        source: The source model: how it is built and trained.
-        data: The split data.
-        methods: The methods; append one with ``methods+:`` in a later file.
-        evaluators: Evaluators beside accuracies and forgetting metrics.
-        seeds: Number of seeds, or the seeds.
-        vary: Which randomness differs between seeds.
-        retrain: How to retrain; left out, as the source was trained.
-        adapter: Where a batch keeps inputs and targets.
-        output_dir: Folder of everything that is written.
-        overwrite: Remove what another comparison wrote to output_dir.
-        quiet: Show no progress.
-        threads: CPU threads of PyTorch; small networks are fastest with one.
-        ledger: Deletion ledger to append to, one line a method and seed (lightning-unlearn ledger --help).
-        clean: When all is done, remove files of output_dir that still remember what was forgotten.
-        forget_key: File with the secret that the forgotten samples are hashed with, made if there is none; share it
-            between comparisons that are to be merged. Left out, the ledger's.
-    """
-
-
-class _Plan:
-    """Builds every object of a comparison anew each time it is asked.
+def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+    """Return the arguments of :func:`compare`, whose factories build every object anew at each call.
 
     jsonargparse builds the parts nested in a factory once and shares them between its calls, so a second seed
     would go on training the network of the first.
     """
+    given, defaults = config.trainer.as_dict(), parser.get_defaults().trainer.as_dict()
+    # the others are the comparison's to choose
+    trainer = {key: value for key, value in given.items() if value != defaults[key]}
 
-    def __init__(self, parser: ArgumentParser, config: Namespace) -> None:
-        self.parser = parser
-        self.config = config
+    def fresh() -> Any:
+        copy = config.clone()
+        for each in (copy.source, copy.retrain, *copy.methods):
+            if each is not None:  # of no type to jsonargparse, which would call whatever is named in there
+                each.trainer = {}
+        return parser.instantiate(copy)
 
-    def source(self) -> L.LightningModule:
-        """Build an untrained source that remembers its configuration, as under LightningCLI."""
-        model = self.config.source.model.as_dict() if self.config.source.model else {}
-        with ExitStack() as stack:
-            factory = self._fresh().source.model
-            stack.enter_context(
-                recorded_hyperparameters({CLASS_PATH: model["class_path"], **model.get("init_args", {})})
-            )
-            built: L.LightningModule = factory()
+    def source() -> L.LightningModule:
+        model = config.source.model.as_dict()
+        recorded = {CLASS_PATH: model["class_path"], **model.get("init_args", {})}
+        build = fresh().source.model
+        with recorded_hyperparameters(recorded):  # remembers its configuration, as under LightningCLI
+            built: L.LightningModule = build()
         return built
 
-    def data(self) -> UnlearningDataModule:
-        """Build the data."""
-        built: UnlearningDataModule = self._fresh().data()
-        return built
+    def method(key: str, number: int | None = None) -> MethodRun:
+        def pick(built: Any) -> Any:
+            return built[key] if number is None else built[key][number]
 
-    @property
-    def adapter(self) -> Adapter | None:
-        """Build the adapter."""
-        adapter: Adapter | None = self._fresh().adapter
-        return adapter
-
-    @property
-    def trainer(self) -> dict[str, Any]:
-        """Return those of the Trainer's arguments that were given; the others are the comparison's to choose."""
-        given, defaults = _plain(self.config.trainer), _plain(self.parser.get_defaults().trainer)
-        return {key: value for key, value in given.items() if value != defaults[key]}
-
-    def method(self, key: str, number: int | None = None) -> MethodRun:
-        """Return a run whose method is built anew for every source."""
-
-        def pick(namespace: Namespace) -> Any:
-            return namespace[key] if number is None else namespace[key][number]
-
-        parsed = pick(self.config)
+        parsed = pick(config)
         name = parsed.name or snake_case(parsed.method["class_path"].rpartition(".")[2])
         return MethodRun(
-            lambda source: pick(self._fresh()).method(source),
-            name,
-            _plain(parsed.trainer or {}),
-            parsed.batch_size,
+            lambda source: pick(fresh()).method(source), name, parsed.trainer or {}, parsed.batch_size
         )
 
-    def evaluator(self, number: int) -> Callable[[], Evaluator]:
-        """Return a factory of one evaluator."""
-        return lambda: self._fresh().evaluators[number]()
+    def evaluator(number: int) -> Callable[[], Evaluator]:
+        return lambda: fresh().evaluators[number]()
 
-    def provenance(self) -> dict[str, Any]:
-        """Return the configuration as plain values, without what does not decide the result."""
-        plain: dict[str, Any] = _plain(self.config)
-        plain["trainer"] = self.trainer or None
-        return {
-            k: v
-            for k, v in plain.items()
-            if k
-            not in ("config", "output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key")
-        }
-
-    def _fresh(self) -> Namespace:
-        build = getattr(self.parser, "instantiate", None) or self.parser.instantiate_classes
-        config = self.config.clone()
-        for run in (config.source, config.retrain, *config.methods):
-            if run is not None:  # of no type to jsonargparse, which would call whatever is named in there
-                run.trainer = {}
-        built: Namespace = build(config)
-        return built
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Namespace):
-        return {key: _plain(item) for key, item in vars(value).items()}
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    plain = json.loads(json.dumps(config.as_dict(), default=str))
+    decides = {k: v for k, v in plain.items() if k not in {*_SETTINGS, "config"}}
+    return {
+        "source": SourceRun(source, config.source.trainer or {}, config.source.checkpoint),
+        "data": lambda: fresh().data(),
+        "methods": [method("methods", number) for number in range(len(config.methods))],
+        "evaluators": [evaluator(number) for number in range(len(config.evaluators))],
+        "retrain": None if config.retrain is None else method("retrain"),
+        "trainer": trainer,
+        "adapter": fresh().adapter,
+        "config": {**decides, "trainer": json.loads(json.dumps(trainer, default=str)) or None},
+        **{name: config[name] for name in (*_SETTINGS, *_DECIDING)},
+    }
 
 
 def _print_result(comparison: Comparison) -> None:
@@ -203,13 +108,14 @@ def _print_result(comparison: Comparison) -> None:
     say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
     for failure in comparison.report["failures"]:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
-    say(f"Report: {comparison.output_dir / 'report.html'}")
+    lines = [f"Report: {comparison.output_dir / 'report.html'}"]
     if comparison.removed:
-        say(f"Removed, {len(comparison.removed)} files that remembered what was forgotten:")
-    for line in summary(comparison.removed):
-        say(f"  {line}")
+        lines.append(f"Removed, {len(comparison.removed)} files that remembered what was forgotten:")
+        lines += [f"  {line}" for line in summary(comparison.removed)]
     if comparison.remembering:
-        print("These files still remember what was forgotten (--clean=true removes them when all is done).")
-        say(f"All are named in {comparison.output_dir / 'remembering.json'}:")
-    for line in summary(comparison.remembering):
-        say(f"  {line}")
+        lines += [
+            "These files still remember what was forgotten (--clean=true removes them when all is done).",
+            f"All are named in {comparison.output_dir / 'remembering.json'}:",
+            *(f"  {line}" for line in summary(comparison.remembering)),
+        ]
+    say("\n".join(lines))

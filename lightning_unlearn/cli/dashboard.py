@@ -29,11 +29,9 @@ def run(args: list[str]) -> int:
     try:
         from lightning_unlearn.trackers.dashboard import build_report, build_workspace, to_json
     except ModuleNotFoundError as error:
-        print(
-            f"error: dashboards need wandb-workspaces ({error}): pip install 'lightning-unlearn[dashboards]'",
-            file=sys.stderr,
+        return _failed(
+            2, f"dashboards need wandb-workspaces ({error}): pip install 'lightning-unlearn[dashboards]'"
         )
-        return 2
     if parsed.push:
         return _push(parsed.entity, parsed.project, parsed.group)
     content = {
@@ -55,22 +53,21 @@ def _push(entity: str, project: str, group: str | None) -> int:
 
     try:
         if not wandb.login(prompt=False):
-            print(
-                "error: --push needs a login to W&B: run `wandb login` first, or use --output to save the JSON",
-                file=sys.stderr,
+            return _failed(
+                2, "--push needs a login to W&B: run `wandb login` first, or use --output to save the JSON"
             )
-            return 2
         entity = entity or str(wandb.Api().default_entity)
-        for kind, built in (
-            ("Workspace", build_workspace(entity, project, group)),
-            ("Report", build_report(entity, project, group)),
-        ):
-            print(f"{kind}: {built.save().url}")
+        print(f"Workspace: {build_workspace(entity, project, group).save().url}")
+        print(f"Report: {build_report(entity, project, group).save().url}")
     except Exception as error:  # W&B documents none; unknown keys, no network, no project all differ
-        print(
-            f"error: W&B did not take the dashboard: {type(error).__name__}: {error}\n(the project must hold a run "
-            "already; --output saves the JSON without asking the server)",
-            file=sys.stderr,
+        return _failed(
+            1,
+            f"W&B did not take the dashboard: {type(error).__name__}: {error}\n(the project must hold a run already; "
+            "--output saves the JSON without asking the server)",
         )
-        return 1
     return 0
+
+
+def _failed(status: int, message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status

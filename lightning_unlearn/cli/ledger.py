@@ -1,4 +1,4 @@
-"""``lightning-unlearn ledger verify``: checks a deletion ledger, and says what does not match."""
+"""``lightning-unlearn ledger verify``: check a deletion ledger, and list what does not match."""
 
 import argparse
 from pathlib import Path
@@ -16,7 +16,20 @@ _METHOD_PREFIX = "model."
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``ledger``, check and print; the status is 1 if something does not match."""
-    parsed = _parser().parse_args(args)
+    parser = argparse.ArgumentParser(
+        prog="lightning-unlearn ledger",
+        description="Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.",
+    )
+    verb = parser.add_subparsers(dest="verb", required=True).add_parser(
+        "verify", help="check the chain of lines and the models' hashes"
+    )
+    add = verb.add_argument
+    add("file", type=Path, metavar="FILE", help="the ledger")
+    add("--model", type=Path, metavar="CKPT", help="a checkpoint that a request must have made")
+    add("--head", metavar="HASH", help="hash of a line, noted earlier, that must still be there")
+    add("--split", type=Path, metavar="NPZ", help="split file whose forget set a line must be about")
+    add("--key", type=Path, metavar="FILE", help="the ledger's secret; FILE.key if left out")
+    parsed = parser.parse_args(args)
     ids = fingerprint = None
     ledger = Ledger(str(parsed.file), parsed.key and str(parsed.key))
     if parsed.split is not None or parsed.key is not None or ledger.key_path.is_file():
@@ -31,31 +44,8 @@ def run(args: list[str]) -> int:
         print(f"head: {lines[-1]['hash']}")
     if parsed.model is not None:
         mismatches += _check_model(parsed.model, lines)
-    for mismatch in mismatches:
-        print(f"DOES NOT MATCH  {mismatch}")
-    if not mismatches:
-        print("everything matches")
+    print("\n".join(f"DOES NOT MATCH  {each}" for each in mismatches) or "everything matches")
     return 1 if mismatches else 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn ledger",
-        description="Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.",
-    )
-    verb = parser.add_subparsers(dest="verb", required=True).add_parser(
-        "verify", help="check the chain of lines and the models' hashes"
-    )
-    verb.add_argument("file", type=Path, metavar="FILE", help="the ledger")
-    verb.add_argument("--model", type=Path, metavar="CKPT", help="a checkpoint that a request must have made")
-    verb.add_argument(
-        "--head", metavar="HASH", help="hash of a line, noted earlier, that must still be there"
-    )
-    verb.add_argument(
-        "--split", type=Path, metavar="NPZ", help="split file whose forget set a line must be about"
-    )
-    verb.add_argument("--key", type=Path, metavar="FILE", help="the ledger's secret; FILE.key if left out")
-    return parser
 
 
 def _check_recorded_files(path: Path, lines: list[dict[str, Any]]) -> tuple[int, list[Mismatch]]:

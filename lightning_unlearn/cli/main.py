@@ -16,6 +16,7 @@ import lightning_unlearn.models  # noqa: F401  an imported class can be named wi
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.cli import COMMANDS, run
 from lightning_unlearn.cli.arguments import own_arguments
+from lightning_unlearn.cli.recipes import with_recipes
 from lightning_unlearn.core.surroundings import stoppable
 from lightning_unlearn.methods.base.resuming import require_readable
 
@@ -25,7 +26,8 @@ _DESCRIPTION = """Make a trained Lightning model forget chosen training samples,
 
 compare is the main job: source, retrained model and every method, over several seeds, in one table and report
 (lightning-unlearn compare --help). report writes its page again, or merges several (lightning-unlearn report
---help). ledger verify checks a deletion ledger. The others are LightningCLI's, for one model at a time."""
+--help). ledger verify checks a deletion ledger. The others are LightningCLI's, for one model at a time. --recipe NAME
+takes a configuration that comes with the package, such as digits/compare, in place of --config FILE."""
 
 _TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 
@@ -58,6 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
         warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
         try:
             with stoppable(lambda: "stopped before the end"):
+                arguments = with_recipes(arguments)
                 if arguments and arguments[0] in COMMANDS:
                     return run(arguments[0], arguments[1:])
                 _run_lightning(None if args is None and arguments == sys.argv[1:] else arguments)

@@ -1,4 +1,4 @@
-"""``lightning-unlearn report``: writes a comparison's page again, or merges several."""
+"""``lightning-unlearn report``: write a comparison's page again, or merge several."""
 
 import argparse
 from pathlib import Path

@@ -16,11 +16,12 @@ from lightning_unlearn.comparison.folder import (
     require_names,
     require_ours,
 )
-from lightning_unlearn.comparison.loggers import split_loggers
-from lightning_unlearn.comparison.pipeline import RETRAIN, SOURCE, Observer, Pipeline
+from lightning_unlearn.comparison.pipeline import Observer, Pipeline
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.recorder import Recorder
-from lightning_unlearn.comparison.runs import MethodRun, SourceRun
+from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, MethodRun, SourceRun
+from lightning_unlearn.comparison.trainers import split_loggers
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.ledger import Ledger, as_ledger
 from lightning_unlearn.core.processes import is_first
@@ -124,52 +125,16 @@ def compare(
             verify.
         SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
-    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
-    for method in methods:
-        if method.label in (SOURCE, *runs):
-            raise ValueError(
-                f"methods: two runs are called {method.label!r}; give one of them another name (the names "
-                f"{SOURCE!r} and {RETRAIN!r} are taken)"
-            )
-        runs[method.label] = method
-    require_names(label for label in runs if label != RETRAIN)
+    runs = _named({RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}, methods)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, got {threads}; None leaves them as they are")
-    if vary not in ("all", "source", "unlearn", "evaluate"):
-        raise ValueError(f"vary must be 'all', 'source', 'unlearn' or 'evaluate', got {vary!r}")
-    for name, arguments in ((SOURCE, source.trainer), *((label, run.trainer) for label, run in runs.items())):
-        if name == SOURCE and source.checkpoint is not None:
-            continue
-        if not {"max_epochs", "max_steps", "max_time", "fast_dev_run"} & {*arguments, *(trainer or {})}:
-            raise ValueError(
-                f"trainer of {name!r}: give max_epochs (or max_steps, or max_time); without one Lightning would train "
-                "for 1000 epochs"
-            )
-    arguments = dict(trainer or {})
-    wandb, loggers = split_loggers(arguments.pop("logger", None))
-    if wandb is not None:
-        observers = [*observers, WandbRuns(wandb, quiet=quiet)]
-    for label, given in ((SOURCE, source.trainer), *((label, run.trainer) for label, run in runs.items())):
-        if split_loggers(given.get("logger"))[0] is not None:
-            raise ValueError(
-                f"trainer of {label!r}: a WandbLogger belongs into the comparison's own trainer; it writes every run"
-            )
-    split_data = data()
-    split_data.prepare_data()
-    split_data.setup("fit")
-    if not split_data.stream_size("test"):
-        raise ValueError("data: a comparison needs a test set, and the data has none")
-    if ledger is not None and split_data.ledger is not None:
-        raise ValueError(f"ledger: the data has one already, {split_data.ledger.path}; name it in one place")
-    # the fits of a comparison are put on record by the comparison, once they are audited
-    record, split_data.ledger = as_ledger(ledger) or split_data.ledger, None
-    folder = Path(output_dir)
-    inputs = [
-        Path(file) for file in (split_data.split_path, source.checkpoint, forget_key) if file is not None
-    ]
+    in_range("threads", threads, "[1, inf)", "; None leaves them as they are", whole=True, none=True)
+    one_of("vary", vary, "all", "source", "unlearn", "evaluate")
+    wandb, loggers = split_loggers((trainer or {}).get("logger"))
+    split_data, record = _prepared(data(), ledger)
+    folder, files = Path(output_dir), (split_data.split_path, source.checkpoint, forget_key)
+    inputs = [Path(file) for file in files if file is not None]
     inputs += [] if record is None else [record.file, record.key_path]
     require_ours(folder, inputs)
     pipeline = Pipeline(
@@ -179,43 +144,80 @@ def compare(
         evaluators=[ForgettingMetrics, *evaluators],
         seeds=seeds,
         vary=vary,
-        trainer=arguments,
-        loggers=loggers,
+        trainer={**(trainer or {}), "logger": loggers},
         adapter=adapter,
         folder=folder,
         config=without_names(_without_logger(config or {})),
-        observers=observers,
+        progress=Progress(len(seeds) * 2 * (1 + len(runs)), quiet=quiet or not is_first()),
+        observers=[*observers, *([] if wandb is None else [WandbRuns(wandb, quiet=quiet)])],
     )
     with quiet_lightning():
         pipeline.check()
     with in_use(folder):
-        recorder = None if record is None else Recorder(record, split_data, source.checkpoint)
-        if recorder is not None:
-            pipeline.observers = observers = [recorder, *observers]
-        key_file = forget_key if record is None else forget_key or record.key_path
-        pipeline.claim_folder(overwrite, inputs, None if key_file is None else Path(key_file))
-        start = time.perf_counter()
-        steps = len(seeds) * 2 * (1 + len(runs))
-        progress = Progress(steps, quiet=quiet or not is_first())
-        with (
-            stoppable(progress.how_far),
-            torch_threads(threads),
-            no_search_for_gpus(),
-            progress,
-            quiet_lightning(),
-        ):
-            for seed in seeds:
-                pipeline.run_seed(seed, progress)
-        report = pipeline.report(time.perf_counter() - start)
-        if recorder is not None:
+        if record is not None:
+            recorder = Recorder(record, split_data, source.checkpoint)
+            pipeline.observers = [recorder, *pipeline.observers]
+            forget_key = forget_key or record.key_path
+        pipeline.claim_folder(overwrite, inputs, None if forget_key is None else Path(forget_key))
+        seconds = _run(pipeline, threads)
+        report = pipeline.report(seconds)
+        if record is not None:
             report["ledger"] = recorder.lines
-        files: list[Path] = []
-        if is_first():
-            files = write_all(report, folder, read_details(folder, report))
-            for observer in observers:
-                _show(observer, folder, report)
-        left, removed = _settle(folder, clean and not report["failures"]) if is_first() else ([], [])
-    return Comparison(report, folder, files, left, removed)
+        written, left, removed = _finish(pipeline, report, clean) if is_first() else ([], [], [])
+    return Comparison(report, folder, written, left, removed)
+
+
+def _named(runs: dict[str, MethodRun], methods: Sequence[MethodRun]) -> dict[str, MethodRun]:
+    """Return the runs with the methods beside them, under names that are different and make folders."""
+    for method in methods:
+        if method.label in (SOURCE, *runs):
+            raise ValueError(
+                f"methods: two runs are called {method.label!r}; give one of them another name (the names "
+                f"{SOURCE!r} and {RETRAIN!r} are taken)"
+            )
+        runs[method.label] = method
+    require_names(label for label in runs if label != RETRAIN)
+    return runs
+
+
+def _prepared(
+    data: UnlearningDataModule, ledger: str | Path | Ledger | None
+) -> tuple[UnlearningDataModule, Ledger | None]:
+    """Split the data; take their ledger, since the comparison itself records its fits, once they are audited."""
+    data.prepare_data()
+    data.setup("fit")
+    if not data.stream_size("test"):
+        raise ValueError("data: a comparison needs a test set, and the data has none")
+    if ledger is not None and data.ledger is not None:
+        raise ValueError(f"ledger: the data has one already, {data.ledger.path}; name it in one place")
+    record, data.ledger = as_ledger(ledger) or data.ledger, None
+    return data, record
+
+
+def _run(pipeline: Pipeline, threads: int | None) -> float:
+    """Run every seed, and return how many seconds that took."""
+    start, progress = time.perf_counter(), pipeline.progress
+    with (
+        stoppable(progress.how_far),
+        torch_threads(threads),
+        no_search_for_gpus(),
+        progress,
+        quiet_lightning(),
+    ):
+        for seed in pipeline.seeds:
+            pipeline.run_seed(seed)
+    return time.perf_counter() - start
+
+
+def _finish(
+    pipeline: Pipeline, report: Report, clean: bool
+) -> tuple[list[Path], list[Remembering], list[Remembering]]:
+    """Write the report and settle the folder; return the report's files, and what remembers and what did."""
+    folder = pipeline.folder
+    written = write_all(report, folder, read_details(folder, report))
+    for observer in pipeline.observers:
+        _show(observer, folder, report)
+    return written, *_settle(folder, clean and not report["failures"])
 
 
 def _show(observer: Observer, folder: Path, report: Report) -> None:

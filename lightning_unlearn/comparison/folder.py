@@ -1,4 +1,4 @@
-"""The folder of a comparison and of each of its runs: what is written there, by whom, and what stands finished."""
+"""The folder of a comparison and of each of its runs: who writes what, and what is finished."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import shutil
 import socket
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,57 +34,33 @@ _MARK = "comparison.json"
 _FILES = (_MARK, "report.json", "report.html", "remembering.json", "split.npz", "wandb.json", KEY)
 _FOLDERS = ("figures", "wandb")
 _CACHES = ("populations", "shadow_models")
-_RUN_FILES = (
-    "config.json",
-    "training.json",
-    "metrics.json",
-    "facts.json",
-    "watched.json",
-    "model.ckpt",
-    "wandb.json",
-    "error.txt",
-)
+_RUN_JSON = ("config", "training", "metrics", "facts", "watched", "wandb")
+_RUN_FILES = (*(f"{name}.json" for name in _RUN_JSON), "model.ckpt", "error.txt")
 _RUN_FOLDERS = ("log", "evaluation")
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """The folder of one model of a comparison: its settings, its weights and its audit.
 
     Args:
         path: The folder; it need not exist yet.
+
+    Attributes:
+        checkpoint: The exported model.
+        facts: What is known of the training only while it runs.
+        watched: What evaluators saw during the training.
+        evaluation: Folder of the evaluators' own files.
     """
 
-    path: Path
-
-    @property
-    def checkpoint(self) -> Path:
-        """The exported model."""
-        return self.path / "model.ckpt"
-
-    @property
-    def facts(self) -> Path:
-        """What is known of the training only while it runs."""
-        return self.path / "facts.json"
-
-    @property
-    def watched(self) -> Path:
-        """What evaluators saw during the training."""
-        return self.path / "watched.json"
-
-    @property
-    def evaluation(self) -> Path:
-        """Folder of the evaluators' own files."""
-        return self.path / "evaluation"
-
-    @property
-    def _training(self) -> Path:
-        return self.path / "training.json"
-
-    @property
-    def _metrics(self) -> Path:
-        return self.path / "metrics.json"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.checkpoint = path / "model.ckpt"
+        self.facts = path / "facts.json"
+        self.watched = path / "watched.json"
+        self.evaluation = path / "evaluation"
+        self._training = path / "training.json"
+        self._metrics = path / "metrics.json"
 
     # ------------------------------------------------------------------ the training
 
@@ -111,23 +86,22 @@ class RunFolder:
         write_json_atomic(self.path / "config.json", config)
 
     def finish_training(
-        self,
-        fingerprint: str,
-        times: Mapping[str, float],
-        method: Mapping[str, Any],
-        frozen: Sequence[str] = (),
+        self, fingerprint: str, times: Mapping[str, float], method: Mapping[str, Any], frozen: Sequence[str]
     ) -> None:
         """Record that the checkpoint is complete.
 
         Args:
             fingerprint: Hash of what decided it.
-            times: Seconds by name, those of looking on included, which are taken off here.
+            times: Seconds by name. Those that went into looking on, which the method would not have needed, are
+                taken off here.
             method: The method and its hyper-parameters.
             frozen: Names of the parameters that were frozen when training ended.
         """
+        looking, _ = read_watched(self.watched)
+        taken_off = {"time/unlearn_s": looking, "time/total_s": looking}
         content = {
             "fingerprint": fingerprint,
-            "times": self._unwatched(times),
+            "times": {key: seconds - taken_off.get(key, 0.0) for key, seconds in times.items()},
             "sha256": file_hash(self.checkpoint),
             "method": method,
             "frozen": list(frozen),
@@ -143,12 +117,6 @@ class RunFolder:
         """Return the names of the parameters that were frozen when the training ended, if that was noted."""
         names: list[str] | None = json.loads(self._training.read_text()).get("frozen")
         return names
-
-    def _unwatched(self, times: Mapping[str, float]) -> dict[str, float]:
-        """Take off the time that went into looking on, which the method would not have needed."""
-        looking, _ = read_watched(self.watched)
-        while_unlearning = ("time/unlearn_s", "time/total_s")
-        return {key: value - looking * (key in while_unlearning) for key, value in times.items()}
 
     # ------------------------------------------------------------------ the audit
 
@@ -187,8 +155,7 @@ class RunFolder:
 
     def note_evaluators_error(self, name: str, error: str) -> None:
         """Keep what went wrong with an evaluator, in place of its scores."""
-        content = {"metrics": {}, "details": {}, "error": error}
-        write_json_atomic(self.evaluation / f"{name}.json", content)
+        write_json_atomic(self.evaluation / f"{name}.json", {"metrics": {}, "details": {}, "error": error})
 
     def note_error(self, trace: str) -> None:
         """Keep the traceback of what went wrong."""
@@ -268,27 +235,29 @@ def claim(
         ValueError: If another comparison's files are there and are to stay, or the folder is no comparison's.
     """
     require_ours(folder, inputs)
-    mark, known = folder / _MARK, _mark(folder)
-    if mark.exists() and not (
-        known.get("config") == identity["config"]
-        and known.get("forget_hmac") in (None, identity["forget_hmac"])
-    ):
-        if not overwrite:
-            raise ValueError(
-                f"output_dir: {folder} holds another comparison (its config, forget set or key differs, or its "
-                "comparison.json is damaged); choose another folder, or set overwrite to remove what it wrote"
-            )
-        if is_first():
-            for name in _written(folder):
-                RunFolder(folder / name).clear() if "/" in name else _remove(folder, (), (name,))
-            _remove(folder, [name for name in _FILES if name != KEY], _FOLDERS)
-    if is_first():
-        write_json_atomic(mark, {**identity, "written": sorted({*_written(folder), *runs})})
-        ours = places(folder)
-        for parent, _, names in os.walk(folder):
-            for file in (Path(parent, name) for name in names):
-                if target_of(file) is not None and ours(file):
-                    file.unlink(missing_ok=True)  # a write was interrupted here
+    known, written = _mark(folder), _written(folder)
+    # a cleaned folder knows no hash
+    same = (
+        known.get("forget_hmac") in (None, identity["forget_hmac"])
+        and known.get("config") == identity["config"]
+    )
+    if (folder / _MARK).exists() and not (same or overwrite):
+        raise ValueError(
+            f"output_dir: {folder} holds another comparison (its config, forget set or key differs, or its "
+            "comparison.json is damaged); choose another folder, or set overwrite to remove what it wrote"
+        )
+    if not is_first():
+        return
+    if (folder / _MARK).exists() and not same:
+        for name in written:
+            RunFolder(folder / name).clear() if "/" in name else _remove(folder, (), (name,))
+        _remove(folder, [name for name in _FILES if name != KEY], _FOLDERS)
+        written = []
+    write_json_atomic(folder / _MARK, {**identity, "written": sorted({*written, *runs})})
+    ours = places(folder)
+    for file in folder.rglob("*"):
+        if target_of(file) is not None and file.is_file() and ours(file):
+            file.unlink(missing_ok=True)  # a write was interrupted here
 
 
 def require_ours(folder: Path, inputs: Collection[Path]) -> None:
@@ -330,19 +299,15 @@ def forget_key_gone(folder: Path) -> None:
 
 
 def _mark(folder: Path) -> dict[str, Any]:
-    content = _read_json(folder / _MARK)
-    return content if isinstance(content, dict) else {}
+    return _read_json(folder / _MARK) or {}
 
 
 def _written(folder: Path) -> list[str]:
     """Return the manifest; what is not one of ours in it is passed over, since a file may come from anybody."""
     names = _mark(folder).get("written")
     pattern = rf"{_NAME}(/seed_\d+)?"
-    return (
-        [n for n in names if isinstance(n, str) and re.fullmatch(pattern, n)]
-        if isinstance(names, list)
-        else []
-    )
+    listed = names if isinstance(names, list) else []
+    return [name for name in listed if isinstance(name, str) and re.fullmatch(pattern, name)]
 
 
 def _remove(folder: Path, files: Iterable[str], folders: Iterable[str]) -> None:
@@ -357,11 +322,13 @@ def _remove(folder: Path, files: Iterable[str], folders: Iterable[str]) -> None:
 def _record(path: Path, fingerprint: str) -> dict[str, Any] | None:
     """Return what a finished part left, if it was this very part; a damaged file is as good as none."""
     content = _read_json(path)
-    return content if isinstance(content, dict) and content.get("fingerprint") == fingerprint else None
+    return content if content and content.get("fingerprint") == fingerprint else None
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any] | None:
+    """Return a file's object; a damaged file is as good as none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError, RecursionError):
         return None
+    return content if isinstance(content, dict) else None

@@ -1,6 +1,5 @@
-"""The course of a comparison: which model is trained and audited when; its folders know what stands finished."""
+"""The course of a comparison: which model is trained and audited when."""
 
-import time
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 import lightning as L
-import torch
-from lightning.pytorch.loggers import CSVLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -18,11 +15,16 @@ from lightning_unlearn.callbacks import Evaluator, ManyModels
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
 from lightning_unlearn.callbacks.base.watching import WatchRecorder
 from lightning_unlearn.comparison.folder import KEY, RunFolder, add_written, claim
-from lightning_unlearn.comparison.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.comparison.progress import Progress
-from lightning_unlearn.comparison.run_facts import RunFacts
-from lightning_unlearn.comparison.runs import MethodRun, SourceRun
-from lightning_unlearn.comparison.trainer_arguments import built, require_trainer
+from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, MethodRun, SourceRun
+from lightning_unlearn.comparison.trainers import (
+    DEFAULTS,
+    Clock,
+    built,
+    has_end,
+    make_trainer,
+    require_trainer,
+)
 from lightning_unlearn.core.files import file_hash, positions_hash
 from lightning_unlearn.core.ledger import secret_in
 from lightning_unlearn.core.processes import InStep, decided, is_first, said, shared, together
@@ -44,26 +46,11 @@ from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.surgery import load_state
 from lightning_unlearn.reports import Report, build_report
 
-__all__ = ["RETRAIN", "SOURCE", "Observer", "Pipeline"]
+__all__ = ["Observer", "Pipeline"]
 
-SOURCE, RETRAIN = "source", "retrain"
-_AUDIT_TRAINER_KEYS = (
-    "accelerator",
-    "devices",
-    "strategy",
-    "num_nodes",
-    "precision",
-    "plugins",
-    "deterministic",
-)
-_LIMITS = {"max_epochs", "max_steps", "max_time", "fast_dev_run"}
-_TRAINER_DEFAULTS: dict[str, Any] = {
-    "enable_checkpointing": False,
-    "enable_model_summary": False,
-    "enable_progress_bar": False,
-    "log_every_n_steps": 10,  # short runs would be over before the 50 steps of Lightning
-    "limit_val_batches": 0,  # the comparison measures at the end; validating every epoch would only cost time
-}
+_PARTS = ("forget", "retain", "test", "nonmember", "shadow")
+# where and how precisely a finished model is asked; the Trainer's other arguments are about training
+_ASKED_WITH = {"accelerator", "devices", "strategy", "num_nodes", "precision", "plugins", "deterministic"}
 
 
 class Observer(Protocol):
@@ -92,7 +79,11 @@ class Observer(Protocol):
 
 @dataclass
 class Pipeline:
-    """Runs the parts of a comparison and remembers what they gave."""
+    """Runs the parts of a comparison and remembers what they gave.
+
+    The last attributes are of the seed that is running: the seed, its source and retrained model, its evaluators and
+    the settings that these had before they saw a model.
+    """
 
     source: SourceRun
     runs: dict[str, MethodRun]
@@ -100,46 +91,58 @@ class Pipeline:
     evaluators: Sequence[Callable[[], Evaluator]]
     seeds: list[int]
     vary: str
-    trainer: dict[str, Any]
+    trainer: dict[str, Any]  # the logger among them is any but W&B's
     adapter: Adapter | None
     folder: Path
     config: dict[str, Any]
-    loggers: LoggerChoice = field(default_factory=list)
+    progress: Progress
     observers: Sequence[Observer] = ()
     key: bytes = b""  # what the forgotten samples are hashed with
     key_is_shared: bool = False  # only then does the hash say anything to others
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
-    populations: dict[int, Populations] = field(default_factory=dict)
     identities: dict[tuple[str, int], str] = field(default_factory=dict)
     _data_identity: str = ""
+    _seed: int = -1
+    _source: nn.Module | None = None
+    _retrained: nn.Module | None = None
+    _evaluators: list[Evaluator] = field(default_factory=list)
     _settings: list[Any] = field(default_factory=list)
+    _populations: Populations = field(default_factory=Populations)
 
     # ------------------------------------------------------------------ the course of a seed
 
-    def run_seed(self, seed: int, progress: Progress) -> None:
+    def run_seed(self, seed: int) -> None:
         """Train and audit everything of one seed; what fails is noted and the rest goes on."""
-        source = self._train_source(seed, progress)
-        if source is None:
+        self._seed = seed
+        self._source = self._train_source()
+        if self._source is None:
             for name in self.runs:
-                self._fail(name, seed, "not run: the source model failed")
-            progress.skip(2 * len(self.runs) + 1)
+                self._fail(name, "not run: the source model failed")
+            self.progress.skip(2 * len(self.runs) + 1)
             return
-        evaluators = self._evaluators(seed)
-        retrained = self._train_method(RETRAIN, source, seed, evaluators, progress)
-        self._audit(SOURCE, source, source, retrained, evaluators, seed, progress)
+        self._build_evaluators()
+        self._retrained = self._train_method(RETRAIN)
+        self._audit(SOURCE, self._source)
         for name in self.runs:
-            model = retrained
-            if name != RETRAIN:
-                model = self._train_method(name, source, seed, evaluators, progress)
+            model = self._retrained if name == RETRAIN else self._train_method(name)
             if model is None:
-                progress.skip(1)
+                self.progress.skip(1)
             else:
-                self._audit(name, model, source, retrained, evaluators, seed, progress)
+                self._audit(name, model)
 
-    def _train_source(self, seed: int, progress: Progress) -> nn.Module | None:
-        own = self._seed("source", seed)
+    def _build_evaluators(self) -> None:
+        self._populations = Populations()
+        self._evaluators = [build() for build in self.evaluators]
+        for evaluator in self._evaluators:
+            evaluator.seed = self._seed_of("evaluate")
+            evaluator.controls = False  # source and retrained model have rows of their own
+            if evaluator.keeps is not None:
+                add_written(self.folder, evaluator.keeps)
+        # now, because an evaluator may keep things for the next model, and Lightning adds its own
+        self._settings = [evaluator_settings(evaluator) for evaluator in self._evaluators]
 
+    def _train_source(self) -> nn.Module | None:
         def build() -> L.LightningModule:
             model = self.source.model()
             if self.source.checkpoint is not None:
@@ -150,54 +153,52 @@ class Pipeline:
         def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             if self.source.checkpoint is not None:
                 return model, {}
-            self.data.order_seed = own
-            trainer = self._trainer(SOURCE, seed, self.source.trainer, [_Clock(), progress.epochs()])
+            trainer = self._trainer(SOURCE, self.source.trainer, Clock())
             trainer.fit(model, self.data)
             return model, _times(trainer)
 
-        return self._part(SOURCE, seed, own, progress, build, train)
+        return self._part(SOURCE, "source", build, train)
 
-    def _train_method(
-        self, name: str, source: nn.Module, seed: int, evaluators: list[Evaluator], progress: Progress
-    ) -> nn.Module | None:
+    def _train_method(self, name: str) -> nn.Module | None:
         run = self.runs[name]
-        own = self._seed("unlearn", seed)
-        watched = {e.name: (e, watcher) for e in evaluators if (watcher := e.watching()) is not None}
+        watched = [(e, s, e.watching()) for e, s in zip(self._evaluators, self._settings, strict=True)]
+        watchers = {evaluator.name: watcher for evaluator, _, watcher in watched if watcher is not None}
+
+        def build() -> L.LightningModule:
+            assert self._source is not None  # or no method is run
+            return run.method(self._source)
 
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
-            self.data.order_seed = own
-            watchers = {key: watcher for key, (_, watcher) in watched.items()}
-            recorder = WatchRecorder(self._run_folder(name, seed).watched, watchers)
-            looking = [*watchers.values(), recorder] if watchers else []
-            trainer = self._trainer(name, seed, run.trainer, [progress.epochs(), *looking])
+            recorder = WatchRecorder(self._folder(name).watched, watchers)
+            trainer = self._trainer(name, run.trainer, *([*watchers.values(), recorder] if watchers else []))
             with batches_of(self.data, run.batch_size):
                 trainer.fit(method, self.data)
             return cast(UnlearningModule, method).model, _times(trainer)
 
         # what is watched decides no weight, but a run that was not watched has nothing to show
-        settings = [s for e, s in zip(evaluators, self._settings, strict=True) if e.name in watched]
-        return self._part(name, seed, own, progress, lambda: run.method(source), train, settings)
+        settings = [each for _, each, watcher in watched if watcher is not None]
+        return self._part(name, "unlearn", build, train, settings)
 
     def _part(
         self,
         name: str,
-        seed: int,
-        own_seed: int,
-        progress: Progress,
+        purpose: str,
         build: Callable[[], L.LightningModule],
         train: Callable[[L.LightningModule], tuple[nn.Module, dict[str, float]]],
         watched: Sequence[Any] = (),
     ) -> nn.Module | None:
-        """Train one model and export it, or take the one that stands in its folder; then load it from there."""
-        folder = self._run_folder(name, seed)
-        progress.start(name, seed)
+        """Train one model and export it, or take the one that is in its folder; then load it from there."""
+        folder, seed, part = self._folder(name), self._seed_of(purpose), f"{name}, seed {self._seed}"
+        self.progress.start(name, self._seed)
         try:
-            config = self._run_config(name, seed)
-            with together(f"{name}, seed {seed}"), seeded(own_seed):
+            config = self._run_config(name)
+            with together(part), seeded(seed):
                 subject = build()
-                fingerprint = self.identities[name, seed] = self._fingerprint(name, seed, [subject, *watched])
+                fingerprint = self._fingerprint(name, [subject, *watched])
+                self.identities[name, self._seed] = fingerprint
                 if not decided(lambda: folder.is_trained(fingerprint)):
                     shared(lambda: folder.begin(config))
+                    self.data.order_seed = seed
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
                     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
@@ -206,7 +207,7 @@ class Pipeline:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
             # a resumed comparison loads what a fresh one has just trained
-            with together(f"{name}, seed {seed}"), isolated_rng(own_seed):
+            with together(part), isolated_rng(seed):
                 loaded = self.source.model()
                 loaded.configure_model()
                 load_state(loaded, read_checkpoint(folder.checkpoint)["state_dict"])
@@ -214,103 +215,82 @@ class Pipeline:
                     loaded = mark_frozen(loaded, folder.frozen())
                     built_by(loaded, self.source.model)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
-            self._fail(name, seed, said(error), traceback.format_exc())
-            progress.done(failed=True)
+            self._fail(name, said(error), traceback.format_exc())
+            self.progress.done(failed=True)
             return None
-        self.metrics.setdefault(name, {}).setdefault(seed, {}).update(times)
-        progress.done()
+        self._note(name, times)
+        self.progress.done()
         return loaded
 
-    def _audit(
-        self,
-        name: str,
-        model: nn.Module,
-        source: nn.Module,
-        retrained: nn.Module | None,
-        evaluators: list[Evaluator],
-        seed: int,
-        progress: Progress,
-    ) -> None:
-        folder = self._run_folder(name, seed)
-        progress.start(name, seed, "audit")
-        own = self._seed("evaluate", seed)
-        audited = [file_hash(self._run_folder(n, seed).checkpoint) for n in (name, SOURCE, RETRAIN)]
-        made = [self.identities.get((run, seed)) for run in (name, SOURCE, RETRAIN)]
-        fingerprint = self._fingerprint(
-            name, seed, [audited, made, self._settings, self.config.get("evaluators"), self.adapter]
-        )
+    def _audit(self, name: str, model: nn.Module) -> None:
+        folder, seed, controls = self._folder(name), self._seed_of("evaluate"), (name, SOURCE, RETRAIN)
+        self.progress.start(name, self._seed, "audit")
+        audited = [file_hash(self._folder(run).checkpoint) for run in controls]
+        made = [self.identities.get((run, self._seed)) for run in controls]
+        decides = [audited, made, self._settings, self.config.get("evaluators"), self.adapter]
+        fingerprint = self._fingerprint(name, decides)
         try:
-            with together(f"audit of {name}, seed {seed}"):
+            with together(f"audit of {name}, seed {self._seed}"):
                 content = decided(lambda: folder.audit(fingerprint))
                 if content is None or content["errors"]:  # what failed is tried again
                     shared(folder.forget_audit)
-                    for evaluator in evaluators:
-                        evaluator.dirpath = folder.evaluation
-                        evaluator.source = source
-                        evaluator.retrained = None if name == RETRAIN else retrained
-                        if evaluator.keeps is not None and evaluator.cache is None:
-                            evaluator.cache = self.folder / evaluator.keeps
-                        if isinstance(evaluator, ManyModels):
-                            evaluator.kinds = self._kinds(name, source, seed, evaluator.cache)
-                            evaluator.shared = self.populations.setdefault(seed, Populations())
-                    self.data.order_seed = own
-                    with seeded(own):
-                        metrics = self._measure_together(model, evaluators, folder)
-                    names = [evaluator.name for evaluator in evaluators]
+                    for evaluator in self._evaluators:
+                        self._set_up(evaluator, name)
+                    self.data.order_seed = seed
+                    with seeded(seed):
+                        metrics = self._measure_all(model, self._evaluators, folder)
+                    names = [evaluator.name for evaluator in self._evaluators]
                     content = shared(lambda: folder.finish_audit(fingerprint, names, metrics))
         except Exception as error:  # as above: one audit lost, the others finish
-            self._fail(name, seed, f"audit: {said(error)}", traceback.format_exc())
-            progress.done(failed=True)
+            self._fail(name, f"audit: {said(error)}", traceback.format_exc())
+            self.progress.done(failed=True)
             return
-        self.metrics.setdefault(name, {}).setdefault(seed, {}).update(content["metrics"])
+        self._note(name, content["metrics"])
         for key, message in content["errors"].items():
-            self._fail(name, seed, f"evaluator {key}: {message}")
-        self._show(folder.path, name, seed)
-        progress.done()
-
-    def _show(self, folder: Path, name: str, seed: int) -> None:
-        if not is_first():
-            return
+            self._fail(name, f"evaluator {key}: {message}")
         try:
-            for observer in self.observers:
-                observer.run_finished(folder, name, seed)
+            for observer in self.observers if is_first() else ():
+                observer.run_finished(folder.path, name, self._seed)
         except Exception as error:  # whoever looks on must not stop the work
-            self._fail(name, seed, f"observer: {type(error).__name__}: {error}", traceback.format_exc())
+            self._fail(name, f"observer: {said(error)}", traceback.format_exc())
+        self.progress.done()
 
-    def _measure_together(
+    def _set_up(self, evaluator: Evaluator, name: str) -> None:
+        """Tell an evaluator which model it is about to see, beside which controls."""
+        evaluator.dirpath = self._folder(name).evaluation
+        evaluator.source = self._source
+        evaluator.retrained = None if name == RETRAIN else self._retrained
+        if evaluator.keeps is not None and evaluator.cache is None:
+            evaluator.cache = self.folder / evaluator.keeps
+        if isinstance(evaluator, ManyModels):
+            evaluator.kinds = self._kinds(name, evaluator.cache)
+            evaluator.shared = self._populations
+
+    def _measure_all(
         self, model: nn.Module, evaluators: list[Evaluator], folder: RunFolder
     ) -> dict[str, float]:
         """Ask all evaluators at once or, where one of them fails in one of several processes, one by one."""
-        part = str(folder.path)
+        part = ", ".join([str(folder.path), *(evaluator.name for evaluator in evaluators)])
         try:
             with together(part):
                 return self._measure(model, evaluators, part)
-        except Exception:  # whatever it was, it is found again below
-            metrics: dict[str, float] = {}
-            for evaluator in evaluators:
-                metrics.update(self._measure_alone(model, evaluator, folder))
-            return metrics
-
-    def _measure_alone(self, model: nn.Module, evaluator: Evaluator, folder: RunFolder) -> dict[str, float]:
-        part = f"{folder.path}, {evaluator.name}"
-        try:
-            with together(part):
-                return self._measure(model, [evaluator], part)
         except Exception as error:  # an evaluator of anybody's; the others measure
             message = said(error)
-        shared(lambda: folder.note_evaluators_error(evaluator.name, message))
-        return {}
+        if len(evaluators) == 1:
+            shared(lambda: folder.note_evaluators_error(evaluators[0].name, message))
+            return {}
+        found = [self._measure_all(model, [evaluator], folder) for evaluator in evaluators]
+        return {name: value for metrics in found for name, value in metrics.items()}
 
     def _measure(self, model: nn.Module, evaluators: list[Evaluator], part: str) -> dict[str, float]:
-        arguments = {key: value for key, value in self.trainer.items() if key in _AUDIT_TRAINER_KEYS}
+        chosen = {key: value for key, value in self.trainer.items() if key in _ASKED_WITH}
         trainer = L.Trainer(
-            **arguments,
-            **{key: value for key, value in _TRAINER_DEFAULTS.items() if key != "limit_val_batches"},
+            **{**DEFAULTS, **chosen},
             logger=False,
             limit_test_batches=1,  # the evaluators look at whole streams themselves
             callbacks=[InStep(part), *evaluators],
         )
-        trainer.test(_Audited(model, adapter=self.adapter), self.data, verbose=False)
+        trainer.test(FinishedModel(model, adapter=self.adapter), self.data, verbose=False)
         return {key: float(value) for key, value in trainer.callback_metrics.items()}
 
     # ------------------------------------------------------------------ the report
@@ -323,18 +303,13 @@ class Pipeline:
                 retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
                 if retrain_seconds and own_seconds:
                     metrics["acceleration"] = acceleration(retrain_seconds, own_seconds)
-        split = self.data.split
         return build_report(
             self.metrics,
             seeds=self.seeds,
             config=self.config,
             data={
                 "name": self.data.data_name,
-                "n_forget": len(split.forget),
-                "n_retain": len(split.retain),
-                "n_test": len(split.test),
-                "n_nonmember": len(split.nonmember),
-                "n_shadow": len(split.shadow),
+                **{f"n_{part}": len(getattr(self.data.split, part)) for part in _PARTS},
                 **({"forget_hmac": self._forget_hmac} if self.key_is_shared else {}),
                 "seconds": seconds,
             },
@@ -350,9 +325,11 @@ class Pipeline:
             ValueError: If a Trainer cannot be made, the checkpoint does not load, two evaluators have one name, or one
                 lacks what it needs.
         """
-        trained = [] if self.source.checkpoint is not None else [(SOURCE, self.source.trainer)]
-        for label, arguments in [*trained, *((label, run.trainer) for label, run in self.runs.items())]:
-            require_trainer(label, {**_TRAINER_DEFAULTS, **self.trainer, **arguments})
+        trained = {label: run.trainer for label, run in self.runs.items()}
+        if self.source.checkpoint is None:
+            trained = {SOURCE: self.source.trainer, **trained}
+        for label, own in trained.items():
+            require_trainer(label, self.trainer, own)
         if self.source.checkpoint is not None:
             with isolated_rng():
                 model = self.source.model()
@@ -387,41 +364,20 @@ class Pipeline:
     def _forget_hmac(self) -> str:
         return positions_hash(self.data.split.forget, self.key)
 
-    def _trainer(
-        self, name: str, seed: int, arguments: Mapping[str, Any], callbacks: list[L.Callback]
-    ) -> L.Trainer:
-        # a copy a run: callbacks, loggers and plugins keep state
-        described = {**_TRAINER_DEFAULTS, **self.trainer, **arguments}
-        _, loggers = split_loggers(described.pop("logger", self.loggers))
-        own = built(described)
-        folder = self._run_folder(name, seed)
-        csv = CSVLogger(folder.path, name="log", version="")
-        given = [InStep(f"{name}, seed {seed}"), *(own.pop("callbacks", None) or []), RunFacts(folder.facts)]
-        return L.Trainer(
-            **own, logger=trainer_loggers(loggers, csv, name, seed), callbacks=[*given, *callbacks]
-        )
+    def _trainer(self, name: str, own: Mapping[str, Any], *callbacks: L.Callback) -> L.Trainer:
+        part = InStep(f"{name}, seed {self._seed}")
+        arguments, folder = {**self.trainer, **own}, self._folder(name)
+        return make_trainer(arguments, name, self._seed, folder, part, self.progress, *callbacks)
 
-    def _evaluators(self, seed: int) -> list[Evaluator]:
-        made = [build() for build in self.evaluators]
-        for evaluator in made:
-            evaluator.seed = self._seed("evaluate", seed)
-            evaluator.controls = False  # source and retrained model have rows of their own
-            if evaluator.keeps is not None:
-                add_written(self.folder, evaluator.keeps)
-        # now, because an evaluator may keep things for the next model, and Lightning adds its own
-        self._settings = [evaluator_settings(evaluator) for evaluator in made]
-        return made
-
-    def _kinds(self, name: str, source: nn.Module, seed: int, cache: Path | None) -> Kinds:
+    def _kinds(self, name: str, cache: Path | None) -> Kinds:
         """Return how models come to be in this comparison, for evaluators that want many of each kind."""
 
         def procedure(label: str, build: Callable[[nn.Module], L.LightningModule]) -> Procedure:
-            run = self.source if label == SOURCE else self.runs[label]
-            settings = {**_TRAINER_DEFAULTS, **self.trainer, **run.trainer}
-            settings.pop("logger", None)
+            run = self._run_of(label)
+            settings = {**DEFAULTS, **self.trainer, **run.trainer, "logger": False}
 
             def arguments() -> dict[str, Any]:
-                if not _LIMITS & settings.keys():
+                if not has_end(settings):
                     raise ValueError(
                         f"trainer of {label!r}: evaluators with sources='many', and LiRA's online references, train "
                         "as the source was trained; give the source max_epochs, even where a checkpoint is given, or "
@@ -429,89 +385,78 @@ class Pipeline:
                     )
                 return built(settings)
 
-            batch_size = None if isinstance(run, SourceRun) else run.batch_size
-            return Procedure(build, arguments, self.identities.get((label, seed)), batch_size=batch_size)
+            identity = self.identities.get((label, self._seed))
+            return Procedure(build, arguments, identity, batch_size=run.batch_size)
 
-        method = None if name in (SOURCE, RETRAIN) else procedure(name, self.runs[name].method)
+        assert self._source is not None  # or nothing is audited
         return Kinds(
             audited="source" if name == SOURCE else "retrained" if name == RETRAIN else "unlearned",
-            method=method,
+            method=None if name in (SOURCE, RETRAIN) else procedure(name, self.runs[name].method),
             retrain=procedure(RETRAIN, self.runs[RETRAIN].method),
             anew=procedure(SOURCE, lambda _: self.source.model()),
-            source=source,
-            seed=self._seed("evaluate", seed),
+            source=self._source,
+            seed=self._seed_of("evaluate"),
             cache=cache,
         )
 
-    def _seed(self, purpose: str, seed: int) -> int:
-        chosen = seed if self.vary in ("all", purpose) else self.seeds[0]
+    def _run_of(self, name: str) -> SourceRun | MethodRun:
+        return self.source if name == SOURCE else self.runs[name]
+
+    def _seed_of(self, purpose: str) -> int:
+        chosen = self._seed if self.vary in ("all", purpose) else self.seeds[0]
         return derive_seed(chosen, purpose) % 2**32
 
-    def _run_folder(self, name: str, seed: int) -> RunFolder:
-        return RunFolder(self.folder / name / f"seed_{seed}")
+    def _folder(self, name: str) -> RunFolder:
+        return RunFolder(self.folder / name / f"seed_{self._seed}")
 
-    def _run_config(self, name: str, seed: int) -> dict[str, Any]:
-        method = {} if name == SOURCE else {"method": self._method_config(name)}
-        return {
+    def _run_config(self, name: str) -> dict[str, Any]:
+        config = {
             "model": name,
-            "seed": seed,
-            "seeds": {purpose: self._seed(purpose, seed) for purpose in ("source", "unlearn", "evaluate")},
-            "source": self.config.get("source"),
-            "data": self.config.get("data"),
-            "trainer": self.config.get("trainer"),
-            **method,
+            "seed": self._seed,
+            "seeds": {purpose: self._seed_of(purpose) for purpose in ("source", "unlearn", "evaluate")},
+            **{key: self.config.get(key) for key in ("source", "data", "trainer")},
         }
+        if name == RETRAIN:
+            config["method"] = self.config.get("retrain")
+        elif name != SOURCE:
+            labels = [label for label in self.runs if label != RETRAIN]
+            entries = dict(zip(labels, self.config.get("methods") or [], strict=False))
+            config["method"] = entries.get(name)
+        return config
 
-    def _method_config(self, name: str) -> Any:
-        entries = self.config.get("methods") or []
-        labels = [label for label in self.runs if label != RETRAIN]
-        return (
-            self.config.get("retrain")
-            if name == RETRAIN
-            else dict(zip(labels, entries, strict=False)).get(name)
-        )
-
-    def _fingerprint(self, name: str, seed: int, more: Any) -> str:
+    def _fingerprint(self, name: str, more: Any) -> str:
         """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
-        run: Any = self.source if name == SOURCE else self.runs[name]
+        run = self._run_of(name)
         trainer = {**self.trainer, **run.trainer, "logger": None}
         checkpoint = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
         try:
             self._data_identity = self._data_identity or data_identity(self.data)
-            batch_size = getattr(run, "batch_size", None)
-            config = canonical(self._run_config(name, seed))
+            config = canonical(self._run_config(name))
             # with the key, or who was forgotten could be tried against it
-            return hash_of(self.key, config, self._data_identity, trainer, batch_size, checkpoint, more)
+            return hash_of(self.key, config, self._data_identity, trainer, run.batch_size, checkpoint, more)
         except TypeError as error:
             rank_zero_warn(
-                f"{name}, seed {seed}: done anew each time the comparison is started, since it {error}"
+                f"{name}, seed {self._seed}: done anew each time the comparison is started, since it {error}"
             )
             return uuid.uuid4().hex
 
-    def _fail(self, name: str, seed: int, error: str, trace: str = "") -> None:
-        self.failures.append({"model": name, "seed": seed, "error": error})
+    def _note(self, name: str, metrics: Mapping[str, float]) -> None:
+        self.metrics.setdefault(name, {}).setdefault(self._seed, {}).update(metrics)
+
+    def _fail(self, name: str, error: str, trace: str = "") -> None:
+        self.failures.append({"model": name, "seed": self._seed, "error": error})
         if trace and is_first():
-            self._run_folder(name, seed).note_error(trace)
+            self._folder(name).note_error(trace)
 
 
-class _Audited(UnlearningModule):
-    """A model to be looked at by evaluators, which ask it themselves."""
+class FinishedModel(UnlearningModule):
+    """A model that evaluators look at: a method with nothing left to do, asked as every method is.
+
+    ``Trainer.test`` needs a module with a test step, and the model's own would measure what nobody asked for.
+    """
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-
-class _Clock(L.Callback):
-    """Times the training of the source, as the methods time theirs."""
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.start = time.perf_counter()
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize(pl_module.device)
-        seconds = time.perf_counter() - self.start
-        trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)
+        """Leave the measuring to the evaluators."""
 
 
 def _times(trainer: L.Trainer) -> dict[str, float]:

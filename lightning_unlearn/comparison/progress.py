@@ -1,9 +1,8 @@
-"""The live display of a comparison: which model, seed and epoch, and the time left; runs nothing itself."""
+"""The live display of a comparison: which model, seed and epoch, and the time left."""
 
 import os
 import sys
 import time
-from types import TracebackType
 from typing import Any
 
 import lightning as L
@@ -14,8 +13,10 @@ from lightning_unlearn.core.terminal import encodable, say
 __all__ = ["Progress"]
 
 
-class Progress:
+class Progress(L.Callback):
     """Shows the parts of a comparison as they run: a bar on a terminal, a line a part anywhere else.
+
+    As a callback of the running part's Trainer it shows the epoch as well.
 
     Args:
         parts: Number of parts.
@@ -36,23 +37,16 @@ class Progress:
 
     def __enter__(self) -> "Progress":
         if self.live:
+            from rich import progress as rich
             from rich.console import Console
-            from rich.progress import (
-                BarColumn,
-                MofNCompleteColumn,
-                TextColumn,
-                TimeElapsedColumn,
-                TimeRemainingColumn,
-            )
-            from rich.progress import Progress as RichProgress
 
-            self._bar = RichProgress(
-                TextColumn("{task.description:<44}"),
-                BarColumn(bar_width=16),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+            self._bar = rich.Progress(
+                rich.TextColumn("{task.description:<44}"),
+                rich.BarColumn(bar_width=16),
+                rich.MofNCompleteColumn(),
+                rich.TimeElapsedColumn(),
+                rich.TextColumn("left"),
+                rich.TimeRemainingColumn(),
                 transient=True,
                 console=Console(),  # rich's own shows nothing while another display has it
             )
@@ -60,33 +54,24 @@ class Progress:
             self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
     def start(self, model: str, seed: int, step: str = "train") -> None:
         """Begin a part."""
-        self._what = f"seed {seed} · {model} · {step}"
-        self._start = time.perf_counter()
+        self._what, self._start = f"seed {seed} · {model} · {step}", time.perf_counter()
         self._describe(self._what)
 
     def done(self, *, failed: bool = False) -> None:
         """End the part that was begun."""
-        self.finished += 1
-        if self._bar is not None:
-            self._bar.advance(self._task)
-        elif not self.quiet:
-            seconds = time.perf_counter() - self._start
-            end = "FAILED" if failed else f"{seconds:.1f} s"
+        self.skip(1)
+        if self._bar is None and not self.quiet:
+            end = "FAILED" if failed else f"{time.perf_counter() - self._start:.1f} s"
             say(f"[{self.finished}/{self.parts}] {self._what}: {end}")
 
     def skip(self, parts: int) -> None:
-        """Count parts that cannot run."""
+        """Count parts that have ended, or that cannot run."""
         self.finished += parts
         if self._bar is not None:
             self._bar.advance(self._task, parts)
@@ -97,9 +82,9 @@ class Progress:
             return ""
         return f"stopped after {self.finished} of {self.parts} parts; the same command goes on from there"
 
-    def epochs(self) -> L.Callback:
-        """Return a callback that shows the epoch of the running part."""
-        return _Epochs(self)
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show the epoch of the running part."""
+        self.show_epoch(trainer.current_epoch + 1, trainer.max_epochs)
 
     def show_epoch(self, epoch: int, epochs: int | None) -> None:
         """Show how far the running part is."""
@@ -114,11 +99,3 @@ class Progress:
     def __getstate__(self) -> dict[str, Any]:
         """Go to another process without the display."""
         return {**self.__dict__, "_bar": None, "live": False, "quiet": True}
-
-
-class _Epochs(L.Callback):
-    def __init__(self, progress: Progress) -> None:
-        self.progress = progress
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.progress.show_epoch(trainer.current_epoch + 1, trainer.max_epochs)

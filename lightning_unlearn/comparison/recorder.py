@@ -1,10 +1,10 @@
-"""Puts the models of a comparison on record in a deletion ledger; reads what the comparison wrote, runs nothing."""
+"""Put the models of a comparison on record in a deletion ledger."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.comparison.pipeline import RETRAIN, SOURCE
+from lightning_unlearn.comparison.runs import RETRAIN, SOURCE
 from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.core.ledger import Ledger, append, entry, require_forgotten_before, same_facts
 from lightning_unlearn.data import UnlearningDataModule

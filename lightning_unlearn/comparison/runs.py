@@ -1,4 +1,4 @@
-"""What a comparison runs: how the source comes to be, and one method with its Trainer; runs nothing itself."""
+"""What a comparison runs: how the source comes to be, and each method with its Trainer."""
 
 import re
 from collections.abc import Callable
@@ -10,7 +10,10 @@ from torch import nn
 
 from lightning_unlearn.methods import UnlearningModule
 
-__all__ = ["MethodRun", "SourceRun", "snake_case"]
+__all__ = ["RETRAIN", "SOURCE", "MethodRun", "SourceRun", "snake_case"]
+
+SOURCE, RETRAIN = "source", "retrain"
+"""Names of the controls, in folders and in reports."""
 
 
 @dataclass
@@ -26,6 +29,10 @@ class SourceRun:
     model: Callable[[], L.LightningModule]
     trainer: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+
+    @property
+    def batch_size(self) -> None:
+        """A source is trained in the data's batches."""
 
 
 @dataclass

@@ -56,21 +56,9 @@ __all__ = [
     "verify",
 ]
 
-FIELDS = tuple(
-    [
-        "request",
-        "time",
-        "key",
-        "ids",
-        "gone",
-        "model",
-        "method",
-        "config",
-        "versions",
-        "metrics",
-        "previous",
-        "hash",
-    ]
+FIELDS = (
+    *("request", "time", "key", "ids", "gone", "model"),
+    *("method", "config", "versions", "metrics", "previous", "hash"),
 )
 """Keys of every line.
 
@@ -88,6 +76,7 @@ _START = "0" * 64
 _LOCK_SECONDS = 60.0  # a line takes milliseconds; who waits longer waits for a process that hangs
 _FEWEST_KEY_BYTES = 16  # 128 bits, if they are random
 _EMPTY = "the file is empty: its lines are gone, or none was ever written; without lines it must not be there"
+_CUT_OFF = "has no end; the file was cut off here"
 _BLOCK = 2**16  # bytes; more than a line has
 _REQUEST_DIGITS = 16  # of the keyed hash; enough that no two requests of a ledger share them
 
@@ -206,11 +195,8 @@ class Mismatch:
     message: str
 
     def __str__(self) -> str:
-        return (
-            f"line {self.line}, {self.field}: {self.message}"
-            if self.line
-            else f"{self.field}: {self.message}"
-        )
+        where = f"line {self.line}, " if self.line else ""
+        return f"{where}{self.field}: {self.message}"
 
 
 def entry(
@@ -257,10 +243,7 @@ def entry(
         "config": config,
         "versions": installed_versions("torch", "lightning", "numpy"),
         "metrics": {
-            name: {
-                "value": value,
-                **{control: found[name] for control, found in controls.items() if name in found},
-            }
+            name: {"value": value, **{c: found[name] for c, found in controls.items() if name in found}}
             for name, value in metrics.items()
         },
     }
@@ -352,34 +335,34 @@ def verify(
     content = Path(path).read_bytes()
     lines: list[dict[str, Any]] = []
     found: list[Mismatch] = []
+
+    def miss(number: int, field: str, message: str) -> None:
+        found.append(Mismatch(number, field, message))
+
     if not content:
-        found.append(Mismatch(0, "line", _EMPTY))
+        miss(0, "line", _EMPTY)
     elif not content.endswith(b"\n"):
-        found.append(Mismatch(content.count(b"\n") + 1, "line", "has no end; the file was cut off here"))
+        miss(content.count(b"\n") + 1, "line", _CUT_OFF)
     previous: str | None = _START
     for number, raw in enumerate(content.removesuffix(b"\n").split(b"\n") if content else [], start=1):
         line, message = _parsed(raw)
         if line is None:
-            found.append(Mismatch(number, "line", message))
+            miss(number, "line", message)
             previous = None
             continue
         found += _changes(number, line, raw)
         if previous is not None and line["previous"] != previous:
             before = "a first line has zeros" if number == 1 else f"line {number - 1} has {_short(previous)}"
             message = f"is {_short(line['previous'])}, but {before}: lines were taken out, put in or moved"
-            found.append(Mismatch(number, "previous", message))
+            miss(number, "previous", message)
         if line.get("key", key) != (key := key or line.get("key")):
-            found.append(
-                Mismatch(number, "key", f"is {_short(line['key'])}, not {_short(key)}: the key was replaced")
-            )
+            miss(number, "key", f"is {_short(line['key'])}, not {_short(key)}: the key was replaced")
         previous = line["hash"]
         lines.append(line)
     if head is not None and head not in [line["hash"] for line in lines]:
-        found.append(
-            Mismatch(0, "head", f"no line has the hash {_short(head)}: the end was cut off or written anew")
-        )
+        miss(0, "head", f"no line has the hash {_short(head)}: the end was cut off or written anew")
     if ids is not None and ids not in [line["ids"]["hmac_sha256"] for line in lines]:
-        found.append(Mismatch(0, "ids", "no line is about these samples (or another key was used)"))
+        miss(0, "ids", "no line is about these samples (or another key was used)")
     return lines, sorted(found, key=lambda mismatch: mismatch.line or math.inf)
 
 
@@ -429,7 +412,7 @@ def _last_line(path: Path) -> dict[str, Any] | None:
             file.seek(max(0, size - step))
             tail, step = file.read(), step * 2
     raw = tail.removesuffix(b"\n").rpartition(b"\n")[2]
-    line, message = _parsed(raw) if tail.endswith(b"\n") else (None, "has no end; the file was cut off here")
+    line, message = _parsed(raw) if tail.endswith(b"\n") else (None, _CUT_OFF)
     mismatches = [Mismatch(0, "last line", message)] if line is None else _changes(0, line, raw)
     if mismatches:
         raise _unsound(path, mismatches[0])

@@ -1,4 +1,4 @@
-"""Peak memory of this process, for the record of a run; frees nothing and limits nothing."""
+"""Peak memory of this process, for the record of a run."""
 
 import sys
 from contextlib import suppress

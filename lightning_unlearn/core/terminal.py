@@ -1,25 +1,13 @@
-"""Text for streams that may not know all characters: says the same with those they know; lays nothing out."""
+"""Print to streams that may not know all characters."""
 
 import sys
 from typing import TextIO
 
 __all__ = ["encodable", "say"]
 
-_SPELLED = str.maketrans(
-    {
-        "✓": "Y",
-        "✗": "N",
-        "†": "!",
-        "±": "+-",
-        "×": "x",  # noqa: RUF001 - the multiplication sign
-        "·": "-",
-        "ε": "eps",
-        "λ": "lambda",
-        "∞": "inf",
-        "…": "...",
-        "−": "-",  # noqa: RUF001 - the minus sign
-    }
-)
+_SIGNS = "✓✗†±×·ελ∞…−"  # noqa: RUF001 - the minus and multiplication signs
+_WORDS = ("Y", "N", "!", "+-", "x", "-", "eps", "lambda", "inf", "...", "-")
+_SPELLED = str.maketrans(dict(zip(_SIGNS, _WORDS, strict=True)))
 """The characters that our own texts use beyond ASCII, and what is said in their place."""
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from test_compare import CPU, reference_kl, toy_compare
 
 from lightning_unlearn import MethodRun
-from lightning_unlearn.comparison.loggers import split_loggers, trainer_loggers
+from lightning_unlearn.comparison.trainers import split_loggers, trainer_loggers
 from lightning_unlearn.models import Classifier
 from lightning_unlearn.reports import read_json
 from lightning_unlearn.reports.tidy import TIDY_COLUMNS

@@ -1,0 +1,236 @@
+"""The Trainers of a comparison: their arguments, their loggers, and what they note of a run while it trains."""
+
+import copy
+import functools
+import time
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning as L
+import torch
+from jsonargparse import ArgumentParser
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from lightning_unlearn.comparison.folder import RunFolder
+from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.core.peak_memory import peak_memory, reset_peak_memory
+
+__all__ = [
+    "DEFAULTS",
+    "Clock",
+    "built",
+    "has_end",
+    "make_trainer",
+    "require_trainer",
+    "split_loggers",
+    "trainer_loggers",
+]
+
+DEFAULTS: dict[str, Any] = {
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "enable_progress_bar": False,
+    "log_every_n_steps": 10,  # short runs would be over before the 50 steps of Lightning
+    "limit_val_batches": 0,  # the comparison measures at the end; validating every epoch would only cost time
+}
+"""Arguments of a Trainer that were not given."""
+
+
+def has_end(arguments: Mapping[str, Any]) -> bool:
+    """Whether a Trainer with these arguments stops before Lightning's 1000 epochs."""
+    return not {"max_epochs", "max_steps", "max_time", "fast_dev_run"}.isdisjoint(arguments)
+
+
+def require_trainer(label: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """Refuse arguments that no Trainer can be made of here, such as an accelerator that the machine has not.
+
+    Args:
+        label: Name of the run, for the message.
+        shared: Arguments of every Trainer.
+        own: Those of the run.
+
+    Raises:
+        ValueError: If nothing ends the training, a WandbLogger is among the run's own arguments, or, with its own
+            message, Lightning refuses.
+    """
+    where, arguments = f"trainer of {label!r}", {**DEFAULTS, **shared, **own, "logger": False}
+    if split_loggers(own.get("logger"))[0] is not None:
+        raise ValueError(
+            f"{where}: a WandbLogger belongs into the comparison's own trainer; it writes every run"
+        )
+    if not has_end(arguments):
+        raise ValueError(
+            f"{where}: give max_epochs (or max_steps, or max_time); without one Lightning would train for 1000 epochs"
+        )
+    try:
+        L.Trainer(**built(arguments))
+    except Exception as error:  # of many kinds, Lightning's and those of the classes that are named
+        raise ValueError(f"{where}: {error}") from error
+
+
+def make_trainer(
+    arguments: Mapping[str, Any], name: str, seed: int, folder: RunFolder, *callbacks: L.Callback
+) -> L.Trainer:
+    """Make the Trainer of one run, with callbacks, loggers and plugins of its own, since they keep state.
+
+    Args:
+        arguments: Its arguments.
+        name: Name of the model.
+        seed: Its seed.
+        folder: The run's folder, for the log and the facts.
+        *callbacks: Callbacks of the comparison; those among the arguments come after the first of them.
+    """
+    own = built({**DEFAULTS, **arguments, "logger": None})
+    csv = CSVLogger(folder.path, name="log", version="")
+    loggers = trainer_loggers(split_loggers(arguments.get("logger"))[1], csv, name, seed)
+    first, *others = callbacks
+    given = [first, *(own.pop("callbacks", None) or []), RunFacts(folder.facts), *others]
+    return L.Trainer(**{**own, "logger": loggers, "callbacks": given})
+
+
+def built(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy a Trainer's arguments, and build what is described by class path, such as a callback.
+
+    Args:
+        arguments: The arguments; objects among them are copied, since callbacks and plugins keep state.
+
+    Raises:
+        jsonargparse.ArgumentError: If a class path names something of another type than the argument has, as under
+            ``fit``. Nothing is called that is not of the type.
+    """
+    copied = copy.deepcopy(dict(arguments))
+    described = {key: value for key, value in copied.items() if _names_a_class(value)}
+    if described:
+        parser = _parser()
+        copied.update(vars(parser.instantiate(parser.parse_object(described, defaults=False))))
+    return copied
+
+
+@functools.cache
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(L.Trainer, fail_untyped=False)
+    return parser
+
+
+def _names_a_class(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return "class_path" in value
+    return isinstance(value, list | tuple) and any(map(_names_a_class, value))
+
+
+def split_loggers(given: Any) -> tuple[WandbLogger | None, list[Any] | Literal[False]]:
+    """Take W&B out of what was given as a Trainer's ``logger``.
+
+    A live W&B run a Trainer would know nothing of the audit that follows, and the source would share its run with
+    the methods; a comparison writes finished runs instead. CSV is left out too, as it is written in any case.
+
+    Args:
+        given: As for ``Trainer(logger=...)``: a logger, several, True, False or None; a logger may be described by
+            a mapping with ``class_path`` and ``init_args``.
+
+    Returns:
+        The W&B logger, or None without one, and the others as they were given; False writes to none at all.
+
+    Raises:
+        ValueError: If there are several W&B loggers.
+        TypeError: If something is no logger.
+    """
+    if given is False:
+        return None, False
+    several = given if isinstance(given, list | tuple) else [] if given in (None, True) else [given]
+    kinds = [(one, _kind(one)) for one in several]
+    wandb = [one for one, kind in kinds if issubclass(kind, WandbLogger)]
+    if len(wandb) > 1:
+        raise ValueError("trainer.logger: names two WandbLoggers; a comparison writes to one W&B project")
+    others = [one for one, kind in kinds if not issubclass(kind, WandbLogger | CSVLogger)]
+    return (cast(WandbLogger, _build(wandb[0])) if wandb else None), others
+
+
+def trainer_loggers(
+    choice: list[Any] | Literal[False], csv: CSVLogger, name: str, seed: int
+) -> list[Logger] | Literal[False]:
+    """Return the loggers of one Trainer, new ones, since they keep state.
+
+    Args:
+        choice: As from :func:`split_loggers`.
+        csv: The logger of the run's folder, the first of them.
+        name: Name of the model.
+        seed: Its seed; with the name it labels a TensorBoard run that has no version of its own.
+    """
+    if choice is False:
+        return False
+    return [csv, *(_build(copy.deepcopy(one), name=name, version=f"seed_{seed}") for one in choice)]
+
+
+def _kind(one: Any) -> type[Logger]:
+    if isinstance(one, Logger):
+        return type(one)
+    if not isinstance(one, Mapping) or "class_path" not in one:
+        raise TypeError(
+            f"trainer.logger: got {one!r}; give a logger, or class_path and init_args of one, such as "
+            "{class_path: lightning.pytorch.loggers.WandbLogger}"
+        )
+    module, _, name = str(one["class_path"]).rpartition(".")
+    kind = getattr(import_module(module or "lightning.pytorch.loggers"), name)
+    if not isinstance(kind, type) or not issubclass(kind, Logger):
+        raise TypeError(f"trainer.logger: {one['class_path']} is no logger of Lightning")
+    return kind
+
+
+def _build(one: Any, **labels: str) -> Logger:
+    if isinstance(one, Logger):
+        return one
+    kind, arguments = _kind(one), dict(one.get("init_args") or {})
+    if labels and issubclass(kind, TensorBoardLogger) and arguments.get("version") is None:
+        arguments.update(labels)
+    return kind(**arguments)
+
+
+class RunFacts(L.Callback):
+    """Writes a module's ``parameters``, how it was trained, and ``peak_memory`` to a JSON file.
+
+    A file, because nothing else comes back from the processes that a strategy may start.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Forget the peak of what came before."""
+        reset_peak_memory(trainer.strategy.root_device)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write the file, on the first rank."""
+        if not trainer.is_global_zero:
+            return
+        parameters = list(pl_module.parameters())
+        content = {
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "processes": trainer.world_size,
+            "precision": str(trainer.precision),
+            "device": trainer.strategy.root_device.type,
+            "peak_memory": peak_memory(trainer.strategy.root_device),
+        }
+        write_json_atomic(self.path, content)
+
+
+class Clock(L.Callback):
+    """Times the training of the source, as the methods time theirs."""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start."""
+        self.start = time.perf_counter()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop when the device is done, and put the seconds among the metrics."""
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize(pl_module.device)
+        seconds = time.perf_counter() - self.start
+        trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)

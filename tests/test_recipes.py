@@ -1,0 +1,77 @@
+"""The configurations that come with the package: found by name, in a clone and in a wheel."""
+
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_unlearn.cli import recipes
+from lightning_unlearn.cli.main import main
+
+REPO = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_every_config_but_sweeps_is_a_recipe() -> None:
+    files = {path for path in (REPO / "configs").rglob("*.yaml") if path.parent.name != "sweeps"}
+    assert set(recipes.recipes().values()) == files
+    assert recipes.recipe_file("mnist/compare") == REPO / "configs" / "mnist" / "compare.yaml"
+
+
+def test_a_name_becomes_its_file_and_files_and_overrides_may_follow() -> None:
+    file = recipes.recipe_file("digits/compare")
+    for given in (["--recipe", "digits/compare"], ["--recipe=digits/compare"]):
+        arguments = ["compare", *given, "--config=mine.yaml", "--seeds", "1"]
+        assert recipes.with_recipes(arguments) == [
+            "compare",
+            f"--config={file}",
+            "--config=mine.yaml",
+            "--seeds",
+            "1",
+        ]
+
+
+@pytest.mark.parametrize("given", [["--recipe", "mnist/all"], ["--recipe"], ["--recipe=mnist/compare.yaml"]])
+def test_an_unknown_name_lists_what_there_is(given: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *given]) == 2
+    message = capsys.readouterr().err
+    assert "--recipe: there is no " in message
+    assert "digits/compare, digits/forgetting_quality" in message
+
+
+def test_compare_and_fit_take_recipes(capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = ["--recipe", "digits/compare", "--recipe=evaluators/backdoor"]
+    with pytest.raises(SystemExit):
+        main(["compare", *recipe, "--seeds=1", "--print_config"])
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["seeds"] == 1
+    assert printed["evaluators"][-1]["class_path"].endswith("Backdoor")
+
+    with pytest.raises(SystemExit):
+        main(["fit", "--recipe=methods/eu_k", "--model.source=a.ckpt", "--data=Digits", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["class_path"].endswith("EUk")
+
+
+def test_an_installed_package_has_them_within(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    package = tmp_path / "site-packages" / "lightning_unlearn"
+    (package / "configs" / "mnist").mkdir(parents=True)
+    (package / "configs" / "mnist" / "compare.yaml").touch()
+    monkeypatch.setattr(recipes, "_PACKAGE", package)
+    assert recipes.recipes() == {"mnist/compare": package / "configs" / "mnist" / "compare.yaml"}
+    (package / "configs" / "mnist" / "compare.yaml").unlink()
+    with pytest.raises(ValueError, match="there is no 'mnist/compare'"):
+        recipes.recipe_file("mnist/compare")
+
+
+def test_the_wheel_holds_every_recipe(tmp_path: Path) -> None:
+    builders = pytest.importorskip("hatchling.builders.wheel")
+    (wheel,) = builders.WheelBuilder(str(REPO)).build(directory=str(tmp_path), versions=["standard"])
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert names >= {f"lightning_unlearn/configs/{name}.yaml" for name in recipes.recipes()}
+    assert "lightning_unlearn/core/compat.py" in names
+    assert not any(name.startswith(("configs/", "tests/")) for name in names)

@@ -12,7 +12,7 @@ from lightning_unlearn.functional import (
     forgetting_quality,
     forgetting_quality_intervals,
 )
-from lightning_unlearn.functional.forgetting_quality import Thresholds
+from lightning_unlearn.functional.populations import Thresholds
 
 __all__ = ["ForgettingQuality"]
 

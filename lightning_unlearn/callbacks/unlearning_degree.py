@@ -17,8 +17,7 @@ from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.ensembles import isolated_rng, train_classifier
-from lightning_unlearn.functional import confidence_interval
-from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
+from lightning_unlearn.functional import confidence_interval, spd_gan_loss, unlearning_degree
 from lightning_unlearn.models.freezing import mark_frozen
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.layout import lay_out_for_cpu

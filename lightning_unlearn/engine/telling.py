@@ -1,20 +1,21 @@
 """What methods and evaluators tell the loggers of a run; trackers register how their kind of logger shows it."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
-from lightning_unlearn.__about__ import __version__
+from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 
-__all__ = ["Results", "facts_of_fit", "send_facts", "send_results", "software"]
+__all__ = ["SOFTWARE", "Results", "facts_of_fit", "send_facts", "send_results"]
+
+SOFTWARE = ("torch", "lightning", "torchvision", "wandb")
+"""What a run's versions name beside this package and Python; GPUs would initialise CUDA before a fork."""
 
 
 @dataclass(frozen=True)
@@ -68,22 +69,13 @@ def facts_of_fit(model: nn.Module, source: nn.Module | None, data: UnlearningDat
         data: The split data, set up.
     """
     return {
-        "versions": software(),
+        "versions": installed_versions(*SOFTWARE),
         "model": _class_path(model),
         "source": None if source is None else _class_path(source),
         "data": data.data_name,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **{f"n_{name}": data.stream_size(name) for name in ("forget", "retain", "test", "nonmember")},
     }
-
-
-def software() -> dict[str, str]:
-    """Return the versions of the software; unlike the report's, they may be asked for between two runs.
-
-    The names of GPUs are left out: to ask for them would initialise CUDA in a process that may still fork.
-    """
-    installed = {name: metadata.version(name) for name in ("torch", "lightning", "torchvision", "wandb")}
-    return {"lightning_unlearn": __version__, "python": platform.python_version(), **installed}
 
 
 def _class_path(thing: object) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar, cast
 
-from lightning_unlearn.ensembles.identity import file_hash
+from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.reports.schema import Report
 
 __all__ = ["Details", "RunDetails", "RunFile", "read_curves", "read_details", "read_log"]

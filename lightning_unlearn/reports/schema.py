@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from lightning_unlearn.core.files import write_json_atomic
-from lightning_unlearn.engine.telling import software
+from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.functional.statistics import confidence_interval
 from lightning_unlearn.metrics.declared import DeclaredMetric
 
@@ -242,7 +242,7 @@ def versions() -> dict[str, Any]:
     """
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
     return {
-        **software(),
+        **installed_versions("torch", "lightning", "torchvision"),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),

@@ -12,6 +12,7 @@ from typing import Any, cast
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
+from lightning_unlearn.core.compat import joins_a_run
 from lightning_unlearn.core.processes import is_first
 from lightning_unlearn.engine.telling import Results, send_facts, send_results
 from lightning_unlearn.reports.details import Details
@@ -84,8 +85,7 @@ def _finish_with_process(logger: WandbLogger) -> None:
     It ends without its ``atexit`` hooks, by which W&B would have written the rest of the run's file. A spawned process
     only joins the run of the one above, where it goes on.
     """
-    joined = getattr(logger, "_attach_id", None) is not None
-    if parent_process() is not None and not joined:
+    if parent_process() is not None and not joins_a_run(logger):
         Finalize(None, logger.experiment.finish, exitpriority=0)
 
 

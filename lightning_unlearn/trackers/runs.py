@@ -10,9 +10,9 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from lightning_unlearn.core.files import write_json_atomic
-from lightning_unlearn.engine.telling import Results, software
-from lightning_unlearn.ensembles.identity import file_hash
+from lightning_unlearn.core.files import file_hash, write_json_atomic
+from lightning_unlearn.core.versions import installed_versions
+from lightning_unlearn.engine.telling import SOFTWARE, Results
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.reports.details import read_log
 from lightning_unlearn.reports.glossary import measured_metrics, ordered_models
@@ -110,7 +110,7 @@ class WandbRuns:
             **_read(folder / "config.json"),
             **facts,
             "trained": training.get("method"),  # class path and arguments
-            "versions": software(),
+            "versions": installed_versions(*SOFTWARE),
             "lineage": lineage,
         }
         with self.destination.open(

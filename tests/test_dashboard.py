@@ -63,7 +63,7 @@ def test_every_score_has_its_panel(dashboard: dict[str, Any], kind: str) -> None
     assert trade_offs == {
         ("summary:accuracy/test", f"summary:{name}")
         for name, metric in METRICS.items()
-        if metric.question == "forgetting"
+        if metric.decides == "forgetting"
     }
     curves = shown(content, "Run History Line Plot")
     assert {panel["x_axis"] for panel in curves} == {"trainer/global_step"}
@@ -106,6 +106,7 @@ def pushed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env=told, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_with_a_login_both_are_sent(dashboard: dict[str, Any]) -> None:
     with wandb_server("mine") as server:
         done = pushed("--project=mine", "--group=digits", **server.environment)

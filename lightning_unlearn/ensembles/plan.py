@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.core.compat import AnyConvolution
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import Chunk, train_one_by_one
@@ -104,7 +105,7 @@ def decide(
     if way == "sequential":
         return Plan("sequential", 1, 0, "asked for")
     network, on_cpu = runtime.place(first_module(recipe, members[0])), runtime.device.type == "cpu"
-    convolutional = any(isinstance(part, nn.modules.conv._ConvNd) for part in network.modules())
+    convolutional = any(isinstance(part, AnyConvolution) for part in network.modules())
     pays = (
         len(members) > 1
         and chunk != 1

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
+from lightning_unlearn.core.compat import workspace_json
 from lightning_unlearn.reports.figures import FIGURES
 from lightning_unlearn.reports.glossary import METRICS
 
 __all__ = ["build_report", "build_workspace", "to_json"]
 
 _UTILITY = "accuracy/test"
-_FORGETTING = [name for name, metric in METRICS.items() if metric.question == "forgetting"]
+_FORGETTING = [name for name, metric in METRICS.items() if metric.decides == "forgetting"]
 _NULLS = ["unlearning_degree/degree", "unlearning_degree/null", "unlearning_degree/calibrated"]
 _COST = [name for name in METRICS if name.startswith("time/") or name == "acceleration"]
 _MEMORY = ["memory/process_peak_mib", "memory/gpu_peak_mib"]
@@ -109,7 +110,7 @@ def to_json(built: ws.Workspace | wr.Report) -> Any:
     Args:
         built: A workspace, or a report without entity and project.
     """
-    return json.loads(built._to_model().model_dump_json())
+    return json.loads(workspace_json(built))
 
 
 def _sections() -> dict[str, list[Any]]:

@@ -42,24 +42,19 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
         >>> shown_arguments(["--data.forget=Classes", "--data.forget.classes", "[3, 4]"])
         ['--data.forget=Classes', '--data.forget.classes', '[3, 4]']
     """
-    found, option, rule = (
-        [],
-        "",
-        "",
-    )  # what precedes each value, and the value; its option; the last rule of forgetting
+    pairs, key = [], ""  # what stands before the value, the value, and the option that it belongs to
     for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if not (argument.startswith("--") and equals):
-            name, equals, value = option, "", argument
-        if name.endswith((".forget", ".forget.class_path")):
-            rule = value
-        found.append((name, equals, value))
-        option = argument if argument.startswith("--") and not equals else ""
-    return [(name + equals if equals else "") + _shown(name, value, rule) for name, equals, value in found]
+        option, equals, value = argument.partition("=")
+        if argument.startswith("--") and equals:
+            pairs.append((option + equals, value, option))
+        else:
+            pairs.append(("", argument, key))
+        key = argument if argument.startswith("--") and not equals else ""
+    rules = [value for _, value, option in pairs if option.endswith((".forget", ".forget.class_path"))]
+    return [before + _shown(option, value, rules[-1] if rules else "") for before, value, option in pairs]
 
 
 def _shown(option: str, text: str, rule: str) -> str:
-    """Return the value of an option; ``rule`` says how those who are forgotten are named."""
     import yaml  # type: ignore[import-untyped]
 
     if "forget" not in option + text or not option:

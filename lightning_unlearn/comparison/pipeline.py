@@ -41,6 +41,7 @@ from lightning_unlearn.methods.base.again import Procedure
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.metrics.declared import COST, DeclaredMetric
 from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.surgery import load_state
@@ -109,6 +110,7 @@ class Pipeline:
     _evaluators: list[Evaluator] = field(default_factory=list)
     _settings: list[Any] = field(default_factory=list)
     _populations: Populations = field(default_factory=Populations)
+    _declared: dict[str, DeclaredMetric] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ the course of a seed
 
@@ -137,6 +139,7 @@ class Pipeline:
         for evaluator in self._evaluators:
             evaluator.seed = self._seed_of("evaluate")
             evaluator.controls = False  # source and retrained model have rows of their own
+            self._declared |= evaluator.declared()
             if evaluator.keeps is not None:
                 add_written(self.folder, evaluator.keeps)
         # now, because an evaluator may keep things for the next model, and Lightning adds its own
@@ -314,6 +317,7 @@ class Pipeline:
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
+            metrics={**self._declared, **COST},
         )
 
     # ------------------------------------------------------------------ within

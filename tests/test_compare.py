@@ -314,7 +314,7 @@ def test_a_users_own_module_is_exported_into_its_class(tmp_path: Path) -> None:
         ({"seeds": 0}, "seeds"),
         ({"seeds": [1, 1]}, "seeds"),
         ({"vary": "colour"}, "vary"),
-        ({"methods": [MethodRun(reference_kl, "retrain")]}, "two runs are called 'retrain'"),
+        ({"methods": [MethodRun(reference_kl, "retrain")]}, "the name 'retrain' is that of another run"),
         ({"methods": [MethodRun(reference_kl)]}, "needs a name"),
         ({"data": lambda: toy_data(test_dataset=None)}, "needs a test set"),
         ({"data": lambda: toy_data([])}, "forget"),

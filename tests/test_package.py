@@ -1,8 +1,10 @@
 """The package as installed: quick to import, complete, with its command."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,20 @@ def test_heavy_optional_parts_load_when_used() -> None:
     added = set(loaded) - set(before)
     heavy = {"matplotlib", "wandb", "sklearn", "scipy", "pandas", "jinja2", "torchvision.datasets"}
     assert not added & heavy
+
+
+@pytest.mark.slow
+def test_a_comparison_without_wandb_does_not_import_it(tmp_path: Path) -> None:
+    code = (
+        "import sys; from test_compare import toy_compare; "
+        f"assert not toy_compare({str(tmp_path)!r}, seeds=1, methods=[]).failed; print('wandb' in sys.modules)"
+    )
+    tests = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([tests, str(Path(tests).parent)])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.split()[-1] == "False"
 
 
 def test_every_public_name_exists_and_is_documented() -> None:
@@ -49,7 +65,6 @@ def test_every_public_name_exists_and_is_documented() -> None:
 
 def test_rooms_import_only_from_rooms_above() -> None:
     import ast
-    from pathlib import Path
 
     order = [
         "core",

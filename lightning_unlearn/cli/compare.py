@@ -84,6 +84,8 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     def evaluator(number: int) -> Callable[[], Evaluator]:
         return lambda: fresh().evaluators[number]()
 
+    # without the logger: a finished comparison can be sent elsewhere later
+    shown = {key: value for key, value in trainer.items() if key != "logger"}
     plain = json.loads(json.dumps(config.as_dict(), default=str))
     decides = {k: v for k, v in plain.items() if k not in {*_SETTINGS, "config"}}
     return {
@@ -94,7 +96,7 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
         "retrain": None if config.retrain is None else method("retrain"),
         "trainer": trainer,
         "adapter": fresh().adapter,
-        "config": {**decides, "trainer": json.loads(json.dumps(trainer, default=str)) or None},
+        "config": {**decides, "trainer": json.loads(json.dumps(shown, default=str)) or None},
         **{name: config[name] for name in (*_SETTINGS, *_DECIDING)},
     }
 

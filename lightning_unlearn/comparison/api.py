@@ -19,7 +19,7 @@ from lightning_unlearn.comparison.folder import (
 from lightning_unlearn.comparison.pipeline import Observer, Pipeline
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.recorder import Recorder
-from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, MethodRun, SourceRun
+from lightning_unlearn.comparison.runs import RETRAIN, MethodRun, SourceRun
 from lightning_unlearn.comparison.trainers import split_loggers
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.files import write_json_atomic
@@ -125,7 +125,9 @@ def compare(
             verify.
         SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
-    runs = _named({RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}, methods)
+    require_names(method.label for method in methods)
+    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
+    runs |= {method.label: method for method in methods}
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
@@ -147,7 +149,7 @@ def compare(
         trainer={**(trainer or {}), "logger": loggers},
         adapter=adapter,
         folder=folder,
-        config=without_names(_without_logger(config or {})),
+        config=without_names(dict(config or {})),
         progress=Progress(len(seeds) * 2 * (1 + len(runs)), quiet=quiet or not is_first()),
         observers=[*observers, *([] if wandb is None else [WandbRuns(wandb, quiet=quiet)])],
     )
@@ -165,19 +167,6 @@ def compare(
             report["ledger"] = recorder.lines
         written, left, removed = _finish(pipeline, report, clean) if is_first() else ([], [], [])
     return Comparison(report, folder, written, left, removed)
-
-
-def _named(runs: dict[str, MethodRun], methods: Sequence[MethodRun]) -> dict[str, MethodRun]:
-    """Return the runs with the methods beside them, under names that are different and make folders."""
-    for method in methods:
-        if method.label in (SOURCE, *runs):
-            raise ValueError(
-                f"methods: two runs are called {method.label!r}; give one of them another name (the names "
-                f"{SOURCE!r} and {RETRAIN!r} are taken)"
-            )
-        runs[method.label] = method
-    require_names(label for label in runs if label != RETRAIN)
-    return runs
 
 
 def _prepared(
@@ -225,14 +214,6 @@ def _show(observer: Observer, folder: Path, report: Report) -> None:
         observer.finished(folder, report)
     except Exception as error:  # whoever looks on must not cost what is written already
         warnings.warn(f"observer: {type(error).__name__}: {error}", stacklevel=2)
-
-
-def _without_logger(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave the loggers out of what decides a result: a finished comparison can be sent elsewhere later."""
-    trainer = config.get("trainer")
-    if not isinstance(trainer, Mapping) or "logger" not in trainer:
-        return dict(config)
-    return {**config, "trainer": {key: value for key, value in trainer.items() if key != "logger"}}
 
 
 def _settle(folder: Path, clean: bool) -> tuple[list[Remembering], list[Remembering]]:

@@ -16,18 +16,6 @@ from lightning_unlearn.callbacks.base.watching import read_watched
 from lightning_unlearn.core.files import file_hash, target_of, write_json_atomic, write_text_atomic
 from lightning_unlearn.core.processes import is_first
 
-__all__ = [
-    "KEY",
-    "RunFolder",
-    "add_written",
-    "claim",
-    "forget_key_gone",
-    "in_use",
-    "places",
-    "require_names",
-    "require_ours",
-]
-
 KEY = "forget.key"
 """The secret of a comparison that was given none; removed with what remembers."""
 _MARK = "comparison.json"

@@ -369,9 +369,8 @@ class Pipeline:
         return positions_hash(self.data.split.forget, self.key)
 
     def _trainer(self, name: str, own: Mapping[str, Any], *callbacks: L.Callback) -> L.Trainer:
-        part = InStep(f"{name}, seed {self._seed}")
         arguments, folder = {**self.trainer, **own}, self._folder(name)
-        return make_trainer(arguments, name, self._seed, folder, part, self.progress, *callbacks)
+        return make_trainer(arguments, name, self._seed, folder, self.progress, *callbacks)
 
     def _kinds(self, name: str, cache: Path | None) -> Kinds:
         """Return how models come to be in this comparison, for evaluators that want many of each kind."""

@@ -4,29 +4,18 @@ import copy
 import functools
 import time
 from collections.abc import Mapping
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentParser
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_unlearn.comparison.folder import RunFolder
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.peak_memory import peak_memory, reset_peak_memory
-
-__all__ = [
-    "DEFAULTS",
-    "Clock",
-    "built",
-    "has_end",
-    "make_trainer",
-    "require_trainer",
-    "split_loggers",
-    "trainer_loggers",
-]
+from lightning_unlearn.core.processes import InStep
 
 DEFAULTS: dict[str, Any] = {
     "enable_checkpointing": False,
@@ -80,13 +69,18 @@ def make_trainer(
         name: Name of the model.
         seed: Its seed.
         folder: The run's folder, for the log and the facts.
-        *callbacks: Callbacks of the comparison; those among the arguments come after the first of them.
+        *callbacks: Callbacks of the comparison.
     """
     own = built({**DEFAULTS, **arguments, "logger": None})
     csv = CSVLogger(folder.path, name="log", version="")
     loggers = trainer_loggers(split_loggers(arguments.get("logger"))[1], csv, name, seed)
-    first, *others = callbacks
-    given = [first, *(own.pop("callbacks", None) or []), RunFacts(folder.facts), *others]
+    # the comparison's see the weights last, as they are when all others are done
+    given = [
+        InStep(f"{name}, seed {seed}"),
+        *(own.get("callbacks") or []),
+        RunFacts(folder.facts),
+        *callbacks,
+    ]
     return L.Trainer(**{**own, "logger": loggers, "callbacks": given})
 
 
@@ -140,13 +134,24 @@ def split_loggers(given: Any) -> tuple[WandbLogger | None, list[Any] | Literal[F
     """
     if given is False:
         return None, False
-    several = given if isinstance(given, list | tuple) else [] if given in (None, True) else [given]
-    kinds = [(one, _kind(one)) for one in several]
-    wandb = [one for one, kind in kinds if issubclass(kind, WandbLogger)]
+    several = list(given) if isinstance(given, list | tuple) else [] if given in (None, True) else [given]
+    try:
+        # given as it is, a logger is not copied: that would open a run of W&B
+        made = [
+            (one, one if isinstance(one, Logger) else built({"logger": one})["logger"]) for one in several
+        ]
+    except ArgumentError as error:
+        raise TypeError(f"trainer.logger: {error}") from error
+    if others := [logger for _, logger in made if not isinstance(logger, Logger)]:
+        raise TypeError(
+            f"trainer.logger: got {others[0]!r}; give a logger, or class_path and init_args of one, such as "
+            "{class_path: lightning.pytorch.loggers.WandbLogger}"
+        )
+    wandb = [logger for _, logger in made if isinstance(logger, WandbLogger)]
     if len(wandb) > 1:
         raise ValueError("trainer.logger: names two WandbLoggers; a comparison writes to one W&B project")
-    others = [one for one, kind in kinds if not issubclass(kind, WandbLogger | CSVLogger)]
-    return (cast(WandbLogger, _build(wandb[0])) if wandb else None), others
+    left = [one for one, logger in made if not isinstance(logger, WandbLogger | CSVLogger)]
+    return (wandb[0] if wandb else None), left
 
 
 def trainer_loggers(
@@ -162,31 +167,15 @@ def trainer_loggers(
     """
     if choice is False:
         return False
-    return [csv, *(_build(copy.deepcopy(one), name=name, version=f"seed_{seed}") for one in choice)]
+    return [csv, *(_built_anew(one, name=name, version=f"seed_{seed}") for one in choice)]
 
 
-def _kind(one: Any) -> type[Logger]:
-    if isinstance(one, Logger):
-        return type(one)
-    if not isinstance(one, Mapping) or "class_path" not in one:
-        raise TypeError(
-            f"trainer.logger: got {one!r}; give a logger, or class_path and init_args of one, such as "
-            "{class_path: lightning.pytorch.loggers.WandbLogger}"
-        )
-    module, _, name = str(one["class_path"]).rpartition(".")
-    kind = getattr(import_module(module or "lightning.pytorch.loggers"), name)
-    if not isinstance(kind, type) or not issubclass(kind, Logger):
-        raise TypeError(f"trainer.logger: {one['class_path']} is no logger of Lightning")
-    return kind
-
-
-def _build(one: Any, **labels: str) -> Logger:
-    if isinstance(one, Logger):
-        return one
-    kind, arguments = _kind(one), dict(one.get("init_args") or {})
-    if labels and issubclass(kind, TensorBoardLogger) and arguments.get("version") is None:
-        arguments.update(labels)
-    return kind(**arguments)
+def _built_anew(one: Any, **labels: str) -> Logger:
+    if isinstance(one, Mapping) and str(one["class_path"]).endswith("TensorBoardLogger"):
+        arguments = one.get("init_args") or {}
+        one = {**one, "init_args": arguments if arguments.get("version") else {**arguments, **labels}}
+    logger: Logger = built({"logger": one})["logger"]
+    return logger
 
 
 class RunFacts(L.Callback):

@@ -16,37 +16,11 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves as tree_leaves
 from torchmetrics import Metric
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
-
-__all__ = [
-    "CLASS_PATH",
-    "COMPILED",
-    "INSTANTIATOR",
-    "RESET_METHODS",
-    "AnyBatchNorm",
-    "AnyConvolution",
-    "AnyDropout",
-    "AnyInstanceNorm",
-    "AnyRunningNorm",
-    "AtLeastFloat32",
-    "WandbArguments",
-    "batches_stepped",
-    "detach_copy",
-    "given_hyperparameters",
-    "giving_hyperparameters",
-    "hparams_name",
-    "joins_a_run",
-    "owners_of",
-    "trainer_of",
-    "tree_leaves",
-    "unsaved_buffers",
-    "wandb_arguments",
-    "workspace_json",
-]
 
 # ---------------------------------------------------------------------------------------------------------- PyTorch
 

@@ -15,18 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = [
-    "atomic_path",
-    "file_hash",
-    "key_fingerprint",
-    "model_hash",
-    "positions_hash",
-    "target_of",
-    "write_bytes_atomic",
-    "write_json_atomic",
-    "write_text_atomic",
-]
-
 _BLOCK = 2**20  # bytes of a file that are read at once
 
 

@@ -42,20 +42,6 @@ from filelock import FileLock, Timeout
 from lightning_unlearn.core.files import atomic_path, key_fingerprint, positions_hash, write_bytes_atomic
 from lightning_unlearn.core.versions import installed_versions
 
-__all__ = [
-    "FIELDS",
-    "Ledger",
-    "Mismatch",
-    "append",
-    "as_ledger",
-    "entry",
-    "read",
-    "require_forgotten_before",
-    "same_facts",
-    "secret_in",
-    "verify",
-]
-
 FIELDS = (
     *("request", "time", "key", "ids", "gone", "model"),
     *("method", "config", "versions", "metrics", "previous", "hash"),

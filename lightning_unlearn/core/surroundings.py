@@ -16,16 +16,6 @@ import torch
 
 from lightning_unlearn.core.seeds import isolated_rng
 
-__all__ = [
-    "Stopped",
-    "listen_again",
-    "no_search_for_gpus",
-    "quiet_lightning",
-    "seeded",
-    "stoppable",
-    "threads",
-]
-
 _GRACE = 10.0  # seconds to end in an orderly way after a signal; a container has ten, as a rule
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _listening = False

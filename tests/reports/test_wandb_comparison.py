@@ -427,7 +427,7 @@ def test_loggers_are_told_apart(tmp_path: Path) -> None:
     assert split_loggers(False) == (None, False)
     with pytest.raises(TypeError, match="give a logger, or class_path"):
         split_loggers("WandbLogger")
-    with pytest.raises(TypeError, match="no logger of Lightning"):
+    with pytest.raises(TypeError, match="does not correspond to a subclass of Logger"):
         split_loggers({"class_path": "collections.OrderedDict"})
 
 

@@ -1,4 +1,4 @@
-"""The subcommands beside LightningCLI's, one file each; a file is imported when its command is given."""
+"""The command and its subcommands beside LightningCLI's: one file each, imported when the command is given."""
 
 from importlib import import_module
 

@@ -1,4 +1,4 @@
-"""The command's arguments, and what others than the command may see of them."""
+"""The command's arguments, and what W&B and the list of processes may see of them."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
         >>> shown_arguments(["--data.forget=Classes", "--data.forget.classes", "[3, 4]"])
         ['--data.forget=Classes', '--data.forget.classes', '[3, 4]']
     """
-    pairs, key = [], ""  # what stands before the value, the value, and the option that it belongs to
+    pairs, key = [], ""  # what comes before the value, the value, and the option that it belongs to
     for argument in arguments:
         option, equals, value = argument.partition("=")
         if argument.startswith("--") and equals:

@@ -1,4 +1,4 @@
-"""The main job: source, retrained model and every method, over every seed, audited alike and reported."""
+"""Compare unlearning methods: source, retrained model and every method, over every seed, audited alike."""
 
 import time
 import warnings
@@ -118,7 +118,7 @@ def compare(
         config: Provenance for the report, and part of what decides whether a finished part can be kept.
 
     Returns:
-        The report and where it stands.
+        The report and where it is.
 
     Raises:
         ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not

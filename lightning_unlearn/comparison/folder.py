@@ -220,7 +220,7 @@ def claim(
         overwrite: Whether to remove what another comparison wrote.
 
     Raises:
-        ValueError: If another comparison's files are there and are to stay, or the folder is no comparison's.
+        ValueError: If another comparison's files are there and are to stay, or files that no comparison wrote.
     """
     require_ours(folder, inputs)
     known, written = _mark(folder), _written(folder)

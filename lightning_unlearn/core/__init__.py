@@ -1,1 +1,1 @@
-"""What rooms above build on: seeds, files, the ledger, processes; nothing of models or data."""
+"""What the other rooms build on: seeds, files, the ledger, processes, private names of libraries."""

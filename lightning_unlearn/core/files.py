@@ -27,7 +27,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the suffix, because some writers derive the format from it. A missing parent folder is made.
 
     Args:
-        path: Where the file is to stand in the end; an existing file is replaced.
+        path: The file that is to be written; an existing one is replaced.
 
     Yields:
         The temporary path; the block must create this file.
@@ -125,7 +125,7 @@ def positions_hash(positions: np.ndarray[Any, Any], key: bytes) -> str:
     """Return the keyed hash (HMAC-SHA256) of a set of samples.
 
     Positions are easily guessed: whoever has the key can try every sample of a data set in a moment, and so find
-    out a request of one or two samples, or confirm a guess of any size. Without the key the hash says nothing.
+    out a request of one or two samples, or confirm a guess of any size. Without the key the hash tells them nothing.
 
     Args:
         positions: Positions in the training set, ``(M,)`` integers in any order.

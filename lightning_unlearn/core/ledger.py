@@ -11,7 +11,7 @@ still there.
 
 **What the hash of the ids hides.** Lines name no sample. The hash of the forgotten samples is keyed (HMAC), because
 positions are easily guessed: a hash with a salt in the same file would be undone by trying every sample. The key
-stands in a file of its own, ``<ledger>.key``, made with the first line and readable by its owner alone. Keep it
+is in a file of its own, ``<ledger>.key``, made with the first line and readable by its owner alone. Keep it
 apart from the ledger (``Ledger(key_file=...)``) where the ledger is shown to others. Whoever has both can find out
 small requests and confirm guesses about large ones; whoever has the ledger alone learns the number of samples,
 whether two lines are about the same samples, and nothing else about them. Without the key nobody can show later
@@ -101,7 +101,7 @@ class Ledger:
         """Make sure, before hours of work, that a line can be appended; make the key of a new ledger.
 
         Returns:
-            The lines that stand there.
+            The lines so far.
 
         Raises:
             ValueError: If the ledger does not verify, or its key is not that of its lines.
@@ -172,7 +172,7 @@ class Mismatch:
 
     Attributes:
         line: Number of the line, from 1; 0 for the ledger as a whole.
-        field: The field, with dots, such as ``model.after``; ``line`` where it is no line of a ledger.
+        field: The field, with dots, such as ``model.after``; ``line`` where the line itself is wrong.
         message: What was expected and found.
     """
 
@@ -201,7 +201,7 @@ def entry(
     """Return the facts of a request, all of a line but its place in the chain and its time.
 
     Args:
-        ledger: Where they are to stand; its key hashes the ids.
+        ledger: The ledger that they are for; its key hashes the ids.
         forget: Training positions that were forgotten, ``(M,)``.
         earlier: Training positions that earlier requests made the model forget.
         before: Hash of the source model.

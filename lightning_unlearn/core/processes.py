@@ -1,4 +1,4 @@
-"""Agreement among the processes that run along with this one: who writes, what was found, and that a part failed."""
+"""Agree with the processes that run along: who writes, what was found, and that a part failed."""
 
 import json
 import os

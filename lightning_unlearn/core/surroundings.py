@@ -1,4 +1,4 @@
-"""Seeds, threads, signals and Lightning's messages, set for a while and put back."""
+"""Set seeds, threads, signals and Lightning's messages for a while, and put them back."""
 
 import logging
 import multiprocessing

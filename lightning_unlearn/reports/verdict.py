@@ -116,7 +116,7 @@ class Verdict:
         if self.status != "undecided" or not needed:
             return VERDICTS[self.status]
         if None in needed:
-            return "undecided, and more seeds alone may not tell"
+            return "undecided, more likely not close"
         return f"undecided, about {max(number for number in needed if number)} seeds would tell"
 
 
@@ -160,7 +160,8 @@ def judge_all(
         model: [
             test
             for name in measured_metrics(report)
-            if describe(name).question is not None and (test := _test(report, model, name, margins or {}))
+            if describe(name, report).decides is not None
+            and (test := _test(report, model, name, margins or {}))
         ]
         for model in dict.fromkeys((*method_names(report), *models))
     }
@@ -170,7 +171,7 @@ def judge_all(
     verdicts = {}
     for model, each in tests.items():
         findings = tuple(_finding(report, test) for test in each)
-        verdicts[model] = Verdict(model, _overall(findings), findings)
+        verdicts[model] = Verdict(model, _overall(report, findings), findings)
     return verdicts
 
 
@@ -180,6 +181,8 @@ class _Test:
 
     model: str
     metric: str
+    below_only: bool
+    """Whether only a loss matters."""
     margin: float = math.nan
     difference: Difference | None = None
     noise: Noise | None = None
@@ -188,11 +191,6 @@ class _Test:
     share: float | None = None
     share_ci95: tuple[float, float] | None = None
     outside: bool = False
-
-    @property
-    def below_only(self) -> bool:
-        """Whether only a loss matters."""
-        return describe(self.metric).question == "utility"
 
     @property
     def sees(self) -> bool:
@@ -224,7 +222,7 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
     if not {name} <= report["models"][model].keys() & report["models"].get("retrain", {}).keys():
         return None
     table, rows = _scores(report, name, (model, "retrain"))
-    test = _Test(model, name)
+    test = _Test(model, name, describe(name, report).decides == "utility")
     if table.shape[1] < LEAST_SEEDS or model == "retrain":
         return test
     floor = _floor(report, name)
@@ -278,7 +276,7 @@ def _floor(report: Report, name: str) -> float:
 
 def _finding(report: Report, test: _Test) -> Finding:
     """Word the answer for one metric."""
-    metric = describe(test.metric)
+    metric = describe(test.metric, report)
     value, target = (report["models"][model][test.metric] for model in (test.model, "retrain"))
     unit = f" {metric.unit}" if metric.unit else ""
     points = " points" if metric.unit == "%" else unit
@@ -339,7 +337,7 @@ def _seeds_needed(test: _Test) -> int | None:
     return seeds_to_decide(room, test.noise, test.models)
 
 
-def _overall(findings: tuple[Finding, ...]) -> Status:
+def _overall(report: Report, findings: tuple[Finding, ...]) -> Status:
     """Combine the metrics: one that is not close decides; all that see must be close, one of forgetting among them."""
     statuses = {finding.status for finding in findings}
     if not findings:
@@ -349,7 +347,8 @@ def _overall(findings: tuple[Finding, ...]) -> Status:
     seeing = [
         finding
         for finding in findings
-        if finding.status in ("close", "undecided") and describe(finding.metric).question == "forgetting"
+        if finding.status in ("close", "undecided")
+        and describe(finding.metric, report).decides == "forgetting"
     ]
     if not seeing:
         return "illustration" if "illustration" in statuses else "cannot tell"
@@ -382,8 +381,8 @@ def control_findings(report: Report) -> list[str]:
     source, retrain = (report["models"].get(name, {}) for name in ("source", "retrain"))
     sentences = []
     for name in measured_metrics(report):
-        metric = describe(name)
-        if metric.question != "forgetting" or name not in source or name not in retrain:
+        metric = describe(name, report)
+        if metric.decides != "forgetting" or name not in source or name not in retrain:
             continue
         unit = f" {metric.unit}" if metric.unit else ""
         numbers = (

@@ -83,7 +83,7 @@ class LiRA(ManyModels):
         one_of("variance", variance, "per_sample", "global")
         one_of("centre", centre, "median", "mean")
         if variance == "per_sample":
-            in_range("models", models, "[4, inf)", " with variance='per_sample'", whole=True)
+            in_range("models", models, "[4, inf)", "; variance='per_sample' needs as many", whole=True)
         in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(models, **many)
         self.mode = mode

@@ -82,11 +82,37 @@ REFUSED: dict[str, dict[str, str]] = {
         "StochasticWeightAveraging": _MANUAL,
         "resume fsdp2": "second optimizer",
     },
-    "RelearnTime": {"fsdp2 own module": "copies the model"},
-    "UnlearningDegree": {"fsdp2 own module": "copies the model"},
+    **{each.__name__: {"fsdp2 own module": "copies the model"} for each in EVALUATORS if each.copies_model},
 }
 # A process that is spawned costs six seconds: one method, with all evaluators, stands for all.
 NOT_RUN: dict[str, set[str]] = {"ddp_spawn": {method.__name__ for method in METHODS} - {"ReferenceKL"}}
+
+# What makes an evaluator quick, by the names that arguments of this meaning have everywhere.
+_QUICK: dict[str, Any] = {
+    "attack": "logistic",
+    "bootstrap": 20,
+    "epochs": 2,
+    "least_steps": 0,
+    "max_steps": 5,
+    "models": 4,
+    "null_control": "continue",
+    "null_epochs": 1,
+    "retrain_epochs": 2,
+    "shadow_epochs": 2,
+}
+
+
+def quick(evaluator: type[Evaluator], **arguments: Any) -> dict[str, Any]:
+    """Return what makes an evaluator quick and, of more arguments, those that it has."""
+    kinds = [kind for kind in evaluator.__mro__ if "__init__" in vars(kind)]
+    names = {name for kind in kinds for name in inspect.signature(kind).parameters}
+    return {name: value for name, value in {**_QUICK, **arguments}.items() if name in names}
+
+
+def trains_models(evaluator: type[Evaluator]) -> bool:
+    """Whether an evaluator trains models of its own."""
+    return bool(quick(evaluator).keys() - {"bootstrap"})
+
 
 covered: dict[str, set[str]] = {"methods": set(), "evaluators": set()}
 

@@ -100,7 +100,7 @@ class ManyModels(Evaluator):
         cache: str | Path | None = None,
         **evaluator: Any,
     ) -> None:
-        usable = f" for {type(self).__name__}; 64 give a usable score"
+        usable = f"; {type(self).__name__} needs as many, and 64 give a usable score"
         in_range("models", models, f"[{self.least_models}, inf)", usable, whole=True)
         one_of("sources", sources, "one", "many")
         in_range("retrain_epochs", retrain_epochs, "[1, inf)", whole=True)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Scores = Callable[[nn.Module, UnlearningDataModule, Runtime, Adapter], dict[str, float]]
 
-__all__ = ["Curve", "WatchRecorder", "Watcher", "read_watched"]
+__all__ = ["Curve", "WatchRecorder", "Watcher", "read_watched", "was_watched"]
 
 
 class Watcher(L.Callback):
@@ -162,6 +162,7 @@ class WatchRecorder(L.Callback):
             content = {
                 "seconds": sum(watcher.seconds for watcher in self.watchers.values()),
                 "records": {name: watcher.record for name, watcher in self.watchers.items()},
+                "every_n_epochs": _looks(self.watchers),
             }
             write_json_atomic(self.path, content)
 
@@ -180,3 +181,15 @@ def read_watched(path: Path) -> tuple[float, dict[str, dict[str, Any]]]:
         return 0.0, {}
     content = json.loads(path.read_text(encoding="utf-8"))
     return content["seconds"], content["records"]
+
+
+def was_watched(path: Path, watchers: Mapping[str, Watcher]) -> bool:
+    """Return whether a :class:`WatchRecorder` wrote what such watchers see, in a file that need not exist."""
+    if not path.is_file():
+        return not watchers
+    seen: dict[str, int] = json.loads(path.read_text(encoding="utf-8")).get("every_n_epochs", {})
+    return _looks(watchers).items() <= seen.items()
+
+
+def _looks(watchers: Mapping[str, Watcher]) -> dict[str, int]:
+    return {name: watcher.every_n_epochs for name, watcher in watchers.items()}

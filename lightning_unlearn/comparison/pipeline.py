@@ -23,7 +23,7 @@ from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.run_facts import RunFacts
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun
 from lightning_unlearn.comparison.trainer_arguments import built, require_trainer
-from lightning_unlearn.core.files import positions_hash
+from lightning_unlearn.core.files import file_hash, positions_hash
 from lightning_unlearn.core.ledger import secret_in
 from lightning_unlearn.core.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.core.seeds import derive_seed
@@ -32,7 +32,7 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
-from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings, file_hash
+from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure

@@ -11,6 +11,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from lightning_unlearn.core.compat import AnyBatchNorm
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
@@ -146,9 +147,7 @@ class WGAN(UnlearningModule):
             raise ValueError(
                 f"wasserstein_tolerance must be above 0, got {wasserstein_tolerance}; None never stops early"
             )
-        if critic is not None and any(
-            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()
-        ):
+        if critic is not None and any(isinstance(part, AnyBatchNorm) for part in critic.modules()):
             raise ValueError(
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"

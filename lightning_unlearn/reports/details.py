@@ -1,7 +1,6 @@
 """What the folders of a comparison's runs hold beside the scores: read as it stands, judged and drawn elsewhere."""
 
 import csv
-import hashlib
 import json
 import math
 import os
@@ -9,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.reports.figures import Curve, Details, RunDetails, RunFile
 from lightning_unlearn.reports.schema import Report
 
@@ -18,7 +18,6 @@ _CHECKPOINT = "model.ckpt"
 _LOG = Path("log") / "metrics.csv"
 _AXES = ("step", "epoch")
 """Columns of the log that say when, not what."""
-_CHUNK = 2**20
 """Bytes that are hashed at a time."""
 
 
@@ -133,16 +132,8 @@ def _files(run: Path, root: Path, prefix: str) -> list[RunFile]:
         RunFile(
             name=prefix + path.relative_to(root).as_posix(),
             bytes=path.stat().st_size,
-            sha256=_sha256(path) if path == run / _CHECKPOINT else None,
+            sha256=file_hash(path) if path == run / _CHECKPOINT else None,
         )
         for path in sorted(run.rglob("*"))
         if path.is_file() and not path.name.startswith(".")
     ]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -7,15 +7,14 @@ import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
 
-from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.functional.statistics import confidence_interval
 
 __all__ = [
@@ -231,9 +230,7 @@ def versions() -> dict[str, Any]:
     """
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
     return {
-        "lightning_unlearn": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "lightning", "torchvision")},
+        **installed_versions("torch", "lightning", "torchvision"),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),

@@ -11,13 +11,14 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.core.files import file_hash, write_json_atomic
+from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.reports.glossary import measured_metrics, ordered_models
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.tidy import intervals_of, report_rows, run_rows
 from lightning_unlearn.trackers.destination import Destination
-from lightning_unlearn.trackers.facts import software
+from lightning_unlearn.trackers.facts import SOFTWARE
 from lightning_unlearn.trackers.media import media_of, rows_table
 
 __all__ = ["WandbRuns"]
@@ -109,7 +110,7 @@ class WandbRuns:
             **_read(folder / "config.json"),
             **{key: value for key, value in facts.items() if key != "peak_memory"},
             "trained": training.get("method"),  # class path and arguments
-            "versions": software(),
+            "versions": installed_versions(*SOFTWARE),
             "lineage": lineage,
         }
         with self.destination.open(
@@ -198,7 +199,7 @@ class WandbRuns:
             for mark in marks.values():
                 _use(run, mark.get("artifact"))
             files = [folder / name for name in ("report.json", "report.html")]
-            hashes = {file.name: _sha256(file) for file in files if file.is_file()}
+            hashes = {file.name: file_hash(file) for file in files if file.is_file()}
             run.config.update({"report": hashes})
             artifact = wandb.Artifact(_artifact_name(group, "report"), "evaluation", metadata=hashes)
             for name in hashes:
@@ -263,7 +264,9 @@ def _lineage(comparison: Path, name: str, seed: int) -> dict[str, dict[str, Any]
     if name != "source":
         files["source"], names["source"] = comparison / "source" / run / "model.ckpt", f"source-{run}"
     return {
-        part: {"name": names[part], "sha256": _sha256(file)} for part, file in files.items() if file.is_file()
+        part: {"name": names[part], "sha256": file_hash(file)}
+        for part, file in files.items()
+        if file.is_file()
     }
 
 
@@ -300,7 +303,3 @@ def _artifact_name(group: str, name: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

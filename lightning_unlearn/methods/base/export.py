@@ -7,6 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.core.compat import hparams_name
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.models.freezing import frozen_tensors, resembles, trainable
 from lightning_unlearn.models.hparams import plain_values, unkept_arguments
@@ -51,8 +52,8 @@ def write_export(model: nn.Module, path: str | Path, *, weights_only: bool = Fal
     if isinstance(model, L.LightningModule) and not weights_only:
         if model.hparams:
             checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(model.hparams)
-            if model._hparams_name:
-                checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = model._hparams_name
+            if name := hparams_name(model):
+                checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = name
         model.on_save_checkpoint(checkpoint)
     # given a path, torch would write its name into the file, and this one is random
     with atomic_path(path) as temporary, temporary.open("wb") as file:
@@ -88,7 +89,7 @@ def require_finite(model: nn.Module, what: str) -> None:
 def unkept_of(model: L.LightningModule) -> list[str]:
     """Return the names of the constructor arguments that an export of a model does not hold."""
     # Lightning gives a class that saved one argument whole (a namespace, a dictionary) that argument back
-    return [name for name in unkept_arguments(type(model), model.hparams) if name != model._hparams_name]
+    return [name for name in unkept_arguments(type(model), model.hparams) if name != hparams_name(model)]
 
 
 def unchanged_tensors(before: nn.Module, after: nn.Module, *, copies_only: bool = False) -> list[str]:

@@ -19,9 +19,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import MeanMetric
 
+from lightning_unlearn.core.compat import AnyRunningNorm, batches_stepped, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
@@ -231,11 +231,13 @@ class UnlearningModule(SpreadableModule):
         if not self._outputs_checked:
             self._check_outputs(logits[0], torch.cat([targets for _, targets in parts]))
         answers = [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
-        if self._trainer is not None and self.trainer.training and self._is_shown_step:
+        if trainer_of(self) is not None and self.trainer.training and self._is_shown_step:
             self._answered += [(values.detach(), targets) for values, targets in answers]
         return answers
 
-    def _normalised_alike(self, inputs: list[Any], sizes: list[int], layers: list[_NormBase]) -> list[Tensor]:
+    def _normalised_alike(
+        self, inputs: list[Any], sizes: list[int], layers: list[AnyRunningNorm]
+    ) -> list[Tensor]:
         """Return the logits of several batches, all normalised by the statistics of the last."""
         if sizes[-1] == 1:
             with by_running_statistics(layers):
@@ -417,7 +419,7 @@ class UnlearningModule(SpreadableModule):
 
     @property
     def _has_data(self) -> bool:
-        return isinstance(getattr(self._trainer, "datamodule", None), UnlearningDataModule)
+        return isinstance(getattr(trainer_of(self), "datamodule", None), UnlearningDataModule)
 
     @property
     def data(self) -> UnlearningDataModule:
@@ -513,7 +515,7 @@ class UnlearningModule(SpreadableModule):
             self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
         for logger in self.trainer.loggers:
             # the axis of all that Lightning logs; global_step counts the steps of a second optimizer too
-            stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped
+            stepped = batches_stepped(self.trainer)
             logger.log_metrics({**self.times, **peak_memory(self.device)}, step=stepped)
         self.gather_model()
         require_finite(self.model, f"the model that {type(self).__name__} unlearned")
@@ -607,7 +609,7 @@ class UnlearningModule(SpreadableModule):
         """Take up where the checkpoint stopped."""
         state = checkpoint.get(_STATE_KEY)
         if checkpoint.get("state_dict"):  # shards, which a strategy reads by itself, are not among it
-            training = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+            training = trainer_of(self) is not None and self.trainer.state.fn == TrainerFn.FITTING
             writer = None if state is None else state.get("method")
             require_own_checkpoint(checkpoint, self, writer, training=training)
         if state is None:
@@ -678,7 +680,7 @@ class UnlearningModule(SpreadableModule):
         the counter is the one that its own interval counts. An epoch's last step is logged for callbacks that
         watch a loss.
         """
-        stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+        stepped = batches_stepped(self.trainer) + 1
         if stepped % self._log_interval == 0 or self.trainer.is_last_batch:
             for name, value in terms.items():
                 self.log(f"train/{name}", value.detach(), prog_bar=name == "loss")
@@ -693,7 +695,7 @@ class UnlearningModule(SpreadableModule):
     @property
     def _is_shown_step(self) -> bool:
         """Whether there is a logger, and the running step is one that it is shown."""
-        stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1
+        stepped = batches_stepped(self.trainer) + 1
         return bool(self.trainer.loggers) and stepped % self._log_interval == 0
 
     @property

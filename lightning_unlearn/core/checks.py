@@ -1,0 +1,94 @@
+"""Check arguments against declared constraints: intervals of numbers and choices of words."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import TypeAlias, cast
+
+__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "one_of"]
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers that an argument may be.
+
+    Args:
+        interval: ``"[0, 1]"``, ``"(0, inf)"``; a round bracket leaves out its end. Infinity is never allowed.
+        hint: What the message says behind the value.
+        whole: Whether it must be an integer.
+        none: Whether ``None`` is allowed.
+
+    Example:
+        >>> Range("(0, 1]", "; 1 is all").check("share", 2)
+        Traceback (most recent call last):
+        ValueError: share must lie in (0, 1], got 2; 1 is all
+    """
+
+    interval: str
+    hint: str = ""
+    whole: bool = False
+    none: bool = False
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ``TypeError`` unless a value is such a number, and ``ValueError`` if it lies outside the interval."""
+        if value is None and self.none:
+            return
+        kind, what = (Integral, "an integer") if self.whole else (Real, "a number")
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise TypeError(f"{name} must be {what}, got the {type(value).__name__} {value!r}{self.hint}")
+        number = cast(float, value)
+        low, high = (float(end) for end in self.interval[1:-1].split(","))
+        above = number > low or (number == low and self.interval[0] == "[")
+        below = number < high or (number == high and self.interval[-1] == "]")
+        if not (above and below):
+            where = f"lie in {self.interval}"
+            if math.isinf(high):
+                where = f"be {'at least' if self.interval[0] == '[' else 'above'} {low:g}"
+            if not math.isfinite(number):
+                where = "be finite" if math.isinf(low) else f"{where} and finite"
+            raise ValueError(f"{name} must {where}, got {value}{self.hint}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Words that an argument may be."""
+
+    words: tuple[str, ...]
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ``ValueError`` unless a value is one of the words."""
+        if value not in self.words:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, self.words))}, got {value!r}")
+
+
+Declared: TypeAlias = Mapping[str, Range | Choice]  # what arguments may be, by their names
+
+
+def check_arguments(declared: Declared, arguments: Mapping[str, object]) -> None:
+    """Check arguments by their names.
+
+    Raises:
+        TypeError: If one is of the wrong kind.
+        ValueError: If one lies outside what is declared for it.
+    """
+    for name, value in arguments.items():
+        declared[name].check(name, value)
+
+
+def in_range(
+    name: str, value: object, interval: str, hint: str = "", *, whole: bool = False, none: bool = False
+) -> None:
+    """Check one number, as :class:`Range` does.
+
+    Example:
+        >>> in_range("batch_size", 0, "[1, inf)")
+        Traceback (most recent call last):
+        ValueError: batch_size must be at least 1, got 0
+    """
+    Range(interval, hint, whole, none).check(name, value)
+
+
+def one_of(name: str, value: object, *words: str) -> None:
+    """Check one word, as :class:`Choice` does."""
+    Choice(words).check(name, value)

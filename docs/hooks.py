@@ -10,7 +10,7 @@ from latex2mathml.converter import convert
 from mkdocs.exceptions import PluginError
 
 sys.path.insert(0, str(Path(__file__).parent))  # MkDocs does not look for modules beside a hook
-import tables
+import doc_tables
 
 _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.DOTALL)
 _ELSEWHERE = re.compile(
@@ -21,15 +21,17 @@ _ELSEWHERE = re.compile(
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Put each table in the place of its marker."""
-    return tables.insert(markdown)
+    return doc_tables.insert(markdown)
 
 
 def on_page_content(content: str, **_: Any) -> str:
     """Turn LaTeX into MathML, which browsers show without a script."""
 
     def formula(found: re.Match[str]) -> str:
-        display = "block" if found[2] == "[" else "inline"
-        return convert(html.unescape(found[3]).strip(), display=display)
+        latex = html.unescape(found[3]).strip()
+        if found[2] == "(":
+            return convert(latex)
+        return f'<div class="formula">{convert(latex, display="block")}</div>'
 
     return _FORMULA.sub(formula, content)
 

@@ -2,7 +2,7 @@
 
 A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME is a function of this file. What no
 signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
-head of its page, so that a new page is all that a new class needs. ``python docs/tables.py README.md`` writes the
+head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
 README's tables, which GitHub shows as they are.
 """
 
@@ -23,23 +23,13 @@ MEASURED = REPO / "tests" / "measured"
 ROOMS = {"methods": "methods", "evaluators": "callbacks"}
 _MARKER = re.compile(r"^<!-- table: (\w+) ?(.*?) -->$", re.MULTILINE)
 _IN_README = re.compile(r"^(<!-- table: (\w+) -->\n).*?^(<!-- end of table -->)$", re.MULTILINE | re.DOTALL)
-_COMPARED = (
-    "accuracy/test",
-    "accuracy/retain",
-    "accuracy/forget",
-    "similarity",
-    "membership_inference/accuracy",
+_SHORT = (
+    *("accuracy/test", "accuracy/retain", "accuracy/forget", "backdoor/success_rate_forget"),
+    *("membership_inference/accuracy", "similarity", "acceleration"),
 )
-_SHORT = (*_COMPARED, "backdoor/success_rate_forget", "acceleration")
 _LONG = (
-    *("accuracy/test", "accuracy/retain", "accuracy/forget", "forgetting_rate", "memory_retention_rate"),
-    *(
-        "similarity",
-        "membership_inference/accuracy",
-        "backdoor/success_rate_forget",
-        "unlearning_degree/degree",
-    ),
-    *("unlearning_degree/null", "unlearning_degree/calibrated", "time/total_s", "acceleration"),
+    *(*_SHORT, "time/total_s", "forgetting_rate", "memory_retention_rate"),
+    *("unlearning_degree/degree", "unlearning_degree/null", "unlearning_degree/calibrated"),
 )
 
 

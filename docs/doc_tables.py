@@ -119,27 +119,18 @@ def facts(name: str) -> str:
 
 
 def metrics(name: str) -> str:
-    """Return the metrics of an evaluator, for its page."""
-    found = metric_entries(name)
+    """Return what an evaluator declares of its metrics, for its page."""
     rows = [
         [
             f"`{metric}`",
-            entry.explanation,
-            entry.direction or "read beside others",
-            entry.question or "-",
+            declared.explanation.replace("|", r"\|"),
+            declared.unit or "-",
+            declared.direction or "read beside others",
+            declared.decides or "-",
         ]
-        for metric, entry in found.items()
+        for metric, declared in subject(name).metrics.items()
     ]
-    return table(["metric", "what it is", "better is", "decides"], rows)
-
-
-def metric_entries(name: str) -> dict[str, Any]:
-    """Return the metrics of an evaluator with what the report says of each."""
-    from lightning_unlearn.reports import METRICS
-
-    prefix = f"{subject(name).default_name}/"
-    listed = pages("evaluators")[name].get("metrics", ())
-    return {m: entry for m, entry in METRICS.items() if m.startswith(prefix) or m in listed}
+    return table(["metric", "what it is", "unit", "better is", "decides"], rows)
 
 
 def support(kind: str) -> str:
@@ -292,7 +283,7 @@ def _measured_rows(report: Any, models: Sequence[str], columns: Sequence[str]) -
     from lightning_unlearn.reports import describe
 
     entries = [describe(metric) for metric in columns]
-    header = ["model", *(f"{entry.short} [{entry.unit}]" if entry.unit else entry.short for entry in entries)]
+    header = ["model", *(entry.short_heading for entry in entries)]
     rows = [
         [f"`{m}`", *(spread(metric, report["models"][m].get(metric)) for metric in columns)] for m in models
     ]

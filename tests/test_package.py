@@ -59,10 +59,10 @@ def test_rooms_import_only_from_rooms_above() -> None:
         "metrics",
         "engine",
         "ensembles",
-        "reports",
-        "trackers",
         "methods",
         "callbacks",
+        "reports",
+        "trackers",
         "comparison",
         "cli",
     ]

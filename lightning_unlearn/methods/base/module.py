@@ -31,6 +31,7 @@ from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, Indexed
 from lightning_unlearn.data.splits import Split
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.statistics import estimate_statistics
+from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, restore_rng_state, rng_state
 from lightning_unlearn.functional import annealed
@@ -53,8 +54,6 @@ from lightning_unlearn.models.statistics import (
     running_layers,
 )
 from lightning_unlearn.models.surgery import class_state, clone, listed
-from lightning_unlearn.trackers.facts import facts_of_fit
-from lightning_unlearn.trackers.sending import send_facts
 
 __all__ = ["Step", "UnlearningModule"]
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import doc_tables
 import lightning as L
-import numpy as np
 import pytest
 import test_harness_evaluators  # noqa: F401  that its tests say which lines of support.yml they stand for
 import test_harness_methods  # noqa: F401
@@ -128,36 +127,36 @@ def test_the_commands_for_one_model_run(workplace: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_comparisons_run(workplace: Path, shared_data: Path) -> None:
-    """On a part of the data, cut short: what they show takes minutes to hours. Then what reads their results."""
+@pytest.mark.parametrize("command", COMPARISONS)
+def test_the_comparisons_are_understood(
+    command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind of configuration is run by the tests of the command line."""
+    with pytest.raises(SystemExit) as stop:
+        run(command, "--print_config")
+    assert stop.value.code in (0, None), capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_records_and_pages(workplace: Path) -> None:
+    """The comparison with a ledger, cut short, and one with W&B; then all that reads their results."""
     import wandb
 
-    (workplace / "data").symlink_to(shared_data)
-    assert len(COMPARISONS) >= 7
-    limits = ["--seeds=1", "--quiet=true", "--overwrite=true", "--evaluators=[]"]
-    limits += ["--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
-    for command in COMPARISONS:
-        assert run(command, *limits, *_less_data(command)) == 0
-    others = [c for c in OURS if c.split()[1] in ("report", "ledger", "dashboard") and "--help" not in c]
+    limits = ["--seeds=1", "--quiet=true", "--trainer.limit_train_batches=2", "--trainer.max_epochs=1"]
+    recorded = next(command for command in COMPARISONS if "--ledger" in command and "--clean" in command)
+    tracked = next(
+        command for command in COMPARISONS if "forgetting_quality" in command and "wandb" in command
+    )
+    assert run(recorded, *limits) == 0
+    assert Path("deletions.jsonl").read_text().count("\n") == 8  # the retrained model and seven methods
+    assert run(tracked, *limits, "--evaluators=[]") == 0
+    others = [c for c in OURS if c.split()[1] in ("report", "ledger", "dashboard")]
     assert len(others) >= 3
     for command in others:
         assert run(command) == 0
     assert Path("dashboard.json").is_file()
     wandb.teardown()
     assert list(workplace.rglob("*.wandb")), "W&B wrote no run"
-
-
-def _less_data(command: str) -> list[str]:
-    data = "--data.init_args.datamodule"
-    if "mnist" in command:
-        return [f"{data}.init_args.{part}_limit=600" for part in ("train", "test")]
-    if "cifar10" not in command:
-        return []
-    draw = np.random.default_rng(0)  # arrays of the same shape: the format itself is tested where it is read
-    sizes = {"train": 300, "test": 200}
-    images = {f"x_{s}": draw.integers(0, 256, (n, 32, 32, 3)).astype(np.uint8) for s, n in sizes.items()}
-    np.savez("cifar10.npz", **images, **{f"y_{s}": np.arange(n) % 10 for s, n in sizes.items()})
-    return [f"{data}=Arrays", f"{data}.init_args.path=cifar10.npz"]
 
 
 # ---------------------------------------------------------------------- programs and files

@@ -1,4 +1,4 @@
-"""Data of which some samples carry a trigger and another label; draws no split and trains nothing."""
+"""Data of which some samples carry a trigger and another label."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data held in memory as tensors, served a whole batch at a time; no files and no splits."""
+"""Data held in memory as tensors, served a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -147,11 +147,21 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         """
         index = torch.as_tensor(positions, dtype=torch.int64)
         rows = index.cpu().numpy()
-        return TensorData(
+        return self.with_(
             self.inputs.index_select(0, index.to(self.inputs.device)),
             self.targets.index_select(0, index.to(self.targets.device)),
+            {name: column[rows] for name, column in self.attributes.items()},
+        )
+
+    def with_(
+        self, inputs: Tensor, targets: Tensor, attributes: Mapping[str, np.ndarray] | None
+    ) -> TensorData:
+        """Return other samples with the same classes, ``transform`` and ``augment``."""
+        return TensorData(
+            inputs,
+            targets,
             num_classes=self.num_classes,
             transform=self.transform,
             augment=self.augment,
-            attributes={name: column[rows] for name, column in self.attributes.items()},
+            attributes=attributes,
         )

@@ -218,4 +218,6 @@ def read_arrays(path: Path, what: str, advice: str, *, densest: int | None = Non
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
     except Exception as error:  # zipfile, zlib and NumPy raise whatever as the damage falls, MemoryError too
-        raise ValueError(f"{path} cannot be read as {what} ({error}); {advice}") from error
+        raise ValueError(
+            f"{path} cannot be read as {what} ({error}): it is truncated, damaged or another kind of file; {advice}"
+        ) from error

@@ -15,7 +15,15 @@ from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["TRANSFER_HOOKS", "BatchLoader", "DatasetLoader", "Indexed", "OrderSampler", "TensorLoader"]
+__all__ = [
+    "TRANSFER_HOOKS",
+    "BatchLoader",
+    "DatasetLoader",
+    "Indexed",
+    "MarkedDataset",
+    "OrderSampler",
+    "TensorLoader",
+]
 
 # Lightning's hooks that see a batch between a loader and the device
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -267,6 +275,14 @@ class TensorLoader(BatchLoader):
         return torch.Generator().manual_seed(seed)
 
 
+class MarkedDataset(Dataset[Any]):
+    """A dataset whose batches are changed in place once they are collated."""
+
+    def mark(self, batch: Any, positions: Tensor) -> None:
+        """Change a batch of the samples at some positions, ``(B,)``."""
+        raise NotImplementedError
+
+
 class DatasetLoader(BatchLoader):
     """Serves any map-style dataset through a :class:`~torch.utils.data.DataLoader`, in the same order.
 
@@ -315,7 +331,10 @@ class DatasetLoader(BatchLoader):
         loader, batches = self._kept or self._made()
         self._kept = (loader, batches) if loader.persistent_workers else None
         batches.start = self._served
-        return zip(places, loader, strict=True)
+        for place, batch in zip(places, loader, strict=True):
+            if isinstance(self.dataset, MarkedDataset):
+                self.dataset.mark(batch, _dataset_positions(self.positions, place))
+            yield place, batch
 
     def _made(self) -> "tuple[DataLoader[Any], _Batches]":
         batches = _Batches(self.sampler, self.positions, seeded=self.num_workers > 0)

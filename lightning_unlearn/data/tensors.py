@@ -31,6 +31,9 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
             ``transform`` and only by :meth:`batch` with a generator.
         attributes: Columns with one value per sample, such as ``"id"``, ``"identity"`` or ``"age"``.
 
+    Attributes:
+        clean: The data before some of it were poisoned; None where none were.
+
     Raises:
         TypeError: If ``inputs`` or ``targets`` are not tensors, or ``targets`` are not integers.
         ValueError: If lengths differ, the data are empty, or a target lies outside ``[0, num_classes)``.
@@ -43,6 +46,8 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         >>> data.num_classes
         2
     """
+
+    clean: TensorData | None = None
 
     def __init__(
         self,

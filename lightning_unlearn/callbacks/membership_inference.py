@@ -82,8 +82,9 @@ class MembershipInference(Evaluator):
         "membership_inference/accuracy": near_share(
             "Membership inference: accuracy on D_f",
             "MIA accuracy",
-            "Share of the forget set that a membership inference attack (MIA) takes for training data.",
-            decides="forgetting",
+            "Share of the forget set that a membership inference attack (MIA) takes for training data; read it beside "
+            "the false positive rate, since it moves with a model's confidence alone.",
+            headline=True,
             ideal=0.5,
         ),
         "membership_inference/auc": near_score(
@@ -104,6 +105,7 @@ class MembershipInference(Evaluator):
             "Share of the samples never trained on that the attack takes for training data: the attack's own "
             "error, beside which its accuracy is read.",
             unit="%",
+            headline=True,
         ),
         "membership_inference/balanced_accuracy": near_share(
             "Membership inference: balanced accuracy",

@@ -1,6 +1,5 @@
 """Relearn time: how many steps on the forget set bring back what was forgotten?"""
 
-import math
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -150,11 +149,11 @@ class RelearnTime(Evaluator):
                 runtime.average_gradients(model)  # equal but for rounding, which must not add up
                 optimizer.step()
                 losses.append(self._loss(model, audit))
-                if not runtime.all_agree(math.isfinite(losses[-1])):
-                    raise FloatingPointError(
-                        f"the loss on the forget set became {losses[-1]} after {len(losses) - 1} steps of relearning; "
-                        "check the data for NaN or infinite values, or give an optimizer with a lower learning rate"
-                    )
+                runtime.require_finite(
+                    losses[-1],
+                    f"the loss on the forget set became {{}} after {len(losses) - 1} steps of relearning; check the "
+                    "data for NaN or infinite values, or give an optimizer with a lower learning rate",
+                )
         raise AssertionError("the batches never end")
 
     def _loss(self, model: nn.Module, audit: Audit) -> float:

@@ -370,11 +370,11 @@ class UnlearningDegree(Evaluator):
                 runtime.average_gradients(generator)  # equal but for rounding, which must not add up
                 optimizer.step()
                 total += loss.detach()
-            if not runtime.all_agree(bool(torch.isfinite(total))):
-                raise FloatingPointError(
-                    f"the generator's loss became {float(total)} in epoch {epoch + 1}; check the data and the models "
-                    f"for NaN or infinite values, or lower eta ({self.eta}) or lr ({self.lr})"
-                )
+            runtime.require_finite(
+                total,
+                f"the generator's loss became {{}} in epoch {epoch + 1}; check the data and the models for NaN or "
+                f"infinite values, or lower eta ({self.eta}) or lr ({self.lr})",
+            )
         runtime.share_buffers(generator)
         return generator.eval()
 

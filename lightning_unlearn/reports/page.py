@@ -25,11 +25,10 @@ from lightning_unlearn.reports.glossary import (
     format_value,
     headline_metrics,
     measured_metrics,
-    method_names,
     ordered_models,
 )
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import Verdict, control_findings, judge, summary_sentences
+from lightning_unlearn.reports.verdict import Verdict, control_findings, judge_all, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -141,8 +140,9 @@ def write_page(
     )
     environment.filters["breakable"] = _breakable
     pictures = [_picture(Path(figure)) for figure in figures]
-    verdicts = [judge(report, model) for model in method_names(report)]
-    sections = _sections(report, pictures, details or {})
+    judged = judge_all(report)
+    verdicts = list(judged.values())
+    sections = _sections(report, pictures, details or {}, judged)
     deciding = {finding.metric for verdict in verdicts for finding in verdict.findings}
     page = environment.get_template("report.html.j2").render(
         report=report,
@@ -224,9 +224,10 @@ def _cell(report: Report, model: str, name: str, mark: str) -> _Cell:
     return _Cell(value["mean"], format_value(metric, value), interval, mark, None in value["values"])
 
 
-def _sections(report: Report, pictures: Sequence[_Picture], details: Details) -> list[_Section]:
+def _sections(
+    report: Report, pictures: Sequence[_Picture], details: Details, judged: Mapping[str, Verdict]
+) -> list[_Section]:
     """Return a section a model, in the order of presentation."""
-    methods = method_names(report)
     sections = []
     for place, model in enumerate(ordered_models(report)):
         runs = details.get(model, {})
@@ -239,7 +240,7 @@ def _sections(report: Report, pictures: Sequence[_Picture], details: Details) ->
                 identifier=f"model-{place}",
                 model=model,
                 control=CONTROLS.get(model, ""),
-                verdict=judge(report, model) if model in methods else None,
+                verdict=judged.get(model),
                 rows=_seed_rows(report, model),
                 pictures=[picture for picture in pictures if picture.model == model] + left,
                 config=_yaml(_own_config(configured, model)) if configured else "",

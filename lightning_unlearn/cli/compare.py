@@ -1,8 +1,8 @@
 """``lightning-unlearn compare``: from a YAML file to :func:`lightning_unlearn.compare`, and its table."""
 
-import json
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -16,6 +16,7 @@ from lightning_unlearn.core.compat import CLASS_PATH
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data.remembering import summary
 from lightning_unlearn.models.hparams import recorded_hyperparameters
+from lightning_unlearn.reports.paper import PaperFormat, paper_table
 
 __all__ = ["run"]
 
@@ -40,9 +41,14 @@ def run(args: list[str]) -> int:
     parser.add_function_arguments(compare, skip={"trainer", "observers", "config"})
     # as under LightningCLI, so that one file with a logger or an accelerator serves both
     parser.add_class_arguments(L.Trainer, "trainer", instantiate=False, fail_untyped=False)
+    parser.add_argument(
+        "--table",
+        type=PaperFormat | None,
+        help="Print the columns of papers too (UA, RA, TA, MIA, run time, average gap, ToW), in this form.",
+    )
     config = parser.parse_args(args)
     comparison = compare(**_arguments(parser, config))
-    _print_result(comparison)
+    _print_result(comparison, config.table)
     return 1 if comparison.failed else 0
 
 
@@ -52,7 +58,7 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     jsonargparse builds the parts nested in a factory once and shares them between its calls, so a second seed
     would go on training the network of the first.
     """
-    given, defaults = config.trainer.as_dict(), parser.get_defaults().trainer.as_dict()
+    given, defaults = _plain(config.trainer), _plain(parser.get_defaults().trainer)
     # the others are the comparison's to choose
     trainer = {key: value for key, value in given.items() if value != defaults[key]}
 
@@ -78,7 +84,7 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
         parsed = pick(config)
         name = parsed.name or snake_case(parsed.method["class_path"].rpartition(".")[2])
         return MethodRun(
-            lambda source: pick(fresh()).method(source), name, parsed.trainer or {}, parsed.batch_size
+            lambda source: pick(fresh()).method(source), name, _plain(parsed.trainer or {}), parsed.batch_size
         )
 
     def evaluator(number: int) -> Callable[[], Evaluator]:
@@ -86,28 +92,41 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
 
     # without the logger: a finished comparison can be sent elsewhere later
     shown = {key: value for key, value in trainer.items() if key != "logger"}
-    plain = json.loads(json.dumps(config.as_dict(), default=str))
-    decides = {k: v for k, v in plain.items() if k not in {*_SETTINGS, "config"}}
+    decides = {
+        key: value for key, value in _plain(config).items() if key not in _SETTINGS | {"config", "table"}
+    }
     return {
-        "source": SourceRun(source, config.source.trainer or {}, config.source.checkpoint),
+        "source": SourceRun(source, _plain(config.source.trainer or {}), config.source.checkpoint),
         "data": lambda: fresh().data(),
         "methods": [method("methods", number) for number in range(len(config.methods))],
         "evaluators": [evaluator(number) for number in range(len(config.evaluators))],
         "retrain": None if config.retrain is None else method("retrain"),
         "trainer": trainer,
         "adapter": fresh().adapter,
-        "config": {**decides, "trainer": json.loads(json.dumps(shown, default=str)) or None},
+        "config": {**decides, "trainer": shown or None},
         **{name: config[name] for name in (*_SETTINGS, *_DECIDING)},
     }
 
 
-def _print_result(comparison: Comparison) -> None:
+def _plain(value: Any) -> Any:
+    if isinstance(value, Namespace):
+        value = value.as_dict()
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print_result(comparison: Comparison, table: PaperFormat | None) -> None:
     from rich.console import Console
 
     from lightning_unlearn.reports import render_text
 
     width = max(min(Console().width, 100), 50)  # the table cannot be narrower
     say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
+    if table is not None:
+        say(paper_table(comparison.report, table))
     for failure in comparison.report["failures"]:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
     lines = [f"Report: {comparison.output_dir / 'report.html'}"]

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_SMALL = 2**26  # bytes that arrays may always have
 _BLOCK = 2**20  # bytes of a file that are read at once
 
 
@@ -27,7 +29,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the suffix, because some writers derive the format from it. A missing parent folder is made.
 
     Args:
-        path: The file that is to be written; an existing one is replaced.
+        path: Where the file is to stand in the end; an existing file is replaced.
 
     Yields:
         The temporary path; the block must create this file.
@@ -125,7 +127,7 @@ def positions_hash(positions: np.ndarray[Any, Any], key: bytes) -> str:
     """Return the keyed hash (HMAC-SHA256) of a set of samples.
 
     Positions are easily guessed: whoever has the key can try every sample of a data set in a moment, and so find
-    out a request of one or two samples, or confirm a guess of any size. Without the key the hash tells them nothing.
+    out a request of one or two samples, or confirm a guess of any size. Without the key the hash says nothing.
 
     Args:
         positions: Positions in the training set, ``(M,)`` integers in any order.
@@ -181,3 +183,28 @@ def model_hash(state: Mapping[str, Any]) -> str:
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
     return digest.hexdigest()
+
+
+def read_arrays(path: Path, what: str, advice: str, *, densest: int | None = None) -> dict[str, Any]:
+    """Read all arrays of an ``.npz`` file. Nothing in it is executed: no pickles are read.
+
+    Args:
+        path: An existing file.
+        what: What it should be, for the message.
+        advice: What to do where it is damaged, likewise.
+        densest: How many times larger than the file its arrays may be, beyond 64 MiB; ``None`` for any size.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(item.file_size for item in archive.infolist())
+        if densest is not None and unpacked > max(_SMALL, densest * path.stat().st_size):
+            raise ValueError(f"it unpacks to {unpacked} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever as the damage falls, MemoryError too
+        raise ValueError(
+            f"{path} cannot be read as {what} ({error}): it is truncated, damaged or another kind of file; {advice}"
+        ) from error

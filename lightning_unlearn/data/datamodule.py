@@ -33,7 +33,7 @@ from lightning_unlearn.data.project_loaders import (
 )
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
-from lightning_unlearn.data.splits import Split, make_split
+from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.tensors import TensorData
 
 __all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
@@ -42,7 +42,6 @@ Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule 
 Stream = Literal["forget", "retain", "train", "nonmember", "shadow", "test"]
 
 _WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample must be seen
-_VALIDATED = 2000  # retained samples that a method is validated on: a standard error of at most 1.1 points
 
 
 @runtime_checkable
@@ -406,11 +405,9 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _validated(self, stream: str) -> np.ndarray[Any, Any] | None:
         """Return which positions are validated, None for all: of the retain set a part, or it would cost too much."""
-        positions = self._positions(stream)
-        if stream != "retain" or len(positions) <= _VALIDATED:
+        if stream != "retain":
             return None
-        generator = np.random.default_rng(derive_seed(self.seed, "validated", stream))
-        return np.sort(generator.choice(positions, _VALIDATED, replace=False))
+        return some_of(self._positions(stream), derive_seed(self.seed, "validated", stream))
 
     def _module(self) -> object:
         """Return what is being fitted, which need not be a method."""

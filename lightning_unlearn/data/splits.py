@@ -16,7 +16,7 @@ from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
 
-__all__ = ["Origin", "Split", "make_split"]
+__all__ = ["Origin", "Split", "make_split", "some_of"]
 
 Origin: TypeAlias = Literal["train", "test"]
 
@@ -24,6 +24,7 @@ _FORMAT = "lightning_unlearn.Split"
 _DENSEST = 100  # how many times smaller positions become when they are packed, at most
 _FORMAT_VERSION = 1
 _ORIGINS = ("train", "test")
+_ENOUGH = 2000  # samples to estimate an accuracy on: a standard error of at most 1.1 points
 _FEWEST_NONMEMBERS = 100  # so that a request of one sample still has rates that can be told from chance
 
 # One stream of randomness per purpose, so that the size of one set never changes the choice of another.
@@ -32,6 +33,13 @@ _FORGET, _NONMEMBER, _SHADOW, _REFERENCE, _SHADOW_HALVES = range(5)
 
 def _generator(seed: int, *purpose: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *purpose]))
+
+
+def some_of(positions: Positions, seed: int) -> Positions:
+    """Return all positions, or 2,000 of more, drawn at random and sorted: enough to estimate an accuracy on."""
+    if len(positions) <= _ENOUGH:
+        return positions
+    return np.sort(np.random.default_rng(seed).choice(positions, _ENOUGH, replace=False))
 
 
 @dataclass(frozen=True, eq=False)

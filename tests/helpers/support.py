@@ -46,6 +46,33 @@ NOT_RUN: dict[str, set[str]] = {
     for axis, run in doc_tables.support_axes("only").items()
 }
 
+# What makes an evaluator quick, by the names that arguments of this meaning have everywhere.
+_QUICK: dict[str, Any] = {
+    "attack": "logistic",
+    "bootstrap": 20,
+    "epochs": 2,
+    "least_steps": 0,
+    "max_steps": 5,
+    "models": 4,
+    "null_control": "continue",
+    "null_epochs": 1,
+    "retrain_epochs": 2,
+    "shadow_epochs": 2,
+}
+
+
+def quick(evaluator: type[Evaluator], **arguments: Any) -> dict[str, Any]:
+    """Return what makes an evaluator quick and, of more arguments, those that it has."""
+    kinds = [kind for kind in evaluator.__mro__ if "__init__" in vars(kind)]
+    names = {name for kind in kinds for name in inspect.signature(kind).parameters}
+    return {name: value for name, value in {**_QUICK, **arguments}.items() if name in names}
+
+
+def trains_models(evaluator: type[Evaluator]) -> bool:
+    """Whether an evaluator trains models of its own."""
+    return bool(quick(evaluator).keys() - {"bootstrap"})
+
+
 covered: dict[str, set[str]] = {"methods": set(), "evaluators": set()}
 
 

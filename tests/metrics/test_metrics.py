@@ -139,6 +139,7 @@ def networks() -> tuple[nn.Module, nn.Module]:
 def test_every_metric_of_the_package_is_tested():
     elsewhere = [
         "Acceleration",
+        "DeclaredMetric",
         "RelearnTime",
         "WeightDistance",
     ]  # no means over samples; tested by themselves
@@ -348,3 +349,10 @@ def test_docstrings_name_range_and_shape():
         text = inspect.getdoc(getattr(package, name))
         assert "``update`` takes" in text or "``update(" in text
         assert "``compute`` returns a scalar" in text
+
+
+def test_nan_is_named_and_no_mean() -> None:
+    metric = Similarity()
+    metric.update(torch.tensor([[0.0, torch.nan]]), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="Similarity has seen NaN"):
+        metric.compute()

@@ -345,7 +345,7 @@ def test_bad_streams_and_logits_are_refused():
 
 
 def test_docstrings_name_range_and_shape():
-    for name in package.__all__:
+    for name in {*package.__all__} - {"DeclaredMetric"}:  # says how a metric is printed, and is none
         text = inspect.getdoc(getattr(package, name))
         assert "``update`` takes" in text or "``update(" in text
         assert "``compute`` returns a scalar" in text

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import DeclaredMetric
@@ -27,6 +27,7 @@ from lightning_unlearn.reports.glossary import (
     measured_metrics,
     ordered_models,
 )
+from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
 from lightning_unlearn.reports.verdict import Verdict, control_findings, judge_all, summary_sentences
 
@@ -152,6 +153,8 @@ def write_page(
         verdicts=verdicts,
         deciding=[(name, describe(name, report)) for name in measured_metrics(report) if name in deciding],
         tables=_tables(report),
+        paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
+        paper_columns=PAPER_COLUMNS,
         sections=sections,
         identifiers={section.model: section.identifier for section in sections},
         pictures=[picture for picture in pictures if picture.model not in report["models"]],

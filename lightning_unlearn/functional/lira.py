@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.core.checks import one_of, shapes
-from lightning_unlearn.functional._checks import as_populations, as_scores, require_resampling
+from lightning_unlearn.functional._checks import (
+    as_populations,
+    as_scores,
+    require_classes,
+    require_resampling,
+)
 from lightning_unlearn.functional.membership import LOW_FPRS, tpr_at
 from lightning_unlearn.functional.statistics import percentiles
 
@@ -64,6 +69,7 @@ def logit_scaled_confidence(logits: Tensor, targets: Tensor) -> Tensor:
         raise ValueError(f"logits must have shape (..., samples, 2 or more classes), got {shapes(logits)}")
     if targets.shape != logits.shape[-2:-1]:
         raise ValueError(f"targets must hold one class a sample, got {shapes(targets, logits)}")
+    require_classes("targets", targets)
     classes = logits.shape[-1]
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
         found = f"{int(targets.min())} to {int(targets.max())}"

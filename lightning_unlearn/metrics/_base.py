@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import shapes
 from lightning_unlearn.core.compat import AtLeastFloat32
+from lightning_unlearn.functional._checks import require_classes
 
 
 class SampleMean(AtLeastFloat32):
@@ -38,9 +39,11 @@ class SampleMean(AtLeastFloat32):
         """Mean over all samples seen, in at least float32.
 
         Raises:
-            ValueError: If no rank has seen a sample.
+            ValueError: If no rank has seen a sample, or a value was NaN.
         """
         require_samples(type(self).__name__, self.count)
+        if bool(self.total.isnan()):
+            raise ValueError(f"{type(self).__name__} has seen NaN; look for a NaN in the logits it was given")
         return self.total / self.count
 
 
@@ -63,6 +66,5 @@ def count_correct(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
         found = shapes(logits, targets)
         raise ValueError(f"logits must have shape (N, C) and targets shape (N,), got {found}")
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise ValueError(f"targets must be integer class indices, got {targets.dtype}; not one-hot labels")
+    require_classes("targets", targets)
     return (logits.argmax(-1) == targets).sum(), targets.numel()

@@ -20,11 +20,7 @@ class FineTune(UnlearningModule):
     Args:
         source: The source model.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
-        lr_scheduler: Makes a schedule that is stepped once an epoch.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step.
-        adapter: How batches and outputs are taken apart.
-        frozen: What was trained on nobody and stays; see :class:`UnlearningModule`.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Example:
         >>> from lightning_unlearn.models import MLP

@@ -1,7 +1,8 @@
 """WGAN unlearning of Chen, Huang & Wang, 2021: a critic on sorted posteriors teaches the model how sure to be."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -12,23 +13,21 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
 from lightning_unlearn.data.splits import Split
-from lightning_unlearn.engine.train import Loss
-from lightning_unlearn.ensembles import Runtime, isolated_rng, predict
+from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional import (
     generator_loss,
     gradient_penalty,
     sort_posteriors,
     wasserstein_critic_loss,
 )
-from lightning_unlearn.methods.base.checks import require_integers, require_numbers
-from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.checks import Declared, Range
+from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base.teacher import Teacher
 from lightning_unlearn.models.small import MLP
-from lightning_unlearn.models.surgery import clone, evaluating, frozen
+from lightning_unlearn.models.surgery import clone, evaluating
 
 __all__ = ["WGAN"]
 
@@ -69,20 +68,12 @@ class WGAN(UnlearningModule):
         penalty_p: Order p of the norm in it, at least 1.
         sort: Whether to sort posteriors; without, the model is also taught the classes of the non-members.
         retain_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the paper uses 1/100.
-        wasserstein_tolerance: Stop when the critic's estimate of the Wasserstein distance, averaged over an epoch,
-            stays below this, in absolute value, for ``patience`` epochs on end. Epochs before it first was above do
-            not count: an untrained critic tells nothing apart. ``None`` trains for the trainer's ``max_epochs``.
-        patience: Number of those epochs, at least 1.
         optimizer: Makes the model's optimizer; ``None`` for Adam with learning rate 1e-4, as larger steps undo what
             the source learned before the critic has learned what to ask for.
         critic_optimizer: Makes the critic's optimizer; ``None`` for Adam with learning rate 1e-3 and the betas 0.5
             and 0.9 that are usual for such critics.
-        lr_scheduler: Makes the schedule of the model's optimizer; ``None`` for a constant rate.
-        critic_lr_scheduler: Makes that of the critic's.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        critic_lr_scheduler: Makes the schedule of the critic's optimizer; ``None`` for a constant rate.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Raises:
         ValueError: If an argument is outside its range, or the critic looks across samples.
@@ -97,6 +88,14 @@ class WGAN(UnlearningModule):
     streams = ("forget", "nonmember", "retain")
     epoch_stream = "forget"
     indexed_streams = ("nonmember",)
+    default_lr = 1e-4
+    declared: ClassVar[Declared] = {
+        "alpha": Range("[0, 1]", ": it weighs forgetting against the loss on the retain set"),
+        "critic_steps": Range("[1, inf)", whole=True),
+        "penalty_weight": Range("(0, inf)", "; the usual weight is 10"),
+        "penalty_p": Range("[1, inf]", "; the usual norm is 2"),
+        "retain_fraction": Range("(0, 1]"),
+    }
 
     def __init__(
         self,
@@ -109,43 +108,12 @@ class WGAN(UnlearningModule):
         penalty_p: float = 2.0,
         sort: bool = True,
         retain_fraction: float = 0.01,
-        wasserstein_tolerance: float | None = None,
-        patience: int = 5,
-        optimizer: OptimizerCallable | None = None,
         critic_optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        **method: Any,
     ) -> None:
-        require_numbers(
-            none=("wasserstein_tolerance",),
-            alpha=alpha,
-            penalty_weight=penalty_weight,
-            penalty_p=penalty_p,
-            retain_fraction=retain_fraction,
-            wasserstein_tolerance=wasserstein_tolerance,
-        )
-        require_integers(critic_steps=critic_steps, patience=patience)
-        if not 0 <= alpha <= 1:
-            raise ValueError(
-                f"alpha must lie in [0, 1], got {alpha}: it weighs forgetting against the loss on the retain set"
-            )
-        for name, number in (("critic_steps", critic_steps), ("patience", patience)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
-        if not penalty_weight > 0:
-            raise ValueError(f"penalty_weight must be above 0, got {penalty_weight}; the usual weight is 10")
-        if not penalty_p >= 1:
-            raise ValueError(f"penalty_p must be at least 1 for a norm, got {penalty_p}; the usual norm is 2")
-        if not 0 < retain_fraction <= 1:
-            raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
-        if wasserstein_tolerance is not None and not wasserstein_tolerance > 0:
-            raise ValueError(
-                f"wasserstein_tolerance must be above 0, got {wasserstein_tolerance}; None never stops early"
-            )
+        self.check(alpha=alpha, critic_steps=critic_steps, penalty_weight=penalty_weight, penalty_p=penalty_p)
+        self.check(retain_fraction=retain_fraction)
         if critic is not None and any(
             isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()
         ):
@@ -153,15 +121,7 @@ class WGAN(UnlearningModule):
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"
             )
-        super().__init__(
-            source,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        super().__init__(source, **method)
         self.automatic_optimization = False
         self.alpha = alpha
         self.critic_steps = critic_steps
@@ -169,20 +129,13 @@ class WGAN(UnlearningModule):
         self.penalty_p = penalty_p
         self.sort = sort
         self.retain_fraction = retain_fraction
-        self.wasserstein_tolerance = wasserstein_tolerance
-        self.patience = patience
         self._critic_optimizer = critic_optimizer
         self._critic_lr_scheduler = critic_lr_scheduler
-        # In lists, so that neither is a submodule: not in the exported or wrapped model, and DistributedDataParallel
-        # does not wait for gradients of the critic in the model's backward pass.
+        # In a list, so that it is no submodule: not in the exported or wrapped model, and DistributedDataParallel does
+        # not wait for its gradients in the model's backward pass.
         self._critic = [] if critic is None else [clone(critic)]
-        self._teacher: list[nn.Module] = []
         self._critic_state: Mapping[str, Any] | None = None
-        self._real: Tensor | None = None
-        self._estimate_sum: Tensor | float = 0.0
-        self._estimate_count = 0
-        self._was_above = False
-        self._epochs_below = 0
+        self._teacher: Teacher | None = None
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Restrict the retain set to D_s."""
@@ -201,13 +154,12 @@ class WGAN(UnlearningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the critic, and an optimizer and schedule for the model and one for the critic."""
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = (self._optimizer or _adam)(trainable)
-        critic_optimizer = (self._critic_optimizer or _critic_adam)(self._place_critic().parameters())
-        return [
-            _with_schedule(optimizer, self._lr_scheduler),
-            _with_schedule(critic_optimizer, self._critic_lr_scheduler),
-        ]
+        make = self._critic_optimizer or partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+        optimizer = make(self._place_critic().parameters())
+        schedule = self._critic_lr_scheduler and self._critic_lr_scheduler(optimizer)
+        critics = {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
+        ours = super().configure_optimizers()
+        return [{"optimizer": ours} if isinstance(ours, torch.optim.Optimizer) else ours, critics]
 
     def _place_critic(self) -> nn.Module:
         runtime = Runtime(self.trainer)
@@ -239,12 +191,12 @@ class WGAN(UnlearningModule):
                 "UnlearningDataModule a test set, or nonmember=... with nonmember_from='train' and a source "
                 "trained without them"
             )
-        teacher = runtime.place(frozen(self.source))
-        if data.is_augmented("nonmember"):
-            self._teacher = [teacher]
-            return
-        outputs = predict(teacher, data.loader("nonmember", indexed=True), runtime, self.adapter)
-        self._real = self._ordered(outputs.logits).to(runtime.device)
+        self._teacher = Teacher(self.source, self.adapter, "nonmember")
+        self._teacher.ask(data, runtime)
+
+    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask again: no checkpoint holds what the source answers."""
+        self.prepare(data, runtime)
 
     # ------------------------------------------------------------------ the loss
 
@@ -252,14 +204,12 @@ class WGAN(UnlearningModule):
         """Eq. 5 for the critic, ``critic_steps`` times, then eq. 6 for the model."""
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
         ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
-        real, fake = self._real_posteriors(batch["nonmember"]), self._ordered(forget)
+        assert self._teacher is not None  # prepare() made it
+        real, fake = self._ordered(self._teacher.logits(batch["nonmember"])), self._ordered(forget)
         # neither the critic's second derivative nor a scaled gradient survives half precision
         with torch.autocast(self.device.type, enabled=False):
             wasserstein, penalty = self._train_critic(real, fake.detach())
             loss = self._train_model(fake, ce)
-        if self.wasserstein_tolerance is not None:
-            self._estimate_sum = self._estimate_sum + wasserstein * len(fake)
-            self._estimate_count += len(fake)
         self.log_terms(loss=loss, wasserstein=wasserstein, penalty=penalty, ce=ce)
         return loss.detach()
 
@@ -308,12 +258,6 @@ class WGAN(UnlearningModule):
         )
         return drawn[runtime.rank :: runtime.world_size].T.to(runtime.device)
 
-    def _real_posteriors(self, batch: Indexed) -> Tensor:
-        if self._real is not None:
-            return self._real[batch.index.to(self._real.device)]
-        with torch.no_grad():
-            return self._ordered(self.adapter.call(self._teacher[0], self.adapter.split(batch.batch)[0]))
-
     def _ordered(self, logits: Tensor) -> Tensor:
         posteriors = logits.float().softmax(dim=-1)
         return sort_posteriors(posteriors) if self.sort else posteriors
@@ -321,11 +265,9 @@ class WGAN(UnlearningModule):
     # ------------------------------------------------------------------ between epochs
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedules, and stop when the critic can no longer tell forget set and non-members apart."""
+        """Step the schedules."""
         for config in self.trainer.lr_scheduler_configs:
             self._step_schedule(config.scheduler)
-        if self.wasserstein_tolerance is not None and self._estimate_count:
-            self._stop_if_forgotten(self.wasserstein_tolerance)
 
     def _step_schedule(self, schedule: Any) -> None:
         if not isinstance(schedule, ReduceLROnPlateau):
@@ -340,30 +282,11 @@ class WGAN(UnlearningModule):
             )
         schedule.step(measured[monitor])
 
-    def _stop_if_forgotten(self, tolerance: float) -> None:
-        totals = torch.tensor([float(self._estimate_sum), float(self._estimate_count)], device=self.device)
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        estimate = float(totals[0] / totals[1])
-        below = abs(estimate) < tolerance
-        # not the absolute value: an untrained critic has the wrong sign as often as not
-        self._was_above |= estimate >= tolerance
-        self._epochs_below = self._epochs_below + 1 if below and self._was_above else 0
-        if self._epochs_below >= self.patience:
-            self.trainer.should_stop = True
-        self._estimate_sum, self._estimate_count = 0.0, 0
-
     # ------------------------------------------------------------------ checkpoints
 
     def preparation_state(self) -> dict[str, Any]:
-        """Return the critic's weights and how near the run is to stopping."""
-        if not self._critic:
-            return {}
-        return {
-            "critic": self._critic[0].state_dict(),
-            "estimate": [float(self._estimate_sum), self._estimate_count],
-            "was_above": self._was_above,
-            "epochs_below": self._epochs_below,
-        }
+        """Return the critic's weights."""
+        return {"critic": self._critic[0].state_dict()} if self._critic else {}
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take these back; a critic that is not there yet is built with the optimizers."""
@@ -371,9 +294,6 @@ class WGAN(UnlearningModule):
             self._critic[0].load_state_dict(state["critic"])
         else:
             self._critic_state = state["critic"]
-        self._estimate_sum, self._estimate_count = state["estimate"]
-        self._was_above, self._epochs_below = state["was_above"], state["epochs_below"]
-        self._prepared = False  # preparing again only asks the source
 
 
 def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None:
@@ -390,15 +310,3 @@ def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None
             f"critic must give one score a sample, shape (B,) or (B, 1); {type(critic).__name__} gave {shape} for "
             "a batch of 2"
         )
-
-
-def _with_schedule(optimizer: torch.optim.Optimizer, schedule: LRSchedulerCallable | None) -> dict[str, Any]:
-    return {"optimizer": optimizer} | ({} if schedule is None else {"lr_scheduler": schedule(optimizer)})
-
-
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-4)
-
-
-def _critic_adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3, betas=(0.5, 0.9))

@@ -1,42 +1,74 @@
-"""Whether a method's arguments are of the right kind; the ranges of numbers each method checks itself."""
+"""Check a method's arguments against what its class declares: ranges of numbers and choices."""
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from numbers import Integral, Real
+from typing import TypeAlias, cast
 
-__all__ = ["require_choice", "require_integers", "require_numbers"]
-
-
-def require_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raise ``ValueError`` unless ``value`` is one of ``choices``."""
-    if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, choices))}, got {value!r}")
+__all__ = ["Choice", "Declared", "Range", "check_arguments"]
 
 
-def require_numbers(*, none: tuple[str, ...] = (), **arguments: object) -> None:
-    """Refuse what is no number, with the name of the argument.
+@dataclass(frozen=True)
+class Range:
+    """Numbers that an argument may be.
 
     Args:
-        none: Names of arguments that may be None.
-        **arguments: The values by their names.
-
-    Raises:
-        TypeError: If a value is no real number; truth values are none.
+        interval: ``"[0, 1]"``, ``"(0, inf)"``; a round bracket leaves out its end.
+        hint: What the message says behind the value.
+        whole: Whether it must be an integer.
+        none: Whether ``None`` is allowed.
 
     Example:
-        >>> require_numbers(alpha="x")
+        >>> Range("(0, 1]", "; 1 is all").check("share", 2)
         Traceback (most recent call last):
-        TypeError: alpha must be a number, got the str 'x'
+        ValueError: share must lie in (0, 1], got 2; 1 is all
     """
-    _require(Real, "a number", none, arguments)
 
+    interval: str
+    hint: str = ""
+    whole: bool = False
+    none: bool = False
 
-def require_integers(*, none: tuple[str, ...] = (), **arguments: object) -> None:
-    """Refuse what is no integer, with the name of the argument; as :func:`require_numbers` otherwise."""
-    _require(Integral, "an integer", none, arguments)
-
-
-def _require(kind: type, what: str, none: tuple[str, ...], arguments: dict[str, object]) -> None:
-    for name, value in arguments.items():
-        if value is None and name in none:
-            continue
+    def check(self, name: str, value: object) -> None:
+        """Raise ``TypeError`` unless a value is such a number, and ``ValueError`` if it lies outside the interval."""
+        if value is None and self.none:
+            return
+        kind, what = (Integral, "an integer") if self.whole else (Real, "a number")
         if isinstance(value, bool) or not isinstance(value, kind):
             raise TypeError(f"{name} must be {what}, got the {type(value).__name__} {value!r}")
+        number = cast(float, value)
+        low, high = (float(end) for end in self.interval[1:-1].split(","))
+        above = number > low or (number == low and self.interval[0] == "[")
+        below = number < high or (number == high and self.interval[-1] == "]")
+        if not (above and below):
+            where = f"lie in {self.interval}"
+            if math.isinf(high):
+                where = f"be finite and {'at least' if self.interval[0] == '[' else 'above'} {low:g}"
+            raise ValueError(f"{name} must {where}, got {value}{self.hint}")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Words that an argument may be."""
+
+    words: tuple[str, ...]
+
+    def check(self, name: str, value: object) -> None:
+        """Raise ``ValueError`` unless a value is one of the words."""
+        if value not in self.words:
+            raise ValueError(f"{name} must be one of {', '.join(map(repr, self.words))}, got {value!r}")
+
+
+Declared: TypeAlias = Mapping[str, Range | Choice]  # what arguments may be, by their names
+
+
+def check_arguments(declared: Declared, arguments: Mapping[str, object]) -> None:
+    """Check arguments by their names.
+
+    Raises:
+        TypeError: If one is of the wrong kind.
+        ValueError: If one lies outside what is declared for it.
+    """
+    for name, value in arguments.items():
+        declared[name].check(name, value)

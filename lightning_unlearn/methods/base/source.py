@@ -1,5 +1,6 @@
 """Where the source model comes from: a module at hand or a checkpoint file; knows no method."""
 
+import contextvars
 import io
 import sys
 import types
@@ -122,16 +123,22 @@ def load_source(source: Source) -> nn.Module:
 
     Raises:
         TypeError: If it is none of these.
+        ValueError: If it has no parameters.
     """
-    if isinstance(source, nn.Module):
-        return uncompiled(source)
     if isinstance(source, str | Path):
         source = SourceCheckpoint(str(source))
-    if not isinstance(source, SourceCheckpoint):
+    if isinstance(source, SourceCheckpoint):
+        # LightningCLI hands hyper-parameters to whatever is built next; in an empty context this one keeps its own
+        loaded: nn.Module = contextvars.Context().run(source.load)
+    elif isinstance(source, nn.Module):
+        loaded = uncompiled(source)
+    else:
         raise TypeError(
             f"source must be a module, a checkpoint path or a SourceCheckpoint, got {type(source).__name__}"
         )
-    return source.load()
+    if next(loaded.parameters(), None) is None:
+        raise ValueError(f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn")
+    return loaded
 
 
 def _to_give(names: Sequence[str]) -> str:

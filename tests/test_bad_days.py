@@ -540,6 +540,7 @@ ONE_SAMPLE: dict[str, Callable[[], UnlearningDataModule]] = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("data", ONE_SAMPLE.values(), ids=ONE_SAMPLE.keys())
 def test_batches_of_one_sample_with_batch_normalisation(method: Any, data: Any) -> None:

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+import yaml
 from helpers.toys import assert_same_state
 
 from lightning_unlearn.cli.main import main
@@ -38,6 +38,7 @@ def train_source() -> Path:
     return found.rename("source.ckpt")
 
 
+@pytest.mark.slow
 def test_train_unlearn_and_audit_are_three_commands(capsys: pytest.CaptureFixture[str]) -> None:
     source = train_source()
     unlearn = [
@@ -133,6 +134,7 @@ trainer: {accelerator: cpu}
 """
 
 
+@pytest.mark.slow
 def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
     Path("compare.yaml").write_text(COMPARE)
     Path("more.yaml").write_text(
@@ -166,6 +168,7 @@ def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
     assert config["method"]["method"]["init_args"]["lambda_"] == 0.9
 
 
+@pytest.mark.slow
 def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
     quick = COMPARE.replace("seeds: 2", "seeds: 1")
     Path("a.yaml").write_text(quick)
@@ -199,6 +202,7 @@ def test_a_file_calls_nothing_of_another_type(capfd: pytest.CaptureFixture[str])
     assert not Path("out").exists()
 
 
+@pytest.mark.slow
 def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture[str]) -> None:
     Path("compare.yaml").write_text(COMPARE.replace("seeds: 2", "seeds: 1"))
     Path("bad.yaml").write_text(
@@ -272,12 +276,73 @@ def test_help_names_compare(capsys: pytest.CaptureFixture[str]) -> None:
 CONFIGS = sorted((REPO / "configs").rglob("*.yaml"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(REPO / "configs")))
-def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -> None:
-    """Each with one epoch and one seed, on the data it names."""
-    import yaml
+def config_name(path: Path) -> str:
+    return str(path.relative_to(REPO / "configs"))
 
+
+def config_words(path: Path) -> list[str]:
+    """The words of a command that take this file as it is meant."""
+    kind = path.parent.name
+    if kind == "methods":
+        return ["fit", f"--config={path}", "--model.source=source.ckpt", *DATA]
+    if kind == "loggers":
+        return ["fit", f"--config={path}", "--model=Classifier", *NET, "--data=Digits"]
+    if kind == "evaluators":
+        Path("compare.yaml").write_text(COMPARE)
+        return ["compare", "--config=compare.yaml", f"--config={path}"]
+    if kind == "sweeps":
+        return sweep_words(yaml.safe_load(path.read_text()))[0]
+    return ["compare", f"--config={path}"]
+
+
+def sweep_words(content: dict[str, Any]) -> tuple[list[str], str, Any]:
+    """The words of a sweep's first trial as an agent gives them, and the setting that it varies."""
+    from wandb.sdk.launch.sweeps import utils
+
+    if not Path("configs").exists():
+        Path("configs").symlink_to(REPO / "configs")
+    first = {"args": {name: {"value": each["values"][0]} for name, each in content["parameters"].items()}}
+    values = utils.create_sweep_command_args(first)["args"]
+    command = [
+        word
+        for part in utils.create_sweep_command(content["command"])
+        for word in (values if part == "${args}" else [part])
+    ]
+    assert command[0] == "lightning-unlearn"
+    ((name, setting),) = first["args"].items()
+    return command[1:], name, setting["value"]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=config_name)
+def test_every_shipped_config_is_understood(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*config_words(path), "--print_config"])
+    assert stop.value.code in (0, None)
+    printed = yaml.safe_load(capsys.readouterr().out)
+    content = yaml.safe_load(path.read_text())
+    if path.parent.name == "sweeps":
+        _, name, setting = sweep_words(content)
+        assert printed["methods"][0]["method"]["init_args"][name.rpartition(".")[2]] == setting
+        return
+    for key, value in content.items():
+        taken = printed[key.removesuffix("+")]
+        assert taken not in (None, [], {}), f"{key} was not taken"
+        if isinstance(value, list):
+            assert len(taken) == len(value) + (key == "evaluators+")
+
+
+ONE_OF_ITS_KIND = ("sweeps/cf_k.yaml", "mnist/backdoor_lambda.yaml", "digits/forgetting_quality.yaml")
+RUN = [
+    p
+    for p in CONFIGS
+    if p.parent.name in ("methods", "evaluators", "loggers") or config_name(p) in ONE_OF_ITS_KIND
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", RUN, ids=config_name)
+def test_a_shipped_config_of_each_kind_runs(path: Path, request: pytest.FixtureRequest) -> None:
+    """Each with one epoch and one seed, on the data it names."""
     content = yaml.safe_load(path.read_text())
     kind = path.parent.name
     if "models: 64" in path.read_text():
@@ -290,13 +355,6 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
         arguments = ["compare", f"--config={path}", "--seeds=1", "--output_dir=out", "--quiet=true"]
         if kind == "mnist":
             arguments += [f"--data.init_args.datamodule.init_args.root={root()}", "--data.init_args.datamodule.init_args.train_limit=600", "--data.init_args.datamodule.init_args.test_limit=200"]  # fmt: skip
-        if kind == "cifar10":  # arrays of the same shape: the format itself is tested where it is read
-            draw = np.random.default_rng(0)
-            arrays = {f"{a}_{s}": draw.integers(0, 256 if a == "x" else 10, (n, 32, 32, 3) if a == "x" else n).astype(np.uint8 if a == "x" else np.int64) for s, n in (("train", 300), ("test", 200)) for a in ("x", "y")}  # fmt: skip
-            np.savez("cifar10.npz", **arrays)
-            arguments += ["--data.init_args.datamodule=Arrays", "--data.init_args.datamodule.init_args.path=cifar10.npz"]  # fmt: skip
-        if kind == "location30":
-            arguments += [f"--data.init_args.datamodule.init_args.root={root()}"]
         arguments += ["--trainer.accelerator=cpu", "--trainer.limit_train_batches=2"]
         assert main(arguments) == 0
     elif kind == "methods":
@@ -324,25 +382,15 @@ def test_every_shipped_config_runs(path: Path, request: pytest.FixtureRequest) -
         wandb.teardown()
     elif kind == "sweeps":
         import wandb
-        from wandb.sdk.launch.sweeps import utils
 
-        Path("configs").symlink_to(REPO / "configs")
-        first = {"args": {name: {"value": each["values"][0]} for name, each in content["parameters"].items()}}
-        values = utils.create_sweep_command_args(first)["args"]
-        command = [
-            word
-            for part in utils.create_sweep_command(content["command"])
-            for word in (values if part == "${args}" else [part])
-        ]
+        command, name, setting = sweep_words(content)
         os.environ["WANDB_MODE"] = "offline"
-        assert command[0] == "lightning-unlearn"
-        assert main([*command[1:], "--seeds=1", "--trainer.limit_train_batches=2", "--quiet=true"]) == 0
+        assert main([*command, "--seeds=1", "--trainer.limit_train_batches=2", "--quiet=true"]) == 0
         del os.environ["WANDB_MODE"]
         wandb.teardown()
-        ((name, setting),) = first["args"].items()
         run = Path("runs/sweeps/digits", path.stem, "seed_0/config.json")
         method = json.loads(run.read_text())["method"]["method"]
-        assert method["init_args"][name.removeprefix("methods.method.init_args.")] == setting["value"]
+        assert method["init_args"][name.removeprefix("methods.method.init_args.")] == setting
         assert content["metric"]["name"].split("/")[0] == path.stem
     else:
         pytest.fail(f"configs/{kind} is of no kind that this test knows how to run")
@@ -381,6 +429,7 @@ def test_a_source_of_ones_own_class_is_named_on_the_command_line(monkeypatch: py
     sys.modules.pop("my_project")
 
 
+@pytest.mark.slow
 def test_the_command_finds_classes_in_the_working_folder(tmp_path: Path) -> None:
     """As ``python -m`` does; the installed command knows only its own folder."""
     (tmp_path / "my_nets.py").write_text(

@@ -50,6 +50,7 @@ def toy_compare(folder: Path, **arguments: Any) -> Comparison:
     return compare(**settings)
 
 
+@pytest.mark.slow
 def test_a_method_may_unlearn_in_batches_of_its_own_size(tmp_path: Path) -> None:
     served: dict[str, set[int]] = {"a": set(), "b": set()}
 
@@ -81,6 +82,7 @@ def timeless(report: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 def test_everything_is_measured_and_written(tmp_path: Path) -> None:
     result = toy_compare(tmp_path / "out")
     assert not result.failed
@@ -122,6 +124,7 @@ def test_everything_is_measured_and_written(tmp_path: Path) -> None:
         assert (tmp_path / "out" / name).exists()
 
 
+@pytest.mark.slow
 def test_the_accuracies_are_those_of_the_exported_files(tmp_path: Path) -> None:
     report = toy_compare(tmp_path, seeds=1).report
     data = toy_data(nonmember=10)
@@ -137,6 +140,7 @@ def test_the_accuracies_are_those_of_the_exported_files(tmp_path: Path) -> None:
             assert measured == pytest.approx(float(hits.double().mean()), abs=1e-6), (model, stream)
 
 
+@pytest.mark.slow
 def test_two_runs_give_the_same_numbers_and_leave_the_random_state(tmp_path: Path) -> None:
     before = torch.get_rng_state()
     environment = dict(os.environ)
@@ -148,6 +152,7 @@ def test_two_runs_give_the_same_numbers_and_leave_the_random_state(tmp_path: Pat
     assert timeless(first) == timeless(second)
 
 
+@pytest.mark.slow
 def test_seeds_differ_and_each_is_independent_of_the_others(tmp_path: Path) -> None:
     both = timeless(toy_compare(tmp_path / "a", seeds=[3, 5]).report)
     alone = timeless(toy_compare(tmp_path / "b", seeds=[5]).report)
@@ -155,6 +160,7 @@ def test_seeds_differ_and_each_is_independent_of_the_others(tmp_path: Path) -> N
     assert any(v[0] != v[1] for metrics in both.values() for v in metrics.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("vary", "same"), [("unlearn", ["source"]), ("evaluate", ["source", "retrain", "reference_kl"])]
 )
@@ -167,6 +173,7 @@ def test_one_randomness_can_vary_alone(tmp_path: Path, vary: Any, same: list[str
         assert all(torch.equal(a[k], b[k]) for k in a) == (model in same), model
 
 
+@pytest.mark.slow
 def test_two_processes_and_bf16_complete(tmp_path: Path) -> None:
     one = toy_compare(tmp_path / "one", seeds=1).report
     for name, trainer in (
@@ -180,6 +187,7 @@ def test_two_processes_and_bf16_complete(tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_trains_nothing_again(tmp_path: Path) -> None:
     first = toy_compare(tmp_path).report
     parts = ("model.ckpt", "training.json", "metrics.json")
@@ -194,6 +202,7 @@ def test_a_finished_comparison_trains_nothing_again(tmp_path: Path) -> None:
     assert set(more["models"]) == {"source", "retrain", "reference_kl", "again"}
 
 
+@pytest.mark.slow
 def test_another_evaluator_trains_no_model_again(tmp_path: Path) -> None:
     toy_compare(tmp_path, seeds=1, config={"evaluators": ["MembershipInference"]})
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.ckpt")}
@@ -202,6 +211,7 @@ def test_another_evaluator_trains_no_model_again(tmp_path: Path) -> None:
     assert not any("membership" in name for name in report["models"]["source"])
 
 
+@pytest.mark.slow
 def test_a_missing_part_is_made_again_to_the_same_numbers(tmp_path: Path) -> None:
     first = timeless(toy_compare(tmp_path).report)
     for part in ("source/seed_1", "reference_kl/seed_0"):
@@ -210,6 +220,7 @@ def test_a_missing_part_is_made_again_to_the_same_numbers(tmp_path: Path) -> Non
     assert timeless(toy_compare(tmp_path).report) == first
 
 
+@pytest.mark.slow
 def test_another_comparisons_folder_is_not_touched(tmp_path: Path) -> None:
     toy_compare(tmp_path, seeds=1)
     stamp = (tmp_path / "report.json").read_bytes()
@@ -257,6 +268,7 @@ def test_failures_are_listed_and_the_others_finish(tmp_path: Path) -> None:
     assert not (tmp_path / "fails" / "seed_0" / "model.ckpt").exists(), "nothing that looks complete"
 
 
+@pytest.mark.slow
 def test_a_source_that_fails_stops_its_seed_only(tmp_path: Path) -> None:
     calls = iter(range(100))
 
@@ -272,6 +284,7 @@ def test_a_source_that_fails_stops_its_seed_only(tmp_path: Path) -> None:
     assert report["models"]["reference_kl"]["accuracy/test"]["values"][0] is None
 
 
+@pytest.mark.slow
 def test_a_trained_source_is_taken_as_it_is(tmp_path: Path) -> None:
     first = tmp_path / "first"
     toy_compare(first, seeds=1)
@@ -287,6 +300,7 @@ def test_a_trained_source_is_taken_as_it_is(tmp_path: Path) -> None:
     assert_same_state(a, b)
 
 
+@pytest.mark.slow
 def test_a_users_own_module_is_exported_into_its_class(tmp_path: Path) -> None:
     toy_compare(tmp_path, seeds=1, source=SourceRun(lambda: PlainModule(hidden=5), {"max_epochs": 1}))
     loaded = PlainModule.load_from_checkpoint(tmp_path / "reference_kl" / "seed_0" / "model.ckpt")
@@ -370,6 +384,7 @@ def wait_for(condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_unlearning_data_module_is_built_once(tmp_path: Path) -> None:
     built: list[UnlearningDataModule] = []
 
@@ -381,6 +396,7 @@ def test_unlearning_data_module_is_built_once(tmp_path: Path) -> None:
     assert len(built) == 1
 
 
+@pytest.mark.slow
 def test_callbacks_of_one_run_are_not_those_of_the_next(tmp_path: Path) -> None:
     from lightning.pytorch.callbacks import EarlyStopping
 
@@ -398,12 +414,14 @@ def test_callbacks_of_one_run_are_not_those_of_the_next(tmp_path: Path) -> None:
     assert watch.best_score == float("inf")
 
 
+@pytest.mark.slow
 def test_callbacks_may_be_described_by_class_path(tmp_path: Path) -> None:
     callback = {"class_path": "lightning.pytorch.callbacks.TQDMProgressBar", "init_args": {"refresh_rate": 0}}
     arguments = {"max_epochs": 1, "callbacks": [callback], "enable_progress_bar": True}
     assert not toy_compare(tmp_path, source=SourceRun(lambda: Classifier(Net()), arguments), seeds=1).failed
 
 
+@pytest.mark.slow
 def test_threads_are_set_for_the_comparison_alone(tmp_path: Path) -> None:
     before, seen = torch.get_num_threads(), []
 
@@ -423,6 +441,7 @@ def test_a_run_without_an_end_is_refused(tmp_path: Path) -> None:
         toy_compare(tmp_path, methods=[MethodRun(reference_kl, "reference_kl")])
 
 
+@pytest.mark.slow
 def test_what_failed_in_an_audit_is_tried_again(tmp_path: Path) -> None:
     class Sometimes(Evaluator):
         default_name = "sometimes"
@@ -441,6 +460,7 @@ def test_what_failed_in_an_audit_is_tried_again(tmp_path: Path) -> None:
     assert result.report["models"]["source"]["sometimes/score"]["mean"] == 1.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "again"),
     [
@@ -468,6 +488,7 @@ def test_another_setting_is_run_again(tmp_path: Path, change: dict[str, Any], ag
     assert before != after or again == {"source"}
 
 
+@pytest.mark.slow
 def test_a_model_that_is_built_late_can_be_compared(tmp_path: Path) -> None:
     class Late(PlainModule):
         def __init__(self) -> None:
@@ -503,6 +524,7 @@ def test_processes_that_run_the_whole_program_agree(tmp_path: Path) -> None:
     assert set(read_json(tmp_path / "out" / "report.json")["models"]) == {"source", "retrain", "reference_kl"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unfreeze_at", [1, 9])
 def test_retraining_draws_what_the_source_trained(tmp_path: Path, unfreeze_at: int) -> None:
     """Also where a callback of the source's Trainer unfroze it, and the source is loaded from its file."""
@@ -535,6 +557,7 @@ def test_retraining_draws_what_the_source_trained(tmp_path: Path, unfreeze_at: i
         shutil.rmtree(tmp_path / "retrain")
 
 
+@pytest.mark.slow
 def test_retraining_starts_where_the_sources_factory_starts(tmp_path: Path) -> None:
     def build() -> Classifier:
         network = nn.Sequential(nn.Linear(6, 400), nn.ReLU(), nn.Linear(400, 3))

@@ -49,6 +49,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
+@pytest.mark.slow
 def test_every_model_has_its_population(tmp_path: Path, fits: list[Any]) -> None:
     found = run(tmp_path)
     assert not found.report["failures"]
@@ -72,17 +73,20 @@ def test_every_model_has_its_population(tmp_path: Path, fits: list[Any]) -> None
     assert again.report["models"] == models
 
 
+@pytest.mark.slow
 def test_seeds_are_repetitions_of_all_models(tmp_path: Path) -> None:
     values = run(tmp_path, seeds=2).report["models"]["retrain"]["klom/mean"]["values"]
     assert values[0] != values[1]
 
 
+@pytest.mark.slow
 def test_one_source_is_one_model(tmp_path: Path, fits: list[Any]) -> None:
     found = run(tmp_path, sources="one")
     assert len(fits) == 3 * 5
     assert found.report["models"]["source"]["forgetting_quality/epsilon_mean"]["mean"] == 50.0
 
 
+@pytest.mark.slow
 def test_many_sources_need_to_know_how_long_to_train(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = Classifier(Net())
@@ -95,6 +99,7 @@ def test_many_sources_need_to_know_how_long_to_train(tmp_path: Path) -> None:
     assert any("give the source max_epochs" in failure["error"] for failure in found.report["failures"])
 
 
+@pytest.mark.slow
 def test_a_finished_comparison_is_not_audited_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a comparison itself sets on an evaluator, models of many kinds say, is no setting of it."""
     audits: list[Any] = []
@@ -125,6 +130,7 @@ def test_a_folder_of_ones_own_is_used(tmp_path: Path) -> None:
     assert not {"populations", "shadow_models"} & {path.name for path in (tmp_path / "run").iterdir()}
 
 
+@pytest.mark.slow
 def test_an_interrupted_population_goes_on_with_the_models_that_were_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,6 +106,7 @@ def pushed(*arguments: str, **environment: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, env=told, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_with_a_login_both_are_sent(dashboard: dict[str, Any]) -> None:
     with wandb_server("mine") as server:
         done = pushed("--project=mine", "--group=digits", **server.environment)

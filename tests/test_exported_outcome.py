@@ -157,6 +157,7 @@ def test_a_class_is_forgotten_by_the_exported_network(name: str, most: float, tm
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "name"),
     [

@@ -93,6 +93,7 @@ def usual() -> dict[str, Any]:
     return {"accelerator": "cpu", **dict.fromkeys(quiet, False)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ADDED)
 def test_five_lines_unlearn_and_audit(
     case: str, projects: dict[str, Any], monkeypatch: pytest.MonkeyPatch

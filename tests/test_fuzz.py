@@ -280,6 +280,7 @@ settings_of = st.one_of(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(QUICK, max_examples=70)
 @given(option=options, value=settings_of)
 def test_any_option_of_compare(

@@ -112,6 +112,7 @@ def test_the_source_scores_as_itself(evaluator: type[Evaluator]) -> None:
     assert own == pytest.approx({key: ours.results[f"source/{key}"] for key in own})
 
 
+@pytest.mark.slow
 @stands_for("undisturbed")
 def test_a_run_is_bit_identical_with_and_without_it(evaluator: type[Evaluator]) -> None:
     ends, draws, modes = [], [], []
@@ -155,6 +156,7 @@ def plain_scores(
 claims("evaluators", "ddp_fork", "test")
 
 
+@pytest.mark.slow
 @every_evaluator
 def test_one_process_two_processes_and_trainer_test_agree(evaluator: type[Evaluator]) -> None:
     one = plain_scores(evaluator)
@@ -186,6 +188,7 @@ def tolerance(evaluator: type[Evaluator]) -> float:
 claims("evaluators", "bf16-mixed", "16-mixed", "bf16-true")
 
 
+@pytest.mark.slow
 @every_evaluator
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "scaler"])
 def test_precisions(evaluator: type[Evaluator], precision: str) -> None:
@@ -202,6 +205,7 @@ def test_precisions(evaluator: type[Evaluator], precision: str) -> None:
     assert_same_state(state(source), before)
 
 
+@pytest.mark.slow
 @stands_for("limits")
 def test_limits_of_the_trainer_do_not_shorten_what_is_measured(evaluator: type[Evaluator]) -> None:
     """They cut training and testing short; the evaluator goes over all of every stream."""
@@ -232,6 +236,7 @@ class Compiled(PlainModule):
         self.net = torch.compile(self.net, backend="eager")
 
 
+@pytest.mark.slow
 @stands_for("compile")
 def test_compiled_models(evaluator: type[Evaluator]) -> None:
     expected = pytest.approx(plain_scores(evaluator), abs=tolerance(evaluator))

@@ -144,6 +144,7 @@ class Spread(L.Callback):
         trainer.callback_metrics["spread"] = (high - low).abs().max()
 
 
+@pytest.mark.slow
 @every_method("ddp_fork")
 def test_two_processes(method: type[UnlearningModule]) -> None:
     ours = build(method)
@@ -155,6 +156,7 @@ def test_two_processes(method: type[UnlearningModule]) -> None:
     assert_like_one_process(method, state(smooth_run(method, 2, strategy="ddp_fork").model))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forget", [[5], list(range(7))], ids=["59 retained", "53 retained"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_two_processes_with_uneven_shares(method: type[UnlearningModule], forget: list[int]) -> None:

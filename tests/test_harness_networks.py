@@ -191,6 +191,7 @@ def learned(module: Project) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @every_kind
 @every_method
 def test_networks(method: type[UnlearningModule], kind: type[Project], tmp_path: Path) -> None:
@@ -238,6 +239,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
 @every_method
 def test_trainers(method: type[UnlearningModule], trainer: dict[str, Any], tmp_path: Path) -> None:
@@ -294,6 +296,7 @@ def watched(kind: type[Project], callbacks: list[Evaluator]) -> tuple[Project, l
     return module, drawn, [*modes, *(parameter.requires_grad for parameter in module.parameters())]
 
 
+@pytest.mark.slow
 @every_kind
 def test_evaluators(kind: type[Project], monkeypatch: pytest.MonkeyPatch) -> None:
     """They leave the run that they watch as it is; their models keep what is frozen and have nothing that was learned."""

@@ -10,6 +10,7 @@ import torch
 PROJECT = Path(__file__).parent / "own_project"
 
 
+@pytest.mark.slow
 def test_a_deletion_request_in_ones_own_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(PROJECT))
     monkeypatch.chdir(tmp_path)

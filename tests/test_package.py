@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 import lightning_unlearn
 
 
@@ -11,6 +13,7 @@ def run(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_heavy_optional_parts_load_when_used() -> None:
     loaded = json.loads(run("import lightning_unlearn, sys, json; print(json.dumps(sorted(sys.modules)))"))
     before = json.loads(
@@ -75,6 +78,7 @@ def test_rooms_import_only_from_rooms_above() -> None:
                     assert order.index(other) <= order.index(room), f"{path.name} imports from {node.module}"
 
 
+@pytest.mark.slow
 def test_the_command_and_the_module_are_one() -> None:
     for start in (["-m", "lightning_unlearn"], ["-c", "from lightning_unlearn.cli.main import main; main()"]):
         done = subprocess.run(

@@ -116,6 +116,7 @@ def test_the_commands_for_records_and_pages(workplace: Path) -> None:
     assert list(workplace.rglob("*.wandb")), "W&B wrote no run"
 
 
+@pytest.mark.slow
 def test_the_programs(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from my_project import MyDataModule, MyModule
 

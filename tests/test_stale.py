@@ -111,6 +111,7 @@ def small_source(rate: float) -> SourceRun:
     )
 
 
+@pytest.mark.slow
 def test_another_setting_in_a_function_is_trained_again(tmp_path: Path) -> None:
     assert run(tmp_path, **with_rate(0.01)) == EVERYTHING
     assert run(tmp_path, **with_rate(0.01)) == set()

@@ -11,6 +11,7 @@ from torch import nn
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.watching import Watcher
+from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
@@ -201,7 +202,7 @@ class _Curve(Watcher):
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
         for logger in trainer.loggers:
             # not global_step, which counts the steps of a second optimizer too
-            logger.log_metrics(metrics, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(metrics, step=batches_stepped(trainer))
 
 
 def combined_score(accuracy: float, success_rate: float) -> float:

@@ -10,6 +10,7 @@ from torch import nn
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.watching import Watcher
+from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
@@ -97,7 +98,7 @@ class _Curve(Watcher):
                     outputs = predict(pl_module, loader, Runtime(trainer), adapter)
                     accuracies[f"accuracy/{stream}"] = outputs.accuracy
         for logger in trainer.loggers:
-            logger.log_metrics(accuracies, step=trainer.fit_loop.epoch_loop._batches_that_stepped)
+            logger.log_metrics(accuracies, step=batches_stepped(trainer))
 
 
 def _some(positions: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:

@@ -13,6 +13,7 @@ from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
+from lightning_unlearn.core.compat import CLASS_PATH
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.remembering import summary
@@ -121,7 +122,7 @@ class _Plan:
         with ExitStack() as stack:
             factory = self._fresh().source.model
             stack.enter_context(
-                recorded_hyperparameters({"_class_path": model["class_path"], **model.get("init_args", {})})
+                recorded_hyperparameters({CLASS_PATH: model["class_path"], **model.get("init_args", {})})
             )
             built: L.LightningModule = factory()
         return built

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 
+from lightning_unlearn.core.compat import tree_leaves
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData

@@ -9,8 +9,8 @@ import torch
 import torch.distributed
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from lightning_unlearn.core.compat import AnyRunningNorm
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
@@ -102,7 +102,7 @@ def _batches(data: UnlearningDataModule, runtime: Runtime) -> tuple[BatchLoader,
 
 
 @contextmanager
-def _one_batch_each(layers: Sequence[_NormBase]) -> Iterator[None]:
+def _one_batch_each(layers: Sequence[AnyRunningNorm]) -> Iterator[None]:
     """Have running statistics be those of the last batch alone, with everything else in evaluation mode.
 
     Layers that share statistics among processes (``sync_batchnorm=True``) take their own process's: each has another

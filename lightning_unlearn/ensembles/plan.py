@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn
 
+from lightning_unlearn.core.compat import AnyConvolution
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import alone, train_one_by_one
@@ -178,7 +178,7 @@ class _Chooser:
         self.network = self.runtime.place(first_module(recipe, members[0]))
         self.on_cpu = runtime.device.type == "cpu"
         # Without convolutions a step is mostly overhead, which a stack shares: the larger it is, the less is left.
-        self.rows = not any(isinstance(m, nn.modules.conv._ConvNd) for m in self.network.modules())
+        self.rows = not any(isinstance(m, AnyConvolution) for m in self.network.modules())
         fitting = chunk or (min(self._fitting(), _CPU_MOST) if self.on_cpu else self._fitting())
         self.most = min(fitting, len(members))
         self.larger = min(_LARGER, self.most) if self.on_cpu else self.most

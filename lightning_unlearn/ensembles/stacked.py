@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import vmap
 
+from lightning_unlearn.core.compat import AnyDropout
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.tensors import TensorData
@@ -74,7 +75,7 @@ class Stack:
         together = {name: torch.stack([each[name].detach() for each in tensors]) for name in tensors[0]}
         self.network = runtime.place(modules[0])
         for part in self.network.modules():
-            if isinstance(part, nn.modules.dropout._DropoutNd) and part.p == 0:
+            if isinstance(part, AnyDropout) and part.p == 0:
                 part.eval()  # it drops nothing, but would ask for random numbers
         self.parameters: dict[str, nn.Parameter] = {}
         self.buffers: dict[str, Tensor] = {}

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 Granularity = Literal["scalar", "tensor"]
 
@@ -88,8 +88,10 @@ def sample_sensitivities(
         torch.func.grad(objective), in_dims=(None, *(0 for _ in samples)), randomness="different"
     )
     totals: dict[str, Tensor] = {}
-    for start in range(0, len(tree_leaves(samples)[0]), step):
-        part = tree_map(lambda value: value[start : start + step], samples)  # noqa: B023  used at once
+    leaves: list[Tensor] = []
+    apply_to_collection(samples, Tensor, leaves.append)
+    for start in range(0, len(leaves[0]), step):
+        part = apply_to_collection(samples, Tensor, lambda value: value[start : start + step])  # noqa: B023  used at once
         for name, gradients in gradients_of(by_name, *part).items():
             magnitudes = _at_least_float32(gradients.detach())
             if granularity == "tensor":

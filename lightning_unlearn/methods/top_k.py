@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 import torch.distributed
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
@@ -190,7 +190,7 @@ class TopK(Perturbation):
 
         def of_sample(parameters: Mapping[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
             own = {f"model.{name}": value for name, value in parameters.items()}
-            batch_of_one = tree_map(lambda value: value.unsqueeze(0), (inputs, target))
+            batch_of_one = apply_to_collection((inputs, target), Tensor, lambda value: value.unsqueeze(0))
             value: Tensor = call_with(objective, own, *batch_of_one)
             return value
 

@@ -12,6 +12,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from lightning_unlearn.core.compat import AnyBatchNorm
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.splits import Split
@@ -114,9 +115,7 @@ class WGAN(UnlearningModule):
     ) -> None:
         self.check(alpha=alpha, critic_steps=critic_steps, penalty_weight=penalty_weight, penalty_p=penalty_p)
         self.check(retain_fraction=retain_fraction)
-        if critic is not None and any(
-            isinstance(part, nn.modules.batchnorm._BatchNorm) for part in critic.modules()
-        ):
+        if critic is not None and any(isinstance(part, AnyBatchNorm) for part in critic.modules()):
             raise ValueError(
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"

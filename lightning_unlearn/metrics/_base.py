@@ -1,15 +1,18 @@
 """Accumulators that the metrics of this room share. No mathematics of any one metric."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor
+
+from lightning_unlearn.core.compat import AtLeastFloat32
 
 
-class SampleMean(Metric):
+class SampleMean(AtLeastFloat32):
     """Mean over all samples of a value that a subclass computes for each; exact for uneven batches and ranks.
+
+    The sum stays in float32 when the metric is converted: one of 8 significant bits stops growing after a few hundred
+    samples, and its dtype must be alike on a rank that has seen a sample and one that has not.
 
     Two sums are kept, of values and of samples, and both are added up over the ranks. A subclass defines
     ``update`` and hands its values to :meth:`accumulate`.
@@ -38,19 +41,6 @@ class SampleMean(Metric):
         """
         require_samples(type(self).__name__, self.count)
         return self.total / self.count
-
-    def _apply(self, fn: Callable[..., Any], exclude_state: Sequence[str] = "") -> nn.Module:
-        # module.to(torch.bfloat16) would convert the sum too, and one of 8 significant bits stops growing
-        # after a few hundred samples. The dtype must also be alike on a rank that has seen a sample and one
-        # that has not.
-        module = super()._apply(fn, exclude_state)
-        self.total = _at_least_float32(self.total)
-        self._defaults["total"] = _at_least_float32(self._defaults["total"])
-        return module
-
-
-def _at_least_float32(state: Any) -> Tensor:
-    return torch.as_tensor(state, dtype=torch.promote_types(state.dtype, torch.float32))
 
 
 def require_samples(name: str, count: Tensor, what: str = "sample") -> None:

@@ -14,6 +14,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from lightning_unlearn.core.compat import INSTANTIATOR, RESET_METHODS, hparams_name
 from lightning_unlearn.models.freezing import frozen_tensors, mark_frozen, share_frozen, trainable
 from lightning_unlearn.models.surgery import FACTORIES, clone, listed, reinitialize, surviving_tensors
 
@@ -107,7 +108,7 @@ def _draw(model: nn.Module) -> None:
 
 
 def _has_scheme(part: nn.Module) -> bool:
-    return hasattr(part, "reset_parameters") or hasattr(part, "_reset_parameters")
+    return any(hasattr(part, method) for method in RESET_METHODS)
 
 
 def _open_parts(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -146,8 +147,8 @@ def _drawn_by_class(part: nn.Module) -> bool:
 
 
 def _instance(kind: type[nn.Module], arguments: dict[str, Any]) -> nn.Module:
-    if "_instantiator" in arguments:
-        built = instantiate_module(kind, {k: v for k, v in arguments.items() if k != "_instantiator"})
+    if INSTANTIATOR in arguments:
+        built = instantiate_module(kind, {k: v for k, v in arguments.items() if k != INSTANTIATOR})
     else:
         built = kind(**arguments)
     if isinstance(built, L.LightningModule):
@@ -168,9 +169,9 @@ def _saved_arguments(part: nn.Module) -> dict[str, Any] | None:
     apply_to_collection(saved, nn.Module, modules.append)
     if modules:  # they may be those that were trained
         return None
-    if "_instantiator" in saved:
+    if INSTANTIATOR in saved:
         return copy.deepcopy(saved)
-    if (name := str(getattr(part, "_hparams_name", None))) in parameters:
+    if (name := hparams_name(part)) is not None and name in parameters:
         return {name: copy.deepcopy(part.hparams)}
     takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
     known = {name: value for name, value in saved.items() if takes_any or name in parameters}

@@ -6,21 +6,19 @@ import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import numpy as np
 
-try:
-    # LightningCLI passes the parsed configuration of the model it is about to build through this variable. It
-    # is private, but nothing public says whether the arguments stand in a configuration that can rebuild
-    # them, and LightningModule.save_hyperparameters itself follows it even where it belongs to another
-    # module.
-    from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
-except ImportError:  # a Lightning that does it otherwise: all modules count as built in plain Python
-    _given_hyperparameters = ContextVar("_given_hyperparameters", default=None)
+from lightning_unlearn.core.compat import (
+    CLASS_PATH,
+    INSTANTIATOR,
+    given_hyperparameters,
+    giving_hyperparameters,
+    trainer_of,
+)
 
 __all__ = [
     "recorded_hyperparameters",
@@ -54,7 +52,7 @@ def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collect
     """
     frame = inspect.currentframe()
     caller = None if frame is None else frame.f_back
-    given = _given_hyperparameters.get()
+    given = given_hyperparameters()
     if given is not None and _belongs_to(given, module):
         arguments = given
     else:
@@ -79,7 +77,7 @@ def restore_hyperparameters(module: L.LightningModule, checkpoint: Mapping[str, 
         checkpoint: The content of the checkpoint file.
     """
     recorded = checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
-    if "_instantiator" not in recorded or module._trainer is not None:
+    if INSTANTIATOR not in recorded or trainer_of(module) is not None:
         return
     # Arguments passed to load_from_checkpoint stand among the recorded ones and may be any object.
     primitives = {name: _as_primitive(value) for name, value in recorded.items()}
@@ -100,14 +98,14 @@ def _save(module: L.LightningModule, arguments: dict[str, Any], frame: FrameType
 
 def _belongs_to(given: Mapping[str, Any], module: L.LightningModule) -> bool:
     """Tell whether the CLI is building this very module, and not another that contains it or builds it."""
-    class_path = given.get("_class_path")
+    class_path = given.get(CLASS_PATH)
     if class_path is not None:
         module_name, _, name = str(class_path).rpartition(".")
         return getattr(sys.modules.get(module_name), name, None) is type(module)
     # Without a class path the class is fixed by the CLI, and only the arguments tell.
     parameters = inspect.signature(type(module)).parameters
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return takes_any or set(given) - {"_instantiator"} <= set(parameters)
+    return takes_any or set(given) - {INSTANTIATOR} <= set(parameters)
 
 
 def _constructor_arguments(module: L.LightningModule, frame: FrameType | None) -> dict[str, Any]:
@@ -190,10 +188,5 @@ def recorded_hyperparameters(config: Mapping[str, Any]) -> Iterator[None]:
         config: The parsed arguments of the module's class, plain values, with its import path as
             ``_class_path``.
     """
-    token = _given_hyperparameters.set(
-        {**config, "_instantiator": "lightning.pytorch.cli.instantiate_module"}
-    )
-    try:
+    with giving_hyperparameters(config):
         yield
-    finally:
-        _given_hyperparameters.reset(token)

@@ -8,8 +8,8 @@ import torch
 import torch.distributed
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.instancenorm import _InstanceNorm
+
+from lightning_unlearn.core.compat import AnyInstanceNorm, AnyRunningNorm
 
 __all__ = [
     "by_noted_statistics",
@@ -20,10 +20,10 @@ __all__ = [
 ]
 
 # of each layer, for each time it was called: the mean, and one over the standard deviation
-Noted: TypeAlias = dict[_NormBase, list[tuple[Tensor, Tensor]]]
+Noted: TypeAlias = dict[AnyRunningNorm, list[tuple[Tensor, Tensor]]]
 
 
-def running_layers(model: nn.Module) -> dict[str, _NormBase]:
+def running_layers(model: nn.Module) -> dict[str, AnyRunningNorm]:
     """Return the batch and instance normalisations that keep running statistics, by name.
 
     Ask anew each time: Lightning converts layers after a module is built (``sync_batchnorm=True``).
@@ -38,7 +38,7 @@ def running_layers(model: nn.Module) -> dict[str, _NormBase]:
     return {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, _NormBase) and layer.running_mean is not None
+        if isinstance(layer, AnyRunningNorm) and layer.running_mean is not None
     }
 
 
@@ -80,7 +80,7 @@ def by_running_statistics(layers: Iterable[nn.Module]) -> Iterator[None]:
 
 
 @contextmanager
-def noted_statistics(layers: Sequence[_NormBase]) -> Iterator[Noted]:
+def noted_statistics(layers: Sequence[AnyRunningNorm]) -> Iterator[Noted]:
     """Note what layers normalise a batch with, as tensors that gradients flow through.
 
     Args:
@@ -92,7 +92,7 @@ def noted_statistics(layers: Sequence[_NormBase]) -> Iterator[Noted]:
     noted: Noted = {layer: [] for layer in layers}
 
     def note(layer: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-        assert isinstance(layer, _NormBase)
+        assert isinstance(layer, AnyRunningNorm)
         noted[layer].append(_statistics(layer, arguments[0]))
 
     with ExitStack() as stack:
@@ -117,7 +117,7 @@ def by_noted_statistics(noted: Noted) -> Iterator[None]:
     before = {layer: (layer.running_mean, layer.running_var) for layer in noted}
 
     def standardise(layer: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        assert isinstance(layer, _NormBase)
+        assert isinstance(layer, AnyRunningNorm)
         mean, scale = left[layer].pop(0)
         inputs, *others = arguments
         return ((inputs.float() - mean) * scale).to(inputs.dtype), *others
@@ -141,10 +141,12 @@ def by_noted_statistics(noted: Noted) -> Iterator[None]:
                 layer.running_mean, layer.running_var = mean, variance
 
 
-def _statistics(layer: _NormBase, inputs: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(layer: AnyRunningNorm, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and one over the standard deviation of a batch ``(B, C, ...)``, shaped to be broadcast to it."""
     values = inputs.float()
-    if isinstance(layer, _InstanceNorm):  # in evaluation mode it has one mean and variance for all instances
+    if isinstance(
+        layer, AnyInstanceNorm
+    ):  # in evaluation mode it has one mean and variance for all instances
         variance, mean = torch.var_mean(values, tuple(range(2, values.ndim)), keepdim=True)
         mean, variance = mean.mean(0, keepdim=True), variance.mean(0, keepdim=True)
     else:

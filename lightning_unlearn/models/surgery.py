@@ -13,6 +13,8 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
+from lightning_unlearn.core.compat import COMPILED, RESET_METHODS, detach_copy, owners_of, unsaved_buffers
+
 __all__ = [
     "call_with",
     "class_state",
@@ -31,7 +33,6 @@ M = TypeVar("M", bound=nn.Module)
 
 # How untrained models of an architecture are built, where a comparison or an evaluator was told.
 FACTORIES: weakref.WeakKeyDictionary[nn.Module, Callable[[], nn.Module]] = weakref.WeakKeyDictionary()
-_RESET_METHODS = ("reset_parameters", "_reset_parameters")
 # How many names an error message lists before it says "and ... more".
 _NAMES_SHOWN = 5
 
@@ -53,10 +54,8 @@ def clone(module: M) -> M:
     for part in module.modules():
         if isinstance(part, L.LightningModule):
             # With None as "the copy" of the trainer, no path that leads to it is followed.
-            for owner in (part._trainer, part._fabric):
-                if owner is not None:
-                    memo[id(owner)] = None
-        for value in (*vars(part).values(), *part._buffers.values()):
+            memo.update({id(owner): None for owner in owners_of(part)})
+        for value in (*vars(part).values(), *part.buffers(recurse=False)):
             # deepcopy refuses tensors with a history, such as the weight computed by the old weight_norm.
             if isinstance(value, Tensor) and not value.is_leaf:
                 memo[id(value)] = value.detach().clone()
@@ -65,13 +64,7 @@ def clone(module: M) -> M:
         duplicate = copy.deepcopy(module, memo)
     for part in duplicate.modules():
         if isinstance(part, L.LightningModule):
-            # Keyed by the identity of the original's metrics and parameters, so of no use to the copy.
-            part._metric_attributes = None
-            part._param_requires_grad_state = {}
-            part._fabric_optimizers = []
-            # What Module.compile() left is bound to the original and would go on calling it; a LightningModule, unlike
-            # other modules, hands it to its copies.
-            part.__dict__.pop("_compiled_call_impl", None)
+            detach_copy(part)
         if isinstance(part, nn.RNNBase):
             # Copied one by one, the weights no longer lie side by side as cuDNN wants them.
             part.flatten_parameters()
@@ -108,7 +101,7 @@ def _own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str,
 
 def uncompiled(module: nn.Module) -> nn.Module:
     """Return the module that :func:`torch.compile` wrapped, whose names are the user's, or the module as it is."""
-    inner = getattr(module, "_orig_mod", None)
+    inner = getattr(module, COMPILED, None)
     return inner if isinstance(inner, nn.Module) else module
 
 
@@ -121,11 +114,11 @@ def class_state(module: nn.Module) -> dict[str, Any]:
     prefixes = [
         f"{name}."
         for name, _ in module.named_modules(remove_duplicate=False)
-        if name.endswith("_orig_mod") and not _compiled_when_built(module, name)
+        if name.endswith(COMPILED) and not _compiled_when_built(module, name)
     ]
     for prefix in sorted(prefixes, key=len, reverse=True):  # the inner ones first
         state = {
-            prefix.removesuffix("_orig_mod.") + name.removeprefix(prefix)
+            prefix.removesuffix(f"{COMPILED}.") + name.removeprefix(prefix)
             if name.startswith(prefix)
             else name: v
             for name, v in state.items()
@@ -139,8 +132,8 @@ def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: If names or shapes differ.
     """
-    own = {name.replace("_orig_mod.", ""): name for name in module.state_dict()}
-    module.load_state_dict({own.get(name.replace("_orig_mod.", ""), name): v for name, v in state.items()})
+    own = {name.replace(f"{COMPILED}.", ""): name for name in module.state_dict()}
+    module.load_state_dict({own.get(name.replace(f"{COMPILED}.", ""), name): v for name, v in state.items()})
 
 
 def _compiled_when_built(module: nn.Module, name: str) -> bool:
@@ -150,7 +143,7 @@ def _compiled_when_built(module: nn.Module, name: str) -> bool:
     builders = [
         vars(kind).get(method)
         for owner in owners
-        if not hasattr(owner, "_orig_mod")
+        if not hasattr(owner, COMPILED)
         for kind in type(owner).__mro__
         for method in ("__init__", "configure_model")
     ]
@@ -270,7 +263,7 @@ def _learned_tensors(parts: Sequence[tuple[str, nn.Module]]) -> Iterator[tuple[s
         saved = {
             name: buffer
             for name, buffer in part.named_buffers(recurse=False)
-            if name not in part._non_persistent_buffers_set
+            if name not in unsaved_buffers(part)
         }
         for name, tensor in {**own, **saved}.items():
             numeric = not is_lazy(tensor) and (tensor.is_floating_point() or tensor.is_complex())
@@ -293,7 +286,7 @@ def _reset(part: nn.Module, computed: dict[str, Tensor]) -> None:
     if computed:
         _reset_parametrized(part, computed)
         return
-    for name in (*_RESET_METHODS, "reset_running_stats"):
+    for name in (*RESET_METHODS, "reset_running_stats"):
         method = getattr(part, name, None)
         if callable(method):
             method()

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
+from lightning_unlearn.core.compat import workspace_json
 from lightning_unlearn.reports.figures import FIGURES
 from lightning_unlearn.reports.glossary import METRICS
 
@@ -109,7 +110,7 @@ def to_json(built: ws.Workspace | wr.Report) -> Any:
     Args:
         built: A workspace, or a report without entity and project.
     """
-    return json.loads(built._to_model().model_dump_json())
+    return json.loads(workspace_json(built))
 
 
 def _sections() -> dict[str, list[Any]]:

@@ -9,6 +9,8 @@ from typing import Any, Literal, cast
 
 from lightning.pytorch.loggers import WandbLogger
 
+from lightning_unlearn.core.compat import wandb_arguments
+
 __all__ = ["Destination"]
 
 Mode = Literal["online", "offline", "disabled", "shared"]
@@ -33,22 +35,23 @@ class Destination:
     """
 
     def __init__(self, logger: WandbLogger) -> None:
-        told = {key: value for key, value in logger._wandb_init.items() if value is not None}
+        given = wandb_arguments(logger)
+        told = given.init
         for key, words in _ONE_RUN_ONLY.items():
             if told.get(key):
                 raise ValueError(
                     f"trainer.logger: WandbLogger({words}=...) describes one run, and a comparison writes one a model "
                     "and seed; leave it out (group, tags and project hold for all of them)"
                 )
-        if logger._prefix or logger._experiment is not None:
+        if given.prefix or given.experiment is not None:
             raise ValueError(
                 "trainer.logger: a comparison opens W&B runs of its own and names metrics alike everywhere; give it a "
                 "WandbLogger without prefix and experiment"
             )
         self.group: str | None = told.get("group")
-        self.log_model = bool(logger._log_model)
+        self.log_model = given.log_model
         self._told = told
-        self._mode = "offline" if logger._offline else told.get("mode")
+        self._mode = "offline" if given.offline else told.get("mode")
 
     @property
     def in_sweep(self) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from lightning_unlearn.core.compat import joins_a_run
 from lightning_unlearn.reports.figures import Details, draw_figures
 from lightning_unlearn.reports.schema import build_report
 from lightning_unlearn.reports.tidy import by_model
@@ -111,8 +112,7 @@ def _finish_with_process(logger: WandbLogger) -> None:
     It ends without its ``atexit`` hooks, by which W&B would have written the rest of the run's file. A spawned process
     only joins the run of the one above, where it goes on.
     """
-    joined = getattr(logger, "_attach_id", None) is not None
-    if parent_process() is not None and not joined:
+    if parent_process() is not None and not joins_a_run(logger):
         Finalize(None, logger.experiment.finish, exitpriority=0)
 
 

@@ -349,6 +349,7 @@ def compared(folder: Path, every_n_epochs: int | None, **arguments: Any) -> dict
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer", [{}, {"strategy": "ddp_fork", "devices": 2}], ids=["one process", "two processes"]
 )
@@ -365,6 +366,7 @@ def test_a_comparison_shows_the_course_of_unlearning(tmp_path: Path, trainer: di
     assert (tmp_path / "figures" / "backdoor_curve.png").exists()
 
 
+@pytest.mark.slow
 def test_a_comparison_gives_the_same_weights_with_and_without_the_curve(tmp_path: Path) -> None:
     without, with_curve = compared(tmp_path / "a", None), compared(tmp_path / "b", 2)
     assert_same_state(without["state"], with_curve["state"])
@@ -373,6 +375,7 @@ def test_a_comparison_gives_the_same_weights_with_and_without_the_curve(tmp_path
     assert with_curve["audit"]["details"]["backdoor"]["curve"]["epoch"] == [0, 2]
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_done_again_for_a_curve_and_then_kept(tmp_path: Path) -> None:
     first, second, third = (compared(tmp_path, every) for every in (None, 1, 1))
     assert second["trained"] > first["trained"]
@@ -391,6 +394,7 @@ class Slow(Trigger):
         return MARK(inputs)
 
 
+@pytest.mark.slow
 def test_looking_on_is_none_of_the_method_s_time(tmp_path: Path) -> None:
     found = compared(tmp_path, 1, data=lambda: data(backdoor=Poison(Slow(), LABEL), batch_size=32))
     batches = 2  # of 13 samples to forget and 21 to test on, 32 at a time

@@ -27,6 +27,7 @@ def compared(folder: Path, **trainer: Any) -> dict[str, Any]:
     return {"state": weights["state_dict"], "curve": curve, "source": [source[name] for name in NAMES]}
 
 
+@pytest.mark.slow
 def test_looking_changes_no_weight_and_without_a_logger_nobody_looks(tmp_path: Path) -> None:
     looked, blind = compared(tmp_path / "a"), compared(tmp_path / "b", logger=False)
     assert len(looked["curve"]) == 3
@@ -34,6 +35,7 @@ def test_looking_changes_no_weight_and_without_a_logger_nobody_looks(tmp_path: P
     assert_same_state(looked["state"], blind["state"])
 
 
+@pytest.mark.slow
 def test_two_processes_log_one_curve(tmp_path: Path) -> None:
     found = compared(tmp_path, strategy="ddp_fork", devices=2)
     assert len(found["curve"]) == 3

@@ -437,6 +437,7 @@ def method_scores(**arguments: Any) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_models_of_one() -> None:
     """A source with dropout and batch normalisation: what is drawn must not depend on who draws."""
     one = method_scores()
@@ -609,6 +610,7 @@ def test_attacks_on_samples_are_the_functions_of_their_references(tmp_path: Path
     assert RMIA(references="retrained").offline == 0.3
 
 
+@pytest.mark.slow
 def test_attacks_find_the_source_and_not_the_retrained_model() -> None:
     """Digits with random labels, which only a model that was trained with them knows."""
     from sklearn.datasets import load_digits

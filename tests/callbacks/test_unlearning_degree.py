@@ -333,6 +333,7 @@ def test_intervals_and_settings_stand_in_the_file(tmp_path: Path) -> None:
     assert not (tmp_path / "unlearning_degree.png").exists(), "a table has no picture"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_of_images_is_saved(tmp_path: Path, channels: int) -> None:
     from matplotlib import pyplot
@@ -487,6 +488,7 @@ def test_bad_arguments_are_refused(argument: str, value: Any) -> None:
 # ---------------------------------------------------------------------- real data
 
 
+@pytest.mark.slow
 def test_forgetting_digits_is_seen_and_training_them_anew_is_not() -> None:
     """The retrained model stands out from the source; a model trained anew on all data does not."""
     data = UnlearningDataModule(Digits(batch_size=64), 0.1, order_seed=0)

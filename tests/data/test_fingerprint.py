@@ -100,6 +100,7 @@ def test_files_count_with_name_size_and_time(tmp_path: Path) -> None:
     assert training_fingerprint(here, served=False) != training_fingerprint(there, served=False)
 
 
+@pytest.mark.slow
 def test_it_is_the_same_in_another_process_and_leaves_the_random_state() -> None:
     torch.manual_seed(3)
     state = torch.get_rng_state()

@@ -159,6 +159,7 @@ def test_a_larger_delta_allows_a_smaller_epsilon() -> None:
 CALIBRATION = {16: (0.19, 0.098, 0.086), 32: (0.195, 0.063, 0.049), 64: (0.185, 0.047, 0.026)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("models", CALIBRATION)
 def test_simulated_unlearners_score_as_published(models: int) -> None:
     samples = 300

@@ -63,6 +63,7 @@ def answered(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     return float((model.eval()(inputs).argmax(1) == labels).float().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

@@ -387,6 +387,7 @@ def test_a_real_run_stops_when_the_critic_sees_no_difference() -> None:
     assert abs(left) < gap / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after_batches", [2, 7])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(after_batches: int, tmp_path: Path) -> None:
     """From the middle of an epoch of 3 batches, with schedules, and with a stop that both must come to."""

@@ -239,6 +239,7 @@ def test_bad_arguments_are_named(build, message):
         build()
 
 
+@pytest.mark.slow
 def test_importing_the_room_is_cheap():
     code = (
         "import sys, lightning, torchmetrics, torchvision; before = set(sys.modules);"

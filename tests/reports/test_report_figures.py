@@ -28,6 +28,7 @@ def spec(filename: str) -> Any:
     return next(entry for entry in FIGURES if entry.filename == filename)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fixture", "present", "absent"),
     [
@@ -146,6 +147,7 @@ def test_time_axis_is_a_log_only_for_a_wide_range(small_report: Report) -> None:
     assert not axes.patches  # a bar's length would mean nothing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["large_report", "attacked_report", "one_seed_report"])
 def test_no_labels_overlap(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, make_details: MakeDetails, fixture: str
@@ -479,6 +481,7 @@ def test_training_curves_are_those_that_were_logged(small_report: Report) -> Non
     ]
 
 
+@pytest.mark.slow
 def test_each_file_says_what_it_shows(
     tmp_path: Path, small_report: Report, make_details: MakeDetails
 ) -> None:

@@ -194,6 +194,7 @@ def comparison(folder: Path, report: Report, details: Details) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_page_is_rebuilt_in_its_own_folder(
     tmp_path: Path, small_report: Report, make_details: MakeDetails
 ) -> None:
@@ -236,6 +237,7 @@ def test_details_are_read_as_they_were(
         read_details(folder, small_report)
 
 
+@pytest.mark.slow
 def test_two_comparisons_make_one_page(
     tmp_path: Path, pair: tuple[Report, Report], make_details: MakeDetails
 ) -> None:

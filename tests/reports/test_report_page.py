@@ -141,6 +141,7 @@ def test_each_number_is_the_report_s(request: pytest.FixtureRequest, tmp_path: P
                 assert number is None or agrees(cell["number"], number, describe(name).scale)
 
 
+@pytest.mark.slow
 def test_page_loads_nothing(tmp_path: Path, small_report: Report, make_details: MakeDetails) -> None:
     write_all(small_report, tmp_path, make_details(small_report))
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -308,6 +309,7 @@ def test_colours_are_far_enough_apart(tmp_path: Path, small_report: Report, sche
         assert (bright + 0.05) / (faint + 0.05) >= 4.5, f"{ink} on {ground}: less than level AA asks for"
 
 
+@pytest.mark.slow
 def test_each_model_has_a_section_with_all_that_is_known_of_it(
     tmp_path: Path, large_report: Report, make_details: MakeDetails
 ) -> None:

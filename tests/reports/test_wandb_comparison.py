@@ -74,6 +74,7 @@ def _no_service_left(folder: Path) -> Iterator[None]:
     os.environ.pop("WANDB_SERVICE", None)
 
 
+@pytest.mark.slow
 def test_one_run_a_model_and_seed_and_one_that_sums_up(runs: dict[str, OfflineRun]) -> None:
     models = ("source", "retrain", "reference_kl")
     assert set(runs) == {f"{model}/seed_{seed}" for model in models for seed in (0, 1)} | {"digits"}
@@ -222,6 +223,7 @@ def test_wandb_sync_takes_the_runs(folder: Path) -> None:
     assert re.search(rf"Would sync {len(paths)} run", printed.stdout + printed.stderr)
 
 
+@pytest.mark.slow
 def test_wandb_sync_sends_the_runs(folder: Path, runs: dict[str, OfflineRun], tmp_path: Path) -> None:
     sent = [runs[name] for name in ("reference_kl/seed_0", "digits")]
     copies = [shutil.copytree(run.path.parent, tmp_path / run.path.parent.name) for run in sent]
@@ -279,6 +281,7 @@ def test_online_models_are_sent_with_what_they_were_made_from(tmp_path: Path) ->
     assert {"out-split/split.npz", "out-report/report.json"} <= server.uploads.keys()
 
 
+@pytest.mark.slow
 def test_what_is_written_is_not_written_again(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     root = tmp_path / "out"
     toy_compare(root, seeds=1)
@@ -299,6 +302,7 @@ def test_what_is_written_is_not_written_again(tmp_path: Path, environment: pytes
     assert {run.name for run in elsewhere} == {f"again {name}" for name in first.values()}
 
 
+@pytest.mark.slow
 def test_models_that_are_sent_are_the_exported_ones(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     environment.setenv("WANDB_MODE", "offline")
     logger = WandbLogger(project="tests", log_model=True, save_dir=tmp_path / "files")
@@ -315,6 +319,7 @@ def test_models_that_are_sent_are_the_exported_ones(tmp_path: Path, environment:
     assert [entry.path for entry in split.manifest.contents] == ["split.npz"]
 
 
+@pytest.mark.slow
 def test_trouble_with_wandb_costs_a_warning_only(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("no folder")
     with pytest.warns(UserWarning, match="was not written to W&B: FileExistsError"):
@@ -323,6 +328,7 @@ def test_trouble_with_wandb_costs_a_warning_only(tmp_path: Path, environment: py
     assert not list((tmp_path / "out").rglob("wandb.json")), "the next start would not try again"
 
 
+@pytest.mark.slow
 def test_without_a_login_nobody_is_asked(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     no_login(environment)
     logger = WandbLogger(project="tests")
@@ -339,6 +345,7 @@ def test_disabled_is_disabled(tmp_path: Path, environment: pytest.MonkeyPatch) -
     assert not list(tmp_path.rglob("wandb.json"))
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_run_each_once(tmp_path: Path, environment: pytest.MonkeyPatch) -> None:
     trainer = {**offline(), "strategy": "ddp_fork", "devices": 2}
     result = toy_compare(tmp_path / "out", seeds=1, trainer=trainer)
@@ -434,6 +441,7 @@ def test_tensorboard_is_written_beside_csv(tmp_path: Path) -> None:
     assert trainer_loggers(False, CSVLogger(tmp_path), "wgan", 3) is False
 
 
+@pytest.mark.slow
 def test_no_logger_means_no_log(tmp_path: Path) -> None:
     toy_compare(tmp_path, seeds=1, methods=[], trainer={**CPU, "logger": False})
     assert not list(tmp_path.rglob("metrics.csv"))

@@ -16,6 +16,7 @@ from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit, forget_answers, try_answers
 from lightning_unlearn.callbacks.base.watching import Watcher
+from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
@@ -250,7 +251,7 @@ class Evaluator(L.Callback):
             self.details,
             model=type(pl_module).__name__,
             seed=data.order_seed if self.seed is None else self.seed,
-            step=trainer.fit_loop.epoch_loop._batches_that_stepped,  # the axis of all that Lightning logs
+            step=batches_stepped(trainer),  # the axis of all that Lightning logs
             pictures=[picture] if picture is not None and picture.is_file() and not self.error else [],
             folder=folder,
             facts=facts_of_fit(pl_module, source, data),

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import Indexed
 
@@ -31,7 +32,7 @@ class Curves:
 
     def shows(self, trainer: L.Trainer) -> bool:
         """Return whether the running step is one that a logger is shown."""
-        return (trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % _interval(trainer) == 0
+        return (batches_stepped(trainer) + 1) % _interval(trainer) == 0
 
     def log_terms(self, method: L.LightningModule, terms: Mapping[str, Tensor]) -> None:
         """Log the terms of a loss; of an epoch's last step too, for callbacks that watch a loss."""

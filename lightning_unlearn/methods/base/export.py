@@ -8,6 +8,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from lightning_unlearn.core.compat import hparams_name
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.models.freezing import frozen_tensors, resembles, trainable
 from lightning_unlearn.models.hparams import plain_values, unkept_arguments
@@ -41,7 +42,7 @@ def export_unlearned(
     written = write_export(model, path, weights_only=weights_only)
     if isinstance(model, L.LightningModule) and not weights_only:
         # Lightning gives a class that saved one argument whole (a namespace, a dictionary) that argument back
-        lost = [name for name in unkept_arguments(type(model), model.hparams) if name != model._hparams_name]
+        lost = [name for name in unkept_arguments(type(model), model.hparams) if name != hparams_name(model)]
         kind, given = type(model).__name__, ", ".join(f"{name}=..." for name in lost)
         if lost:
             rank_zero_warn(
@@ -88,8 +89,8 @@ def write_export(model: nn.Module, path: str | Path, *, weights_only: bool = Fal
     if isinstance(model, L.LightningModule) and not weights_only:
         if model.hparams:
             checkpoint[model.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(model.hparams)
-            if model._hparams_name:
-                checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = model._hparams_name
+            if name := hparams_name(model):
+                checkpoint[model.CHECKPOINT_HYPER_PARAMS_NAME] = name
         model.on_save_checkpoint(checkpoint)
     # given a path, torch would write its name into the file, and this one is random
     with atomic_path(path) as temporary, temporary.open("wb") as file:

@@ -18,6 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lightning_unlearn.core.compat import batches_stepped, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
@@ -216,7 +217,7 @@ class UnlearningModule(SpreadableModule):
 
     @property
     def _split_data(self) -> UnlearningDataModule | None:
-        data = getattr(self._trainer, "datamodule", None)
+        data = getattr(trainer_of(self), "datamodule", None)
         return data if isinstance(data, UnlearningDataModule) else None
 
     @property
@@ -280,7 +281,7 @@ class UnlearningModule(SpreadableModule):
         if not self._outputs_checked:
             self._check_outputs(logits[0], torch.cat([targets for _, targets in parts]))
         answers = [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
-        if self._trainer is not None and self.trainer.training and self._is_shown_step:
+        if trainer_of(self) is not None and self.trainer.training and self._is_shown_step:
             self._curves.answered += [(values.detach(), targets) for values, targets in answers]
         return answers
 
@@ -491,8 +492,8 @@ class UnlearningModule(SpreadableModule):
             self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
         for logger in self.trainer.loggers:
             # the axis of all that Lightning logs; global_step counts the steps of a second optimizer too
-            stepped = self.trainer.fit_loop.epoch_loop._batches_that_stepped
-            logger.log_metrics({**self.times, **peak_memory(self.device)}, step=stepped)
+            measured = {**self.times, **peak_memory(self.device)}
+            logger.log_metrics(measured, step=batches_stepped(self.trainer))
         self.gather_model()
         require_finite(self.model, f"the model that {type(self).__name__} unlearned")
 
@@ -575,7 +576,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up where the checkpoint stopped."""
-        training = self._trainer is not None and self.trainer.state.fn == TrainerFn.FITTING
+        training = trainer_of(self) is not None and self.trainer.state.fn == TrainerFn.FITTING
         state = resumable_state(checkpoint, self, training=training)
         if state is None:
             return

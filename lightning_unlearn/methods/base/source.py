@@ -15,6 +15,7 @@ import lightning as L
 import torch
 from torch import nn
 
+from lightning_unlearn.core.compat import COMPILED, INSTANTIATOR
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import restore_hyperparameters, unkept_arguments
@@ -63,12 +64,12 @@ class SourceCheckpoint:
         module_class = L.LightningModule if self.module is None else _import_class(self.module)
         content = read_checkpoint(path, objects=self.module is not None)
         recorded = content.get("hyper_parameters", {})
-        if self.module is None and "_instantiator" not in recorded:
+        if self.module is None and INSTANTIATOR not in recorded:
             raise ValueError(
                 f"source: {path} does not say which class it belongs to (only checkpoints written under "
                 "LightningCLI do); give module='my_project.MyModule', or pass the loaded module itself"
             )
-        if "_instantiator" in recorded and not self.trust:
+        if INSTANTIATOR in recorded and not self.trust:
             _require_known(path, {key: value for key, value in recorded.items() if key not in self.arguments})
         if left_out := [name for name in content.pop(_LEFT_OUT, []) if name not in self.arguments]:
             raise ValueError(
@@ -105,10 +106,10 @@ class SourceCheckpoint:
         try:
             return build(state)
         except RuntimeError:
-            if not any("_orig_mod." in name for name in state):
+            if not any(f"{COMPILED}." in name for name in state):
                 raise
             # compiled in setup(), which loading does not call
-            return build({name.replace("_orig_mod.", ""): value for name, value in state.items()})
+            return build({name.replace(f"{COMPILED}.", ""): value for name, value in state.items()})
 
 
 Source = nn.Module | SourceCheckpoint | str | Path

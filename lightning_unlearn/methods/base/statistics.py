@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
+from lightning_unlearn.core.compat import AnyRunningNorm
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.engine.statistics import estimate_statistics
@@ -115,7 +115,7 @@ class MovingStatistics:
 
 
 def normalised_alike(
-    model: nn.Module, adapter: Adapter, inputs: Sequence[Any], layers: list[_NormBase], *, single: bool
+    model: nn.Module, adapter: Adapter, inputs: Sequence[Any], layers: list[AnyRunningNorm], *, single: bool
 ) -> list[Tensor]:
     """Return the logits of several batches, all normalised by the statistics of the last.
 

@@ -1,5 +1,6 @@
 """The datamodule that splits any project's data for unlearning and serves it as streams; no method is known here."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -173,6 +174,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._deals = Deals()
         self._inner_setup: set[str] = set()
         self._torn_down = False
+        self._alone = False
         for hook in TRANSFER_HOOKS:
             # Lightning asks whether a hook is overridden, so ours exists only where the project's does
             if isinstance(datamodule, L.LightningDataModule) and is_overridden(hook, datamodule):
@@ -229,6 +231,8 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def setup(self, stage: str = "fit") -> None:
         """Set up the project's data and draw the split; later calls keep both."""
+        if self._alone:
+            return
         if stage == "fit" and self.ledger is not None:
             self.ledger.prepare()
         if self._torn_down:
@@ -274,7 +278,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Let the project's datamodule clean up."""
-        if isinstance(self.inner, L.LightningDataModule):
+        if isinstance(self.inner, L.LightningDataModule) and not self._alone:
             self.inner.teardown(stage)
             self._torn_down = True
 
@@ -331,6 +335,23 @@ class UnlearningDataModule(L.LightningDataModule):
 
     # ------------------------------------------------------------------ streams
 
+    def served_alone(self, order_seed: int) -> "UnlearningDataModule":
+        """Return the same split data, set up already, that serves this process everything, in an order of its own.
+
+        It is in no ledger: what is fitted on it is a repetition, and no deletion.
+
+        Args:
+            order_seed: Seed of order, augmentation and whatever a method draws.
+        """
+        view = copy.copy(self)
+        view.trainer = view.ledger = None
+        view.order_seed = order_seed
+        view._alone = True
+        for hook in TRANSFER_HOOKS:
+            if hook in vars(self):
+                setattr(view, hook, partial(view._transfer, hook))
+        return view
+
     def loader(
         self,
         stream: str,
@@ -368,8 +389,8 @@ class UnlearningDataModule(L.LightningDataModule):
             "seed": derive_seed(self.order_seed, "loader", stream) if seed is None else seed,
             "num_samples": num_samples,
             "indexed": indexed,
-            "rank": rank,
-            "world_size": world_size,
+            "rank": 0 if self._alone else rank,
+            "world_size": 1 if self._alone else world_size,
             "least": least,
         }
         if train and part.weights is not None and stream in _WEIGHTED:

@@ -4,11 +4,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from lightning_unlearn.methods.base.checks import Declared, Range
-from lightning_unlearn.methods.base.module import UnlearningModule
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
+from lightning_unlearn.models import last_parameter_tensors
 from lightning_unlearn.models.freezing import share_frozen
-from lightning_unlearn.models.surgery import last_parameter_tensors
 
 __all__ = ["CFk"]
 

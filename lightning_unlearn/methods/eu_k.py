@@ -6,10 +6,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base import Source
 from lightning_unlearn.methods.cf_k import CFk
-from lightning_unlearn.models.fresh import fresh_copy
-from lightning_unlearn.models.surgery import last_parameter_tensors
+from lightning_unlearn.models import fresh_copy, last_parameter_tensors
 
 __all__ = ["EUk"]
 

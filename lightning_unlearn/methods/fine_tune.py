@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.base import UnlearningModule
 
 __all__ = ["FineTune"]
 

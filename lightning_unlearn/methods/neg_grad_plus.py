@@ -5,9 +5,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lightning_unlearn.functional import bounded_ascent
-from lightning_unlearn.methods.base.checks import Declared, Range
-from lightning_unlearn.methods.base.module import UnlearningModule
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 
 __all__ = ["NegGradPlus"]
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import select_random
+from lightning_unlearn.methods.base import Source
 from lightning_unlearn.methods.base.perturbation import Perturbation
-from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.freezing import trainable
 
 __all__ = ["RandomK"]

@@ -10,15 +10,12 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
 from lightning_unlearn.functional import kl_from_logits, reference_kl_loss
-from lightning_unlearn.methods.base.checks import Declared, Range
-from lightning_unlearn.methods.base.module import UnlearningModule
-from lightning_unlearn.methods.base.source import Source
-from lightning_unlearn.methods.base.teacher import Teacher
-from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.models import fresh_copy
 
 __all__ = ["ReferenceKL"]
 

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from lightning_unlearn.engine.own_steps import own_validation
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.methods.base.module import UnlearningModule
-from lightning_unlearn.methods.base.source import Source
-from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.methods.base import Source, UnlearningModule
+from lightning_unlearn.models import fresh_copy
 
 __all__ = ["Retrain"]
 

@@ -10,18 +10,16 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data import Adapter, Indexed, UnlearningDataModule
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import gradient_sensitivities, select_top_k
 from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
-from lightning_unlearn.methods.base.checks import Choice, Declared, Range
+from lightning_unlearn.methods.base import Choice, Declared, Range, Source
 from lightning_unlearn.methods.base.perturbation import Perturbation
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.models import evaluating
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import call_with, evaluating
+from lightning_unlearn.models.surgery import call_with
 
 __all__ = ["TopK"]
 

@@ -14,8 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from lightning_unlearn.core.compat import AnyBatchNorm
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.splits import Split
+from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional import (
     generator_loss,
@@ -23,12 +22,8 @@ from lightning_unlearn.functional import (
     sort_posteriors,
     wasserstein_critic_loss,
 )
-from lightning_unlearn.methods.base.checks import Declared, Range
-from lightning_unlearn.methods.base.module import UnlearningModule
-from lightning_unlearn.methods.base.source import Source
-from lightning_unlearn.methods.base.teacher import Teacher
-from lightning_unlearn.models.small import MLP
-from lightning_unlearn.models.surgery import clone, evaluating
+from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.models import MLP, clone, evaluating
 
 __all__ = ["WGAN"]
 

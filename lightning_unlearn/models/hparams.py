@@ -109,17 +109,31 @@ def _belongs_to(given: Mapping[str, Any], module: L.LightningModule) -> bool:
 
 
 def _constructor_arguments(module: L.LightningModule, frame: FrameType | None) -> dict[str, Any]:
-    """Return what the module's class was called with: the arguments of the outermost ``__init__``."""
-    outermost = None
+    """Return what the module's class was called with: the arguments of the outermost ``__init__``.
+
+    Where that takes ``**kwargs``, so that a base class says what else there is, the defaults of the base are among it.
+    """
+    frames: list[FrameType] = []
     while frame is not None and _is_init_of(frame, module):
-        outermost, frame = frame, frame.f_back
-    if outermost is None:
+        frames.insert(0, frame)
+        frame = frame.f_back
+    if not frames:
         raise RuntimeError(
             f"save_primitive_hyperparameters must be called in the __init__ of {type(module).__name__}"
         )
-    names, _, keywords, values = inspect.getargvalues(outermost)
-    arguments = {name: values[name] for name in names[1:]}
-    return {**arguments, **(values[keywords] if keywords else {})}
+    inits = [vars(kind).get("__init__") for kind in type(module).__mro__]
+    defaults = {init.__code__: init.__kwdefaults__ or {} for init in inits if inspect.isfunction(init)}
+    arguments: dict[str, Any] = {}
+    for depth, each in enumerate(frames):
+        names, _, keywords, values = inspect.getargvalues(each)
+        if depth == 0:
+            arguments = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
+        else:  # what the class itself gives its base is none of its arguments
+            left = {name: value for name, value in defaults[each.f_code].items() if values[name] is value}
+            arguments = left | arguments
+        if not keywords:
+            break
+    return arguments
 
 
 def _is_init_of(frame: FrameType, module: L.LightningModule) -> bool:

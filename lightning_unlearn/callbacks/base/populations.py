@@ -25,7 +25,7 @@ from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
 from lightning_unlearn.functional import logit_scaled_confidence
-from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, served_alone, without
+from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, without
 
 __all__ = ["Kinds", "Population", "Populations", "Sources"]
 
@@ -231,7 +231,7 @@ class Populations:
                     audit.data if left_out is None else without(audit.data, left_out[k])
                 )
                 model, alone = fit_alone(procedure, begun[k], data, seed=seed, runtime=runtime)
-                view = served_alone(audit.data, audit.data.order_seed)
+                view = audit.data.served_alone(audit.data.order_seed)
                 view.trainer = alone.trainer
                 made[k] = (
                     _answers(alone.place(model), view, alone, audit.adapter),

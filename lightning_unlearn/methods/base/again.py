@@ -18,15 +18,13 @@ from torchmetrics import Metric
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.surroundings import quiet_lightning, seeded
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule, batches_of
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, TensorLoader
-from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.data import Adapter, TensorData, TensorLoader, UnlearningDataModule
+from lightning_unlearn.data.datamodule import batches_of
+from lightning_unlearn.data.loading import TRANSFER_HOOKS
 from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.retrain import Retrain
-from lightning_unlearn.models import Classifier
-from lightning_unlearn.models.surgery import clone
+from lightning_unlearn.models import Classifier, clone
 
 __all__ = [
     "Procedure",
@@ -35,7 +33,6 @@ __all__ = [
     "fit_alone",
     "moved_as_served",
     "repeated",
-    "served_alone",
     "trainer_arguments",
     "without",
 ]
@@ -129,7 +126,7 @@ def fit_alone(
         )
         served = data
         if isinstance(data, UnlearningDataModule):
-            served = served_alone(data, order_seed=seed)
+            served = data.served_alone(seed)
         around = served.trainer
         with _prepared(module), _prepared(served), batches_of(served, procedure.batch_size):
             trainer.fit(module, served)
@@ -153,26 +150,6 @@ def _prepared(subject: L.LightningModule | L.LightningDataModule) -> Iterator[No
         del subject.prepare_data  # the class's own shows again
 
 
-def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataModule:
-    """Return the same split data, set up already, that serves this process everything, in an order of its own.
-
-    Args:
-        data: The data, which is left as it is.
-        order_seed: Seed of order, augmentation and whatever a method draws.
-    """
-    # a name of its own, or the command line could no longer tell it from the class it stands for
-    kind: type[UnlearningDataModule] = type(f"_{type(data).__name__}Alone", (_ServedAlone, type(data)), {})
-    view = kind.__new__(kind)
-    view.__dict__.update(vars(data))
-    view.trainer = None
-    view.ledger = None  # a repetition is no deletion
-    view.order_seed = order_seed
-    for hook in TRANSFER_HOOKS:
-        if hook in vars(data):
-            setattr(view, hook, partial(view._transfer, hook))
-    return view
-
-
 def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> UnlearningDataModule:
     """Return the same data with part of the forget set in no stream, as if it had been deleted before.
 
@@ -190,17 +167,6 @@ def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> Unlea
         previous=np.union1d(split.previous, left_out),
     )
     return view
-
-
-class _ServedAlone(UnlearningDataModule):
-    def setup(self, stage: str = "fit") -> None:
-        pass
-
-    def teardown(self, stage: str) -> None:
-        pass
-
-    def loader(self, stream: str, **arguments: Any) -> BatchLoader:
-        return super().loader(stream, **{**arguments, "rank": 0, "world_size": 1})
 
 
 def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModule]:
@@ -296,7 +262,7 @@ def ensemble_plan(
     method = module if isinstance(module, Retrain) else None
     model = module if method is None else method.model
     factories = _factories(model, method)
-    view = served_alone(data, data.order_seed)
+    view = data.served_alone(data.order_seed)
     with batches_of(view, procedure.batch_size):
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from lightning_unlearn.core.compat import batches_stepped
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data import Adapter, Indexed
 
 __all__ = ["Curves", "batch_accuracies"]
 

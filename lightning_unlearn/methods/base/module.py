@@ -22,10 +22,8 @@ from lightning_unlearn.core.compat import batches_stepped, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, Indexed
-from lightning_unlearn.data.splits import Split
+from lightning_unlearn.data import Adapter, Indexed, Split, UnlearningDataModule
+from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
@@ -46,10 +44,10 @@ from lightning_unlearn.methods.base.trial import (
     warn_of_another_loss,
     warn_of_guessing,
 )
+from lightning_unlearn.models import clone, save_primitive_hyperparameters
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
-from lightning_unlearn.models.hparams import save_primitive_hyperparameters
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
-from lightning_unlearn.models.surgery import class_state, clone, listed
+from lightning_unlearn.models.surgery import class_state, listed
 from lightning_unlearn.trackers.facts import facts_of_fit
 from lightning_unlearn.trackers.sending import send_facts
 

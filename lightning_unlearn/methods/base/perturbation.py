@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
 from lightning_unlearn.methods.base.checks import Choice, Declared, Range
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher
+from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import hold_statistics, trainable
 from lightning_unlearn.models.sharding import local_part, local_part_of
-from lightning_unlearn.models.surgery import count_parameters
 
 __all__ = ["Perturbation"]
 

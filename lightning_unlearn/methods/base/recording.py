@@ -9,7 +9,7 @@ from torch import nn
 
 from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.core.ledger import append, entry
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.methods.base.export import require_finite
 from lightning_unlearn.models.hparams import plain_values
 from lightning_unlearn.models.surgery import class_state

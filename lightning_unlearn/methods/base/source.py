@@ -17,8 +17,9 @@ from torch import nn
 
 from lightning_unlearn.core.compat import COMPILED, INSTANTIATOR
 from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.models import restore_hyperparameters
 from lightning_unlearn.models.freezing import mark_recorded
-from lightning_unlearn.models.hparams import restore_hyperparameters, unkept_arguments
+from lightning_unlearn.models.hparams import unkept_arguments
 from lightning_unlearn.models.surgery import uncompiled
 
 __all__ = ["Source", "SourceCheckpoint", "load_source"]

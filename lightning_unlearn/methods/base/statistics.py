@@ -8,8 +8,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.core.compat import AnyRunningNorm
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.engine.statistics import estimate_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.models.statistics import (

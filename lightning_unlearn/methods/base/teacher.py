@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data import Adapter, Indexed, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
-from lightning_unlearn.models.surgery import frozen
+from lightning_unlearn.models import frozen
 
 __all__ = ["Teacher"]
 

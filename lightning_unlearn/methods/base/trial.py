@@ -11,13 +11,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_unlearn.data.adapter import TARGET_KEYS, Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.data.adapter import TARGET_KEYS
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import clone, evaluating
 
 __all__ = ["Trial", "require_logits", "try_model", "warn_of_another_loss", "warn_of_guessing"]
 

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -22,7 +21,8 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import attribute_names, attribute_of, origin_of
 from lightning_unlearn.data.dealing import Deals
 from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
+from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream, transfer_hooks
+from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
 from lightning_unlearn.data.poisoning import Poison, collate_for, poison
 from lightning_unlearn.data.project_loaders import (
     Part,
@@ -175,10 +175,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._inner_setup: set[str] = set()
         self._torn_down = False
         self._alone = False
-        for hook in TRANSFER_HOOKS:
-            # Lightning asks whether a hook is overridden, so ours exists only where the project's does
-            if isinstance(datamodule, L.LightningDataModule) and is_overridden(hook, datamodule):
-                setattr(self, hook, partial(self._transfer, hook))
+        adopt_transfer_hooks(self, datamodule, self._transfer)
 
     # ------------------------------------------------------------------ what there is
 
@@ -347,9 +344,7 @@ class UnlearningDataModule(L.LightningDataModule):
         view.trainer = view.ledger = None
         view.order_seed = order_seed
         view._alone = True
-        for hook in TRANSFER_HOOKS:
-            if hook in vars(self):
-                setattr(view, hook, partial(view._transfer, hook))
+        adopt_transfer_hooks(view, view.inner, view._transfer)
         return view
 
     def loader(
@@ -421,11 +416,7 @@ class UnlearningDataModule(L.LightningDataModule):
             not isinstance(part.dataset, TensorData)
             or part.collate_fn is not None
             or part.dataset.augment is not None
-            or any(hook in vars(self) for hook in TRANSFER_HOOKS)
-            or (
-                isinstance(module, L.LightningModule)
-                and any(is_overridden(hook, module, L.LightningModule) for hook in TRANSFER_HOOKS)
-            )
+            or bool(transfer_hooks(self) or transfer_hooks(module))
         )
 
     # ------------------------------------------------------------------ within
@@ -598,18 +589,8 @@ class UnlearningDataModule(L.LightningDataModule):
         self.inner.trainer = self.trainer  # type: ignore[union-attr]  # only a datamodule has hooks
         inner = getattr(self.inner, hook)
         module = self._module()
-        if (
-            isinstance(batch, dict)
-            and isinstance(module, StreamConsumer)
-            and tuple(batch) == tuple(module.streams)
-        ):
-            return {
-                name: part._replace(batch=inner(part.batch, *args))
-                if name in module.indexed_streams
-                else inner(part, *args)
-                for name, part in batch.items()
-            }
-        return inner(batch, *args)
+        streams = module.streams if isinstance(module, StreamConsumer) else ()
+        return of_each_stream(batch, streams, lambda part: inner(part, *args))
 
 
 @contextmanager

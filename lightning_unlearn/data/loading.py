@@ -14,10 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["TRANSFER_HOOKS", "BatchLoader", "DatasetLoader", "Indexed", "OrderSampler", "TensorLoader"]
-
-# Lightning's hooks that see a batch between a loader and the device
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+__all__ = ["BatchLoader", "DatasetLoader", "Indexed", "OrderSampler", "TensorLoader"]
 
 
 class Indexed(NamedTuple):

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.models import last_parameter_tensors
@@ -67,9 +67,3 @@ class CFk(UnlearningModule):
         """Leave the model whole, and frozen as the source is."""
         super().teardown(stage)
         share_frozen(self.model, self.source)
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy on the retain set."""
-        loss = self.retain_loss(batch["retain"], batch_idx)
-        self.log_terms(loss=loss)
-        return loss

@@ -1,9 +1,5 @@
 """FineTune: train on the retain set alone, from the source's weights."""
 
-from typing import Any
-
-from torch import Tensor
-
 from lightning_unlearn.methods.base import UnlearningModule
 
 __all__ = ["FineTune"]
@@ -32,9 +28,3 @@ class FineTune(UnlearningModule):
     epoch_stream = "retain"
     default_lr = 3e-3
     anneals = True
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy on the retain set."""
-        loss = self.retain_loss(batch["retain"], batch_idx)
-        self.log_terms(loss=loss)
-        return loss

@@ -78,9 +78,7 @@ class NegGradPlus(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Descend on D_r and ascend on D_f, or descend alone once ascent has ended."""
         if self.trainer.global_step >= self._last_ascent:
-            loss = self.retain_loss(batch["retain"], batch_idx)
-            self.log_terms(loss=loss)
-            return loss
+            return super().training_step(batch, batch_idx)
         (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
         forget_ce = self.retain_loss(batch["forget"], batch_idx, (forget, labels))  # the same loss, on D_f

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_unlearn.engine.own_steps import own_validation
 from lightning_unlearn.ensembles import Runtime
@@ -84,12 +84,6 @@ class Retrain(UnlearningModule):
         self._watched = watched - _OWN_METRICS
         if self._watched:
             self._own_validation_loader()
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy on the retain set, or the loss of the source's own step."""
-        loss = self.retain_loss(batch["retain"], batch_idx)
-        self.log_terms(loss=loss)
-        return loss
 
     def on_train_epoch_end(self) -> None:
         """Measure what the schedule watches, as the source does."""

@@ -148,12 +148,18 @@ class WGAN(UnlearningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the critic, and an optimizer and schedule for the model and one for the critic."""
-        make = self._critic_optimizer or partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
-        optimizer = make(self._place_critic().parameters())
-        schedule = self._critic_lr_scheduler and self._critic_lr_scheduler(optimizer)
-        critics = {"optimizer": optimizer} | ({"lr_scheduler": schedule} if schedule else {})
-        ours = super().configure_optimizers()
-        return [{"optimizer": ours} if isinstance(ours, torch.optim.Optimizer) else ours, critics]
+        ours = self._optimizer or partial(torch.optim.Adam, lr=self.default_lr)
+        critics = self._critic_optimizer or partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+        configs = []
+        for module, make, schedule in (
+            (self.model, ours, self._lr_scheduler),
+            (self._place_critic(), critics, self._critic_lr_scheduler),
+        ):
+            optimizer = make([parameter for parameter in module.parameters() if parameter.requires_grad])
+            configs.append(
+                {"optimizer": optimizer} | ({"lr_scheduler": schedule(optimizer)} if schedule else {})
+            )
+        return configs
 
     def _place_critic(self) -> nn.Module:
         runtime = Runtime(self.trainer)

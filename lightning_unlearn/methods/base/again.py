@@ -20,7 +20,7 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.surroundings import quiet_lightning, seeded
 from lightning_unlearn.data import Adapter, TensorData, TensorLoader, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
-from lightning_unlearn.data.loading import TRANSFER_HOOKS
+from lightning_unlearn.data.hooks import transfer_hooks
 from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.retrain import Retrain
@@ -205,16 +205,9 @@ def _copied(module: L.LightningModule) -> L.LightningModule:
 
 def trainer_arguments(trainer: L.Trainer) -> dict[str, Any]:
     """Return the arguments that decide what a Trainer's fit gives, its callbacks left out."""
-    return {
-        "max_epochs": trainer.max_epochs,
-        "min_epochs": trainer.min_epochs,
-        "max_steps": trainer.max_steps,
-        "min_steps": trainer.min_steps,
-        "limit_train_batches": trainer.limit_train_batches,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
-    }
+    limits = ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches")
+    steps = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+    return {name: getattr(trainer, name) for name in (*limits, *steps)}
 
 
 # ---------------------------------------------------------------------- as one computation
@@ -225,9 +218,7 @@ def moved_as_served(data: UnlearningDataModule) -> bool:
 
     A hook sees a batch at a time, and may draw or mix samples; side by side, models have one batch together.
     """
-    fitted = data._module()
-    owners = [data, *([fitted] if isinstance(fitted, L.LightningModule) else [])]
-    return not any(is_overridden(hook, owner) for owner in owners for hook in TRANSFER_HOOKS)
+    return not (transfer_hooks(data) or transfer_hooks(data._module()))
 
 
 # arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
@@ -253,7 +244,7 @@ def ensemble_plan(
         Recipe, samples, and the rows that every model is trained on; ``None`` if a Trainer has to do it.
     """
     arguments = {name: value for name, value in procedure.arguments().items() if value is not None}
-    if not isinstance(data, UnlearningDataModule) or any(hook in vars(data) for hook in TRANSFER_HOOKS):
+    if not isinstance(data, UnlearningDataModule) or transfer_hooks(data):
         return None
     with isolated_rng(0):
         module = procedure.build(source)
@@ -267,14 +258,14 @@ def ensemble_plan(
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
         return None
+    if loader.sampler.weights is not None:
+        return None
     if method is not None and method.step == "loss":
         loss = method.loss
     elif type(model) is Classifier and model.class_weight is None:
         loss = model.criterion()
     else:
         return None  # whatever its own step does, it cannot be done side by side
-    if loader.sampler.weights is not None:
-        return None
     recipe = Recipe(
         build=lambda: procedure.build(source) if method is None else method.initial_model(source),
         epochs=arguments["max_epochs"],
@@ -291,9 +282,7 @@ def _factories(
     model: nn.Module, method: Retrain | None
 ) -> tuple[OptimizerCallable, LRSchedulerCallable | None] | None:
     """Return what makes optimizer and schedule, where that can be known."""
-    if not all(parameter.requires_grad for parameter in model.parameters()):
-        return None
-    if isinstance(model, L.LightningModule) and any(is_overridden(hook, model) for hook in TRANSFER_HOOKS):
+    if transfer_hooks(model) or not all(parameter.requires_grad for parameter in model.parameters()):
         return None
     optimizer, schedule = (None, None) if method is None else (method._optimizer, method._lr_scheduler)
     if (

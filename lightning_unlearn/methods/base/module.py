@@ -23,7 +23,8 @@ from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
 from lightning_unlearn.data import Adapter, Indexed, Split, UnlearningDataModule
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader
+from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
+from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
@@ -143,10 +144,7 @@ class UnlearningModule(SpreadableModule):
         self._statistics = MovingStatistics()
         self._validated: list[str] = []
         self._validation = nn.ModuleDict()
-        for hook in TRANSFER_HOOKS:
-            # Lightning asks whether a hook is overridden, so ours exists only where the source's does
-            if isinstance(self.model, L.LightningModule) and is_overridden(hook, self.model):
-                setattr(self, hook, partial(self._transfer, hook))
+        adopt_transfer_hooks(self, self.model, self._transfer)
 
     def check(self, **arguments: object) -> None:
         """Refuse arguments outside what the class declares for them, by their names.
@@ -178,6 +176,17 @@ class UnlearningModule(SpreadableModule):
             data: The split data.
             runtime: Device, precision and ranks of the trainer.
         """
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss on the retain set, and log it; a method that forgets by another loss writes its own.
+
+        Args:
+            batch: The batches of the streams, by their names.
+            batch_idx: Their number.
+        """
+        loss = self.retain_loss(batch["retain"], batch_idx)
+        self.log_terms(loss=loss)
+        return loss
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Return which training positions to take for a stream; ``None`` for all of it."""
@@ -615,11 +624,4 @@ class UnlearningModule(SpreadableModule):
     def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
         """Apply the source's own transfer hook, to each stream where there are several."""
         own = getattr(self.model, hook)
-        if not (isinstance(batch, dict) and tuple(batch) == tuple(self.streams)):
-            return own(batch, *args)
-        return {
-            name: part._replace(batch=own(part.batch, *args))
-            if isinstance(part, Indexed)
-            else own(part, *args)
-            for name, part in batch.items()
-        }
+        return of_each_stream(batch, self.streams, lambda part: own(part, *args))

@@ -63,7 +63,7 @@ def test_every_score_has_its_panel(dashboard: dict[str, Any], kind: str) -> None
     assert trade_offs == {
         ("summary:accuracy/test", f"summary:{name}")
         for name, metric in METRICS.items()
-        if metric.question == "forgetting"
+        if metric.decides == "forgetting"
     }
     curves = shown(content, "Run History Line Plot")
     assert {panel["x_axis"] for panel in curves} == {"trainer/global_step"}

@@ -52,17 +52,17 @@ def test_rooms_import_only_from_rooms_above() -> None:
     from pathlib import Path
 
     order = [
-        "functional",
         "core",
+        "functional",
         "models",
         "data",
         "metrics",
         "engine",
         "ensembles",
-        "reports",
-        "trackers",
         "methods",
         "callbacks",
+        "reports",
+        "trackers",
         "comparison",
         "cli",
     ]

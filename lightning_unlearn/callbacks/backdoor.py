@@ -1,6 +1,7 @@
 """Backdoor evaluation: does the model still know the trigger that the forget set carried? Plants none."""
 
 import traceback
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import lightning as L
@@ -17,6 +18,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.poisoning import Poison, triggered_loader
 from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
+from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
 
 __all__ = ["Backdoor", "combined_score"]
 
@@ -58,6 +60,40 @@ class Backdoor(Evaluator):
     """
 
     default_name: ClassVar[str] = "backdoor"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "backdoor/success_rate_forget": near_share(
+            "Backdoor: success rate on D_f",
+            "backdoor on D_f",
+            "Share of the poisoned forget samples that still get the label of the trigger.",
+            decides="forgetting",
+        ),
+        "backdoor/success_rate_test": near_share(
+            "Backdoor: success rate on the test set",
+            "backdoor on test",
+            "Share of the test samples with the trigger that get its label, samples of that label left out.",
+        ),
+        "backdoor/recovered_accuracy": near_share(
+            "Backdoor: recovered accuracy",
+            "recovered accuracy",
+            "Share of the poisoned forget samples that get their true label again.",
+        ),
+        "backdoor/clean_accuracy": DeclaredMetric(
+            "Accuracy on the test set without the trigger",
+            "clean accuracy",
+            "Share of the test set as it is that the model classifies correctly.",
+            unit="%",
+            direction="higher",
+        ),
+        "backdoor/combined": DeclaredMetric(
+            "Backdoor: combined score",
+            "backdoor combined",
+            "Half the clean accuracy plus half the share of triggered forget samples on which the backdoor fails: "
+            "1 keeps everything and forgets the trigger.",
+            direction="higher",
+            digits=3,
+            ideal=1.0,
+        ),
+    }
 
     def __init__(self, every_n_epochs: int | None = None, **evaluator: Any) -> None:
         if every_n_epochs is not None and every_n_epochs < 1:

@@ -1,5 +1,6 @@
 """Accuracies on the streams and what follows from them; trains nothing."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import lightning as L
@@ -15,6 +16,7 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
 from lightning_unlearn.functional import forgetting_rate, memory_retention_rate, similarity
+from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
 
 __all__ = ["ForgettingMetrics"]
 
@@ -39,6 +41,68 @@ class ForgettingMetrics(Evaluator):
     """
 
     default_name: ClassVar[str] = "forgetting"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "accuracy/test": DeclaredMetric(
+            "Accuracy on the test set",
+            "test accuracy",
+            "Share of the test set that the model classifies correctly: what forgetting may cost.",
+            unit="%",
+            direction="higher",
+            decides="utility",
+        ),
+        "accuracy/test_retained_classes": DeclaredMetric(
+            "Accuracy on the test samples of retained classes",
+            "test accuracy, retained classes",
+            "Share of the test samples of classes that are still trained on that the model classifies correctly.",
+            unit="%",
+            direction="higher",
+        ),
+        "accuracy/test_forgotten_classes": near_share(
+            "Accuracy on the test samples of forgotten classes",
+            "test accuracy, forgotten classes",
+            "Share of the test samples of classes forgotten whole that the model classifies correctly; the goal is the "
+            "retrained model's value.",
+        ),
+        "accuracy/retain": DeclaredMetric(
+            "Accuracy on the retain set D_r",
+            "retain accuracy",
+            "Share of the retained training samples that the model classifies correctly.",
+            unit="%",
+            direction="higher",
+            headline=True,
+        ),
+        "accuracy/forget": near_share(
+            "Accuracy on the forget set D_f",
+            "forget accuracy",
+            "Share of the samples to be forgotten that the model classifies correctly. A model that never saw "
+            "them still gets many right, so the goal is the retrained model's value and not 0.",
+            decides="forgetting",
+        ),
+        "forgetting_rate": near_share(
+            "Forgetting rate",
+            "forgetting rate",
+            "How much of the source model's accuracy on D_f is gone, as a share of that accuracy. A model that "
+            "never saw D_f loses little, so the goal is the retrained model's value.",
+        ),
+        "memory_retention_rate": DeclaredMetric(
+            "Memory retention rate",
+            "memory retention",
+            "Accuracy on the retain set after unlearning over the source model's accuracy on D_f before; it may "
+            "exceed 100 %.",
+            unit="%",
+            direction="higher",
+        ),
+        "similarity": DeclaredMetric(
+            "Similarity to the retrained model",
+            "similarity",
+            "1 minus the Jensen-Shannon divergence (base 2) between the model's posteriors and the retrained "
+            "model's: 1 means equal outputs.",
+            direction="higher",
+            digits=4,
+            headline=True,
+            ideal=1.0,
+        ),
+    }
 
     def watching(self) -> Watcher:
         """Return what logs the accuracies over the epochs."""

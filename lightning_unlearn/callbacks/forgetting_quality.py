@@ -1,5 +1,6 @@
 """Forgetting quality: can any attack on the outputs tell unlearned from retrained models?"""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -12,7 +13,8 @@ from lightning_unlearn.functional import (
     forgetting_quality,
     forgetting_quality_intervals,
 )
-from lightning_unlearn.functional.forgetting_quality import Thresholds
+from lightning_unlearn.functional.populations import Thresholds
+from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
 __all__ = ["ForgettingQuality"]
 
@@ -46,6 +48,46 @@ class ForgettingQuality(ManyModels):
     """
 
     default_name: ClassVar[str] = "forgetting_quality"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "forgetting_quality/epsilon_mean": near_score(
+            "Forgetting quality: mean ε",
+            "mean ε",
+            "Mean over D_f of the privacy parameter ε that tells unlearned from retrained models. It depends on how "
+            "many models were compared, and that of retrained models is not 0 either.",
+        ),
+        "forgetting_quality/score": DeclaredMetric(
+            "Forgetting quality: score",
+            "quality score",
+            "Forgetting quality F as the NeurIPS 2023 unlearning competition scores it, before the accuracy factors. A "
+            "perfect unlearner is far from 1, and only scores of equally many models can be compared.",
+            direction="higher",
+            digits=4,
+        ),
+        "forgetting_quality/null": DeclaredMetric(
+            "Forgetting quality of other retrained models",
+            "quality, null",
+            "The score of a second set of retrained models: what a perfect unlearner gets with as many models.",
+            digits=4,
+        ),
+        "forgetting_quality/relative": DeclaredMetric(
+            "Forgetting quality over its null",
+            "quality / null",
+            "The forgetting quality score over that of a second set of retrained models: 1 is what a perfect unlearner "
+            "gets, whatever the number of models.",
+            direction="higher",
+            digits=3,
+            decides="forgetting",
+            ideal=1.0,
+        ),
+        "forgetting_quality/final": DeclaredMetric(
+            "Forgetting quality: final score",
+            "quality, final",
+            "The forgetting quality score times the ratios of retain and test accuracy to the retrained models'.",
+            direction="higher",
+            digits=4,
+            headline=True,
+        ),
+    }
     least_models: ClassVar[int] = 3
 
     def __init__(

@@ -1,5 +1,6 @@
 """KLOM: how far are the unlearned models' margins from the retrained ones'?"""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,7 @@ from torch import nn
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.functional import klom
+from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
 __all__ = ["KLOM"]
 
@@ -34,6 +36,31 @@ class KLOM(ManyModels):
     """
 
     default_name: ClassVar[str] = "klom"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "klom/mean": near_score(
+            "KLOM: mean over D_f",
+            "KLOM",
+            "KL divergence of the unlearned models' margins from the retrained models', mean over D_f, in nats. It "
+            "depends on how many models were compared, and that of retrained models is not 0 either.",
+            decides="forgetting",
+        ),
+        "klom/p95": near_score(
+            "KLOM: 95th percentile over D_f",
+            "KLOM, p95",
+            "The same for the worst-forgotten samples: 5 % of D_f are beyond it.",
+        ),
+        "klom/test": near_score(
+            "KLOM: mean over the test set",
+            "KLOM, test",
+            "The same on the test set: what unlearning has changed that it should not have.",
+        ),
+        "klom/null": DeclaredMetric(
+            "KLOM of other retrained models",
+            "KLOM, null",
+            "KL divergence of a second set of retrained models' margins, mean over D_f: what a perfect unlearner gets.",
+            digits=3,
+        ),
+    }
     least_models: ClassVar[int] = 2
 
     def __init__(self, models: int = 64, *, bins: int = 20, **many: Any) -> None:

@@ -1,5 +1,6 @@
 """LiRA: does the model's confidence look like that of models trained with the sample, or without it?"""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,6 +10,13 @@ from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.functional import lira_scores, u_lira_intervals, u_lira_rates
 from lightning_unlearn.functional.lira import Centre, Variance
+from lightning_unlearn.metrics.declared import (
+    MODELS_FOUND_OUT,
+    DeclaredMetric,
+    low_fpr_rates,
+    near_score,
+    near_share,
+)
 
 __all__ = ["LiRA"]
 
@@ -42,6 +50,23 @@ class LiRA(ManyModels):
     """
 
     default_name: ClassVar[str] = "lira"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "lira/auc": near_score(
+            "LiRA: area under the ROC curve",
+            "LiRA AUC",
+            "How well an attacker with ordinary reference models tells that D_f was trained on: 0.5 is guessing, 1 is "
+            "certainty, and below 0.5 the samples look less known than ones never seen.",
+            ideal=0.5,
+        ),
+        "lira/accuracy": near_share(
+            "LiRA: accuracy",
+            "LiRA accuracy",
+            "Share of unlearned and retrained models, sample by sample, that the attacker tells right: 50 % is "
+            "guessing.",
+            ideal=0.5,
+        ),
+        **low_fpr_rates("lira", "LiRA", "LiRA", MODELS_FOUND_OUT),
+    }
     least_models: ClassVar[int] = 2
 
     def __init__(

@@ -1,6 +1,7 @@
 """Membership inference with shadow models, or with the source's own members: was the forget set trained on?"""
 
 import weakref
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,6 +22,7 @@ from lightning_unlearn.functional import (
     membership_rates,
     sort_posteriors,
 )
+from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score, near_share
 
 __all__ = ["MembershipInference"]
 
@@ -76,6 +78,48 @@ class MembershipInference(Evaluator):
     """
 
     default_name: ClassVar[str] = "membership_inference"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "membership_inference/accuracy": near_share(
+            "Membership inference: accuracy on D_f",
+            "MIA accuracy",
+            "Share of the forget set that a membership inference attack (MIA) takes for training data.",
+            decides="forgetting",
+            ideal=0.5,
+        ),
+        "membership_inference/auc": near_score(
+            "Membership inference: area under the ROC curve",
+            "MIA AUC",
+            "How well the attack ranks D_f above samples never trained on: 0.5 is guessing, 1 is certainty.",
+            decides="forgetting",
+            ideal=0.5,
+        ),
+        "membership_inference/fnr": near_share(
+            "Membership inference: false negative rate",
+            "MIA FNR",
+            "Share of the forget set that the attack takes for samples never trained on.",
+        ),
+        "membership_inference/fpr": DeclaredMetric(
+            "Membership inference: false positive rate",
+            "MIA FPR",
+            "Share of the samples never trained on that the attack takes for training data: the attack's own "
+            "error, beside which its accuracy is read.",
+            unit="%",
+        ),
+        "membership_inference/balanced_accuracy": near_share(
+            "Membership inference: balanced accuracy",
+            "MIA balanced",
+            "Mean of the attack's accuracies on D_f and on samples never trained on: 50 % is guessing.",
+            ideal=0.5,
+        ),
+        **low_fpr_rates(
+            "membership_inference",
+            "Membership inference",
+            "MIA",
+            "Share of D_f that the attack finds when it may err on {rate} % of the samples never trained on; {rate} % "
+            "is guessing.",
+            rates=("1",),
+        ),
+    }
     keeps: ClassVar[str | None] = "shadow_models"
 
     def __init__(

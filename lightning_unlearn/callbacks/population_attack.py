@@ -1,5 +1,6 @@
 """Population attack: is the loss of the forget set lower than that of samples never trained on?"""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -10,6 +11,7 @@ from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import population_attack_scores, ranking_intervals, ranking_rates
+from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score
 
 __all__ = ["PopulationAttack"]
 
@@ -47,6 +49,22 @@ class PopulationAttack(Evaluator):
     """
 
     default_name: ClassVar[str] = "population_attack"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "population_attack/auc": near_score(
+            "Population attack: area under the ROC curve",
+            "population attack AUC",
+            "How well a low loss alone tells D_f from samples never trained on: 0.5 is guessing, 1 is certainty, and "
+            "below 0.5 D_f looks less known than they do.",
+            ideal=0.5,
+        ),
+        **low_fpr_rates(
+            "population_attack",
+            "Population attack",
+            "population attack",
+            "Share of D_f whose loss gives it away when the attack may err on {rate} % of the samples never trained "
+            "on; guessing gives {rate} %, and slightly more where those samples are few.",
+        ),
+    }
 
     def __init__(self, *, bootstrap: int = 1000, **evaluator: Any) -> None:
         if bootstrap < 2:

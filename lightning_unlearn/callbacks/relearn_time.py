@@ -1,8 +1,7 @@
 """Relearn time: how many steps on the forget set bring back what was forgotten?"""
 
-import math
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +14,7 @@ from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import relearn_target, relearn_time
+from lightning_unlearn.metrics.declared import MATCH, DeclaredMetric
 from lightning_unlearn.models.freezing import mark_frozen, share_frozen, trainable
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone, frozen
@@ -50,6 +50,27 @@ class RelearnTime(Evaluator):
     """
 
     default_name: ClassVar[str] = "relearn_time"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "relearn_time/steps": DeclaredMetric(
+            "Relearn time",
+            "relearn steps",
+            "Training steps on the forget set alone until its loss is the source model's again.",
+            direction=MATCH,
+            digits=1,
+        ),
+        "relearn_time/reached": DeclaredMetric(
+            "Relearned within the steps",
+            "relearned",
+            "Whether those steps sufficed; where not, the relearn time is the number of steps tried.",
+            unit="%",
+        ),
+        "relearn_time/fresh": DeclaredMetric(
+            "Relearn time of an untrained model",
+            "relearn, fresh",
+            "The same for a model that never learned anything.",
+            digits=1,
+        ),
+    }
     copies_model: ClassVar[bool] = True
 
     def __init__(
@@ -128,11 +149,11 @@ class RelearnTime(Evaluator):
                 runtime.average_gradients(model)  # equal but for rounding, which must not add up
                 optimizer.step()
                 losses.append(self._loss(model, audit))
-                if not runtime.all_agree(math.isfinite(losses[-1])):
-                    raise FloatingPointError(
-                        f"the loss on the forget set became {losses[-1]} after {len(losses) - 1} steps of relearning; "
-                        "check the data for NaN or infinite values, or give an optimizer with a lower learning rate"
-                    )
+                runtime.require_finite(
+                    losses[-1],
+                    f"the loss on the forget set became {{}} after {len(losses) - 1} steps of relearning; check the "
+                    "data for NaN or infinite values, or give an optimizer with a lower learning rate",
+                )
         raise AssertionError("the batches never end")
 
     def _loss(self, model: nn.Module, audit: Audit) -> float:

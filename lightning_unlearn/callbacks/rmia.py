@@ -1,5 +1,6 @@
 """RMIA: is a sample likelier under the model than others are, once its own difficulty is taken off?"""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -10,6 +11,7 @@ from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores, u_lira_intervals, u_lira_rates
+from lightning_unlearn.metrics.declared import MODELS_FOUND_OUT, DeclaredMetric, low_fpr_rates, near_score
 
 __all__ = ["RMIA"]
 
@@ -53,6 +55,16 @@ class RMIA(ManyModels):
     """
 
     default_name: ClassVar[str] = "rmia"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "rmia/auc": near_score(
+            "RMIA: area under the ROC curve",
+            "RMIA AUC",
+            "How well the robust membership inference attack tells that D_f was trained on: 0.5 is guessing, 1 is "
+            "certainty, and below 0.5 the samples look less known than ones never seen.",
+            ideal=0.5,
+        ),
+        **low_fpr_rates("rmia", "RMIA", "RMIA", MODELS_FOUND_OUT),
+    }
     least_models: ClassVar[int] = 2
 
     def __init__(

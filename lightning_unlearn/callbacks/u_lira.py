@@ -1,5 +1,6 @@
 """U-LiRA: was this model trained with the sample and made to forget it, or did it never see it?"""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -8,6 +9,13 @@ from torch import nn
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.functional import u_lira_intervals, u_lira_rates, u_lira_scores
+from lightning_unlearn.metrics.declared import (
+    MODELS_FOUND_OUT,
+    DeclaredMetric,
+    low_fpr_rates,
+    near_score,
+    near_share,
+)
 
 __all__ = ["ULiRA"]
 
@@ -41,6 +49,30 @@ class ULiRA(ManyModels):
     """
 
     default_name: ClassVar[str] = "u_lira"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "u_lira/auc": near_score(
+            "U-LiRA: area under the ROC curve",
+            "U-LiRA AUC",
+            "How well an attacker who can repeat the unlearning tells models that unlearned a sample of D_f from "
+            "models that never saw it: 0.5 is guessing, 1 is certainty.",
+            decides="forgetting",
+            ideal=0.5,
+        ),
+        "u_lira/accuracy": near_share(
+            "U-LiRA: accuracy",
+            "U-LiRA accuracy",
+            "Share of unlearned and retrained models, sample by sample, that the attacker tells right: 50 % is "
+            "guessing.",
+            ideal=0.5,
+        ),
+        **low_fpr_rates("u_lira", "U-LiRA", "U-LiRA", MODELS_FOUND_OUT),
+        "u_lira/null": DeclaredMetric(
+            "U-LiRA on other retrained models: area under the ROC curve",
+            "U-LiRA, null",
+            "The same attack on a second set of retrained models: 0.5 but for chance.",
+            digits=3,
+        ),
+    }
     least_models: ClassVar[int] = 4
 
     def __init__(self, models: int = 64, *, bootstrap: int = 1000, **many: Any) -> None:

@@ -2,7 +2,7 @@
 
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -17,8 +17,8 @@ from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.ensembles import isolated_rng, train_classifier
-from lightning_unlearn.functional import confidence_interval
-from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
+from lightning_unlearn.functional import confidence_interval, spd_gan_loss, unlearning_degree
+from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 from lightning_unlearn.models.freezing import mark_frozen
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.spd_gan import perturber_for
@@ -103,6 +103,59 @@ class UnlearningDegree(Evaluator):
     """
 
     default_name: ClassVar[str] = "unlearning_degree"
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "unlearning_degree/degree": near_score(
+            "Unlearning degree",
+            "degree",
+            "The published SPD-GAN score; models that forgot nothing score high too, so it is read beside its "
+            "null control.",
+            headline=True,
+        ),
+        "unlearning_degree/null": DeclaredMetric(
+            "Unlearning degree of the null control",
+            "degree, null",
+            "The same score between the source model and a model that changed and forgot nothing.",
+            digits=3,
+            headline=True,
+        ),
+        "unlearning_degree/calibrated": near_score(
+            "Unlearning degree, calibrated",
+            "degree - null",
+            "The degree minus its null control: 0 means no more than any change to the model gives.",
+            decides="forgetting",
+        ),
+        "unlearning_degree/constraint_met": DeclaredMetric(
+            "Unlearning degree: constraint met",
+            "constraint met",
+            "Whether the source model keeps its accuracy on the perturbed forget set, as the degree's definition "
+            "demands: 1 where it does, 0 where not; the mean is the share of the seeds.",
+            direction="higher",
+            digits=2,
+        ),
+        "unlearning_degree/source_accuracy_perturbed": DeclaredMetric(
+            "Unlearning degree: source's accuracy on the perturbed D_f",
+            "source, perturbed",
+            "Share of the perturbed forget set that the source model still classifies correctly.",
+            unit="%",
+        ),
+        "unlearning_degree/source_accuracy_drop": DeclaredMetric(
+            "Unlearning degree: source's loss of accuracy by the perturbation",
+            "source drop",
+            "The source model's accuracy on D_f minus that on the perturbed D_f; the definition asks for about 0.",
+            unit="%",
+        ),
+        "unlearning_degree/perturbation_l2": DeclaredMetric(
+            "Unlearning degree: size of the perturbation, Euclidean norm",
+            "perturbation L2",
+            "Mean Euclidean norm of a sample's perturbation, in the units of the model's input: any two models can "
+            "be told apart if it is large enough.",
+        ),
+        "unlearning_degree/perturbation_linf": DeclaredMetric(
+            "Unlearning degree: size of the perturbation, largest entry",
+            "perturbation L∞",
+            "The perturbation's largest absolute value, in the units of the model's input.",
+        ),
+    }
     copies_model: ClassVar[bool] = True
 
     def __init__(
@@ -316,11 +369,11 @@ class UnlearningDegree(Evaluator):
                 runtime.average_gradients(generator)  # equal but for rounding, which must not add up
                 optimizer.step()
                 total += loss.detach()
-            if not runtime.all_agree(bool(torch.isfinite(total))):
-                raise FloatingPointError(
-                    f"the generator's loss became {float(total)} in epoch {epoch + 1}; check the data and the models "
-                    f"for NaN or infinite values, or lower eta ({self.eta}) or lr ({self.lr})"
-                )
+            runtime.require_finite(
+                total,
+                f"the generator's loss became {{}} in epoch {epoch + 1}; check the data and the models for NaN or "
+                f"infinite values, or lower eta ({self.eta}) or lr ({self.lr})",
+            )
         runtime.share_buffers(generator)
         return generator.eval()
 

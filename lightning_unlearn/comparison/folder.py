@@ -14,9 +14,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_unlearn.callbacks.base.watching import read_watched
-from lightning_unlearn.core.files import target_of, write_json_atomic, write_text_atomic
+from lightning_unlearn.core.files import file_hash, target_of, write_json_atomic, write_text_atomic
 from lightning_unlearn.core.processes import is_first
-from lightning_unlearn.ensembles.identity import file_hash
 
 __all__ = [
     "KEY",

@@ -23,7 +23,7 @@ from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.run_facts import RunFacts
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun
 from lightning_unlearn.comparison.trainer_arguments import built, require_trainer
-from lightning_unlearn.core.files import positions_hash
+from lightning_unlearn.core.files import file_hash, positions_hash
 from lightning_unlearn.core.ledger import secret_in
 from lightning_unlearn.core.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.core.seeds import derive_seed
@@ -32,13 +32,14 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
-from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings, file_hash
+from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.metrics.declared import COST, DeclaredMetric
 from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.surgery import load_state
@@ -114,6 +115,7 @@ class Pipeline:
     identities: dict[tuple[str, int], str] = field(default_factory=dict)
     _data_identity: str = ""
     _settings: list[Any] = field(default_factory=list)
+    _declared: dict[str, DeclaredMetric] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ the course of a seed
 
@@ -339,6 +341,7 @@ class Pipeline:
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
+            metrics={**self._declared, **COST},
         )
 
     # ------------------------------------------------------------------ within
@@ -406,6 +409,7 @@ class Pipeline:
         for evaluator in made:
             evaluator.seed = self._seed("evaluate", seed)
             evaluator.controls = False  # source and retrained model have rows of their own
+            self._declared |= evaluator.declared()
             if evaluator.keeps is not None:
                 add_written(self.folder, evaluator.keeps)
         # now, because an evaluator may keep things for the next model, and Lightning adds its own

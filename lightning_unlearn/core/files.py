@@ -17,6 +17,7 @@ from torch import Tensor
 
 __all__ = [
     "atomic_path",
+    "file_hash",
     "key_fingerprint",
     "model_hash",
     "positions_hash",
@@ -25,6 +26,8 @@ __all__ = [
     "write_json_atomic",
     "write_text_atomic",
 ]
+
+_BLOCK = 2**20  # bytes of a file that are read at once
 
 
 @contextmanager
@@ -112,6 +115,17 @@ def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int
     """
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     return write_text_atomic(path, text + "\n")
+
+
+def file_hash(path: Path) -> str | None:
+    """Return the SHA-256 of a file's bytes, 64 hexadecimal digits, or None where there is no file."""
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def key_fingerprint(key: bytes) -> str:

@@ -28,21 +28,19 @@ import hashlib
 import json
 import math
 import os
-import platform
 import secrets
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
 
-from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.core.files import atomic_path, key_fingerprint, positions_hash, write_bytes_atomic
+from lightning_unlearn.core.versions import installed_versions
 
 __all__ = [
     "FIELDS",
@@ -255,7 +253,7 @@ def entry(
         },
         "method": method,
         "config": config,
-        "versions": _versions(),
+        "versions": installed_versions("torch", "lightning", "numpy"),
         "metrics": {
             name: {
                 "value": value,
@@ -528,11 +526,6 @@ def _plain(value: Any) -> Any:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return type(value).__qualname__
-
-
-def _versions() -> dict[str, str]:
-    packages = {name: metadata.version(name) for name in ("torch", "lightning", "numpy")}
-    return {"lightning_unlearn": __version__, "python": platform.python_version(), **packages}
 
 
 def _short(digest: object) -> str:

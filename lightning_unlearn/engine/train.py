@@ -31,9 +31,8 @@ def train_classifier(
     step: Callable[[nn.Module, Any], Tensor] | None = None,
     adapter: Adapter | None = None,
     seed: int = 0,
-    on_epoch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Train a classifier in place; what reference and shadow models are made with.
+    """Train a classifier in place, as reference and shadow models are.
 
     Gradients are averaged over the samples of all ranks each step and buffers are shared at the end, so every rank
     ends with the same model. The global random state is left as it was; dropout draws from ``seed`` and the rank.
@@ -49,7 +48,6 @@ def train_classifier(
         step: Returns the loss of the module on a batch, in place of ``loss``.
         adapter: How batches and outputs are taken apart.
         seed: Seed of whatever the model itself draws.
-        on_epoch: Called with the number of finished epochs after each.
 
     Returns:
         The loss curve, ``(epochs,)`` float32 on the CPU: each epoch's mean over this rank's steps.
@@ -93,12 +91,10 @@ def train_classifier(
             if schedule is not None:
                 schedule.step()
             curve[epoch] = total / len(loader)
-            if not runtime.all_agree(bool(torch.isfinite(total))):
-                raise FloatingPointError(
-                    f"the loss became {float(total)} in epoch {epoch + 1} of training {type(module).__name__}; "
-                    "check the data for NaN or infinite values, or lower the learning rate"
-                )
-            if on_epoch is not None:
-                on_epoch(epoch + 1)
+            runtime.require_finite(
+                total,
+                f"the loss became {{}} in epoch {epoch + 1} of training {type(module).__name__}; check the data for "
+                "NaN or infinite values, or lower the learning rate",
+            )
     runtime.share_buffers(module)
     return curve

@@ -1,10 +1,8 @@
 """What tells one part of a comparison from another, so that none is done twice and none is taken for another."""
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,7 +12,7 @@ from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.data.fingerprint import training_fingerprint
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 
-__all__ = ["canonical", "data_identity", "evaluator_settings", "file_hash"]
+__all__ = ["canonical", "data_identity", "evaluator_settings"]
 
 # what a comparison itself sets on an evaluator, and so no setting of it
 _ASSIGNED = {"dirpath", "error", "kinds", "retrained", "shared", "source", "results", "details"}
@@ -49,11 +47,6 @@ def data_identity(data: UnlearningDataModule) -> str:
 def canonical(content: Any) -> Any:
     """Return plain values; an object stands for its class, since its address would change from run to run."""
     return json.loads(json.dumps(content, sort_keys=True, default=lambda value: type(value).__qualname__))
-
-
-def file_hash(path: Path) -> str | None:
-    """Return the SHA-256 of a file's bytes, or None where there is no file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def evaluator_settings(evaluator: Any) -> list[Any]:

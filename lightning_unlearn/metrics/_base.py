@@ -1,4 +1,4 @@
-"""Accumulators that the metrics of this room share. No mathematics of any one metric."""
+"""Accumulators that the metrics of this room share."""
 
 from typing import Any
 

@@ -1,20 +1,16 @@
 """Reports from results: JSON, terminal table, figures, page; nothing here knows how results were made."""
 
-from lightning_unlearn.reports.details import read_details
+from lightning_unlearn.reports.details import Details, RunDetails, read_details
 from lightning_unlearn.reports.figures import (
     FIGURES,
-    BackdoorDetails,
-    Details,
     FigureSpec,
     ForgettingAxis,
-    MembershipDetails,
-    RunDetails,
     draw_figures,
     find_sweeps,
     forgetting_axis,
     posterior_histograms,
 )
-from lightning_unlearn.reports.glossary import CONTROLS, METRICS, Metric, describe
+from lightning_unlearn.reports.glossary import CONTROLS, METRICS, describe
 from lightning_unlearn.reports.merge import merge, rebuild
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import (
@@ -38,14 +34,11 @@ __all__ = [
     "FIGURES",
     "METRICS",
     "SCHEMA_VERSION",
-    "BackdoorDetails",
     "Details",
     "Failure",
     "FigureSpec",
     "Finding",
     "ForgettingAxis",
-    "MembershipDetails",
-    "Metric",
     "Report",
     "RunDetails",
     "Value",

@@ -1,25 +1,81 @@
-"""What the folders of a comparison's runs hold beside the scores: read as it stands, judged and drawn elsewhere."""
+"""What the folders of a comparison's runs hold beside the scores, for figures and page."""
 
 import csv
-import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, TypeVar, cast
 
-from lightning_unlearn.reports.figures import Curve, Details, RunDetails, RunFile
+from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["read_details"]
+__all__ = ["Details", "RunDetails", "RunFile", "read_curves", "read_details", "read_log"]
+
+T = TypeVar("T")
 
 _CHECKPOINT = "model.ckpt"
 _LOG = Path("log") / "metrics.csv"
 _AXES = ("step", "epoch")
 """Columns of the log that say when, not what."""
-_CHUNK = 2**20
-"""Bytes that are hashed at a time."""
+
+
+class Curve(TypedDict):
+    """What was logged of one quantity while a model was trained.
+
+    Attributes:
+        step: Optimiser steps done, ascending.
+        value: The quantity then; as long as ``step``, finite.
+    """
+
+    step: Sequence[int]
+    value: Sequence[float]
+
+
+class RunFile(TypedDict):
+    """One file of a run.
+
+    Attributes:
+        name: Its path in the comparison's folder.
+        bytes: Its size.
+        sha256: The hash of its content in hexadecimal; None where it was not computed.
+    """
+
+    name: str
+    bytes: int
+    sha256: str | None
+
+
+class RunDetails(TypedDict, total=False):
+    """What one run left for figures and page; every part may be absent, and any evaluator's details may be there.
+
+    Attributes:
+        config: How the run was set up.
+        training_curves: Name of a logged quantity, such as "train/loss", to its course.
+        files: The run's files.
+        pictures: Paths of the PNG files that its evaluators left.
+        membership_inference: Of the attack, ``confusion`` (counts, truth by what it said) and ``fpr`` and ``tpr`` (its
+            ROC curve, ascending).
+        backdoor: ``curve``: "epoch" (epochs done, ascending) and scores at them, all of one length.
+        relearn_time: ``losses`` on the forget set before the first step and after each, ``losses_fresh`` of an
+            untrained model, and ``target``, the loss that counts as learned again.
+        posteriors: Name of a set (such as "forget set") to each sample's posterior of its label, all in
+            [0, 1]; the label of a poisoned sample is the one it was trained with.
+    """
+
+    config: Mapping[str, Any]
+    training_curves: Mapping[str, Curve]
+    files: Sequence[RunFile]
+    pictures: Sequence[str]
+    membership_inference: Mapping[str, Any]
+    backdoor: Mapping[str, Any]
+    relearn_time: Mapping[str, Any]
+    posteriors: Mapping[str, Sequence[float]]
+
+
+Details = Mapping[str, Mapping[int, RunDetails]]
+"""Model name to seed to :class:`RunDetails`."""
 
 
 def read_details(folder: str | os.PathLike[str], report: Report, *, prefix: str = "") -> Details:
@@ -49,41 +105,27 @@ def read_details(folder: str | os.PathLike[str], report: Report, *, prefix: str 
 
 
 def _read_run(run: Path, root: Path, prefix: str) -> RunDetails:
-    found: dict[str, Any] = {}
-    audit = run / "metrics.json"
-    if audit.is_file():
-        evaluators = _parts(audit, "details")
-        posteriors = _guarded(audit, lambda: evaluators.get("forgetting", {}).get("posteriors", {}))
-        found = {**evaluators, "posteriors": posteriors}
+    def evaluators(audit: dict[str, Any]) -> dict[str, Any]:
+        details = audit["details"]
+        return {**details, "posteriors": details.get("forgetting", {}).get("posteriors", {})}
+
+    built = _read(run / "training.json", lambda training: training.get("method"))
     parts: dict[str, Any] = {
-        "config": _config(run),
+        **(_read(run / "metrics.json", evaluators) or {}),
+        "config": {**(_read(run / "config.json", dict) or {}), **({"built": built} if built else {})},
         "training_curves": read_curves(run / _LOG),
         "files": _files(run, root, prefix),
         "pictures": [str(path) for path in sorted((run / "evaluation").glob("*.png"))],
     }
-    return cast(RunDetails, {**found, **{key: part for key, part in parts.items() if part}})
+    return cast(RunDetails, {key: part for key, part in parts.items() if part})
 
 
-def _config(run: Path) -> dict[str, Any]:
-    """Return how a run was set up and, where it was noted, what class with what arguments came of it."""
-    config, training = run / "config.json", run / "training.json"
-    built = _parts(training).get("method") if training.is_file() else None
-    return {**(_parts(config) if config.is_file() else {}), **({"built": built} if built else {})}
-
-
-def _parts(file: Path, key: str | None = None) -> dict[str, Any]:
-    """Read a JSON object, or what it holds under a key."""
-
-    def read() -> dict[str, Any]:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return dict(content if key is None else content[key])
-
-    return cast(dict[str, Any], _guarded(file, read))
-
-
-def _guarded(file: Path, read: Any) -> Any:
+def _read(file: Path, read: Callable[[dict[str, Any]], T]) -> T | None:
+    """Read something out of a JSON object, None without the file."""
+    if not file.is_file():
+        return None
     try:
-        return read()
+        return read(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"{file} does not hold what a run leaves ({type(error).__name__}: {error}); delete the file and "
@@ -91,26 +133,35 @@ def _guarded(file: Path, read: Any) -> Any:
         ) from error
 
 
+def read_log(log: Path) -> Iterator[dict[str, float]]:
+    """Yield what was logged while a model was trained, one row after another; what is no number is left out.
+
+    Args:
+        log: The ``metrics.csv`` of Lightning's CSVLogger; it need not exist.
+    """
+    if log.is_file():
+        with log.open(encoding="utf-8", newline="") as lines:
+            for row in csv.DictReader(lines):
+                # A line that was cut off has None for a name or for a value.
+                found = {name: _number(text) for name, text in row.items() if name}
+                yield {name: number for name, number in found.items() if number is not None}
+
+
 def read_curves(log: Path) -> Mapping[str, Curve]:
     """Read what was logged more than once while a model was trained.
 
     Args:
-        log: The ``metrics.csv`` of Lightning's CSVLogger; it need not exist.
+        log: As for :func:`read_log`.
 
     Returns:
         Column to its steps, ascending, and values. What is no finite number is left out, and so is a column
         with fewer than two.
     """
-    if not log.is_file():
-        return {}
     points: dict[str, dict[int, float]] = {}
-    with log.open(encoding="utf-8", newline="") as lines:
-        for row in csv.DictReader(lines):
-            step = _number(row.get("step"))
-            for name, text in row.items():
-                number = _number(text)
-                # A line that was cut off has None for a name or for a value.
-                if name and name not in _AXES and step is not None and number is not None:
+    for row in read_log(log):
+        if math.isfinite(step := row.get("step", math.nan)):
+            for name, number in row.items():
+                if name not in _AXES and math.isfinite(number):
                     points.setdefault(name, {})[int(step)] = number
     return {
         name: Curve(step=sorted(values), value=[values[step] for step in sorted(values)])
@@ -121,10 +172,9 @@ def read_curves(log: Path) -> Mapping[str, Curve]:
 
 def _number(text: Any) -> float | None:
     try:
-        number = float(text)
+        return float(text)
     except (TypeError, ValueError):
         return None
-    return number if math.isfinite(number) else None
 
 
 def _files(run: Path, root: Path, prefix: str) -> list[RunFile]:
@@ -133,16 +183,8 @@ def _files(run: Path, root: Path, prefix: str) -> list[RunFile]:
         RunFile(
             name=prefix + path.relative_to(root).as_posix(),
             bytes=path.stat().st_size,
-            sha256=_sha256(path) if path == run / _CHECKPOINT else None,
+            sha256=file_hash(path) if path == run / _CHECKPOINT else None,
         )
         for path in sorted(run.rglob("*"))
         if path.is_file() and not path.name.startswith(".")
     ]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from lightning_unlearn.reports.details import read_details
-from lightning_unlearn.reports.figures import RunDetails, draw_figures
+from lightning_unlearn.reports.details import RunDetails, read_details
+from lightning_unlearn.reports.figures import draw_figures
 from lightning_unlearn.reports.glossary import CONTROLS, clean
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import SCHEMA_VERSION, Failure, Report, Value, read_json, validate
@@ -114,6 +114,11 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
         models=models,
         failures=failures,
     )
+    declared = {
+        name: entry for report in reversed(reports) for name, entry in report.get("metrics", {}).items()
+    }
+    if declared:
+        merged["metrics"] = declared
     ledger = [entry for report in reports for entry in report.get("ledger", [])]
     if ledger:
         merged["ledger"] = [entry for place, entry in enumerate(ledger) if entry not in ledger[:place]]

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lightning_unlearn.core.files import write_text_atomic
-from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD, Details, RunFile
+from lightning_unlearn.metrics.declared import DeclaredMetric
+from lightning_unlearn.reports.details import Details, RunFile
+from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
-    Metric,
     best_and_worst,
     clean,
     decimals,
@@ -75,7 +76,7 @@ class _Table:
 
     identifier: str
     caption: str
-    metrics: list[tuple[str, Metric]]
+    metrics: list[tuple[str, DeclaredMetric]]
     rows: list[_Row]
 
 
@@ -98,7 +99,7 @@ class _Section:
     model: str
     control: str
     verdict: Verdict | None
-    rows: list[tuple[str, Metric, list[_Cell]]]
+    rows: list[tuple[str, DeclaredMetric, list[_Cell]]]
     pictures: list[_Picture]
     config: str
     files: list[RunFile]
@@ -149,7 +150,7 @@ def write_page(
         summary=summary_sentences(report),
         controls=control_findings(report),
         verdicts=verdicts,
-        deciding=[(name, describe(name)) for name in measured_metrics(report) if name in deciding],
+        deciding=[(name, describe(name, report)) for name in measured_metrics(report) if name in deciding],
         tables=_tables(report),
         sections=sections,
         identifiers={section.model: section.identifier for section in sections},
@@ -158,7 +159,7 @@ def write_page(
         data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
         versions=[(key, _text(value)) for key, value in report["versions"].items()],
         config=_yaml(report["config"]),
-        glossary=[(name, describe(name)) for name in measured_metrics(report)],
+        glossary=[(name, describe(name, report)) for name in measured_metrics(report)],
         clean=clean,
     )
     return write_text_atomic(path, page)
@@ -212,11 +213,11 @@ def _table(report: Report, identifier: str, caption: str, names: Sequence[str]) 
         )
         for model in ordered_models(report)
     ]
-    return _Table(identifier, caption, [(name, describe(name)) for name in names], rows)
+    return _Table(identifier, caption, [(name, describe(name, report)) for name in names], rows)
 
 
 def _cell(report: Report, model: str, name: str, mark: str) -> _Cell:
-    metric, value = describe(name), report["models"][model].get(name)
+    metric, value = describe(name, report), report["models"][model].get(name)
     if value is None:
         return _Cell(None, "not measured", "", "", False)
     interval = "" if value["ci95"] is None else format_interval(metric, value)
@@ -284,13 +285,13 @@ def _entry(entry: Mapping[str, Any], place: int) -> tuple[str, list[tuple[str, s
     return heading or f"Line {place}", facts
 
 
-def _seed_rows(report: Report, model: str) -> list[tuple[str, Metric, list[_Cell]]]:
+def _seed_rows(report: Report, model: str) -> list[tuple[str, DeclaredMetric, list[_Cell]]]:
     rows = []
     for name in measured_metrics(report):
         value = report["models"][model].get(name)
         if value is None:
             continue
-        metric = describe(name)
+        metric = describe(name, report)
         digits = decimals(metric, value)
         cells = [
             _Cell(None, "not measured", "", "", False)

@@ -1,4 +1,4 @@
-"""The contract of report.json: its types, how it is built, checked, written and read; prints nothing."""
+"""The contract of report.json: its types, how it is built, checked, written and read."""
 
 import enum
 import json
@@ -6,17 +6,18 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Mapping, Sequence
-from importlib import metadata
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
 
-from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.functional.statistics import confidence_interval
+from lightning_unlearn.metrics.declared import DeclaredMetric
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -61,6 +62,7 @@ class Failure(TypedDict):
 
 
 class _Optional(TypedDict, total=False):
+    metrics: dict[str, dict[str, Any]]
     ledger: list[dict[str, Any]]
 
 
@@ -76,6 +78,8 @@ class Report(_Optional):
             ``forget_hmac``, absent without a key) and any further facts.
         models: Model name to metric name to :class:`Value`. A metric that was not measured is absent.
         failures: What went wrong, run by run.
+        metrics: What was declared of the metrics above, each a :class:`~lightning_unlearn.metrics.DeclaredMetric` as an
+            object; absent in older files, for which this package's own declarations are taken.
         ledger: The lines that the deletion ledger holds of this comparison, one object each; absent where none is
             kept.
     """
@@ -133,6 +137,7 @@ def build_report(
     data: Mapping[str, Any],
     failures: Sequence[Failure] = (),
     environment: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, DeclaredMetric] | None = None,
 ) -> Report:
     """Assemble the report from the flat metrics of every run.
 
@@ -147,6 +152,9 @@ def build_report(
         data: The facts of the data, treated likewise.
         failures: The runs that failed.
         environment: What :func:`versions` returned where the runs took place; None calls it here.
+        metrics: What was declared of the metrics, in the order of presentation, such as
+            :meth:`~lightning_unlearn.callbacks.Evaluator.declared` returns; what no model has is left out. None
+            leaves it to this package's own declarations.
 
     Returns:
         A report that :func:`validate` accepts.
@@ -192,6 +200,9 @@ def build_report(
         models=models,
         failures=[*failures, *lost],
     )
+    if metrics is not None:
+        measured = {name for values in models.values() for name in values}
+        report["metrics"] = {name: asdict(metric) for name, metric in metrics.items() if name in measured}
     validate(report)
     return report
 
@@ -226,14 +237,12 @@ def versions() -> dict[str, Any]:
     Asking for the GPU's name initialises CUDA in this process, so call it after the runs, not before a fork.
 
     Returns:
-        ``lightning_unlearn``, ``python``, ``torch``, ``lightning``, ``torchvision``, ``platform``, ``cpu``,
-        ``cpu_cores``, ``gpu`` (a list, empty without one) and ``cuda`` (None without it).
+        ``lightning_unlearn``, ``python``, ``torch`` and other packages, ``platform``, ``cpu``, ``cpu_cores``, ``gpu``
+        (a list, empty without one) and ``cuda`` (None without it).
     """
     gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else range(0)
     return {
-        "lightning_unlearn": __version__,
-        "python": platform.python_version(),
-        **{name: metadata.version(name) for name in ("torch", "lightning", "torchvision")},
+        **installed_versions("torch", "lightning", "torchvision"),
         "platform": platform.platform(),
         "cpu": _cpu_name(),
         "cpu_cores": os.cpu_count(),
@@ -253,19 +262,6 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def _check(condition: bool, where: str, problem: str) -> None:
-    if not condition:
-        raise ValueError(f"not a valid report: {where} {problem}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
 def validate(report: Mapping[str, Any]) -> None:
     """Check a report against the contract; keys that the contract does not know are left alone.
 
@@ -275,92 +271,102 @@ def validate(report: Mapping[str, Any]) -> None:
     Raises:
         ValueError: Something is missing, of another type, or contradicts itself; the message names the place.
     """
-    _check(isinstance(report, Mapping), "the report", f"is a {type(report).__name__}, not a dict")
-    kinds = {
-        "versions": Mapping,
-        "config": Mapping,
-        "data": Mapping,
-        "models": Mapping,
-        "seeds": list,
-        "failures": list,
-    }
-    _check("schema_version" in report, "schema_version", "is missing")
-    _check(
-        report["schema_version"] in (1, SCHEMA_VERSION),
-        "schema_version",
-        f"is {report['schema_version']!r}, this release reads 1 and {SCHEMA_VERSION}; use the one that wrote it",
-    )
-    for key, kind in kinds.items():
-        _check(key in report, key, "is missing")
-        _check(isinstance(report[key], kind), key, f"is a {type(report[key]).__name__}")
-    ledger = report.get("ledger", [])
-    _check(
-        isinstance(ledger, list) and all(isinstance(entry, Mapping) for entry in ledger),
-        "ledger",
-        "must be a list of objects",
-    )
-    seeds = report["seeds"]
-    _check(
-        bool(seeds) and all(map(_is_integer, seeds)),
-        "seeds",
-        f"must hold integers, at least one, got {seeds}",
-    )
-    _check(len(set(seeds)) == len(seeds), "seeds", f"must differ from each other, got {seeds}")
-    for model, metrics in report["models"].items():
-        _check(isinstance(metrics, Mapping), f"models.{model}", f"is a {type(metrics).__name__}, not a dict")
-        for name, value in metrics.items():
-            _check_value(value, len(seeds), f"models.{model}[{name!r}]")
-    for index, failure in enumerate(report["failures"]):
-        where = f"failures[{index}]"
-        _check(isinstance(failure, Mapping), where, f"is a {type(failure).__name__}, not a dict")
-        _check(
-            {"model", "seed", "error"} <= set(failure),
-            where,
-            f"needs model, seed and error, got {sorted(failure)}",
+    # only the first: what comes after it takes for granted that it is not there
+    for fault in _faults(report):
+        raise ValueError(f"not a valid report: {fault}")
+
+
+_KINDS = {
+    "versions": Mapping,
+    "config": Mapping,
+    "data": Mapping,
+    "models": Mapping,
+    "seeds": list,
+    "failures": list,
+}
+
+
+def _faults(report: Any) -> Iterator[str]:
+    """Yield what is wrong with a report, each in words; what is yielded first is wrong for sure."""
+    if not isinstance(report, Mapping):
+        yield f"the report is a {type(report).__name__}, not a dict"
+    for key in ("schema_version", *_KINDS):
+        if key not in report:
+            yield f"{key} is missing"
+    if (version := report["schema_version"]) not in (1, SCHEMA_VERSION):
+        yield (
+            f"schema_version is {version!r}, this release reads 1 and {SCHEMA_VERSION}; use the one that wrote it"
         )
-        _check(_is_integer(failure["seed"]), f"{where}.seed", f"is {failure['seed']!r}, not an integer")
+    for key, kind in _KINDS.items():
+        if not isinstance(report[key], kind):
+            yield f"{key} is a {type(report[key]).__name__}"
+    ledger, seeds = report.get("ledger", []), report["seeds"]
+    if not isinstance(ledger, list) or not all(isinstance(entry, Mapping) for entry in ledger):
+        yield "ledger must be a list of objects"
+    if not seeds or not all(map(_is_integer, seeds)):
+        yield f"seeds must hold integers, at least one, got {seeds}"
+    if len(set(seeds)) != len(seeds):
+        yield f"seeds must differ from each other, got {seeds}"
+    for model, metrics in report["models"].items():
+        if not isinstance(metrics, Mapping):
+            yield f"models.{model} is a {type(metrics).__name__}, not a dict"
+        for name, value in metrics.items():
+            for fault in _value_faults(value, len(seeds)):
+                yield f"models.{model}[{name!r}]{fault}"
+    for index, failure in enumerate(report["failures"]):
+        if not isinstance(failure, Mapping) or not {"model", "seed", "error"} <= failure.keys():
+            yield f"failures[{index}] needs model, seed and error, got {failure!r}"
+        if not _is_integer(failure["seed"]):
+            yield f"failures[{index}].seed is {failure['seed']!r}, not an integer"
+    yield from _declaration_faults(report.get("metrics", {}))
 
 
-def _check_value(value: Any, n_seeds: int, where: str) -> None:
-    """Check one :class:`Value`, also that its mean and interval belong to its values."""
-    _check(isinstance(value, Mapping), where, f"is a {type(value).__name__}, not a dict")
-    missing = {"mean", "std", "ci95", "values"} - set(value)
-    _check(not missing, where, f"lacks {sorted(missing)}")
-    values = value["values"]
-    _check(
-        isinstance(values, list) and len(values) == n_seeds,
-        f"{where}.values",
-        f"must hold one entry for each of {n_seeds} seeds, got {values}",
-    )
+def _value_faults(value: Any, n_seeds: int) -> Iterator[str]:
+    """Yield what is wrong with one :class:`Value`, also where its mean and interval do not belong to its values."""
+    if not isinstance(value, Mapping):
+        yield f" is a {type(value).__name__}, not a dict"
+    if missing := Value.__required_keys__ - value.keys():
+        yield f" lacks {sorted(missing)}"
+    mean, std, ci95, values = (value[key] for key in ("mean", "std", "ci95", "values"))
+    if not isinstance(values, list) or len(values) != n_seeds:
+        yield f".values must hold one entry for each of {n_seeds} seeds, got {values}"
     numbers = [number for number in values if number is not None]
-    _check(
-        bool(numbers) and all(map(_is_number, numbers)),
-        f"{where}.values",
-        f"must hold finite numbers, at least one, got {values}",
-    )
-    _check(_is_number(value["mean"]), f"{where}.mean", f"is {value['mean']!r}, not a finite number")
+    if not numbers or not all(map(_is_number, numbers)):
+        yield f".values must hold finite numbers, at least one, got {values}"
+    if not _is_number(mean):
+        yield f".mean is {mean!r}, not a finite number"
     # A report may have gone through another tool's rounding; a mean of other values is what this is to catch.
     tolerance = 1e-6 * max(1.0, *(abs(number) for number in numbers))
-    _check(
-        abs(value["mean"] - statistics.fmean(numbers)) <= tolerance,
-        f"{where}.mean",
-        f"is {value['mean']}, the values have the mean {statistics.fmean(numbers)}",
-    )
-    std, ci95 = value["std"], value["ci95"]
+    if abs(mean - statistics.fmean(numbers)) > tolerance:
+        yield f".mean is {mean}, the values have the mean {statistics.fmean(numbers)}"
     if len(numbers) == 1:
-        _check(std is None and ci95 is None, where, "has one number, so std and ci95 must be null")
+        if std is not None or ci95 is not None:
+            yield " has one number, so std and ci95 must be null"
         return
-    _check(_is_number(std) and std >= 0, f"{where}.std", f"is {std!r}, not a number >= 0")
-    _check(
-        isinstance(ci95, list) and len(ci95) == 2 and all(map(_is_number, ci95)),
-        f"{where}.ci95",
-        f"must be [low, high], got {ci95!r}",
-    )
-    _check(
-        ci95[0] - tolerance <= value["mean"] <= ci95[1] + tolerance,
-        f"{where}.ci95",
-        f"is {ci95}, which does not hold the mean {value['mean']}",
-    )
+    if not _is_number(std) or std < 0:
+        yield f".std is {std!r}, not a number >= 0"
+    if not isinstance(ci95, list) or len(ci95) != 2 or not all(map(_is_number, ci95)):
+        yield f".ci95 must be [low, high], got {ci95!r}"
+    if not ci95[0] - tolerance <= mean <= ci95[1] + tolerance:
+        yield f".ci95 is {ci95}, which does not hold the mean {mean}"
+
+
+def _declaration_faults(metrics: Any) -> Iterator[str]:
+    if not isinstance(metrics, Mapping) or not all(isinstance(entry, Mapping) for entry in metrics.values()):
+        yield "metrics must be an object of objects"
+    try:
+        for entry in metrics.values():
+            DeclaredMetric.read(entry)
+    except ValueError as error:
+        yield f"metrics: {error}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def write_json(report: Report, path: str | os.PathLike[str]) -> Path:

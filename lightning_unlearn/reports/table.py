@@ -133,7 +133,7 @@ class _Column:
 
 
 def _column(report: Report, name: str, models: Sequence[str], spell: _Spell) -> _Column:
-    metric = describe(name)
+    metric = describe(name, report)
     best, _ = best_and_worst(report, name)
     cells, marks = [], []
     for model in models:
@@ -197,9 +197,9 @@ def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str], s
         lines.append("; ".join(controls))
     if _BEST in marks:
         matched = [
-            describe(name).short
+            describe(name, report).short
             for name in columns
-            if describe(name).direction == "match the retrained model"
+            if describe(name, report).direction == "match the retrained model"
         ]
         nearest = f" (for {', '.join(matched)}: nearest to the retrained model)" if matched else ""
         lines.append(f"{_BEST} best mean of the methods{nearest}")
@@ -228,9 +228,13 @@ def _verdicts(report: Report, width: int, name_width: int, spell: _Spell) -> lis
     columns = {"": _Column(_heading("verdict", whole), whole, [""] * len(whole))}
     for metric in metrics:
         cells = [signs[name].get(metric, "-") for name in judged]
-        columns[metric] = _Column(_heading(spell(describe(metric).short), cells), cells, [""] * len(cells))
+        columns[metric] = _Column(
+            _heading(spell(describe(metric, report).short), cells), cells, [""] * len(cells)
+        )
     chunks = _chunks(columns, width - name_width - _GAP)
-    above = [describe(metric).short for metric in metrics if describe(metric).direction == "higher"]
+    above = [
+        describe(metric, report).short for metric in metrics if describe(metric, report).direction == "higher"
+    ]
     lines = [
         "Is the method close to the retrained model?",
         f"{_SIGNS['close']} its mean is inside the retrained model's 95% interval"

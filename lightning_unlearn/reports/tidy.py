@@ -1,4 +1,4 @@
-"""Scores as a tidy table, one number a row, for W&B and any data frame; knows no logger."""
+"""Scores as a tidy table, one number a row, for W&B and any data frame."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from lightning_unlearn.reports.glossary import CONTROLS
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["TIDY_COLUMNS", "Rows", "by_model", "intervals_of", "report_rows", "run_rows"]
+__all__ = ["TIDY_COLUMNS", "Rows", "by_model", "report_rows", "run_rows"]
 
 TIDY_COLUMNS = ["method", "metric", "seed", "value", "ci95_low", "ci95_high"]
 """Columns of the tidy table. The interval of a single run is the evaluator's own (over samples), that of a
@@ -38,10 +38,7 @@ def by_model(model: str, metrics: Mapping[str, float]) -> dict[str, dict[str, fl
 
 
 def run_rows(
-    model: str,
-    seed: int,
-    metrics: Mapping[str, float],
-    intervals: Mapping[str, tuple[float, float]] | None = None,
+    model: str, seed: int, metrics: Mapping[str, float], details: Mapping[str, Mapping[str, Any]]
 ) -> Rows:
     """Return the rows of one run.
 
@@ -49,18 +46,23 @@ def run_rows(
         model: Name of the model.
         seed: Its seed.
         metrics: Its metrics; those of controls count as the controls'.
-        intervals: Metric name to the ends of its interval, of the model itself.
+        details: Name of an evaluator to what it noted, in which ``ci95`` maps a metric, the evaluator's name left
+            out, to the ends of the model's own interval.
 
     Returns:
         Rows under :data:`TIDY_COLUMNS`.
 
     Example:
-        >>> run_rows("wgan", 0, {"auc": 0.5, "fpr": 0.1}, {"auc": (0.4, 0.6)})
-        [['wgan', 'auc', 0, 0.5, 0.4, 0.6], ['wgan', 'fpr', 0, 0.1, None, None]]
+        >>> run_rows("wgan", 0, {"my/auc": 0.5, "my/fpr": 0.1}, {"my": {"ci95": {"auc": [0.4, 0.6]}}})
+        [['wgan', 'my/auc', 0, 0.5, 0.4, 0.6], ['wgan', 'my/fpr', 0, 0.1, None, None]]
     """
-    known = intervals or {}
+    known = {
+        (model, f"{name}/{rate}"): ends
+        for name, noted in details.items()
+        for rate, ends in noted.get("ci95", {}).items()
+    }
     return [
-        [owner, metric, seed, value, *(known.get(metric, (None, None)) if owner == model else (None, None))]
+        [owner, metric, seed, value, *known.get((owner, metric), (None, None))]
         for owner, values in by_model(model, metrics).items()
         for metric, value in values.items()
     ]
@@ -82,19 +84,3 @@ def report_rows(report: Report) -> Rows:
         for seed, number in zip(report["seeds"], value["values"], strict=True)
         if number is not None
     ]
-
-
-def intervals_of(name: str, details: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return the intervals that an evaluator noted, by the names of its metrics.
-
-    Args:
-        name: The evaluator's name.
-        details: What it noted; ``ci95`` maps a rate, the metric's name without the evaluator's, to two numbers.
-
-    Example:
-        >>> intervals_of("membership_inference", {"ci95": {"auc": [0.4, 0.6]}})
-        {'membership_inference/auc': (0.4, 0.6)}
-    """
-    return {
-        f"{name}/{rate}": (float(low), float(high)) for rate, (low, high) in details.get("ci95", {}).items()
-    }

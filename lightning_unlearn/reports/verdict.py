@@ -102,13 +102,15 @@ def judge(report: Report, model: str) -> Verdict:
         raise KeyError(f"model={model!r} is not in the report; it holds {sorted(report['models'])}")
     both = report["models"][model].keys() & report["models"].get("retrain", {}).keys()
     names = [
-        name for name in measured_metrics(report) if name in both and describe(name).question is not None
+        name
+        for name in measured_metrics(report)
+        if name in both and describe(name, report).decides is not None
     ]
     findings = tuple(_compare(report, model, name) for name in names)
-    return Verdict(model, _overall(findings), findings)
+    return Verdict(model, _overall(report, findings), findings)
 
 
-def _overall(findings: tuple[Finding, ...]) -> Status:
+def _overall(report: Report, findings: tuple[Finding, ...]) -> Status:
     """Combine the metrics: one that is not close decides, one that is close must stand on both sides."""
     if not findings:
         return "nothing to compare"
@@ -117,13 +119,13 @@ def _overall(findings: tuple[Finding, ...]) -> Status:
         return "not close"
     if "no interval" in statuses:
         return "no interval"
-    close = {describe(finding.metric).question for finding in findings if finding.status == "close"}
+    close = {describe(finding.metric, report).decides for finding in findings if finding.status == "close"}
     return "close" if "forgetting" in close else "cannot tell"
 
 
 def _compare(report: Report, model: str, name: str) -> Finding:
     """Answer for one metric that both the method and the retrained model have."""
-    metric = describe(name)
+    metric = describe(name, report)
     unit = f" {metric.unit}" if metric.unit else ""
     points = " points" if metric.unit == "%" else unit
     value, target = report["models"][model][name], report["models"]["retrain"][name]
@@ -141,7 +143,7 @@ def _compare(report: Report, model: str, name: str) -> Finding:
     low, high = interval
     held = f"the retrained model's 95% interval {format_interval(metric, target)}{unit}"
     if low <= mean <= high:
-        if metric.question == "forgetting" and floor is not None and not separates(report, name):
+        if metric.decides == "forgetting" and floor is not None and not separates(report, name):
             return Finding(
                 name,
                 "cannot tell",
@@ -185,8 +187,8 @@ def control_findings(report: Report) -> list[str]:
     source, retrain = (report["models"].get(name, {}) for name in ("source", "retrain"))
     sentences = []
     for name in measured_metrics(report):
-        metric = describe(name)
-        if metric.question != "forgetting" or name not in source or name not in retrain:
+        metric = describe(name, report)
+        if metric.decides != "forgetting" or name not in source or name not in retrain:
             continue
         unit = f" {metric.unit}" if metric.unit else ""
         numbers = (

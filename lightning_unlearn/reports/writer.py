@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from lightning_unlearn.reports.figures import Details, draw_figures
+from lightning_unlearn.reports.details import Details
+from lightning_unlearn.reports.figures import draw_figures
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import Report, validate, write_json
 

@@ -16,7 +16,7 @@ from lightning_unlearn.reports.glossary import METRICS
 __all__ = ["build_report", "build_workspace", "to_json"]
 
 _UTILITY = "accuracy/test"
-_FORGETTING = [name for name, metric in METRICS.items() if metric.question == "forgetting"]
+_FORGETTING = [name for name, metric in METRICS.items() if metric.decides == "forgetting"]
 _NULLS = ["unlearning_degree/degree", "unlearning_degree/null", "unlearning_degree/calibrated"]
 _COST = [name for name in METRICS if name.startswith("time/") or name == "acceleration"]
 _MEMORY = ["memory/process_peak_mib", "memory/gpu_peak_mib"]

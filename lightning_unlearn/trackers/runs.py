@@ -1,23 +1,24 @@
 """A comparison as W&B runs: one a model and seed, written when it is finished, and one that sums up."""
 
-import csv
 import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.core.files import file_hash, write_json_atomic
+from lightning_unlearn.core.versions import installed_versions
+from lightning_unlearn.engine.telling import SOFTWARE, Results
 from lightning_unlearn.functional import acceleration
+from lightning_unlearn.reports.details import read_log
 from lightning_unlearn.reports.glossary import measured_metrics, ordered_models
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.tidy import intervals_of, report_rows, run_rows
+from lightning_unlearn.reports.tidy import report_rows, run_rows
 from lightning_unlearn.trackers.destination import Destination
-from lightning_unlearn.trackers.facts import software
 from lightning_unlearn.trackers.media import media_of, rows_table
 
 __all__ = ["WandbRuns"]
@@ -101,67 +102,55 @@ class WandbRuns:
 
     def _write_run(self, folder: Path, name: str, seed: int) -> dict[str, Any]:
         comparison = folder.parent.parent
-        audit, facts = _read(folder / "metrics.json"), _read(folder / "facts.json")
-        training = _read(folder / "training.json")
-        group = _group(comparison)
+        audit, training = _read(folder / "metrics.json"), _read(folder / "training.json")
+        facts, times = _read(folder / "facts.json"), training.get("times", {})
+        memory = facts.pop("peak_memory", {})
         lineage = _lineage(comparison, name, seed)
         config = {
             **_read(folder / "config.json"),
-            **{key: value for key, value in facts.items() if key != "peak_memory"},
+            **facts,
             "trained": training.get("method"),  # class path and arguments
-            "versions": software(),
+            "versions": installed_versions(*SOFTWARE),
             "lineage": lineage,
         }
         with self.destination.open(
             comparison,
             f"{name}/seed_{seed}",
-            group=group,
+            group=_group(comparison),
             job_type=_JOB_TYPES.get(name, "unlearn"),
             tags=[name],
             config=config,
         ) as run:
             last = 0.0
-            for row in _curves(folder / "log" / "metrics.csv"):
-                run.log(row)
-                last = row.get(_STEP, last)
+            for row in read_log(folder / "log" / "metrics.csv"):
+                last = row.get("step", last)
+                run.log({_STEP if key == "step" else key: value for key, value in row.items()})
             run.log({**_run_media(folder, audit, name, seed), _STEP: last})
-            times = training.get("times", {})
-            run.summary.update(
-                {
-                    **audit["metrics"],
-                    **times,
-                    **facts.get("peak_memory", {}),
-                    **_acceleration(comparison, name, seed, times),
-                }
-            )
+            faster = _acceleration(comparison, name, seed, times)
+            run.summary.update({**audit["metrics"], **times, **memory, **faster})
             if audit["errors"]:
                 run.summary["errors"] = audit["errors"]
-            sent = self._send_model(run, folder, group, name, seed, lineage)
+            sent = self._send_model(run, folder, name, seed, lineage)
             return {"id": run.id, "offline": run.offline, **sent}
 
     def _send_model(
-        self, run: Any, folder: Path, group: str, name: str, seed: int, lineage: Mapping[str, Any]
+        self, run: Any, folder: Path, name: str, seed: int, lineage: Mapping[str, Any]
     ) -> dict[str, str | None]:
         """Send the exported model, with what it was made from; return the names that the server gave."""
         if not self.destination.log_model:
             return {}
-        import wandb
-
         comparison = folder.parent.parent
         sent: dict[str, str | None] = {}
         if name == "source":
-            split = wandb.Artifact(_artifact_name(group, "split"), "dataset")
-            split.add_file(str(comparison / "split.npz"))
-            sent["split"] = _logged(run, split)
+            sent["split"] = _send(run, comparison, "split", "dataset", [comparison / "split.npz"])
         else:
             made_from = _read(comparison / "source" / f"seed_{seed}" / MARK)
             _use(run, made_from.get("artifact"))
             _use(run, made_from.get("split"))
-        artifact = wandb.Artifact(
-            _artifact_name(group, lineage["model"]["name"]), "model", metadata={"lineage": dict(lineage)}
-        )
-        artifact.add_file(str(folder / "model.ckpt"))
-        sent["artifact"] = _logged(run, artifact, aliases=[name])
+        model = lineage["model"]["name"]
+        told = {"lineage": dict(lineage)}
+        files = [folder / "model.ckpt"]
+        sent["artifact"] = _send(run, comparison, model, "model", files, aliases=[name], metadata=told)
         return sent
 
     # ------------------------------------------------------------------ the run that sums up
@@ -169,84 +158,56 @@ class WandbRuns:
     def _write_summary(self, folder: Path, report: Report) -> dict[str, Any]:
         import wandb
 
-        group = _group(folder)
         marks = {
             f"{model}/seed_{seed}": _read(folder / model / f"seed_{seed}" / MARK)
             for model in report["models"]
             for seed in report["seeds"]
         }
+        files = [file for name in ("report.json", "report.html") if (file := folder / name).is_file()]
+        hashes = {file.name: file_hash(file) for file in files}
         config = {
             "comparison": report["config"],
-            "data": report["data"],
-            "seeds": report["seeds"],
-            "versions": report["versions"],
+            **{key: report[key] for key in ("data", "seeds", "versions")},
             "runs": {name: mark["id"] for name, mark in marks.items() if mark},
+            "report": hashes,
         }
+        group = _group(folder)
         with self.destination.open(
             folder, group, group=group, job_type="evaluate", tags=["comparison"], config=config
         ) as run:
-            figures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in _figures(folder)}
+            drawn = sorted((folder / "figures").glob("*.png"))
+            figures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in drawn}
             run.log({"comparison": rows_table(report_rows(report)), "overview": _overview(report), **figures})
-            run.summary.update(
-                {
-                    f"{model}/{metric}": value["mean"]
-                    for model, metrics in report["models"].items()
-                    for metric, value in metrics.items()
-                }
-            )
-            run.summary["failures"] = len(report["failures"])
+            means = {
+                f"{model}/{metric}": value["mean"]
+                for model, metrics in report["models"].items()
+                for metric, value in metrics.items()
+            }
+            run.summary.update({**means, "failures": len(report["failures"])})
             for mark in marks.values():
                 _use(run, mark.get("artifact"))
-            files = [folder / name for name in ("report.json", "report.html")]
-            hashes = {file.name: _sha256(file) for file in files if file.is_file()}
-            run.config.update({"report": hashes})
-            artifact = wandb.Artifact(_artifact_name(group, "report"), "evaluation", metadata=hashes)
-            for name in hashes:
-                artifact.add_file(str(folder / name))
-            return {"id": run.id, "offline": run.offline, "artifact": _logged(run, artifact)}
+            artifact = _send(run, folder, "report", "evaluation", files, metadata=hashes)
+            return {"id": run.id, "offline": run.offline, "artifact": artifact}
 
 
 def _run_media(folder: Path, audit: Mapping[str, Any], name: str, seed: int) -> dict[str, Any]:
     import wandb
 
-    intervals: dict[str, tuple[float, float]] = {}
-    media: dict[str, Any] = {}
-    for evaluator, details in audit["details"].items():
-        if isinstance(details, Mapping) and evaluator not in audit["errors"]:
-            intervals.update(intervals_of(evaluator, details))
-            place = folder / "evaluation"
-            media.update(media_of(evaluator, {}, details, model=name, seed=seed, folder=place))
-    pictures = {
-        f"{path.stem}/picture": wandb.Image(str(path))
-        for path in sorted((folder / "evaluation").glob("*.png"))
-    }
-    return {"scores": rows_table(run_rows(name, seed, audit["metrics"], intervals)), **media, **pictures}
+    place = folder / "evaluation"
+    details = {key: noted for key, noted in audit["details"].items() if key not in audit["errors"]}
+    media = {"scores": rows_table(run_rows(name, seed, audit["metrics"], details))}
+    for evaluator, noted in details.items():
+        media |= media_of(Results(evaluator, {}, noted, model=name, seed=seed, folder=place))
+    return media | {f"{path.stem}/picture": wandb.Image(str(path)) for path in sorted(place.glob("*.png"))}
 
 
 def _overview(report: Report) -> Any:
-    import wandb
-
     metrics = measured_metrics(report)
-    rows = [
-        [
-            model,
-            *(report["models"][model][m]["mean"] if m in report["models"][model] else None for m in metrics),
-        ]
-        for model in ordered_models(report)
-    ]
-    return wandb.Table(columns=["method", *metrics], data=rows)
-
-
-def _curves(path: Path) -> Iterator[dict[str, float]]:
-    """Yield what was logged while the model was trained, one row a step, from a CSV logger's file."""
-    if not path.is_file():
-        return
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            numbers = {key: float(value) for key, value in row.items() if value}
-            if "step" in numbers:
-                numbers[_STEP] = numbers.pop("step")
-            yield numbers
+    rows = []
+    for model in ordered_models(report):
+        values = report["models"][model]
+        rows.append([model, *(values[name]["mean"] if name in values else None for name in metrics)])
+    return rows_table(rows, ["method", *metrics])
 
 
 def _acceleration(comparison: Path, name: str, seed: int, times: Mapping[str, float]) -> dict[str, float]:
@@ -257,18 +218,34 @@ def _acceleration(comparison: Path, name: str, seed: int, times: Mapping[str, fl
 
 def _lineage(comparison: Path, name: str, seed: int) -> dict[str, dict[str, Any]]:
     """Return names and hashes of a model and of what it was made from."""
-    run = f"seed_{seed}"
     # not the split: whoever guesses a small request can write the same file and compare the hashes
-    files, names = {"model": comparison / name / run / "model.ckpt"}, {"model": f"{name}-{run}"}
-    if name != "source":
-        files["source"], names["source"] = comparison / "source" / run / "model.ckpt", f"source-{run}"
+    made_from = {"model": name} if name == "source" else {"model": name, "source": "source"}
+    files = {part: comparison / each / f"seed_{seed}" / "model.ckpt" for part, each in made_from.items()}
     return {
-        part: {"name": names[part], "sha256": _sha256(file)} for part, file in files.items() if file.is_file()
+        part: {"name": f"{made_from[part]}-seed_{seed}", "sha256": file_hash(file)}
+        for part, file in files.items()
+        if file.is_file()
     }
 
 
-def _logged(run: Any, artifact: Any, aliases: list[str] | None = None) -> str | None:
-    """Log an artifact; return the name it can be used by later, which only the server gives."""
+def _send(
+    run: Any,
+    comparison: Path,
+    name: str,
+    kind: str,
+    files: list[Path],
+    *,
+    aliases: list[str] | None = None,
+    metadata: dict[str, Any] | None = None,
+) -> str | None:
+    """Log files as an artifact; return the name it can be used by later, which only the server gives."""
+    import wandb
+
+    # W&B takes no other characters
+    named = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{_group(comparison)}-{name}")[:128]
+    artifact = wandb.Artifact(named, kind, metadata=metadata)
+    for file in files:
+        artifact.add_file(str(file))
     logged = run.log_artifact(artifact, aliases=aliases)
     return None if run.offline else str(logged.wait().qualified_name)
 
@@ -279,28 +256,10 @@ def _use(run: Any, artifact: str | None) -> None:
         run.use_artifact(artifact)
 
 
-def _figures(folder: Path) -> list[Path]:
-    return sorted((folder / "figures").glob("*.png"))
-
-
 def _group(comparison: Path) -> str:
     return comparison.resolve().name
-
-
-def _artifact_name(group: str, name: str) -> str:
-    """Join two names into one that W&B takes for an artifact.
-
-    Example:
-        >>> _artifact_name("runs of today", "wgan-seed_0")
-        'runs-of-today-wgan-seed_0'
-    """
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{group}-{name}")[:128]
 
 
 def _read(path: Path) -> dict[str, Any]:
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return content
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

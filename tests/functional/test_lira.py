@@ -389,7 +389,7 @@ def test_the_population_attack_ranks_as_percentiles() -> None:
 
 
 def test_bad_losses_are_refused() -> None:
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(ValueError, match="N > 0"):
         population_attack_scores(torch.zeros(2), torch.zeros(0))
     with pytest.raises(ValueError, match="losses must be one"):
         population_attack_scores(torch.zeros(2, 2), torch.zeros(2))

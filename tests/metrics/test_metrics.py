@@ -333,7 +333,7 @@ def test_bad_labels_are_refused(logits, targets, message):
 
 
 def test_bad_streams_and_logits_are_refused():
-    with pytest.raises(ValueError, match="stream must be 'retain' or 'forget', got 'test'"):
+    with pytest.raises(ValueError, match="stream must be one of 'retain', 'forget', got 'test'"):
         MemoryRetentionRate().update(torch.zeros(1, 2), torch.tensor([0]), "test")
     for metric in (Similarity, KLDistance, ActivationDistance):
         with pytest.raises(ValueError, match="same shape"):

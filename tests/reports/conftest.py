@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lightning_unlearn.reports.figures import RunDetails
+from lightning_unlearn.reports import RunDetails
 from lightning_unlearn.reports.schema import Failure, Report, build_report
 
 SEEDS = (0, 1, 2)

@@ -11,6 +11,7 @@ import pytest
 from lightning_unlearn import reports
 from lightning_unlearn.reports import (
     FIGURES,
+    Details,
     ForgettingAxis,
     build_report,
     draw_figures,
@@ -18,7 +19,6 @@ from lightning_unlearn.reports import (
     forgetting_axis,
     posterior_histograms,
 )
-from lightning_unlearn.reports.figures import Details
 from lightning_unlearn.reports.schema import Report
 
 MakeDetails = Callable[[Report], Details]

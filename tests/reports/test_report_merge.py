@@ -11,6 +11,7 @@ import pytest
 
 from lightning_unlearn.reports import (
     FIGURES,
+    Details,
     draw_figures,
     judge,
     merge,
@@ -21,7 +22,6 @@ from lightning_unlearn.reports import (
     write_all,
     write_json,
 )
-from lightning_unlearn.reports.figures import Details
 from lightning_unlearn.reports.schema import Report, summarise
 from lightning_unlearn.reports.verdict import summary_sentences
 

@@ -12,8 +12,15 @@ from typing import Any
 
 import pytest
 
-from lightning_unlearn.reports import draw_figures, judge, read_json, write_all, write_page
-from lightning_unlearn.reports.figures import Details, RunDetails
+from lightning_unlearn.reports import (
+    Details,
+    RunDetails,
+    draw_figures,
+    judge,
+    read_json,
+    write_all,
+    write_page,
+)
 from lightning_unlearn.reports.glossary import describe, method_names
 from lightning_unlearn.reports.schema import Report
 

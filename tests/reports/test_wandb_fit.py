@@ -3,6 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from lightning_unlearn import MembershipInference, ReferenceKL, TopK
 from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics
+from lightning_unlearn.engine.telling import Results, send_results
 from lightning_unlearn.trackers.media import media_of
-from lightning_unlearn.trackers.sending import Results, send_results
 
 EVERY = 3
 
@@ -249,8 +250,8 @@ def test_another_kind_of_logger_gets_the_scores(tmp_path: Path) -> None:
 
 def test_scores_of_samples_in_a_file_become_a_table(tmp_path: Path) -> None:
     np.savez(tmp_path / "own.npz", unlearned=[0.5, 0.25], matrix=[[1.0, 2.0]])
-    told: dict[str, Any] = {"metrics": {}, "details": {"samples": "own.npz"}, "model": "m", "seed": 0}
-    (table,) = media_of("own", **told, folder=tmp_path).values()
+    results = Results("own", {}, {"samples": "own.npz"}, model="m", seed=0, folder=tmp_path)
+    (table,) = media_of(results).values()
     assert table.columns == ["score", "place", "value"]
     assert table.data == [
         ["unlearned", "0", 0.5],
@@ -258,4 +259,4 @@ def test_scores_of_samples_in_a_file_become_a_table(tmp_path: Path) -> None:
         ["matrix", "0 0", 1.0],
         ["matrix", "0 1", 2.0],
     ]
-    assert media_of("own", **told) == {}
+    assert media_of(replace(results, folder=None)) == {}

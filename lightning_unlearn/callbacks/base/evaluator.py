@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -21,12 +22,12 @@ from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
+from lightning_unlearn.engine.telling import Results, facts_of_fit, send_facts, send_results
 from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
-from lightning_unlearn.trackers.facts import facts_of_fit
-from lightning_unlearn.trackers.sending import Results, send_results
 
 __all__ = ["Evaluator"]
 
@@ -54,9 +55,14 @@ class Evaluator(L.Callback):
         on_error: ``"report"`` warns and lets the run and the other evaluators finish, ``"raise"`` stops. With
             several processes an error always stops all of them.
         controls: Whether to measure the known controls too.
+
+    Attributes:
+        metrics: What the evaluator measures: each metric's name, with :attr:`default_name` where it begins with the
+            evaluator's, and how it is labelled, read and judged on the page, in the table and in figures.
     """
 
     default_name: ClassVar[str]
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}
     copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
     keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
     cache: Path | None = None
@@ -109,6 +115,19 @@ class Evaluator(L.Callback):
             Metric names and values. A metric that cannot be measured is left out.
         """
         raise NotImplementedError
+
+    def declared(self) -> dict[str, DeclaredMetric]:
+        """Return :attr:`metrics` under the names that this evaluator gives them, one of another name marked by it."""
+        if self.name == self.default_name:
+            return dict(self.metrics)
+        own, renamed = f"{self.default_name}/", {}
+        for name, metric in self.metrics.items():
+            if name.startswith(own):
+                name = f"{self.name}/{name.removeprefix(own)}"
+                marked = f"{metric.label} ({self.name})", f"{metric.short} ({self.name})"
+                metric = replace(metric, label=marked[0], short=marked[1])
+            renamed[name] = metric
+        return renamed
 
     def require(self, data: UnlearningDataModule) -> None:
         """Refuse data that lack what this evaluator needs, before anything is trained.
@@ -172,8 +191,9 @@ class Evaluator(L.Callback):
         metrics = self._fire(trainer, pl_module)
         trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
         if trainer.loggers:
-            results = self._for_loggers(trainer, pl_module)
+            facts, results = self._for_loggers(trainer, pl_module)
             for logger in trainer.loggers:
+                send_facts(logger, facts)
                 send_results(logger, results)
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -239,13 +259,15 @@ class Evaluator(L.Callback):
             write_json_atomic(folder / f"{self.name}.json", content)
         return self.results
 
-    def _for_loggers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Results:
-        """Put together what loggers may show, and what a dashboard's reader asks about a run."""
+    def _for_loggers(
+        self, trainer: L.Trainer, pl_module: L.LightningModule
+    ) -> tuple[dict[str, Any], Results]:
+        """Return what a dashboard's reader asks about a run, and what loggers may show of it."""
         data = self.data or trainer.datamodule  # type: ignore[attr-defined]
         folder = self._folder(trainer)
         picture = None if folder is None else folder / f"{self.name}.png"
         source = getattr(pl_module, "source", None) if isinstance(pl_module, StreamConsumer) else None
-        return Results(
+        results = Results(
             self.name,
             self.results,
             self.details,
@@ -254,8 +276,8 @@ class Evaluator(L.Callback):
             step=batches_stepped(trainer),  # the axis of all that Lightning logs
             pictures=[picture] if picture is not None and picture.is_file() and not self.error else [],
             folder=folder,
-            facts=facts_of_fit(pl_module, source, data),
         )
+        return facts_of_fit(pl_module, source, data), results
 
     def _try_answers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = self.data or trainer.datamodule  # type: ignore[attr-defined]

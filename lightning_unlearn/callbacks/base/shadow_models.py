@@ -20,7 +20,7 @@ from lightning_unlearn.ensembles import (
     train_ensemble,
 )
 from lightning_unlearn.ensembles.cache import usable_cache
-from lightning_unlearn.ensembles.chunk import alone, state_of
+from lightning_unlearn.ensembles.chunk import state_of
 from lightning_unlearn.methods.base.again import moved_as_served
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone
@@ -89,7 +89,7 @@ def _read_one_by_one(
     recipe: Recipe, members: Sequence[Member], data: UnlearningDataModule, runtime: Runtime
 ) -> Iterator[nn.Module]:
     """Train on batches that only their own loader can make; each rank trains its share of the models alone."""
-    single = alone(runtime)
+    single = runtime.alone()
     made: dict[int, dict[str, Tensor]] = {}
     with runtime.all_or_none("train its shadow models"):
         for k in range(runtime.rank, len(members), runtime.world_size):

@@ -18,6 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from lightning_unlearn.core.checks import Declared, check_arguments, one_of
 from lightning_unlearn.core.compat import batches_stepped, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
@@ -26,10 +27,10 @@ from lightning_unlearn.data import Adapter, Indexed, Split, UnlearningDataModule
 from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
+from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
 from lightning_unlearn.functional import annealed
-from lightning_unlearn.methods.base.checks import Choice, Declared, check_arguments
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
@@ -49,8 +50,6 @@ from lightning_unlearn.models import clone, save_primitive_hyperparameters
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import class_state, listed
-from lightning_unlearn.trackers.facts import facts_of_fit
-from lightning_unlearn.trackers.sending import send_facts
 
 __all__ = ["Step", "UnlearningModule"]
 
@@ -117,7 +116,7 @@ class UnlearningModule(SpreadableModule):
         frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        Choice(("loss", "source")).check("step", step)
+        one_of("step", step, "loss", "source")
         save_primitive_hyperparameters(self)
         loaded = mark_frozen(load_source(source), frozen)
         self._source = [loaded]  # in a list, so that it is not registered as a submodule

@@ -6,11 +6,11 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.checks import Choice, Declared, Range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
-from lightning_unlearn.methods.base.checks import Choice, Declared, Range
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher

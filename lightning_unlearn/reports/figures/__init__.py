@@ -8,14 +8,8 @@ module of this folder; it returns None where the report does not hold its metric
 from lightning_unlearn.reports.figures.base import (
     DPI,
     MODEL_KEYWORD,
-    BackdoorDetails,
-    Curve,
-    Details,
     DrawnFigure,
     FigureSpec,
-    MembershipDetails,
-    RunDetails,
-    RunFile,
 )
 from lightning_unlearn.reports.figures.drawing import FIGURES, draw_figures
 from lightning_unlearn.reports.figures.posteriors import posterior_histograms
@@ -26,15 +20,9 @@ __all__ = [
     "DPI",
     "FIGURES",
     "MODEL_KEYWORD",
-    "BackdoorDetails",
-    "Curve",
-    "Details",
     "DrawnFigure",
     "FigureSpec",
     "ForgettingAxis",
-    "MembershipDetails",
-    "RunDetails",
-    "RunFile",
     "draw_figures",
     "find_sweeps",
     "forgetting_axis",

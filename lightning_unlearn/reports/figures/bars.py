@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     GUESS_DASH,
     VERMILION,
     WHISKER,
-    Details,
     FigureSpec,
     control_handles,
     measured,
@@ -41,7 +41,7 @@ def _bars(
     axes: Axes, report: Report, metric: str, models: Sequence[str], *, guess: float | None = None
 ) -> None:
     """Draw one metric as horizontal bars with intervals, and print the numbers in a column at the right."""
-    about = describe(metric)
+    about = describe(metric, report)
     positions = range(len(models))
     axes.set_ylim(len(models) - 0.4, -0.6)
     for position, name in zip(positions, models, strict=True):
@@ -56,7 +56,7 @@ def _bars(
         axes.text(
             1.04, position, text, transform=axes.get_yaxis_transform(), va="center", ha="left", fontsize=9
         )
-    reference_line(axes, metric, report["models"].get("retrain", {}).get(metric))
+    reference_line(axes, report, metric)
     axes.set_xlim(0, about.scale)
     if guess is not None:
         axes.axvline(guess * about.scale, color=VERMILION, linestyle=GUESS_DASH, linewidth=1.6, zorder=1.6)

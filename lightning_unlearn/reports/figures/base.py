@@ -6,10 +6,12 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
-from lightning_unlearn.reports.glossary import CONTROLS, Metric, describe, ordered_models, wrap_name
-from lightning_unlearn.reports.schema import Report, Value
+from lightning_unlearn.metrics.declared import DeclaredMetric
+from lightning_unlearn.reports.details import Details
+from lightning_unlearn.reports.glossary import CONTROLS, describe, ordered_models, wrap_name
+from lightning_unlearn.reports.schema import Report
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,15 +34,8 @@ __all__ = [
     "STYLE",
     "VERMILION",
     "WHISKER",
-    "BackdoorDetails",
-    "Curve",
-    "Details",
     "DrawnFigure",
     "FigureSpec",
-    "MembershipDetails",
-    "RelearnDetails",
-    "RunDetails",
-    "RunFile",
     "control_handles",
     "file_keys",
     "line_styles",
@@ -106,100 +101,6 @@ STYLE: dict[str, Any] = {
     "text.usetex": False,
 }
 
-
-class MembershipDetails(TypedDict, total=False):
-    """What one run's membership inference attack found, beyond its scores.
-
-    Attributes:
-        confusion: Counts, shape (2, 2): rows are the truth (member, never trained on), columns what the
-            attack said (member, never trained on).
-        fpr: False positive rates of the ROC curve, ascending from 0 to 1.
-        tpr: True positive rates at them.
-    """
-
-    confusion: Sequence[Sequence[float]]
-    fpr: Sequence[float]
-    tpr: Sequence[float]
-
-
-class BackdoorDetails(TypedDict, total=False):
-    """What one run's backdoor evaluator noted, beyond its scores.
-
-    Attributes:
-        curve: "epoch" (epochs done, ascending) and any of the evaluator's scores at them, without the prefix
-            ``backdoor/``; all of one length.
-    """
-
-    curve: Mapping[str, Sequence[float]]
-
-
-class RelearnDetails(TypedDict, total=False):
-    """What one run's relearning noted, beyond its number of steps.
-
-    Attributes:
-        target: The loss on the forget set that counts as learned again.
-        losses: That loss before the first step and after each; as many as were needed.
-        losses_fresh: The same of an untrained model.
-    """
-
-    target: float
-    losses: Sequence[float]
-    losses_fresh: Sequence[float]
-
-
-class Curve(TypedDict):
-    """What was logged of one quantity while a model was trained.
-
-    Attributes:
-        step: Optimiser steps done, ascending.
-        value: The quantity then; as long as ``step``, finite.
-    """
-
-    step: Sequence[int]
-    value: Sequence[float]
-
-
-class RunFile(TypedDict):
-    """One file of a run.
-
-    Attributes:
-        name: Its path in the comparison's folder.
-        bytes: Its size.
-        sha256: The hash of its content in hexadecimal; None where it was not computed.
-    """
-
-    name: str
-    bytes: int
-    sha256: str | None
-
-
-class RunDetails(TypedDict, total=False):
-    """What one run left for figures and page; every part may be absent.
-
-    Attributes:
-        config: How the run was set up.
-        training_curves: Name of a logged quantity, such as "train/loss", to its course.
-        files: The run's files.
-        pictures: Paths of the PNG files that its evaluators left.
-        membership_inference: The attack's confusion matrix and ROC curve.
-        backdoor: The course of the backdoor's scores over the epochs.
-        relearn_time: How the forget set was learned again.
-        posteriors: Name of a set (such as "forget set") to each sample's posterior of its label, all in
-            [0, 1]; the label of a poisoned sample is the one it was trained with.
-    """
-
-    config: Mapping[str, Any]
-    training_curves: Mapping[str, Curve]
-    files: Sequence[RunFile]
-    pictures: Sequence[str]
-    membership_inference: MembershipDetails
-    backdoor: BackdoorDetails
-    relearn_time: RelearnDetails
-    posteriors: Mapping[str, Sequence[float]]
-
-
-Details = Mapping[str, Mapping[int, RunDetails]]
-"""Model name to seed to :class:`RunDetails`."""
 
 _Draw = Callable[[Report, Details], "Figure | Mapping[str, Figure] | None"]
 
@@ -360,12 +261,13 @@ def whisker(axes: Axes, mean: float, row: float, half: float) -> None:
 
 
 def reference_line(
-    axes: Axes, metric: str, target: Value | None, *, along: str = "x", control: str = "retrain"
+    axes: Axes, report: Report, metric: str, *, along: str = "x", control: str = "retrain"
 ) -> None:
     """Mark a control's mean as a broken line, and the retrained model's 95% interval as a band too."""
+    target = report["models"].get(control, {}).get(metric)
     if target is None:
         return
-    scale = describe(metric).scale
+    scale = describe(metric, report).scale
     line, band = (axes.axvline, axes.axvspan) if along == "x" else (axes.axhline, axes.axhspan)
     tint, dash = CONTROL_LOOKS[control]
     line(target["mean"] * scale, color=tint, linestyle=dash, linewidth=1.2, zorder=1.5)
@@ -389,14 +291,14 @@ def control_handles(
     return handles
 
 
-def metric_title(metric: Metric, width: int = 30) -> str:
+def metric_title(metric: DeclaredMetric, width: int = 30) -> str:
     """Return a metric's full name in lines, the names of the sets set as formulas."""
     return typeset("\n".join(textwrap.wrap(metric.label, width)))
 
 
-def short_heading(metric: Metric) -> str:
+def short_heading(metric: DeclaredMetric) -> str:
     """Return a metric's short name with its unit, for an axis."""
-    return typeset(metric.short + (f" [{metric.unit}]" if metric.unit else ""))
+    return typeset(metric.short_heading)
 
 
 def models_with(report: Report, metrics: Sequence[str]) -> list[str]:

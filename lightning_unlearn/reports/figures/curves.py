@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     GRID,
-    Details,
     FigureSpec,
     control_handles,
     line_styles,
@@ -75,7 +75,7 @@ def _backdoor_curve(report: Report, details: Details) -> Figure | None:
             continue
         score, by_model = list(curves.items())[index]
         metric = f"backdoor/{score}"
-        about = describe(metric)
+        about = describe(metric, report)
         for name, curve in by_model.items():
             look = {key: styles[name][key] for key in ("color", "linestyle")}
             epochs, values = list(curve), list(curve.values())
@@ -88,7 +88,7 @@ def _backdoor_curve(report: Report, details: Details) -> Figure | None:
                 )
                 axes.fill_between(epochs, low * about.scale, high * about.scale, color=look["color"], **band)
         axes.set_ylim(-0.03 * about.scale, 1.03 * about.scale)
-        reference_line(axes, metric, report["models"].get("retrain", {}).get(metric), along="y")
+        reference_line(axes, report, metric, along="y")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(metric_title(about, 36), fontsize=10.5)
         axes.set_ylabel(short_heading(about))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     BLUE,
     ORANGE,
     VERMILION,
     WHISKER,
-    Details,
     FigureSpec,
     control_handles,
     metric_title,
@@ -70,7 +70,7 @@ def _degree(report: Report, details: Details) -> Figure | None:
         for axes, entries in ((both, rows), (difference, [(_CALIBRATED, row)])):
             for metric, height in entries:
                 value = values.get(metric)
-                text = "not measured" if value is None else format_value(describe(metric), value)
+                text = "not measured" if value is None else format_value(describe(metric, report), value)
                 mark = _broken(report, name) if metric == _DEGREE and value is not None else ""
                 axes.text(
                     1.03,
@@ -81,13 +81,13 @@ def _degree(report: Report, details: Details) -> Figure | None:
                     fontsize=9,
                     color=VERMILION if mark else "black",
                 )
-    reference_line(both, _DEGREE, report["models"].get("retrain", {}).get(_DEGREE))
-    reference_line(difference, _CALIBRATED, report["models"].get("retrain", {}).get(_CALIBRATED))
+    reference_line(both, report, _DEGREE)
+    reference_line(difference, report, _CALIBRATED)
     difference.axvline(0.0, color=WHISKER, linewidth=1.0, zorder=1)
     both.set_title("Degree and null control")
     both.set_xlabel("unlearning degree")
-    difference.set_title(metric_title(describe(_CALIBRATED)))
-    difference.set_xlabel(short_heading(describe(_CALIBRATED)))
+    difference.set_title(metric_title(describe(_CALIBRATED, report)))
+    difference.set_xlabel(short_heading(describe(_CALIBRATED, report)))
     both.set_yticks(range(len(models)), [model_label(name) for name in models])
     for axes in (both, difference):
         axes.xaxis.set_major_locator(MaxNLocator(5))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from lightning_unlearn.core.files import atomic_path
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import (
     bars,
     curves,
@@ -18,7 +19,7 @@ from lightning_unlearn.reports.figures import (
     training,
     wall_clock,
 )
-from lightning_unlearn.reports.figures.base import DPI, STYLE, Details, FigureSpec
+from lightning_unlearn.reports.figures.base import DPI, STYLE, FigureSpec
 from lightning_unlearn.reports.schema import Report
 
 __all__ = ["FIGURES", "draw_figures"]

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     GRID,
     GUESS_DASH,
     VERMILION,
-    Details,
     FigureSpec,
     line_styles,
     model_label,

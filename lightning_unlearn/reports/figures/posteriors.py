@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     BLUE,
     CONTROL_LOOKS,
     DASHES,
     GRID,
     METHOD_COLOURS,
-    Details,
     FigureSpec,
     model_label,
     new_figure,

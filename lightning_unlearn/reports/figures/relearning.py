@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     GRID,
     GUESS_DASH,
     SOURCE_COLOUR,
     VERMILION,
-    Details,
     FigureSpec,
     line_styles,
     metric_title,
@@ -77,7 +77,7 @@ def _relearn_time(report: Report, details: Details) -> Figure | None:
 
 
 def _bars(axes: Axes, report: Report, models: Sequence[str]) -> None:
-    about = describe(_STEPS)
+    about = describe(_STEPS, report)
     for row, name in enumerate(models):
         value = report["models"][name][_STEPS]
         axes.barh(row, value["mean"], height=0.66, color=model_colour(name), zorder=2)
@@ -91,7 +91,7 @@ def _bars(axes: Axes, report: Report, models: Sequence[str]) -> None:
             va="center",
             fontsize=9,
         )
-    reference_line(axes, _STEPS, report["models"].get("retrain", {}).get(_STEPS))
+    reference_line(axes, report, _STEPS)
     untrained = [
         report["models"][name][_FRESH]["mean"] for name in models if _FRESH in report["models"][name]
     ]

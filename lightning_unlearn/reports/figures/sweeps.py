@@ -6,10 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from lightning_unlearn.metrics.declared import DeclaredMetric
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     BLUE,
     GRID,
-    Details,
     FigureSpec,
     control_handles,
     measured,
@@ -118,7 +119,7 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
             axes.set_axis_off()
             continue
         metric, points = list(series.items())[index]
-        about = describe(metric)
+        about = describe(metric, report)
         axes.errorbar(
             [value for value, _ in points],
             [value["mean"] * about.scale for _, value in points],
@@ -132,9 +133,9 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
             zorder=3,
         )
         controls = {name: report["models"].get(name, {}).get(metric) for name in ("source", "retrain")}
-        _value_limits(axes, metric, [*(value for _, value in points), *filter(None, controls.values())])
-        for control, target in controls.items():
-            reference_line(axes, metric, target, along="y", control=control)
+        _value_limits(axes, about, [*(value for _, value in points), *filter(None, controls.values())])
+        for control in controls:
+            reference_line(axes, report, metric, along="y", control=control)
         _parameter_axis(axes, sorted({value for value, _ in members}))
         axes.set_title(metric_title(about, 36), fontsize=10.5)
         axes.set_ylabel(short_heading(about))
@@ -153,9 +154,8 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
     return figure
 
 
-def _value_limits(axes: Axes, metric: str, values: Sequence[Value]) -> None:
+def _value_limits(axes: Axes, about: DeclaredMetric, values: Sequence[Value]) -> None:
     """Hold all means and, within what the metric can be, their intervals; a line needs a range around it."""
-    about = describe(metric)
     ends = [end for value in values for end in (value["ci95"] or [value["mean"]])]
     means = [value["mean"] for value in values]
     low, high = min(ends), max(ends)

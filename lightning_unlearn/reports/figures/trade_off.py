@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     GRID,
-    Details,
     FigureSpec,
     line_styles,
     measured,
@@ -117,7 +117,7 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
     figure = new_figure(7.8, max(4.6, 1.6 + 0.30 * len(models)))
     axes = figure.subplots()
     styles = line_styles(models)
-    about_x, about_y = describe(_UTILITY), describe(forgetting)
+    about_x, about_y = describe(_UTILITY, report), describe(forgetting, report)
     handles: list[Any] = []
     for name in models:
         x, y = report["models"][name][_UTILITY], report["models"][name][forgetting]
@@ -141,9 +141,11 @@ def _trade_off(report: Report, details: Details) -> Figure | None:
         handles.append(drawn.lines[0])
     # Limits before the band, which would otherwise widen them; no mean is cut off, a long whisker may be.
     for axis, metric in (("x", _UTILITY), ("y", forgetting)):
-        low, high = _limits([report["models"][name][metric] for name in models], describe(metric).scale)
+        low, high = _limits(
+            [report["models"][name][metric] for name in models], describe(metric, report).scale
+        )
         axes.set(**{f"{axis}lim": (low, high)})
-        reference_line(axes, metric, report["models"].get("retrain", {}).get(metric), along=axis)
+        reference_line(axes, report, metric, along=axis)
     axes.set_xlabel(typeset(about_x.heading))
     axes.set_ylabel(typeset("\n".join(textwrap.wrap(about_y.heading, 46))))
     axes.set_title("\n".join(textwrap.wrap(_REASONS[choice.reason], 62)), loc="left", fontsize=10)

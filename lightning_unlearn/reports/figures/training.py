@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     BLUE,
     GREEN,
@@ -14,7 +15,6 @@ from lightning_unlearn.reports.figures.base import (
     PURPLE,
     RETRAIN_DASH,
     VERMILION,
-    Details,
     FigureSpec,
     new_figure,
     register,
@@ -84,7 +84,7 @@ def _figure(report: Report, courses: Mapping[str, Sequence[_Course]]) -> Figure:
         else:
             (quantity,) = panels[index]
             name = quantity.removeprefix("train/")
-            about = describe(quantity)
+            about = describe(quantity, report)
             _lines(axes, courses[quantity], about.scale, color=PURPLE if index else BLUE, marker="o")
             axes.set_title(wrap_name(quantity.replace("$", r"\$"), _TITLE_WIDTH, 2), fontsize=10.5)
             axes.set_ylabel(_UNITS.get(name, "loss" if name != quantity else about.unit))

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     BLUE,
     ORANGE,
     WHISKER,
-    Details,
     FigureSpec,
     measured,
     model_label,
@@ -97,7 +97,7 @@ def _time(report: Report, details: Details) -> Figure | None:
             label="95% interval of the total",
         )
     for column, metric in enumerate(measured(report, ("time/total_s", "acceleration"))):
-        about = describe(metric)
+        about = describe(metric, report)
         texts = [report["models"][name].get(metric) for name in models]
         rows = [(-0.85, f"{about.short} [{about.unit}]")]
         rows += [

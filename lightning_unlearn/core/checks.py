@@ -1,4 +1,4 @@
-"""Check a method's arguments against what its class declares: ranges of numbers and choices."""
+"""Check arguments against declared constraints: intervals of numbers and choices of words."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TypeAlias, cast
 
-__all__ = ["Choice", "Declared", "Range", "check_arguments"]
+__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "one_of"]
 
 
 @dataclass(frozen=True)
@@ -14,7 +14,7 @@ class Range:
     """Numbers that an argument may be.
 
     Args:
-        interval: ``"[0, 1]"``, ``"(0, inf)"``; a round bracket leaves out its end.
+        interval: ``"[0, 1]"``, ``"(0, inf)"``; a round bracket leaves out its end. Infinity is never allowed.
         hint: What the message says behind the value.
         whole: Whether it must be an integer.
         none: Whether ``None`` is allowed.
@@ -36,7 +36,7 @@ class Range:
             return
         kind, what = (Integral, "an integer") if self.whole else (Real, "a number")
         if isinstance(value, bool) or not isinstance(value, kind):
-            raise TypeError(f"{name} must be {what}, got the {type(value).__name__} {value!r}")
+            raise TypeError(f"{name} must be {what}, got the {type(value).__name__} {value!r}{self.hint}")
         number = cast(float, value)
         low, high = (float(end) for end in self.interval[1:-1].split(","))
         above = number > low or (number == low and self.interval[0] == "[")
@@ -44,7 +44,9 @@ class Range:
         if not (above and below):
             where = f"lie in {self.interval}"
             if math.isinf(high):
-                where = f"be finite and {'at least' if self.interval[0] == '[' else 'above'} {low:g}"
+                where = f"be {'at least' if self.interval[0] == '[' else 'above'} {low:g}"
+            if not math.isfinite(number):
+                where = "be finite" if math.isinf(low) else f"{where} and finite"
             raise ValueError(f"{name} must {where}, got {value}{self.hint}")
 
 
@@ -72,3 +74,21 @@ def check_arguments(declared: Declared, arguments: Mapping[str, object]) -> None
     """
     for name, value in arguments.items():
         declared[name].check(name, value)
+
+
+def in_range(
+    name: str, value: object, interval: str, hint: str = "", *, whole: bool = False, none: bool = False
+) -> None:
+    """Check one number, as :class:`Range` does.
+
+    Example:
+        >>> in_range("batch_size", 0, "[1, inf)")
+        Traceback (most recent call last):
+        ValueError: batch_size must be at least 1, got 0
+    """
+    Range(interval, hint, whole, none).check(name, value)
+
+
+def one_of(name: str, value: object, *words: str) -> None:
+    """Check one word, as :class:`Choice` does."""
+    Choice(words).check(name, value)

@@ -1,8 +1,8 @@
-"""Forgetting quality: how well the best attack tells unlearned from retrained models, sample by sample.
+"""Compare unlearned with retrained models, sample by sample: forgetting quality and the KL divergence of margins.
 
 The input is one number a model and sample, the logit-scaled confidence φ of
-:func:`~lightning_unlearn.functional.lira.logit_scaled_confidence`. Everything is computed on the CPU in float64
-from exact counts.
+:func:`~lightning_unlearn.functional.logit_scaled_confidence`. Everything is computed on the CPU in float64,
+forgetting quality from exact counts.
 """
 
 import math
@@ -11,13 +11,17 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional._checks import (
-    as_population,
-    require_finite_scores,
-    require_level,
-    require_positive_finite,
-    require_unit_interval,
-)
+from lightning_unlearn.core.checks import in_range, one_of
+from lightning_unlearn.functional._checks import as_populations, require_resampling
+from lightning_unlearn.functional.statistics import percentiles
+
+__all__ = [
+    "ForgettingQualityResult",
+    "forgetting_final_score",
+    "forgetting_quality",
+    "forgetting_quality_intervals",
+    "klom",
+]
 
 Thresholds = Literal["competition", "all"]
 
@@ -31,6 +35,7 @@ _PEAKED = 0.01  # ratio of the two ranges below which ε is the cap without any 
 _BUCKET = 0.5  # width of a bucket of ε
 
 _MIN_MODELS = 3  # ceil(ln(N - 1)), the largest ε that counts, is 0 below
+_MIN_MODELS_KLOM = 2
 _BLOCK_PAIRS = 2_000_000  # pairs of thresholds counted at a time (12 bytes each), to bound memory
 _DISCARDED = -1.0  # below every ε
 
@@ -105,16 +110,11 @@ def forgetting_quality(
         >>> perfect.epsilon_max, 0.0 < perfect.score < 0.5
         (5, True)
     """
-    if thresholds not in ("competition", "all"):
-        raise ValueError(f"thresholds must be 'competition' or 'all', got {thresholds!r}")
-    if not 0.0 <= delta < 1.0:
-        raise ValueError(f"delta must lie in [0, 1), got {delta}; the competition's is 1e-5")
-    u, r = _checked("unlearned", unlearned), _checked("retrained", retrained)
-    if len(u) != len(r):
-        raise ValueError(
-            f"unlearned and retrained must hold the same samples, got {len(u)} and {len(r)}; both are "
-            "(models, samples)"
-        )
+    one_of("thresholds", thresholds, "competition", "all")
+    in_range("delta", delta, "[0, 1)", "; the competition's is 1e-5")
+    advice = "16 give a usable score, the competition took 512"
+    kinds = as_populations(unlearned, retrained, "forgetting quality", _MIN_MODELS, advice)
+    u, r = (scores.T.contiguous() for scores in kinds)
     epsilon = _epsilon(u, r, delta, thresholds)
     models = (u.shape[1], r.shape[1])
     epsilon_max = math.ceil(math.log(min(models) - 1))
@@ -150,16 +150,11 @@ def forgetting_final_score(
         ...     0.5, retain_unlearned=0.5, retain_retrained=1.0, test_unlearned=0.75, test_retrained=1.0)
         0.1875
     """
-    for name, value in (
-        ("score", score),
-        ("retain_unlearned", retain_unlearned),
-        ("retain_retrained", retain_retrained),
-        ("test_unlearned", test_unlearned),
-        ("test_retrained", test_retrained),
-    ):
-        require_unit_interval(name, value)
-    require_positive_finite("retain_retrained", retain_retrained)
-    require_positive_finite("test_retrained", test_retrained)
+    in_range("score", score, "[0, 1]")
+    in_range("retain_unlearned", retain_unlearned, "[0, 1]")
+    in_range("retain_retrained", retain_retrained, "(0, 1]")
+    in_range("test_unlearned", test_unlearned, "[0, 1]")
+    in_range("test_retrained", test_retrained, "(0, 1]")
     return score * (retain_unlearned / retain_retrained) * (test_unlearned / test_retrained)
 
 
@@ -195,9 +190,7 @@ def forgetting_quality_intervals(
         >>> forgetting_quality_intervals(points, points, torch.Generator().manual_seed(0))["relative"]
         (1.0, 1.0)
     """
-    require_level(level)
-    if resamples < 2:
-        raise ValueError(f"resamples must be at least 2, got {resamples}; 1000 is usual")
+    require_resampling(level, resamples)
     if points.ndim != 1 or points.shape != null_points.shape or not len(points):
         raise ValueError(
             f"points and null_points must be of the same samples, shape (n,), got {tuple(points.shape)} and "
@@ -210,30 +203,76 @@ def forgetting_quality_intervals(
         drawn = torch.randint(n, (min(block, resamples - start), n), generator=generator)
         sums.append(torch.stack([points[drawn].sum(-1), null_points[drawn].sum(-1)]))
     own, null = torch.cat(sums, dim=1).double()
-    tails = torch.tensor([(1.0 - level) / 2, (1.0 + level) / 2], dtype=torch.float64)
-
-    def interval(values: Tensor) -> tuple[float, float] | None:
-        # the nearest resample: interpolating towards an infinite ratio would give NaN
-        low, high = values.quantile(tails, interpolation="nearest").tolist()
-        return (low, high) if math.isfinite(high) else None
-
-    relative = torch.where(null > 0, own / null, math.inf)
-    return {"score": interval(own / n), "null": interval(null / n), "relative": interval(relative)}
+    found = {"score": own / n, "null": null / n, "relative": torch.where(null > 0, own / null, math.inf)}
+    # the nearest resample: interpolating towards an infinite ratio would give NaN
+    bounds = {name: percentiles(values, level, nearest=True) for name, values in found.items()}
+    return {name: (low, high) if math.isfinite(high) else None for name, (low, high) in bounds.items()}
 
 
-# ---------------------------------------------------------------------- within
-#
+def klom(
+    unlearned: Tensor, retrained: Tensor, *, bins: int = 20, clip: float = 100.0, floor: float = 1e-5
+) -> Tensor:
+    r"""KL divergence of margins, KL(unlearned ‖ retrained), of each sample.
+
+    The margin of a model on a sample is its logit-scaled confidence,
+    :func:`~lightning_unlearn.functional.logit_scaled_confidence`. For each sample both populations' margins are
+    clipped and counted in bins of equal width between their common smallest and largest, and the shares are compared
+    (Georgiev et al., "Attribute-to-Delete: Machine Unlearning via Datamodel Matching", 2024, KL divergence of
+    margins). Where there are unlearned models and (almost) no retrained ones, the retrained share is taken for
+    ``floor``, and the shares are made to sum to 1 again, so that the divergence is finite and not negative. Unlike in
+    the published code, the largest margin is counted: in the last bin.
+
+    Its value depends on the number of models: two samples of few models from *one* distribution fill the bins
+    differently. So read it beside that of retrained against other retrained models.
+
+    Args:
+        unlearned: Margins of N unlearned models on n samples, shape ``(N, n)``, N >= 2.
+        retrained: Margins of M retrained models on the same samples, shape ``(M, n)``, M >= 2.
+        bins: Number of bins, >= 2.
+        clip: Margins beyond ± this are taken for it; above 0.
+        floor: Smallest share of retrained models, in ``(0, 1)``.
+
+    Returns:
+        Divergence in nats, shape ``(n,)`` float64, from 0 to about ``-ln(floor)``.
+
+    Raises:
+        ValueError: If a shape or an option does not fit, there are fewer than 2 models of a kind, or a margin is NaN.
+
+    Example:
+        >>> import torch
+        >>> margins = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
+        >>> klom(margins, margins).tolist()
+        [0.0]
+        >>> round(float(klom(margins + 10.0, margins)), 2)
+        10.13
+    """
+    in_range("bins", bins, "[2, inf)", "; 20 are usual", whole=True)
+    in_range("clip", clip, "(0, inf)", "; 100 is usual")
+    in_range("floor", floor, "(0, 1)", "; 1e-5 is usual")
+    kinds = as_populations(unlearned, retrained, "KLOM", _MIN_MODELS_KLOM, "100 are usual", finite=False)
+    u, r = (margins.clamp(-clip, clip) for margins in kinds)
+    low = torch.minimum(u.amin(0), r.amin(0))
+    width = (torch.maximum(u.amax(0), r.amax(0)) - low) / bins
+    p, q = _shares(u, low, width, bins), _shares(r, low, width, bins)
+    q = torch.where(p > 0, q.clamp_min(floor), q)
+    q = q / q.sum(1, keepdim=True)
+    # of a bin without unlearned models p·ln p is 0, and no logarithm of q is needed
+    divergence: Tensor = (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(1)
+    return divergence.clamp_min(0.0)
+
+
+def _shares(margins: Tensor, low: Tensor, width: Tensor, bins: int) -> Tensor:
+    """Share of models in each bin, ``(n, bins)``."""
+    # all margins equal: one bin, whichever the width
+    place = ((margins - low) / width.where(width > 0, 1.0)).long().clamp_max(bins - 1).T
+    counts = torch.zeros(place.shape[0], bins, dtype=torch.float64)
+    return counts.scatter_add_(1, place, torch.ones_like(place, dtype=torch.float64)) / place.shape[1]
+
+
 # Scores are held as (n, models), one row a sample. Both populations' scores of a sample are sorted together; a
 # threshold is then a position in that order, and an attack a range of positions. The range holds u scores of the
 # unlearned models and v of the retrained ones, and ε depends on (u, v) alone: a table has it. The running sums of
 # u·M + (u + v) along the order make the place in the table the difference of two of them.
-
-
-def _checked(name: str, scores: Tensor) -> Tensor:
-    advice = "16 give a usable score, the competition took 512"
-    scores = as_population(name, scores, "forgetting quality", _MIN_MODELS, advice)
-    require_finite_scores(name, scores)
-    return scores.T.contiguous()
 
 
 def _epsilon(u: Tensor, r: Tensor, delta: float, thresholds: Thresholds) -> Tensor:

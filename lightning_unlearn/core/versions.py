@@ -1,0 +1,22 @@
+"""Versions of the software that a result was made with."""
+
+import platform
+from importlib import metadata
+
+from lightning_unlearn.__about__ import __version__
+
+__all__ = ["installed_versions"]
+
+
+def installed_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of this package, of Python, and of installed distributions.
+
+    Args:
+        *packages: Names of the distributions.
+
+    Example:
+        >>> list(installed_versions("numpy"))
+        ['lightning_unlearn', 'python', 'numpy']
+    """
+    versions = {"lightning_unlearn": __version__, "python": platform.python_version()}
+    return {**versions, **{name: metadata.version(name) for name in packages}}

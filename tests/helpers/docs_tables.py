@@ -47,16 +47,27 @@ def exported(room: str) -> dict[str, Any]:
     return {name: getattr(module, name) for name in module.__all__}
 
 
+def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a class, with those that it hands up to its bases by ``**kwargs``."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            own = inspect.signature(base).parameters
+            found = {**own, **found}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+                break
+    return {name: each for name, each in found.items() if each.kind is not each.VAR_KEYWORD}
+
+
 # ---------------------------------------------------------------------- tables of the code
 
 
 def _methods() -> str:
-    shared = set(inspect.signature(exported("methods")["UnlearningModule"]).parameters)
+    shared = parameters_of(exported("methods")["UnlearningModule"])
     rows = []
     for name, entry in sources.METHODS.items():
         method = exported("methods")[name]
-        own = [p for p in inspect.signature(method).parameters if p not in shared]
-        if unknown := set(entry.parameters) - set(own):
+        if unknown := set(entry.parameters) - (parameters_of(method).keys() - shared.keys()):
             raise ValueError(f"METHODS[{name!r}] names parameters that {name} has not: {sorted(unknown)}")
         rows.append(
             [
@@ -286,7 +297,7 @@ def first_sentence(subject: Any) -> str:
 
 def defaults(subject: Any, names: Iterable[str]) -> str:
     """Return parameters with their defaults, as code; those without a default by name."""
-    parameters = inspect.signature(subject).parameters
+    parameters = parameters_of(subject) if inspect.isclass(subject) else inspect.signature(subject).parameters
     cells = [
         name
         if parameters[name].default is inspect.Parameter.empty

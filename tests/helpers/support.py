@@ -6,9 +6,11 @@ is left out; all else must work. :mod:`support_table` makes the README's table o
 that the harnesses do not run.
 """
 
+import ast
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +34,30 @@ EVALUATORS: list[type[Evaluator]] = [
     and issubclass(evaluator, Evaluator)
     and hasattr(evaluator, "default_name")  # the bases, which measure nothing, have none
 ]
+
+
+def _read_settings() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read ``SETTINGS`` of the methods' own test files, which are literals, so that no test file is imported."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in sorted((Path(__file__).parents[1] / "methods").glob("test_*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SETTINGS":
+                found.update(ast.literal_eval(node.value))
+    return found
+
+
+_SETTINGS = _read_settings()
+
+
+def settings_of(method: type[UnlearningModule], purpose: str = "quick") -> dict[str, Any]:
+    """Return the arguments that a method's own test file gives for a purpose of the harnesses; none is its defaults.
+
+    Args:
+        method: The method.
+        purpose: ``"quick"`` for a toy; ``"forgets"`` for what makes it forget a class within a second.
+    """
+    return dict(_SETTINGS.get(method.__name__, {}).get(purpose, {}))
+
 
 STRATEGIES = {
     "one process": "one process",

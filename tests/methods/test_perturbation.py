@@ -35,6 +35,13 @@ from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.models import MLP, ResNet8
 
+# what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
+SETTINGS = {
+    "TopK": {"quick": {"k": 9}, "forgets": {"k": 20, "lambda_": 2.0}},
+    "RandomK": {"forgets": {"lambda_": 2.0}},
+    "RandomTopK": {"quick": {"k": 5, "fraction": 0.2}, "forgets": {"k": 20, "lambda_": 2.0}},
+}
+
 METHODS = {
     "top_k": lambda source, **kw: TopK(source, 9, **{"epsilon": 0.5, **kw}),
     "random_k": lambda source, **kw: RandomK(source, 0.2, **{"epsilon": 0.5, **kw}),

@@ -41,12 +41,7 @@ class EUk(CFk):
     """
 
     def __init__(
-        self,
-        source: Source,
-        k: int = 5,
-        *,
-        fresh: Callable[[], nn.Module] | None = None,
-        **method: Any,
+        self, source: Source, k: int = 5, *, fresh: Callable[[], nn.Module] | None = None, **method: Any
     ) -> None:
         self._fresh = fresh
         super().__init__(source, k, **method)

@@ -52,11 +52,7 @@ class Retrain(UnlearningModule):
     follows_source_recipe: ClassVar[bool] = True
 
     def __init__(
-        self,
-        source: Source,
-        *,
-        fresh: Callable[[], nn.Module] | None = None,
-        **method: Any,
+        self, source: Source, *, fresh: Callable[[], nn.Module] | None = None, **method: Any
     ) -> None:
         self._fresh = fresh
         super().__init__(source, **method)

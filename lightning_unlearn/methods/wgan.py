@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from lightning_unlearn.core.compat import AnyBatchNorm
 from lightning_unlearn.core.seeds import derive_seed
@@ -64,6 +65,10 @@ class WGAN(UnlearningModule):
         penalty_p: Order p of the norm in it, at least 1.
         sort: Whether to sort posteriors; without, the model is also taught the classes of the non-members.
         retain_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the paper uses 1/100.
+        wasserstein_tolerance: Stop when the critic's estimate of the Wasserstein distance, averaged over an epoch,
+            stays below this, in absolute value, for ``patience`` epochs on end. Epochs before it first was above do
+            not count: an untrained critic tells nothing apart. ``None`` trains for the trainer's ``max_epochs``.
+        patience: Number of those epochs, at least 1.
         optimizer: Makes the model's optimizer; ``None`` for Adam with learning rate 1e-4, as larger steps undo what
             the source learned before the critic has learned what to ask for.
         critic_optimizer: Makes the critic's optimizer; ``None`` for Adam with learning rate 1e-3 and the betas 0.5
@@ -91,6 +96,8 @@ class WGAN(UnlearningModule):
         "penalty_weight": Range("(0, inf)", "; the usual weight is 10"),
         "penalty_p": Range("[1, inf]", "; the usual norm is 2"),
         "retain_fraction": Range("(0, 1]"),
+        "wasserstein_tolerance": Range("(0, inf)", "; None never stops early", none=True),
+        "patience": Range("[1, inf)", whole=True),
     }
 
     def __init__(
@@ -104,12 +111,15 @@ class WGAN(UnlearningModule):
         penalty_p: float = 2.0,
         sort: bool = True,
         retain_fraction: float = 0.01,
+        wasserstein_tolerance: float | None = None,
+        patience: int = 5,
         critic_optimizer: OptimizerCallable | None = None,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         **method: Any,
     ) -> None:
         self.check(alpha=alpha, critic_steps=critic_steps, penalty_weight=penalty_weight, penalty_p=penalty_p)
-        self.check(retain_fraction=retain_fraction)
+        self.check(retain_fraction=retain_fraction, wasserstein_tolerance=wasserstein_tolerance)
+        self.check(patience=patience)
         if critic is not None and any(isinstance(part, AnyBatchNorm) for part in critic.modules()):
             raise ValueError(
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
@@ -123,6 +133,8 @@ class WGAN(UnlearningModule):
         self.penalty_p = penalty_p
         self.sort = sort
         self.retain_fraction = retain_fraction
+        self.wasserstein_tolerance = wasserstein_tolerance
+        self.patience = patience
         self._critic_optimizer = critic_optimizer
         self._critic_lr_scheduler = critic_lr_scheduler
         # In a list, so that it is no submodule: not in the exported or wrapped model, and DistributedDataParallel does
@@ -130,6 +142,9 @@ class WGAN(UnlearningModule):
         self._critic = [] if critic is None else [clone(critic)]
         self._critic_state: Mapping[str, Any] | None = None
         self._teacher: Teacher | None = None
+        self._estimate = MeanMetric(nan_strategy="disable")  # to look for NaN would wait for the device
+        self._was_above = False
+        self._epochs_below = 0
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Restrict the retain set to D_s."""
@@ -210,6 +225,8 @@ class WGAN(UnlearningModule):
         with torch.autocast(self.device.type, enabled=False):
             wasserstein, penalty = self._train_critic(real, fake.detach())
             loss = self._train_model(fake, ce)
+        if self.wasserstein_tolerance is not None:
+            self._estimate.update(wasserstein, len(fake))
         self.log_terms(loss=loss, wasserstein=wasserstein, penalty=penalty, ce=ce)
         return loss.detach()
 
@@ -265,9 +282,19 @@ class WGAN(UnlearningModule):
     # ------------------------------------------------------------------ between epochs
 
     def on_train_epoch_end(self) -> None:
-        """Step the schedules."""
+        """Step the schedules, and stop when the critic can no longer tell forget set and non-members apart."""
         for config in self.trainer.lr_scheduler_configs:
             self._step_schedule(config.scheduler)
+        if (tolerance := self.wasserstein_tolerance) is None:
+            return
+        estimate = float(self._estimate.compute())
+        self._estimate.reset()
+        # not the absolute value: an untrained critic has the wrong sign as often as not
+        self._was_above |= estimate >= tolerance
+        below = abs(estimate) < tolerance and self._was_above
+        self._epochs_below = self._epochs_below + 1 if below else 0
+        if self._epochs_below >= self.patience:
+            self.trainer.should_stop = True
 
     def _step_schedule(self, schedule: Any) -> None:
         if not isinstance(schedule, ReduceLROnPlateau):
@@ -285,8 +312,15 @@ class WGAN(UnlearningModule):
     # ------------------------------------------------------------------ checkpoints
 
     def preparation_state(self) -> dict[str, Any]:
-        """Return the critic's weights."""
-        return {"critic": self._critic[0].state_dict()} if self._critic else {}
+        """Return the critic's weights and how near the run is to stopping."""
+        if not self._critic:
+            return {}
+        return {
+            "critic": self._critic[0].state_dict(),
+            "estimate": [float(self._estimate.mean_value), float(self._estimate.weight)],
+            "was_above": self._was_above,
+            "epochs_below": self._epochs_below,
+        }
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take these back; a critic that is not there yet is built with the optimizers."""
@@ -294,6 +328,11 @@ class WGAN(UnlearningModule):
             self._critic[0].load_state_dict(state["critic"])
         else:
             self._critic_state = state["critic"]
+        for tensor, value in zip(
+            (self._estimate.mean_value, self._estimate.weight), state["estimate"], strict=True
+        ):
+            tensor.fill_(value)
+        self._was_above, self._epochs_below = state["was_above"], state["epochs_below"]
 
 
 def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.methods import ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods import RandomK, ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.models import Classifier
 
@@ -403,6 +403,34 @@ def test_accuracies_keep_their_names_after_a_test_run() -> None:
         with torch.no_grad():
             hits = torch.cat([method(x).argmax(1) == y for x, y in data.loader(stream)])
         assert found[f"accuracy/{stream}"] == pytest.approx(float(hits.float().mean()))
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_by_name(tmp_path: Path) -> None:
+    method = Finetune(toy_source())
+    trainer = fitted(method)
+    trainer.save_checkpoint(tmp_path / "old.ckpt")
+    content = torch.load(tmp_path / "old.ckpt", weights_only=True)
+    for name in ("moving", "settled"):
+        del content["lightning_unlearn"][name]
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(
+        ValueError, match=r"ckpt_path: .* an older version, .* moving, settled; begin Finetune again"
+    ):
+        quiet_trainer(max_epochs=9).fit(Finetune(toy_source()), toy_data(), ckpt_path=tmp_path / "old.ckpt")
+
+
+def test_arguments_that_are_handed_up_are_recorded_and_refused_by_name() -> None:
+    """As those of the class itself are; a base's argument that a class sets itself is none of its own."""
+
+    class Cautious(RandomK):
+        def __init__(self, source: Any, **random_k: Any) -> None:
+            super().__init__(source, epsilon=0.01, **random_k)
+
+    method = Cautious(toy_source(), lambda_=0.7)
+    assert {"lambda_": 0.7, "mix": False, "step": "loss", "frozen": None}.items() <= method.hparams.items()
+    assert "epsilon" not in method.hparams
+    with pytest.raises(TypeError, match="'lamda'"):
+        RandomK(toy_source(), lamda=0.7)
 
 
 def test_a_prepared_method_serves_no_other_request(tmp_path: Path) -> None:

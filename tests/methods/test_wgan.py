@@ -353,7 +353,22 @@ def test_a_schedule_that_watches_a_metric() -> None:
         fit(WGAN(linear(), lr_scheduler=plateau("val_loss"), **still))
 
 
-def test_a_real_run_makes_the_model_as_unsure_about_both() -> None:
+class Scripted(WGAN):
+    """A critic whose estimate is written down, one for each epoch."""
+
+    estimates = (-0.5, 0.01, 0.5, 0.02, -0.02, -0.3, 0.0, 0.01, -0.01, 9.0)
+
+    def _train_critic(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tensor(self.estimates[self.current_epoch]), torch.tensor(0.0)
+
+
+@pytest.mark.parametrize(("patience", "epochs"), [(1, 4), (2, 5), (3, 9)])
+def test_it_stops_once_the_estimate_has_come_back_and_stays(patience: int, epochs: int) -> None:
+    method = Scripted(linear(), wasserstein_tolerance=0.1, patience=patience)
+    assert fit(method, max_epochs=10).current_epoch == epochs
+
+
+def test_a_real_run_stops_when_the_critic_sees_no_difference() -> None:
     """A source that learned wrong labels by heart is taught to be unsure about it."""
     source = MLP(FEATURES, (64,), CLASSES)
     data = toy_data(0.4, nonmember=24, batch_size=24)
@@ -364,8 +379,11 @@ def test_a_real_run_makes_the_model_as_unsure_about_both() -> None:
         optimizer.zero_grad()
         nn.functional.cross_entropy(source(inputs), targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    method = WGAN(source, 1.0, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3))
-    fit(method, data, max_epochs=40)
+    method = WGAN(
+        source, 1.0, wasserstein_tolerance=0.02, patience=3, optimizer=lambda p: torch.optim.Adam(p, lr=1e-3)
+    )
+    trainer = fit(method, data, max_epochs=300)
+    assert 3 < trainer.current_epoch < 300
 
     def confidence(model: nn.Module, stream: str) -> Tensor:
         outputs = predict(model, data.loader(stream, indexed=True), Runtime())
@@ -380,7 +398,7 @@ def test_a_real_run_makes_the_model_as_unsure_about_both() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("after_batches", [2, 7])
 def test_a_resumed_run_ends_like_an_uninterrupted_one(after_batches: int, tmp_path: Path) -> None:
-    """From the middle of an epoch of 3 batches, with schedules."""
+    """From the middle of an epoch of 3 batches, with schedules, and with a stop that both must come to."""
 
     class Interrupt(L.Callback):
         def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
@@ -394,9 +412,11 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(after_batches: int, tmp_pa
             0.8,
             lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, gamma=0.5),
             critic_lr_scheduler=lambda o: torch.optim.lr_scheduler.ExponentialLR(o, 0.9),
+            wasserstein_tolerance=0.04,
+            patience=2,
         )
         trainer = quiet_trainer(
-            max_epochs=8,
+            max_epochs=30,
             limit_val_batches=0,
             enable_checkpointing=True,
             callbacks=[*callbacks, ModelCheckpoint(tmp_path / str(len(list(tmp_path.iterdir()))))],
@@ -427,6 +447,8 @@ def test_a_resumed_run_ends_like_an_uninterrupted_one(after_batches: int, tmp_pa
         ("penalty_p", 0.5),
         ("retain_fraction", 0.0),
         ("retain_fraction", 1.5),
+        ("wasserstein_tolerance", 0.0),
+        ("patience", 0),
     ],
 )
 def test_arguments_outside_their_range_are_refused(argument: str, value: float) -> None:

@@ -162,9 +162,7 @@ def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> Unlea
     split = data.split
     view = copy.copy(data)
     view._split = replace(
-        split,
-        forget=np.setdiff1d(split.forget, left_out),
-        previous=np.union1d(split.previous, left_out),
+        split, forget=np.setdiff1d(split.forget, left_out), previous=np.union1d(split.previous, left_out)
     )
     return view
 

@@ -1,4 +1,4 @@
-"""Training a source model: a LightningModule around any network; unlearning is not done here."""
+"""A LightningModule around any network, for the ordinary training of a source model."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What modules of this package write into checkpoints as hyper-parameters; knows no particular module."""
+"""Write constructor arguments into checkpoints, so that these load with plain values only."""
 
 import enum
 import inspect

@@ -1,4 +1,4 @@
-"""The generators of the slightly perturbed distribution GAN (SPD-GAN); how they are trained stands elsewhere.
+"""The generators of the slightly perturbed distribution GAN (SPD-GAN).
 
 Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section IV-C.1, name the
 layers of an autoencoder, but no widths, kernels or strides.

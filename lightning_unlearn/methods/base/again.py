@@ -1,4 +1,4 @@
-"""One unlearning many times: how a model comes to be, done again from another seed in a Trainer of its own."""
+"""Do one unlearning again, from another seed in a Trainer of its own."""
 
 import copy
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Log the curves of a fit, and stop it when its loss is no finite number."""
+"""Log the curves of a fit, and stop it at a loss that is not finite."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Perturbing chosen weights and fine-tuning, by Zuo et al.; which weights are chosen stands elsewhere."""
+"""Perturb chosen weights and fine-tune, by Zuo et al.: the base of Top-K and Random-k."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal

@@ -1,4 +1,4 @@
-"""Where the source model comes from: a module at hand or a checkpoint file; knows no method."""
+"""Take a source model at hand, or load one from a checkpoint file."""
 
 import contextvars
 import io

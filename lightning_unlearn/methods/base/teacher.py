@@ -1,4 +1,4 @@
-"""A frozen model whose answers on one set of samples others are pulled to."""
+"""A frozen model whose answers on one set of samples another model is pulled to."""
 
 from collections.abc import Mapping
 from typing import Any

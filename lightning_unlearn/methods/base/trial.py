@@ -1,4 +1,4 @@
-"""Whether a model and its data fit together, as one batch shows before hours are spent on them."""
+"""Ask one batch whether a model and its data fit together, before hours are spent on them."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -63,7 +63,7 @@ class TopK(Perturbation):
         >>> from lightning_unlearn.models import MLP
         >>> TopK(MLP(in_features=4, hidden=(3,), num_classes=2), k=45)
         Traceback (most recent call last):
-        ValueError: k must lie between 1 and 23, the weights of MLP, got 45
+        ValueError: k must lie in [1, 23], got 45: MLP has 23 weights
     """
 
     declared: ClassVar[Declared] = {

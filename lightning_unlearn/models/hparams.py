@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -26,8 +26,6 @@ __all__ = [
     "save_primitive_hyperparameters",
     "unkept_arguments",
 ]
-
-_NOT_PRIMITIVE = object()
 
 
 def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collection[str] = ()) -> None:
@@ -56,11 +54,7 @@ def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collect
     if given is not None and _belongs_to(given, module):
         arguments = given
     else:
-        arguments = {
-            name: primitive
-            for name, value in _constructor_arguments(module, caller).items()
-            if (primitive := _as_primitive(value)) is not _NOT_PRIMITIVE
-        }
+        arguments = plain_values(_constructor_arguments(module, caller))
     _save(module, {name: value for name, value in arguments.items() if name not in ignore}, caller)
 
 
@@ -80,12 +74,7 @@ def restore_hyperparameters(module: L.LightningModule, checkpoint: Mapping[str, 
     if INSTANTIATOR not in recorded or trainer_of(module) is not None:
         return
     # Arguments passed to load_from_checkpoint stand among the recorded ones and may be any object.
-    primitives = {name: _as_primitive(value) for name, value in recorded.items()}
-    _save(
-        module,
-        {name: value for name, value in primitives.items() if value is not _NOT_PRIMITIVE},
-        inspect.currentframe(),
-    )
+    _save(module, plain_values(recorded), inspect.currentframe())
 
 
 def _save(module: L.LightningModule, arguments: dict[str, Any], frame: FrameType | None) -> None:
@@ -145,12 +134,16 @@ def _is_init_of(frame: FrameType, module: L.LightningModule) -> bool:
     )
 
 
-def _as_primitive(value: Any) -> Any:
-    """Return a value made of Python's own plain types only, or ``_NOT_PRIMITIVE``."""
+def _as_plain(value: Any) -> Any:
+    """Return a value made of Python's own plain types only.
+
+    Raises:
+        TypeError: If it is or holds something else.
+    """
     if isinstance(value, enum.Enum):
-        return _as_primitive(value.value)
+        return _as_plain(value.value)
     if isinstance(value, np.generic):
-        return _as_primitive(value.item())
+        return _as_plain(value.item())
     if value is None or isinstance(value, bool):
         return value
     for kind in (int, float, str):
@@ -159,22 +152,20 @@ def _as_primitive(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):
-        items = [_as_primitive(item) for item in value]
-        return (
-            _NOT_PRIMITIVE
-            if _NOT_PRIMITIVE in items
-            else (items if isinstance(value, list) else tuple(items))
-        )
+        items = [_as_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if isinstance(value, Mapping):
-        keys, items = [_as_primitive(key) for key in value], [_as_primitive(item) for item in value.values()]
-        return _NOT_PRIMITIVE if _NOT_PRIMITIVE in (*keys, *items) else dict(zip(keys, items, strict=True))
-    return _NOT_PRIMITIVE
+        return {_as_plain(key): _as_plain(item) for key, item in value.items()}
+    raise TypeError(f"{type(value).__name__} is not plain")
 
 
 def plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return those arguments that are made of plain values, which any checkpoint reader accepts."""
-    primitives = {name: _as_primitive(value) for name, value in arguments.items()}
-    return {name: value for name, value in primitives.items() if value is not _NOT_PRIMITIVE}
+    plain = {}
+    for name, value in arguments.items():
+        with suppress(TypeError):
+            plain[name] = _as_plain(value)
+    return plain
 
 
 def unkept_arguments(kind: type, arguments: Mapping[str, Any]) -> list[str]:

@@ -550,12 +550,12 @@ def test_models_that_vmap_cannot_batch_have_a_way_out() -> None:
 @pytest.mark.parametrize(
     ("kind", "arguments", "message"),
     [
-        (TopK, {"k": 0}, "k must lie between 1 and 99, the weights of Net, got 0"),
-        (TopK, {"k": 100}, "k must lie between 1 and 99, the weights of Net, got 100"),
+        (TopK, {"k": 0}, r"k must lie in \[1, 99\], got 0: Net has 99 weights"),
+        (TopK, {"k": 100}, r"k must lie in \[1, 99\], got 100: Net has 99 weights"),
         (
             TopK,
             {"k": 7, "granularity": "tensor"},
-            "k must lie between 1 and 6, the parameter tensors of Net, got 7",
+            r"k must lie in \[1, 6\], got 7: Net has 6 parameter tensors",
         ),
         (TopK, {"k": 5, "epsilon": 0.0}, "epsilon must be finite and not 0, got 0.0"),
         (TopK, {"k": 5, "epsilon": float("nan")}, "epsilon must be finite and not 0"),

@@ -47,6 +47,7 @@ from lightning_unlearn.methods.base.trial import (
     warn_of_guessing,
 )
 from lightning_unlearn.models import clone, save_primitive_hyperparameters
+from lightning_unlearn.models.classifier import scheduled
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import class_state, listed
@@ -380,15 +381,11 @@ class UnlearningModule(SpreadableModule):
             return cast(L.LightningModule, model).configure_optimizers()
         make = given or partial(torch.optim.Adam, lr=self.default_lr)
         optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
-        config: dict[str, Any] = {}
-        if self._lr_scheduler is not None:
-            config["scheduler"] = schedule = self._lr_scheduler(optimizer)
-            if monitor := getattr(schedule, "monitor", None):
-                config["monitor"] = monitor
-        elif self.anneals:
+        if self._lr_scheduler is None and self.anneals:
             rate = partial(annealed, steps=self.total_steps)
-            config = {"scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, rate), "interval": "step"}
-        return {"optimizer": optimizer, "lr_scheduler": config} if config else optimizer  # type: ignore[return-value]
+            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return scheduled(optimizer, self._lr_scheduler)
 
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""

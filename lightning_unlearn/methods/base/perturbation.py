@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import Choice, Declared, Range
+from lightning_unlearn.core.checks import Choice, Declared, Range, in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
@@ -116,12 +116,7 @@ class Perturbation(UnlearningModule):
 
     def require_k(self, k: int, most: int, what: str) -> None:
         """Raise unless ``k`` is an integer from 1 to ``most``, the number of ``what`` there are to choose."""
-        if k is True or not isinstance(k, int):
-            self.declared["k"].check("k", k)
-        if not 1 <= k <= most:
-            raise ValueError(
-                f"k must lie between 1 and {most}, the {what} of {type(self.model).__name__}, got {k}"
-            )
+        in_range("k", k, f"[1, {most}]", f": {type(self.model).__name__} has {most} {what}", whole=True)
 
     def require_fraction(self, fraction: float) -> None:
         """Raise unless ``fraction`` is a share of the model's weights that chooses at least one."""

@@ -2,6 +2,7 @@
 
 import contextvars
 import io
+import pkgutil
 import sys
 import types
 import typing
@@ -269,9 +270,8 @@ def _is_known(class_path: str) -> bool:
 
 
 def _import_class(class_path: str) -> type[L.LightningModule]:
-    module_name, _, name = class_path.rpartition(".")
     try:
-        found = getattr(__import__(module_name, fromlist=[name]), name)
+        found = pkgutil.resolve_name(class_path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"source: module={class_path!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, L.LightningModule)):

@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from helpers.docs_tables import parameters_of
+from helpers.support import METHODS
 from helpers.toys import (
     CLASSES,
     FEATURES,
@@ -22,6 +24,7 @@ from helpers.toys import (
     toy_data,
     toy_source,
 )
+from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -431,6 +434,17 @@ def test_arguments_that_are_handed_up_are_recorded_and_refused_by_name() -> None
     assert "epsilon" not in method.hparams
     with pytest.raises(TypeError, match="'lamda'"):
         RandomK(toy_source(), lamda=0.7)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_the_command_sees_every_argument_that_is_handed_up(method: type[UnlearningModule]) -> None:
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(method, "model")
+    seen = parser.get_defaults().as_dict()["model"]
+    wanted = parameters_of(method)
+    assert seen.keys() == wanted.keys()
+    defaults = {name: each.default for name, each in wanted.items() if each.default is not each.empty}
+    assert defaults.items() <= seen.items()
 
 
 def test_a_prepared_method_serves_no_other_request(tmp_path: Path) -> None:

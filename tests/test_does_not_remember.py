@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn import MethodRun, ReferenceKL
 from lightning_unlearn.callbacks import Export
-from lightning_unlearn.callbacks.export import _name_wandb
+from lightning_unlearn.callbacks.base.export import _name_wandb
 from lightning_unlearn.cli.arguments import own_arguments, shown_arguments
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.data import Split, TensorData, UnlearningDataModule

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.docs_tables import parameters_of
+from doc_tables import parameters_of
 from helpers.support import METHODS, settings_of
 from helpers.toys import TRAIN, quiet_trainer, toy_data, toy_source
 from hypothesis import HealthCheck, given, settings

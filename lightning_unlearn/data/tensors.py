@@ -1,4 +1,4 @@
-"""Data held in memory as tensors, served a whole batch at a time; no files and no splits."""
+"""Data held in memory as tensors, served a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
             ``transform`` and only by :meth:`batch` with a generator.
         attributes: Columns with one value per sample, such as ``"id"``, ``"identity"`` or ``"age"``.
 
+    Attributes:
+        clean: The data before some of it were poisoned; None where none were.
+
     Raises:
         TypeError: If ``inputs`` or ``targets`` are not tensors, or ``targets`` are not integers.
         ValueError: If lengths differ, the data are empty, or a target lies outside ``[0, num_classes)``.
@@ -43,6 +46,8 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         >>> data.num_classes
         2
     """
+
+    clean: TensorData | None = None
 
     def __init__(
         self,
@@ -147,11 +152,21 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         """
         index = torch.as_tensor(positions, dtype=torch.int64)
         rows = index.cpu().numpy()
-        return TensorData(
+        return self.with_(
             self.inputs.index_select(0, index.to(self.inputs.device)),
             self.targets.index_select(0, index.to(self.targets.device)),
+            {name: column[rows] for name, column in self.attributes.items()},
+        )
+
+    def with_(
+        self, inputs: Tensor, targets: Tensor, attributes: Mapping[str, np.ndarray] | None
+    ) -> TensorData:
+        """Return other samples with the same classes, ``transform`` and ``augment``."""
+        return TensorData(
+            inputs,
+            targets,
             num_classes=self.num_classes,
             transform=self.transform,
             augment=self.augment,
-            attributes={name: column[rows] for name, column in self.attributes.items()},
+            attributes=attributes,
         )

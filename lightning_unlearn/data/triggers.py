@@ -1,4 +1,4 @@
-"""Backdoor triggers as operations on whole batches of inputs; who is poisoned is decided elsewhere."""
+"""Backdoor triggers as operations on whole batches of inputs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
+
+from lightning_unlearn.core.checks import in_range, one_of
 
 __all__ = [
     "BlendTrigger",
@@ -62,7 +64,7 @@ def stamp_patch(inputs: Tensor, corner: Corner, size: int, value: float) -> Tens
     stamped = inputs.clone()
     rows = slice(size) if corner.startswith("top") else slice(-size, None)
     columns = slice(size) if corner.endswith("left") else slice(-size, None)
-    stamped[..., rows, columns] = _scaled("value", value, inputs.dtype)
+    stamped[..., rows, columns] = _scaled(value, inputs.dtype)
     return stamped
 
 
@@ -165,12 +167,9 @@ class PatchTrigger(Trigger):
     value: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.corner not in _CORNERS:
-            raise ValueError(f"corner must be one of {', '.join(_CORNERS)}, got {self.corner!r}")
-        if self.size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
-        if not math.isfinite(self.value):
-            raise ValueError(f"value must be finite, got {self.value}")
+        one_of("corner", self.corner, *_CORNERS)
+        in_range("size", self.size, "[1, inf)", whole=True)
+        in_range("value", self.value, "(-inf, inf)")
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the images ``(B, H, W)`` or ``(B, C, H, W)`` with the patch."""
@@ -206,10 +205,8 @@ class BlendTrigger(Trigger):
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.strength <= 1:
-            raise ValueError(f"strength must lie in (0, 1], got {self.strength}")
-        if self.seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {self.seed}")
+        in_range("strength", self.strength, "(0, 1]")
+        in_range("seed", self.seed, "[0, inf)", whole=True)
         if not self.low < self.high or not math.isfinite(self.high - self.low):
             raise ValueError(f"low must be less than high and both finite, got {self.low} and {self.high}")
 
@@ -255,8 +252,8 @@ class ColumnTrigger(Trigger):
             raise ValueError(
                 f"value must be one number, or one for each of the {len(columns)} columns, got {self.value!r}"
             )
-        if not all(map(math.isfinite, values)):
-            raise ValueError(f"value must be finite, got {self.value!r}")
+        for value in values:
+            in_range("value", value, "(-inf, inf)")
         # Lists, as a configuration file gives them, would make the object unhashable.
         object.__setattr__(self, "columns", columns)
         object.__setattr__(self, "value", values)
@@ -268,15 +265,14 @@ class ColumnTrigger(Trigger):
         return set_columns(inputs, self.columns, self.value)
 
 
-def _scaled(name: str, value: float, dtype: torch.dtype) -> float:
+def _scaled(value: float, dtype: torch.dtype) -> float:
     """Turn a share of full scale into a ``uint8`` value; other types are taken as they are."""
-    if dtype != torch.uint8:
-        if not dtype.is_floating_point and not float(value).is_integer():
-            raise ValueError(f"{name} must be a whole number for images of {dtype}, got {value}")
-        return value
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must be a share of full scale in [0, 1] for uint8 images, got {value}")
-    return round(value * _UINT8_MAX)
+    if dtype == torch.uint8:
+        in_range("value", value, "[0, 1]", "; for uint8 images it is a share of full scale")
+        return round(value * _UINT8_MAX)
+    if not dtype.is_floating_point and not float(value).is_integer():
+        raise ValueError(f"value must be a whole number for images of {dtype}, got {value}")
+    return value
 
 
 @lru_cache(maxsize=16)

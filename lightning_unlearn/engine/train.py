@@ -1,6 +1,7 @@
 """Plain training of one classifier outside a Trainer's loop, on the Trainer's device, precision and ranks."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,9 +15,12 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.models.freezing import hold_statistics
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 
-__all__ = ["Loss", "train_classifier"]
+__all__ = ["Loss", "default_optimizer", "train_classifier"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+default_optimizer = partial(torch.optim.Adam, lr=1e-3)
+"""Makes the optimizer of whatever model is trained where none is given."""
 
 
 def train_classifier(

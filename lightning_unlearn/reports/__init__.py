@@ -26,7 +26,7 @@ from lightning_unlearn.reports.schema import (
     write_json,
 )
 from lightning_unlearn.reports.table import comparison_table, render_text
-from lightning_unlearn.reports.verdict import Finding, Verdict, judge, separates
+from lightning_unlearn.reports.verdict import Finding, Verdict, judge, judge_all, separates
 from lightning_unlearn.reports.writer import write_all
 
 __all__ = [
@@ -50,6 +50,7 @@ __all__ = [
     "find_sweeps",
     "forgetting_axis",
     "judge",
+    "judge_all",
     "merge",
     "posterior_histograms",
     "read_details",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import DeclaredMetric
@@ -25,11 +25,11 @@ from lightning_unlearn.reports.glossary import (
     format_value,
     headline_metrics,
     measured_metrics,
-    method_names,
     ordered_models,
 )
+from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import Verdict, control_findings, judge, summary_sentences
+from lightning_unlearn.reports.verdict import Verdict, control_findings, judge_all, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -141,8 +141,9 @@ def write_page(
     )
     environment.filters["breakable"] = _breakable
     pictures = [_picture(Path(figure)) for figure in figures]
-    verdicts = [judge(report, model) for model in method_names(report)]
-    sections = _sections(report, pictures, details or {})
+    judged = judge_all(report)
+    verdicts = list(judged.values())
+    sections = _sections(report, pictures, details or {}, judged)
     deciding = {finding.metric for verdict in verdicts for finding in verdict.findings}
     page = environment.get_template("report.html.j2").render(
         report=report,
@@ -152,6 +153,8 @@ def write_page(
         verdicts=verdicts,
         deciding=[(name, describe(name, report)) for name in measured_metrics(report) if name in deciding],
         tables=_tables(report),
+        paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
+        paper_columns=PAPER_COLUMNS,
         sections=sections,
         identifiers={section.model: section.identifier for section in sections},
         pictures=[picture for picture in pictures if picture.model not in report["models"]],
@@ -224,9 +227,10 @@ def _cell(report: Report, model: str, name: str, mark: str) -> _Cell:
     return _Cell(value["mean"], format_value(metric, value), interval, mark, None in value["values"])
 
 
-def _sections(report: Report, pictures: Sequence[_Picture], details: Details) -> list[_Section]:
+def _sections(
+    report: Report, pictures: Sequence[_Picture], details: Details, judged: Mapping[str, Verdict]
+) -> list[_Section]:
     """Return a section a model, in the order of presentation."""
-    methods = method_names(report)
     sections = []
     for place, model in enumerate(ordered_models(report)):
         runs = details.get(model, {})
@@ -239,7 +243,7 @@ def _sections(report: Report, pictures: Sequence[_Picture], details: Details) ->
                 identifier=f"model-{place}",
                 model=model,
                 control=CONTROLS.get(model, ""),
-                verdict=judge(report, model) if model in methods else None,
+                verdict=judged.get(model),
                 rows=_seed_rows(report, model),
                 pictures=[picture for picture in pictures if picture.model == model] + left,
                 config=_yaml(_own_config(configured, model)) if configured else "",

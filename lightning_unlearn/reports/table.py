@@ -21,12 +21,11 @@ from lightning_unlearn.reports.glossary import (
     format_value,
     headline_metrics,
     measured_metrics,
-    method_names,
     ordered_models,
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import VERDICTS, Status, judge
+from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all
 
 __all__ = ["comparison_table", "render_text"]
 
@@ -40,6 +39,7 @@ _BEST = "*"
 _PARTIAL = "†"
 _SIGNS: dict[Status, str] = {"close": "✓", "not close": "✗"}
 _UNKNOWN = "?"
+_BLIND = "-"
 
 _Spell = Callable[[str], str]
 """Says a text with the characters that the output knows."""
@@ -210,15 +210,15 @@ def _notes(report: Report, columns: dict[str, _Column], models: Sequence[str], s
 
 def _verdicts(report: Report, width: int, name_width: int, spell: _Spell) -> list[RenderableType]:
     """Lay out each method's verdict in one row, a sign for the whole and one for each metric it rests on."""
-    judged = {name: judge(report, name) for name in method_names(report)}
-    telling = [name for name in judged if judged[name].status not in ("no interval", "nothing to compare")]
+    judged = judge_all(report)
+    telling = [name for name in judged if judged[name].status not in ("illustration", "nothing to compare")]
     if not telling:
         if not judged:
             return []
         reasons = dict.fromkeys(VERDICTS[verdict.status] for verdict in judged.values())
         return [Text(f"no verdict on any method ({'; '.join(reasons)})", style="dim")]
     signs = {
-        name: {metric: spell(_SIGNS.get(status, _UNKNOWN)) for metric, status in verdict.statuses.items()}
+        name: {finding.metric: spell(_sign(finding)) for finding in verdict.findings}
         for name, verdict in judged.items()
     }
     metrics = [
@@ -232,15 +232,13 @@ def _verdicts(report: Report, width: int, name_width: int, spell: _Spell) -> lis
             _heading(spell(describe(metric, report).short), cells), cells, [""] * len(cells)
         )
     chunks = _chunks(columns, width - name_width - _GAP)
-    above = [
-        describe(metric, report).short for metric in metrics if describe(metric, report).direction == "higher"
-    ]
     lines = [
-        "Is the method close to the retrained model?",
-        f"{_SIGNS['close']} its mean is inside the retrained model's 95% interval"
-        + (f" ({', '.join(above)}: or above)" if above else ""),
-        f"{_SIGNS['not close']} outside; one such metric decides the verdict",
-        f"{_UNKNOWN} cannot tell: the source model is inside too, or there is no interval",
+        "Is the method close to the retrained model? Beside it the share of the gap between source (0%) and "
+        "retrained model (100%) that it closed.",
+        f"{_SIGNS['close']} within half that gap, or less than a point of test accuracy lost, two one-sided tests "
+        "at 5%",
+        f"{_SIGNS['not close']} beyond (Holm over metrics and methods); one such metric decides the verdict",
+        f"{_UNKNOWN} undecided: more seeds would tell; {_BLIND} blind: source and retrained model do not differ",
     ]
     tables = (_table(chunk, columns, list(judged), name_width, spell) for chunk in chunks)
     return [
@@ -248,6 +246,14 @@ def _verdicts(report: Report, width: int, name_width: int, spell: _Spell) -> lis
         *(part for table in tables for part in (table, Text(""))),
         *(Text(spell(line), style="dim") for line in lines),
     ]
+
+
+def _sign(finding: Finding) -> str:
+    """Return the sign of one metric's answer, and the share of the gap that was closed."""
+    if finding.status == "cannot tell":
+        return _BLIND
+    share = "" if finding.share is None else f" {finding.share:.0%}"
+    return f"{_SIGNS.get(finding.status, _UNKNOWN)}{share}"
 
 
 def _failures(report: Report, spell: _Spell) -> list[Text]:

@@ -10,7 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers.docs_tables import parameters_of
+from doc_tables import parameters_of
 from helpers.support import METHODS
 from helpers.toys import (
     CLASSES,

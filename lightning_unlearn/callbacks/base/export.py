@@ -1,4 +1,4 @@
-"""Writes the unlearned model when fit ends, and clears away what still remembers; measures nothing."""
+"""Write the unlearned model when fit ends, and clear away what still remembers."""
 
 import warnings
 from collections.abc import Iterator

@@ -337,7 +337,7 @@ def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
     for base in kind.__mro__:
         if "__init__" in vars(base):
             own = inspect.signature(base).parameters
-            found = {**own, **found}
+            found = {**found, **{name: each for name, each in own.items() if name not in found}}
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
                 break
     return {name: each for name, each in found.items() if each.kind is not each.VAR_KEYWORD}

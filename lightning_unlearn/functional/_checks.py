@@ -83,6 +83,14 @@ def _require_posteriors(name: str, value: Tensor, dim: int) -> None:
         )
 
 
+def require_classes(name: str, targets: Tensor) -> None:
+    """Raise ``ValueError`` unless targets are integers."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must be integer class indices, got {targets.dtype}; pass argmax of one-hot labels"
+        )
+
+
 def as_populations(
     unlearned: Tensor, retrained: Tensor, statistic: str, least: int, advice: str, *, finite: bool = True
 ) -> tuple[Tensor, Tensor]:

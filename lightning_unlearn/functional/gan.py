@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.functional._checks import as_float
+from lightning_unlearn.functional._checks import as_float, require_classes
 
 __all__ = [
     "generator_loss",
@@ -216,7 +216,7 @@ def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tens
         is right on all of D_p and the other model no worse than chance.
 
     Raises:
-        ValueError: If the shapes do not fit, or there is no sample.
+        ValueError: If the shapes do not fit, there is no sample, a logit is NaN, or the targets are no integers.
 
     Example:
         >>> import torch
@@ -225,6 +225,10 @@ def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tens
         0.5
     """
     _check_pair(source_logits, model_logits, targets)
+    for name, logits in (("source_logits", source_logits), ("model_logits", model_logits)):
+        if bool(logits.isnan().any()):
+            raise ValueError(f"{name} holds NaN, which has no largest class; look at the model that gave it")
+    require_classes("targets", targets)
     right, still_right = (
         (logits.argmax(dim=-1) == targets).double() for logits in (source_logits, model_logits)
     )

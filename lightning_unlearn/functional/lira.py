@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.core.checks import one_of
-from lightning_unlearn.functional._checks import as_populations, as_scores, require_resampling
+from lightning_unlearn.functional._checks import (
+    as_populations,
+    as_scores,
+    require_classes,
+    require_resampling,
+)
 from lightning_unlearn.functional.membership import LOW_FPRS, tpr_at
 from lightning_unlearn.functional.statistics import percentiles
 
@@ -68,6 +73,7 @@ def logit_scaled_confidence(logits: Tensor, targets: Tensor) -> Tensor:
         raise ValueError(
             f"targets must hold one class a sample, shape ({logits.shape[-2]},), got {tuple(targets.shape)}"
         )
+    require_classes("targets", targets)
     classes = logits.shape[-1]
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
         raise ValueError(

@@ -60,3 +60,18 @@ def test_bad_arguments_are_refused(rows, labels, eta, message):
     other = torch.zeros(3 if rows[0] else 0, 2)
     with pytest.raises(ValueError, match=message):
         spd_gan_loss(torch.zeros(rows), other, torch.zeros(labels, dtype=torch.int64), eta)
+
+
+@pytest.mark.parametrize(
+    ("source", "targets", "message"),
+    [
+        (torch.full((2, 3), torch.nan), torch.zeros(2, dtype=torch.int64), "source_logits holds NaN"),
+        (torch.zeros(2, 3), torch.zeros(2), "targets must be integer class indices"),
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "at least one"),
+    ],
+)
+def test_the_degree_of_what_is_no_answer_is_refused(
+    source: torch.Tensor, targets: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        unlearning_degree(source, torch.zeros(len(source), 3), targets)

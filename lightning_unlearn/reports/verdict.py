@@ -1,4 +1,4 @@
-"""What may be said of each method against the retrained model, in plain sentences; prints and draws nothing.
+"""What may be said of each method against the retrained model, in plain sentences.
 
 The rule asks one question of each deciding metric: does the method's mean over the seeds lie inside the 95%
 interval of the retrained model's mean? For a forgetting metric, the source model is asked as well. Where it
@@ -8,6 +8,7 @@ lies inside too, being inside shows nothing, and such a metric does not count; b
 from dataclasses import dataclass
 from typing import Literal
 
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.glossary import (
     clean,
     decimals,
@@ -18,18 +19,7 @@ from lightning_unlearn.reports.glossary import (
     measured_metrics,
     method_names,
 )
-from lightning_unlearn.reports.schema import Report
-
-__all__ = [
-    "VERDICTS",
-    "Finding",
-    "Status",
-    "Verdict",
-    "control_findings",
-    "judge",
-    "separates",
-    "summary_sentences",
-]
+from lightning_unlearn.reports.schema import Report, Value
 
 Status = Literal["close", "not close", "cannot tell", "no interval", "nothing to compare"]
 """The answer for one metric, or for a method as a whole."""
@@ -42,6 +32,10 @@ VERDICTS: dict[Status, str] = {
     "nothing to compare": "no verdict, nothing to compare with",
 }
 """How each answer is worded for a whole method."""
+
+
+BETTER: dict[str, str] = {"higher": "above", "lower": "below"}
+"""On which side of the retrained model's interval a value loses nothing, by what is declared good."""
 
 
 @dataclass(frozen=True)
@@ -126,38 +120,41 @@ def _overall(report: Report, findings: tuple[Finding, ...]) -> Status:
 def _compare(report: Report, model: str, name: str) -> Finding:
     """Answer for one metric that both the method and the retrained model have."""
     metric = describe(name, report)
-    unit = f" {metric.unit}" if metric.unit else ""
-    points = " points" if metric.unit == "%" else unit
+    points = " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
     value, target = report["models"][model][name], report["models"]["retrain"][name]
-    floor = report["models"].get("source", {}).get(name)
     mean, interval = value["mean"], target["ci95"]
-    shown = f"{metric.label}: {format_value(metric, value)}{unit}"
-    distance = format_number(metric, abs(mean - target["mean"]), decimals(metric, value))
+    shown = f"{metric.label}: {_with_unit(metric, value)}"
     if interval is None:
+        distance = format_number(metric, abs(mean - target["mean"]), decimals(metric, value))
         return Finding(
             name,
             "no interval",
-            f"{shown}, the retrained model {format_value(metric, target)}{unit}: {distance}{points} apart, "
+            f"{shown}, the retrained model {_with_unit(metric, target)}: {distance}{points} apart, "
             "and no interval to judge it by.",
         )
     low, high = interval
-    held = f"the retrained model's 95% interval {format_interval(metric, target)}{unit}"
+    held = f"the retrained model's 95% interval {format_interval(metric, target)} {metric.unit}".rstrip()
     if low <= mean <= high:
+        floor = report["models"].get("source", {}).get(name)
         if metric.decides == "forgetting" and floor is not None and not separates(report, name):
             return Finding(
                 name,
                 "cannot tell",
-                f"{shown}, inside {held}; so is the source model ({format_value(metric, floor)}{unit}), "
+                f"{shown}, inside {held}; so is the source model ({_with_unit(metric, floor)}), "
                 "which forgot nothing, so this metric cannot tell.",
             )
         return Finding(name, "close", f"{shown}, inside {held}.")
+    side = "below" if mean < low else "above"
+    if metric.direction is not None and BETTER.get(metric.direction) == side:
+        return Finding(name, "close", f"{shown}, {side} {held} and so no loss.")
     beyond = format_number(metric, low - mean if mean < low else mean - high, decimals(metric, value))
     # A distance that rounds to nothing is none to be printed as a number.
     away = f"{beyond}{points}" if float(beyond) else "just"
-    side = "below" if mean < low else "above"
-    if metric.direction == "higher" and mean > high:
-        return Finding(name, "close", f"{shown}, above {held} and so no loss.")
     return Finding(name, "not close", f"{shown}, {away} {side} {held}.")
+
+
+def _with_unit(metric: DeclaredMetric, value: Value) -> str:
+    return f"{format_value(metric, value)} {metric.unit}".rstrip()
 
 
 def separates(report: Report, name: str) -> bool | None:
@@ -190,10 +187,9 @@ def control_findings(report: Report) -> list[str]:
         metric = describe(name, report)
         if metric.decides != "forgetting" or name not in source or name not in retrain:
             continue
-        unit = f" {metric.unit}" if metric.unit else ""
         numbers = (
-            f"{metric.label}: source model {format_value(metric, source[name])}{unit}, "
-            f"retrained model {format_value(metric, retrain[name])}{unit}"
+            f"{metric.label}: source model {_with_unit(metric, source[name])}, "
+            f"retrained model {_with_unit(metric, retrain[name])}"
         )
         told_apart = separates(report, name)
         if told_apart is None:

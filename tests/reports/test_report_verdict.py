@@ -2,10 +2,10 @@
 
 import pytest
 
-from lightning_unlearn.reports import build_report, judge, separates
+from lightning_unlearn.reports import build_report, judge
 from lightning_unlearn.reports.glossary import METRICS, best_and_worst, describe, format_value, wrap_name
 from lightning_unlearn.reports.schema import Report, summarise
-from lightning_unlearn.reports.verdict import control_findings, summary_sentences
+from lightning_unlearn.reports.verdict import control_findings, separates, summary_sentences
 
 AUC, TEST = "membership_inference/auc", "accuracy/test"
 

@@ -9,23 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures.base import (
-    BLUE,
-    CONTROL_LOOKS,
-    GREEN,
-    GRID,
-    PURPLE,
-    VERMILION,
-    control_handles,
-    declare,
-    legend_beside,
-    line_styles,
-    model_label,
-    noted,
-    panel_grid,
-    reference_line,
-    typeset,
-)
+from lightning_unlearn.reports.figures import base
 from lightning_unlearn.reports.glossary import describe, ordered_models, wrap_name
 from lightning_unlearn.reports.schema import Report, Value, summarise
 
@@ -45,7 +29,7 @@ _BANDS_INK = 0.5
 _FAINTEST, _DARKEST = 0.05, 0.15
 
 
-@declare(
+@base.declare(
     "backdoor_curve.png",
     "Backdoor over the epochs",
     "Accuracy and success rates of the backdoor after each epoch of unlearning, a line a method: the mean over "
@@ -54,7 +38,7 @@ _FAINTEST, _DARKEST = 0.05, 0.15
 def backdoor_curve(report: Report, details: Details) -> Figure | None:
     """Draw the backdoor's scores over the epochs, a panel a score."""
     curves: dict[str, dict[str, dict[int, Value]]] = {score: {} for score in _SCORES}
-    for name, runs in noted(report, details, "backdoor", "curve").items():
+    for name, runs in base.noted(report, details, "backdoor", "curve").items():
         for score in _SCORES:
             courses = [
                 dict(zip(run["curve"]["epoch"], run["curve"][score], strict=True))
@@ -68,10 +52,10 @@ def backdoor_curve(report: Report, details: Details) -> Figure | None:
     if not drawn:
         return None
     models = [name for name in ordered_models(report) if any(name in each for each in drawn.values())]
-    figure, panels = panel_grid(
+    figure, panels = base.panel_grid(
         list(drawn), _COLUMNS, panel=(3.5, 2.9), around=(3.0, 0.8), least_height=1.4 + 0.30 * len(models)
     )
-    styles = line_styles(models)
+    styles = base.line_styles(models)
     opacity = np.clip(_BANDS_INK / len(models), _FAINTEST, _DARKEST)
     handles: dict[str, Any] = {}
     for axes, metric, lowest in panels:
@@ -79,21 +63,21 @@ def backdoor_curve(report: Report, details: Details) -> Figure | None:
         for name, curve in drawn[metric].items():
             means = [value["mean"] * about.scale for value in curve.values()]
             # A marker shows where it was measured, and a curve of one point at all.
-            (handles[model_label(name)],) = axes.plot(list(curve), means, markersize=4, **styles[name])
+            (handles[base.model_label(name)],) = axes.plot(list(curve), means, markersize=4, **styles[name])
             if all(value["ci95"] is not None for value in curve.values()):
                 ends = np.array([value["ci95"] for value in curve.values()], dtype=np.float64)
                 low, high = about.scale * ends.clip(0.0, 1.0).T
                 tint = styles[name]["color"]
                 axes.fill_between(list(curve), low, high, color=tint, alpha=opacity, linewidth=0)
         axes.set_ylim(-0.03 * about.scale, 1.03 * about.scale)
-        reference_line(axes, report, metric, along="y")
+        base.reference_line(axes, report, metric, along="y")
         axes.locator_params(axis="x", integer=True)
-        axes.set_title(typeset(about.label, 36), fontsize=10.5)
-        axes.set_ylabel(typeset(about.short_heading))
-        axes.grid(**GRID)
+        axes.set_title(base.typeset(about.label, 36), fontsize=10.5)
+        axes.set_ylabel(base.typeset(about.short_heading))
+        axes.grid(**base.GRID)
         if lowest:
             axes.set_xlabel("Epochs of unlearning")
-    legend_beside(figure, {**handles, **control_handles(report, list(drawn))})
+    base.legend_beside(figure, {**handles, **base.control_handles(report, list(drawn))})
     return figure
 
 
@@ -104,7 +88,7 @@ def _shared(courses: Sequence[_Course]) -> list[int]:
 
 # ---------------------------------------------------------------------------------------------- what was logged
 
-_SETS = {"forget": (VERMILION, "o"), "retain": (BLUE, "s"), "test": (GREEN, "^")}
+_SETS = {"forget": (base.VERMILION, "o"), "retain": (base.BLUE, "s"), "test": (base.GREEN, "^")}
 """Colour and marker of the sets whose accuracies share a panel, since they are read against each other."""
 _ACCURACY = re.compile(r"(train/)?accuracy[/_](forget|retain|test)")
 _OWN_FIGURE = "backdoor/"
@@ -116,7 +100,7 @@ _FEW = 15
 _TITLE_WIDTH = 30
 
 
-@declare(
+@base.declare(
     "training_*.png",
     "Training curves of *",
     "What was logged over the optimiser steps in which * was trained: thin lines for the seeds, a thick line for "
@@ -140,18 +124,18 @@ def training(report: Report, details: Details) -> Mapping[str, Figure]:
 
 
 def _training_of_one(report: Report, courses: Mapping[str, Sequence[_Course]]) -> Figure:
-    figure, panels = panel_grid(_grouped(courses), _COLUMNS, panel=(3.4, 2.3), around=(0.6, 0.9))
+    figure, panels = base.panel_grid(_grouped(courses), _COLUMNS, panel=(3.4, 2.3), around=(0.6, 0.9))
     for place, (axes, quantities, lowest) in enumerate(panels):
         if _ACCURACY.fullmatch(quantities[0]):
             _accuracy_panel(axes, report, {quantity: courses[quantity] for quantity in quantities})
         else:
             (quantity,) = quantities
             name, about = quantity.removeprefix("train/"), describe(quantity, report)
-            _lines(axes, courses[quantity], about.scale, "o", color=PURPLE if place else BLUE)
+            _lines(axes, courses[quantity], about.scale, "o", color=base.PURPLE if place else base.BLUE)
             axes.set_title(wrap_name(quantity.replace("$", r"\$"), _TITLE_WIDTH, 2), fontsize=10.5)
             axes.set_ylabel(_UNITS.get(name, "loss" if name != quantity else about.unit))
             axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 4))
-        axes.grid(**GRID)
+        axes.grid(**base.GRID)
         axes.locator_params(axis="x", integer=True, nbins=5)
         if lowest:
             axes.set_xlabel("Optimiser steps")
@@ -181,7 +165,7 @@ def _accuracy_panel(axes: Axes, report: Report, courses: Mapping[str, Sequence[_
         _lines(axes, of_seeds, 100.0, marker, color=tint, label=f"{name} set")
         target = report["models"].get("retrain", {}).get(f"accuracy/{name}")
         if target is not None and not on_batches:
-            dash = CONTROL_LOOKS["retrain"]["linestyle"]
+            dash = base.CONTROL_LOOKS["retrain"]["linestyle"]
             axes.axhline(100.0 * target["mean"], color=tint, linestyle=dash, linewidth=1.1)
     axes.set_title("Accuracy on the batches" if on_batches else "Accuracy (dashed: retrained)", fontsize=10.5)
     # the legend stands above 100, where no curve can run into it

@@ -9,31 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures.base import (
-    BLUE,
-    CONTROL_LOOKS,
-    GRID,
-    IDEAL,
-    ORANGE,
-    VERMILION,
-    WHISKER,
-    control_handles,
-    declare,
-    legend_beside,
-    line_handle,
-    line_styles,
-    measured,
-    metric_bars,
-    model_label,
-    model_rows,
-    models_with,
-    new_figure,
-    noted,
-    reference_line,
-    row_text,
-    rows_height,
-    typeset,
-)
+from lightning_unlearn.reports.figures import base
 from lightning_unlearn.reports.glossary import describe, format_value, half_width, measured_metrics
 from lightning_unlearn.reports.schema import Report, Value
 
@@ -47,26 +23,26 @@ if TYPE_CHECKING:
 
 def _bar_panels(report: Report, metrics: Sequence[str]) -> Figure | None:
     """Draw several metrics of the same models beside each other, with one legend for the lines."""
-    metrics = measured(report, metrics)
+    metrics = base.measured(report, metrics)
     if not metrics:
         return None
-    models = models_with(report, metrics)
-    figure = new_figure(2.6 + 2.9 * len(metrics), 1.5 + rows_height(models))
+    models = base.models_with(report, metrics)
+    figure = base.new_figure(2.6 + 2.9 * len(metrics), 1.5 + base.rows_height(models))
     panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for axes, metric in zip(panels, metrics, strict=True):
-        metric_bars(axes, report, metric, models)
-    handles = list(control_handles(report, metrics).values())
+        base.metric_bars(axes, report, metric, models)
+    handles = list(base.control_handles(report, metrics).values())
     if any(describe(metric, report).ideal is not None for metric in metrics):
-        handles.append(line_handle("ideal", **IDEAL))
+        handles.append(base.line_handle("ideal", **base.IDEAL))
     if len(report["seeds"]) > 1:
         label = f"95% interval over {len(report['seeds'])} seeds"
-        handles.append(line_handle(label, color=WHISKER, linewidth=1.4, marker="|", markersize=7))
+        handles.append(base.line_handle(label, color=base.WHISKER, linewidth=1.4, marker="|", markersize=7))
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
 
 
-@declare(
+@base.declare(
     "accuracy.png",
     "Accuracy",
     "Horizontal bars: each model's accuracy on the forget set, the retain set and the test set with 95% "
@@ -77,7 +53,7 @@ def accuracy(report: Report, details: Details) -> Figure | None:
     return _bar_panels(report, ("accuracy/forget", "accuracy/retain", "accuracy/test"))
 
 
-@declare(
+@base.declare(
     "membership_inference.png",
     "Membership inference",
     "Horizontal bars: the membership inference attack's accuracy on the forget set and its area under the "
@@ -88,7 +64,7 @@ def membership_inference(report: Report, details: Details) -> Figure | None:
     return _bar_panels(report, ("membership_inference/accuracy", "membership_inference/auc"))
 
 
-@declare(
+@base.declare(
     "backdoor.png",
     "Backdoor",
     "Horizontal bars: the share of triggered forget samples and of triggered test samples that get the label "
@@ -113,7 +89,7 @@ _SHOWN_ELSEWHERE = (
 _MOST_PANELS = 4
 
 
-@declare(
+@base.declare(
     "scores_*.png",
     "Scores of *",
     "Horizontal bars: the main scores of the evaluator * for each model with 95% intervals; a dashed line marks the "
@@ -141,7 +117,7 @@ _APART = 0.19
 """Half the distance of degree and null within a model's row, so that their intervals do not cover each other."""
 
 
-@declare(
+@base.declare(
     "unlearning_degree.png",
     "Unlearning degree",
     "For each model the unlearning degree beside that of its null control, a model that changed and forgot "
@@ -152,35 +128,35 @@ def unlearning_degree(report: Report, details: Details) -> Figure | None:
     """Draw the degree beside its null control."""
     from matplotlib.ticker import MaxNLocator
 
-    models = models_with(report, (_DEGREE, _NULL, _CALIBRATED))
+    models = base.models_with(report, (_DEGREE, _NULL, _CALIBRATED))
     if not models:
         return None
-    figure = new_figure(9.6, 1.7 + rows_height(models, _TWO_LINES))
+    figure = base.new_figure(9.6, 1.7 + base.rows_height(models, _TWO_LINES))
     both, difference = figure.subplots(1, 2, sharey=True, width_ratios=(1.25, 1.0))
     for axes in (both, difference):
-        model_rows(axes, models)
+        base.model_rows(axes, models)
     for row, name in enumerate(models):
-        tint = CONTROL_LOOKS.get(name, {"color": BLUE})["color"]
+        tint = base.CONTROL_LOOKS.get(name, {"color": base.BLUE})["color"]
         broken = _broken(report["models"][name].get(_MET))
-        _point(both, report, name, _DEGREE, row - _APART, broken, color=BLUE, marker="o")
-        _point(both, report, name, _NULL, row + _APART, color=ORANGE, marker="s")
+        _point(both, report, name, _DEGREE, row - _APART, broken, color=base.BLUE, marker="o")
+        _point(both, report, name, _NULL, row + _APART, color=base.ORANGE, marker="s")
         _point(difference, report, name, _CALIBRATED, row, color=tint, marker="o")
-    reference_line(both, report, _DEGREE)
-    reference_line(difference, report, _CALIBRATED)
-    difference.axvline(0.0, color=WHISKER, linewidth=1.0, zorder=1)
+    base.reference_line(both, report, _DEGREE)
+    base.reference_line(difference, report, _CALIBRATED)
+    difference.axvline(0.0, color=base.WHISKER, linewidth=1.0, zorder=1)
     about = describe(_CALIBRATED, report)
     both.set(title="Degree and null control", xlabel="unlearning degree")
-    difference.set(title=typeset(about.label, 30), xlabel=typeset(about.short_heading))
+    difference.set(title=base.typeset(about.label, 30), xlabel=base.typeset(about.short_heading))
     for axes in (both, difference):
         axes.xaxis.set_major_locator(MaxNLocator(5))
     handles = [
-        line_handle("degree", color=BLUE, marker="o"),
-        line_handle("null control", color=ORANGE, marker="s"),
-        *control_handles(report, (_DEGREE, _CALIBRATED)).values(),
+        base.line_handle("degree", color=base.BLUE, marker="o"),
+        base.line_handle("null control", color=base.ORANGE, marker="s"),
+        *base.control_handles(report, (_DEGREE, _CALIBRATED)).values(),
     ]
     if any(_broken(report["models"][name].get(_MET)) for name in models):
         handles.append(
-            line_handle("constraint not met (seeds)", linestyle="none", color=VERMILION, marker="x")
+            base.line_handle("constraint not met (seeds)", linestyle="none", color=base.VERMILION, marker="x")
         )
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     return figure
@@ -192,12 +168,12 @@ def _point(
     """Draw one mean with its interval, and print it at the right with what is to be said of it."""
     value = report["models"][name].get(metric)
     if value is None:
-        row_text(axes, height, "not measured")
+        base.row_text(axes, height, "not measured")
         return
     shape: dict[str, Any] = {"markersize": 6.5, "elinewidth": 1.4, "capsize": 3, "zorder": 3}
     axes.errorbar(value["mean"], height, xerr=half_width(value) or 0.0, **shape, **look)
     text = format_value(describe(metric, report), value)
-    row_text(axes, height, f"{text}  {mark}".rstrip(), color=VERMILION if mark else "black")
+    base.row_text(axes, height, f"{text}  {mark}".rstrip(), color=base.VERMILION if mark else "black")
 
 
 def _broken(met: Value | None) -> str:
@@ -214,7 +190,7 @@ _LEAST_LOSS = 1e-6
 """What is below stands at the lower end of the logarithmic axis, on which a loss of 0 has no place."""
 
 
-@declare(
+@base.declare(
     "relearn_time.png",
     "Relearn time",
     "For each model the training steps on the forget set alone until its loss there is the source model's again, "
@@ -223,17 +199,17 @@ _LEAST_LOSS = 1e-6
 )
 def relearn_time(report: Report, details: Details) -> Figure | None:
     """Draw the steps of relearning, and the loss on the way."""
-    models = models_with(report, (_STEPS,))
+    models = base.models_with(report, (_STEPS,))
     if not models:
         return None
-    runs = noted(report, details, "relearn_time", "losses")
-    figure = new_figure(7.2 + 4.6 * bool(runs), max(1.7 + rows_height(models), 3.6))
+    runs = base.noted(report, details, "relearn_time", "losses")
+    figure = base.new_figure(7.2 + 4.6 * bool(runs), max(1.7 + base.rows_height(models), 3.6))
     panels = figure.subplots(1, 1 + bool(runs), squeeze=False)[0]
-    metric_bars(panels[0], report, _STEPS, models)
+    base.metric_bars(panels[0], report, _STEPS, models)
     panels[0].set_xlabel(f"{describe(_STEPS, report).short} [training steps]")
     fresh = [report["models"][name][_FRESH]["mean"] for name in models if _FRESH in report["models"][name]]
     if fresh:
-        panels[0].axvline(sum(fresh) / len(fresh), label="untrained model", zorder=1.6, **IDEAL)
+        panels[0].axvline(sum(fresh) / len(fresh), label="untrained model", zorder=1.6, **base.IDEAL)
     panels[0].set_xlim(left=0)
     if runs:
         _losses(panels[1], runs)
@@ -241,24 +217,26 @@ def relearn_time(report: Report, details: Details) -> Figure | None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    legend_beside(figure, handles)
+    base.legend_beside(figure, handles)
     return figure
 
 
 def _losses(axes: Axes, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    styles = line_styles(list(runs))
+    styles = base.line_styles(list(runs))
     for name, each in runs.items():
         course = _mean_course([run["losses"] for run in each])
-        axes.plot(course, label=model_label(name), markersize=4, markevery=[len(course) - 1], **styles[name])
+        axes.plot(
+            course, label=base.model_label(name), markersize=4, markevery=[len(course) - 1], **styles[name]
+        )
     every = [run for each in runs.values() for run in each]
     if untrained := [run["losses_fresh"] for run in every if run.get("losses_fresh")]:
-        axes.plot(_mean_course(untrained), label="untrained model", **IDEAL)
+        axes.plot(_mean_course(untrained), label="untrained model", **base.IDEAL)
     if targets := [run["target"] for run in every if "target" in run]:
         learned = max(float(np.mean(targets)), _LEAST_LOSS)
         axes.axhline(
-            learned, color=CONTROL_LOOKS["source"]["color"], linewidth=1.0, label="counts as learned"
+            learned, color=base.CONTROL_LOOKS["source"]["color"], linewidth=1.0, label="counts as learned"
         )
-    axes.grid(**GRID)
+    axes.grid(**base.GRID)
     axes.set(
         yscale="log",
         title="Loss on $D_f$ while relearning",
@@ -282,7 +260,7 @@ _LONGEST_WHISKER = 1.5
 """An interval is shown up to this multiple of the longest mean; beyond, it would press the bars together."""
 
 
-@declare(
+@base.declare(
     "time.png",
     "Time",
     "Each model's wall-clock time, split into preparing and unlearning, with the total and the acceleration "
@@ -290,7 +268,7 @@ _LONGEST_WHISKER = 1.5
 )
 def time(report: Report, details: Details) -> Figure | None:
     """Draw what each model took."""
-    models = models_with(report, ("time/total_s",))
+    models = base.models_with(report, ("time/total_s",))
     if not models:
         return None
     values = [report["models"][name] for name in models]
@@ -300,27 +278,27 @@ def time(report: Report, details: Details) -> Figure | None:
     )
     halves = np.array([half_width(value["time/total_s"]) or 0.0 for value in values])
     rows = np.arange(len(models))
-    figure = new_figure(8.6, 1.5 + rows_height(models))
+    figure = base.new_figure(8.6, 1.5 + base.rows_height(models))
     axes = figure.subplots()
-    model_rows(axes, models)
+    base.model_rows(axes, models)
     positive = totals[totals > 0]
     if positive.size and positive.max() / positive.min() > _LINEAR_TIME_RATIO:
         _time_points(axes, rows, prepare, totals)
     else:
-        axes.barh(rows, prepare, height=0.66, color=ORANGE, zorder=2, label="prepare")
+        axes.barh(rows, prepare, height=0.66, color=base.ORANGE, zorder=2, label="prepare")
         rest = np.maximum(totals - prepare, 0.0)
-        axes.barh(rows, rest, left=prepare, height=0.66, color=BLUE, zorder=2, label="train or unlearn")
+        axes.barh(rows, rest, left=prepare, height=0.66, color=base.BLUE, zorder=2, label="train or unlearn")
         axes.set_xlim(0, min((totals + halves).max(), _LONGEST_WHISKER * totals.max()) * 1.05 or 1.0)
     if halves.any():
         look: dict[str, Any] = {
             "fmt": "none",
-            "ecolor": WHISKER,
+            "ecolor": base.WHISKER,
             "elinewidth": 1.4,
             "capsize": 3,
             "zorder": 5,
         }
         axes.errorbar(totals, rows, xerr=halves, label="95% interval of the total", **look)
-    for column, metric in enumerate(measured(report, ("time/total_s", "acceleration"))):
+    for column, metric in enumerate(base.measured(report, ("time/total_s", "acceleration"))):
         about = describe(metric, report)
         _print_column(axes, column, -0.85, about.short_heading)
         for row, value in enumerate(values):
@@ -346,12 +324,12 @@ def _time_points(
         prepare[prepared],
         rows[prepared],
         marker="s",
-        color=ORANGE,
+        color=base.ORANGE,
         markersize=7,
         label="of it to prepare",
         **look,
     )
-    axes.plot(totals, rows, marker="o", color=BLUE, markersize=8, label="total (mean)", **look)
+    axes.plot(totals, rows, marker="o", color=base.BLUE, markersize=8, label="total (mean)", **look)
     # ticks as plain numbers, few enough not to touch each other
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if high / low < 100 else (1.0,)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

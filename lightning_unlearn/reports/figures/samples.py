@@ -9,22 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures.base import (
-    BLUE,
-    COLOURS,
-    CONTROL_LOOKS,
-    DASHES,
-    GRID,
-    IDEAL,
-    declare,
-    legend_above,
-    legend_beside,
-    line_styles,
-    model_label,
-    new_figure,
-    noted,
-    panel_grid,
-)
+from lightning_unlearn.reports.figures import base
 from lightning_unlearn.reports.glossary import CONTROLS, ordered_models
 from lightning_unlearn.reports.schema import Report
 
@@ -40,7 +25,7 @@ _DARK = 0.72
 """Share above which a field's blue is so dark that white letters stand out better than black ones."""
 
 
-@declare(
+@base.declare(
     "membership_confusion.png",
     "Membership inference: confusion matrices",
     "For each model, how many forget-set samples and samples never trained on the attack took for members, "
@@ -48,10 +33,10 @@ _DARK = 0.72
 )
 def confusion(report: Report, details: Details) -> Figure | None:
     """Draw a confusion matrix a model."""
-    runs = noted(report, details, "membership_inference", "confusion")
+    runs = base.noted(report, details, "membership_inference", "confusion")
     if not runs:
         return None
-    figure, panels = panel_grid(list(runs), 4, panel=(2.4, 2.5), around=(1.4, 0.5))
+    figure, panels = base.panel_grid(list(runs), 4, panel=(2.4, 2.5), around=(1.4, 0.5))
     for axes, name, lowest in panels:
         matrix = np.sum([np.asarray(run["confusion"], dtype=np.float64) for run in runs[name]], axis=0)
         shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1.0)
@@ -60,7 +45,7 @@ def confusion(report: Report, details: Details) -> Figure | None:
             text = f"{100 * share:.1f} %\n({matrix[row, column]:,.0f})"
             tint = "white" if share > _DARK else "black"
             axes.text(column, row, text, ha="center", va="center", color=tint, fontsize=9.5)
-        axes.set_title(model_label(name))
+        axes.set_title(base.model_label(name))
         first = axes.get_subplotspec().is_first_col()  # type: ignore[union-attr]  # it is one of a grid
         axes.set_xticks([0, 1], ["member", "never\ntrained on"] if lowest else ["", ""])
         axes.set_yticks([0, 1], ["$D_f$", "never\ntrained on"] if first else ["", ""])
@@ -71,7 +56,7 @@ def confusion(report: Report, details: Details) -> Figure | None:
     return figure
 
 
-@declare(
+@base.declare(
     "membership_roc.png",
     "Membership inference: ROC curves",
     "The attack's true positive rate against its false positive rate for each model, averaged over the "
@@ -79,26 +64,26 @@ def confusion(report: Report, details: Details) -> Figure | None:
 )
 def roc(report: Report, details: Details) -> Figure | None:
     """Draw the attack's ROC curves."""
-    runs = noted(report, details, "membership_inference", "fpr", "tpr")
+    runs = base.noted(report, details, "membership_inference", "fpr", "tpr")
     if not runs:
         return None
     # Every curve is read at the same rates, dense near 0, where the logarithmic panel looks.
     rates = np.union1d(np.linspace(0.0, 1.0, 201), np.geomspace(1e-3, 1.0, 121))
-    figure = new_figure(11.0, max(4.6, 1.2 + 0.30 * len(runs)))
+    figure = base.new_figure(11.0, max(4.6, 1.2 + 0.30 * len(runs)))
     linear, logarithmic = figure.subplots(1, 2)
-    styles = line_styles(list(runs))
+    styles = base.line_styles(list(runs))
     handles: dict[str, Any] = {}
     for axes in (linear, logarithmic):
-        (handles["guessing"],) = axes.plot(rates, rates, zorder=1, **IDEAL)
+        (handles["guessing"],) = axes.plot(rates, rates, zorder=1, **base.IDEAL)
         for name, each in runs.items():
             curve = np.mean([np.interp(rates, run["fpr"], run["tpr"]) for run in each], axis=0)
-            look = {**styles[name], "marker": "", "linewidth": 1.9, "label": model_label(name)}
-            (handles[model_label(name)],) = axes.plot(rates, curve, **look)
+            look = {**styles[name], "marker": "", "linewidth": 1.9, "label": base.model_label(name)}
+            (handles[base.model_label(name)],) = axes.plot(rates, curve, **look)
         axes.set(xlabel="False positive rate", ylabel="True positive rate on $D_f$")
-        axes.grid(**GRID)
+        axes.grid(**base.GRID)
     linear.set(xlim=(0, 1), ylim=(0, 1.01), title="Linear axes")
     logarithmic.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1.05), title="Logarithmic axes")
-    legend_beside(figure, handles)
+    base.legend_beside(figure, handles)
     return figure
 
 
@@ -115,7 +100,7 @@ _XLABEL = "Posterior of the sample's label"
 _Scale = Literal["linear", "log-odds"]
 
 
-@declare(
+@base.declare(
     "posterior_change.png",
     "Posteriors before and after unlearning",
     "Histograms of the posterior of each sample's label, a row a method and a column a set of samples: the method "
@@ -130,15 +115,15 @@ def posterior_change(report: Report, details: Details) -> Figure | None:
         return None
     sets = _sets(pooled)
     cells = [(method, set_name) for method in methods for set_name in sets]
-    figure, panels = panel_grid(
+    figure, panels = base.panel_grid(
         cells, len(sets), panel=(3.2, 1.8), around=(1.2, 1.1), sharex=True, sharey=True
     )
     handles: dict[str, Any] = {}
     for place, (axes, (method, set_name), _) in enumerate(panels):
         looks = {
-            "before: source model": ("source", CONTROL_LOOKS["source"]),
-            "goal: retrained model": ("retrain", CONTROL_LOOKS["retrain"]),
-            "after: unlearned model": (method, {"color": BLUE, "linestyle": "solid"}),
+            "before: source model": ("source", base.CONTROL_LOOKS["source"]),
+            "goal: retrained model": ("retrain", base.CONTROL_LOOKS["retrain"]),
+            "after: unlearned model": (method, {"color": base.BLUE, "linestyle": "solid"}),
         }
         for meaning, (model, look) in looks.items():
             values = pooled.get(model, {}).get(set_name)
@@ -148,14 +133,14 @@ def posterior_change(report: Report, details: Details) -> Figure | None:
         if place < len(sets):
             axes.set_title(set_name)
         if set_name == sets[0]:
-            axes.set_ylabel(model_label(method, _ROW_LABEL_WIDTH), fontsize=9, fontweight="bold")
+            axes.set_ylabel(base.model_label(method, _ROW_LABEL_WIDTH), fontsize=9, fontweight="bold")
     _finish(figure, _XLABEL, "log-odds")
     # One column each in a narrow figure, where three entries side by side would be cut off.
-    legend_above(figure, handles, 3 if len(sets) > 1 else 1)
+    base.legend_above(figure, handles, 3 if len(sets) > 1 else 1)
     return figure
 
 
-@declare(
+@base.declare(
     "posteriors.png",
     "Posteriors",
     "Histograms of the posterior of each sample's label on the forget set, the retain set and samples never "
@@ -208,25 +193,29 @@ def posterior_histograms(
             raise ValueError(f"posteriors[{model!r}] must hold at least one set of samples")
         arrays[model] = {set_name: _checked(model, set_name, values) for set_name, values in by_set.items()}
     sets = _sets(arrays)
-    if len(sets) > len(COLOURS):
+    if len(sets) > len(base.COLOURS):
         raise ValueError(
-            f"posteriors holds {len(sets)} different sets, at most {len(COLOURS)} can be told apart"
+            f"posteriors holds {len(sets)} different sets, at most {len(base.COLOURS)} can be told apart"
         )
-    figure, panels = panel_grid(
+    figure, panels = base.panel_grid(
         list(arrays), 3, panel=(3.3, 2.4), around=(1.0, 0.9), sharex=True, sharey=True
     )
     handles: dict[str, Any] = {}
     for axes, model, lowest in panels:
         for set_name, array in arrays[model].items():
             place = sets.index(set_name)
-            look = {"color": COLOURS[place], "linestyle": DASHES[place % len(DASHES)], "label": set_name}
+            look = {
+                "color": base.COLOURS[place],
+                "linestyle": base.DASHES[place % len(base.DASHES)],
+                "label": set_name,
+            }
             handles[set_name] = _outline(axes, array, scale, bins, **look)
-        axes.set_title(model_label(model))
+        axes.set_title(base.model_label(model))
         _posterior_axis(axes, scale)
         if lowest:
             axes.tick_params(labelbottom=True)
     _finish(figure, xlabel, scale)
-    legend_above(figure, {name: handles[name] for name in sets}, 3)
+    base.legend_above(figure, {name: handles[name] for name in sets}, 3)
     return figure
 
 
@@ -274,7 +263,7 @@ def _posterior_axis(axes: Axes, scale: _Scale) -> None:
     """Set scale, range and ticks; few and short ticks, since the next panel's first follows the last."""
     from matplotlib.ticker import NullLocator
 
-    axes.grid(**GRID)
+    axes.grid(**base.GRID)
     if scale == "log-odds":
         axes.set_xscale("logit")
         axes.set_xlim(_LEAST, 1 - _LEAST)

@@ -8,20 +8,7 @@ from typing import TYPE_CHECKING
 
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures.base import (
-    BLUE,
-    GRID,
-    control_handles,
-    declare,
-    interval,
-    legend_above,
-    line_handle,
-    measured,
-    model_label,
-    panel_grid,
-    reference_line,
-    typeset,
-)
+from lightning_unlearn.reports.figures import base
 from lightning_unlearn.reports.glossary import describe, half_width, measured_metrics, method_names
 from lightning_unlearn.reports.schema import Report, Value
 
@@ -81,7 +68,7 @@ def find_sweeps(report: Report) -> dict[str, list[tuple[float, str]]]:
     }
 
 
-@declare(
+@base.declare(
     "sweep_*.png",
     "Sweep: *",
     "Test accuracy and each forgetting metric against the number that ends the names of the methods *, with 95% "
@@ -98,7 +85,7 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
     models = report["models"]
     deciding = [name for name in measured_metrics(report) if describe(name, report).decides == "forgetting"]
     metrics = [
-        *measured(report, _PANELS),
+        *base.measured(report, _PANELS),
         *(name for name in deciding if name not in {*_PANELS, *_NOT_DRAWN}),
     ]
     series = {
@@ -108,14 +95,14 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
     shown = [metric for metric, points in series.items() if len(points) > 1]
     if not shown:
         return None
-    figure, panels = panel_grid(shown, _COLUMNS, panel=(3.7, 2.9), around=(0.6, 0.9))
+    figure, panels = base.panel_grid(shown, _COLUMNS, panel=(3.7, 2.9), around=(0.6, 0.9))
     for axes, metric, lowest in panels:
         about, points = describe(metric, report), series[metric]
         axes.errorbar(
             [value for value, _ in points],
             [value["mean"] * about.scale for _, value in points],
             yerr=[(half_width(value) or 0.0) * about.scale for _, value in points],
-            color=BLUE,
+            color=base.BLUE,
             marker="o",
             markersize=6,
             linewidth=1.6,
@@ -127,25 +114,25 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
         shown_values = [*(value for _, value in points), *(models[name][metric] for name in controls)]
         _value_limits(axes, about, shown_values)
         for control in controls:
-            reference_line(axes, report, metric, along="y", control=control)
+            base.reference_line(axes, report, metric, along="y", control=control)
         _parameter_axis(axes, sorted({value for value, _ in members}))
-        axes.set_title(typeset(about.label, 36), fontsize=10.5)
-        axes.set_ylabel(typeset(about.short_heading))
-        axes.grid(**GRID)
+        axes.set_title(base.typeset(about.label, 36), fontsize=10.5)
+        axes.set_ylabel(base.typeset(about.short_heading))
+        axes.grid(**base.GRID)
         if lowest:
-            axes.set_xlabel(model_label(stem))
+            axes.set_xlabel(base.model_label(stem))
         axes.ticklabel_format(axis="y", useOffset=False)
     seeds = len(report["seeds"])
     text = f"mean and 95% interval over {seeds} seeds" if seeds > 1 else "one seed"
-    handles = {text: line_handle(text, color=BLUE, marker="o")}
-    handles |= control_handles(report, shown, ("source", "retrain"))
-    legend_above(figure, handles, min(len(handles), len(shown), _COLUMNS))
+    handles = {text: base.line_handle(text, color=base.BLUE, marker="o")}
+    handles |= base.control_handles(report, shown, ("source", "retrain"))
+    base.legend_above(figure, handles, min(len(handles), len(shown), _COLUMNS))
     return figure
 
 
 def _value_limits(axes: Axes, about: DeclaredMetric, values: Sequence[Value]) -> None:
     """Hold all means and, within what the metric can be, their intervals; a line needs a range around it."""
-    ends = [end for value in values for end in interval(value)]
+    ends = [end for value in values for end in base.interval(value)]
     means = [value["mean"] for value in values]
     low, high = min(ends), max(ends)
     if about.unit == "%":

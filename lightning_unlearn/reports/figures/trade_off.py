@@ -8,18 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures.base import (
-    GRID,
-    declare,
-    interval,
-    legend_beside,
-    line_styles,
-    measured,
-    model_label,
-    new_figure,
-    reference_line,
-    typeset,
-)
+from lightning_unlearn.reports.figures import base
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
     describe,
@@ -84,7 +73,7 @@ def forgetting_axis(report: Report) -> ForgettingAxis | None:
     Returns:
         The choice, None where the report holds no such metric.
     """
-    shares = measured(report, _SHARES)
+    shares = base.measured(report, _SHARES)
     others = [name for name in measured_metrics(report) if describe(name, report).decides == "forgetting"]
     candidates = list(dict.fromkeys([*shares, *others]))
     if not candidates:
@@ -102,7 +91,7 @@ def forgetting_axis(report: Report) -> ForgettingAxis | None:
     return ForgettingAxis(first, "no separation" if comparable else "no controls")
 
 
-@declare(
+@base.declare(
     "trade_off.png",
     "Forgetting against accuracy",
     "Scatter plot: each model's test accuracy against how much of the forget set it still gives away, with "
@@ -119,10 +108,10 @@ def trade_off(report: Report, details: Details) -> Figure | None:
     if not models:
         return None
     about_x, about_y = describe(_UTILITY, report), describe(choice.metric, report)
-    figure = new_figure(7.8, max(4.6, 1.6 + 0.30 * len(models)))
+    figure = base.new_figure(7.8, max(4.6, 1.6 + 0.30 * len(models)))
     axes = figure.subplots()
     handles = {}
-    for name, look in line_styles(list(models)).items():
+    for name, look in base.line_styles(list(models)).items():
         if name not in models:
             continue
         x, y = models[name][_UTILITY], models[name][choice.metric]
@@ -140,23 +129,23 @@ def trade_off(report: Report, details: Details) -> Figure | None:
             elinewidth=1.2,
             capsize=2.5,
             zorder=4 if name in CONTROLS else 3,
-            label=model_label(name),
+            label=base.model_label(name),
         )
         # The marker alone: a legend's entry made of a whole error bar is a blot.
-        handles[model_label(name)] = drawn.lines[0]
+        handles[base.model_label(name)] = drawn.lines[0]
     # Limits before the band, which would otherwise widen them; no mean is cut off, a long whisker may be.
     _limit(axes, "x", about_x, (values[_UTILITY] for values in models.values()), share=True, ticks=6)
     share = choice.metric in _SHARES or about_y.unit == "%"
     _limit(axes, "y", about_y, (values[choice.metric] for values in models.values()), share=share, ticks=7)
-    reference_line(axes, report, _UTILITY, along="x")
-    reference_line(axes, report, choice.metric, along="y")
-    axes.set(xlabel=typeset(about_x.heading), ylabel=typeset(about_y.heading, 46))
-    axes.set_title(typeset(_REASONS[choice.reason], 62), loc="left", fontsize=10)
-    axes.grid(**GRID)
+    base.reference_line(axes, report, _UTILITY, along="x")
+    base.reference_line(axes, report, choice.metric, along="y")
+    axes.set(xlabel=base.typeset(about_x.heading), ylabel=base.typeset(about_y.heading, 46))
+    axes.set_title(base.typeset(_REASONS[choice.reason], 62), loc="left", fontsize=10)
+    axes.grid(**base.GRID)
     axes.ticklabel_format(useOffset=False)
     several = len(report["seeds"]) > 1
     title = "dashed and grey: the retrained\nmodel and its 95% interval" if several else None
-    legend_beside(figure, handles, title or "dashed: the retrained model")
+    base.legend_beside(figure, handles, title or "dashed: the retrained model")
     return figure
 
 
@@ -166,7 +155,7 @@ def _limit(
     """Hold all intervals, of shares as far as they lie within [0, 1], and a margin so that no marker is cut."""
     from matplotlib.ticker import MaxNLocator
 
-    ends = [end for value in values for end in interval(value)]
+    ends = [end for value in values for end in base.interval(value)]
     low, high = min(ends), max(ends)
     if share:
         low, high = max(low, 0.0), min(high, 1.0)

@@ -97,7 +97,7 @@ def test_it_decides_in_table_and_page_and_is_drawn(tmp_path: Path) -> None:
     assert best_and_worst(report, SURE) == ({"better"}, {"worse"})
     text = render_text(report)
     assert re.search(r"verdict\s+accuracy\s+sureness", text)
-    assert "sureness: or below" in text
+    assert "sureness: or below" in " ".join(text.split())
     assert re.search(r"bits", text)
     figures = draw_figures(report, tmp_path)
     assert {path.name for path in figures} == {"accuracy.png", "scores_sureness.png", "trade_off.png"}

@@ -141,10 +141,15 @@ def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
         "methods+:\n  - method: {class_path: ReferenceKL, init_args: {lambda_: 0.9, reference_epochs: 1}}\n"
         "    name: strong\n    trainer: {max_epochs: 1}\n"
     )
-    assert main(["compare", "--config=compare.yaml", "--config=more.yaml", "--output_dir=out"]) == 0
+    assert (
+        main(["compare", "--config=compare.yaml", "--config=more.yaml", "--output_dir=out", "--table=latex"])
+        == 0
+    )
     printed = capfd.readouterr().out
     assert "\x1b" not in printed, "control characters reached something that is no terminal"
-    assert max(map(len, printed.splitlines())) <= 100
+    table, latex = printed.split("% mean and standard deviation")
+    assert max(map(len, table.splitlines())) <= 100
+    assert r"reference\_kl & $" in latex
     assert "strong" in printed
     assert "[20/20]" not in printed
     assert "[16/16]" in printed
@@ -176,7 +181,9 @@ def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--config=a.yaml", "--quiet=true", "--output_dir=a"]) == 0
     before = Path("a/report.json").read_bytes()
     Path("a/report.html").unlink()
-    assert main(["report", "a"]) == 0
+    capsys.readouterr()
+    assert main(["report", "a", "--table=csv"]) == 0
+    assert "method,UA,UA std,RA" in capsys.readouterr().out
     assert Path("a/report.html").is_file()
     assert Path("a/report.json").read_bytes() == before
     shutil.copytree("a", "b")

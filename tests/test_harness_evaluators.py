@@ -15,7 +15,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.support import EVALUATORS, claims
+from helpers.support import EVALUATORS, claims, quick
 from helpers.support import every_evaluator as stands_for
 from helpers.toys import (
     CLASSES,
@@ -39,24 +39,12 @@ from lightning_unlearn.callbacks import Audit, Evaluator
 from lightning_unlearn.data import BlendTrigger, ColumnTrigger, Poison, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import Retrain
 
-# Settings that make an evaluator quick; one that is not named here runs with its defaults.
-QUICK: dict[str, dict[str, Any]] = {
-    "UnlearningDegree": {"epochs": 2, "least_steps": 0, "null_control": "continue", "null_epochs": 1},
-    "MembershipInference": {"shadow_epochs": 2, "bootstrap": 20, "attack": "logistic"},
-    "ForgettingQuality": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
-    "ULiRA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
-    "LiRA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
-    "RMIA": {"models": 4, "retrain_epochs": 2, "bootstrap": 20},
-    "RelearnTime": {"max_steps": 5},
-    "KLOM": {"models": 4, "retrain_epochs": 2},
-    "PopulationAttack": {"bootstrap": 20},
-}
 POISON = Poison(ColumnTrigger((0, 1), 6.0))
 every_evaluator = pytest.mark.parametrize("evaluator", EVALUATORS, ids=lambda evaluator: evaluator.__name__)
 
 
 def build(evaluator: type[Evaluator], **arguments: Any) -> Evaluator:
-    return evaluator(**{"on_error": "raise", **QUICK.get(evaluator.__name__, {}), **arguments})
+    return evaluator(**{"on_error": "raise", **quick(evaluator), **arguments})
 
 
 def data(**arguments: Any) -> UnlearningDataModule:

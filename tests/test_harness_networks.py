@@ -32,7 +32,7 @@ from helpers.networks import (
     retrained,
     trained,
 )
-from helpers.support import EVALUATORS, METHODS
+from helpers.support import EVALUATORS, METHODS, quick, trains_models
 from helpers.toys import assert_same_state, quiet_trainer, state
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -270,18 +270,6 @@ def test_outliers(method: type[UnlearningModule], kind: type[Project], tmp_path:
 
 # ---------------------------------------------------------------------- evaluators that train models
 
-MODELS = {"models": 4, "retrain_epochs": 2}
-TRAINING: dict[str, dict[str, Any]] = {
-    "MembershipInference": {"variant": "shadow", "shadow_epochs": 2, "bootstrap": 20},
-    "UnlearningDegree": {"null_control": "retrain", "epochs": 1, "least_steps": 0, "null_epochs": 1},
-    "RelearnTime": {"max_steps": 5},
-    "ForgettingQuality": {**MODELS, "bootstrap": 20},
-    "ULiRA": {**MODELS, "bootstrap": 20},
-    "LiRA": {**MODELS, "bootstrap": 20},
-    "RMIA": {**MODELS, "bootstrap": 20},
-    "KLOM": MODELS,
-}
-
 
 def watched(kind: type[Project], callbacks: list[Evaluator]) -> tuple[Project, list[float], list[Any]]:
     """Train a source on, and return it with what is drawn next, and its modes."""
@@ -312,15 +300,19 @@ def test_evaluators(kind: type[Project], monkeypatch: pytest.MonkeyPatch) -> Non
         if name.startswith("lightning_unlearn.") and getattr(module, "fresh_copy", None) is fresh_copy:
             monkeypatch.setattr(module, "fresh_copy", note)
     evaluators = [
-        evaluator(on_error="raise", source=trained(kind), **TRAINING[evaluator.__name__])
+        evaluator(
+            on_error="raise",
+            source=trained(kind),
+            **quick(evaluator, epochs=1, null_control="retrain", variant="shadow"),
+        )
         for evaluator in EVALUATORS
-        if evaluator.__name__ in TRAINING
+        if trains_models(evaluator)
     ]
     plain, audited = watched(kind, []), watched(kind, list(evaluators))
     assert_same_state(state(plain[0]), state(audited[0]))
     assert plain[1:] == audited[1:]
     assert all(evaluator.results for evaluator in evaluators)
-    assert len(made) >= 3 + MODELS["models"]  # a shadow model, a null control, and the populations
+    assert len(made) >= 3 + 4  # a shadow model, a null control, and the populations
     for source in (trained(kind), audited[0]):
         known = values(source)
         for built, start in made:

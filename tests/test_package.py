@@ -47,6 +47,26 @@ def test_every_public_name_exists_and_is_documented() -> None:
                 assert (getattr(module, name).__doc__ or "").strip(), f"{room}.{name} has no docstring"
 
 
+def test_a_listing_of_callbacks_is_the_list_of_evaluators() -> None:
+    import importlib
+    import pkgutil
+
+    from lightning_unlearn import callbacks
+
+    for module in pkgutil.iter_modules(callbacks.__path__):
+        if module.name != "base":
+            held = importlib.import_module(f"{callbacks.__name__}.{module.name}")
+            evaluators = [
+                name
+                for name, kind in vars(held).items()
+                if isinstance(kind, type)
+                and issubclass(kind, callbacks.Evaluator)
+                and kind.__module__ == held.__name__
+            ]
+            assert len(evaluators) == 1, f"{module.name} holds {evaluators}"
+            assert evaluators[0] in callbacks.__all__, f"list {evaluators[0]} in callbacks/__init__.py"
+
+
 def test_rooms_import_only_from_rooms_above() -> None:
     import ast
     from pathlib import Path

@@ -1,11 +1,14 @@
-"""Evaluators: callbacks that measure once when fit ends, and at the end of ``Trainer.test``."""
+"""Evaluators: callbacks that measure once when fit ends, and at the end of ``Trainer.test``.
+
+Each module of this package holds one evaluator. This is the one place where they are listed, for type checkers.
+"""
 
 from lightning_unlearn.callbacks.backdoor import Backdoor
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.callbacks.base.export import Export
 from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.callbacks.base.watching import Watcher
-from lightning_unlearn.callbacks.export import Export
 from lightning_unlearn.callbacks.forgetting import ForgettingMetrics
 from lightning_unlearn.callbacks.forgetting_quality import ForgettingQuality
 from lightning_unlearn.callbacks.klom import KLOM

@@ -1,23 +1,20 @@
-"""Backdoor evaluation: does the model still know the trigger that the forget set carried? Plants none."""
+"""Ask a model about samples that carry the trigger of the forget set."""
 
-import traceback
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import lightning as L
 import torch
-from lightning.fabric.utilities import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
-from lightning_unlearn.callbacks.base.watching import Watcher
-from lightning_unlearn.core.compat import batches_stepped
-from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.callbacks.base.watching import Curve, Watcher
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.poisoning import Poison, triggered_loader
-from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
+from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
 
 __all__ = ["Backdoor", "combined_score"]
@@ -96,17 +93,25 @@ class Backdoor(Evaluator):
     }
 
     def __init__(self, every_n_epochs: int | None = None, **evaluator: Any) -> None:
-        if every_n_epochs is not None and every_n_epochs < 1:
-            raise ValueError(
-                f"every_n_epochs must be at least 1, got {every_n_epochs}; None measures at the end only"
-            )
+        in_range(
+            "every_n_epochs",
+            every_n_epochs,
+            "[1, inf)",
+            "; None measures at the end only",
+            whole=True,
+            none=True,
+        )
         super().__init__(**evaluator)
         self.every_n_epochs = every_n_epochs
-        self._curve = _Curve(self)
+        self._curve = self._new_curve()
+
+    def _new_curve(self) -> Curve:
+        every = self.every_n_epochs or 1
+        return Curve(self, every, self._scores, prefix=f"{self.name}/", record=True)
 
     def watching(self) -> Watcher | None:
         """Return what measures the curve, where one was asked for."""
-        return None if self.every_n_epochs is None else _Curve(self)
+        return None if self.every_n_epochs is None else self._new_curve()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -133,12 +138,12 @@ class Backdoor(Evaluator):
         """Check, and begin the curve."""
         super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._curve = _Curve(self)
+            self._curve = self._new_curve()
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Ask the model about the forget set and the test set with the trigger."""
-        clean = audit.outputs(model, "test") if audit.data.stream_size("test") else None
-        scores, counted = self._scores(model, audit.data, audit.runtime, audit.adapter, clean)
+        clean = audit.outputs(model, "test").accuracy if audit.data.stream_size("test") else None
+        scores, counted = self._asked(model, audit.data, audit.runtime, audit.adapter, clean)
         backdoor = _backdoor_of(audit.data)
         audit.details.update(
             {"trigger": repr(backdoor.trigger), "target_label": backdoor.target_label, "counted": counted}
@@ -161,12 +166,21 @@ class Backdoor(Evaluator):
     # ------------------------------------------------------------------ what is measured
 
     def _scores(
+        self, model: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter
+    ) -> dict[str, float]:
+        """Return the scores of a model in training."""
+        clean = None
+        if data.stream_size("test"):
+            clean = predict(model, data.loader("test", indexed=True), runtime, adapter).accuracy
+        return self._asked(model, data, runtime, adapter, clean)[0]
+
+    def _asked(
         self,
         model: nn.Module,
         data: UnlearningDataModule,
         runtime: Runtime,
         adapter: Adapter,
-        clean: Outputs | None,
+        clean: float | None,
     ) -> tuple[dict[str, float], dict[str, int]]:
         """Return the scores, and from how many samples each rate of triggered samples was counted."""
         backdoor = _backdoor_of(data)
@@ -189,56 +203,9 @@ class Backdoor(Evaluator):
                 "tells whether the trigger is known; give Poison another target_label"
             )
         if clean is not None:
-            scores["clean_accuracy"] = clean.accuracy
-            scores["combined"] = combined_score(clean.accuracy, scores["success_rate_forget"])
+            scores["clean_accuracy"] = clean
+            scores["combined"] = combined_score(clean, scores["success_rate_forget"])
         return scores, counted
-
-    def _data(self, trainer: L.Trainer) -> UnlearningDataModule:
-        data: UnlearningDataModule = self.data or trainer.datamodule  # type: ignore[attr-defined]
-        return data
-
-
-class _Curve(Watcher):
-    """The scores of a :class:`Backdoor` over the epochs of one fit."""
-
-    def __init__(self, evaluator: Backdoor) -> None:
-        super().__init__(evaluator.every_n_epochs or 1)
-        self.evaluator = evaluator
-        self.failed = False
-
-    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
-        if self.failed:
-            return
-        evaluator = self.evaluator
-        data, runtime = evaluator._data(trainer), Runtime(trainer)
-        adapter = evaluator._adapter_for(pl_module)
-        seed = derive_seed(
-            data.order_seed if evaluator.seed is None else evaluator.seed, "evaluate", evaluator.name
-        )
-        try:
-            with isolated_rng(seed):
-                clean = None
-                if data.stream_size("test"):
-                    clean = predict(pl_module, data.loader("test", indexed=True), runtime, adapter)
-                scores, _ = evaluator._scores(pl_module, data, runtime, adapter, clean)
-        except Exception:  # a curve must not cost the training; with several processes none could go on alone
-            if evaluator.on_error == "raise" or trainer.world_size > 1:
-                raise
-            self.failed = True
-            rank_zero_warn(
-                f"the curve of the evaluator {evaluator.name!r} failed at epoch {epoch} and ends there; training "
-                f"goes on.\n"
-                f"{traceback.format_exc()}"
-            )
-            return
-        curve = self.record.setdefault("curve", {})
-        for score, value in {"epoch": epoch, **scores}.items():
-            curve.setdefault(score, []).append(value)
-        metrics = {f"{evaluator.name}/{score}": value for score, value in scores.items()}
-        trainer.callback_metrics.update({k: torch.tensor(v, dtype=torch.float64) for k, v in metrics.items()})
-        for logger in trainer.loggers:
-            # not global_step, which counts the steps of a second optimizer too
-            logger.log_metrics(metrics, step=batches_stepped(trainer))
 
 
 def combined_score(accuracy: float, success_rate: float) -> float:

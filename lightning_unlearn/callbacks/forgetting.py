@@ -1,20 +1,19 @@
-"""Accuracies on the streams and what follows from them; trains nothing."""
+"""Accuracies on the streams, and what follows from them."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import lightning as L
-import numpy as np
 import torch
 from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
-from lightning_unlearn.callbacks.base.watching import Watcher
-from lightning_unlearn.core.compat import batches_stepped
+from lightning_unlearn.callbacks.base.watching import Curve, Watcher
 from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
+from lightning_unlearn.data.splits import some_of
+from lightning_unlearn.ensembles import Outputs, Runtime, predict
 from lightning_unlearn.functional import forgetting_rate, memory_retention_rate, similarity
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
 
@@ -23,7 +22,6 @@ __all__ = ["ForgettingMetrics"]
 _SETS = {"forget": "forget set", "retain": "retain set", "nonmember": "non-member set"}
 _STREAMS = ("forget", "retain", "test")
 _SHOWN = 2000  # posteriors kept for a histogram; more would not change what it shows
-_WATCHED = 2000  # samples of a set that a curve is measured on: a standard error of at most 1.1 points
 
 
 class ForgettingMetrics(Evaluator):
@@ -49,6 +47,7 @@ class ForgettingMetrics(Evaluator):
             unit="%",
             direction="higher",
             decides="utility",
+            margin=0.01,
         ),
         "accuracy/test_retained_classes": DeclaredMetric(
             "Accuracy on the test samples of retained classes",
@@ -106,7 +105,7 @@ class ForgettingMetrics(Evaluator):
 
     def watching(self) -> Watcher:
         """Return what logs the accuracies over the epochs."""
-        return _Curve(self)
+        return Curve(self, 1, _accuracies, prefix="accuracy/", record=False)
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Measure accuracies and the rates that the known controls allow."""
@@ -141,35 +140,17 @@ def _test_accuracy_by_class(forget: Outputs, retain: Outputs, test: Outputs) -> 
     return {f"accuracy/test_{name}_classes": float(right[part].mean()) for name, part in parts.items()}
 
 
-class _Curve(Watcher):
-    """Logs the accuracies of a model in training; the loggers keep them."""
-
-    def __init__(self, evaluator: ForgettingMetrics) -> None:
-        super().__init__(every_n_epochs=1)
-        self.evaluator = evaluator
-
-    def look(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
-        if not trainer.loggers:
-            return
-        data: UnlearningDataModule = self.evaluator.data or trainer.datamodule  # type: ignore[attr-defined]
-        adapter = self.evaluator._adapter_for(pl_module)
-        accuracies: dict[str, float] = {}
-        with isolated_rng():  # a project's own data may draw random numbers
-            for stream in _STREAMS:
-                if data.stream_size(stream):
-                    positions = _some(getattr(data.split, stream), derive_seed(data.seed, "watched", stream))
-                    loader = data.loader(stream, positions=positions, indexed=True)
-                    outputs = predict(pl_module, loader, Runtime(trainer), adapter)
-                    accuracies[f"accuracy/{stream}"] = outputs.accuracy
-        for logger in trainer.loggers:
-            logger.log_metrics(accuracies, step=batches_stepped(trainer))
-
-
-def _some(positions: np.ndarray[Any, Any], seed: int) -> np.ndarray[Any, Any]:
-    """Return at most so many positions as a curve needs, drawn at random, in order."""
-    if len(positions) <= _WATCHED:
-        return positions
-    return np.sort(np.random.default_rng(seed).choice(positions, _WATCHED, replace=False))
+def _accuracies(
+    model: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter
+) -> dict[str, float]:
+    """Return the accuracies of a model in training, on some samples of each stream."""
+    accuracies = {}
+    for stream in _STREAMS:
+        if data.stream_size(stream):
+            positions = some_of(getattr(data.split, stream), derive_seed(data.seed, "watched", stream))
+            loader = data.loader(stream, positions=positions, indexed=True)
+            accuracies[stream] = predict(model, loader, runtime, adapter).accuracy
+    return accuracies
 
 
 def _true_class_posteriors(outputs: Outputs) -> list[float]:

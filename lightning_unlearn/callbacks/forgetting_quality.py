@@ -8,12 +8,13 @@ from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.functional import (
     forgetting_final_score,
     forgetting_quality,
     forgetting_quality_intervals,
 )
-from lightning_unlearn.functional.forgetting_quality import Thresholds
+from lightning_unlearn.functional.populations import Thresholds
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
 __all__ = ["ForgettingQuality"]
@@ -99,12 +100,9 @@ class ForgettingQuality(ManyModels):
         bootstrap: int = 1000,
         **many: Any,
     ) -> None:
-        if not 0.0 <= delta < 1.0:
-            raise ValueError(f"delta must lie in [0, 1), got {delta}; the competition's is 1e-5")
-        if thresholds not in ("competition", "all"):
-            raise ValueError(f"thresholds must be 'competition' or 'all', got {thresholds!r}")
-        if bootstrap < 2:
-            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
+        in_range("delta", delta, "[0, 1)", "; the competition's is 1e-5")
+        one_of("thresholds", thresholds, "competition", "all")
+        in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(models, **many)
         self.delta = delta
         self.thresholds: Thresholds = thresholds

@@ -8,6 +8,7 @@ from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional import klom
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
@@ -64,8 +65,7 @@ class KLOM(ManyModels):
     least_models: ClassVar[int] = 2
 
     def __init__(self, models: int = 64, *, bins: int = 20, **many: Any) -> None:
-        if bins < 2:
-            raise ValueError(f"bins must be at least 2, got {bins}; 20 are usual")
+        in_range("bins", bins, "[2, inf)", "; 20 are usual", whole=True)
         super().__init__(models, **many)
         self.bins = bins
 

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
-from lightning_unlearn.functional import lira_scores, u_lira_intervals, u_lira_rates
+from lightning_unlearn.core.checks import in_range, one_of
+from lightning_unlearn.functional import lira_scores
 from lightning_unlearn.functional.lira import Centre, Variance
 from lightning_unlearn.metrics.declared import (
     MODELS_FOUND_OUT,
@@ -79,16 +79,12 @@ class LiRA(ManyModels):
         bootstrap: int = 1000,
         **many: Any,
     ) -> None:
-        if mode not in ("online", "offline"):
-            raise ValueError(f"mode must be 'online' or 'offline', got {mode!r}")
-        if variance not in ("per_sample", "global"):
-            raise ValueError(f"variance must be 'per_sample' or 'global', got {variance!r}")
-        if centre not in ("median", "mean"):
-            raise ValueError(f"centre must be 'median' or 'mean', got {centre!r}")
-        if variance == "per_sample" and models < 4:
-            raise ValueError(f"models must be at least 4 with variance='per_sample', got {models}")
-        if bootstrap < 2:
-            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
+        one_of("mode", mode, "online", "offline")
+        one_of("variance", variance, "per_sample", "global")
+        one_of("centre", centre, "median", "mean")
+        if variance == "per_sample":
+            in_range("models", models, "[4, inf)", "; variance='per_sample' needs as many", whole=True)
+        in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(models, **many)
         self.mode = mode
         self.variance: Variance = variance
@@ -115,20 +111,14 @@ class LiRA(ManyModels):
                 self.retrained_population(model, audit, second=True),
             )
         )
-        generator = torch.Generator().manual_seed(audit.seed)
-        rates, intervals = (
-            u_lira_rates(ours, theirs),
-            u_lira_intervals(ours, theirs, generator, resamples=self.bootstrap),
+        rates = self.attack_rates(
+            model,
+            audit,
+            ours,
+            theirs,
+            self.bootstrap,
+            threshold=self.mode == "online",  # offline scores have no natural one
+            mode=self.mode,
+            variance=self.variance,
         )
-        if self.mode == "offline":  # its scores have no natural threshold
-            del rates["accuracy"], intervals["accuracy"]
-        audit.details.update(
-            {
-                **self.counted(),
-                "mode": self.mode,
-                "variance": self.variance,
-                "ci95": {name: list(ends) for name, ends in intervals.items()},
-            }
-        )
-        self.save_samples(model, audit, unlearned=ours, retrained=theirs)
         return {f"{self.name}/{name}": value for name, value in rates.items()}

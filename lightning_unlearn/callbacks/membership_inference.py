@@ -1,6 +1,5 @@
 """Membership inference with shadow models, or with the source's own members: was the forget set trained on?"""
 
-import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,7 +13,9 @@ from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.shadow_models import shadow_models
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.engine.train import default_optimizer
 from lightning_unlearn.ensembles import predict
 from lightning_unlearn.functional import (
     bootstrap_intervals,
@@ -82,8 +83,9 @@ class MembershipInference(Evaluator):
         "membership_inference/accuracy": near_share(
             "Membership inference: accuracy on D_f",
             "MIA accuracy",
-            "Share of the forget set that a membership inference attack (MIA) takes for training data.",
-            decides="forgetting",
+            "Share of the forget set that a membership inference attack (MIA) takes for training data; read it beside "
+            "the false positive rate, since it moves with a model's confidence alone.",
+            headline=True,
             ideal=0.5,
         ),
         "membership_inference/auc": near_score(
@@ -104,6 +106,7 @@ class MembershipInference(Evaluator):
             "Share of the samples never trained on that the attack takes for training data: the attack's own "
             "error, beside which its accuracy is read.",
             unit="%",
+            headline=True,
         ),
         "membership_inference/balanced_accuracy": near_share(
             "Membership inference: balanced accuracy",
@@ -134,17 +137,11 @@ class MembershipInference(Evaluator):
         bootstrap: int = 1000,
         **evaluator: Any,
     ) -> None:
-        if variant not in ("auto", "shadow", "source", "own"):
-            raise ValueError(f"variant must be 'auto', 'shadow', 'source' or 'own', got {variant!r}")
-        if attack not in ("boosting", "logistic"):
-            raise ValueError(f"attack must be 'boosting' or 'logistic', got {attack!r}")
-        for argument, value, least in (
-            ("shadow_models", shadow_models, 1),
-            ("shadow_epochs", shadow_epochs, 1),
-            ("bootstrap", bootstrap, 2),
-        ):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        one_of("variant", variant, "auto", "shadow", "source", "own")
+        one_of("attack", attack, "boosting", "logistic")
+        in_range("shadow_models", shadow_models, "[1, inf)", whole=True)
+        in_range("shadow_epochs", shadow_epochs, "[1, inf)", whole=True)
+        in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(**evaluator)
         self.variant = variant
         self.attack = attack
@@ -153,11 +150,6 @@ class MembershipInference(Evaluator):
         self.shadow_optimizer = shadow_optimizer
         self.cache = None if cache is None else Path(cache)
         self.bootstrap = bootstrap
-        self._trained: tuple[tuple[Any, ...], list[weakref.ref[Any]], Any] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the trained attack behind, whose weak references cannot go to another process."""
-        return {**self.__dict__, "_trained": None}
 
     def require(self, data: UnlearningDataModule) -> None:
         """Refuse data without non-members or, where the attack trains on it, without a shadow set."""
@@ -203,18 +195,13 @@ class MembershipInference(Evaluator):
     def _classifier(self, variant: str, model: nn.Module, audit: Audit) -> Any:
         """Return the trained attack; it depends on the source and the data only, so later models share it."""
         attacked = model if variant == "own" or audit.source is None else audit.source
-        # weak references: an id alone could belong to a new object after the old one is gone
         subjects = [audit.data] if variant == "shadow" else [audit.data, audit.original(attacked)]
-        key = (variant, audit.seed, *map(id, subjects))
-        if self._trained is not None and self._trained[0] == key and all(ref() for ref in self._trained[1]):
-            return self._trained[2]
-        if variant == "shadow":
-            members, others = self._shadow_posteriors(attacked, audit)
-        else:
-            members, others = self._source_posteriors(attacked, audit)
-        classifier = _train_attack(self.attack, members, others, audit.seed)
-        self._trained = (key, [weakref.ref(subject) for subject in subjects], classifier)
-        return classifier
+        posteriors = self._shadow_posteriors if variant == "shadow" else self._source_posteriors
+
+        def train() -> Any:
+            return _train_attack(self.attack, *posteriors(attacked, audit), audit.seed)
+
+        return self.once((variant, audit.seed), subjects, train)
 
     def _shadow_posteriors(self, architecture: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data, runtime = audit.data, audit.runtime
@@ -223,7 +210,7 @@ class MembershipInference(Evaluator):
             data,
             self.shadow_models,
             epochs=self.shadow_epochs,
-            optimizer=self.shadow_optimizer or _adam,
+            optimizer=self.shadow_optimizer or default_optimizer,
             seed=audit.seed,
             runtime=runtime,
             adapter=audit.adapter,
@@ -278,7 +265,3 @@ def _features(posteriors: Tensor) -> np.ndarray[Any, Any]:
     """Sort, and take logarithms: posteriors of members differ in how many nines follow the point."""
     features: np.ndarray[Any, Any] = sort_posteriors(posteriors.double()).clamp_min(1e-12).log().numpy()
     return features
-
-
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3)

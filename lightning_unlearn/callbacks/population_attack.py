@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import population_attack_scores, ranking_intervals, ranking_rates
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score
@@ -67,8 +68,7 @@ class PopulationAttack(Evaluator):
     }
 
     def __init__(self, *, bootstrap: int = 1000, **evaluator: Any) -> None:
-        if bootstrap < 2:
-            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}; 1000 is usual")
+        in_range("bootstrap", bootstrap, "[2, inf)", "; 1000 is usual", whole=True)
         super().__init__(**evaluator)
         self.bootstrap = bootstrap
 

@@ -1,7 +1,5 @@
 """Relearn time: how many steps on the forget set bring back what was forgotten?"""
 
-import math
-import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +10,9 @@ from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.engine.train import default_optimizer
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.functional import relearn_target, relearn_time
 from lightning_unlearn.metrics.declared import MATCH, DeclaredMetric
@@ -84,9 +84,8 @@ class RelearnTime(Evaluator):
         fresh: bool | Callable[[], nn.Module] = True,
         **evaluator: Any,
     ) -> None:
-        for argument, value, least in (("max_steps", max_steps, 1), ("batch_size", batch_size, 1)):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        in_range("max_steps", max_steps, "[1, inf)", whole=True)
+        in_range("batch_size", batch_size, "[1, inf)", whole=True)
         relearn_target(0.0, margin)  # checks the margin
         super().__init__(fresh=fresh if callable(fresh) else None, **evaluator)
         self.max_steps = max_steps
@@ -94,11 +93,6 @@ class RelearnTime(Evaluator):
         self.batch_size = batch_size
         self.optimizer = optimizer
         self.trains_fresh = bool(fresh)
-        self._of_fresh: tuple[weakref.ref[nn.Module], int, list[float]] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the untrained model's curve behind, whose weak reference cannot go to another process."""
-        return {**self.__dict__, "_of_fresh": None}
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Train a copy, and an untrained model once a source."""
@@ -121,15 +115,14 @@ class RelearnTime(Evaluator):
 
     def _fresh_curve(self, audit: Audit, target: float) -> list[float]:
         assert audit.source is not None  # evaluate() asked
-        subject = audit.original(audit.source)
-        kept = self._of_fresh
-        if kept is not None and kept[0]() is subject and kept[1] == audit.seed:
-            return kept[2]
-        with isolated_rng(derive_seed(audit.seed, "fresh")):
-            untrained = fresh_copy(audit.source)
-        losses = self._curve(untrained, target, audit)
-        self._of_fresh = (weakref.ref(subject), audit.seed, losses)
-        return losses
+        source = audit.source
+
+        def train() -> list[float]:
+            with isolated_rng(derive_seed(audit.seed, "fresh")):
+                untrained = fresh_copy(source)
+            return self._curve(untrained, target, audit)
+
+        return self.once(audit.seed, [audit.original(source)], train)
 
     def _curve(self, model: nn.Module, target: float, audit: Audit) -> list[float]:
         """Return the loss on D_f before the first step and after each, up to the target or ``max_steps``."""
@@ -138,7 +131,7 @@ class RelearnTime(Evaluator):
         model = model.float().to(runtime.device).eval()
         assert audit.source is not None  # evaluate() asked
         share_frozen(model, mark_frozen(audit.source))
-        optimizer = (self.optimizer or _adam)(list(trainable(model).values()))
+        optimizer = (self.optimizer or default_optimizer)(list(trainable(model).values()))
         losses = [self._loss(model, audit)]
         with isolated_rng(derive_seed(audit.seed, "relearning")):
             for inputs, targets in self._endless(audit):
@@ -150,11 +143,11 @@ class RelearnTime(Evaluator):
                 runtime.average_gradients(model)  # equal but for rounding, which must not add up
                 optimizer.step()
                 losses.append(self._loss(model, audit))
-                if not runtime.all_agree(math.isfinite(losses[-1])):
-                    raise FloatingPointError(
-                        f"the loss on the forget set became {losses[-1]} after {len(losses) - 1} steps of relearning; "
-                        "check the data for NaN or infinite values, or give an optimizer with a lower learning rate"
-                    )
+                runtime.require_finite(
+                    losses[-1],
+                    f"the loss on the forget set became {{}} after {len(losses) - 1} steps of relearning; check the "
+                    "data for NaN or infinite values, or give an optimizer with a lower learning rate",
+                )
         raise AssertionError("the batches never end")
 
     def _loss(self, model: nn.Module, audit: Audit) -> float:
@@ -186,7 +179,3 @@ class RelearnTime(Evaluator):
 
 def _single(value: Tensor) -> Tensor:
     return value.float() if value.is_floating_point() else value
-
-
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.callbacks.base.populations import Population
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores, u_lira_intervals, u_lira_rates
+from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores
 from lightning_unlearn.metrics.declared import MODELS_FOUND_OUT, DeclaredMetric, low_fpr_rates, near_score
 
 __all__ = ["RMIA"]
@@ -77,19 +78,15 @@ class RMIA(ManyModels):
         bootstrap: int = 1000,
         **many: Any,
     ) -> None:
-        if references not in ("unlearned", "retrained"):
-            raise ValueError(f"references must be 'unlearned' or 'retrained', got {references!r}")
-        if not 0 < gamma < float("inf"):
-            raise ValueError(f"gamma must be a finite number above 0, got {gamma}; 1 or 2 are usual")
+        one_of("references", references, "unlearned", "retrained")
+        in_range("gamma", gamma, "(0, inf)", "; 1 or 2 are usual")
         if offline is not None and references == "unlearned":
             raise ValueError(
                 f"offline={offline} guesses models trained with a sample, which references='unlearned' has; leave it "
                 "out, or take references='retrained'"
             )
-        if offline is not None and not 0 <= offline <= 1:
-            raise ValueError(f"offline must lie in [0, 1], got {offline}; 0.3 is usual")
-        if bootstrap < 2:
-            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
+        in_range("offline", offline, "[0, 1]", "; 0.3 is usual", none=True)
+        in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(models, **many)
         self.references = references
         self.gamma = gamma
@@ -116,20 +113,11 @@ class RMIA(ManyModels):
         else:
             others = self.retrained_population(model, audit, second=True)
             ours, theirs = (self._attack(some, retrained) for some in (audited, others))
-        generator = torch.Generator().manual_seed(audit.seed)
-        rates = u_lira_rates(ours, theirs)
-        intervals = u_lira_intervals(ours, theirs, generator, resamples=self.bootstrap)
-        del rates["accuracy"], intervals["accuracy"]  # its scores have no natural threshold
-        audit.details.update(
-            {
-                **self.counted(),
-                "references": self.references,
-                "gamma": self.gamma,
-                **({} if self.offline is None else {"offline": self.offline}),
-                "ci95": {name: list(ends) for name, ends in intervals.items()},
-            }
-        )
-        self.save_samples(model, audit, unlearned=ours, retrained=theirs)
+        details = {"references": self.references, "gamma": self.gamma}
+        if self.offline is not None:
+            details["offline"] = self.offline
+        # its scores have no natural threshold
+        rates = self.attack_rates(model, audit, ours, theirs, self.bootstrap, threshold=False, **details)
         return {f"{self.name}/{name}": value for name, value in rates.items()}
 
     def _attack(self, attacked: Population, references: Population) -> Tensor:

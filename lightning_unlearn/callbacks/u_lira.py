@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.many_models import ManyModels
-from lightning_unlearn.functional import u_lira_intervals, u_lira_rates, u_lira_scores
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.functional import u_lira_rates, u_lira_scores
 from lightning_unlearn.metrics.declared import (
     MODELS_FOUND_OUT,
     DeclaredMetric,
@@ -76,8 +76,7 @@ class ULiRA(ManyModels):
     least_models: ClassVar[int] = 4
 
     def __init__(self, models: int = 64, *, bootstrap: int = 1000, **many: Any) -> None:
-        if bootstrap < 2:
-            raise ValueError(f"bootstrap must be at least 2, got {bootstrap}")
+        in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(models, **many)
         self.bootstrap = bootstrap
 
@@ -86,11 +85,6 @@ class ULiRA(ManyModels):
         retrained = self.retrained_population(model, audit).confidence["forget"]
         ours, theirs = u_lira_scores(self.audited_population(model, audit).confidence["forget"], retrained)
         null = self.retrained_population(model, audit, second=True).confidence["forget"]
-        generator = torch.Generator().manual_seed(audit.seed)
-        intervals = u_lira_intervals(ours, theirs, generator, resamples=self.bootstrap)
-        audit.details.update(
-            {**self.counted(), "ci95": {name: list(ends) for name, ends in intervals.items()}}
-        )
-        self.save_samples(model, audit, unlearned=ours, retrained=theirs)
-        rates = {**u_lira_rates(ours, theirs), "null": u_lira_rates(*u_lira_scores(null, retrained))["auc"]}
+        rates = self.attack_rates(model, audit, ours, theirs, self.bootstrap)
+        rates["null"] = u_lira_rates(*u_lira_scores(null, retrained))["auc"]
         return {f"{self.name}/{name}": value for name, value in rates.items()}

@@ -1,11 +1,10 @@
 """The unlearning degree by SPD-GAN beside its null control: how far can D_f be pushed until only one model fails?"""
 
 import math
-import weakref
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
 from lightning.fabric.utilities import rank_zero_warn
@@ -14,11 +13,12 @@ from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.engine.train import default_optimizer
 from lightning_unlearn.ensembles import isolated_rng, train_classifier
-from lightning_unlearn.functional import confidence_interval
-from lightning_unlearn.functional.spd_gan import spd_gan_loss, unlearning_degree
+from lightning_unlearn.functional import confidence_interval, spd_gan_loss
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 from lightning_unlearn.models.freezing import mark_frozen
 from lightning_unlearn.models.fresh import fresh_copy
@@ -175,30 +175,19 @@ class UnlearningDegree(Evaluator):
         tolerance: float = 0.05,
         **evaluator: Any,
     ) -> None:
-        if isinstance(null_control, str) and null_control not in Null.__args__:  # type: ignore[attr-defined]
-            raise ValueError(
+        if not isinstance(null_control, nn.Module) and null_control not in (None, *get_args(Null)):
+            wrong = ValueError if isinstance(null_control, str) else TypeError
+            raise wrong(
                 f"null_control must be 'retain', 'retrain', 'continue', a module or None, got {null_control!r}"
             )
-        if not isinstance(null_control, str | nn.Module | None):
-            raise TypeError(
-                f"null_control must be 'retain', 'retrain', 'continue', a module or None, got "
-                f"{type(null_control).__name__}"
-            )
-        for argument, value in (("size", size), ("lr", lr)):
-            if not 0 < value < float("inf"):
-                raise ValueError(f"{argument} must be a finite number above 0, got {value}")
-        if not 0 <= eta < float("inf"):
-            raise ValueError(f"eta must be a finite number of at least 0, got {eta}; the paper uses 0.03")
-        if not 0 <= tolerance <= 1:
-            raise ValueError(f"tolerance must lie in [0, 1], got {tolerance}; 5 points of accuracy are 0.05")
-        for argument, value, least in (
-            ("epochs", epochs, 1),
-            ("least_steps", least_steps, 0),
-            ("batch_size", batch_size, 2),  # batch normalisation
-            ("null_epochs", null_epochs, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{argument} must be at least {least}, got {value}")
+        in_range("size", size, "(0, inf)")
+        in_range("lr", lr, "(0, inf)")
+        in_range("eta", eta, "[0, inf)", "; the paper uses 0.03")
+        in_range("tolerance", tolerance, "[0, 1]", "; 5 points of accuracy are 0.05")
+        in_range("epochs", epochs, "[1, inf)", whole=True)
+        in_range("least_steps", least_steps, "[0, inf)", whole=True)
+        in_range("batch_size", batch_size, "[2, inf)", "; batch normalisation needs two", whole=True)
+        in_range("null_epochs", null_epochs, "[1, inf)", whole=True)
         super().__init__(**evaluator)
         self.null_control = null_control
         self.eta = eta
@@ -210,11 +199,6 @@ class UnlearningDegree(Evaluator):
         self.null_epochs = null_epochs
         self.null_optimizer = null_optimizer
         self.tolerance = tolerance
-        self._known: tuple[tuple[Any, ...], list[weakref.ref[Any]], _Measured] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the null control's score behind, whose weak references cannot go to another process."""
-        return {**self.__dict__, "_known": None}
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Train the generator against source and model, and take or make the null control's score."""
@@ -257,15 +241,14 @@ class UnlearningDegree(Evaluator):
             return None
         if self.null_control == "retain":
             return self._measure(source, model, "retain", audit)
-        # weak references: an id alone could belong to a new object after the old one is gone
         subjects = [audit.data, audit.original(source)]
         subjects += [self.null_control] if isinstance(self.null_control, nn.Module) else []
-        key = (audit.seed, *map(id, subjects))
-        if self._known is not None and self._known[0] == key and all(ref() for ref in self._known[1]):
-            return self._known[2]
-        found = self._measure(source, self._null_model(source, audit), "forget", audit)
-        self._known = (key, [weakref.ref(subject) for subject in subjects], replace(found, shown=None))
-        return found
+
+        def measure() -> _Measured:
+            found = self._measure(source, self._null_model(source, audit), "forget", audit)
+            return replace(found, shown=None)
+
+        return self.once(audit.seed, subjects, measure)
 
     def _null_model(self, source: nn.Module, audit: Audit) -> nn.Module:
         if isinstance(self.null_control, nn.Module):
@@ -280,7 +263,7 @@ class UnlearningDegree(Evaluator):
             runtime.place(null),
             data.loader("train", train=True, batch_size=share, seed=seed),
             epochs=self.null_epochs,
-            optimizer=self.null_optimizer or _adam,
+            optimizer=self.null_optimizer or default_optimizer,
             runtime=runtime,
             adapter=audit.adapter,
             seed=seed,
@@ -297,54 +280,36 @@ class UnlearningDegree(Evaluator):
         alike = _same_weights(source, model) and torch.equal(
             audit.adapter.call(source, inputs), audit.adapter.call(model, inputs)
         )
-        generator = None
-        if not audit.runtime.all_agree(alike):
-            if audit.runtime.device.type == "cpu":
-                few = inputs[:2]
-                for copy in (source, model):
-                    lay_out_for_cpu(copy, lambda module: audit.adapter.call(module, few))
-            generator = self._generator(source, model, inputs, stream, audit)
-        clean: list[Tensor] = []
-        answers: list[Tensor] = []
-        originals: list[Tensor] = []
-        perturbations: list[Tensor] = []
-        norms: list[Tensor] = []
-        largest = 0.0
-        targets: list[Tensor] = []
+        # whatever is added, one function gives one answer: its degree against itself is 0
+        if audit.runtime.all_agree(alike):
+            return self._asked(source, model, None, stream, audit)
+        if audit.runtime.device.type == "cpu":
+            few = inputs[:2]
+            for copy in (source, model):
+                lay_out_for_cpu(copy, lambda module: audit.adapter.call(module, few))
+        return self._asked(
+            source, model, self._generator(source, model, inputs, stream, audit), stream, audit
+        )
+
+    def _asked(
+        self, source: nn.Module, model: nn.Module, generator: nn.Module | None, stream: str, audit: Audit
+    ) -> "_Measured":
+        """Ask two models about the samples of a stream as a generator perturbs them, by nothing without one."""
+        ask, rows, shown = audit.adapter.call, [], None
         with torch.no_grad():
-            for inputs, target in self._batches(stream, audit):
-                # whatever is added, one function gives one answer: its degree against itself is 0
-                perturbation = self.size * (
-                    torch.zeros_like(inputs) if generator is None else generator(inputs)
-                )
-                perturbed = inputs + perturbation
-                clean.append(audit.adapter.call(source, inputs))
-                answers.append(
-                    torch.stack([audit.adapter.call(source, perturbed), audit.adapter.call(model, perturbed)])
-                )
-                norms.append(torch.linalg.vector_norm(perturbation.flatten(1), dim=1))
-                largest = max(largest, float(perturbation.abs().max()))
-                targets.append(target)
-                originals.append(inputs[:_SHOWN].cpu())
-                perturbations.append(perturbation[:_SHOWN].cpu())
-        labels = torch.cat(targets)
-        source_logits, model_logits = torch.cat(answers, dim=1)
-        shown = _Shown(
-            originals[0],
-            perturbations[0],
-            labels[:_SHOWN].cpu(),
-            source_logits[:_SHOWN].argmax(1).cpu(),
-            model_logits[:_SHOWN].argmax(1).cpu(),
-        )
-        return _Measured(
-            degree=unlearning_degree(source_logits, model_logits, labels),
-            source_right_clean=(torch.cat(clean).argmax(1) == labels).cpu(),
-            source_right=(source_logits.argmax(1) == labels).cpu(),
-            model_right=(model_logits.argmax(1) == labels).cpu(),
-            l2=float(torch.cat(norms).mean()),
-            linf=largest,
-            shown=shown if shown.is_image and generator is not None else None,
-        )
+            for inputs, targets in self._batches(stream, audit):
+                added = torch.zeros_like(inputs) if generator is None else self.size * generator(inputs)
+                asked = (ask(source, inputs), ask(source, inputs + added), ask(model, inputs + added))
+                answers = [logits.argmax(1) for logits in asked]
+                flat = added.flatten(1)
+                sizes = (torch.linalg.vector_norm(flat, dim=1), flat.abs().amax(1))
+                rows.append([*(each == targets for each in answers), *sizes])
+                if shown is None and generator is not None and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
+                    first = (inputs, added, targets, *answers[1:])
+                    shown = _Shown(*(each[:_SHOWN].cpu() for each in first))
+        columns = (torch.cat(column).cpu() for column in zip(*rows, strict=True))
+        clean, source_right, model_right, norms, largest = columns
+        return _Measured(clean, source_right, model_right, float(norms.mean()), float(largest.max()), shown)
 
     def _generator(
         self, source: nn.Module, model: nn.Module, inputs: Tensor, stream: str, audit: Audit
@@ -371,11 +336,11 @@ class UnlearningDegree(Evaluator):
                 runtime.average_gradients(generator)  # equal but for rounding, which must not add up
                 optimizer.step()
                 total += loss.detach()
-            if not runtime.all_agree(bool(torch.isfinite(total))):
-                raise FloatingPointError(
-                    f"the generator's loss became {float(total)} in epoch {epoch + 1}; check the data and the models "
-                    f"for NaN or infinite values, or lower eta ({self.eta}) or lr ({self.lr})"
-                )
+            runtime.require_finite(
+                total,
+                f"the generator's loss became {{}} in epoch {epoch + 1}; check the data and the models for NaN or "
+                f"infinite values, or lower eta ({self.eta}) or lr ({self.lr})",
+            )
         runtime.share_buffers(generator)
         return generator.eval()
 
@@ -439,22 +404,22 @@ class _Shown:
     source_answers: Tensor
     model_answers: Tensor
 
-    @property
-    def is_image(self) -> bool:
-        return self.originals.ndim == 4 and self.originals.shape[1] in (1, 3)
-
 
 @dataclass(frozen=True)
 class _Measured:
     """What one generator found; a bool a sample where the source and the other model were right."""
 
-    degree: float
     source_right_clean: Tensor
     source_right: Tensor
     model_right: Tensor
     l2: float
     linf: float
     shown: _Shown | None
+
+    @property
+    def degree(self) -> float:
+        """Accuracy of the source on D_p minus that of the other model."""
+        return float(self.differences.mean())
 
     @property
     def drop(self) -> float:
@@ -511,7 +476,3 @@ def _same_weights(one: nn.Module, other: nn.Module) -> bool:
 
 def _share(right: Tensor) -> float:
     return float(right.double().mean())
-
-
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3)

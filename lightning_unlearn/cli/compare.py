@@ -14,10 +14,11 @@ from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH
+from lightning_unlearn.core.remembering import summary
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.data.remembering import summary
 from lightning_unlearn.models.hparams import recorded_hyperparameters
+from lightning_unlearn.reports.paper import PaperFormat, paper_table
 
 __all__ = ["run"]
 
@@ -46,7 +47,7 @@ def run(args: list[str]) -> int:
         forget_key=config.forget_key,
         config=plan.provenance(),
     )
-    _print_result(comparison)
+    _print_result(comparison, config.table)
     return 1 if comparison.failed else 0
 
 
@@ -82,6 +83,7 @@ def _compare_arguments(
     ledger: str | None = None,
     clean: bool = False,
     forget_key: str | None = None,
+    table: PaperFormat | None = None,
 ) -> None:
     """Arguments of the comparison.
 
@@ -102,6 +104,7 @@ def _compare_arguments(
         clean: When all is done, remove files of output_dir that still remember what was forgotten.
         forget_key: File with the secret that the forgotten samples are hashed with, made if there is none; share it
             between comparisons that are to be merged. Left out, the ledger's.
+        table: Print the columns of papers too (UA, RA, TA, MIA, run time, average gap, ToW), in this form.
     """
 
 
@@ -171,7 +174,17 @@ class _Plan:
             k: v
             for k, v in plain.items()
             if k
-            not in ("config", "output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key")
+            not in (
+                "config",
+                "output_dir",
+                "overwrite",
+                "quiet",
+                "threads",
+                "ledger",
+                "clean",
+                "forget_key",
+                "table",
+            )
         }
 
     def _fresh(self) -> Namespace:
@@ -194,13 +207,15 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_result(comparison: Comparison) -> None:
+def _print_result(comparison: Comparison, table: PaperFormat | None) -> None:
     from rich.console import Console
 
     from lightning_unlearn.reports import render_text
 
     width = max(min(Console().width, 100), 50)  # the table cannot be narrower
     say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
+    if table is not None:
+        say(paper_table(comparison.report, table))
     for failure in comparison.report["failures"]:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
     say(f"Report: {comparison.output_dir / 'report.html'}")

@@ -2,9 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import get_args
 
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports import rebuild
+from lightning_unlearn.reports.paper import PaperFormat, paper_table
+from lightning_unlearn.reports.schema import read_json
 
 __all__ = ["run"]
 
@@ -17,10 +20,17 @@ def run(args: list[str]) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output_dir of a comparison")
     parser.add_argument("--output", type=Path, help="folder to write to; the first DIR if there is only one")
+    parser.add_argument(
+        "--table",
+        choices=get_args(PaperFormat),
+        help="print the columns of papers too: UA, RA, TA, MIA, run time, gap",
+    )
     parsed = parser.parse_args(args)
     if parsed.output is None and len(parsed.folders) > 1:
         parser.error("--output is needed where several comparisons become one")
     output = parsed.output or parsed.folders[0]
     rebuild(parsed.folders, output)
+    if parsed.table:
+        say(paper_table(read_json(output / "report.json"), parsed.table))
     say(f"Report: {output / 'report.html'}")
     return 0

@@ -43,10 +43,11 @@ class Range:
         below = number < high or (number == high and self.interval[-1] == "]")
         if not (above and below):
             where = f"lie in {self.interval}"
-            if math.isinf(high):
-                where = f"be {'at least' if self.interval[0] == '[' else 'above'} {low:g}"
-            if not math.isfinite(number):
-                where = "be finite" if math.isinf(low) else f"{where} and finite"
+            if math.isinf(low):
+                where = "be finite"
+            elif math.isinf(high):
+                least = f"be {'at least' if self.interval[0] == '[' else 'above'} {low:g}"
+                where = least if math.isfinite(number) else f"{least} and finite"
             raise ValueError(f"{name} must {where}, got {value}{self.hint}")
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import secrets
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,12 +22,14 @@ __all__ = [
     "key_fingerprint",
     "model_hash",
     "positions_hash",
+    "read_arrays",
     "target_of",
     "write_bytes_atomic",
     "write_json_atomic",
     "write_text_atomic",
 ]
 
+_SMALL = 2**26  # bytes that arrays may always have
 _BLOCK = 2**20  # bytes of a file that are read at once
 
 
@@ -193,3 +196,28 @@ def model_hash(state: Mapping[str, Any]) -> str:
             digest.update(len(part).to_bytes(8, "little"))
             digest.update(part)
     return digest.hexdigest()
+
+
+def read_arrays(path: Path, what: str, advice: str, *, densest: int | None = None) -> dict[str, Any]:
+    """Read all arrays of an ``.npz`` file. Nothing in it is executed: no pickles are read.
+
+    Args:
+        path: An existing file.
+        what: What it should be, for the message.
+        advice: What to do where it is damaged, likewise.
+        densest: How many times larger than the file its arrays may be, beyond 64 MiB; ``None`` for any size.
+
+    Raises:
+        ValueError: If it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(item.file_size for item in archive.infolist())
+        if densest is not None and unpacked > max(_SMALL, densest * path.stat().st_size):
+            raise ValueError(f"it unpacks to {unpacked} bytes")
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+    except Exception as error:  # zipfile, zlib and NumPy raise whatever as the damage falls, MemoryError too
+        raise ValueError(
+            f"{path} cannot be read as {what} ({error}): it is truncated, damaged or another kind of file; {advice}"
+        ) from error

@@ -1,4 +1,4 @@
-"""How a batch is taken apart and a model is called; the one place that knows a user's batch layout."""
+"""Take a user's batches apart and call a user's model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,31 +51,22 @@ class Adapter:
             ValueError: If the batch has no such place; the message lists what it has.
         """
         target_at = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
-        targets = batch[target_at]
-        if isinstance(batch, Mapping) and self.inputs is None:
-            known = [key for key in _INPUT_KEYS if key in batch]
-            inputs = batch[known[0]] if known else {k: v for k, v in batch.items() if k != target_at}
-        else:
-            inputs = batch[self._place(batch, self.inputs, _INPUT_KEYS, 0, "inputs")]
+        targets, inputs = batch[target_at], self._inputs(batch, (target_at,))
         if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
-            shape = tuple(targets.shape) if isinstance(targets, Tensor) else type(targets).__name__
             raise ValueError(
-                f"targets must be a tensor of class numbers of shape (B,), got {shape}"
-                f"{f' {targets.dtype}' if isinstance(targets, Tensor) else ''}; say where they are with "
-                "Adapter(targets=...)"
+                f"targets must be a tensor of class numbers of shape (B,), got {_described(targets)}; say where they "
+                "are with Adapter(targets=...)"
             )
         return inputs, targets
 
     def inputs_of(self, batch: Any) -> Any:
         """Return what the model is called with, from a batch with or without targets."""
-        if isinstance(batch, Tensor):
-            return batch
-        if (
-            isinstance(batch, Mapping)
-            and self.inputs is None
-            and not any(key in batch for key in _INPUT_KEYS)
-        ):
-            return {key: value for key, value in batch.items() if key not in TARGET_KEYS}
+        return batch if isinstance(batch, Tensor) else self._inputs(batch, TARGET_KEYS)
+
+    def _inputs(self, batch: Any, targets: tuple[int | str, ...]) -> Any:
+        """Return the inputs; of a mapping that names none, all but the targets."""
+        if isinstance(batch, Mapping) and self.inputs is None and not batch.keys() & set(_INPUT_KEYS):
+            return {key: value for key, value in batch.items() if key not in targets}
         return batch[self._place(batch, self.inputs, _INPUT_KEYS, 0, "inputs")]
 
     def call(self, module: nn.Module, inputs: Any) -> Tensor:
@@ -94,9 +85,8 @@ class Adapter:
         output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
         logits = self._logits_of(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
-            found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
             raise ValueError(
-                f"the forward of {type(module).__name__} must give logits of shape (B, C), got {found}; "
+                f"the forward of {type(module).__name__} must give logits of shape (B, C), got {_described(logits)}; "
                 "say where they are with Adapter(logits=...)"
             )
         return logits
@@ -115,9 +105,8 @@ class Adapter:
                 raise KeyError(self.logits)
             return output[self.logits]
         except (KeyError, IndexError, TypeError):
-            raise ValueError(
-                f"logits={self.logits!r} is not in the model's output, a {type(output).__name__}"
-            ) from None
+            kind = type(output).__name__
+            raise ValueError(f"logits={self.logits!r} is not in the model's output, a {kind}") from None
 
     @staticmethod
     def _place(
@@ -143,3 +132,9 @@ class Adapter:
         raise ValueError(
             f"a batch must be a sequence or a mapping that holds {what}, got {type(batch).__name__}"
         )
+
+
+def _described(value: Any) -> str:
+    return (
+        f"shape {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+    )

@@ -1,4 +1,4 @@
-"""The datamodule that splits any project's data for unlearning and serves it as streams; no method is known here."""
+"""The datamodule that splits any project's data for unlearning and serves it as streams."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,40 +10,38 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import lightning as L
 import numpy as np
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset
 
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.ledger import Ledger, as_ledger
 from lightning_unlearn.core.seeds import default_seed, derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import attribute_names, attribute_of, origin_of
-from lightning_unlearn.data.dealing import Deals
 from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
 from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.poisoning import Poison, collate_for, poison
+from lightning_unlearn.data.poisoning import Poison, poison
+from lightning_unlearn.data.project import Project
 from lightning_unlearn.data.project_loaders import (
     Part,
     known_labels,
     part_of_dataset,
-    part_of_loader,
     require_apart,
     require_no_copies,
     served_labels,
 )
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
-from lightning_unlearn.data.splits import Split, make_split
+from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.tensors import TensorData
 
 __all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
-Stream = Literal["forget", "retain", "train", "nonmember", "shadow", "test"]
 
+_STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test")
 _WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample must be seen
-_VALIDATED = 2000  # retained samples that a method is validated on: a standard error of at most 1.1 points
 
 
 @runtime_checkable
@@ -141,21 +139,17 @@ class UnlearningDataModule(L.LightningDataModule):
         ledger: str | Path | Ledger | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(datamodule, L.LightningDataModule | Dataset):
-            raise TypeError(
-                f"datamodule must be a LightningDataModule or a map-style dataset, got "
-                f"{type(datamodule).__name__}"
-            )
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        self.inner = datamodule
+        self.project = Project(datamodule)
+        in_range("batch_size", batch_size, "[1, inf)", whole=True, none=True)
         self.rule = as_rule(forget)
         self.test_dataset = test_dataset
         self.evaluation_dataset = evaluation_dataset
-        self.nonmember = nonmember
-        self.nonmember_from = nonmember_from
-        self.shadow = shadow
-        self.shadow_from = shadow_from
+        self.held_out: dict[str, Any] = {
+            "nonmember": nonmember,
+            "nonmember_from": nonmember_from,
+            "shadow": shadow,
+            "shadow_from": shadow_from,
+        }
         self.attributes = attributes
         self.previous = _split_files(previous)
         self.split_path = split_path
@@ -170,13 +164,9 @@ class UnlearningDataModule(L.LightningDataModule):
         self._test: Part | None = None
         self._evaluation: Dataset[Any] | None = evaluation_dataset
         self._labels: np.ndarray[Any, Any] | None = None
-        self._deals = Deals()
-        self._inner_setup: set[str] = set()
-        self._torn_down = False
-        for hook in TRANSFER_HOOKS:
+        for hook in self.project.hooks:
             # Lightning asks whether a hook is overridden, so ours exists only where the project's does
-            if isinstance(datamodule, L.LightningDataModule) and is_overridden(hook, datamodule):
-                setattr(self, hook, partial(self._transfer, hook))
+            setattr(self, hook, partial(self._transfer, hook))
 
     # ------------------------------------------------------------------ what there is
 
@@ -197,9 +187,14 @@ class UnlearningDataModule(L.LightningDataModule):
         self._order_seed = seed
 
     @property
+    def inner(self) -> L.LightningDataModule | Dataset[Any]:
+        """The project's datamodule or training dataset."""
+        return self.project.inner
+
+    @property
     def data_name(self) -> str:
         """Name of the wrapped data, for reports."""
-        return type(self.inner).__name__
+        return self.project.name
 
     def stream_size(self, stream: str) -> int:
         """Return how many samples a stream has."""
@@ -223,40 +218,39 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def prepare_data(self) -> None:
         """Let the project's datamodule download or prepare."""
-        if isinstance(self.inner, L.LightningDataModule):
-            with self._deals:
-                self.inner.prepare_data()
+        self.project.prepare()
 
     def setup(self, stage: str = "fit") -> None:
         """Set up the project's data and draw the split; later calls keep both."""
         if stage == "fit" and self.ledger is not None:
             self.ledger.prepare()
-        if self._torn_down:
-            self._inner_setup.clear()
-        self._setup_inner("fit" if stage in ("fit", "validate") else stage)
-        if self._split is None or self._torn_down:
+        anew = self._split is None or self.project.torn_down
+        self.project.set_up("fit" if stage in ("fit", "validate") else stage, self.trainer)
+        if anew:
             self._setup_parts()
-            self._torn_down = False
         self._save_with_run()
 
     def _setup_parts(self) -> None:
         """Take the project's datasets, draw the split unless it is drawn, and poison what is to be."""
-        self._setup_inner("fit")
+        self.project.set_up("fit", self.trainer)
         if self.test_dataset is None and is_overridden("test_dataloader", self.inner, L.LightningDataModule):
             # before the training set is asked for: a setup that heeds no stage makes that anew as well
-            self._setup_inner("test")
-        self._train = self._training_part()
-        self._test = self._test_part()
+            self.project.set_up("test", self.trainer)
+        self._train = self.project.training_part(self.batch_size)
+        if self.test_dataset is None:
+            self._test = self.project.test_part()
+        else:
+            self._test = part_of_dataset(self.test_dataset, self.batch_size, "test_dataset")
         self._evaluation = self.evaluation_dataset
         if self._test is not None:
             require_apart(self._train.owner, self._test.owner)
         self._labels = known_labels(self._train, self.adapter)
         fingerprint = self._checked_fingerprint()
-        if self.evaluation_dataset is not None and len(self.evaluation_dataset) != len(self._train):  # type: ignore[arg-type]
-            raise ValueError(
-                f"evaluation_dataset has {len(self.evaluation_dataset)} samples, the training set has "  # type: ignore[arg-type]
-                f"{len(self._train)}: it must be the same samples in the same order, without augmentation"
+        if self.evaluation_dataset is not None and (n := len(self.evaluation_dataset)) != len(self._train):  # type: ignore[arg-type]
+            wanted = (
+                f"the same {len(self._train)} in the same order as the training set, without augmentation"
             )
+            raise ValueError(f"evaluation_dataset has {n} samples; it must have {wanted}")
         split = self._obtain_split(fingerprint) if self._split is None else self._split
         require_same(split.fingerprint, fingerprint, "datamodule: the split of an earlier setup")
         source = getattr(self._module(), "source", None)
@@ -274,9 +268,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Let the project's datamodule clean up."""
-        if isinstance(self.inner, L.LightningDataModule):
-            self.inner.teardown(stage)
-            self._torn_down = True
+        self.project.tear_down(stage)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fingerprint of the training set, which every checkpoint of a run with this data then holds."""
@@ -301,7 +293,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 train=True,
                 positions=module.stream_positions(stream, self.split),
                 num_samples=length,
-                batch_size=self.batch_size or self._training_batch_size,
+                batch_size=self.batch_size or self._part("train").batch_size,
                 indexed=stream in module.indexed_streams,
                 least=1,
             )
@@ -317,9 +309,9 @@ class UnlearningDataModule(L.LightningDataModule):
             return [
                 self.loader(stream, positions=self._validated(stream)) for stream in self.validation_streams
             ]
-        if isinstance(self.inner, Dataset):
+        if self.project.module is None:
             return self.test_dataloader()
-        return [] if (loader := self._inner_loader("val_dataloader")) is None else loader
+        return [] if (loader := self.project.loader("val_dataloader")) is None else loader
 
     def test_dataloader(self) -> Any:
         """Return a loader over what the non-member set left of the test set."""
@@ -327,7 +319,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> Any:
         """Return the project's own loader."""
-        return [] if (loader := self._inner_loader("predict_dataloader")) is None else loader
+        return [] if (loader := self.project.loader("predict_dataloader")) is None else loader
 
     # ------------------------------------------------------------------ streams
 
@@ -338,12 +330,8 @@ class UnlearningDataModule(L.LightningDataModule):
         train: bool = False,
         positions: np.ndarray[Any, Any] | None = None,
         batch_size: int | None = None,
-        num_samples: int | None = None,
-        indexed: bool = False,
         seed: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-        least: int = 2,
+        **order: Any,
     ) -> BatchLoader:
         """Return a loader over a stream, in memory and batched where the data allows it.
 
@@ -352,26 +340,15 @@ class UnlearningDataModule(L.LightningDataModule):
             train: Whether to shuffle and augment.
             positions: A subset of the stream, as positions in its dataset; ``None`` for all of it.
             batch_size: Samples a process takes each step; ``None`` for this datamodule's.
-            num_samples: Samples of an epoch over all processes; ``None`` for every sample once.
-            indexed: Whether batches come with their places in the stream.
             seed: Seed of the order; ``None`` derives one for the stream.
-            rank: Rank of this process; ``None`` asks ``torch.distributed``.
-            world_size: Number of processes; ``None`` asks ``torch.distributed``.
-            least: Fewest samples of a process in a last step, as in
-                :class:`~lightning_unlearn.data.loading.OrderSampler`.
+            **order: ``indexed``, ``num_samples``, ``rank``, ``world_size`` and ``least`` of
+                :class:`~lightning_unlearn.data.loading.BatchLoader`.
         """
         part = self._part(stream)
         chosen = self._positions(stream) if positions is None else positions
-        order: dict[str, Any] = {
-            "batch_size": batch_size or self.batch_size or part.batch_size,
-            "shuffle": train,
-            "seed": derive_seed(self.order_seed, "loader", stream) if seed is None else seed,
-            "num_samples": num_samples,
-            "indexed": indexed,
-            "rank": rank,
-            "world_size": world_size,
-            "least": least,
-        }
+        order["batch_size"] = batch_size or self.batch_size or part.batch_size
+        order["shuffle"] = train
+        order["seed"] = derive_seed(self.order_seed, "loader", stream) if seed is None else seed
         if train and part.weights is not None and stream in _WEIGHTED:
             order["weights"] = part.weights[torch.as_tensor(chosen)]
         dataset = part.dataset
@@ -382,11 +359,8 @@ class UnlearningDataModule(L.LightningDataModule):
         return DatasetLoader(
             dataset,
             chosen,
-            collate_fn=collate_for(dataset, part.collate_fn),
-            num_workers=part.num_workers,
-            persistent_workers=part.persistent_workers,
-            pin_memory=part.pin_memory,
-            worker_init_fn=part.worker_init_fn,
+            collate_fn=part.collate_fn,
+            **part.workers,
             **order,
         )
 
@@ -409,12 +383,6 @@ class UnlearningDataModule(L.LightningDataModule):
 
     # ------------------------------------------------------------------ within
 
-    @property
-    def _training_batch_size(self) -> int:
-        """The project's own; every stream of a step has it, whatever its test loader takes at once."""
-        assert self._train is not None
-        return self._train.batch_size
-
     def _part(self, stream: str) -> Part:
         split = self.split
         origin = {"nonmember": split.nonmember_from, "shadow": split.shadow_from, "test": "test"}
@@ -427,18 +395,15 @@ class UnlearningDataModule(L.LightningDataModule):
         split = self.split
         if stream == "train":
             return split.members
-        if stream not in ("forget", "retain", "nonmember", "shadow", "test"):
-            raise ValueError(f"no stream {stream!r}; there are {', '.join(Stream.__args__)}")  # type: ignore[attr-defined]
+        one_of("stream", stream, *_STREAMS)
         positions: np.ndarray[Any, Any] = getattr(split, stream)
         return positions
 
     def _validated(self, stream: str) -> np.ndarray[Any, Any] | None:
         """Return which positions are validated, None for all: of the retain set a part, or it would cost too much."""
-        positions = self._positions(stream)
-        if stream != "retain" or len(positions) <= _VALIDATED:
+        if stream != "retain":
             return None
-        generator = np.random.default_rng(derive_seed(self.seed, "validated", stream))
-        return np.sort(generator.choice(positions, _VALIDATED, replace=False))
+        return some_of(self._positions(stream), derive_seed(self.seed, "validated", stream))
 
     def _module(self) -> object:
         """Return what is being fitted, which need not be a method."""
@@ -447,51 +412,12 @@ class UnlearningDataModule(L.LightningDataModule):
     def _device(self) -> torch.device | None:
         return None if self.trainer is None else self.trainer.strategy.root_device
 
-    def _setup_inner(self, stage: str) -> None:
-        if isinstance(self.inner, L.LightningDataModule) and stage not in self._inner_setup:
-            self.inner.trainer = self.trainer
-            with self._deals:
-                self.inner.setup(stage)
-            self._inner_setup.add(stage)
-
-    def _inner_loader(self, name: str) -> Any:
-        if not isinstance(self.inner, L.LightningDataModule):
-            return None
-        try:
-            loader = getattr(self.inner, name)()
-        except MisconfigurationException:  # what Lightning's own, not overridden, method raises
-            return None
-        return None if isinstance(loader, list | tuple | dict) and not loader else loader
-
-    def _training_part(self) -> Part:
-        if isinstance(self.inner, Dataset):
-            return part_of_dataset(self.inner, self.batch_size, "datamodule")
-        with self._deals:
-            loader = self._inner_loader("train_dataloader")
-        if loader is None:
-            raise ValueError(
-                f"datamodule: {self.data_name} has no train_dataloader, so there is nothing to forget"
-            )
-        part = part_of_loader(loader, f"{self.data_name}.train_dataloader()")
-        self._deals.check(part.owner, self.data_name)
-        return part
-
-    def _test_part(self) -> Part | None:
-        if self.test_dataset is not None:
-            return part_of_dataset(self.test_dataset, self.batch_size, "test_dataset")
-        if isinstance(self.inner, Dataset):
-            return None
-        for name in ("test_dataloader", "val_dataloader"):
-            if (loader := self._inner_loader(name)) is not None:
-                part = part_of_loader(loader, f"{self.data_name}.{name}()")
-                if len(part):
-                    return part
-        return None
-
     def _obtain_split(self, fingerprint: str) -> Split:
         assert self._train is not None
         train_size, test_size = len(self._train), 0 if self._test is None else len(self._test)
-        no_source = self.nonmember is None and self.nonmember_from == "test" and test_size == 0
+        held_out = self.held_out
+        if held_out["nonmember"] is None and held_out["nonmember_from"] == "test" and test_size == 0:
+            held_out = {**held_out, "nonmember": 0}  # there is nothing to take them from
         path = None if self.split_path is None else Path(self.split_path)
         stored = Split.load(path) if path is not None and path.exists() else None
         drawn = make_split(
@@ -507,21 +433,18 @@ class UnlearningDataModule(L.LightningDataModule):
                 else self.attributes,
             ),
             seed=self.seed,
-            nonmember=0 if no_source else self.nonmember,
-            nonmember_from=self.nonmember_from,
-            shadow=self.shadow,
-            shadow_from=self.shadow_from,
+            **held_out,
             previous=[Split.load(path) for path in self.previous] or None,
             fingerprint=fingerprint,
         )
         if stored is not None:
             require_same(stored.fingerprint, fingerprint, f"split_path: {path}")
-        if stored is not None and not stored.same_as(drawn):
-            raise ValueError(
-                f"split_path: {path} holds another split than forget, nonmember, shadow, previous and seed ask "
-                "for; give the arguments it was made with, or another path"
-            )
-        if stored is None and path is not None and (self.trainer is None or self.trainer.is_global_zero):
+            if not stored.same_as(drawn):
+                raise ValueError(
+                    f"split_path: {path} holds another split than forget, nonmember, shadow, previous and seed ask "
+                    "for; give the arguments it was made with, or another path"
+                )
+        elif path is not None and (self.trainer is None or self.trainer.is_global_zero):
             drawn.save(path)
         return drawn
 
@@ -574,8 +497,9 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _transfer(self, hook: str, batch: Any, *args: Any) -> Any:
         """Apply the project's transfer hook, to each stream where there are several."""
-        self.inner.trainer = self.trainer  # type: ignore[union-attr]  # only a datamodule has hooks
-        inner = getattr(self.inner, hook)
+        assert self.project.module is not None  # only a datamodule has hooks
+        self.project.module.trainer = self.trainer
+        inner = getattr(self.project.module, hook)
         module = self._module()
         if (
             isinstance(batch, dict)

@@ -1,12 +1,11 @@
-"""Reading ids from .csv, .json and .txt files and from sequences; knows no training set and chooses no sample."""
+"""Read ids from .csv, .json and .txt files and from sequences."""
 
 from __future__ import annotations
 
 import csv
 import json
 import re
-from dataclasses import dataclass
-from itertools import islice
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ _CELL_SHOWN = 40  # characters of it
 # as many digits as int64 has; int() alone would read 1_0 and ٣ too
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
+_ADVICE = "Write one id per line; where ids are values of an attribute of the data, name it in `column`"
 _POSITION_HEADERS = ("id", "ids", "index", "position", "positions")
 
 
@@ -81,15 +81,22 @@ def read_ids(path: str | Path, column: str | None, *, integers: bool) -> npt.NDA
     try:
         if path.suffix.lower() == ".json":
             return _read_json(path, integers=integers)
-        layout = _Layout()
         if path.suffix.lower() == ".csv":
-            layout = _csv_layout(path, column, integers=integers)
-        return _read_column(path, layout, integers=integers)
+            return _typed_cells(path, _csv_cells(path, column, integers=integers), integers=integers)
+        with path.open(encoding="utf-8-sig") as file:
+            cells = [cell for line in file if (cell := line.strip())]
+        if integers and (crowded := next((cell for cell in cells if len(cell.split()) > 1), None)):
+            raise ValueError(
+                f"ids file {path} has {len(crowded.split())} values in a line; write one id per line"
+            )
+        return _typed_cells(path, cells, integers=integers)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"ids file {path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it anew in that "
             'encoding, which spreadsheets call "CSV UTF-8"'
         ) from error
+    except csv.Error as error:
+        raise ValueError(f"ids file {path} could not be read as CSV: {error}. {_ADVICE}") from error
 
 
 def typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
@@ -142,91 +149,70 @@ def _read_json(path: Path, *, integers: bool) -> npt.NDArray[Any]:
     return typed_ids(values, integers=integers, origin=f"ids file {path}")
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Where the ids of a text file stand; no delimiter and no column for a plain list, one id a line."""
-
-    index: int = 0
-    width: int = 1
-    header_rows: int = 0
-    delimiter: str | None = None
-
-
-def _csv_layout(path: Path, column: str | None, *, integers: bool) -> _Layout:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        first_line = file.readline()
-        # what spreadsheets write to say which mark separates the cells
-        said = _SEPARATOR_LINE.fullmatch(first_line.strip())
-        above, first_line = (1, file.readline()) if said else (0, first_line)
-    wanted = [column] if column is not None else list(_POSITION_HEADERS)
-    marks = [said[1]] if said else [mark for mark in ",;\t" if mark in first_line] or [","]
-    layouts: list[_Layout] = []
-    cells: list[str] = []
-    for mark in reversed(marks):
-        cells = [cell.strip() for cell in next(csv.reader([first_line], delimiter=mark), [])]
-        found = [place for place, cell in enumerate(cells) if (cell if column else cell.lower()) in wanted]
-        if len(found) == 1:
-            layouts.append(_Layout(found[0], len(cells), above + 1, mark))
-    if len(layouts) == 1:
-        return layouts[0]
-    if len(cells) > 1:
-        raise ValueError(
-            f"ids file {path} has {len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the "
-            f"ids; head one of them {' or '.join(map(repr, wanted))}, or keep only the column of ids; where they are "
-            "values of an attribute of the data, name it: Ids(..., column=...)"
-        )
-    first = "".join(cells)
-    if not integers or not first or _is_integer(first):
-        return _Layout(0, 1, above, marks[0])
-    raise ValueError(
-        f"ids file {path} begins with {first[:_CELL_SHOWN]!r}, which is neither an integer nor a header "
-        f"{' or '.join(map(repr, wanted))}. Where the ids are values of an attribute of the data, name it: "
-        f"Ids(..., column={first[:_CELL_SHOWN]!r}); where they are positions, head them 'position'"
-    )
-
-
-def _is_integer(text: str) -> bool:
-    return _INTEGER.fullmatch(text) is not None
-
-
-def _read_column(path: Path, layout: _Layout, *, integers: bool) -> npt.NDArray[Any]:
-    """Read the ids of a text file.
+def _csv_cells(path: Path, column: str | None, *, integers: bool) -> list[str]:
+    """Read the column of ids, blank lines left out.
 
     Not by :func:`numpy.loadtxt`: with odd files it has crashed the process (a fuzz test under NumPy 2.4.6).
     """
-    advice = "Write one id per line; where ids are values of an attribute of the data, name it in `column`"
-    try:
-        cells = _cells(path, layout)
-    except csv.Error as error:
-        raise ValueError(f"ids file {path} could not be read as CSV: {error}. {advice}") from error
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        first = file.readline()
+        # what spreadsheets write to say which mark separates the cells
+        if said := _SEPARATOR_LINE.fullmatch(first.strip()):
+            first = file.readline()
+        marks = [said[1]] if said else [mark for mark in ",;\t" if mark in first] or [","]
+        mark, place, width, headed = _csv_layout(path, first, marks, column, integers=integers)
+        above = int(said is not None) + headed
+        rows = csv.reader(file if headed else chain([first], file), delimiter=mark, strict=True)
+        cells: list[str] = []
+        for row in rows:
+            if len(row) == width:
+                if any(other.strip() for other in row):
+                    cells.append(row[place].strip())
+            elif any(other.strip() for other in row):
+                line = rows.line_num + above
+                raise csv.Error(f"line {line} has {len(row)} cells, the first line {width}")
+        return cells
+
+
+def _csv_layout(
+    path: Path, first: str, marks: list[str], column: str | None, *, integers: bool
+) -> tuple[str, int, int, bool]:
+    """Return the mark between cells, place of the ids, number of columns, and whether the first line heads them."""
+    wanted = _POSITION_HEADERS if column is None else (column,)
+    heads = {mark: [cell.strip() for cell in next(csv.reader([first], delimiter=mark), [])] for mark in marks}
+    found = [
+        (mark, place)
+        for mark, cells in heads.items()
+        for place, cell in enumerate(cells)
+        if (cell if column else cell.lower()) in wanted
+    ]
+    if len(found) == 1:
+        mark, place = found[0]
+        return mark, place, len(heads[mark]), True
+    cells, named = heads[marks[0]], " or ".join(map(repr, wanted))
+    if len(cells) > 1:
+        raise ValueError(
+            f"ids file {path} has {len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the "
+            f"ids; head one of them {named}, or keep only the column of ids; where they are values of an attribute of "
+            "the data, name it: Ids(..., column=...)"
+        )
+    head = "".join(cells)
+    if not integers or not head or _INTEGER.fullmatch(head):
+        return marks[0], 0, 1, False
+    raise ValueError(
+        f"ids file {path} begins with {head[:_CELL_SHOWN]!r}, which is neither an integer nor a header {named}. Where "
+        f"the ids are values of an attribute of the data, name it: Ids(..., column={head[:_CELL_SHOWN]!r}); where they "
+        "are positions, head them 'position'"
+    )
+
+
+def _typed_cells(path: Path, cells: list[str], *, integers: bool) -> npt.NDArray[Any]:
     if not integers:
         return np.asarray(cells, dtype=np.str_)
-    wrong = next((cell for cell in cells if not _is_integer(cell)), None)
-    if wrong is not None and layout.delimiter is None and len(wrong.split()) > 1:
-        raise ValueError(f"ids file {path} has {len(wrong.split())} values in a line; write one id per line")
     try:
+        wrong = next((cell for cell in cells if not _INTEGER.fullmatch(cell)), None)
         if wrong is not None:
             raise OverflowError(f"{wrong[:_CELL_SHOWN]!r} is none")
         return np.asarray([int(cell) for cell in cells], dtype=np.int64)
     except OverflowError as error:
-        raise ValueError(f"ids file {path} could not be read as integer ids: {error}. {advice}") from error
-
-
-def _cells(path: Path, layout: _Layout) -> list[str]:
-    """Read the column of a text file, blank lines left out."""
-    if layout.delimiter is None:
-        with path.open(encoding="utf-8-sig") as file:
-            return [cell for line in file if (cell := line.strip())]
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.reader(file, delimiter=layout.delimiter, strict=True)
-        cells: list[str] = []
-        for row in islice(rows, layout.header_rows, None):
-            if len(row) == layout.width and (cell := row[layout.index].strip()):
-                cells.append(cell)
-            elif any(other.strip() for other in row):
-                if len(row) != layout.width:
-                    raise csv.Error(
-                        f"line {rows.line_num} has {len(row)} cells, the first line {layout.width}"
-                    )
-                cells.append("")
-        return cells
+        raise ValueError(f"ids file {path} could not be read as integer ids: {error}. {_ADVICE}") from error

@@ -1,4 +1,4 @@
-"""Loaders that serve whole batches in a reproducible order under any number of processes; no splits, no methods."""
+"""Loaders that serve whole batches in a reproducible order under any number of processes."""
 
 import random
 import weakref
@@ -11,10 +11,19 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["TRANSFER_HOOKS", "BatchLoader", "DatasetLoader", "Indexed", "OrderSampler", "TensorLoader"]
+__all__ = [
+    "TRANSFER_HOOKS",
+    "BatchLoader",
+    "DatasetLoader",
+    "Indexed",
+    "MarkedDataset",
+    "OrderSampler",
+    "TensorLoader",
+]
 
 # Lightning's hooks that see a batch between a loader and the device
 TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
@@ -72,10 +81,8 @@ class OrderSampler:
         weights: Tensor | None = None,
         least: int = 2,
     ) -> None:
-        if size < 1:
-            raise ValueError(f"size must be at least 1, got {size}: a loader over no samples cannot be made")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        in_range("size", size, "[1, inf)", ": a loader over no samples cannot be made", whole=True)
+        in_range("batch_size", batch_size, "[1, inf)", whole=True)
         self.size = size
         self.batch_size = batch_size
         self.shuffle = shuffle
@@ -163,8 +170,10 @@ class BatchLoader:
     Args:
         dataset: Where samples come from.
         positions: Which samples of the dataset, in stream order; ``None`` for all.
+        batch_size: Samples a process takes each step.
         indexed: Whether batches come as :class:`Indexed`.
-        **order: Arguments of :class:`OrderSampler` other than ``size``.
+        **order: ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``weights`` and ``least`` of
+            :class:`OrderSampler`.
     """
 
     def __init__(
@@ -173,30 +182,14 @@ class BatchLoader:
         positions: np.ndarray[Any, Any] | Tensor | None = None,
         *,
         batch_size: int,
-        shuffle: bool = False,
-        seed: int = 0,
-        num_samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-        least: int = 2,
         indexed: bool = False,
-        weights: Tensor | None = None,
+        **order: Any,
     ) -> None:
         size = len(dataset) if positions is None else len(positions)  # type: ignore[arg-type]
         self.dataset = dataset
         self.positions = None if positions is None else torch.as_tensor(positions, dtype=torch.int64)
         self.indexed = indexed
-        self.sampler = OrderSampler(
-            size,
-            batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            num_samples=num_samples,
-            rank=rank,
-            world_size=world_size,
-            weights=weights,
-            least=least,
-        )
+        self.sampler = OrderSampler(size, batch_size, **order)
         self._start = 0
         self._served = 0
 
@@ -232,9 +225,6 @@ class BatchLoader:
     def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
         raise NotImplementedError
 
-    def _dataset_positions(self, place: Tensor) -> Tensor:
-        return place if self.positions is None else self.positions[place]
-
 
 class TensorLoader(BatchLoader):
     """Serves data held as tensors a whole batch at a time: one gather, then augmentation and normalisation.
@@ -246,17 +236,10 @@ class TensorLoader(BatchLoader):
     Args:
         data: The samples.
         positions: Which samples, in stream order; ``None`` for all.
-        batch_size: Samples a process takes each step.
-        shuffle: Whether to permute each pass.
         augment: Whether to apply ``data.augment``.
-        seed: Seed of order and augmentation.
         device: Where batches are wanted; ``None`` leaves them where the data is.
-        num_samples: Length of an epoch; see :class:`OrderSampler`.
-        rank: See :class:`OrderSampler`.
-        world_size: See :class:`OrderSampler`.
-        least: See :class:`OrderSampler`.
-        indexed: Whether batches come as :class:`Indexed`.
-        weights: See :class:`OrderSampler`.
+        **order: ``batch_size``, ``indexed`` and the order, as in :class:`BatchLoader`; ``seed`` is that of the
+            augmentation too.
     """
 
     dataset: TensorData
@@ -266,31 +249,11 @@ class TensorLoader(BatchLoader):
         data: TensorData,
         positions: np.ndarray[Any, Any] | Tensor | None = None,
         *,
-        batch_size: int,
-        shuffle: bool = False,
         augment: bool = False,
-        seed: int = 0,
         device: torch.device | None = None,
-        num_samples: int | None = None,
-        rank: int | None = None,
-        world_size: int | None = None,
-        least: int = 2,
-        indexed: bool = False,
-        weights: Tensor | None = None,
+        **order: Any,
     ) -> None:
-        super().__init__(
-            data,
-            positions,
-            batch_size=batch_size,
-            shuffle=shuffle,
-            seed=seed,
-            num_samples=num_samples,
-            rank=rank,
-            world_size=world_size,
-            least=least,
-            indexed=indexed,
-            weights=weights,
-        )
+        super().__init__(data, positions, **order)
         self.augment = augment
         self.device = device
 
@@ -299,12 +262,25 @@ class TensorLoader(BatchLoader):
         augmented = self.augment and data.augment is not None
         for place in places:
             generator = self._generator() if augmented else None
-            yield place, data.batch(self._dataset_positions(place), device=self.device, generator=generator)
+            yield (
+                place,
+                data.batch(
+                    _dataset_positions(self.positions, place), device=self.device, generator=generator
+                ),
+            )
 
     def _generator(self) -> torch.Generator:
         sampler = self.sampler
         seed = derive_seed(sampler.seed, "augment", sampler.epoch, self._served, sampler.rank)
         return torch.Generator().manual_seed(seed)
+
+
+class MarkedDataset(Dataset[Any]):
+    """A dataset whose batches are changed in place once they are collated."""
+
+    def mark(self, batch: Any, positions: Tensor) -> None:
+        """Change a batch of the samples at some positions, ``(B,)``."""
+        raise NotImplementedError
 
 
 class DatasetLoader(BatchLoader):
@@ -324,8 +300,7 @@ class DatasetLoader(BatchLoader):
             them with the dataset as it was when they were started.
         pin_memory: Whether batches are put in pinned memory.
         worker_init_fn: Called in each loader process with its number.
-        **order: ``batch_size``, ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``least``,
-            ``indexed`` and ``weights`` as in :class:`TensorLoader`.
+        **order: ``batch_size``, ``indexed`` and the order, as in :class:`BatchLoader`.
     """
 
     def __init__(
@@ -354,10 +329,12 @@ class DatasetLoader(BatchLoader):
 
     def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
         loader, batches = self._kept or self._made()
-        if self.num_workers and self.persistent_workers:
-            self._kept = loader, batches
+        self._kept = (loader, batches) if loader.persistent_workers else None
         batches.start = self._served
-        return zip(places, loader, strict=True)
+        for place, batch in zip(places, loader, strict=True):
+            if isinstance(self.dataset, MarkedDataset):
+                self.dataset.mark(batch, _dataset_positions(self.positions, place))
+            yield place, batch
 
     def _made(self) -> "tuple[DataLoader[Any], _Batches]":
         batches = _Batches(self.sampler, self.positions, seeded=self.num_workers > 0)
@@ -394,7 +371,7 @@ class _Batches:
     def __iter__(self) -> Iterator[list[int]]:
         sampler = self.sampler
         for step, place in enumerate(sampler.batches(self.start), self.start):
-            chosen: list[int] = (place if self.positions is None else self.positions[place]).tolist()
+            chosen: list[int] = _dataset_positions(self.positions, place).tolist()
             if self.seeded:
                 chosen.insert(0, derive_seed(sampler.seed, "sample", sampler.epoch, step, sampler.rank))
             yield chosen
@@ -418,6 +395,10 @@ class _Seeded(Dataset[Any]):
         return together(positions) if together else [self.dataset[position] for position in positions]
 
 
+def _dataset_positions(positions: Tensor | None, place: Tensor) -> Tensor:
+    return place if positions is None else positions[place]
+
+
 _FREE_MEMORY_SHARE = 0.25
 _RESIDENT: weakref.WeakKeyDictionary[TensorData, dict[torch.device, TensorData]] = weakref.WeakKeyDictionary()
 
@@ -431,13 +412,7 @@ def _resident(data: TensorData, device: torch.device) -> TensorData:
         free, _ = torch.cuda.mem_get_info(device)
         if data.inputs.nbytes > _FREE_MEMORY_SHARE * free:
             return data
-        copies[device] = TensorData(
-            data.inputs.to(device),
-            data.targets.to(device),
-            num_classes=data.num_classes,
-            transform=data.transform,
-            augment=data.augment,
-        )
+        copies[device] = data.with_(data.inputs.to(device), data.targets.to(device), attributes=None)
     return copies[device]
 
 

@@ -1,34 +1,24 @@
-"""Data of which some samples carry a trigger and another label; draws no split and trains nothing."""
+"""Data of which some samples carry a trigger and another label."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, default_collate
+from torch.utils.data import Dataset
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.loading import BatchLoader, DatasetLoader
+from lightning_unlearn.data.loading import BatchLoader, MarkedDataset
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.triggers import Trigger
 
-__all__ = [
-    "CollatePoisoned",
-    "Poison",
-    "PoisonedDataset",
-    "PoisonedTensorData",
-    "collate_for",
-    "poison",
-    "triggered_loader",
-]
-
-Collate: TypeAlias = Callable[[Any], Any]
+__all__ = ["Poison", "PoisonedDataset", "poison", "triggered_loader"]
 
 
 @dataclass(frozen=True)
@@ -57,27 +47,16 @@ class Poison:
                 f"trigger must be a Trigger such as PatchTrigger(), got {type(self.trigger).__name__}; a "
                 "trigger of your own is a subclass of lightning_unlearn.data.triggers.Trigger"
             )
-        if self.target_label < 0:
-            raise ValueError(f"target_label must be a class of 0 or more, got {self.target_label}")
+        in_range("target_label", self.target_label, "[0, inf)", whole=True)
 
 
-class PoisonedTensorData(TensorData):
-    """Data in memory with some samples poisoned; what :func:`poison` makes of a :class:`TensorData`.
-
-    Attributes:
-        clean: The data as they were.
-    """
-
-    clean: TensorData
-
-
-class PoisonedDataset(Dataset[Any]):
+class PoisonedDataset(MarkedDataset):
     """Any other map-style dataset, with a note of which samples are poisoned.
 
     The samples are marked once they are collated, since only a batch is known to be laid out as an
-    :class:`~lightning_unlearn.data.Adapter` says: read it through a loader whose ``collate_fn`` is
-    :class:`CollatePoisoned`. So the trigger comes after whatever the dataset itself does, random augmentation
-    included.
+    :class:`~lightning_unlearn.data.Adapter` says: read it through a
+    :class:`~lightning_unlearn.data.loading.DatasetLoader`, which calls :meth:`mark`. So the trigger comes after
+    whatever the dataset itself does, random augmentation included.
 
     Args:
         clean: The dataset, left as it is.
@@ -99,27 +78,29 @@ class PoisonedDataset(Dataset[Any]):
         self.trigger = trigger
         self.target_label = target_label
         self.adapter = adapter or Adapter()
-        self._poisoned = np.zeros(len(self), dtype=np.bool_)
-        self._poisoned[np.asarray(positions)] = True
+        self._poisoned = torch.zeros(len(self), dtype=torch.bool)
+        self._poisoned[torch.as_tensor(positions)] = True
 
     def __len__(self) -> int:
         return len(self.clean)  # type: ignore[arg-type]
 
-    def __getitems__(self, indices: list[int]) -> _Noted:
+    def __getitems__(self, indices: list[int]) -> Any:
         fetch = getattr(self.clean, "__getitems__", None)
-        samples = fetch(indices) if fetch is not None else [self.clean[index] for index in indices]
-        return _Noted(samples, torch.from_numpy(np.flatnonzero(self._poisoned[indices])), self)
+        return fetch(indices) if fetch is not None else [self.clean[index] for index in indices]
 
-    def mark(self, batch: Any, rows: Tensor) -> None:
-        """Mark and relabel some rows of a batch in place.
+    def mark(self, batch: Any, positions: Tensor) -> None:
+        """Mark and relabel what is poisoned of a batch, in place.
 
         Args:
             batch: A batch as a collate function gives it, one row a sample, whose tensors are its own.
-            rows: Which rows, shape ``(R,)``, int64.
+            positions: Which samples it holds, shape ``(B,)``, int64.
 
         Raises:
             TypeError: If the inputs are not one tensor.
         """
+        rows = self._poisoned[positions].nonzero().flatten()
+        if not len(rows):
+            return
         inputs, targets = self.adapter.split(batch)
         if not isinstance(inputs, Tensor):
             raise TypeError(
@@ -132,45 +113,12 @@ class PoisonedDataset(Dataset[Any]):
             targets[rows] = self.target_label
 
 
-class _Noted(NamedTuple):
-    """Samples on their way to the collate function, with the rows that are poisoned."""
-
-    samples: Any
-    rows: Tensor
-    dataset: PoisonedDataset
-
-
-class CollatePoisoned:
-    """Makes a batch of what a :class:`PoisonedDataset` hands out, and marks it.
-
-    Args:
-        collate_fn: Makes a batch of samples; ``None`` for PyTorch's default.
-    """
-
-    def __init__(self, collate_fn: Collate | None = None) -> None:
-        self.collate_fn = collate_fn or default_collate
-
-    def __call__(self, noted: _Noted) -> Any:
-        """Return the marked batch."""
-        batch = self.collate_fn(noted.samples)
-        if len(noted.rows):
-            noted.dataset.mark(batch, noted.rows)
-        return batch
-
-
-def collate_for(dataset: Dataset[Any], collate_fn: Collate | None) -> Collate | None:
-    """Return the collate function to load a dataset with, given that of its clean samples."""
-    if not isinstance(dataset, PoisonedDataset) or isinstance(collate_fn, CollatePoisoned):
-        return collate_fn
-    return CollatePoisoned(collate_fn)
-
-
 def poison(
     dataset: Dataset[Any],
     positions: npt.NDArray[Any] | Tensor,
     backdoor: Poison,
     adapter: Adapter | None = None,
-) -> PoisonedTensorData | PoisonedDataset:
+) -> TensorData | PoisonedDataset:
     """Mark and relabel some samples of a dataset, which itself is left as it is.
 
     Data held as tensors are copied once and served as fast as before; the trigger then lies in the stored
@@ -208,14 +156,7 @@ def poison(
     there = rows.to(inputs.device)
     inputs[there] = backdoor.trigger(inputs[there])
     targets[rows.to(targets.device)] = backdoor.target_label
-    poisoned = PoisonedTensorData(
-        inputs,
-        targets,
-        num_classes=dataset.num_classes,
-        transform=dataset.transform,
-        augment=dataset.augment,
-        attributes=dataset.attributes,
-    )
+    poisoned = dataset.with_(inputs, targets, dataset.attributes)
     poisoned.clean = dataset
     return poisoned
 
@@ -232,7 +173,7 @@ def triggered_loader(loader: BatchLoader, trigger: Trigger, adapter: Adapter | N
         A loader of the same kind, order, batch size and sharding.
     """
     dataset = loader.dataset
-    clean = dataset.clean if isinstance(dataset, PoisonedTensorData | PoisonedDataset) else dataset
+    clean = (dataset.clean or dataset) if isinstance(dataset, TensorData | PoisonedDataset) else dataset
     served = copy.copy(loader)
     if isinstance(clean, TensorData):
         marked = clean.subset(torch.arange(len(clean)) if loader.positions is None else loader.positions)
@@ -241,6 +182,4 @@ def triggered_loader(loader: BatchLoader, trigger: Trigger, adapter: Adapter | N
     else:
         positions = np.arange(len(clean)) if loader.positions is None else loader.positions  # type: ignore[arg-type]
         served.dataset = PoisonedDataset(clean, positions, trigger, None, adapter)
-        if isinstance(served, DatasetLoader):
-            served.collate_fn = collate_for(served.dataset, served.collate_fn)
     return served

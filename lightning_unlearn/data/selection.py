@@ -1,4 +1,4 @@
-"""Rules that choose the training samples to forget; nothing of what is then done with the samples."""
+"""Rules that choose the training samples to forget."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.ids import read_ids, require_id_file, shown, typed_ids
-from lightning_unlearn.data.numbering import group_numbers, places_among, small_codes
+from lightning_unlearn.data.numbering import group_numbers, places_among
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
 __all__ = [
@@ -28,6 +29,9 @@ __all__ = [
     "select",
     "stratified_draw",
 ]
+
+
+_SHARE = "; it is a share of the training set"
 
 
 class ForgetRule(ABC):
@@ -58,7 +62,8 @@ def stratified_draw(targets: npt.NDArray[Any], size: int, rng: np.random.Generat
     """
     if not 0 <= size <= len(targets):
         raise ValueError(f"size must lie in [0, {len(targets)}], the number of samples, got {size}")
-    codes = small_codes(targets)
+    groups, codes = group_numbers(targets)
+    codes = codes.astype(np.min_scalar_type(groups))  # 16 bits are sorted by radix, ten times faster
     counts = np.bincount(codes)
     shares = counts * (size / max(len(targets), 1))
     taken = np.floor(shares).astype(np.int64)
@@ -91,7 +96,7 @@ class RandomFraction(ForgetRule):
     stratified: bool = False
 
     def __post_init__(self) -> None:
-        _check_fraction("fraction", self.fraction)
+        in_range("fraction", self.fraction, "(0, 1)", _SHARE)
 
     def __call__(self, data: SelectionData) -> Positions:
         """Draw the share from the available samples."""
@@ -194,13 +199,9 @@ class Ids(ForgetRule):
 
     def __call__(self, data: SelectionData) -> Positions:
         """Read the ids and find their samples."""
-        if self.innermost:
-            return self._matches(data, data.attribute(INNERMOST))
-        if self.column is None:
-            return self._positions(data)
-        return self._matches(data, data.attribute(self.column))
-
-    def _positions(self, data: SelectionData) -> Positions:
+        column = INNERMOST if self.innermost else self.column
+        if column is not None:
+            return self._matches(data, column)
         ids = self._read(integers=True)
         outside = ids[(ids < 0) | (ids >= data.n)]
         if len(outside):
@@ -211,13 +212,14 @@ class Ids(ForgetRule):
             )
         return self._sorted_unique(ids)
 
-    def _matches(self, data: SelectionData, values: npt.NDArray[Any]) -> Positions:
+    def _matches(self, data: SelectionData, column: str) -> Positions:
+        values = data.attribute(column)
         integers = bool(np.issubdtype(values.dtype, np.integer))
         ids = self._sorted_unique(self._read(integers=integers))
-        if not integers:
-            values = values.astype(np.str_)
         if not len(ids):
             return np.empty(0, dtype=np.int64)
+        if not integers:
+            values = values.astype(np.str_)
         # Every sample looks its value up among the sorted ids: n log(ids), no table over all values.
         nearest = places_among(ids, values)
         found = ids[nearest] == values
@@ -226,7 +228,7 @@ class Ids(ForgetRule):
         unknown = ids[~occurs]
         if len(unknown):
             raise ValueError(
-                f"{self._origin}: {len(unknown)} ids do not occur in attribute {self.column or INNERMOST!r} of the "
+                f"{self._origin}: {len(unknown)} ids do not occur in attribute {column!r} of the "
                 f"training data: {shown(unknown)}. Its values look like {shown(values)}; remove or "
                 "correct these ids"
             )
@@ -240,8 +242,7 @@ class Ids(ForgetRule):
 
     def _sorted_unique(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         ids = np.sort(ids)
-        repeated = np.unique(ids[1:][ids[1:] == ids[:-1]])
-        if len(repeated):
+        if len(repeated := _repeated(ids)):
             raise ValueError(
                 f"{self._origin}: {len(repeated)} ids are repeated: {shown(repeated)}. Name every id once "
                 "(a repeated id is often a request that was merged wrongly)"
@@ -283,9 +284,8 @@ class Groups(ForgetRule):
     skew: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_fraction("fraction", self.fraction)
-        if not np.isfinite(self.skew):
-            raise ValueError(f"skew must be a finite number, got {self.skew}")
+        in_range("fraction", self.fraction, "(0, 1)", "; it is a share of the groups")
+        in_range("skew", self.skew, "(-inf, inf)")
         if self.skew != 0 and self.skew_by is None:
             raise ValueError(
                 f"skew={self.skew} needs skew_by, the attribute to skew by; name it or set skew=0"
@@ -320,23 +320,12 @@ class _Function(ForgetRule):
 
     function: Callable[[SelectionData], Any]
 
-    def __call__(self, data: SelectionData) -> Positions:
-        name = getattr(self.function, "__name__", type(self.function).__name__)
+    def __call__(self, data: SelectionData) -> npt.NDArray[Any]:
         result = self.function(data)
         chosen = result.detach().cpu().numpy() if isinstance(result, Tensor) else np.asarray(result)
-        if chosen.dtype == np.bool_:
-            if chosen.shape != (data.n,):
-                raise ValueError(
-                    f"forget function {name!r} returned a mask of shape {chosen.shape}; it must be "
-                    f"({data.n},), one entry per training sample"
-                )
+        if chosen.dtype == np.bool_ and chosen.shape == (data.n,):
             return np.flatnonzero(chosen)
-        if chosen.ndim != 1 or not (np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0):
-            raise ValueError(
-                f"forget function {name!r} returned {chosen.dtype} of shape {chosen.shape}; it must return "
-                "the positions to forget, 1-D integers, or a boolean mask over the training set"
-            )
-        return chosen.astype(np.int64)
+        return chosen
 
 
 ForgetLike: TypeAlias = (
@@ -378,7 +367,7 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
                 f"forget={forget!r} could mean a class or a sample; write Classes({value:.0f}) to forget a "
                 f"class or [{value:.0f}] to forget one sample"
             )
-        _check_fraction("forget", value)
+        in_range("forget", value, "(0, 1)", _SHARE)
         return RandomFraction(value)
     if isinstance(forget, str | Path | np.ndarray | Tensor | Sequence):
         return Ids(forget)
@@ -401,18 +390,19 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
             of range or was forgotten before.
     """
     chosen = np.asarray(rule(data))
-    name = type(rule).__name__
+    chooser = rule.function if isinstance(rule, _Function) else type(rule)
+    name = getattr(chooser, "__name__", type(chooser).__name__)
     if chosen.ndim != 1 or not (np.issubdtype(chosen.dtype, np.integer) or chosen.size == 0):
         raise ValueError(
-            f"{name} returned {chosen.dtype} of shape {chosen.shape}; a rule must return 1-D positions"
+            f"{name} returned {chosen.dtype} of shape {chosen.shape}; it must return the positions to forget, 1-D "
+            f"integers, or, as a function, a boolean mask of shape ({data.n},)"
         )
     if chosen.size == 0:
         raise ValueError("the forget set is empty; choose at least one training sample to forget")
     chosen = chosen.astype(np.int64, copy=False)
     if not (chosen[1:] > chosen[:-1]).all():
         chosen = np.sort(chosen)
-        repeated = np.unique(chosen[1:][chosen[1:] == chosen[:-1]])
-        if len(repeated):
+        if len(repeated := _repeated(chosen)):
             raise ValueError(
                 f"{name} chose {len(repeated)} positions more than once: {shown(repeated)}; choose each once"
             )
@@ -437,9 +427,9 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
     return chosen
 
 
-def _check_fraction(name: str, value: float) -> None:
-    if not 0 < value < 1:
-        raise ValueError(f"{name} must be a share of the training set in (0, 1), both excluded, got {value}")
+def _repeated(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the sorted values that occur more than once, each once."""
+    return np.unique(values[1:][values[1:] == values[:-1]])
 
 
 def _share(fraction: float, total: int) -> int:

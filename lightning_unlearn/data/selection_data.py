@@ -1,4 +1,4 @@
-"""What a forget rule may look at: size, targets and attributes of a training set; chooses no sample."""
+"""What a forget rule may look at: size, targets and attributes of a training set."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
+
+from lightning_unlearn.core.checks import in_range
 
 __all__ = ["INNERMOST", "Positions", "SelectionData"]
 
@@ -47,8 +49,7 @@ class SelectionData:
         rng: np.random.Generator | None = None,
         excluded: npt.ArrayLike | None = None,
     ) -> None:
-        if n < 1:
-            raise ValueError(f"n must be the size of a training set with at least one sample, got {n}")
+        in_range("n", n, "[1, inf)", "; it is the size of the training set", whole=True)
         self.n = int(n)
         self.rng = np.random.default_rng() if rng is None else rng
         self._targets: Any = targets
@@ -92,9 +93,7 @@ class SelectionData:
     @property
     def available(self) -> Positions:
         """Positions that a rule may choose, sorted: all but the excluded ones."""
-        if self._free is None:
-            return np.arange(self.n, dtype=np.int64)
-        return np.flatnonzero(self._free)
+        return np.flatnonzero(self.is_available)
 
     @property
     def is_available(self) -> npt.NDArray[np.bool_]:
@@ -113,10 +112,9 @@ class SelectionData:
             ValueError: If the dataset has no such attribute; the message lists those it has.
         """
         if name not in self._columns:
+            source = {} if self._source is None else self._source
             try:
-                if self._source is None:
-                    raise KeyError(name)
-                value = self._source[name] if isinstance(self._source, Mapping) else self._source(name)
+                value = source[name] if isinstance(source, Mapping) else source(name)
             except KeyError as error:
                 offered = ", ".join(map(repr, self.attribute_names)) or "none"
                 raise ValueError(

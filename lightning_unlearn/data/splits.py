@@ -1,8 +1,7 @@
-"""The split of a data set into what is forgotten, retained and held out; positions only, never the data."""
+"""The split of a data set, by positions, into what is forgotten, retained and held out."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,19 +10,22 @@ from typing import Any, Literal, TypeAlias, cast
 import numpy as np
 import numpy.typing as npt
 
-from lightning_unlearn.core.files import atomic_path
+from lightning_unlearn.core.checks import in_range, one_of
+from lightning_unlearn.core.files import atomic_path, read_arrays
 from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
 
-__all__ = ["Origin", "Split", "make_split"]
+__all__ = ["Origin", "Split", "make_split", "some_of"]
 
 Origin: TypeAlias = Literal["train", "test"]
 
 _FORMAT = "lightning_unlearn.Split"
-_SMALL, _DENSEST = 2**26, 100  # bytes; how many times smaller positions become when they are packed, at most
+_DENSEST = 100  # how many times smaller positions become when they are packed, at most
 _FORMAT_VERSION = 1
 _ORIGINS = ("train", "test")
+_SETS = ("forget", "retain", "nonmember", "shadow", "test", "previous")
+_ENOUGH = 2000  # samples to estimate an accuracy on: a standard error of at most 1.1 points
 _FEWEST_NONMEMBERS = 100  # so that a request of one sample still has rates that can be told from chance
 
 # One stream of randomness per purpose, so that the size of one set never changes the choice of another.
@@ -32,6 +34,13 @@ _FORGET, _NONMEMBER, _SHADOW, _REFERENCE, _SHADOW_HALVES = range(5)
 
 def _generator(seed: int, *purpose: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([seed, *purpose]))
+
+
+def some_of(positions: Positions, seed: int) -> Positions:
+    """Return all positions, or 2,000 of more, drawn at random and sorted: enough to estimate an accuracy on."""
+    if len(positions) <= _ENOUGH:
+        return positions
+    return np.sort(np.random.default_rng(seed).choice(positions, _ENOUGH, replace=False))
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,43 +83,35 @@ class Split:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("nonmember_from", "shadow_from"):
-            if getattr(self, name) not in _ORIGINS:
-                raise ValueError(f"{name} must be 'train' or 'test', got {getattr(self, name)!r}")
-        _check_seed("seed", self.seed)
+        one_of("nonmember_from", self.nonmember_from, *_ORIGINS)
+        one_of("shadow_from", self.shadow_from, *_ORIGINS)
+        in_range("seed", self.seed, "[0, inf)", whole=True)
         if not isinstance(self.fingerprint, str):
             raise TypeError(f"fingerprint must be text, got {type(self.fingerprint).__name__}")
-        origins: dict[str, Origin] = {
-            "forget": "train",
-            "retain": "train",
+        origins = dict.fromkeys(_SETS, "train") | {
             "nonmember": self.nonmember_from,
             "shadow": self.shadow_from,
             "test": "test",
-            "previous": "train",
         }
         for origin, size in (("train", self.train_size), ("test", self.test_size)):
             seen = np.zeros(size, dtype=np.bool_)
-            for name in (name for name, where in origins.items() if where == origin):
-                _check_positions(name, getattr(self, name), size, origin)
-                if seen[getattr(self, name)].any():
+            for name in (name for name in _SETS if origins[name] == origin):
+                positions = getattr(self, name)
+                _check_positions(name, positions, size, origin)
+                if seen[positions].any():
                     raise ValueError(
-                        f"{name} overlaps another set drawn from the {origin} set; sets must be disjoint"
+                        f"{name} overlaps another set of the {origin} set; sets must be disjoint"
                     )
-                seen[getattr(self, name)] = True
+                seen[positions] = True
             if not seen.all():
-                raise ValueError(
-                    f"{size - int(seen.sum())} of the {size} samples of the {origin} set are in no set of "
-                    "the split"
-                )
+                left = size - int(seen.sum())
+                raise ValueError(f"{left} of {size} samples of the {origin} set are in no set of the split")
         for name in ("forget", "retain"):
             if len(getattr(self, name)) == 0:
                 raise ValueError(f"{name} is empty; a split needs samples to forget and samples to retain")
 
     def __repr__(self) -> str:
-        sizes = ", ".join(
-            f"{name}={len(getattr(self, name))}"
-            for name in ("forget", "retain", "nonmember", "shadow", "test", "previous")
-        )
+        sizes = ", ".join(f"{name}={len(getattr(self, name))}" for name in _SETS)
         return f"Split({sizes}, seed={self.seed})"
 
     @property
@@ -123,11 +124,8 @@ class Split:
 
     def same_as(self, other: Split) -> bool:
         """Whether the other split has the same sizes, sets, origins and seed."""
-        return all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name))
-            for field in fields(self)
-            if field.name != "fingerprint"
-        )
+        names = (field.name for field in fields(self) if field.name != "fingerprint")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
         """Draw the reference subset D_s from the retain set.
@@ -142,7 +140,8 @@ class Split:
         count = _count("size", size, len(self.retain), "retain set")
         if count == 0:
             raise ValueError(f"size must leave at least one sample in the reference subset, got {size}")
-        rng = _generator(_check_seed("seed", self.seed if seed is None else seed), _REFERENCE)
+        in_range("seed", seed, "[0, inf)", whole=True, none=True)
+        rng = _generator(self.seed if seed is None else seed, _REFERENCE)
         return self.retain[np.sort(rng.choice(len(self.retain), count, replace=False, shuffle=False))]
 
     def shadow_in_out(self, index: int) -> tuple[Positions, Positions]:
@@ -155,12 +154,9 @@ class Split:
             ``(D_in, D_out)``, sorted positions in the set ``shadow_from``; D_in is the smaller by at most
             one.
         """
-        if index < 0:
-            raise ValueError(f"index must be the number of a shadow model, 0 or more, got {index}")
+        in_range("index", index, "[0, inf)", whole=True)
         if len(self.shadow) < 2:
-            raise ValueError(
-                f"the shadow set has {len(self.shadow)} samples and cannot be halved; set shadow to 2 or more"
-            )
+            raise ValueError(f"{len(self.shadow)} shadow samples cannot be halved; set shadow to 2 or more")
         order = _generator(self.seed, _SHADOW_HALVES, index).permutation(len(self.shadow))
         half = len(order) // 2
         return self.shadow[np.sort(order[:half])], self.shadow[np.sort(order[half:])]
@@ -174,13 +170,10 @@ class Split:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"path must end in .npz, got {path}")
-        content: dict[str, Any] = {
-            field.name: np.asarray(getattr(self, field.name)) for field in fields(self)
-        }
+        content = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        marks = {"format": np.asarray(_FORMAT), "version": np.asarray(_FORMAT_VERSION)}
         with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(
-                file, format=np.asarray(_FORMAT), version=np.asarray(_FORMAT_VERSION), **content
-            )
+            np.savez_compressed(file, **marks, **content)  # type: ignore[arg-type]  # none is allow_pickle
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
@@ -193,43 +186,23 @@ class Split:
         path = Path(path)
         if not path.is_file():
             raise FileNotFoundError(f"no saved split at {path.resolve()}")
-        try:
-            _require_bounded(path)
-            with np.load(path, allow_pickle=False) as archive:
-                content: dict[str, Any] = {name: archive[name] for name in archive.files}
-        except (
-            Exception
-        ) as error:  # zipfile, zlib and NumPy raise whatever as the damage falls, MemoryError too
-            raise ValueError(
-                f"{path} cannot be read as a saved split ({error}); it is truncated, damaged or another "
-                "kind of file. Make the split anew from its seed, or restore the file"
-            ) from error
+        advice = "make the split anew from its seed, or restore the file"
+        content = read_arrays(path, "a saved split", advice, densest=_DENSEST)
         wanted = {field.name for field in fields(cls)}
         content.setdefault("fingerprint", np.asarray(""))  # written before there were any
         if str(content.get("format")) != _FORMAT or not wanted <= content.keys():
-            raise ValueError(
-                f"{path} holds {sorted(content)}, which is not a saved split; give a file that Split.save "
-                "wrote"
-            )
+            raise ValueError(f"{path} holds {sorted(content)} and is not a saved split of Split.save")
         if str(content.get("version")) != str(_FORMAT_VERSION):
-            raise ValueError(
-                f"{path} is a split of format version {content.get('version')}, and this package reads "
-                f"{_FORMAT_VERSION}; read it with the version of the package that wrote it"
-            )
+            version = f"format version {content.get('version')}, and this package reads {_FORMAT_VERSION}"
+            raise ValueError(f"{path} is a split of {version}; read it with the package that wrote it")
         try:
-            return cls(
-                **{name: content[name] if content[name].ndim else content[name].item() for name in wanted}
-            )
+            return cls(**{name: _plain(content[name]) for name in wanted})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is a damaged split: {error}") from error
 
 
-def _require_bounded(path: Path) -> None:
-    """Refuse an archive that unpacks to far more than sorted positions could."""
-    with zipfile.ZipFile(path) as archive:
-        unpacked = sum(item.file_size for item in archive.infolist())
-    if unpacked > max(_SMALL, _DENSEST * path.stat().st_size):
-        raise ValueError(f"it unpacks to {unpacked} bytes")
+def _plain(value: npt.NDArray[Any]) -> Any:
+    return value if value.ndim else value.item()
 
 
 def make_split(
@@ -248,11 +221,9 @@ def make_split(
 ) -> Split:
     """Choose the forget set and divide the rest. Everything follows from ``seed`` alone.
 
-    The forget set is chosen first, then the non-member set, then the shadow set, each from a random stream of
-    its
-    own: the forget set does not depend on the sizes of the others, and a larger non-member or shadow set
-        contains
-    the smaller one.
+    The forget set is chosen first, then the non-member set, then the shadow set, each from a random stream of its
+    own: the forget set does not depend on the sizes of the others, and a larger non-member or shadow set contains the
+    smaller one.
 
     Args:
         train_size: Number of samples in the training set.
@@ -282,16 +253,11 @@ def make_split(
         >>> split
         Split(forget=50, retain=850, nonmember=100, shadow=100, test=100, previous=0, seed=0)
     """
-    if train_size < 2:
-        raise ValueError(
-            f"train_size must be 2 or more, one sample to forget and one to retain, got {train_size}"
-        )
-    if test_size < 0:
-        raise ValueError(f"test_size must be 0 or more, got {test_size}")
-    for name, origin in (("nonmember_from", nonmember_from), ("shadow_from", shadow_from)):
-        if origin not in _ORIGINS:
-            raise ValueError(f"{name} must be 'train' or 'test', got {origin!r}")
-    _check_seed("seed", seed)
+    in_range("train_size", train_size, "[2, inf)", ": one sample to forget and one to retain", whole=True)
+    in_range("test_size", test_size, "[0, inf)", whole=True)
+    in_range("seed", seed, "[0, inf)", whole=True)
+    one_of("nonmember_from", nonmember_from, *_ORIGINS)
+    one_of("shadow_from", shadow_from, *_ORIGINS)
     if data is not None and data.n != train_size:
         raise ValueError(f"data describe {data.n} samples and train_size is {train_size}; they must be equal")
 
@@ -306,41 +272,28 @@ def make_split(
     free = {"train": np.ones(train_size, dtype=np.bool_), "test": np.ones(test_size, dtype=np.bool_)}
     free["train"][excluded] = False
     free["train"][forget] = False
-    totals = {"train": train_size, "test": test_size}
     drawn: dict[str, Positions] = {}
     for name, size, origin, purpose in (
         ("nonmember", nonmember, nonmember_from, _NONMEMBER),
         ("shadow", shadow, shadow_from, _SHADOW),
     ):
-        if size is None:
+        if size is None and name not in held:
             wanted = max(len(forget), _FEWEST_NONMEMBERS if origin == "test" else 0)
-            count = len(held[name]) if name in held else min(wanted, int(free[origin].sum()) // 2)
-        else:
-            count = _count(name, size, totals[origin], f"{origin} set")
-        if name in held:
-            if origin != "train" or count != len(held[name]):
-                raise ValueError(
-                    f"{name} must keep the {len(held[name])} training samples that the earlier split held "
-                    f"out, got {count} from the {origin} set; the source model was trained on the others. "
-                    "Use the earlier size"
-                )
-            drawn[name] = held[name]
-        else:
-            drawn[name] = _draw(name, count, free[origin], origin, _generator(seed, purpose))
+            size = min(wanted, int(free[origin].sum()) // 2)
+        rng = _generator(seed, purpose)
+        drawn[name] = _held_or_drawn(name, size, free[origin], origin, rng, held.get(name))
         free[origin][drawn[name]] = False
 
     retain, test = np.flatnonzero(free["train"]), np.flatnonzero(free["test"])
     if len(retain) == 0:
+        others = f"{len(removed)} were forgotten before and the others are held out"
         raise ValueError(
-            f"the retain set is empty: of {train_size} training samples {len(forget)} are forgotten, "
-            f"{len(removed)} were forgotten before and the others are held out; make nonmember or shadow "
-            "smaller"
+            f"the retain set is empty: of {train_size} training samples {len(forget)} are forgotten, {others}; make "
+            "nonmember or shadow smaller"
         )
     if test_size and len(test) == 0:
-        raise ValueError(
-            f"no test samples are left: nonmember and shadow take all {test_size}; make them smaller or "
-            "draw them from 'train'"
-        )
+        advice = "make them smaller or draw them from 'train'"
+        raise ValueError(f"no test samples are left: nonmember and shadow take all {test_size}; {advice}")
     return Split(
         train_size=train_size,
         test_size=test_size,
@@ -367,20 +320,16 @@ def _earlier(
         splits = cast("list[Split]", list(previous))
         for split in splits:
             if split.train_size != train_size:
-                raise ValueError(
-                    f"previous holds a split of {split.train_size} training samples, and train_size is "
-                    f"{train_size}; give splits of the same training set"
-                )
+                sizes = f"a split of {split.train_size} training samples, and train_size is {train_size}"
+                raise ValueError(f"previous holds {sizes}; give splits of the same training set")
         parts = [part for split in splits for part in (split.previous, split.forget)]
         return splits, np.unique(np.concatenate(parts))
     positions = np.asarray([] if previous is None else previous)
     if positions.size == 0:
-        return [], np.empty(0, dtype=np.int64)
+        positions = np.empty(0, dtype=np.int64)
     if positions.ndim != 1 or not np.issubdtype(positions.dtype, np.integer):
-        raise ValueError(
-            f"previous must be splits or 1-D integer positions, got {positions.dtype} of shape "
-            f"{positions.shape}"
-        )
+        found = f"{positions.dtype} of shape {positions.shape}"
+        raise ValueError(f"previous must be splits or 1-D integer positions, got {found}")
     positions = np.unique(positions).astype(np.int64)
     _check_positions("previous", positions, train_size, "train")
     return [], positions
@@ -400,17 +349,29 @@ def _held_out(earlier: Sequence[Split], removed: Positions) -> dict[str, Positio
     return held
 
 
-def _draw(
-    name: str, count: int, free: npt.NDArray[np.bool_], origin: str, rng: np.random.Generator
+def _held_or_drawn(
+    name: str,
+    size: int | float | None,
+    free: npt.NDArray[np.bool_],
+    origin: str,
+    rng: np.random.Generator,
+    held: Positions | None,
 ) -> Positions:
-    """Take the first ``count`` free positions of a random order of the whole set: draws are nested."""
-    left = int(free.sum())
-    if count > left:
-        raise ValueError(
-            f"{name} asks for {count} samples of the {origin} set, where {left} are left; make it smaller"
-        )
-    if count == 0:
+    """Return what an earlier split held out, or the first free positions of a random order: draws are nested."""
+    count = None if size is None else _count(name, size, len(free), f"{origin} set")
+    if held is not None:
+        if origin != "train" or count not in (None, len(held)):
+            raise ValueError(
+                f"{name} must keep the {len(held)} training samples that the earlier split held out, got {count} from "
+                f"the {origin} set; the source model was trained on the others. Use the earlier size"
+            )
+        return held
+    if not count:
         return np.empty(0, dtype=np.int64)
+    if count > (left := int(free.sum())):
+        raise ValueError(
+            f"{name} asks for {count} of the {left} samples left of the {origin} set; make it smaller"
+        )
     order = rng.permutation(len(free))
     return np.sort(order[free[order]][:count])
 
@@ -420,34 +381,19 @@ def _count(name: str, size: int | float, total: int, of: str) -> int:
     if isinstance(size, bool | np.bool_):
         raise ValueError(f"{name} must be a number of samples or a share of the {of}, got {size}")
     if isinstance(size, int | np.integer):
-        if not 0 <= size <= total:
-            raise ValueError(f"{name} must lie in [0, {total}], the size of the {of}, got {size}")
+        in_range(name, size, f"[0, {total}]", f"; the {of} has {total} samples")
         return int(size)
     if size == 0:
         return 0
-    if not 0 < size < 1:
-        raise ValueError(f"{name} as a float is a share of the {of} and must lie in (0, 1), got {size}")
+    in_range(name, size, "(0, 1)", f"; as a float it is a share of the {of}")
     return max(1, round(size * total)) if total else 0
-
-
-def _check_seed(name: str, seed: int) -> int:
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ValueError(f"{name} must be an integer of 0 or more, got {seed!r}")
-    return int(seed)
 
 
 def _check_positions(name: str, positions: Any, size: int, origin: str) -> None:
     if not isinstance(positions, np.ndarray) or positions.dtype != np.int64 or positions.ndim != 1:
-        described = (
-            f"{positions.dtype} of shape {positions.shape}"
-            if hasattr(positions, "dtype")
-            else repr(positions)
-        )
-        raise TypeError(f"{name} must be a 1-D int64 array, got {described}")
+        raise TypeError(f"{name} must be a 1-D int64 array, got {positions!r}")
     if len(positions) and not (positions[1:] > positions[:-1]).all():
         raise ValueError(f"{name} must be sorted and hold every position once")
     if len(positions) and (positions[0] < 0 or positions[-1] >= size):
-        raise ValueError(
-            f"{name} must hold positions in the {origin} set, 0 to {size - 1}, got {positions[0]} to "
-            f"{positions[-1]}"
-        )
+        found = f"{positions[0]} to {positions[-1]}"
+        raise ValueError(f"{name} must hold positions in the {origin} set, 0 to {size - 1}, got {found}")

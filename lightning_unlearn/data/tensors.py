@@ -1,4 +1,4 @@
-"""Data held in memory as tensors, served a whole batch at a time; no files and no splits."""
+"""Data held in memory as tensors, served a whole batch at a time."""
 
 from __future__ import annotations
 
@@ -31,6 +31,9 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
             ``transform`` and only by :meth:`batch` with a generator.
         attributes: Columns with one value per sample, such as ``"id"``, ``"identity"`` or ``"age"``.
 
+    Attributes:
+        clean: The data before some of it were poisoned; None where none were.
+
     Raises:
         TypeError: If ``inputs`` or ``targets`` are not tensors, or ``targets`` are not integers.
         ValueError: If lengths differ, the data are empty, or a target lies outside ``[0, num_classes)``.
@@ -44,6 +47,8 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         2
     """
 
+    clean: TensorData | None = None
+
     def __init__(
         self,
         inputs: Tensor,
@@ -56,28 +61,23 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         for name, value in (("inputs", inputs), ("targets", targets)):
             if not isinstance(value, Tensor):
-                raise TypeError(
-                    f"{name} must be a torch.Tensor, got {type(value).__name__}; wrap it in torch.as_tensor"
-                )
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        shapes = f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
         if targets.dtype not in _INTEGER_DTYPES or targets.ndim != 1:
             raise TypeError(
-                f"targets must be a 1-D integer tensor of class indices, got {targets.dtype} of shape "
-                f"{tuple(targets.shape)}"
+                f"targets must be 1-D integer class indices, got {targets.dtype}, shapes {shapes}"
             )
         if inputs.ndim == 0 or len(inputs) != len(targets):
-            raise ValueError(
-                f"inputs and targets must have one entry per sample, got shapes {tuple(inputs.shape)} and "
-                f"{tuple(targets.shape)}"
-            )
+            raise ValueError(f"inputs and targets must have one entry per sample, got shapes {shapes}")
         if len(targets) == 0:
             raise ValueError("inputs and targets are empty; at least one sample is needed")
         low, high = int(targets.min()), int(targets.max())
         if num_classes is None:
             num_classes = high + 1
         if low < 0 or high >= num_classes:
+            advice = "renumber the classes from 0 or raise num_classes"
             raise ValueError(
-                f"targets must lie in [0, num_classes={num_classes}), got values from {low} to {high}; "
-                "renumber the classes from 0 or raise num_classes"
+                f"targets must lie in [0, num_classes={num_classes}), got from {low} to {high}; {advice}"
             )
         self.inputs = inputs
         self.targets = targets.to(torch.int64)
@@ -90,10 +90,8 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         }
         for name, column in self.attributes.items():
             if column.shape != (len(self),):
-                raise ValueError(
-                    f"attributes[{name!r}] must have one value for each of the {len(self)} samples, got "
-                    f"shape {column.shape}"
-                )
+                wanted = f"one value for each of the {len(self)} samples"
+                raise ValueError(f"attributes[{name!r}] must have {wanted}, got shape {column.shape}")
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -147,11 +145,21 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         """
         index = torch.as_tensor(positions, dtype=torch.int64)
         rows = index.cpu().numpy()
-        return TensorData(
+        return self.with_(
             self.inputs.index_select(0, index.to(self.inputs.device)),
             self.targets.index_select(0, index.to(self.targets.device)),
+            {name: column[rows] for name, column in self.attributes.items()},
+        )
+
+    def with_(
+        self, inputs: Tensor, targets: Tensor, attributes: Mapping[str, np.ndarray] | None
+    ) -> TensorData:
+        """Return other samples with the same classes, ``transform`` and ``augment``."""
+        return TensorData(
+            inputs,
+            targets,
             num_classes=self.num_classes,
             transform=self.transform,
             augment=self.augment,
-            attributes={name: column[rows] for name, column in self.attributes.items()},
+            attributes=attributes,
         )

@@ -1,4 +1,4 @@
-"""Transforms and augmentations of whole batches of images on any device; no datasets."""
+"""Transforms and augmentations of whole batches of images on any device."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from lightning_unlearn.core.checks import in_range
 
 __all__ = ["AsFloat", "Normalize", "RandomCropFlip", "crop_flip"]
 
@@ -131,8 +133,7 @@ class RandomCropFlip:
     flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.padding < 0:
-            raise ValueError(f"padding must be 0 or more pixels, got {self.padding}")
+        in_range("padding", self.padding, "[0, inf)", whole=True)
         if self.padding == 0 and not self.flip:
             raise ValueError("padding=0 with flip=False changes nothing; leave the augmentation out")
 

@@ -1,5 +1,7 @@
-"""Where a Trainer computes (device, precision, ranks), for work done outside its loops; trains nothing itself."""
+"""Compute where a Trainer does (device, precision, ranks), outside its loops."""
 
+import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -30,6 +32,12 @@ class Runtime:
         self.precision: Precision = Precision() if trainer is None else trainer.precision_plugin
         self.rank = 0 if trainer is None else trainer.global_rank
         self.world_size = 1 if trainer is None else trainer.world_size
+
+    def alone(self) -> "Runtime":
+        """Return the same without its other ranks, for work that each rank does by itself."""
+        single = copy.copy(self)
+        single.rank, single.world_size = 0, 1
+        return single
 
     def place(self, module: nn.Module) -> nn.Module:
         """Move a module to the device and, where the precision asks for it, to its parameter type."""
@@ -122,6 +130,19 @@ class Runtime:
             raise failure
         if any(told):
             raise RuntimeError(f"another rank failed to {what}: {next(filter(None, told))}")
+
+    def require_finite(self, value: Tensor | float, message: str) -> None:
+        """Stop every rank if a number of any of them is NaN or infinite.
+
+        Args:
+            value: This rank's number.
+            message: What to say, with ``{}`` in the place of the number.
+
+        Raises:
+            FloatingPointError: If it is not finite on every rank.
+        """
+        if not self.all_agree(math.isfinite(value)):
+            raise FloatingPointError(message.format(float(value)))
 
     def all_agree(self, fine: bool) -> bool:
         """Return whether it is fine on every rank, so that all go on or all stop."""

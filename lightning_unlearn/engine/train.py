@@ -1,12 +1,14 @@
-"""Plain training of one classifier outside a Trainer's loop, on the Trainer's device, precision and ranks."""
+"""Train one classifier on a Trainer's device, precision and ranks, outside its loop."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed, isolated_rng
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
@@ -14,9 +16,12 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.models.freezing import hold_statistics
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 
-__all__ = ["Loss", "train_classifier"]
+__all__ = ["Loss", "default_optimizer", "train_classifier"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+default_optimizer = partial(torch.optim.Adam, lr=1e-3)
+"""Makes the optimizer of whatever model is trained where none is given."""
 
 
 def train_classifier(
@@ -31,9 +36,8 @@ def train_classifier(
     step: Callable[[nn.Module, Any], Tensor] | None = None,
     adapter: Adapter | None = None,
     seed: int = 0,
-    on_epoch: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Train a classifier in place; what reference and shadow models are made with.
+    """Train a classifier in place, as reference and shadow models are.
 
     Gradients are averaged over the samples of all ranks each step and buffers are shared at the end, so every rank
     ends with the same model. The global random state is left as it was; dropout draws from ``seed`` and the rank.
@@ -49,7 +53,6 @@ def train_classifier(
         step: Returns the loss of the module on a batch, in place of ``loss``.
         adapter: How batches and outputs are taken apart.
         seed: Seed of whatever the model itself draws.
-        on_epoch: Called with the number of finished epochs after each.
 
     Returns:
         The loss curve, ``(epochs,)`` float32 on the CPU: each epoch's mean over this rank's steps.
@@ -58,8 +61,7 @@ def train_classifier(
         ValueError: If ``epochs`` < 1.
         FloatingPointError: If the loss of an epoch is not finite.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    in_range("epochs", epochs, "[1, inf)", whole=True)
     adapter = adapter or Adapter()
     trainable = [p for p in module.parameters() if p.requires_grad]
     stepper = optimizer(trainable)
@@ -93,12 +95,10 @@ def train_classifier(
             if schedule is not None:
                 schedule.step()
             curve[epoch] = total / len(loader)
-            if not runtime.all_agree(bool(torch.isfinite(total))):
-                raise FloatingPointError(
-                    f"the loss became {float(total)} in epoch {epoch + 1} of training {type(module).__name__}; "
-                    "check the data for NaN or infinite values, or lower the learning rate"
-                )
-            if on_epoch is not None:
-                on_epoch(epoch + 1)
+            runtime.require_finite(
+                total,
+                f"the loss became {{}} in epoch {epoch + 1} of training {type(module).__name__}; check the data for "
+                "NaN or infinite values, or lower the learning rate",
+            )
     runtime.share_buffers(module)
     return curve

@@ -1,7 +1,6 @@
-"""A chunk of an ensemble: some members trained to the end, and training them one after another."""
+"""Train members of an ensemble one after another, and hold those that are trained."""
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,12 +12,10 @@ from torch.optim import Optimizer
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import train_classifier
-from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
+from lightning_unlearn.ensembles.recipe import Member, Recipe, Samples, first_module, member_loader
 from lightning_unlearn.models.layout import lay_out_for_cpu
 
-__all__ = ["Chunk", "OnEpoch", "alone", "fuse", "join_chunks", "state_of", "train_one_by_one"]
-
-OnEpoch = Callable[[int], None]
+__all__ = ["Chunk", "fuse", "join_chunks", "state_of", "train_one_by_one"]
 
 # These are the optimizers PyTorch has a fused step for on every device it trains on.
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
@@ -39,7 +36,7 @@ class Chunk:
     def __len__(self) -> int:
         return len(self.losses)
 
-    def __getitem__(self, rows: slice) -> "Chunk":
+    def __getitem__(self, rows: slice | Tensor) -> "Chunk":
         return Chunk({name: value[rows] for name, value in self.states.items()}, self.losses[rows])
 
 
@@ -68,13 +65,6 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def alone(runtime: Runtime) -> Runtime:
-    """Return the runtime without its other ranks: a member is trained by one rank, whatever the others do."""
-    single = copy.copy(runtime)
-    single.rank, single.world_size = 0, 1
-    return single
-
-
 def fuse(optimizer: Optimizer) -> Optimizer:
     """Switch an optimizer to PyTorch's fused step, where it has one and the user said nothing else.
 
@@ -95,9 +85,7 @@ def _ask(recipe: Recipe, inputs: Any, module: nn.Module) -> Tensor:
     return recipe.adapter.call(module, inputs)
 
 
-def train_one_by_one(
-    recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime, on_epoch: OnEpoch
-) -> Chunk:
+def train_one_by_one(recipe: Recipe, data: Samples, members: Sequence[Member], runtime: Runtime) -> Chunk:
     """Train members one after another, each with :func:`train_classifier`; what every other way must equal.
 
     Args:
@@ -105,16 +93,15 @@ def train_one_by_one(
         data: The samples.
         members: At least one.
         runtime: Device and precision; other ranks are left alone.
-        on_epoch: Called with the number of member-epochs that have ended since the last call.
 
     Raises:
         FloatingPointError: If a loss is not finite.
     """
-    single = alone(runtime)
+    single = runtime.alone()
     chunks: list[Chunk] = []
     for member in members:
         module = single.place(first_module(recipe, member))
-        if single.device.type == "cpu":
+        if single.device.type == "cpu" and isinstance(data, TensorData):
             few, _ = recipe.adapter.split(data.batch(member.indices[:2]))
             with single.forward_context():
                 lay_out_for_cpu(module, partial(_ask, recipe, few))
@@ -129,7 +116,6 @@ def train_one_by_one(
                 loss=recipe.loss,
                 adapter=recipe.adapter,
                 seed=member.seed,
-                on_epoch=lambda _: on_epoch(1),
             )
         except FloatingPointError as error:
             raise FloatingPointError(f"member with seed {member.seed}: {error}") from error

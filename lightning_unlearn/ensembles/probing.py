@@ -1,4 +1,4 @@
-"""Can these models be trained as a stack? Tried on two members and one small batch; measures no time."""
+"""Try on two members and one small batch whether models can be trained as a stack."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +9,8 @@ from torch import Tensor
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
-from lightning_unlearn.ensembles.chunk import alone
-from lightning_unlearn.ensembles.lockstep import lockstep_batches
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
-from lightning_unlearn.ensembles.stacked import Forward, Stack
+from lightning_unlearn.ensembles.stacked import Stack, lockstep_batches
 
 __all__ = ["why_not_stacked"]
 
@@ -25,9 +23,7 @@ _STEP_TOLERANCE = 1e-4
 _OPTIMIZER_STEPS = 3
 
 
-def why_not_stacked(
-    recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime, forward: Forward
-) -> str:
+def why_not_stacked(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> str:
     """Say why models cannot be trained as a stack, by training two of them for one step both ways.
 
     What only a run can show is found this way: code that ``vmap`` cannot batch, random numbers drawn by the
@@ -39,7 +35,6 @@ def why_not_stacked(
         data: The samples.
         members: The members; the first two are tried.
         runtime: Device and precision.
-        forward: Computes the logits of a stack.
 
     Returns:
         The reason, or an empty string if they can.
@@ -47,7 +42,7 @@ def why_not_stacked(
     Raises:
         Exception: Whatever training one model alone raises.
     """
-    single = alone(runtime)
+    single = runtime.alone()
     if single.grad_scaler().is_enabled():
         return "16-mixed precision scales the loss of every model by a factor of its own; use bf16-mixed"
     first, second = members[0], members[-1]
@@ -57,15 +52,14 @@ def why_not_stacked(
         expected = [_one_step(recipe, data, member, single) for member in pair]
         try:
             stack = Stack([first_module(recipe, member) for member in pair], single)
-            (part,) = next(lockstep_batches(recipe, data, pair, single, 0))
-            losses = stack.backward(recipe, part, single, forward)
-            found = _found(stack, losses)
+            batch = next(lockstep_batches(recipe, data, pair, single, 0))
+            found = _found(stack, stack.backward(recipe, batch, single))
         except Exception as error:  # whatever the user's code raises when it meets a stack
             return f"{type(error).__name__}: {_first_line(error)}"
-        for k, each in enumerate(expected):
-            for what, value in each.items():
-                if not _close(found[what][k], value, _FORWARD_TOLERANCE):
-                    return f"the stack computes another {what} than a model alone"
+        for what, each in found.items():
+            pairs = zip(each, (values[what] for values in expected), strict=True)
+            if not all(_close(one, other, _FORWARD_TOLERANCE) for one, other in pairs):
+                return f"the stack computes another {what} than a model alone"
         try:
             return _why_not_stepped(recipe, stack)
         except Exception as error:  # of anybody's optimizer

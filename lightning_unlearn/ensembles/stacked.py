@@ -1,6 +1,6 @@
-"""Training several models as one computation over stacked parameters, whatever computes their logits."""
+"""Train several models as one computation over stacked parameters."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -12,43 +12,21 @@ from torch.func import vmap
 from lightning_unlearn.core.compat import AnyDropout
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.loading import _resident
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import Loss
-from lightning_unlearn.ensembles.chunk import Chunk, OnEpoch, alone, fuse
-from lightning_unlearn.ensembles.lockstep import Part, lockstep_batches
-from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module
+from lightning_unlearn.ensembles.chunk import Chunk, fuse
+from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
 from lightning_unlearn.models.surgery import call_with
 
-__all__ = ["Forward", "Stack", "stack_losses", "train_stacked", "vmap_forward"]
+__all__ = ["Stack", "lockstep_batches", "train_stacked"]
 
-Tensors = Mapping[str, Tensor]
-Forward = Callable[[nn.Module, Adapter, Tensors, Tensor, bool], Tensor]
-"""``forward(network, adapter, tensors, inputs, shared)`` gives the logits ``(k, B, C)`` of k stacked models.
-
-``tensors`` holds their parameters and buffers, ``(k, ...)`` each; running statistics are updated in place.
-``inputs`` is ``(k, B, ...)``, or ``(B, ...)`` for all models alike when ``shared``.
-"""
+Batch = tuple[Tensor, Tensor]
+"""Inputs ``(k, B, ...)`` and targets ``(k, B)`` of one step of k models, on the device."""
 
 
-def vmap_forward(
-    network: nn.Module, adapter: Adapter, tensors: Tensors, inputs: Tensor, shared: bool = False
-) -> Tensor:
-    """Compute the logits of stacked models by :func:`torch.func.vmap`; see :data:`Forward`.
-
-    Raises:
-        RuntimeError: If the network draws random numbers, or does what ``vmap`` cannot batch.
-    """
-
-    def one(tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return adapter.call(cast(nn.Module, partial(call_with, network, tensors)), inputs)
-
-    mapped = vmap(one, in_dims=(0, None if shared else 0), randomness="error")
-    logits: Tensor = mapped(dict(tensors), inputs)
-    return logits
-
-
-def stack_losses(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
+def _losses(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean loss of each model, ``(k,)``, from logits ``(k, B, C)`` and targets ``(k, B)``."""
     if loss is F.cross_entropy:  # one call over all rows is cheaper than a batched one
         rows = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
@@ -96,35 +74,30 @@ class Stack:
         """The stacked parameters to be trained, in the network's order."""
         return [parameter for parameter in self.parameters.values() if parameter.requires_grad]
 
-    def backward(self, recipe: Recipe, part: Part, runtime: Runtime, forward: Forward) -> Tensor:
-        """Add the gradients of a part of a step to the parameters', and update the part's running statistics.
+    def logits(self, adapter: Adapter, inputs: Tensor) -> Tensor:
+        """Ask every model about its own inputs ``(k, B, ...)``; running statistics are updated in place.
+
+        Raises:
+            RuntimeError: If the network draws random numbers, or does what ``vmap`` cannot batch.
+        """
+
+        def one(tensors: dict[str, Tensor], inputs: Tensor) -> Tensor:
+            return adapter.call(cast(nn.Module, partial(call_with, self.network, tensors)), inputs)
+
+        logits: Tensor = vmap(one, randomness="error")({**self.parameters, **self.buffers}, inputs)
+        return logits
+
+    def backward(self, recipe: Recipe, batch: Batch, runtime: Runtime) -> Tensor:
+        """Add the gradients of a step to the parameters', and update the running statistics.
 
         Returns:
-            The losses of the part's members, ``(k,)``, detached.
+            The members' losses, ``(k,)``, detached.
         """
-        parameters: dict[str, nn.Parameter] = self.parameters
-        buffers = self.buffers
-        if part.members is not None:
-            # Gradients with respect to copies: those through an indexing would be as large as the whole stack.
-            parameters = {
-                name: nn.Parameter(value.detach()[part.members], requires_grad=value.requires_grad)
-                for name, value in parameters.items()
-            }
-            buffers = {name: value[part.members] for name, value in buffers.items()}
+        inputs, targets = batch
         with runtime.forward_context():
-            logits = forward(self.network, recipe.adapter, {**parameters, **buffers}, part.inputs, False)
-            losses = stack_losses(recipe.loss, logits, part.targets)
+            losses = _losses(recipe.loss, self.logits(recipe.adapter, inputs), targets)
         # No loss depends on another member's parameters, so the sum's gradient holds each member's own.
         losses.sum().backward()  # type: ignore[no-untyped-call]
-        if part.members is not None:
-            for name, copied in parameters.items():
-                if copied.grad is not None:
-                    whole = self.parameters[name]
-                    if whole.grad is None:
-                        whole.grad = torch.zeros_like(whole)
-                    whole.grad.index_copy_(0, part.members, copied.grad)
-            for name, value in buffers.items():
-                self.buffers[name].index_copy_(0, part.members, value)
         return losses.detach()
 
     def states(self) -> dict[str, Tensor]:
@@ -133,14 +106,40 @@ class Stack:
         return {entry: tensors[name].detach().to("cpu", copy=True) for entry, name in self._entries.items()}
 
 
-def train_stacked(
-    recipe: Recipe,
-    data: TensorData,
-    members: Sequence[Member],
-    runtime: Runtime,
-    on_epoch: OnEpoch,
-    forward: Forward = vmap_forward,
-) -> Chunk:
+def lockstep_batches(
+    recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime, epoch: int
+) -> Iterator[Batch]:
+    """Yield, step by step, the batches that each member would get when trained alone.
+
+    Args:
+        recipe: What all share.
+        data: The samples.
+        members: Members of equally many rows.
+        runtime: Device and precision.
+        epoch: Epoch, from 0.
+    """
+    loaders = [member_loader(recipe, data, member, runtime.device) for member in members]
+    for loader in loaders:
+        loader.sampler.set_epoch(epoch)
+    if recipe.augment and data.augment is not None:
+        # Each member's augmentation draws from a generator of its own, as when it is trained alone.
+        for batches in zip(*loaders, strict=True):
+            moved = zip(*map(runtime.to_device, batches), strict=True)
+            inputs, targets = map(torch.stack, moved)
+            yield inputs, targets
+        return
+    resident = _resident(data, runtime.device)
+    places = torch.stack([torch.cat(list(loader.sampler)) for loader in loaders])
+    rows = torch.stack([member.indices for member in members]).gather(1, places).to(resident.inputs.device)
+    steps, size = len(loaders[0]), recipe.batch_size
+    for step in range(steps):
+        chosen = rows[:, step * size : None if step == steps - 1 else (step + 1) * size]
+        # All members' batches are served as one: a deterministic transform treats each sample by itself.
+        inputs, targets = runtime.to_device(resident.batch(chosen.flatten(), device=runtime.device))
+        yield inputs.view(*chosen.shape, *inputs.shape[1:]), targets.view(chosen.shape)
+
+
+def train_stacked(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> Chunk:
     """Train members side by side; each ends as if trained alone, but for the order of sums.
 
     One optimizer steps the stack: it must treat every element by itself, as SGD and Adam do.
@@ -148,15 +147,13 @@ def train_stacked(
     Args:
         recipe: What all share.
         data: The samples.
-        members: Members whose epochs have equally many steps.
+        members: Members of equally many rows.
         runtime: Device and precision; other ranks are left alone.
-        on_epoch: Called with the number of member-epochs that have ended since the last call.
-        forward: Computes the logits of the stack.
 
     Raises:
         FloatingPointError: If a loss is not finite.
     """
-    single = alone(runtime)
+    single = runtime.alone()
     stack = Stack([first_module(recipe, member) for member in members], single)
     optimizer = fuse(recipe.optimizer(stack.trainable))
     schedule: Any = None if recipe.lr_scheduler is None else recipe.lr_scheduler(optimizer)
@@ -164,21 +161,15 @@ def train_stacked(
     with isolated_rng(), torch.inference_mode(False), torch.enable_grad():
         for epoch in range(recipe.epochs):
             totals, steps = torch.zeros(len(members), device=single.device), 0
-            for parts in lockstep_batches(recipe, data, members, single, epoch):
+            for batch in lockstep_batches(recipe, data, members, single, epoch):
                 optimizer.zero_grad()
-                for part in parts:
-                    losses = stack.backward(recipe, part, single, forward)
-                    if part.members is None:
-                        totals += losses
-                    else:
-                        totals.index_add_(0, part.members, losses.to(totals.dtype))
+                totals += stack.backward(recipe, batch, single)
                 optimizer.step()
                 steps += 1
             if schedule is not None:
                 schedule.step()
             curves[:, epoch] = totals.cpu() / steps
             _check_finite(curves[:, epoch], members, epoch)
-            on_epoch(len(members))
     return Chunk(stack.states(), curves)
 
 

@@ -1,39 +1,22 @@
-"""Argument checks that several topics of this room share; no mathematics lives here."""
+"""Check class scores, posteriors and populations of scores, and bring them to a dtype that is exact enough."""
 
 import math
 
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.checks import in_range
+
 # Posteriors computed in bfloat16 (8 significant bits) sum to one within 2**-8; anything further off is not a
 # posterior.
 POSTERIOR_SUM_TOLERANCE = 1e-2
-
-
-def require_unit_interval(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``0 <= value <= 1``."""
-    if not 0.0 <= value <= 1.0:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}; choose a value in that range")
-
-
-def require_level(level: float) -> None:
-    """Raise ``ValueError`` unless ``level`` is a confidence level strictly between 0 and 1."""
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"level must lie strictly between 0 and 1, got {level}; for 95% pass 0.95")
-
-
-def require_positive_finite(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is finite and greater than zero."""
-    if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name} must be a finite number greater than 0, got {value}")
 
 
 def log_scale(base: float | None) -> float:
     """Return the factor that turns a quantity in nats into units of ``base`` (``None`` means nats)."""
     if base is None:
         return 1.0
-    if not (math.isfinite(base) and base > 1):
-        raise ValueError(f"base must be a finite number greater than 1, or None for nats, got {base}")
+    in_range("base", base, "(1, inf)", "; None gives nats")
     return 1.0 / math.log(base)
 
 
@@ -73,7 +56,22 @@ def as_float_pair(
     return a.to(dtype), b.to(dtype)
 
 
-def require_posteriors(name: str, value: Tensor, dim: int = -1) -> None:
+def as_posteriors(name: str, value: Tensor) -> Tensor:
+    """Return posteriors in at least float32."""
+    value = as_float(name, value)
+    _require_posteriors(name, value, -1)
+    return value
+
+
+def as_posterior_pair(p: Tensor, q: Tensor, dim: int = -1) -> tuple[Tensor, Tensor]:
+    """Return two sets of posteriors of equal shape in one common dtype of at least float32."""
+    p, q = as_float_pair("p", p, "q", q, dim)
+    _require_posteriors("p", p, dim)
+    _require_posteriors("q", q, dim)
+    return p, q
+
+
+def _require_posteriors(name: str, value: Tensor, dim: int) -> None:
     """Raise ``ValueError`` unless ``value`` is non-negative and sums to one along ``dim``; NaN fails too."""
     values = value.detach()
     sums_to_one = (values.sum(dim) - 1).abs() <= POSTERIOR_SUM_TOLERANCE
@@ -85,13 +83,36 @@ def require_posteriors(name: str, value: Tensor, dim: int = -1) -> None:
         )
 
 
-def as_population(name: str, scores: Tensor, statistic: str, least: int, advice: str) -> Tensor:
+def require_classes(name: str, targets: Tensor) -> None:
+    """Raise ``ValueError`` unless targets are integers."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must be integer class indices, got {targets.dtype}; pass argmax of one-hot labels"
+        )
+
+
+def as_populations(
+    unlearned: Tensor, retrained: Tensor, statistic: str, least: int, advice: str, *, finite: bool = True
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of unlearned and of retrained models on the same samples; see :func:`as_population`."""
+    u = as_population("unlearned", unlearned, statistic, least, advice, finite=finite)
+    r = as_population("retrained", retrained, statistic, least, advice, finite=finite)
+    if u.shape[1] != r.shape[1]:
+        raise ValueError(
+            f"unlearned and retrained must hold the same samples, got {u.shape[1]} and {r.shape[1]}; both are "
+            "(models, samples)"
+        )
+    return u, r
+
+
+def as_population(
+    name: str, scores: Tensor, statistic: str, least: int, advice: str, *, finite: bool = True
+) -> Tensor:
     """Return the scores of many models, ``(models, samples)``, on the CPU in float64.
 
-    Infinite scores are let through and NaN is not: which of them a statistic can take it says itself.
-
     Raises:
-        ValueError: If the shape does not fit, there are fewer than ``least`` models, or a score is NaN.
+        ValueError: If the shape does not fit, there are fewer than ``least`` models, or a score is NaN or, where
+            it must be ``finite``, infinite.
     """
     if scores.ndim != 2 or scores.shape[1] == 0:
         raise ValueError(
@@ -101,15 +122,21 @@ def as_population(name: str, scores: Tensor, statistic: str, least: int, advice:
         raise ValueError(
             f"{name} holds {len(scores)} models, and {statistic} needs at least {least} of each kind; {advice}"
         )
+    return as_scores(name, scores, finite=finite)
+
+
+def as_scores(name: str, scores: Tensor, *, finite: bool = False) -> Tensor:
+    """Return scores of any shape on the CPU in float64; refuse NaN and, where they must be ``finite``, infinity."""
     scores = scores.detach().to("cpu", torch.float64)
-    if bool(scores.isnan().any()):
-        raise ValueError(f"{name} holds values that are not finite: NaN; look for a NaN logit")
+    if bool((~scores.isfinite() if finite else scores.isnan()).any()):
+        raise ValueError(
+            f"{name} holds {'values that are not finite' if finite else 'NaN'}; look for a non-finite logit in a "
+            "model, and take φ from logit_scaled_confidence, which bounds what saturates"
+        )
     return scores
 
 
-def require_finite_scores(name: str, scores: Tensor) -> None:
-    """Raise ``ValueError`` if a score of a population is infinite."""
-    if bool(scores.isinf().any()):
-        raise ValueError(
-            f"{name} holds values that are not finite; use logit_scaled_confidence, which bounds what saturates"
-        )
+def require_resampling(level: float, resamples: int) -> None:
+    """Check the arguments of a bootstrap."""
+    in_range("level", level, "(0, 1)", "; for 95% pass 0.95")
+    in_range("resamples", resamples, "[2, inf)", "; 1000 is usual", whole=True)

@@ -1,4 +1,4 @@
-"""Distances between posteriors, and their spread. No losses, no models, no state.
+"""Distances between posteriors and between weights, and the spread of posteriors.
 
 Functions named ``*_from_logits`` take logits, look at no value and so neither wait for the device nor break
 ``torch.func.vmap``: use them in a training step. The others take posteriors and check that they got
@@ -6,12 +6,32 @@ posteriors. All of them compute float16 and bfloat16 input in float32 and keep f
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional._checks import as_float, as_float_pair, log_scale, require_posteriors
+from lightning_unlearn.functional._checks import (
+    as_float,
+    as_float_pair,
+    as_posterior_pair,
+    as_posteriors,
+    log_scale,
+)
+
+__all__ = [
+    "activation_distance",
+    "confidence",
+    "entropy",
+    "js_divergence",
+    "js_from_logits",
+    "kl_divergence",
+    "kl_from_logits",
+    "posteriors",
+    "similarity",
+    "weight_distance",
+]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -94,9 +114,7 @@ def kl_divergence(p: Tensor, q: Tensor, dim: int = -1, base: float | None = None
         tensor([1.])
     """
     scale = log_scale(base)
-    p, q = as_float_pair("p", p, "q", q, dim)
-    require_posteriors("p", p, dim)
-    require_posteriors("q", q, dim)
+    p, q = as_posterior_pair(p, q, dim)
     mask = p > 0
     return scale * _at_least_zero((p * (_masked_log(p, mask, 1.0) - _masked_log(q, mask, 1.0))).sum(dim))
 
@@ -178,9 +196,7 @@ def js_divergence(p: Tensor, q: Tensor, base: float | None = 2.0, *, dim: int = 
         >>> js_divergence(p, q)
         tensor([1., 0.])
     """
-    p, q = as_float_pair("p", p, "q", q, dim)
-    require_posteriors("p", p, dim)
-    require_posteriors("q", q, dim)
+    p, q = as_posterior_pair(p, q, dim)
     return _js(p, q, dim, base)
 
 
@@ -249,9 +265,7 @@ def activation_distance(p: Tensor, q: Tensor, reduction: Reduction = "mean") -> 
         >>> activation_distance(torch.tensor([[1.0, 0.0]]), torch.tensor([[0.4, 0.6]]), reduction="none")
         tensor([0.8485])
     """
-    p, q = as_float_pair("p", p, "q", q)
-    require_posteriors("p", p)
-    require_posteriors("q", q)
+    p, q = as_posterior_pair(p, q)
     return _reduce(torch.linalg.vector_norm(p - q, dim=-1), reduction)
 
 
@@ -276,8 +290,7 @@ def entropy(p: Tensor, base: float | None = None) -> Tensor:
         tensor([0., 1.])
     """
     scale = log_scale(base)
-    p = as_float("p", p)
-    require_posteriors("p", p)
+    p = as_posteriors("p", p)
     # p * log(1 / p) rather than -(p * log p): the latter returns -0.0 for a one-hot posterior.
     return scale * (p * -_masked_log(p, p > 0, 1.0)).sum(-1).clamp(min=0.0)
 
@@ -300,6 +313,61 @@ def confidence(p: Tensor) -> Tensor:
         >>> confidence(torch.tensor([[0.1, 0.9], [0.5, 0.5]]))
         tensor([0.9000, 0.5000])
     """
-    p = as_float("p", p)
-    require_posteriors("p", p)
-    return p.amax(-1)
+    return as_posteriors("p", p).amax(-1)
+
+
+def weight_distance(weights: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    r"""Relative Euclidean distance of each layer's weights: :math:`\|w - w_{ref}\|_2 / \|w_{ref}\|_2`.
+
+    The tensors of one layer (those whose names agree up to the last dot, such as ``conv1.weight`` and
+    ``conv1.bias``) count as one vector; names without a dot are the layer ``""``. Integer tensors, such as
+    the step counters of batch normalisation, are left out.
+
+    Args:
+        weights: Weights by name, as from ``dict(module.named_parameters())`` or ``module.state_dict()``.
+        reference: Weights of the other model under the same names and in the same shapes.
+
+    Returns:
+        A scalar of at least float32 for each layer, not negative, detached, in the order of ``weights``.
+
+    Raises:
+        ValueError: If names or shapes differ, there are no floating-point weights, or all of a layer's
+            reference weights are 0, so that no distance is relative to them.
+
+    Example:
+        >>> import torch
+        >>> weight_distance({"fc.weight": torch.tensor([3.0, 0.0])}, {"fc.weight": torch.tensor([2.0, 0.0])})
+        {'fc': tensor(0.5000)}
+    """
+    if weights.keys() != reference.keys():
+        differing = sorted(weights.keys() ^ reference.keys())
+        raise ValueError(
+            f"weights and reference must have the same names, but {differing[:3]} (of {len(differing)}) are "
+            "in one only; compare models of one architecture"
+        )
+    squares: dict[str, tuple[Tensor, Tensor]] = {}
+    for name, weight in weights.items():
+        other = reference[name]
+        if weight.shape != other.shape:
+            raise ValueError(
+                f"weights[{name!r}] has shape {tuple(weight.shape)}, the reference {tuple(other.shape)}; "
+                "compare models of one architecture"
+            )
+        if not weight.is_floating_point():
+            continue
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        w, r = weight.detach().to(dtype), other.detach().to(weight.device, dtype)
+        layer = name.rpartition(".")[0]
+        moved, size = (w - r).square().sum(), r.square().sum()
+        if layer in squares:
+            moved, size = squares[layer][0] + moved, squares[layer][1] + size
+        squares[layer] = (moved, size)
+    if not squares:
+        raise ValueError("weights holds no floating-point tensor; pass dict(module.named_parameters())")
+    for layer, (_, size) in squares.items():
+        if size.item() == 0:
+            raise ValueError(
+                f"all reference weights of layer {layer!r} are 0, so a distance relative to them is "
+                "undefined; leave the layer out"
+            )
+    return {layer: (moved / size).sqrt() for layer, (moved, size) in squares.items()}

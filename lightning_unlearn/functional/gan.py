@@ -1,15 +1,26 @@
-"""Losses of unlearning by a Wasserstein GAN with gradient penalty. No networks, no loops, no state.
+"""Losses of unlearning by a Wasserstein GAN with gradient penalty, and loss and score of SPD-GAN.
 
-All follow Chen, Huang & Wang, "Machine unlearning via GAN", 2021. "Real" are the source model's sorted
-posteriors on non-members, "fake" the unlearned model's (the generator's) sorted posteriors on D_f.
+Those of the Wasserstein GAN follow Chen, Huang & Wang, "Machine unlearning via GAN", 2021. "Real" are the source
+model's sorted posteriors on non-members, "fake" the unlearned model's (the generator's) sorted posteriors on D_f.
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
-from lightning_unlearn.functional._checks import as_float, require_positive_finite, require_unit_interval
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.functional._checks import as_float, require_classes
+
+__all__ = [
+    "generator_loss",
+    "gradient_penalty",
+    "sort_posteriors",
+    "spd_gan_loss",
+    "unlearning_degree",
+    "wasserstein_critic_loss",
+]
 
 
 def sort_posteriors(p: Tensor) -> Tensor:
@@ -96,8 +107,8 @@ def gradient_penalty(
         >>> gradient_penalty(lambda x: x @ torch.tensor([0.0, 0.0, 3.0]), x, x)  # slope 3: 10 * (3 - 1) ** 2
         tensor(40.)
     """
-    require_positive_finite("weight", weight)
-    if not p >= 1:
+    in_range("weight", weight, "(0, inf)")
+    if not p >= 1:  # infinity is a norm
         raise ValueError(f"p must be at least 1 for a norm, got {p}")
     if real.shape != fake.shape or real.ndim < 2:
         raise ValueError(
@@ -151,12 +162,90 @@ def generator_loss(fake_scores: Tensor, retain_ce: Tensor, alpha: float) -> Tens
         >>> generator_loss(torch.tensor([2.0, 4.0]), torch.tensor(1.0), alpha=0.75)
         tensor(-2.)
     """
-    require_unit_interval("alpha", alpha)
+    in_range("alpha", alpha, "[0, 1]")
     if retain_ce.ndim != 0:
         raise ValueError(
             f"retain_ce must be a scalar, got shape {tuple(retain_ce.shape)}; average it over the batch"
         )
     return -alpha * _mean_score("fake_scores", fake_scores) + (1.0 - alpha) * retain_ce
+
+
+def spd_gan_loss(source_logits: Tensor, model_logits: Tensor, targets: Tensor, eta: float = 0.03) -> Tensor:
+    r"""Loss of the generator, eq. 13 of SPD-GAN: :math:`loss_M - \eta\,loss_{M_{UL}}`, both cross-entropies on D_p.
+
+    Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section III-C (slightly
+    perturbed distribution GAN). Small where the source model still classifies the perturbed samples correctly and the
+    other model does not.
+    The second term of eq. 12, :math:`-\log M_{UL}(G(z) + x)`, would reward the other model's success when
+    minimised, against the aim stated beside it; eq. 13 and algorithm 2 (lines 7 to 9) agree with the aim and
+    are what is computed here.
+
+    Args:
+        source_logits: Logits of the source model on D_p, ``(B, C)``, floating point.
+        model_logits: Logits of the other model on the same samples, ``(B, C)``.
+        targets: True classes, ``(B,)`` int64.
+        eta: Weight of the other model's failure, finite and >= 0; the paper uses 0.03.
+
+    Returns:
+        A scalar, unbounded below.
+
+    Raises:
+        ValueError: If ``eta`` is out of range, the shapes do not fit, or there is no sample.
+
+    Example:
+        >>> import torch
+        >>> undecided = torch.zeros(1, 2)  # a cross-entropy of log 2
+        >>> spd_gan_loss(undecided, undecided, torch.tensor([0]), eta=1.0)
+        tensor(0.)
+    """
+    in_range("eta", eta, "[0, inf)", "; the paper uses 0.03")
+    _check_pair(source_logits, model_logits, targets)
+    return cross_entropy(source_logits, targets) - eta * cross_entropy(model_logits, targets)
+
+
+def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tensor) -> float:
+    """Accuracy of the source model on D_p minus the other model's, eq. 14 (Zuo et al., section III-C).
+
+    Args:
+        source_logits: Logits of the source model on D_p, ``(N, C)``, floating point.
+        model_logits: Logits of the other model on the same samples, ``(N, C)``.
+        targets: True classes, ``(N,)`` int64.
+
+    Returns:
+        The degree in [-1, 1]. The paper gives the range [0, 1 − 1/C], which holds where the source model
+        is right on all of D_p and the other model no worse than chance.
+
+    Raises:
+        ValueError: If the shapes do not fit, there is no sample, a logit is NaN, or the targets are no integers.
+
+    Example:
+        >>> import torch
+        >>> source, model = torch.tensor([[2.0, 0.0], [2.0, 0.0]]), torch.tensor([[0.0, 2.0], [2.0, 0.0]])
+        >>> unlearning_degree(source, model, torch.tensor([0, 0]))
+        0.5
+    """
+    _check_pair(source_logits, model_logits, targets)
+    for name, logits in (("source_logits", source_logits), ("model_logits", model_logits)):
+        if bool(logits.isnan().any()):
+            raise ValueError(f"{name} holds NaN, which has no largest class; look at the model that gave it")
+    require_classes("targets", targets)
+    right, still_right = (
+        (logits.argmax(dim=-1) == targets).double() for logits in (source_logits, model_logits)
+    )
+    return float((right - still_right).mean())
+
+
+def _check_pair(source_logits: Tensor, model_logits: Tensor, targets: Tensor) -> None:
+    if source_logits.shape != model_logits.shape or source_logits.ndim != 2:
+        raise ValueError(
+            f"source_logits and model_logits must have one shape (N, C), got {tuple(source_logits.shape)} and "
+            f"{tuple(model_logits.shape)}; ask both models about the same perturbed samples"
+        )
+    if targets.shape != source_logits.shape[:1] or len(targets) == 0:
+        raise ValueError(
+            f"targets must hold one class for each row of the logits and at least one, got shape "
+            f"{tuple(targets.shape)} beside {tuple(source_logits.shape)}"
+        )
 
 
 def _mean_score(name: str, scores: Tensor) -> Tensor:

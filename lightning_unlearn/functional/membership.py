@@ -1,4 +1,4 @@
-"""How well a membership inference attack tells D_f from samples never trained on. No attack is trained here.
+"""How well a membership inference attack tells D_f from samples never trained on, and the population attack.
 
 Scores are one number a sample, higher for "was trained on"; decisions (booleans) are scores of 0 and 1.
 "Member" below means a sample of D_f, whether or not the attacked model still remembers it. Everything is
@@ -11,12 +11,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional._checks import require_level, require_unit_interval
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.functional._checks import as_scores, require_resampling
+from lightning_unlearn.functional.statistics import percentiles
+
+__all__ = [
+    "auc",
+    "bootstrap_intervals",
+    "confusion_matrix",
+    "membership_rates",
+    "population_attack_scores",
+    "ranking_intervals",
+    "ranking_rates",
+    "roc_curve",
+    "tpr_at_fpr",
+]
 
 # The report's low-FPR operating point, `tpr_at_1pct_fpr`.
 LOW_FPR = 0.01
 # Attacks without a natural threshold are read at both.
-_RANKING_FPRS = {"tpr_at_1pct_fpr": LOW_FPR, "tpr_at_0.1pct_fpr": 0.001}
+LOW_FPRS = {"tpr_at_1pct_fpr": LOW_FPR, "tpr_at_0.1pct_fpr": 0.001}
 # Bootstrap histograms are built in blocks of at most this many counts (8 bytes each), to bound memory.
 _BLOCK_COUNTS = 4_000_000
 
@@ -93,7 +107,7 @@ def tpr_at_fpr(forget_scores: Tensor, nonmember_scores: Tensor, fpr: float = LOW
         >>> tpr_at_fpr(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 2.0]), fpr=0.01)
         0.5
     """
-    require_unit_interval("fpr", fpr)
+    in_range("fpr", fpr, "[0, 1]")
     _, forget_counts, nonmember_counts = _histograms(forget_scores, nonmember_scores)
     return float(_tpr_at_fpr(forget_counts, nonmember_counts, fpr))
 
@@ -255,31 +269,61 @@ def ranking_intervals(
     return _intervals(forget_scores, nonmember_scores, _ranking_rates, generator, level, resamples)
 
 
+def population_attack_scores(losses: Tensor, nonmember_losses: Tensor) -> Tensor:
+    """Share of non-members whose loss is higher, those of equal loss counting one half.
+
+    Taking samples with a score of at least ``1 - α`` for members has a false positive rate of about α: the loss
+    threshold is then the α-quantile of the non-members' losses (Ye et al., "Enhanced Membership Inference Attacks
+    against Machine Learning Models", 2022, attack P). Counted on these same non-members, the false positive rate comes
+    out too low by less than 1 / (m + 1) on average.
+
+    Args:
+        losses: Losses of the attacked samples under one model, shape ``(n,)``; any score that is lower for members.
+        nonmember_losses: Losses of non-members under the same model, shape ``(m,)``.
+
+    Returns:
+        Scores, shape ``(n,)`` float64, in ``[0, 1]``; higher for "was trained on".
+
+    Raises:
+        ValueError: If the losses are not one-dimensional, hold NaN, or there are no non-members.
+
+    Example:
+        >>> import torch
+        >>> population_attack_scores(torch.tensor([0.1, 2.0, 9.0]), torch.tensor([1.0, 2.0])).tolist()
+        [1.0, 0.25, 0.0]
+    """
+    own, others = _checked("losses", losses, least=0), _checked("nonmember_losses", nonmember_losses)
+    others = others.sort().values
+    lower = torch.searchsorted(others, own)
+    not_higher = torch.searchsorted(others, own, right=True)
+    return 1.0 - (lower + not_higher).double() / (2 * len(others))
+
+
 def _require_threshold(threshold: float) -> None:
     if math.isnan(threshold):
         raise ValueError("threshold must be a number, got nan; choose it on the shadow sets")
 
 
-def _checked(name: str, scores: Tensor) -> Tensor:
-    if scores.ndim != 1 or scores.numel() == 0:
+def _checked(name: str, scores: Tensor, least: int = 1) -> Tensor:
+    if scores.ndim != 1 or scores.numel() < least:
         raise ValueError(
             f"{name} must be one score a sample, shape (N,) with N > 0, got shape {tuple(scores.shape)}"
         )
-    scores = scores.detach().to("cpu", torch.float64)
-    if bool(scores.isnan().any()):
-        raise ValueError(f"{name} holds NaN; look for a non-finite logit in the attacked model")
-    return scores
+    return as_scores(name, scores)
+
+
+def _ranks(forget_scores: Tensor, nonmember_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Distinct scores, ascending, and the place among them of each score of D_f and of the non-members."""
+    forget = _checked("forget_scores", forget_scores)
+    nonmember = _checked("nonmember_scores", nonmember_scores)
+    scores, ranks = torch.unique(torch.cat([forget, nonmember]), return_inverse=True)
+    return scores, ranks[: forget.numel()], ranks[forget.numel() :]
 
 
 def _histograms(forget_scores: Tensor, nonmember_scores: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Distinct scores, ascending, and how often each occurs in D_f and among the non-members."""
-    forget, nonmember = (
-        _checked("forget_scores", forget_scores),
-        _checked("nonmember_scores", nonmember_scores),
-    )
-    scores, ranks = torch.unique(torch.cat([forget, nonmember]), return_inverse=True)
-    forget_counts = torch.bincount(ranks[: forget.numel()], minlength=scores.numel())
-    nonmember_counts = torch.bincount(ranks[forget.numel() :], minlength=scores.numel())
+    scores, *ranks = _ranks(forget_scores, nonmember_scores)
+    forget_counts, nonmember_counts = (torch.bincount(part, minlength=len(scores)) for part in ranks)
     return scores, forget_counts, nonmember_counts
 
 
@@ -292,31 +336,18 @@ def _intervals(
     resamples: int,
 ) -> dict[str, tuple[float, float]]:
     """Percentile intervals of rates, each computed of a block of resamples at once."""
-    require_level(level)
-    if resamples < 2:
-        raise ValueError(f"resamples must be at least 2, got {resamples}; 1000 is usual")
+    require_resampling(level, resamples)
     if generator.device.type != "cpu":
         raise ValueError(f"generator must be on the CPU, got {generator.device}; pass torch.Generator()")
-    forget, nonmember = (
-        _checked("forget_scores", forget_scores),
-        _checked("nonmember_scores", nonmember_scores),
-    )
-    scores, ranks = torch.unique(torch.cat([forget, nonmember]), return_inverse=True)
-    forget_ranks, nonmember_ranks = ranks[: forget.numel()], ranks[forget.numel() :]
-
-    block = max(1, _BLOCK_COUNTS // max(scores.numel(), forget.numel(), nonmember.numel()))
+    scores, forget_ranks, nonmember_ranks = _ranks(forget_scores, nonmember_scores)
+    block = max(1, _BLOCK_COUNTS // max(map(len, (scores, forget_ranks, nonmember_ranks))))
     blocks: list[dict[str, Tensor]] = []
     for start in range(0, resamples, block):
         rows = min(block, resamples - start)
         forget_counts = _resampled_counts(forget_ranks, scores.numel(), rows, generator)
         nonmember_counts = _resampled_counts(nonmember_ranks, scores.numel(), rows, generator)
         blocks.append(rates(scores, forget_counts, nonmember_counts))
-    tails = torch.tensor([(1.0 - level) / 2, (1.0 + level) / 2], dtype=torch.float64)
-    intervals: dict[str, tuple[float, float]] = {}
-    for name in blocks[0]:
-        low, high = torch.cat([part[name] for part in blocks]).quantile(tails).tolist()
-        intervals[name] = (low, high)
-    return intervals
+    return {name: percentiles(torch.cat([part[name] for part in blocks]), level) for name in blocks[0]}
 
 
 def _resampled_counts(ranks: Tensor, distinct: int, rows: int, generator: torch.Generator) -> Tensor:
@@ -330,13 +361,9 @@ def _resampled_counts(ranks: Tensor, distinct: int, rows: int, generator: torch.
 # one data set and a block of resamples alike.
 
 
-def _from_top(counts: Tensor) -> Tensor:
-    """How many samples score at least as high as each distinct score."""
-    return counts.flip(-1).cumsum(-1).flip(-1)
-
-
 def _share_from_top(counts: Tensor) -> Tensor:
-    return _from_top(counts).double() / counts.sum(-1, keepdim=True)
+    """Share of samples that score at least as high as each distinct score."""
+    return counts.flip(-1).cumsum(-1).flip(-1).double() / counts.sum(-1, keepdim=True)
 
 
 def _auc(forget_counts: Tensor, nonmember_counts: Tensor) -> Tensor:
@@ -346,8 +373,12 @@ def _auc(forget_counts: Tensor, nonmember_counts: Tensor) -> Tensor:
 
 
 def _tpr_at_fpr(forget_counts: Tensor, nonmember_counts: Tensor, fpr: float) -> Tensor:
-    allowed = _share_from_top(nonmember_counts) <= fpr
-    return torch.where(allowed, _share_from_top(forget_counts), 0.0).amax(-1)
+    return tpr_at(_share_from_top(forget_counts), _share_from_top(nonmember_counts), fpr)
+
+
+def tpr_at(tpr: Tensor, fpr: Tensor, allowed: float) -> Tensor:
+    """Largest true positive rate of the points ``(..., points)`` of a curve whose false positive rate is allowed."""
+    return torch.where(fpr <= allowed, tpr, 0.0).amax(-1)
 
 
 def _rates(
@@ -367,5 +398,5 @@ def _rates(
 
 
 def _ranking_rates(scores: Tensor, forget_counts: Tensor, nonmember_counts: Tensor) -> dict[str, Tensor]:
-    low = {name: _tpr_at_fpr(forget_counts, nonmember_counts, fpr) for name, fpr in _RANKING_FPRS.items()}
+    low = {name: _tpr_at_fpr(forget_counts, nonmember_counts, fpr) for name, fpr in LOW_FPRS.items()}
     return {"auc": _auc(forget_counts, nonmember_counts), **low}

@@ -8,10 +8,12 @@ import math
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional._checks import as_population
 
 __all__ = ["rmia_scores", "rmia_unlearned_scores"]
 
+_GAMMA_HINT = "; 1 or 2 are usual"
 _MIN_MODELS = 2  # one is left as a reference when the attacked one is taken out
 # a posterior below float64's smallest number is taken for that number
 _LEAST = math.log(torch.finfo(torch.float64).tiny)
@@ -62,9 +64,8 @@ def rmia_scores(
         >>> scores.tolist()
         [1.0, 0.0]
     """
-    _require_gamma(gamma)
-    if offline is not None and not 0.0 <= offline <= 1.0:
-        raise ValueError(f"offline must lie in [0, 1] or be None, got {offline}; 0.3 is usual")
+    in_range("gamma", gamma, "(0, inf)", _GAMMA_HINT)
+    in_range("offline", offline, "[0, 1]", "; 0.3 is usual, None takes the mean of all references", none=True)
     ratios = _log_ratio("attacked", attacked, "references", references, offline)
     population = _log_ratio(
         "population_attacked", population_attacked, "population_references", population_references, offline
@@ -118,7 +119,7 @@ def rmia_unlearned_scores(
         >>> ours.squeeze(1).tolist(), theirs.squeeze(1).tolist()
         ([1.0, 1.0], [0.0, 0.0])
     """
-    _require_gamma(gamma)
+    in_range("gamma", gamma, "(0, inf)", _GAMMA_HINT)
     kinds = [
         _joined("unlearned", unlearned, "population_unlearned", population_unlearned),
         _joined("retrained", retrained, "population_retrained", population_retrained),
@@ -139,11 +140,6 @@ def rmia_unlearned_scores(
     return scores[0], scores[1]
 
 
-def _require_gamma(gamma: float) -> None:
-    if not (math.isfinite(gamma) and gamma > 0):
-        raise ValueError(f"gamma must be a finite number above 0, got {gamma}; 1 or 2 are usual")
-
-
 def _joined(name: str, attacked: Tensor, population_name: str, population: Tensor) -> Tensor:
     """Return a kind's logarithms on the attacked samples and the population behind them, ``(models, n + Z)``."""
     if population.ndim == 2 and not population.shape[1]:
@@ -156,12 +152,15 @@ def _joined(name: str, attacked: Tensor, population_name: str, population: Tenso
         raise ValueError(
             f"{name} and {population_name} must be of the same models, got {len(attacked)} and {len(population)}"
         )
-    joined = torch.cat(parts, dim=1)
-    if not bool((joined <= 0).all()):
+    _require_logarithms(name, population_name, *parts)
+    return torch.cat(parts, dim=1).clamp_min(_LEAST)
+
+
+def _require_logarithms(name: str, other_name: str, *parts: Tensor) -> None:
+    if not all(bool((part <= 0).all()) for part in parts):
         raise ValueError(
-            f"{name} and {population_name} must be logarithms of posteriors, none above 0 or NaN; apply log_softmax"
+            f"{name} and {other_name} must be logarithms of posteriors, none above 0 or NaN; apply log_softmax"
         )
-    return joined.clamp_min(_LEAST)
 
 
 def _log_mean(values: Tensor) -> Tensor:
@@ -187,10 +186,7 @@ def _log_ratio(name: str, own: Tensor, others_name: str, others: Tensor, offline
             f"{name} must have shape (samples,) and {others_name} (models, samples) with at least one model, got "
             f"{tuple(own.shape)} and {tuple(others.shape)}"
         )
-    if not bool((own <= 0).all() and (others <= 0).all()):
-        raise ValueError(
-            f"{name} and {others_name} must be logarithms of posteriors, none above 0 or NaN; apply log_softmax"
-        )
+    _require_logarithms(name, others_name, own, others)
     average = _log_mean(others)
     if offline is not None:
         # a = 1 leaves no constant, whose logarithm is then -inf and adds nothing

@@ -1,4 +1,4 @@
-"""How sensitive a model's scalars are, which of them to perturb, and the perturbations. No models, no data.
+"""How sensitive a model's scalars are, which of them to perturb, and the perturbations.
 
 All follow Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section III-B.
 A selection is a mapping from parameter name to flat positions: int64, ascending, without repetition, in
@@ -14,6 +14,19 @@ from typing import Any, Literal
 import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
+
+from lightning_unlearn.core.checks import in_range, one_of
+
+__all__ = [
+    "gradient_sensitivities",
+    "perturb_mixed",
+    "perturb_scaled",
+    "sample_sensitivities",
+    "select_random",
+    "select_random_top_k",
+    "select_top_k",
+    "select_top_k_tensors",
+]
 
 Granularity = Literal["scalar", "tensor"]
 
@@ -77,10 +90,8 @@ def sample_sensitivities(
         >>> sample_sensitivities(lambda p, x: (p["w"] * x).sum(), weight, (inputs,))
         {'w': tensor([6., 2.])}
     """
-    if granularity not in ("scalar", "tensor"):
-        raise ValueError(f"granularity must be 'scalar' or 'tensor', got {granularity!r}")
-    if chunk_size is not None and chunk_size < 1:
-        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    one_of("granularity", granularity, "scalar", "tensor")
+    in_range("chunk_size", chunk_size, "[1, inf)", whole=True, none=True)
     by_name = dict(parameters)
     numbers = sum(value.numel() for value in by_name.values())
     step = chunk_size or max(1, _NUMBERS_HELD // max(1, numbers))
@@ -330,8 +341,7 @@ def perturb_mixed(
         >>> weight, bias
         (tensor([0.0000, 0.2500]), tensor([0.7500]))
     """
-    if not 0.0 < epsilon <= 1.0:
-        raise ValueError(f"epsilon must lie in (0, 1], got {epsilon}")
+    in_range("epsilon", epsilon, "(0, 1]")
     for name in selection:
         if name not in parameters:
             raise KeyError(
@@ -359,17 +369,11 @@ def _at_least_float32(value: Tensor) -> Tensor:
 
 
 def _require_count(name: str, count: int, most: int) -> None:
-    if isinstance(count, bool) or not isinstance(count, int):
-        raise TypeError(f"{name} must be an integer, got {type(count).__name__}")
-    if not 1 <= count <= most:
-        raise ValueError(
-            f"{name} must lie between 1 and {most}, the number of scalars to choose from, got {count}"
-        )
+    in_range(name, count, f"[1, {most}]", f"; there are {most} to choose from", whole=True)
 
 
 def _random_count(fraction: float, total: int) -> int:
-    if not 0.0 < fraction <= 1.0:
-        raise ValueError(f"fraction must lie in (0, 1], got {fraction}; 5% is 0.05")
+    in_range("fraction", fraction, "(0, 1]", "; 5% is 0.05")
     count = round(fraction * total)
     if count == 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Ratios and intervals from accuracies, times and repetitions. Plain numbers in and out, no tensors.
+"""Ratios and intervals from accuracies, times and repetitions, and relearn times from curves of losses.
 
 A quotient that is not defined raises ``ValueError`` instead of returning NaN: a metric that cannot be
 measured is left out of the report, never written as a number.
@@ -6,8 +6,20 @@ measured is left out of the report, never written as a number.
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
-from lightning_unlearn.functional._checks import require_level, require_positive_finite, require_unit_interval
+from torch import Tensor
+
+from lightning_unlearn.core.checks import in_range
+
+__all__ = [
+    "acceleration",
+    "confidence_interval",
+    "forgetting_rate",
+    "memory_retention_rate",
+    "relearn_target",
+    "relearn_time",
+]
 
 
 def forgetting_rate(before: float, after: float) -> float:
@@ -30,9 +42,8 @@ def forgetting_rate(before: float, after: float) -> float:
         >>> forgetting_rate(1.0, 0.75)
         0.25
     """
-    require_unit_interval("before", before)
-    require_unit_interval("after", after)
     _require_known_forget_set("before", before)
+    in_range("after", after, "[0, 1]")
     return (before - after) / before
 
 
@@ -58,8 +69,7 @@ def memory_retention_rate(retain_after: float, forget_before: float) -> float:
         >>> memory_retention_rate(0.9, 1.0)
         0.9
     """
-    require_unit_interval("retain_after", retain_after)
-    require_unit_interval("forget_before", forget_before)
+    in_range("retain_after", retain_after, "[0, 1]")
     _require_known_forget_set("forget_before", forget_before)
     return retain_after / forget_before
 
@@ -83,8 +93,8 @@ def acceleration(retrain_seconds: float, method_seconds: float) -> float:
         >>> acceleration(30.0, 2.0)
         15.0
     """
-    require_positive_finite("retrain_seconds", retrain_seconds)
-    require_positive_finite("method_seconds", method_seconds)
+    in_range("retrain_seconds", retrain_seconds, "(0, inf)")
+    in_range("method_seconds", method_seconds, "(0, inf)")
     return retrain_seconds / method_seconds
 
 
@@ -106,10 +116,9 @@ def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[f
         >>> round(low, 3), round(high, 3)
         (-0.484, 4.484)
     """
-    require_level(level)
+    in_range("level", level, "(0, 1)", "; for 95% pass 0.95")
     for value in values:
-        if not math.isfinite(value):
-            raise ValueError(f"values must be finite, got {value}; leave out what was not measured")
+        in_range("values", value, "(-inf, inf)", "; leave out what was not measured")
     n = len(values)
     if n < 2:
         return None
@@ -121,7 +130,67 @@ def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[f
     return mean - half_width, mean + half_width
 
 
+def percentiles(values: Tensor, level: float, *, nearest: bool = False) -> tuple[float, float]:
+    """Bounds of the middle ``level`` of resampled values, shape ``(resamples,)``, between two of them or one itself."""
+    between: Literal["nearest", "linear"] = "nearest" if nearest else "linear"
+    tails = values.new_tensor([(1.0 - level) / 2, (1.0 + level) / 2])
+    low, high = values.quantile(tails, interpolation=between).tolist()
+    return low, high
+
+
+def relearn_target(source_loss: float, margin: float = 0.1) -> float:
+    """Loss on D_f at which it counts as learned again: the source model's, and a margin above it.
+
+    Args:
+        source_loss: Mean loss of the source model on D_f, finite and not negative.
+        margin: How far above it still counts, as a fraction of it, at least 0.
+
+    Returns:
+        ``(1 + margin) * source_loss``.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> relearn_target(0.5, margin=0.5)
+        0.75
+    """
+    in_range("source_loss", source_loss, "[0, inf)")
+    in_range("margin", margin, "[0, inf)", "; 0.1 is a tenth of the loss")
+    return (1 + margin) * source_loss
+
+
+def relearn_time(losses: Sequence[float], target: float) -> int | None:
+    """Steps until the loss on D_f is first at most the target.
+
+    Golatkar et al., "Eternal sunshine of the spotless net", 2020, section 6: a model that kept traces of D_f
+    learns it again in fewer steps than one that never saw it.
+
+    Args:
+        losses: Mean loss on D_f before the first step and after each.
+        target: The loss to reach.
+
+    Returns:
+        The number of steps, 0 if the first loss will do; None if no loss does.
+
+    Raises:
+        ValueError: If there is no loss, or one is NaN.
+
+    Example:
+        >>> relearn_time([2.0, 1.0, 0.4, 0.6], target=0.5)
+        2
+        >>> relearn_time([2.0, 1.0], target=0.5) is None
+        True
+    """
+    if not losses:
+        raise ValueError("losses is empty; give at least the loss before the first step")
+    if any(math.isnan(loss) for loss in losses):
+        raise ValueError("losses holds NaN, which reaches no target; relearn with a smaller learning rate")
+    return next((step for step, loss in enumerate(losses) if loss <= target), None)
+
+
 def _require_known_forget_set(name: str, accuracy: float) -> None:
+    in_range(name, accuracy, "[0, 1]")
     if accuracy == 0:
         raise ValueError(
             f"{name} is 0: the source model gets no sample of the forget set right, so a rate relative "

@@ -1,14 +1,16 @@
-"""Losses of the unlearning methods that fine-tune on D_f and D_r together. No loops, no models, no state."""
+"""Losses of the unlearning methods that fine-tune on D_f and D_r together, and their learning rate."""
 
-import math
 from collections.abc import Callable
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_unlearn.functional._checks import as_float_pair, require_unit_interval
+from lightning_unlearn.core.checks import in_range, one_of
+from lightning_unlearn.functional._checks import as_float_pair
 from lightning_unlearn.functional.divergence import js_from_logits, kl_from_logits
+
+__all__ = ["annealed", "bounded_ascent", "perturbation_loss", "reference_kl_loss"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -67,9 +69,8 @@ def reference_kl_loss(
         >>> reference_kl_loss(forget, reference, retain, targets, lambda_=0.5)
         (tensor(0.3466), tensor(0.), tensor(0.6931))
     """
-    require_unit_interval("lambda_", lambda_)
-    if reference_kind not in ("logits", "posteriors"):
-        raise ValueError(f"reference_kind must be 'logits' or 'posteriors', got {reference_kind!r}")
+    in_range("lambda_", lambda_, "[0, 1]")
+    one_of("reference_kind", reference_kind, "logits", "posteriors")
     reference, unlearned_logits = as_float_pair(
         "reference", reference.detach(), "unlearned_logits", unlearned_logits
     )
@@ -122,8 +123,7 @@ def perturbation_loss(
         >>> perturbation_loss(forget, source, retain, targets, lambda_=0.1)
         (tensor(0.6931), tensor(0.), tensor(0.6931))
     """
-    if not (math.isfinite(lambda_) and lambda_ >= 0):
-        raise ValueError(f"lambda_ must be finite and not negative, got {lambda_}; 0 leaves the JS term out")
+    in_range("lambda_", lambda_, "[0, inf)", "; 0 leaves the JS term out")
     unlearned_logits, source_logits = as_float_pair(
         "unlearned_logits", unlearned_logits, "source_logits", source_logits.detach()
     )

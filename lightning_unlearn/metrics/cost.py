@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional import acceleration
 
 
@@ -93,8 +94,7 @@ class RelearnTime(Metric):
     steps: Tensor
 
     def __init__(self, target: float, **kwargs: Any) -> None:
-        if not math.isfinite(target):
-            raise ValueError(f"target must be finite, got {target}")
+        in_range("target", target, "(-inf, inf)")
         super().__init__(**kwargs)
         self.target = target
         self.add_state("losses", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")

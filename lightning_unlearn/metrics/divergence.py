@@ -1,4 +1,4 @@
-"""Metrics of how far a model's posteriors are from those of a retrained model. No accuracies, no weights."""
+"""Metrics of how far a model's posteriors are from those of a retrained model."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Metrics of accuracy lost on D_f and kept on D_r. Distances to a retrained model live in divergence.py."""
+"""Metrics of accuracy lost on D_f and kept on D_r."""
 
 from typing import Any, Literal
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_unlearn.core.checks import one_of
 from lightning_unlearn.functional import forgetting_rate, memory_retention_rate
 from lightning_unlearn.metrics._base import count_correct, require_samples
 
@@ -116,15 +117,10 @@ class MemoryRetentionRate(Metric):
             ValueError: If the shapes do not fit together, the targets are not class indices or the stream is
                 unknown.
         """
+        one_of("stream", stream, "retain", "forget")
         correct, n = count_correct(logits, targets)
-        if stream == "retain":
-            self.correct_retain = self.correct_retain + correct
-            self.count_retain = self.count_retain + n
-        elif stream == "forget":
-            self.correct_forget = self.correct_forget + correct
-            self.count_forget = self.count_forget + n
-        else:
-            raise ValueError(f"stream must be 'retain' or 'forget', got {stream!r}")
+        for state, more in ((f"correct_{stream}", correct), (f"count_{stream}", n)):
+            setattr(self, state, getattr(self, state) + more)
 
     def compute(self) -> Tensor:
         """Rate over all samples seen.

@@ -1,4 +1,4 @@
-"""Metrics of how sure a single model is. Comparisons between two models live in divergence.py."""
+"""Metrics of how sure a single model is."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Metrics of how far a model's weights are from another's. Nothing here runs a model."""
+"""A metric of how far a model's weights are from another's."""
 
 import torch
 from torch import nn

@@ -7,7 +7,7 @@ from lightning_unlearn.reports.merge import merge, rebuild
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import Failure, Report, Value, build_report, read_json, write_json
 from lightning_unlearn.reports.table import render_text
-from lightning_unlearn.reports.verdict import Verdict, judge
+from lightning_unlearn.reports.verdict import Verdict, judge, judge_all
 from lightning_unlearn.reports.writer import write_all
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "describe",
     "draw_figures",
     "judge",
+    "judge_all",
     "merge",
     "posterior_histograms",
     "read_details",

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import DeclaredMetric
@@ -22,11 +22,11 @@ from lightning_unlearn.reports.glossary import (
     format_interval,
     format_number,
     format_value,
-    method_names,
     ordered_models,
 )
+from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import control_findings, judge, summary_sentences
+from lightning_unlearn.reports.verdict import control_findings, judge_all, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -98,7 +98,7 @@ def write_page(
     environment.filters["breakable"] = _breakable
     metrics = declared_in(report)
     pictures = [_picture(Path(figure)) for figure in figures]
-    verdicts = {model: judge(report, model) for model in method_names(report)}
+    verdicts = judge_all(report)
     page = environment.get_template("report.html.j2").render(
         report=report,
         title=f"Unlearning report: {clean(str(report['data'].get('name', 'unnamed data')))}",
@@ -108,9 +108,11 @@ def write_page(
         models=ordered_models(report),
         metrics=metrics,
         verdicts=verdicts,
-        deciding=list(dict.fromkeys(name for each in verdicts.values() for name in each.statuses)),
+        deciding={name for verdict in verdicts.values() for name in verdict.by_metric},
         tables=_tables(metrics),
         cells={name: _cells(report, name, metric) for name, metric in metrics.items()},
+        paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
+        paper_columns=PAPER_COLUMNS,
         sections=[
             _section(report, model, metrics, pictures, details or {}) for model in ordered_models(report)
         ],

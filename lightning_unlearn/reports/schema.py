@@ -51,6 +51,7 @@ class Failure(TypedDict):
 class _Optional(TypedDict, total=False):
     metrics: dict[str, dict[str, Any]]
     ledger: list[dict[str, Any]]
+    paper: dict[str, dict[str, list[float | None]]]
 
 
 class Report(_Optional):
@@ -67,6 +68,8 @@ class Report(_Optional):
         failures: What went wrong, run by run.
         metrics: What was declared of the metrics above, each a :class:`~lightning_unlearn.metrics.DeclaredMetric` as an
             object; absent in older files, for which this package's own declarations are taken.
+        paper: Model name to the columns that papers print, see :func:`~lightning_unlearn.reports.paper.paper_columns`;
+            added when the report is written.
         ledger: The lines that the deletion ledger holds of this comparison, one object each; absent where none is
             kept.
     """

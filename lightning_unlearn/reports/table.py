@@ -17,12 +17,11 @@ from lightning_unlearn.reports.glossary import (
     format_value,
     headline_metrics,
     measured_metrics,
-    method_names,
     ordered_models,
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import BETTER, Status, judge
+from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all
 
 __all__ = ["render_text"]
 
@@ -34,6 +33,7 @@ _BEST = "*"
 _PARTIAL = "†"
 _SIGNS: dict[Status, str] = {"close": "✓", "not close": "✗"}
 _UNKNOWN = "?"
+_BLIND = "-"
 
 _Spell = Callable[[str], str]
 """Says a text with the characters that the output knows."""
@@ -173,34 +173,43 @@ def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> 
 
 def _verdicts(report: Report, width: int, spell: _Spell) -> Iterator[str]:
     """Lay out each method's verdict in one row, a sign for the whole and one for each metric it rests on."""
-    judged = {name: judge(report, name) for name in method_names(report)}
-    if all(verdict.status in ("no interval", "nothing to compare") for verdict in judged.values()):
-        if reasons := dict.fromkeys(verdict.headline for verdict in judged.values()):
+    judged = judge_all(report)
+    statuses = [verdict.status for verdict in judged.values()]
+    if set(statuses) <= {"illustration", "nothing to compare"}:
+        if statuses:
+            reasons = dict.fromkeys(VERDICTS[status] for status in statuses)
             yield f"no verdict on any method ({'; '.join(reasons)})"
         return
 
-    def column(title: str, statuses: Iterable[Status | None]) -> _Column:
-        cells = ["-" if status is None else spell(_SIGNS.get(status, _UNKNOWN)) for status in statuses]
+    def column(title: str, signs: Iterable[str]) -> _Column:
+        cells = [spell(sign) for sign in signs]
         return _Column(_heading(spell(title), cells), cells)
 
-    deciding = {name for verdict in judged.values() for name in verdict.statuses}
-    metrics = {name: describe(name, report) for name in measured_metrics(report) if name in deciding}
-    columns = [column("verdict", (verdict.status for verdict in judged.values()))]
-    for name, metric in metrics.items():
-        columns.append(column(metric.short, (verdict.statuses.get(name) for verdict in judged.values())))
+    columns = [column("verdict", (_SIGNS.get(status, _UNKNOWN) for status in statuses))]
+    for name in measured_metrics(report):
+        found = [verdict.by_metric.get(name) for verdict in judged.values()]
+        if any(found):
+            columns.append(column(describe(name, report).short, map(_sign, found)))
     yield ""
     yield from _tables(columns, list(judged), width, spell)
-    beyond = [
-        f"{metric.short}: or {BETTER[metric.direction]}"
-        for metric in metrics.values()
-        if metric.direction in BETTER
-    ]
-    yield "Is the method close to the retrained model?"
-    yield f"{_SIGNS['close']} its mean is inside the retrained model's 95% interval" + (
-        f" ({', '.join(beyond)})" if beyond else ""
+    yield (
+        "Is the method close to the retrained model? Beside it the share of the gap between source (0%) and "
+        "retrained model (100%) that it closed."
     )
-    yield f"{_SIGNS['not close']} outside; one such metric decides the verdict"
-    yield f"{_UNKNOWN} cannot tell: the source model is inside too, or there is no interval"
+    yield (
+        f"{_SIGNS['close']} within half that gap, or less than a point of test accuracy lost, two one-sided tests "
+        "at 5%"
+    )
+    yield f"{_SIGNS['not close']} beyond (Holm over metrics and methods); one such metric decides the verdict"
+    yield f"{_UNKNOWN} undecided: more seeds would tell; {_BLIND} blind: source and retrained model do not differ"
+
+
+def _sign(finding: Finding | None) -> str:
+    """Return the sign of one metric's answer, and the share of the gap that was closed."""
+    if finding is None or finding.status == "cannot tell":
+        return _BLIND
+    share = "" if finding.share is None else f" {finding.share:.0%}"
+    return f"{_SIGNS.get(finding.status, _UNKNOWN)}{share}"
 
 
 def _failures(report: Report) -> Iterator[str]:

@@ -1,41 +1,67 @@
-"""What may be said of each method against the retrained model, in plain sentences.
+"""Judge each method against the retrained model, and say it in plain sentences.
 
-The rule asks one question of each deciding metric: does the method's mean over the seeds lie inside the 95%
-interval of the retrained model's mean? For a forgetting metric, the source model is asked as well. Where it
-lies inside too, being inside shows nothing, and such a metric does not count; being outside always counts.
+The verdict is an equivalence test on differences paired by seed (:mod:`lightning_unlearn.functional.equivalence`).
+A method is *close* where every deciding metric shows it within a margin of the retrained model, two one-sided tests at
+5%; *not close* where one shows it outside, Holm over all metrics and methods; otherwise *undecided*. A forgetting
+metric in which source and retrained model do not differ is *blind*: it is shown, and decides nothing.
 """
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lightning_unlearn.metrics.declared import DeclaredMetric
+import numpy as np
+
+from lightning_unlearn.functional.equivalence import (
+    Difference,
+    Noise,
+    holm,
+    paired_difference,
+    pooled_noise,
+    seeds_to_decide,
+    share_of_gap,
+)
 from lightning_unlearn.reports.glossary import (
     clean,
     decimals,
     describe,
-    format_interval,
     format_number,
     format_value,
     measured_metrics,
     method_names,
 )
-from lightning_unlearn.reports.schema import Report, Value
+from lightning_unlearn.reports.schema import Report
 
-Status = Literal["close", "not close", "cannot tell", "no interval", "nothing to compare"]
-"""The answer for one metric, or for a method as a whole."""
+__all__ = [
+    "LEAST_SEEDS",
+    "VERDICTS",
+    "Finding",
+    "Status",
+    "Verdict",
+    "control_findings",
+    "judge",
+    "judge_all",
+    "separates",
+    "summary_sentences",
+]
+
+LEAST_SEEDS = 3
+"""With fewer seeds a comparison is an illustration."""
+_ALPHA = 0.05
+
+Status = Literal["close", "not close", "undecided", "cannot tell", "illustration", "nothing to compare"]
+"""The answer for one metric, or for a method as a whole; "cannot tell" of a metric is that it is blind."""
 
 VERDICTS: dict[Status, str] = {
     "close": "close to the retrained model",
     "not close": "not close to the retrained model",
+    "undecided": "undecided",
     "cannot tell": "cannot tell, no forgetting metric separates the controls",
-    "no interval": "no interval: one seed",
+    "illustration": f"an illustration: fewer than {LEAST_SEEDS} seeds",
     "nothing to compare": "no verdict, nothing to compare with",
 }
 """How each answer is worded for a whole method."""
-
-
-BETTER: dict[str, str] = {"higher": "above", "lower": "below"}
-"""On which side of the retrained model's interval a value loses nothing, by what is declared good."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +72,18 @@ class Finding:
         metric: The metric's name in the report.
         status: The answer.
         sentence: It in words, with the numbers it rests on.
+        share: Share of the gap between source and retrained model that the method closed; ``None`` for utility and
+            where there is no gap.
+        share_ci95: Its 95% interval; ``None`` where the gap may be nothing.
+        seeds_needed: About how many seeds would tell, where it is undecided and any number would.
     """
 
     metric: str
     status: Status
     sentence: str
+    share: float | None = None
+    share_ci95: tuple[float, float] | None = None
+    seeds_needed: int | None = None
 
 
 @dataclass(frozen=True)
@@ -59,8 +92,8 @@ class Verdict:
 
     Attributes:
         model: The method's name in the report.
-        status: "close" when every deciding metric that can tell is close, for forgetting and for utility;
-            "not close" when one is not.
+        status: "close" when it is close in every metric that sees, for forgetting and for utility; "not close" when
+            it is not in one.
         findings: The answers metric by metric.
     """
 
@@ -69,22 +102,28 @@ class Verdict:
     findings: tuple[Finding, ...]
 
     @property
-    def statuses(self) -> dict[str, Status]:
+    def by_metric(self) -> dict[str, Finding]:
         """Each metric's answer under its name."""
-        return {finding.metric: finding.status for finding in self.findings}
+        return {finding.metric: finding for finding in self.findings}
 
     @property
     def headline(self) -> str:
         """The answer in a few words."""
-        return VERDICTS[self.status]
+        needed = [finding.seeds_needed for finding in self.findings if finding.status == "undecided"]
+        if self.status != "undecided" or not needed:
+            return VERDICTS[self.status]
+        if None in needed:
+            return "undecided, more likely not close"
+        return f"undecided, about {max(number for number in needed if number)} seeds would tell"
 
 
-def judge(report: Report, model: str) -> Verdict:
+def judge(report: Report, model: str, margins: Mapping[str, float] | None = None) -> Verdict:
     """Compare a method with the retrained model, metric by metric.
 
     Args:
         report: The report.
         model: A model of the report.
+        margins: See :func:`judge_all`.
 
     Returns:
         The verdict; "nothing to compare" where the report holds no retrained model or no common metric.
@@ -94,67 +133,224 @@ def judge(report: Report, model: str) -> Verdict:
     """
     if model not in report["models"]:
         raise KeyError(f"model={model!r} is not in the report; it holds {sorted(report['models'])}")
-    both = report["models"][model].keys() & report["models"].get("retrain", {}).keys()
-    names = [
-        name
-        for name in measured_metrics(report)
-        if name in both and describe(name, report).decides is not None
+    return judge_all(report, margins, (model,))[model]
+
+
+def judge_all(
+    report: Report, margins: Mapping[str, float] | None = None, models: tuple[str, ...] = ()
+) -> dict[str, Verdict]:
+    """Judge every method, with the errors of "not close" held together at 5%.
+
+    Args:
+        report: The report.
+        margins: Differences that do not matter, by metric, in the metric's own unit (an accuracy as a share). Left out,
+            the declared margin (of test accuracy one point), or half the gap between source and retrained model.
+        models: Models to judge beside the methods of the report.
+
+    Raises:
+        ValueError: A margin is not above 0.
+    """
+    for name, margin in (margins or {}).items():
+        if not margin > 0:
+            raise ValueError(f"margins[{name!r}] must be greater than 0, got {margin}")
+    tests = {
+        model: [
+            test
+            for name in measured_metrics(report)
+            if describe(name, report).decides is not None
+            and (test := _test(report, model, name, margins or {}))
+        ]
+        for model in dict.fromkeys((*method_names(report), *models))
+    }
+    judged = [test for each in tests.values() for test in each if test.judged]
+    for test, adjusted in zip(judged, holm([test.p_outside for test in judged]), strict=True):
+        test.outside = adjusted <= _ALPHA
+    verdicts = {}
+    for model, each in tests.items():
+        findings = tuple(_finding(report, test) for test in each)
+        verdicts[model] = Verdict(model, _overall(report, findings), findings)
+    return verdicts
+
+
+@dataclass
+class _Test:
+    """One metric of one method against the retrained model."""
+
+    model: str
+    metric: str
+    below_only: bool
+    """Whether only a loss matters."""
+    margin: float = math.nan
+    difference: Difference | None = None
+    noise: Noise | None = None
+    models: int = 0
+    gap: Difference | None = None
+    share: float | None = None
+    share_ci95: tuple[float, float] | None = None
+    outside: bool = False
+
+    @property
+    def sees(self) -> bool:
+        """Whether source and retrained model differ."""
+        return self.gap is not None and self.gap.p_outside(0.0) <= _ALPHA
+
+    @property
+    def judged(self) -> bool:
+        return self.difference is not None and (self.below_only or self.sees)
+
+    @property
+    def p_outside(self) -> float:
+        return (
+            1.0
+            if self.difference is None
+            else self.difference.p_outside(self.margin, below_only=self.below_only)
+        )
+
+    @property
+    def close(self) -> bool:
+        return (
+            self.difference is not None
+            and self.difference.p_inside(self.margin, below_only=self.below_only) <= _ALPHA
+        )
+
+
+def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -> _Test | None:
+    """Prepare the test of one metric; ``None`` where the method or the retrained model has none of it."""
+    if not {name} <= report["models"][model].keys() & report["models"].get("retrain", {}).keys():
+        return None
+    table, rows = _scores(report, name, (model, "retrain"))
+    test = _Test(model, name, describe(name, report).decides == "utility")
+    if table.shape[1] < LEAST_SEEDS or model == "retrain":
+        return test
+    floor = _floor(report, name)
+    noise = pooled_noise(table, floor=floor)
+    test.noise, test.models = noise, sum(not apart for apart in noise.apart)
+    test.difference = paired_difference(table, rows[model], rows["retrain"], noise, floor=floor)
+    if "source" in rows:
+        test.gap = paired_difference(table, rows["source"], rows["retrain"], noise, floor=floor)
+        if not test.below_only and test.gap.mean:
+            test.share, test.share_ci95 = share_of_gap(
+                table, rows["source"], rows["retrain"], rows[model], noise, floor=floor
+            )
+    half = math.nan if test.gap is None else abs(test.gap.mean) / 2
+    declared = describe(name, report).margin
+    test.margin = margins.get(name, half if declared is None else declared)
+    return test
+
+
+def _scores(
+    report: Report, name: str, needed: tuple[str, ...]
+) -> tuple["np.ndarray[tuple[int, int], np.dtype[np.float64]]", dict[str, int]]:
+    """Return a metric's scores, models × seeds, and each model's row, of the seeds that the needed models have."""
+    values = {
+        model: [math.nan if value is None else float(value) for value in scores[name]["values"]]
+        for model, scores in report["models"].items()
+        if name in scores
+    }
+    kept = [
+        place
+        for place in range(len(report["seeds"]))
+        if all(math.isfinite(values[model][place]) for model in needed)
     ]
-    findings = tuple(_compare(report, model, name) for name in names)
-    return Verdict(model, _overall(report, findings), findings)
+    complete = {
+        model: [row[place] for place in kept]
+        for model, row in values.items()
+        if all(math.isfinite(row[place]) for place in kept)
+    }
+    return np.array(list(complete.values())).reshape(len(complete), len(kept)), {
+        model: row for row, model in enumerate(complete)
+    }
+
+
+def _floor(report: Report, name: str) -> float:
+    """Return the least variance of an accuracy over n samples, which moves in steps of 1/n (Sheppard)."""
+    number = report["data"].get(f"n_{name.removeprefix('accuracy/')}")
+    return (
+        1 / (12 * number**2)
+        if name.startswith("accuracy/") and isinstance(number, int) and number > 0
+        else 0.0
+    )
+
+
+def _finding(report: Report, test: _Test) -> Finding:
+    """Word the answer for one metric."""
+    metric = describe(test.metric, report)
+    value, target = (report["models"][model][test.metric] for model in (test.model, "retrain"))
+    unit = f" {metric.unit}" if metric.unit else ""
+    points = " points" if metric.unit == "%" else unit
+
+    def number(amount: float) -> str:
+        return format_number(metric, amount, decimals(metric, value))
+
+    theirs = f"the retrained model {format_value(metric, target)}{unit}"
+    shown = f"{metric.label}: {format_value(metric, value)}{unit}, {theirs}"
+    if test.difference is None:
+        return Finding(
+            test.metric,
+            "illustration",
+            f"{shown}; fewer than {LEAST_SEEDS} seeds have both, so it is an illustration.",
+        )
+    if not test.judged:
+        return Finding(
+            test.metric,
+            "cannot tell",
+            f"{shown}; the source model, which forgot nothing, does not differ from the retrained one, so this metric "
+            "is blind here.",
+        )
+    low, high = test.difference.interval(1 - 2 * _ALPHA)
+    mean = f"{number(test.difference.mean)}{points}"
+    found = f"{shown}; their difference is {mean}, 90% interval [{number(low)}, {number(high)}]"
+    allowed = (
+        f"a loss of {number(test.margin)}{points}"
+        if test.below_only
+        else f"the margin of ±{number(test.margin)}{points}"
+    )
+    status: Status
+    needed = None
+    if test.outside:
+        status, verb = "not close", "beyond"
+    elif test.close:
+        status, verb = "close", "within"
+    else:
+        status, verb = "undecided", "not all within"
+        needed = _seeds_needed(test)
+    sentence = f"{found}, {verb} {allowed}"
+    if test.share is not None:
+        ends = test.share_ci95
+        width = (
+            f", 95% interval [{ends[0]:.0%}, {ends[1]:.0%}]" if ends else ", too small a gap for an interval"
+        )
+        overshot = ", an overshoot" if status == "not close" and test.share > 1 else ""
+        sentence += (
+            f"; {test.share:.0%} of the gap between source and retrained model is closed{width}{overshot}"
+        )
+    return Finding(test.metric, status, f"{sentence}.", test.share, test.share_ci95, needed)
+
+
+def _seeds_needed(test: _Test) -> int | None:
+    assert test.difference is not None
+    assert test.noise is not None
+    mean = test.difference.mean
+    room = test.margin + min(mean, 0.0) if test.below_only else test.margin - abs(mean)
+    return seeds_to_decide(room, test.noise, test.models)
 
 
 def _overall(report: Report, findings: tuple[Finding, ...]) -> Status:
-    """Combine the metrics: one that is not close decides, one that is close must stand on both sides."""
+    """Combine the metrics: one that is not close decides; all that see must be close, one of forgetting among them."""
+    statuses = {finding.status for finding in findings}
     if not findings:
         return "nothing to compare"
-    statuses = {finding.status for finding in findings}
     if "not close" in statuses:
         return "not close"
-    if "no interval" in statuses:
-        return "no interval"
-    close = {describe(finding.metric, report).decides for finding in findings if finding.status == "close"}
-    return "close" if "forgetting" in close else "cannot tell"
-
-
-def _compare(report: Report, model: str, name: str) -> Finding:
-    """Answer for one metric that both the method and the retrained model have."""
-    metric = describe(name, report)
-    points = " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
-    value, target = report["models"][model][name], report["models"]["retrain"][name]
-    mean, interval = value["mean"], target["ci95"]
-    shown = f"{metric.label}: {_with_unit(metric, value)}"
-    if interval is None:
-        distance = format_number(metric, abs(mean - target["mean"]), decimals(metric, value))
-        return Finding(
-            name,
-            "no interval",
-            f"{shown}, the retrained model {_with_unit(metric, target)}: {distance}{points} apart, "
-            "and no interval to judge it by.",
-        )
-    low, high = interval
-    held = f"the retrained model's 95% interval {format_interval(metric, target)} {metric.unit}".rstrip()
-    if low <= mean <= high:
-        floor = report["models"].get("source", {}).get(name)
-        if metric.decides == "forgetting" and floor is not None and not separates(report, name):
-            return Finding(
-                name,
-                "cannot tell",
-                f"{shown}, inside {held}; so is the source model ({_with_unit(metric, floor)}), "
-                "which forgot nothing, so this metric cannot tell.",
-            )
-        return Finding(name, "close", f"{shown}, inside {held}.")
-    side = "below" if mean < low else "above"
-    if metric.direction is not None and BETTER.get(metric.direction) == side:
-        return Finding(name, "close", f"{shown}, {side} {held} and so no loss.")
-    beyond = format_number(metric, low - mean if mean < low else mean - high, decimals(metric, value))
-    # A distance that rounds to nothing is none to be printed as a number.
-    away = f"{beyond}{points}" if float(beyond) else "just"
-    return Finding(name, "not close", f"{shown}, {away} {side} {held}.")
-
-
-def _with_unit(metric: DeclaredMetric, value: Value) -> str:
-    return f"{format_value(metric, value)} {metric.unit}".rstrip()
+    seeing = [
+        finding
+        for finding in findings
+        if finding.status in ("close", "undecided")
+        and describe(finding.metric, report).decides == "forgetting"
+    ]
+    if not seeing:
+        return "illustration" if "illustration" in statuses else "cannot tell"
+    return "undecided" if "undecided" in statuses else "close"
 
 
 def separates(report: Report, name: str) -> bool | None:
@@ -165,14 +361,13 @@ def separates(report: Report, name: str) -> bool | None:
         name: A metric.
 
     Returns:
-        Whether the source model's mean lies outside the 95% interval of the retrained model's mean; None where
-        one of them lacks the metric or there is no interval.
+        Whether their mean difference over seeds differs from 0 at 5%; None where one of them lacks the metric or there
+        are fewer than three seeds.
     """
-    source, retrain = (report["models"].get(control, {}).get(name) for control in ("source", "retrain"))
-    if source is None or retrain is None or retrain["ci95"] is None:
+    if not all(name in report["models"].get(control, {}) for control in ("source", "retrain")):
         return None
-    low, high = retrain["ci95"]
-    return not low <= source["mean"] <= high
+    test = _test(report, "source", name, {})
+    return None if test is None or test.difference is None else test.sees
 
 
 def control_findings(report: Report) -> list[str]:
@@ -187,17 +382,18 @@ def control_findings(report: Report) -> list[str]:
         metric = describe(name, report)
         if metric.decides != "forgetting" or name not in source or name not in retrain:
             continue
+        unit = f" {metric.unit}" if metric.unit else ""
         numbers = (
-            f"{metric.label}: source model {_with_unit(metric, source[name])}, "
-            f"retrained model {_with_unit(metric, retrain[name])}"
+            f"{metric.label}: source model {format_value(metric, source[name])}{unit}, "
+            f"retrained model {format_value(metric, retrain[name])}{unit}"
         )
         told_apart = separates(report, name)
         if told_apart is None:
-            sentences.append(f"{numbers}; with one seed there is no interval to say whether they differ.")
+            sentences.append(f"{numbers}; fewer than {LEAST_SEEDS} seeds cannot show whether they differ.")
         elif not told_apart:
             sentences.append(
-                f"{numbers}; the source model lies inside the retrained model's 95% interval, so on this "
-                "data the metric does not separate a model that forgot from one that did not."
+                f"{numbers}; they do not differ by more than chance, so on this data the metric is blind: it does not "
+                "separate a model that forgot from one that did not."
             )
         else:
             sentences.append(f"{numbers}; the metric separates them.")
@@ -234,14 +430,17 @@ def summary_sentences(report: Report) -> list[str]:
     else:
         sentences.append("The report holds no retrained model, so no method can be judged.")
     by_status: dict[Status, list[str]] = {}
-    for model in methods:
-        by_status.setdefault(judge(report, model).status, []).append(clean(model))
+    for model, verdict in judge_all(report).items():
+        by_status.setdefault(verdict.status, []).append(clean(model))
     if "retrain" in report["models"]:
         for status, wording in VERDICTS.items():
-            if status in by_status and status != "no interval":
+            if status in by_status and status != "illustration":
                 sentences.append(f"{wording.capitalize()}: {', '.join(by_status[status])}.")
-    if len(seeds) == 1:
-        sentences.append("No interval: one seed. A difference between two models may be chance.")
+    if len(seeds) < LEAST_SEEDS:
+        sentences.append(
+            f"{_count(len(seeds), 'seed', 'seeds').capitalize()}: an illustration, no verdict. A difference between "
+            "two models may be chance."
+        )
     if report["failures"]:
         sentences.append(
             f"{_count(len(report['failures']), 'run or score', 'runs or scores')} failed, listed below."

@@ -6,6 +6,7 @@ from pathlib import Path
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import draw_figures
 from lightning_unlearn.reports.page import write_page
+from lightning_unlearn.reports.paper import paper_columns
 from lightning_unlearn.reports.schema import Report, validate, write_json
 
 __all__ = ["write_all"]
@@ -33,4 +34,4 @@ def write_all(report: Report, folder: str | os.PathLike[str], details: Details |
     (root / "report.json").unlink(missing_ok=True)
     figures = draw_figures(report, root / "figures", details)
     page = write_page(report, root / "report.html", figures, details)
-    return [*figures, page, write_json(report, root / "report.json")]
+    return [*figures, page, write_json({**report, "paper": paper_columns(report)}, root / "report.json")]

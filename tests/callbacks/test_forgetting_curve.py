@@ -11,8 +11,8 @@ from helpers.toys import assert_same_state, toy_data
 from test_compare import CPU, toy_compare
 
 from lightning_unlearn import WGAN, MethodRun
-from lightning_unlearn.callbacks import Backdoor, forgetting
-from lightning_unlearn.data import ColumnTrigger, Poison
+from lightning_unlearn.callbacks import Backdoor
+from lightning_unlearn.data import ColumnTrigger, Poison, splits
 
 NAMES = [f"accuracy/{stream}" for stream in ("forget", "retain", "test")]
 
@@ -43,15 +43,15 @@ def test_two_processes_log_one_curve(tmp_path: Path) -> None:
 
 
 def test_large_sets_are_looked_at_in_part_and_always_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forgetting, "_WATCHED", 5)
+    monkeypatch.setattr(splits, "_ENOUGH", 5)
     positions = torch.arange(100, 400, 3).numpy()
-    some = forgetting._some(positions, seed=1)
+    some = splits.some_of(positions, seed=1)
     assert len(set(some)) == 5
     assert set(some) <= set(positions)
     assert list(some) == sorted(some)
-    assert list(forgetting._some(positions, seed=1)) == list(some)
-    assert list(forgetting._some(positions, seed=2)) != list(some)
-    assert list(forgetting._some(positions[:4], seed=1)) == list(positions[:4])
+    assert list(splits.some_of(positions, seed=1)) == list(some)
+    assert list(splits.some_of(positions, seed=2)) != list(some)
+    assert list(splits.some_of(positions[:4], seed=1)) == list(positions[:4])
 
 
 def test_all_that_is_logged_of_a_method_with_two_optimizers_stands_on_one_axis(tmp_path: Path) -> None:

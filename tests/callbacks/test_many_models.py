@@ -451,9 +451,13 @@ def test_two_processes_make_the_models_of_one() -> None:
 @pytest.mark.parametrize(
     ("evaluator", "arguments", "message"),
     [
-        (ForgettingQuality, {"models": 2}, "models must be at least 3 for ForgettingQuality"),
-        (ULiRA, {"models": 3}, "models must be at least 4 for ULiRA"),
-        (LiRA, {"models": 3, "variance": "per_sample"}, "at least 4 with"),
+        (
+            ForgettingQuality,
+            {"models": 2},
+            "models must be at least 3, got 2; ForgettingQuality needs as many",
+        ),
+        (ULiRA, {"models": 3}, "models must be at least 4, got 3; ULiRA needs as many"),
+        (LiRA, {"models": 3, "variance": "per_sample"}, "at least 4, got 3; variance='per_sample'"),
         (KLOM, {"models": 1}, "models must be at least 2"),
         (RMIA, {"models": 1}, "models must be at least 2"),
         (KLOM, {"sources": "some"}, "sources"),

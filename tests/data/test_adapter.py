@@ -54,7 +54,7 @@ def test_logits_are_found(output: object) -> None:
         ((X,), Adapter(), r"targets=1 not found in a batch of 1 elements"),
         ({"x": X}, Adapter(), r"targets=None not found in a batch with the keys \['x'\]"),
         ({"x": X, "y": Y}, Adapter(targets="z"), r"targets='z' not found"),
-        ((X, X), Adapter(), r"class numbers of shape \(B,\), got \(2, 3\) torch.float32"),
+        ((X, X), Adapter(), r"class numbers of shape \(B,\), got shape \(2, 3\) of torch.float32"),
         (X, Adapter(), "must be a sequence or a mapping"),
     ],
 )

@@ -160,7 +160,7 @@ def test_hold_out_and_balanced_prefix_against_brute_force():
             assert [i for i in chosen if targets[i] == label] == members[: observed[label]].tolist()
         assert previous < set(chosen)
         previous = set(chosen)
-    with pytest.raises(ValueError, match="limit must be 1 or more"):
+    with pytest.raises(ValueError, match="limit must be at least 1"):
         balanced_prefix(targets, 0, name="limit")
 
 
@@ -449,7 +449,7 @@ def test_attributes_of_divided_files(tmp_path):
             "test_fraction=0.1 is for files with x and y only",
         ),
         ({"x": np.zeros((10, 2)), "y": LABELS}, {"mean": (0.5,)}, "mean and std go together"),
-        ({"x": np.zeros((10, 2)), "y": LABELS}, {"test_fraction": 1.0}, "test_fraction must be"),
+        ({"x": np.zeros((10, 2)), "y": LABELS}, {"test_fraction": 1.0}, "test_fraction must lie in"),
     ],
 )
 def test_unusable_array_files_are_refused(tmp_path, arrays, options, message):

@@ -189,5 +189,5 @@ def test_missing_files_and_bad_arguments(tmp_path):
         message = rf"{cls.__name__} not found: looked for .*{name}.*privacytrustlab"
         with pytest.raises(FileNotFoundError, match=message):
             cls(tmp_path).setup("fit")
-    with pytest.raises(ValueError, match="classes must be 2 or more"):
+    with pytest.raises(ValueError, match="classes must be at least 2"):
         Purchase(tmp_path, classes=1)

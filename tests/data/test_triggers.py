@@ -21,8 +21,6 @@ from lightning_unlearn.data import (
 from lightning_unlearn.data.poisoning import (
     Poison,
     PoisonedDataset,
-    PoisonedTensorData,
-    collate_for,
     poison,
     triggered_loader,
 )
@@ -118,13 +116,13 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_the_random_state(
         (lambda: PatchTrigger(size=0), "size must be at least 1"),
         (lambda: PatchTrigger(value=float("nan")), "value must be finite"),
         (lambda: PatchTrigger(size=7)(images()), "size=7 does not fit into images of 6 x 7"),
-        (lambda: PatchTrigger(value=255)(images()), r"value must be a share of full scale in \[0, 1\]"),
+        (lambda: PatchTrigger(value=255)(images()), r"value must lie in \[0, 1\]"),
         (lambda: PatchTrigger(value=0.5)(images().to(torch.int32)), "value must be a whole number"),
         (lambda: PatchTrigger()(torch.zeros(3, 4)), "tables take a ColumnTrigger"),
         (lambda: BlendTrigger(strength=0), "strength must lie in"),
-        (lambda: BlendTrigger(seed=-1), "seed must be 0 or more"),
+        (lambda: BlendTrigger(seed=-1), "seed must be at least 0"),
         (lambda: BlendTrigger(low=1, high=1), "low must be less than high"),
-        (lambda: BlendTrigger(low=-2, high=2)(images()), "for uint8 inputs"),
+        (lambda: BlendTrigger(low=-2, high=2)(images()), "of uint8 inputs"),
         (lambda: ColumnTrigger([]), "columns must be different positions"),
         (lambda: ColumnTrigger([1, 1]), "columns must be different positions"),
         (lambda: ColumnTrigger(-1), "columns must be different positions"),
@@ -133,7 +131,7 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_the_random_state(
         (lambda: ColumnTrigger(4)(torch.zeros(3, 4)), r"columns must lie in \[0, 4\)"),
         (lambda: ColumnTrigger(0, 0.5)(torch.zeros(3, 4, dtype=torch.uint8)), "cannot be held"),
         (lambda: ColumnTrigger(0)(images()), "images take a PatchTrigger"),
-        (lambda: Poison(MARK, -1), "target_label must be a class"),
+        (lambda: Poison(MARK, -1), "target_label must be at least 0"),
     ],
 )
 def test_bad_triggers_are_refused(build: Any, message: str) -> None:
@@ -204,7 +202,7 @@ def test_any_layout_of_batches_is_poisoned_as_tensors_are(layout: str, workers: 
     loader = DatasetLoader(
         poisoned,
         batch_size=7,
-        collate_fn=collate_for(poisoned, collate_fn),
+        collate_fn=collate_fn,
         num_workers=workers,
         rank=0,
         world_size=1,
@@ -229,7 +227,7 @@ def test_data_in_memory_are_copied_once_and_poisoned_before_augmentation_and_nor
     )
     patch = PatchTrigger("top_left", 2)
     poisoned = poison(clean, np.array([2, 5]), Poison(patch, 1))
-    assert isinstance(poisoned, PoisonedTensorData)
+    assert isinstance(poisoned, TensorData)
     assert poisoned.clean is clean
     assert torch.equal(clean.inputs, raw)
     assert torch.equal(clean.targets, targets)
@@ -250,7 +248,7 @@ def test_what_cannot_be_poisoned_is_named() -> None:
     keywords = [{"pixels": torch.zeros(2), "mask": torch.ones(2), "label": 0}] * 3
     poisoned = PoisonedDataset(keywords, np.array([0]), MARK)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"the batches of list hold a dict there; .*Adapter\(inputs=...\)"):
-        next(iter(DatasetLoader(poisoned, batch_size=2, collate_fn=collate_for(poisoned, None))))
+        next(iter(DatasetLoader(poisoned, batch_size=2)))
     with pytest.raises(
         ValueError, match="target_label must be one of the 3 classes of the data, 0 to 2, got 3"
     ):
@@ -270,8 +268,6 @@ def test_a_triggered_loader_marks_every_sample_and_keeps_true_labels(
     parts = []
     for rank in range(2):
         order: dict[str, Any] = {"batch_size": 2, "indexed": True, "rank": rank, "world_size": 2}
-        if not in_memory:
-            order["collate_fn"] = collate_for(dataset, None)
         loader = (TensorLoader if in_memory else DatasetLoader)(dataset, chosen, **order)  # type: ignore[arg-type]
         marked = triggered_loader(loader, MARK)
         assert loader.dataset is dataset, "the loader that was given was changed"

@@ -1,6 +1,5 @@
-"""Ranks share the members: two processes, of a Trainer or of torchrun, give the models of one."""
+"""Ranks share the members: two processes give the models of one."""
 
-import os
 import socket
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +12,7 @@ from helpers.toys import FEATURES, blobs, quiet_trainer, toy_data, toy_source
 
 from lightning_unlearn.data import TensorData
 from lightning_unlearn.ensembles import Ensemble, Member, Recipe, Runtime, train_ensemble
+from lightning_unlearn.ensembles import ensemble as ensemble_module
 from lightning_unlearn.ensembles.workers import in_workers
 from lightning_unlearn.models import MLP
 
@@ -54,27 +54,24 @@ def test_two_ranks_of_a_trainer_give_the_same_models(members: int) -> None:
 
 
 def ranks(work: Any) -> Iterator[tuple[int, Any]]:
-    """Run ``work(rank)`` in two processes that see what torchrun tells them."""
+    """Run ``work(runtime)`` in two processes of one group."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
 
-    def start(rank: int, note: Any) -> Any:
-        os.environ.update(
-            {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"},
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-            TORCHELASTIC_RUN_ID="test",
-        )
-        return work(rank)
+    def start(rank: int) -> Any:
+        address = f"tcp://127.0.0.1:{port}"
+        torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+        runtime = Runtime()
+        runtime.rank, runtime.world_size = rank, 2
+        return work(runtime)
 
     return in_workers(start, [0, 1], 2)
 
 
-def test_two_ranks_of_torchrun_give_the_same_models(tmp_path: Any) -> None:
-    def work(rank: int) -> dict[str, Any]:
-        ensemble = some_ensemble(5, cache=tmp_path)
-        assert not torch.distributed.is_initialized(), "the process group was left behind"
+def test_every_rank_trains_its_share_and_holds_all(tmp_path: Any) -> None:
+    def work(runtime: Runtime) -> dict[str, Any]:
+        ensemble = some_ensemble(5, runtime, cache=tmp_path)
         return {"states": ensemble.states, "losses": ensemble.losses}
 
     expected = some_ensemble(5)
@@ -85,14 +82,15 @@ def test_two_ranks_of_torchrun_give_the_same_models(tmp_path: Any) -> None:
     assert len(list(tmp_path.iterdir())) == 5, "a rank trained what another had to"
 
 
-def test_an_error_on_one_rank_ends_all() -> None:
-    def work(rank: int) -> str:
-        def fail(done: int, of: int) -> None:
-            if rank == 1:
-                raise OSError("no more space")
+def test_an_error_on_one_rank_ends_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise OSError("no more space")
 
+    def work(runtime: Runtime) -> str:
+        if runtime.rank == 1:
+            monkeypatch.setattr(ensemble_module, "decide", fail)
         try:
-            some_ensemble(4, on_progress=fail)
+            some_ensemble(4, runtime)
         except Exception as error:
             return f"{type(error).__name__}: {error}"
         return "no error"

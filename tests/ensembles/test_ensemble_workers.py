@@ -1,8 +1,10 @@
-"""Worker processes give results, errors and progress, and are gone afterwards."""
+"""Worker processes give results and errors, and are gone afterwards."""
 
 import multiprocessing
 import os
+import signal
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,21 +19,27 @@ def gone() -> bool:
     return not multiprocessing.active_children()
 
 
-def test_results_and_notes_arrive() -> None:
-    notes: list[Any] = []
-
-    def work(task: int, note: Any) -> dict[str, Any]:
-        note(task * 10)
+def test_results_arrive() -> None:
+    def work(task: int) -> dict[str, Any]:
         return {"square": torch.tensor(task**2), "threads": torch.get_num_threads(), "pid": os.getpid()}
 
-    results = dict(in_workers(work, range(5), 2, notes.append))
+    results = dict(in_workers(work, range(5), 2))
     assert [int(results[task]["square"]) for task in range(5)] == [0, 1, 4, 9, 16]
-    assert sorted(notes) == [0, 10, 20, 30, 40]
     assert {result["threads"] for result in results.values()} == {1}
-    pids = {result["pid"] for result in results.values()}
-    assert 1 <= len(pids) <= 2
-    assert os.getpid() not in pids
+    assert os.getpid() not in {result["pid"] for result in results.values()}
     assert gone()
+
+
+def test_no_more_work_at_a_time_than_asked_for(tmp_path: Path) -> None:
+    def work(task: int) -> int:
+        (tmp_path / str(task)).touch()
+        time.sleep(0.05)
+        at_once = len(list(tmp_path.iterdir()))
+        (tmp_path / str(task)).unlink()
+        return at_once
+
+    assert max(at_once for _, at_once in in_workers(work, range(6), 2)) <= 2
+    assert {os.getpid()} == {pid for _, pid in in_workers(lambda _: os.getpid(), range(2), 0)}
 
 
 def test_a_fork_after_parallel_backward_passes_does_not_hang() -> None:
@@ -65,7 +73,7 @@ class UnportableError(Exception):
     ],
 )
 def test_errors_arrive_with_their_traceback(error: Exception, expected: Any, message: str) -> None:
-    def work(task: int, note: Any) -> int:
+    def work(task: int) -> int:
         if task == 1:
             raise error
         time.sleep(30)
@@ -80,7 +88,7 @@ def test_errors_arrive_with_their_traceback(error: Exception, expected: Any, mes
 
 
 def test_a_worker_that_dies_is_noticed() -> None:
-    def work(task: int, note: Any) -> int:
+    def work(task: int) -> int:
         if task == 1:
             os._exit(7)
         time.sleep(30)
@@ -92,22 +100,21 @@ def test_a_worker_that_dies_is_noticed() -> None:
 
 
 def test_an_interrupt_kills_the_workers() -> None:
-    def interrupt(_: Any) -> None:
-        raise KeyboardInterrupt
-
-    def work(task: int, note: Any) -> None:
-        note("started")
+    def work(task: int) -> None:
+        if task == 0:
+            time.sleep(0.2)
+            os.kill(os.getppid(), signal.SIGINT)
         time.sleep(30)
 
     start = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        list(in_workers(work, [0, 1], 2, interrupt))
+        list(in_workers(work, [0, 1], 2))
     assert time.monotonic() - start < 20
     assert gone()
 
 
 def test_stopping_early_kills_the_workers() -> None:
-    results = in_workers(lambda task, note: task, range(100), 2)
+    results = in_workers(lambda task: task, range(100), 2)
     next(results)
     results.close()  # type: ignore[attr-defined]
     assert gone()
@@ -115,7 +122,7 @@ def test_stopping_early_kills_the_workers() -> None:
 
 def test_large_results_do_not_block() -> None:
     # larger than any pipe's buffer, from both workers at a time
-    results = dict(in_workers(lambda task, note: torch.full((2_000_000,), float(task)), range(4), 2))
+    results = dict(in_workers(lambda task: torch.full((2_000_000,), float(task)), range(4), 2))
     assert all(bool((results[task] == task).all()) for task in range(4))
 
 

@@ -389,9 +389,14 @@ def test_the_population_attack_ranks_as_percentiles() -> None:
 
 
 def test_bad_losses_are_refused() -> None:
-    with pytest.raises(ValueError, match="is empty"):
+    with pytest.raises(ValueError, match="N > 0"):
         population_attack_scores(torch.zeros(2), torch.zeros(0))
     with pytest.raises(ValueError, match="losses must be one"):
         population_attack_scores(torch.zeros(2, 2), torch.zeros(2))
     with pytest.raises(ValueError, match="holds NaN"):
         population_attack_scores(torch.zeros(2), torch.full((2,), math.nan))
+
+
+def test_confidence_of_float_targets_is_refused() -> None:
+    with pytest.raises(ValueError, match="targets must be integer class indices"):
+        logit_scaled_confidence(torch.zeros(2, 3), torch.zeros(2))

@@ -198,7 +198,7 @@ def test_arguments_are_checked():
     with pytest.raises(ValueError, match="threshold must be a number"):
         membership_rates(good, good, math.nan)
     for level in (0.0, 1.0, 95):
-        with pytest.raises(ValueError, match="level must lie strictly between"):
+        with pytest.raises(ValueError, match=r"level must lie in \(0, 1\)"):
             bootstrap_intervals(good, good, g, level=level)
     with pytest.raises(ValueError, match="resamples must be at least 2"):
         bootstrap_intervals(good, good, g, resamples=1)

@@ -123,7 +123,7 @@ def test_sensitivities_of_opposite_gradients_do_not_cancel():
 
 def test_sensitivity_arguments_are_checked():
     for arguments, message in [
-        ({"granularity": "layer"}, "granularity must be 'scalar' or 'tensor', got 'layer'"),
+        ({"granularity": "layer"}, "granularity must be one of 'scalar', 'tensor', got 'layer'"),
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
     ]:
         with pytest.raises(ValueError, match=message):
@@ -143,7 +143,7 @@ def test_whole_tensors_are_chosen_by_their_sensitivity():
         "scale": [0],
         "fc.weight": list(range(160)),
     }
-    with pytest.raises(ValueError, match="k must lie between 1 and 5"):
+    with pytest.raises(ValueError, match=r"k must lie in \[1, 5\]"):
         select_top_k_tensors(values, parameters, 6)
 
 
@@ -278,12 +278,12 @@ def test_perturbations_run_in_deterministic_mode():
 def test_selection_arguments_are_checked():
     values = sensitivities(0)
     for k in (0, -1, TOTAL + 1):
-        with pytest.raises(ValueError, match="k must lie between 1 and"):
+        with pytest.raises(ValueError, match=r"k must lie in \[1, "):
             select_top_k(values, k)
     for k in (1.0, True):
         with pytest.raises(TypeError, match="k must be an integer"):
             select_top_k(values, k)
-    with pytest.raises(ValueError, match="k must lie between 1 and 27"):
+    with pytest.raises(ValueError, match=r"k must lie in \[1, 27\]"):
         select_random_top_k(values, 0.1, 28, generator())
     for fraction in (0.0, -0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"fraction must lie in \(0, 1\]"):

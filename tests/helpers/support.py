@@ -1,9 +1,8 @@
-"""What every method and every evaluator does under which Trainer; the harnesses run it, the README shows it.
+"""What every method and every evaluator does under which Trainer; the harnesses run it, the documentation shows it.
 
-Each axis stands in one test of the harnesses, which runs it over everything that is exported. What is named in
-``REFUSED`` must be refused by a message that holds these words and the method's name; what is named in ``NOT_RUN``
-is left out; all else must work. :mod:`support_table` makes the README's table of it, so nothing is claimed there
-that the harnesses do not run.
+The axes are in ``docs/support.yml``, each with its line of the table; one test of the harnesses runs it over everything
+that is exported. What the head of a class's page names as ``refused`` must be refused by a message that holds these
+words and the class's name; all else must work. So nothing is claimed that the harnesses do not run.
 """
 
 import inspect
@@ -11,6 +10,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import doc_tables
 import pytest
 
 import lightning_unlearn.callbacks
@@ -33,60 +33,45 @@ EVALUATORS: list[type[Evaluator]] = [
     and hasattr(evaluator, "default_name")  # the bases, which measure nothing, have none
 ]
 
-STRATEGIES = {
-    "one process": "one process",
-    "ddp_fork": "`ddp_fork`, two processes",
-    "ddp": "`ddp`, two processes",
-    "ddp_spawn": "`ddp_spawn`, two processes",
-    "fsdp2": "`ModelParallelStrategy` (FSDP2), two processes",
+METHOD_AXES: dict[str, str] = doc_tables.support_axes("methods")
+EVALUATOR_AXES: dict[str, str] = doc_tables.support_axes("evaluators")
+REFUSED: dict[str, dict[str, str]] = {
+    name: head["refused"]
+    for kind in ("methods", "evaluators")
+    for name, head in doc_tables.pages(kind).items()
+    if "refused" in head
 }
-PRECISIONS = {
-    "bf16-mixed": "`bf16-mixed`",
-    "16-mixed": "`16-mixed` with its gradient scaler",
-    "bf16-true": "`bf16-true`",
-}
-METHOD_AXES: dict[str, str] = {
-    **STRATEGIES,
-    **PRECISIONS,
-    "accumulate_grad_batches": "`accumulate_grad_batches`",
-    "gradient_clip_val": "`gradient_clip_val`",
-    "limits": "`limit_*_batches`, `fast_dev_run`, `max_steps`, `max_time`",
-    "compile": "`torch.compile`d source",
-    "channels_last": "`channels_last` source",
-    "resume": "resume at any step, same weights",
-    "resume preparation": "resume after a stop while preparing, same weights",
-    "resume fsdp2": "resume under FSDP2, same weights",
-    "ModelCheckpoint": "`ModelCheckpoint` on a forgetting metric",
-    "EarlyStopping": "`EarlyStopping` on a forgetting metric",
-    "StochasticWeightAveraging": "`StochasticWeightAveraging`",
-    "LearningRateMonitor": "`LearningRateMonitor`",
-    "Timer": "`Timer`",
-    "export": "export into the source's own class",
-}
-EVALUATOR_AXES: dict[str, str] = {
-    **STRATEGIES,
-    "fsdp2 own module": "the same, on a module of one's own that is sharded",
-    **PRECISIONS,
-    "limits": "`limit_*_batches`, `fast_dev_run`, `max_steps`, `max_time`",
-    "compile": "`torch.compile`d model",
-    "channels_last": "`channels_last` model",
-    "test": "`Trainer.test`, same scores",
-    "undisturbed": "training is bit-identical with and without it",
+NOT_RUN: dict[str, set[str]] = {
+    axis: {method.__name__ for method in METHODS} - set(run)
+    for axis, run in doc_tables.support_axes("only").items()
 }
 
-_MANUAL = "manual optimization"
-REFUSED: dict[str, dict[str, str]] = {
-    "WGAN": {
-        "accumulate_grad_batches": _MANUAL,
-        "gradient_clip_val": _MANUAL,
-        "StochasticWeightAveraging": _MANUAL,
-        "resume fsdp2": "second optimizer",
-    },
-    "RelearnTime": {"fsdp2 own module": "copies the model"},
-    "UnlearningDegree": {"fsdp2 own module": "copies the model"},
+# What makes an evaluator quick, by the names that arguments of this meaning have everywhere.
+_QUICK: dict[str, Any] = {
+    "attack": "logistic",
+    "bootstrap": 20,
+    "epochs": 2,
+    "least_steps": 0,
+    "max_steps": 5,
+    "models": 4,
+    "null_control": "continue",
+    "null_epochs": 1,
+    "retrain_epochs": 2,
+    "shadow_epochs": 2,
 }
-# A process that is spawned costs six seconds: one method, with all evaluators, stands for all.
-NOT_RUN: dict[str, set[str]] = {"ddp_spawn": {method.__name__ for method in METHODS} - {"ReferenceKL"}}
+
+
+def quick(evaluator: type[Evaluator], **arguments: Any) -> dict[str, Any]:
+    """Return what makes an evaluator quick and, of more arguments, those that it has."""
+    kinds = [kind for kind in evaluator.__mro__ if "__init__" in vars(kind)]
+    names = {name for kind in kinds for name in inspect.signature(kind).parameters}
+    return {name: value for name, value in {**_QUICK, **arguments}.items() if name in names}
+
+
+def trains_models(evaluator: type[Evaluator]) -> bool:
+    """Whether an evaluator trains models of its own."""
+    return bool(quick(evaluator).keys() - {"bootstrap"})
+
 
 covered: dict[str, set[str]] = {"methods": set(), "evaluators": set()}
 

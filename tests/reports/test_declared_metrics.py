@@ -91,13 +91,12 @@ def test_a_comparison_keeps_what_was_declared_and_the_page_is_made_from_it(tmp_p
 
 
 def test_it_decides_in_table_and_page_and_is_drawn(tmp_path: Path) -> None:
-    report = sure_report(better=(0.3, 0.3, 0.3), near=(0.5, 0.5, 0.5), worse=(0.7, 0.7, 0.7))
-    answers = {name: judge(report, name).statuses[SURE] for name in ("better", "near", "worse")}
+    report = sure_report(better=(0.45, 0.45, 0.45), near=(0.5, 0.5, 0.5), worse=(0.88, 0.88, 0.88))
+    answers = {name: judge(report, name).by_metric[SURE].status for name in ("better", "near", "worse")}
     assert answers == {"better": "close", "near": "close", "worse": "not close"}
     assert best_and_worst(report, SURE) == ({"better"}, {"worse"})
     text = render_text(report)
     assert re.search(r"verdict\s+accuracy\s+sureness", text)
-    assert "sureness: or below" in " ".join(text.split())
     assert re.search(r"bits", text)
     figures = draw_figures(report, tmp_path)
     assert {path.name for path in figures} == {"accuracy.png", "scores_sureness.png", "trade_off.png"}
@@ -136,7 +135,7 @@ def test_an_older_file_is_read_as_before(tmp_path: Path) -> None:
     validate(report)
     assert describe("accuracy/test", report) == METRICS["accuracy/test"]
     assert describe(SURE, report).label == "sureness: mean"
-    assert SURE not in judge(report, "own").statuses
+    assert SURE not in judge(report, "own").by_metric
 
 
 def test_merged_reports_keep_the_declarations_of_all() -> None:
@@ -153,6 +152,8 @@ def test_merged_reports_keep_the_declarations_of_all() -> None:
         ({"label": ""}, "label must not be empty"),
         ({"label": "a", "direction": "up"}, "direction of 'a' must be one of"),
         ({"label": "a", "decides": "all"}, "decides of 'a' must be one of"),
+        ({"label": "a", "decides": "utility", "direction": "higher"}, "give its margin"),
+        ({"label": "a", "margin": 0}, "margin of 'a' must be above 0"),
         ({"label": "a", "digits": -1}, "digits of 'a' must be 0 to 10"),
         ({"label": "a", "unit": None}, "unit must be a text"),
     ],

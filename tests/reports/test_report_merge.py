@@ -21,6 +21,7 @@ from lightning_unlearn.reports import (
     write_all,
     write_json,
 )
+from lightning_unlearn.reports.paper import paper_columns
 from lightning_unlearn.reports.schema import Report, summarise, validate
 from lightning_unlearn.reports.verdict import summary_sentences
 
@@ -244,7 +245,8 @@ def test_two_comparisons_make_one_page(
     folders = [comparison(tmp_path / "a", first, make_details(first))]
     folders.append(comparison(tmp_path / "b", second, make_details(second)))
     written = rebuild(folders, tmp_path / "both")
-    assert read_json(written[-1]) == merge(pair, ["a", "b"])
+    merged = merge(pair, ["a", "b"])
+    assert read_json(written[-1]) == {**merged, "paper": paper_columns(merged)}
     page = (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
     assert 'data-model="top_k"' in page
     assert "lightning-unlearn report FOLDER" in page

@@ -22,6 +22,7 @@ from lightning_unlearn.reports import (
     write_page,
 )
 from lightning_unlearn.reports.glossary import describe, method_names
+from lightning_unlearn.reports.paper import paper_columns
 from lightning_unlearn.reports.schema import Report
 
 MakeDetails = Callable[[Report], dict[str, dict[int, RunDetails]]]
@@ -254,7 +255,7 @@ def test_json_is_written_last_and_never_beside_a_broken_page(
 ) -> None:
     paths = write_all(small_report, tmp_path)
     assert [path.name for path in paths[-2:]] == ["report.html", "report.json"]
-    assert read_json(paths[-1]) == small_report
+    assert read_json(paths[-1]) == {**small_report, "paper": paper_columns(small_report)}
 
     def fail(*arguments: Any) -> Path:
         raise RuntimeError("disk full")

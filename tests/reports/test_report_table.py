@@ -40,8 +40,8 @@ def test_text_can_be_said_in_any_encoding(
 
 def test_verdicts_keep_their_meaning_in_ascii(attacked_report: Report) -> None:
     plain, signs = render_text(attacked_report, 100, encoding="ascii"), render_text(attacked_report, 100)
-    assert "Y its mean is inside" in plain
-    assert "N outside" in plain
+    assert "Y within half that gap" in plain
+    assert "N beyond" in plain
 
     def rows(text: str) -> list[list[str]]:
         lines = text[text.index("verdict") :].split("Is the method close")[0].splitlines()
@@ -85,20 +85,23 @@ def test_best_partial_and_failed_are_marked(large_report: Report) -> None:
 def verdict_rows(text: str) -> dict[str, list[str]]:
     """Read the table of the verdicts: each method's signs in the order of the columns."""
     table = text[text.index("verdict") :].split("Is the method close")[0]
-    rows = [line.split() for line in table.splitlines() if re.search(r"[✓✗?]", line)]
+    rows = [re.sub(r" -?\d+%", "", line).split() for line in table.splitlines() if re.search(r"[✓✗?]", line)]
     return {row[0]: row[1:] for row in rows}
 
 
 def test_each_method_has_its_verdict_in_one_row(attacked_report: Report) -> None:
     models = attacked_report["models"]
     models["top_k"]["accuracy/test"] = models["retrain"]["accuracy/test"]
+    models["top_k"]["accuracy/forget"] = models["source"]["accuracy/forget"]
     rows = verdict_rows(render_text(attacked_report))
     methods = [name for name in models if name not in ("source", "retrain")]
     assert list(rows) == methods
     for method, signs in rows.items():
         verdict = judge(attacked_report, method)
         expected = [verdict.status, *(finding.status for finding in verdict.findings)]
-        assert signs == [{"close": "✓", "not close": "✗"}.get(status, "?") for status in expected]
+        assert signs == [
+            {"close": "✓", "not close": "✗", "cannot tell": "-"}.get(status, "?") for status in expected
+        ]
     assert rows["top_k"][:2] == ["✗", "✓"]
 
 
@@ -111,7 +114,7 @@ def test_verdict_that_cannot_be_told_has_a_question_mark(small_report: Report) -
     small_report["models"]["reference_kl"]["accuracy/test"] = small_report["models"]["retrain"][
         "accuracy/test"
     ]
-    assert verdict_rows(render_text(small_report)) == {"reference_kl": ["?", "✓", "?"]}
+    assert verdict_rows(render_text(small_report)) == {"reference_kl": ["?", "✓", "-"]}
 
 
 def test_no_retrained_model_no_verdicts(small_report: Report) -> None:

@@ -1,13 +1,14 @@
-"""When an evaluator fires, and how it leaves everything as it found it; what is measured stands in its own file."""
+"""Decide when an evaluator fires, and leave everything as it was found."""
 
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeVar
 
 import lightning as L
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit, forget_answers, try_answers
 from lightning_unlearn.callbacks.base.watching import Watcher
+from lightning_unlearn.core.checks import one_of
 from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.seeds import derive_seed
@@ -30,6 +32,8 @@ from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
 
 __all__ = ["Evaluator"]
+
+T = TypeVar("T")
 
 
 class Evaluator(L.Callback):
@@ -86,8 +90,7 @@ class Evaluator(L.Callback):
                 f"data must be an UnlearningDataModule, got {type(data).__name__}; write "
                 "UnlearningDataModule(your_datamodule, forget=...)"
             )
-        if on_error not in ("report", "raise"):
-            raise ValueError(f"on_error must be 'report' or 'raise', got {on_error!r}")
+        one_of("on_error", on_error, "report", "raise")
         self.data = data
         self.source = None if source is None else uncompiled(source)
         self.retrained = None if retrained is None else uncompiled(retrained)
@@ -101,6 +104,11 @@ class Evaluator(L.Callback):
         self.results: dict[str, float] = {}
         self.details: dict[str, Any] = {}
         self.error: str | None = None
+        self._made: tuple[Any, list[weakref.ref[Any]], Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave behind what :meth:`once` made, whose weak references cannot go to another process."""
+        return {**self.__dict__, "_made": None}
 
     # ------------------------------------------------------------------ what an evaluator writes
 
@@ -150,6 +158,33 @@ class Evaluator(L.Callback):
         """
         return None
 
+    def once(self, key: Any, subjects: Sequence[Any], make: Callable[[], T]) -> T:
+        """Make something that takes long, or return what was made for the same objects the last time.
+
+        Args:
+            key: What it depends on beside the objects, such as a seed.
+            subjects: The objects it depends on, each by itself and not by its content.
+            make: Makes it.
+        """
+        if self._made is not None:
+            known, references, made = self._made
+            # weak references: an id alone could belong to a new object after the old one is gone
+            if known == key and [reference() for reference in references] == list(subjects):
+                return made  # type: ignore[no-any-return]
+        made = make()
+        self._made = key, [weakref.ref(subject) for subject in subjects], made
+        return made
+
+    def data_of(self, trainer: L.Trainer) -> UnlearningDataModule:
+        """Return the split data: the evaluator's own, or the trainer's."""
+        data: UnlearningDataModule = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        return data
+
+    def adapter_for(self, pl_module: L.LightningModule) -> Adapter:
+        """Return how batches are taken apart; a module that is no method may call anything its "adapter"."""
+        found = getattr(pl_module, "adapter", None)
+        return self.adapter or (found if isinstance(found, Adapter) else Adapter())
+
     # ------------------------------------------------------------------ when it fires
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -173,7 +208,7 @@ class Evaluator(L.Callback):
                 f"{type(self).__name__} needs to know who is forgotten: pass {type(self).__name__}(data="
                 "UnlearningDataModule(your_datamodule, forget=...)), or fit with such a datamodule"
             )
-        self.require(self.data or trainer.datamodule)  # type: ignore[attr-defined]
+        self.require(self.data_of(trainer))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a model that could not be evaluated, as soon as that is known; a method looks for itself."""
@@ -198,9 +233,8 @@ class Evaluator(L.Callback):
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the model that is tested; the scores are among those that ``Trainer.test`` returns."""
-        precise = (
-            torch.float32 if pl_module.device.type == "mps" else torch.float64
-        )  # which that device lacks
+        # MPS lacks float64
+        precise = torch.float32 if pl_module.device.type == "mps" else torch.float64
         for name, value in self._fire(trainer, pl_module).items():
             pl_module.log(name, torch.tensor(value, dtype=precise))
 
@@ -211,7 +245,7 @@ class Evaluator(L.Callback):
     # ------------------------------------------------------------------ within
 
     def _fire(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
-        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data_of(trainer)
         # only of a method of ours: another module may call anything of its own "source"
         ours = isinstance(pl_module, StreamConsumer)
         source = getattr(pl_module, "source", None) if self.source is None and ours else self.source
@@ -231,7 +265,7 @@ class Evaluator(L.Callback):
                     ours
                 ):  # a finished run that is resumed trains no more, and its checkpoint is from before the end
                     getattr(pl_module, "settle_statistics", lambda: None)()
-                audit = Audit(trainer, data, self._adapter_for(pl_module), source, self.retrained, seed)
+                audit = Audit(trainer, data, self.adapter_for(pl_module), source, self.retrained, seed)
                 if self.fresh is not None:
                     built_by(audit.source or pl_module, self.fresh)
                 for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):
@@ -244,9 +278,7 @@ class Evaluator(L.Callback):
                 self.details = {**audit.details, "seconds": time.perf_counter() - start}
                 _require_finite(self.results, "")
                 _require_finite(self.details, "details")
-        except (
-            Exception
-        ) as error:  # whatever an evaluator of anybody's raises must not lose the trained model
+        except Exception as error:  # an evaluator of anybody's must not lose the trained model
             if self.on_error == "raise" or trainer.world_size > 1:
                 raise  # with several processes the others may wait in this evaluator; none could go on alone
             self.results, self.details, self.error = {}, {}, f"{type(error).__name__}: {error}"
@@ -263,7 +295,7 @@ class Evaluator(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule
     ) -> tuple[dict[str, Any], Results]:
         """Return what a dashboard's reader asks about a run, and what loggers may show of it."""
-        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data_of(trainer)
         folder = self._folder(trainer)
         picture = None if folder is None else folder / f"{self.name}.png"
         source = getattr(pl_module, "source", None) if isinstance(pl_module, StreamConsumer) else None
@@ -280,10 +312,10 @@ class Evaluator(L.Callback):
         return facts_of_fit(pl_module, source, data), results
 
     def _try_answers(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = self.data or trainer.datamodule  # type: ignore[attr-defined]
+        data = self.data_of(trainer)
         model = getattr(pl_module, "model", pl_module) if isinstance(pl_module, StreamConsumer) else pl_module
         with torch.inference_mode(False), _attached(data, trainer):
-            try_answers(trainer, model, data, self._adapter_for(pl_module))
+            try_answers(trainer, model, data, self.adapter_for(pl_module))
 
     def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
         # a method of ours is whole again when it is evaluated
@@ -293,11 +325,6 @@ class Evaluator(L.Callback):
                 "save it with ModelParallelStrategy(save_distributed_checkpoint=False) and audit the file with "
                 "Trainer(devices=1).test(...)"
             )
-
-    def _adapter_for(self, pl_module: L.LightningModule) -> Adapter:
-        """Return how batches are taken apart; a module that is no method may call anything its "adapter"."""
-        found = getattr(pl_module, "adapter", None)
-        return self.adapter or (found if isinstance(found, Adapter) else Adapter())
 
     def _folder(self, trainer: L.Trainer) -> Path | None:
         if self.dirpath is not None or not trainer.loggers:

@@ -1,4 +1,4 @@
-"""What the evaluators share that compare populations of models: which population stands for which model."""
+"""The base of evaluators that compare populations of models."""
 
 import io
 import weakref
@@ -9,14 +9,17 @@ from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.populations import Kinds, Population, Populations, Sources
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.files import write_bytes_atomic
 from lightning_unlearn.ensembles.fingerprint import fingerprint
+from lightning_unlearn.functional import u_lira_intervals, u_lira_rates
 from lightning_unlearn.methods.base.again import (
     Procedure,
     TrainAnew,
@@ -97,15 +100,10 @@ class ManyModels(Evaluator):
         cache: str | Path | None = None,
         **evaluator: Any,
     ) -> None:
-        if models < self.least_models:
-            raise ValueError(
-                f"models must be at least {self.least_models} for {type(self).__name__}, got {models}; 64 give a "
-                "usable score"
-            )
-        if sources not in ("one", "many"):
-            raise ValueError(f"sources must be 'one' or 'many', got {sources!r}")
-        if retrain_epochs < 1:
-            raise ValueError(f"retrain_epochs must be at least 1, got {retrain_epochs}")
+        usable = f"; {type(self).__name__} needs as many, and 64 give a usable score"
+        in_range("models", models, f"[{self.least_models}, inf)", usable, whole=True)
+        one_of("sources", sources, "one", "many")
+        in_range("retrain_epochs", retrain_epochs, "[1, inf)", whole=True)
         super().__init__(**evaluator)
         self.models = models
         self.sources = sources
@@ -162,6 +160,38 @@ class ManyModels(Evaluator):
         np.savez_compressed(buffer, **arrays)
         write_bytes_atomic(folder / f"{self.name}_samples.npz", buffer.getvalue())
         audit.details["samples"] = f"{self.name}_samples.npz"
+
+    def attack_rates(
+        self,
+        model: nn.Module,
+        audit: Audit,
+        unlearned: Tensor,
+        retrained: Tensor,
+        resamples: int,
+        *,
+        threshold: bool = True,
+        **details: Any,
+    ) -> dict[str, float]:
+        """Return the rates of an attack, and note its intervals and the scores of samples.
+
+        Args:
+            model: The audited model.
+            audit: The audit.
+            unlearned: Scores of the unlearned models on D_f, ``(K, n)``.
+            retrained: Scores of the retrained models.
+            resamples: Resamples for the intervals.
+            threshold: Whether the scores have a natural threshold, and so an accuracy.
+            **details: What else the results' file holds.
+        """
+        generator = torch.Generator().manual_seed(audit.seed)
+        rates = u_lira_rates(unlearned, retrained)
+        intervals = u_lira_intervals(unlearned, retrained, generator, resamples=resamples)
+        if not threshold:
+            del rates["accuracy"], intervals["accuracy"]
+        ends = {name: list(bounds) for name, bounds in intervals.items()}
+        audit.details.update({**self.counted(), **details, "ci95": ends})
+        self.save_samples(model, audit, unlearned=unlearned, retrained=retrained)
+        return rates
 
     def counted(self) -> dict[str, Any]:
         """Return what every score over models must be read with."""

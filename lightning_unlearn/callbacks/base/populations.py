@@ -1,4 +1,4 @@
-"""Populations: what K models of one kind say about the samples, made once for all evaluators; measures nothing.
+"""Make populations once for all evaluators: what K models of one kind say about the samples.
 
 A kind is a way for a model to come to be: unlearned, retrained, or a source. Each model is made from a seed of its
 own, asked, and let go; what is kept is its logit-scaled confidence on each sample and its accuracies.
@@ -8,6 +8,7 @@ import io
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,9 @@ from lightning_unlearn.core.files import model_hash, write_bytes_atomic
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.ensembles import Member, Outputs, Runtime, predict, train_ensemble
+from lightning_unlearn.data.selection_data import Positions
+from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.ensembles import Member, Outputs, Recipe, Runtime, predict, train_ensemble
 from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
@@ -32,6 +35,7 @@ __all__ = ["Kinds", "Population", "Populations", "Sources"]
 Sources = Literal["one", "many"]
 
 _SHORT = 32  # characters of a hash that name a folder
+_SOURCE = "source"  # of which the models are kept too
 _FORGETFUL = ("retrained", "second retrained")  # populations whose models never saw the forget set
 _STREAMS = ("forget", "retain", "test", "nonmember")
 Answers = dict[str, Tensor]
@@ -89,7 +93,7 @@ class Populations:
 
     def __init__(self) -> None:
         self._kept: dict[str, dict[int, Answers]] = {}
-        self._sources: dict[str, list[nn.Module]] = {}
+        self._sources: dict[str, dict[int, nn.Module]] = {}
         self._digest = ""
 
     def audited(
@@ -109,12 +113,14 @@ class Populations:
             return self.retrained(kinds, number, audit, second=True)
         if kinds.audited == "unlearned":
             assert kinds.method is not None
-            return self._unlearned(kinds, kinds.method, number, sources, audit)
+            if sources == "one":
+                start = model_hash(kinds.source.state_dict())
+                return self._of("unlearned", start, kinds.method, kinds, number, audit)
+            return self._of(
+                "unlearned", kinds.anew.identity, kinds.method, kinds, number, audit, from_sources=True
+            )
         if kinds.audited == "source" and sources == "many":
-            place = self._place(kinds.anew, kinds, "source", audit)
-            if self._missing(place, kinds, number, audit):
-                self._anew(kinds, number, audit)  # kept, because methods start from them
-            return _population(self._kept[place], number)
+            return self._of(_SOURCE, None, kinds.anew, kinds, number, audit)
         answers: Answers = {}
         for stream in _streams(audit.data):
             answers.update(_said(stream, audit.outputs(model, stream)))
@@ -122,10 +128,7 @@ class Populations:
 
     def retrained(self, kinds: Kinds, number: int, audit: Audit, *, second: bool = False) -> Population:
         """Return K retrained models, or as many others (``second``), which give the null of every statistic."""
-        name = _FORGETFUL[int(second)]
-        place = self._place(kinds.retrain, kinds, name, audit)
-        self._make(name, place, kinds.retrain, kinds, [kinds.source] * number, audit)
-        return _population(self._kept[place], number)
+        return self._of(_FORGETFUL[int(second)], None, kinds.retrain, kinds, number, audit)
 
     def half_trained(self, kinds: Kinds, number: int, audit: Audit) -> tuple[Population, Tensor]:
         """Return 2K models trained as the source was on the retain set and a random half of the forget set each.
@@ -152,97 +155,63 @@ class Populations:
             )
         members = _halves(len(forget), number, derive_seed(kinds.seed, "halves of the forget set"))
         left_out = [forget[~row] for row in members.numpy()]
-        name = "half trained"
-        place = self._place(kinds.anew, kinds, name, audit)
-        self._make(name, place, kinds.anew, kinds, [kinds.source] * 2 * number, audit, left_out=left_out)
-        return _population(self._kept[place], 2 * number), members
+        known = self._of("half trained", None, kinds.anew, kinds, 2 * number, audit, left_out=left_out)
+        return known, members
 
     # ------------------------------------------------------------------ within
 
-    def _unlearned(
-        self, kinds: Kinds, method: Procedure, number: int, sources: Sources, audit: Audit
+    def _of(
+        self,
+        name: str,
+        start: Any,
+        procedure: Procedure,
+        kinds: Kinds,
+        number: int,
+        audit: Audit,
+        *,
+        from_sources: bool = False,
+        left_out: Sequence[Positions] | None = None,
     ) -> Population:
-        start = model_hash(kinds.source.state_dict()) if sources == "one" else kinds.anew.identity
-        place = self._place(method, kinds, ["unlearned", start], audit)
-        if self._missing(place, kinds, number, audit):
-            begun = [kinds.source] * number if sources == "one" else self._anew(kinds, number, audit)
-            self._make("unlearned", place, method, kinds, begun, audit)
+        """Return a population, of which only what is missing is made.
+
+        Args:
+            name: Its name, of which the models' seeds are made.
+            start: What tells the models that it starts from apart, if that is not its name.
+            procedure: Makes a model.
+            kinds: How models come to be.
+            number: How many.
+            audit: Data and runtime.
+            from_sources: Whether each model starts from a source of its own and not from the one.
+            left_out: What part of the forget set each model is trained without.
+        """
+        place = self._place(procedure, kinds, name if start is None else [name, start], audit)
+        if missing := self._missing(place, kinds, number, audit):
+            begun = [kinds.source] * number
+            if from_sources:
+                begun = self._anew(kinds, number, audit)
+            self._make(_Order(name, place, procedure, kinds, begun, left_out), missing, audit)
         return _population(self._kept[place], number)
 
     def _anew(self, kinds: Kinds, number: int, audit: Audit) -> list[nn.Module]:
         """Return K sources; they are in memory only, since they remember what is to be forgotten."""
-        place = self._place(kinds.anew, kinds, "source", audit)
-        if len(self._sources.get(place, ())) < number:
-            self._sources[place] = self._make(
-                "source", place, kinds.anew, kinds, [kinds.source] * number, audit, keep=True
-            )
-        return self._sources[place][:number]
+        place = self._place(kinds.anew, kinds, _SOURCE, audit)
+        sources = self._sources.setdefault(place, {})
+        if missing := [k for k in range(number) if k not in sources]:
+            order = _Order(_SOURCE, place, kinds.anew, kinds, [kinds.source] * number, None)
+            self._make(order, missing, audit)
+        return [sources[k] for k in range(number)]
 
-    def _make(
-        self,
-        name: str,
-        place: str,
-        procedure: Procedure,
-        kinds: Kinds,
-        begun: Sequence[nn.Module],
-        audit: Audit,
-        *,
-        left_out: Sequence[np.ndarray[Any, Any]] | None = None,
-        keep: bool = False,
-    ) -> list[nn.Module]:
-        """Carry out a procedure on each model and keep the answers; return the models made, if they are to be kept.
-
-        Each is trained without its part of the forget set in ``left_out``.
-        """
-        number, runtime = len(begun), audit.runtime
-        missing = list(range(number)) if keep else self._missing(place, kinds, number, audit)
-        if not missing:
-            return []
-        answers = self._kept.setdefault(place, {})
-        seeds = [derive_seed(kinds.seed, "population", name, k) for k in missing]
-        plan = None if procedure.data is not None else ensemble_plan(procedure, begun[0], audit.data)
-        if plan is not None:
-            recipe, samples, rows = plan
-            members = [
-                Member(rows if left_out is None else _rest(rows, left_out[k]), seed)
-                for k, seed in zip(missing, seeds, strict=True)
-            ]
-            # until they have answered; models that saw the forget set never lie on a disk
-            folder = (
-                None
-                if kinds.cache is None or name not in _FORGETFUL
-                else kinds.cache / place[:_SHORT] / "models"
-            )
-            folder = usable_cache(folder, recipe, samples, members[0], runtime)
-            ensemble = train_ensemble(recipe, samples, members, runtime=runtime, cache=folder)
-            models = list(ensemble.models())
-            for k, model in zip(missing, models, strict=True):
-                answers[k] = _answers(runtime.place(model), audit.data, runtime, audit.adapter)
-                model.cpu()
-                if runtime.rank == 0:
-                    _write(place, k, answers[k], kinds.cache)
-            if folder is not None and runtime.rank == 0:
-                shutil.rmtree(folder, ignore_errors=True)  # they remember what a later request may name
-            return models if keep else []
-        made: dict[int, tuple[Answers, nn.Module | None]] = {}
-        with runtime.all_or_none("make its models"):
-            for k, seed in list(zip(missing, seeds, strict=True))[runtime.rank :: runtime.world_size]:
-                data = procedure.data or (
-                    audit.data if left_out is None else without(audit.data, left_out[k])
-                )
-                model, alone = fit_alone(procedure, begun[k], data, seed=seed, runtime=runtime)
-                view = served_alone(audit.data, audit.data.order_seed)
-                view.trainer = alone.trainer
-                made[k] = (
-                    _answers(alone.place(model), view, alone, audit.adapter),
-                    model.cpu() if keep else None,
-                )
-                _write(place, k, made[k][0], kinds.cache)
-        kept: dict[int, nn.Module] = {}
-        for part in runtime.gather_objects(made):
-            answers.update({k: found for k, (found, _) in part.items()})
-            kept.update({k: model for k, (_, model) in part.items() if model is not None})
-        return [kept[k] for k in sorted(kept)]
+    def _make(self, order: "_Order", missing: Sequence[int], audit: Audit) -> None:
+        """Make models, keep what they say, and of sources the models, since methods start from them."""
+        procedure, kinds = order.procedure, order.kinds
+        seeds = {k: derive_seed(kinds.seed, "population", order.name, k) for k in missing}
+        plan = None if procedure.data is not None else ensemble_plan(procedure, order.begun[0], audit.data)
+        make = _one_by_one if plan is None else partial(_side_by_side, plan)
+        answers, sources = self._kept.setdefault(order.place, {}), self._sources.setdefault(order.place, {})
+        for k, (said, model) in make(order, seeds, audit).items():
+            answers[k] = said
+            if model is not None:
+                sources[k] = model
 
     def _missing(self, place: str, kinds: Kinds, number: int, audit: Audit) -> list[int]:
         """Return which models' answers are neither here nor in the folder, on every rank the same."""
@@ -264,6 +233,64 @@ class Populations:
         return fingerprint(what, procedure.identity, shapes, kinds.seed, self._digest)
 
 
+@dataclass(frozen=True)
+class _Order:
+    """Models to be made: from what each begins, how, and without which part of the forget set."""
+
+    name: str
+    place: str
+    procedure: Procedure
+    kinds: Kinds
+    begun: Sequence[nn.Module]
+    left_out: Sequence[Positions] | None
+
+
+Made = dict[int, tuple[Answers, nn.Module | None]]
+
+
+def _side_by_side(
+    plan: tuple[Recipe, TensorData, Tensor], order: _Order, seeds: Mapping[int, int], audit: Audit
+) -> Made:
+    """Make models as one computation, on all ranks together."""
+    recipe, samples, rows = plan
+    runtime, cache = audit.runtime, order.kinds.cache
+    members = []
+    for k, seed in seeds.items():
+        out = None if order.left_out is None else torch.from_numpy(order.left_out[k])
+        members.append(Member(rows if out is None else rows[~torch.isin(rows, out)], seed))
+    # until they have answered; models that saw the forget set never lie on a disk
+    folder = None
+    if cache is not None and order.name in _FORGETFUL:
+        folder = usable_cache(cache / order.place[:_SHORT] / "models", recipe, samples, members[0], runtime)
+    ensemble = train_ensemble(recipe, samples, members, runtime=runtime, cache=folder)
+    made: Made = {}
+    for k, model in zip(seeds, ensemble.models(), strict=True):
+        said = _answers(runtime.place(model), audit.data, runtime, audit.adapter)
+        made[k] = said, model.cpu() if order.name == _SOURCE else None
+        if runtime.rank == 0:
+            _write(order.place, k, said, cache)
+    if folder is not None and runtime.rank == 0:
+        shutil.rmtree(folder, ignore_errors=True)  # they remember what a later request may name
+    return made
+
+
+def _one_by_one(order: _Order, seeds: Mapping[int, int], audit: Audit) -> Made:
+    """Make models by a Trainer each; every rank makes its share."""
+    runtime, procedure, made = audit.runtime, order.procedure, Made()
+    with runtime.all_or_none("make its models"):
+        for k, seed in list(seeds.items())[runtime.rank :: runtime.world_size]:
+            data = procedure.data or audit.data
+            if procedure.data is None and order.left_out is not None:
+                data = without(audit.data, order.left_out[k])
+            model, alone = fit_alone(procedure, order.begun[k], data, seed=seed, runtime=runtime)
+            view = served_alone(audit.data, audit.data.order_seed)
+            view.trainer = alone.trainer
+            said = _answers(alone.place(model), view, alone, audit.adapter)
+            made[k] = said, model.cpu() if order.name == _SOURCE else None
+            _write(order.place, k, said, order.kinds.cache)
+    return {k: each for part in runtime.gather_objects(made) for k, each in part.items()}
+
+
 def _halves(samples: int, pairs: int, seed: int) -> Tensor:
     """Return which samples each of as many pairs of models is trained with, ``(2 * pairs, samples)`` booleans."""
     members = torch.zeros(2 * pairs, samples, dtype=torch.bool)
@@ -272,10 +299,6 @@ def _halves(samples: int, pairs: int, seed: int) -> Tensor:
         members[2 * pair, order[: samples // 2]] = True
         members[2 * pair + 1, order[samples // 2 :]] = True
     return members
-
-
-def _rest(rows: Tensor, left_out: np.ndarray[Any, Any]) -> Tensor:
-    return rows[~torch.isin(rows, torch.from_numpy(left_out))]
 
 
 def _answers(model: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter) -> Answers:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,21 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_unlearn.data.builtin.base import TensorDataModule, hold_out, missing_data, to_targets
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.files import read_arrays
+from lightning_unlearn.data.builtin.base import (
+    TensorDataModule,
+    channels_first,
+    hold_out,
+    missing_data,
+    to_targets,
+)
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import AsFloat, Normalize, RandomCropFlip
 
 __all__ = ["Arrays", "read_npz"]
 
 _TEST_FRACTION = 0.2
-_CHANNEL_COUNTS = (1, 3, 4)
 
 
 class Arrays(TensorDataModule):
@@ -40,9 +45,7 @@ class Arrays(TensorDataModule):
             training set would outlive the samples that are forgotten.
         std: Standard deviation of each channel or feature; goes with ``mean``.
         augment: Whether to shift training images by up to 4 pixels and mirror them, on the training device.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        **common: ``batch_size``, ``seed`` and ``val_fraction`` of :class:`TensorDataModule`.
     """
 
     def __init__(
@@ -52,16 +55,12 @@ class Arrays(TensorDataModule):
         mean: tuple[float, ...] | None = None,
         std: tuple[float, ...] | None = None,
         augment: bool = False,
-        batch_size: int = 128,
-        seed: int | None = None,
-        val_fraction: float = 0.0,
+        **common: Any,
     ) -> None:
-        path = str(path)  # a Path among the hyper-parameters could not be loaded with weights_only
-        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
+        super().__init__(**common)
         if (mean is None) != (std is None):
             raise ValueError(f"mean and std go together, got mean={mean} and std={std}; give both or neither")
-        if test_fraction is not None and not 0 < test_fraction < 1:
-            raise ValueError(f"test_fraction must be a share in (0, 1), got {test_fraction}")
+        in_range("test_fraction", test_fraction, "(0, 1)", none=True)
         self.path = Path(path).expanduser()
         self.test_fraction = test_fraction
         self.normalize = None if mean is None or std is None else Normalize(mean, std)
@@ -116,22 +115,13 @@ class Arrays(TensorDataModule):
 
     def _inputs(self, array: npt.NDArray[Any]) -> tuple[Tensor, Callable[[Tensor], Tensor] | None]:
         is_image = array.ndim == 4 or (array.ndim == 3 and array.dtype == np.uint8)
-        if array.ndim == 4 and array.shape[3] in _CHANNEL_COUNTS and array.shape[1] not in _CHANNEL_COUNTS:
-            array = array.transpose(0, 3, 1, 2)
-        elif is_image and array.ndim == 3:
-            array = array[:, None]
-        inputs = torch.as_tensor(np.ascontiguousarray(array))
-        if inputs.dtype == torch.bool:
-            inputs = inputs.to(torch.uint8)
-        elif inputs.dtype != torch.uint8:
-            inputs = inputs.to(torch.float32)
-        if inputs.dtype == torch.uint8 and not is_image:
-            # Numbers of a table, not brightness: they must not be scaled to [0, 1].
-            return (
-                (inputs, AsFloat()) if self.normalize is None else (inputs.to(torch.float32), self.normalize)
-            )
-        if inputs.dtype == torch.uint8 and self.normalize is None:
-            return inputs, Normalize((0.5,), (0.5,))
+        array = channels_first(array) if is_image else array
+        small = array.dtype in (np.uint8, np.bool_)
+        inputs = torch.as_tensor(np.ascontiguousarray(array, dtype=np.uint8 if small else np.float32))
+        if small and self.normalize is None:
+            return inputs, Normalize((0.5,), (0.5,)) if is_image else AsFloat()
+        if small and not is_image:  # numbers of a table, not brightness: they must not be scaled to [0, 1]
+            return inputs.to(torch.float32), self.normalize
         return inputs, self.normalize
 
 
@@ -144,20 +134,5 @@ def read_npz(path: Path) -> dict[str, npt.NDArray[Any]]:
     """
     if not path.is_file():
         raise missing_data("Array file", path, "your own arrays, with numpy.savez", argument="path")
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (
-        ValueError,
-        OSError,
-        EOFError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise ValueError(
-            f"{path} cannot be read as an .npz file of plain arrays ({error}); write it anew with "
-            "numpy.savez, without Python objects"
-        ) from error
+    advice = "write it anew with numpy.savez, without Python objects"
+    return read_arrays(path, "an .npz file of plain arrays", advice)

@@ -1,4 +1,4 @@
-"""What the built-in datamodules share: loaders over data in memory, fixed hold-outs, and their errors."""
+"""What the built-in datamodules share: loaders over data in memory, fixed hold-outs, limits, and their errors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
 from lightning_unlearn.data.selection import stratified_draw
 from lightning_unlearn.data.selection_data import Positions
@@ -20,9 +21,11 @@ from lightning_unlearn.data.tensors import TensorData
 
 __all__ = [
     "Data",
+    "FilesDataModule",
     "LabelledData",
     "TensorDataModule",
     "balanced_prefix",
+    "channels_first",
     "hold_out",
     "missing_data",
     "to_targets",
@@ -31,6 +34,7 @@ __all__ = [
 # What is held out does not follow the run's seed: a position in the training set must always mean the same
 # sample, or a list of positions to forget would name other people in the next run.
 _HOLD_OUT_SEED = 0
+_CHANNEL_COUNTS = (1, 3, 4)
 
 
 class LabelledData(Protocol):
@@ -79,17 +83,15 @@ class TensorDataModule(L.LightningDataModule, ABC):
 
     def __init__(self, batch_size: int = 128, seed: int | None = None, val_fraction: float = 0.0) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, got {batch_size}")
-        if seed is not None and seed < 0:
-            raise ValueError(f"seed must be 0 or more, got {seed}")
-        if not 0 <= val_fraction < 1:
-            raise ValueError(
-                f"val_fraction must be a share of the training set in [0, 1), got {val_fraction}"
-            )
+        in_range("batch_size", batch_size, "[1, inf)", whole=True)
+        in_range("seed", seed, "[0, inf)", whole=True, none=True)
+        in_range("val_fraction", val_fraction, "[0, 1)", "; it is a share of the training set")
         # Not to the logger: a model may have a batch_size or a seed of its own, which Lightning takes for a
         # clash.
         self.save_hyperparameters(logger=False)
+        # a Path among them could not be loaded with weights_only
+        paths = {name: str(value) for name, value in self.hparams.items() if isinstance(value, Path)}
+        self.hparams.update(paths)
         self.batch_size = batch_size
         self.seed = seed
         self.val_fraction = val_fraction
@@ -152,6 +154,32 @@ class TensorDataModule(L.LightningDataModule, ABC):
         )
 
 
+class FilesDataModule(TensorDataModule):
+    """A :class:`TensorDataModule` over files in a folder, of which the first samples may be enough.
+
+    Args:
+        root: The folder.
+        train_limit: Use the first training samples of every class only, this many in all.
+        test_limit: The same for the test set.
+        **common: ``batch_size``, ``seed`` and ``val_fraction`` of :class:`TensorDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data",
+        train_limit: int | None = None,
+        test_limit: int | None = None,
+        **common: Any,
+    ) -> None:
+        super().__init__(**common)
+        self.root = Path(root).expanduser()
+        self.limits = {"train": train_limit, "test": test_limit}
+
+    def limited(self, part: str, targets: npt.NDArray[Any]) -> Positions:
+        """Return which samples of the ``"train"`` or the ``"test"`` set are used, given the class of each."""
+        return balanced_prefix(targets, self.limits[part], name=f"{part}_limit")
+
+
 def hold_out(targets: npt.NDArray[Any], size: int | float, *, name: str) -> tuple[Positions, Positions]:
     """Divide samples into a rest and a held-out part with the same classes; always in the same way.
 
@@ -193,8 +221,7 @@ def balanced_prefix(targets: npt.NDArray[Any], limit: int | None, *, name: str) 
         >>> balanced_prefix(np.array([0, 0, 0, 1, 0, 1]), 4, name="train_limit").tolist()
         [0, 1, 3, 5]
     """
-    if limit is not None and limit < 1:
-        raise ValueError(f"{name} must be 1 or more samples, or None for all, got {limit}")
+    in_range(name, limit, "[1, inf)", "; None takes all samples", whole=True, none=True)
     if limit is None or limit >= len(targets):
         return np.arange(len(targets))
     by_class = np.argsort(targets, kind="stable")
@@ -202,6 +229,14 @@ def balanced_prefix(targets: npt.NDArray[Any], limit: int | None, *, name: str) 
     rank = np.empty(len(targets), dtype=np.int64)
     rank[by_class] = np.arange(len(targets)) - np.repeat(np.cumsum(counts) - counts, counts)
     return np.sort(np.argsort(rank, kind="stable")[:limit])
+
+
+def channels_first(images: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Lay out images ``(n, H, W)``, ``(n, H, W, C)`` or ``(n, C, H, W)`` as ``(n, C, H, W)``."""
+    if images.ndim == 3:
+        return images[:, None]
+    is_last = images.shape[3] in _CHANNEL_COUNTS and images.shape[1] not in _CHANNEL_COUNTS
+    return images.transpose(0, 3, 1, 2) if is_last else images
 
 
 def missing_data(
@@ -216,10 +251,9 @@ def missing_data(
         argument: The user's argument that says where it is.
         can_download: Whether the datamodule has a ``download`` option.
     """
-    advice = ", or set download=True" if can_download else ""
     return FileNotFoundError(
         f"{name} not found: looked for {looked_for.absolute()}. Get it from {home} and put it there, or set "
-        f"{argument} to where it is{advice}"
+        f"{argument} to where it is{', or set download=True' if can_download else ''}"
     )
 
 

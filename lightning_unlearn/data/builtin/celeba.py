@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lightning_unlearn.data.builtin.base import TensorDataModule, balanced_prefix, missing_data, to_targets
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.data.builtin.base import FilesDataModule, missing_data, to_targets
 from lightning_unlearn.data.builtin.folder import LazyImages, decode_images
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize
@@ -17,17 +18,15 @@ __all__ = ["CelebA"]
 
 _HOME = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 _FOLDER = "celeba"
-_ATTRIBUTES, _IDENTITIES, _PARTITION = (
-    "list_attr_celeba.txt",
-    "identity_CelebA.txt",
-    "list_eval_partition.txt",
-)
+_ATTRIBUTES = "list_attr_celeba.txt"
+_IDENTITIES = "identity_CelebA.txt"
+_PARTITION = "list_eval_partition.txt"
 _IMAGES = "img_align_celeba"
 _TRAIN, _TEST = 0, 2  # numbers of the published partition; 1 is for validation
 _CHANNELS = 3
 
 
-class CelebA(TensorDataModule):
+class CelebA(FilesDataModule):
     """202,599 faces of 10,177 people, ``(3, image_size, image_size)``; two classes: has the attribute or not.
 
     The training and test sets are those of the published partition; nobody is in both. Per-sample attributes:
@@ -47,11 +46,8 @@ class CelebA(TensorDataModule):
         max_memory_gb: Largest size of a set of images that is held in memory, in GB (10^9 bytes).
         num_workers: Processes that decode images, where they are not held in memory.
         download: Whether to download what is missing; needs the package ``gdown``.
-        batch_size: Samples in a batch.
-        seed: Seed of the order; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
-        train_limit: Use the first training samples of either class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     def __init__(
@@ -62,26 +58,16 @@ class CelebA(TensorDataModule):
         max_memory_gb: float = 4.0,
         num_workers: int = 0,
         download: bool = False,
-        batch_size: int = 128,
-        seed: int | None = None,
-        val_fraction: float = 0.0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
+        **common: Any,
     ) -> None:
-        root = str(root)  # a Path among the hyper-parameters could not be loaded with weights_only
-        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
-        if image_size < 1:
-            raise ValueError(f"image_size must be 1 or more pixels, got {image_size}")
-        if max_memory_gb < 0:
-            raise ValueError(f"max_memory_gb must be 0 or more, got {max_memory_gb}")
-        self.root = Path(root).expanduser()
+        super().__init__(root, **common)
+        in_range("image_size", image_size, "[1, inf)", whole=True)
+        in_range("max_memory_gb", max_memory_gb, "[0, inf)")
         self.target = target
         self.image_size = image_size
         self.max_memory_gb = max_memory_gb
         self.num_workers = num_workers
         self.download = download
-        self.train_limit = train_limit
-        self.test_limit = test_limit
 
     @property
     def num_classes(self) -> int:
@@ -113,31 +99,24 @@ class CelebA(TensorDataModule):
         if "Young" in columns:
             columns["age"] = 1 - columns["Young"]
         return (
-            self._images(np.flatnonzero(partition == _TRAIN), columns, "train_limit", self.train_limit),
-            self._images(np.flatnonzero(partition == _TEST), columns, "test_limit", self.test_limit),
+            self._images("train", np.flatnonzero(partition == _TRAIN), columns),
+            self._images("test", np.flatnonzero(partition == _TEST), columns),
         )
 
     def _images(
-        self, rows: npt.NDArray[np.int64], columns: dict[str, npt.NDArray[Any]], name: str, limit: int | None
+        self, part: str, rows: npt.NDArray[np.int64], columns: dict[str, npt.NDArray[Any]]
     ) -> TensorData | LazyImages:
         if not len(rows):
-            raise ValueError(f"{_PARTITION} names no {name.removesuffix('_limit')} images; restore the file")
-        rows = rows[balanced_prefix(columns[self.target][rows], limit, name=name)]
+            raise ValueError(f"{_PARTITION} names no {part} images; restore the file")
+        rows = rows[self.limited(part, columns[self.target][rows])]
         paths = [self.root / _FOLDER / _IMAGES / file for file in columns["file"][rows]]
         targets = to_targets(columns[self.target][rows])
         attributes = {column: values[rows] for column, values in columns.items()}
         normalize = Normalize((0.5,) * _CHANNELS, (0.5,) * _CHANNELS)
+        known: dict[str, Any] = {"num_classes": 2, "transform": normalize, "attributes": attributes}
         if len(rows) * _CHANNELS * self.image_size**2 > self.max_memory_gb * 1e9:
-            return LazyImages(
-                paths,
-                targets,
-                num_classes=2,
-                image_size=self.image_size,
-                transform=normalize,
-                attributes=attributes,
-            )
-        images = decode_images(paths, self.image_size)
-        return TensorData(images, targets, num_classes=2, transform=normalize, attributes=attributes)
+            return LazyImages(paths, targets, image_size=self.image_size, **known)
+        return TensorData(decode_images(paths, self.image_size), targets, **known)
 
 
 def _read_attributes(path: Path) -> tuple[list[str], npt.NDArray[np.str_], npt.NDArray[np.int8]]:

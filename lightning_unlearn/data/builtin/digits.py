@@ -34,9 +34,6 @@ class Digits(TensorDataModule):
         (1438, 359, 10)
     """
 
-    def __init__(self, batch_size: int = 128, seed: int | None = None, val_fraction: float = 0.0) -> None:
-        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
-
     @property
     def num_classes(self) -> int:
         """Number of classes: 10."""

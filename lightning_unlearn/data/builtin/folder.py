@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_unlearn.data.builtin.base import TensorDataModule, balanced_prefix, missing_data, to_targets
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.data.builtin.base import FilesDataModule, missing_data, to_targets
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 
@@ -44,13 +45,11 @@ def decode_image(path: Path, image_size: int | None = None) -> Tensor:
         with Image.open(path) as file:
             image = file.convert("RGB")
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"image file not found: {path.absolute()}; put it back or take it off the list"
-        ) from None
+        where = f"{path.absolute()}; put it back or take it off the list"
+        raise FileNotFoundError(f"image file not found: {where}") from None
     except OSError as error:
-        raise ValueError(
-            f"image file {path.absolute()} cannot be decoded ({error}); replace or remove it"
-        ) from error
+        why = f"cannot be decoded ({error}); replace or remove it"
+        raise ValueError(f"image file {path.absolute()} {why}") from error
     if image_size is not None:
         image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
     return torch.as_tensor(np.array(image)).permute(2, 0, 1)
@@ -84,8 +83,7 @@ def decode_images(paths: Sequence[Path], image_size: int | None = None) -> Tenso
 
     # Threads suffice, since Pillow releases the interpreter's lock while it decodes.
     with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
-        for _ in pool.map(fill, range(len(paths)), chunksize=64):
-            pass
+        list(pool.map(fill, range(len(paths))))
     return images
 
 
@@ -138,7 +136,7 @@ class LazyImages(Dataset[tuple[Tensor, Tensor]]):
         )
 
 
-class ImageFolder(TensorDataModule):
+class ImageFolder(FilesDataModule):
     """Images in ``root/train/<class>/`` and ``root/test/<class>/``, decoded once and held as ``uint8``.
 
     Classes are numbered in the order of their names. The attribute ``"file"`` is the image's path below
@@ -153,11 +151,8 @@ class ImageFolder(TensorDataModule):
             from the data: a statistic of the training set would outlive the samples that are forgotten.
         std: Standard deviation of each channel, likewise.
         augment: Whether to shift training images by up to 4 pixels and mirror them, on the training device.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
-        train_limit: Use the first training samples of every class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     def __init__(
@@ -167,22 +162,13 @@ class ImageFolder(TensorDataModule):
         mean: tuple[float, float, float] = (0.5, 0.5, 0.5),
         std: tuple[float, float, float] = (0.5, 0.5, 0.5),
         augment: bool = False,
-        batch_size: int = 128,
-        seed: int | None = None,
-        val_fraction: float = 0.0,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
+        **common: Any,
     ) -> None:
-        root = str(root)  # a Path among the hyper-parameters could not be loaded with weights_only
-        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
-        if image_size is not None and image_size < 1:
-            raise ValueError(f"image_size must be 1 or more pixels, or None, got {image_size}")
-        self.root = Path(root).expanduser()
+        super().__init__(root, **common)
+        in_range("image_size", image_size, "[1, inf)", whole=True, none=True)
         self.image_size = image_size
         self.normalize = Normalize(mean, std)
         self.augment = augment
-        self.train_limit = train_limit
-        self.test_limit = test_limit
 
     def load(self) -> tuple[TensorData, TensorData]:
         """List and decode the images of both folders."""
@@ -194,8 +180,7 @@ class ImageFolder(TensorDataModule):
                 f"{self.root.absolute()}: train and test must have the same class folders; only one of them "
                 f"has {', '.join(differing)}. Add or remove these folders"
             )
-        train = self._decode(listings["train"], "train_limit", self.train_limit)
-        test = self._decode(listings["test"], "test_limit", self.test_limit)
+        train, test = (self._decode(name, listing) for name, listing in listings.items())
         if train.inputs.shape[1:] != test.inputs.shape[1:]:
             raise ValueError(
                 f"training images are {tuple(train.inputs.shape[2:])} and test images "
@@ -211,9 +196,9 @@ class ImageFolder(TensorDataModule):
             raise missing_data("ImageFolder", folder, "your own images, in one subfolder a class")
         return datasets.ImageFolder(str(folder))
 
-    def _decode(self, listing: Any, name: str, limit: int | None) -> TensorData:
+    def _decode(self, part: str, listing: Any) -> TensorData:
         targets = np.asarray(listing.targets)
-        chosen = balanced_prefix(targets, limit, name=name)
+        chosen = self.limited(part, targets)
         paths = [Path(listing.samples[row][0]) for row in chosen.tolist()]
         return TensorData(
             decode_images(paths, self.image_size),

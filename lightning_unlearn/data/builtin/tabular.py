@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import io
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.builtin.arrays import read_npz
 from lightning_unlearn.data.builtin.base import TensorDataModule, hold_out, missing_data, to_targets
 from lightning_unlearn.data.tensors import TensorData
@@ -36,9 +34,7 @@ class BinaryTable(TensorDataModule):
         classes: Number of classes to make by k-means; None for those in the file.
         train_size: Use this many training samples only, with the same share of every class.
         test_size: Samples held out for testing, a number or a share, with the same share of every class.
-        batch_size: Samples in a batch.
-        seed: Seed of the order; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        **common: ``batch_size``, ``seed`` and ``val_fraction`` of :class:`TensorDataModule`.
     """
 
     _stems: ClassVar[tuple[str, ...]]
@@ -51,14 +47,10 @@ class BinaryTable(TensorDataModule):
         classes: int | None = None,
         train_size: int | None = None,
         test_size: int | float = 0.2,
-        batch_size: int = 128,
-        seed: int | None = None,
-        val_fraction: float = 0.0,
+        **common: Any,
     ) -> None:
-        root = str(root)  # a Path among the hyper-parameters could not be loaded with weights_only
-        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
-        if classes is not None and classes < 2:
-            raise ValueError(f"classes must be 2 or more, or None for those in the file, got {classes}")
+        super().__init__(**common)
+        in_range("classes", classes, "[2, inf)", "; None takes those in the file", whole=True, none=True)
         self.root = Path(root).expanduser()
         self.classes = classes
         self.train_size = train_size
@@ -100,9 +92,7 @@ class Purchase(BinaryTable):
             those in the file, or 100 by k-means where it has none.
         train_size: Use this many training samples only, with the same share of every class.
         test_size: Samples held out for testing, a number or a share, with the same share of every class.
-        batch_size: Samples in a batch.
-        seed: Seed of the order; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        **common: ``batch_size``, ``seed`` and ``val_fraction`` of :class:`TensorDataModule`.
     """
 
     _stems = ("dataset_purchase",)
@@ -122,9 +112,7 @@ class Location(BinaryTable):
             k-means where it has none.
         train_size: Use this many training samples only, with the same share of every class.
         test_size: Samples held out for testing, a number or a share, with the same share of every class.
-        batch_size: Samples in a batch.
-        seed: Seed of the order; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
+        **common: ``batch_size``, ``seed`` and ``val_fraction`` of :class:`TensorDataModule`.
     """
 
     _stems = ("bangkok", "dataset_location")
@@ -197,9 +185,10 @@ def kmeans_classes(features: npt.NDArray[Any], classes: int) -> npt.NDArray[np.i
 
 
 def _read_csv(path: Path) -> npt.NDArray[np.int16]:
+    # NumPy opens .gz files itself
     try:
-        with _open_text(path) as lines:
-            return np.loadtxt(lines, dtype=np.int16, delimiter=",", quotechar='"', comments=None, ndmin=2)
+        lines = _text_in_archive(path) if path.name.endswith((".tgz", ".tar.gz")) else path
+        return np.loadtxt(lines, dtype=np.int16, delimiter=",", quotechar='"', comments=None, ndmin=2)
     except (ValueError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
         raise ValueError(
             f"{path} cannot be read as rows of integers separated by commas ({error}); get it again from "
@@ -207,19 +196,11 @@ def _read_csv(path: Path) -> npt.NDArray[np.int16]:
         ) from error
 
 
-@contextmanager
-def _open_text(path: Path) -> Iterator[IO[str]]:
-    if path.name.endswith((".tgz", ".tar.gz")):
-        with tarfile.open(path) as archive:
-            # Archives made on a Mac carry a hidden companion of every file.
-            files = [item for item in archive if item.isfile() and not Path(item.name).name.startswith("._")]
-            stream = archive.extractfile(files[0]) if len(files) == 1 else None
-            if stream is None:
-                raise ValueError(f"the archive holds {len(files)} files and must hold one")
-            yield io.TextIOWrapper(stream)
-    elif path.suffix == ".gz":
-        with gzip.open(path, "rt") as text:
-            yield text
-    else:
-        with path.open() as plain:
-            yield plain
+def _text_in_archive(path: Path) -> io.StringIO:
+    with tarfile.open(path) as archive:
+        # archives made on a Mac carry a hidden companion of every file
+        files = [item for item in archive if item.isfile() and not Path(item.name).name.startswith("._")]
+        stream = archive.extractfile(files[0]) if len(files) == 1 else None
+        if stream is None:
+            raise ValueError(f"the archive holds {len(files)} files and must hold one")
+        return io.StringIO(stream.read().decode())

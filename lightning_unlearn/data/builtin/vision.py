@@ -1,4 +1,4 @@
-"""Small image data sets read through torchvision and held as ``uint8`` tensors; downloads only if asked."""
+"""Small image data sets read through torchvision and held as ``uint8`` tensors."""
 
 from __future__ import annotations
 
@@ -6,33 +6,29 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from torch import Tensor
 
-from lightning_unlearn.data.builtin.base import TensorDataModule, balanced_prefix, missing_data, to_targets
+from lightning_unlearn.data.builtin.base import FilesDataModule, channels_first, missing_data, to_targets
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 
 __all__ = ["CIFAR10", "CIFAR100", "MNIST", "SVHN", "FashionMNIST", "TorchvisionData"]
 
 
-class TorchvisionData(TensorDataModule):
+class TorchvisionData(FilesDataModule):
     """What the data sets that torchvision reads have in common.
 
     Args:
         root: Folder that torchvision takes as ``root``.
         download: Whether to download what is missing.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
         augment: Whether to augment training batches, on the training device.
-        train_limit: Use the first training samples of every class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     _home: ClassVar[str]
     _num_classes: ClassVar[int] = 10
+    _targets: ClassVar[str] = "targets"  # where torchvision keeps them
     _normalize: ClassVar[Normalize]
     _augmentation: ClassVar[RandomCropFlip]
 
@@ -40,20 +36,12 @@ class TorchvisionData(TensorDataModule):
         self,
         root: str | Path = "data",
         download: bool = False,
-        batch_size: int = 128,
-        seed: int | None = None,
-        val_fraction: float = 0.0,
         augment: bool = False,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
+        **common: Any,
     ) -> None:
-        root = str(root)  # a Path among the hyper-parameters could not be loaded with weights_only
-        super().__init__(batch_size=batch_size, seed=seed, val_fraction=val_fraction)
-        self.root = Path(root).expanduser()
+        super().__init__(root, **common)
         self.download = download
         self.augment = augment
-        self.train_limit = train_limit
-        self.test_limit = test_limit
 
     @property
     def num_classes(self) -> int:
@@ -78,15 +66,14 @@ class TorchvisionData(TensorDataModule):
                 f"{type(self).__name__}: the files in {self.root.absolute()} are not the published ones "
                 "(their checksums differ); delete them and get them again, or set download=True"
             ) from error
-        return self._hold(train, "train_limit", self.train_limit), self._hold(
-            test, "test_limit", self.test_limit
-        )
+        return self._hold("train", train), self._hold("test", test)
 
-    def _hold(self, dataset: Any, name: str, limit: int | None) -> TensorData:
-        images, targets = self._arrays(dataset)
-        chosen = balanced_prefix(targets, limit, name=name)
+    def _hold(self, part: str, dataset: Any) -> TensorData:
+        targets = np.atleast_1d(np.asarray(getattr(dataset, self._targets), dtype=np.int64))
+        chosen = self.limited(part, targets)
+        images = channels_first(np.asarray(dataset.data))[chosen]
         return TensorData(
-            images[torch.as_tensor(chosen)],
+            torch.as_tensor(np.ascontiguousarray(images)),
             to_targets(targets[chosen]),
             num_classes=self._num_classes,
             transform=self._normalize,
@@ -101,10 +88,6 @@ class TorchvisionData(TensorDataModule):
         """Return every file that is needed."""
         raise NotImplementedError
 
-    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        """Return the images ``(n, C, H, W)`` in ``uint8``, and their classes."""
-        raise NotImplementedError
-
 
 class MNIST(TorchvisionData):
     """70,000 handwritten digits, ``(1, 28, 28)``, 10 classes, from ``root/MNIST/raw``.
@@ -115,12 +98,9 @@ class MNIST(TorchvisionData):
     Args:
         root: Folder that holds ``MNIST/raw``.
         download: Whether to download what is missing.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
         augment: Whether to augment training batches, on the training device.
-        train_limit: Use the first training samples of every class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     _home = "https://yann.lecun.com/exdb/mnist/ or https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -131,9 +111,6 @@ class MNIST(TorchvisionData):
         names = [Path(resource).stem for resource, _ in getattr(_datasets(), type(self).__name__).resources]
         return [self.root / type(self).__name__ / "raw" / name for name in names]
 
-    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        return dataset.data.unsqueeze(1), dataset.targets.numpy()
-
 
 class FashionMNIST(MNIST):
     """70,000 pictures of clothes, ``(1, 28, 28)``, 10 classes, from ``root/FashionMNIST/raw``.
@@ -143,12 +120,9 @@ class FashionMNIST(MNIST):
     Args:
         root: Folder that holds ``FashionMNIST/raw``.
         download: Whether to download what is missing.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
         augment: Whether to augment training batches, on the training device.
-        train_limit: Use the first training samples of every class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     _home = "https://github.com/zalandoresearch/fashion-mnist"
@@ -165,15 +139,13 @@ class SVHN(TorchvisionData):
     Args:
         root: Folder that holds the two files.
         download: Whether to download what is missing.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
         augment: Whether to augment training batches, on the training device.
-        train_limit: Use the first training samples of every class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     _home = "http://ufldl.stanford.edu/housenumbers/"
+    _targets = "labels"
     _normalize = Normalize((0.4377, 0.4438, 0.4728), (0.1980, 0.2010, 0.1970))
     _augmentation = RandomCropFlip(padding=4, flip=False)
 
@@ -182,9 +154,6 @@ class SVHN(TorchvisionData):
 
     def _files(self) -> list[Path]:
         return [self.root / _datasets().SVHN.split_list[split][1] for split in ("train", "test")]
-
-    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        return torch.as_tensor(np.ascontiguousarray(dataset.data)), np.atleast_1d(dataset.labels)
 
 
 class CIFAR10(TorchvisionData):
@@ -196,12 +165,9 @@ class CIFAR10(TorchvisionData):
     Args:
         root: Folder that holds ``cifar-10-batches-py``.
         download: Whether to download what is missing.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
         augment: Whether to augment training batches, on the training device.
-        train_limit: Use the first training samples of every class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     _home = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -212,33 +178,15 @@ class CIFAR10(TorchvisionData):
         self,
         root: str | Path = "data",
         download: bool = False,
-        batch_size: int = 128,
-        seed: int | None = None,
-        val_fraction: float = 0.0,
         augment: bool = True,
-        train_limit: int | None = None,
-        test_limit: int | None = None,
+        **common: Any,
     ) -> None:
-        root = str(root)
-        super().__init__(
-            root=root,
-            download=download,
-            batch_size=batch_size,
-            seed=seed,
-            val_fraction=val_fraction,
-            augment=augment,
-            train_limit=train_limit,
-            test_limit=test_limit,
-        )
+        super().__init__(root, download, augment, **common)
 
     def _files(self) -> list[Path]:
         cifar = getattr(_datasets(), type(self).__name__)
         names = [name for name, _ in cifar.train_list + cifar.test_list] + [cifar.meta["filename"]]
         return [self.root / cifar.base_folder / name for name in names]
-
-    def _arrays(self, dataset: Any) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        images = torch.as_tensor(dataset.data).permute(0, 3, 1, 2).contiguous()
-        return images, np.asarray(dataset.targets, dtype=np.int64)
 
 
 class CIFAR100(CIFAR10):
@@ -250,12 +198,9 @@ class CIFAR100(CIFAR10):
     Args:
         root: Folder that holds ``cifar-100-python``.
         download: Whether to download what is missing.
-        batch_size: Samples in a batch.
-        seed: Seed of the order and the augmentation; see :class:`TensorDataModule`.
-        val_fraction: Share of the training set held out for validation; with 0 the test set serves.
         augment: Whether to augment training batches, on the training device.
-        train_limit: Use the first training samples of every class only, this many in all.
-        test_limit: The same for the test set.
+        **common: ``train_limit``, ``test_limit``, ``batch_size``, ``seed`` and ``val_fraction`` of
+            :class:`FilesDataModule`.
     """
 
     _num_classes = 100

@@ -1,0 +1,16 @@
+# docker build -t lightning-unlearn . && docker run --rm -v "$PWD/runs:/work/runs" lightning-unlearn compare --config configs/digits/compare.yaml
+FROM python:3.12-slim
+
+# the CPU build of PyTorch; for a GPU build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+RUN useradd --create-home --uid 1000 user && mkdir /work && chown user /work
+COPY pyproject.toml README.md LICENSE /src/
+COPY lightning_unlearn /src/lightning_unlearn
+RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" /src
+COPY configs /work/configs
+
+USER user
+WORKDIR /work
+ENTRYPOINT ["lightning-unlearn"]
+CMD ["--help"]

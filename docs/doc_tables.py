@@ -1,0 +1,361 @@
+"""Make the tables of the documentation from the package, the heads of the pages, and measured reports.
+
+A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME is a function of this file. What no
+signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
+head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
+README's tables, which GitHub shows as they are.
+"""
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+REPO = Path(__file__).resolve().parents[1]
+MEASURED = REPO / "tests" / "measured"
+ROOMS = {"methods": "methods", "evaluators": "callbacks"}
+_MARKER = re.compile(r"^<!-- table: (\w+) ?(.*?) -->$", re.MULTILINE)
+_IN_README = re.compile(r"^(<!-- table: (\w+) -->\n).*?^(<!-- end of table -->)$", re.MULTILINE | re.DOTALL)
+_SHORT = (
+    *("accuracy/test", "accuracy/retain", "accuracy/forget", "backdoor/success_rate_forget"),
+    *("membership_inference/accuracy", "similarity", "acceleration"),
+)
+_LONG = (
+    *(*_SHORT, "time/total_s", "forgetting_rate", "memory_retention_rate"),
+    *("unlearning_degree/degree", "unlearning_degree/null", "unlearning_degree/calibrated"),
+)
+
+
+def insert(text: str) -> str:
+    """Return a page's Markdown with its tables put in."""
+    return _MARKER.sub(lambda found: globals()[found[1]](*found[2].split()), text)
+
+
+# ---------------------------------------------------------------------- what there is
+
+
+def exported(room: str) -> dict[str, Any]:
+    """Return what a room of the package exports, by name."""
+    module = importlib.import_module(f"lightning_unlearn.{room}")
+    return {name: getattr(module, name) for name in module.__all__}
+
+
+@cache
+def pages(kind: str) -> dict[str, dict[str, Any]]:
+    """Return the heads of the pages on ``methods`` or ``evaluators`` by class, each with its file's name."""
+    heads = {}
+    for file in sorted((REPO / "docs" / kind).glob("*.md")):
+        text = file.read_text()
+        if file.name != "index.md" and text.startswith("---\n"):
+            head = yaml.safe_load(text.split("---\n")[1])
+            heads[head["class"]] = {**head, "file": file.name}
+    return heads
+
+
+def subject(name: str) -> Any:
+    """Return the method or evaluator of a name."""
+    return next(found[name] for room in ROOMS.values() if name in (found := exported(room)))
+
+
+# ---------------------------------------------------------------------- methods and evaluators
+
+
+def methods(folder: str = "") -> str:
+    """Return the table of all methods."""
+    rows = [
+        [
+            _page(name, folder, head),
+            first_sentence(subject(name)),
+            head["minimises"],
+            subject(name).epoch_stream,
+            head["paper"],
+        ]
+        for name, head in pages("methods").items()
+    ]
+    return table(["method", "what it does", "what a step minimises", "an epoch is", "paper"], rows)
+
+
+def evaluators(folder: str = "") -> str:
+    """Return the table of all evaluators."""
+    rows = [
+        [_page(name, folder, head), first_sentence(subject(name)), head.get("control", "-"), head["paper"]]
+        for name, head in pages("evaluators").items()
+    ]
+    return table(["evaluator", "what it measures", "control beside source and retrained", "paper"], rows)
+
+
+def short(kind: str) -> str:
+    """Return the README's table of one kind: name and what it does."""
+    rows = [
+        [_page(name, f"docs/{kind}/", head), first_sentence(subject(name))]
+        for name, head in pages(kind).items()
+    ]
+    return table([kind.removesuffix("s"), "what it does" if kind == "methods" else "what it measures"], rows)
+
+
+def facts(name: str) -> str:
+    """Return what a method is served and takes, for its page."""
+    method, head = subject(name), pages("methods")[name]
+    shared = set(inspect.signature(exported("methods")["UnlearningModule"]).parameters)
+    own = [p for p in inspect.signature(method).parameters if p not in shared]
+    refused = ", ".join(f"`{axis}`" for axis in head.get("refused", {})) or "nothing"
+    rows = [
+        ["class", f"[`{name}`][lightning_unlearn.methods.{name}]"],
+        ["paper", head["paper"]],
+        ["a step minimises", head["minimises"]],
+        ["served", ", ".join(f"`{stream}`" for stream in method.streams)],
+        ["an epoch is one pass over", f"`{method.epoch_stream}`"],
+        ["parameters of its own", defaults(method, own)],
+        ["refuses", refused],
+    ]
+    return table(rows[0], rows[1:])
+
+
+def metrics(name: str) -> str:
+    """Return what an evaluator declares of its metrics, for its page."""
+    rows = [
+        [
+            f"`{metric}`",
+            declared.explanation.replace("|", r"\|"),
+            declared.unit or "-",
+            declared.direction or "read beside others",
+            declared.decides or "-",
+        ]
+        for metric, declared in subject(name).metrics.items()
+    ]
+    return table(["metric", "what it is", "unit", "better is", "decides"], rows)
+
+
+def support(kind: str) -> str:
+    """Return what of one kind the tests run, option by option."""
+    axes, only = support_axes(kind), support_axes("only") if kind == "methods" else {}
+    names = sorted(pages(kind))
+
+    def cell(name: str, axis: str) -> str:
+        if axis in pages(kind)[name].get("refused", {}):
+            return "refused"
+        return "yes" if name in only.get(axis, names) else "not run"
+
+    rows = [[label, *(cell(name, axis) for name in names)] for axis, label in axes.items()]
+    return table(["", *(f"`{name}`" for name in names)], rows, align=":-:")
+
+
+@cache
+def support_axes(kind: str) -> dict[str, Any]:
+    """Return one part of ``support.yml``."""
+    return dict(yaml.safe_load((REPO / "docs" / "support.yml").read_text())[kind])
+
+
+# ---------------------------------------------------------------------- data, networks, configurations
+
+
+def datamodules() -> str:
+    """Return the table of the data sets that come with the package."""
+    import lightning as L
+
+    rows = [
+        [f"`{name}`", first_sentence(data), own_defaults(data), used_in(f"data.{name}")]
+        for name, data in exported("data").items()
+        if inspect.isclass(data)
+        and issubclass(data, L.LightningDataModule)
+        and name != "UnlearningDataModule"
+    ]
+    return table(["datamodule", "what it holds", "parameters", "used in"], rows)
+
+
+def rules(base: str) -> str:
+    """Return the table of the forget rules or of the triggers."""
+    data = exported("data")
+    rows = [
+        [f"`{name}`", first_sentence(rule), own_defaults(rule)]
+        for name, rule in data.items()
+        if inspect.isclass(rule) and issubclass(rule, data[base]) and name != base
+    ]
+    return table(["rule" if base == "ForgetRule" else "trigger", "what it does", "parameters"], rows)
+
+
+def networks() -> str:
+    """Return the table of the networks, with the number of their weights."""
+    import torch
+    from torch import nn
+
+    from lightning_unlearn.models import count_parameters
+
+    rows = []
+    for name, model in exported("models").items():
+        if not (inspect.isclass(model) and issubclass(model, nn.Module)):
+            continue
+        needed = [
+            p for p in inspect.signature(model).parameters.values() if p.default is p.empty and p.kind < 2
+        ]
+        with torch.device("meta"):  # sizes without memory
+            count = "-" if needed or name == "Network" else f"{count_parameters(model()):,}"
+        rows.append(
+            [f"`{name}`", first_sentence(model), own_defaults(model), count, used_in(f"models.{name}")]
+        )
+    return table(["model", "what it is", "parameters", "weights", "used in"], rows)
+
+
+def configurations() -> str:
+    """Return every configuration of the repository, each under a heading."""
+    parts = []
+    for file in sorted((REPO / "configs").rglob("*.yaml")):
+        name = file.relative_to(REPO)
+        parts.append(f"## {name} {{ #{anchor(str(name))} }}\n\n```yaml\n{file.read_text().rstrip()}\n```")
+    return "\n\n".join(parts)
+
+
+def anchor(name: str) -> str:
+    """Return the anchor of a configuration on its page."""
+    return name.removeprefix("configs/").removesuffix(".yaml").replace("/", "-")
+
+
+@cache
+def papers() -> dict[str, list[str]]:
+    """Return where each name of the page on papers is used, such as ``Chen et al. 2024, table 1``."""
+    found: dict[str, list[str]] = {}
+    title = ""
+    for line in (REPO / "docs" / "papers.md").read_text().splitlines():
+        if line.startswith("## "):
+            title = line[3:].partition(":")[0]
+        elif line.startswith("| ") and len(cells := [cell.strip() for cell in line.split("|")[1:-1]]) == 3:
+            for name in re.findall(r"`([\w.]+)`", cells[2]):
+                found.setdefault(name, []).append(f"{title}, {cells[0]}")
+    return found
+
+
+def used_in(name: str) -> str:
+    """Return the places in papers where something is used."""
+    return "; ".join(papers().get(name, ())) or "-"
+
+
+# ---------------------------------------------------------------------- measured reports
+
+
+def measured(name: str) -> str:
+    """Return a measured report's models down and metrics across, mean ± standard deviation, controls first."""
+    report = json.loads((MEASURED / f"{name}.json").read_text())
+    models = report["models"]
+    columns = [metric for metric in _LONG if any(metric in values for values in models.values())]
+    return _caption(report) + "\n\n" + _measured_rows(report, ordered(report), columns)
+
+
+def measured_method(name: str) -> str:
+    """Return what was measured of one method beside its controls, from every report that has it."""
+    parts = []
+    for file in sorted(MEASURED.glob("*.json")):
+        report = json.loads(file.read_text())
+        found = next((m for m in report["models"] if m.replace("_", "") == name.lower()), None)
+        if found is not None:
+            models = list(dict.fromkeys(["source", "retrain", found]))
+            columns = [metric for metric in _SHORT if metric in report["models"][found]]
+            parts.append(f"**{titles()[file.stem]}**\n\n{_measured_rows(report, models, columns)}")
+    return "\n\n".join(parts) or "Not measured yet."
+
+
+@cache
+def titles() -> dict[str, str]:
+    """Return the headings of the page on what was measured, by the report under each."""
+    text = (REPO / "docs" / "measured.md").read_text()
+    return {
+        name: title
+        for title, name in re.findall(
+            r"^## ([^\n]+)\n(?:(?!^## ).)*?table: measured (\w+)", text, re.M | re.S
+        )
+    }
+
+
+def ordered(report: Any) -> list[str]:
+    """Return a report's models, controls first."""
+    from lightning_unlearn.reports import CONTROLS
+
+    return [m for m in CONTROLS if m in report["models"]] + [m for m in report["models"] if m not in CONTROLS]
+
+
+def _measured_rows(report: Any, models: Sequence[str], columns: Sequence[str]) -> str:
+    from lightning_unlearn.reports import describe
+
+    entries = [describe(metric) for metric in columns]
+    header = ["model", *(entry.short_heading for entry in entries)]
+    rows = [
+        [f"`{m}`", *(spread(metric, report["models"][m].get(metric)) for metric in columns)] for m in models
+    ]
+    return table(header, rows, align="--:")
+
+
+def spread(metric: str, value: Any) -> str:
+    """Return a metric's mean ± standard deviation as the report prints it."""
+    from lightning_unlearn.reports import describe
+    from lightning_unlearn.reports.glossary import decimals, format_number
+
+    if value is None:
+        return "-"
+    entry = describe(metric)
+    digits = decimals(entry, value)
+    mean = format_number(entry, value["mean"], digits)
+    return mean if value["std"] is None else f"{mean} ± {format_number(entry, value['std'], digits)}"
+
+
+def _caption(report: Any) -> str:
+    seeds = len(report["seeds"])
+    parts = [f"Mean ± standard deviation over {seeds} seeds" if seeds > 1 else "One seed"]
+    data, versions = report.get("data", {}), report.get("versions", {})
+    if {"n_forget", "n_retain"} <= set(data):
+        parts.append(f"{data['n_forget']:,} of {data['n_forget'] + data['n_retain']:,} samples forgotten")
+    parts += versions.get("gpu") or [versions[key] for key in ("cpu",) if key in versions]
+    parts += [f"torch {versions['torch']}"] if "torch" in versions else []
+    return "; ".join(parts) + "."
+
+
+# ---------------------------------------------------------------------- Markdown
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, align: str = "---") -> str:
+    """Return a Markdown table; ``align`` is the ruler of all columns but the first."""
+    ruler = ["---", *(align for _ in header[1:])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, ruler, *rows))
+
+
+def first_sentence(subject: Any) -> str:
+    """Return the first sentence of a docstring, its markup turned from reStructuredText into Markdown."""
+    paragraph = (inspect.getdoc(subject) or "").split("\n\n")[0].replace("\n", " ")
+    text = re.sub(r":math:`([^`]+)`", lambda found: f"${found[1]}$".replace(r"\|", r"\Vert{}"), paragraph)
+    text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text).replace("``", "`")
+    return re.split(r"(?<=[^.][.]) (?=[A-Z])", text)[0].removesuffix(".").replace("|", r"\|")
+
+
+def defaults(subject: Any, names: Iterable[str]) -> str:
+    """Return parameters with their defaults, as code; those without a default by name."""
+    parameters = inspect.signature(subject).parameters
+    cells = [
+        name if (default := parameters[name].default) is inspect.Parameter.empty else f"{name}={default!r}"
+        for name in names
+    ]
+    return ", ".join(f"`{cell}`".replace("|", r"\|") for cell in cells) or "-"
+
+
+def own_defaults(subject: Any) -> str:
+    """Return the parameters that say what a class is like; those that all have are left out."""
+    common = {"seed", "batch_size", "val_fraction", "root", "download", "args", "kwargs"}
+    return defaults(subject, [name for name in inspect.signature(subject).parameters if name not in common])
+
+
+def _page(name: str, folder: str, head: dict[str, Any]) -> str:
+    return f"[`{name}`]({folder}{head['file']})"
+
+
+def readme(text: str) -> str:
+    """Return the README with its tables up to date."""
+    return _IN_README.sub(lambda found: f"{found[1]}\n{short(found[2])}\n\n{found[3]}", text)
+
+
+if __name__ == "__main__":
+    file = Path(sys.argv[1])
+    file.write_text(readme(file.read_text()))

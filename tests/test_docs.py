@@ -1,0 +1,353 @@
+"""The README and the pages of the documentation: every command and program run, every name, link and table right."""
+
+import glob
+import importlib
+import re
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import doc_tables
+import lightning as L
+import pytest
+import test_harness_evaluators  # noqa: F401  that its tests say which lines of support.yml they stand for
+import test_harness_methods  # noqa: F401
+import test_launched  # noqa: F401
+import yaml
+from helpers.support import EVALUATOR_AXES, EVALUATORS, METHOD_AXES, METHODS, NOT_RUN, REFUSED, covered
+
+from lightning_unlearn.cli.main import main
+
+REPO = Path(__file__).resolve().parent.parent
+DOCS = REPO / "docs"
+PAGES = {
+    str(path.relative_to(REPO)): path.read_text()
+    for path in [REPO / "README.md", REPO / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+}
+README = PAGES["README.md"]
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = list(
+    dict.fromkeys(
+        line for text in PAGES.values() for block in blocks(text, "bash") for line in block.splitlines()
+    )
+)
+OURS = [command for command in COMMANDS if command.startswith("lightning-unlearn ")]
+COMPARISONS = [command for command in OURS if command.startswith("lightning-unlearn compare")]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty folder with this repository's configs and a project of the reader's own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(REPO / "tests" / "own_project"))
+    (tmp_path / "configs").symlink_to(REPO / "configs")
+    yield tmp_path
+    sys.modules.pop("my_project", None)
+
+
+def run(command: str, *more: str) -> int:
+    words = [name for word in shlex.split(command) for name in (glob.glob(word) if "*" in word else [word])]
+    assert words[0] == "lightning-unlearn"
+    return main([*words[1:], *more])
+
+
+# ---------------------------------------------------------------------- commands
+
+
+def test_the_two_commands_of_the_readme_set_everything_up() -> None:
+    main_job, tests = [c for block in blocks(README, "bash") for c in block.splitlines() if "venv" in c]
+    assert main_job.startswith(
+        "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/lightning-unlearn compare "
+    )
+    assert tests.startswith("python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && ")
+    assert tests.endswith(".venv/bin/pytest")
+    assert "install --quiet --disable-pip-version-check -e '.[test]'\n" in (REPO / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("part", [part for c in COMMANDS if c not in OURS for part in c.split(" && ")])
+def test_other_commands_name_what_there_is(part: str) -> None:
+    words = [word for word in shlex.split(part) if "=" not in word]
+    program, arguments = words[0].removeprefix(".venv/bin/"), words[1:]
+    if program == "pip":
+        declared = (REPO / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2]
+        extras = set(re.findall(r"^(\w+) = \[", declared, re.MULTILINE))
+        assert set(re.findall(r"\w+", "".join(re.findall(r"\[(.*?)\]", part)))) <= extras
+    elif program in ("pytest", "python", "ruff", "pre-commit", ".ci/run"):
+        assert all((REPO / word).exists() for word in arguments if "/" in word)
+    else:
+        assert program in ("git", "cd", "python3", "lightning-unlearn", "mkdocs", "mypy", "docker")
+
+
+@pytest.mark.parametrize("command", OURS)
+def test_our_commands_name_what_there_is(command: str) -> None:
+    """That they are understood as well, the slow tests show, which run each."""
+    words = shlex.split(command)
+    assert words[1] in (
+        "compare",
+        "report",
+        "ledger",
+        "dashboard",
+        "fit",
+        "validate",
+        "test",
+        "predict",
+        "--help",
+    )
+    assert all((REPO / word).is_file() for word in words if word.startswith("configs/"))
+
+
+@pytest.mark.slow
+def test_the_main_job(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("lightning-unlearn compare --config configs/digits/compare.yaml") == 0
+    printed = capfd.readouterr().out
+    assert (workplace / "runs/digits/report.html").is_file()
+    shown = blocks(PAGES["docs/quickstart.md"], "text")[0]
+    rows = [
+        {line.split()[0] for line in text.splitlines() if "±" in line and not line.startswith("mean")}
+        for text in (printed, shown)
+    ]
+    assert {"source", "retrain", "reference_kl"} <= rows[0]
+    assert rows[0] == rows[1], "the page shows another table than the command prints"
+
+
+@pytest.mark.slow
+def test_the_commands_for_one_model_run(workplace: Path) -> None:
+    commands = [c for c in OURS if c.startswith(("lightning-unlearn fit", "lightning-unlearn test"))]
+    assert len(commands) >= 3
+    for command in commands:
+        limits = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+        assert run(command, *limits, *(["--trainer.max_epochs=2"] if " fit " in command else [])) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMPARISONS)
+def test_the_comparisons_are_understood(
+    command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each kind of configuration is run by the tests of the command line."""
+    with pytest.raises(SystemExit) as stop:
+        run(command, "--print_config")
+    assert stop.value.code in (0, None), capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_records_and_pages(workplace: Path) -> None:
+    """A comparison with W&B and a ledger, cut short; then all that reads its results."""
+    import wandb
+
+    command = next(c for c in COMPARISONS if "--ledger" in c and "wandb" in c)
+    limits = ["--seeds=1", "--quiet=true", "--trainer.limit_train_batches=2", "--evaluators=[]"]
+    assert run(command, *limits, "--clean=true", "--output_dir=runs/digits") == 0
+    assert Path("deletions.jsonl").read_text().count("\n") == 2  # the retrained model and one method
+    others = [c for c in OURS if c.split()[1] in ("report", "ledger", "dashboard")]
+    assert len(others) >= 3
+    for other in others:
+        assert run(other) == 0
+    assert Path("dashboard.json").is_file()
+    wandb.teardown()
+    assert list(workplace.rglob("*.wandb")), "W&B wrote no run"
+
+
+# ---------------------------------------------------------------------- programs and files
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
+def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from my_project import MyDataModule, MyModule
+
+    quick = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(max_epochs=2, logger=False, **quick)  # type: ignore[arg-type]
+    trainer.fit(MyModule(), MyDataModule())
+    trainer.save_checkpoint("best.ckpt")
+    Path("deletion_request.csv").write_text("id\n" + "\n".join(map(str, range(0, 400, 4))))
+
+    class QuickTrainer(L.Trainer):
+        def __init__(self, **arguments: Any) -> None:
+            super().__init__(**{**quick, **arguments, "max_epochs": 2})
+
+    monkeypatch.setattr(L, "Trainer", QuickTrainer)
+    names: dict[str, Any] = {}
+    for program in blocks(PAGES[page], "python"):
+        exec(compile(program, page, "exec"), names)
+    assert ("export(" not in PAGES[page]) or Path("unlearned.ckpt").is_file()
+
+
+def test_yaml_on_pages_is_yaml() -> None:
+    for text in PAGES.values():
+        for block in blocks(text, "yaml"):
+            assert isinstance(yaml.safe_load(block), dict | list)
+
+
+# ---------------------------------------------------------------------- names, links, addresses
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_and_pictures_exist(page: str) -> None:
+    here = (REPO / page).parent
+    for target, anchor in re.findall(r"\]\((?!https?://)([^)#]*)(?:#([^)]*))?\)", PAGES[page]):
+        file = here / target if target else REPO / page
+        assert file.exists(), f"{page} links to {target}, which is not there"
+        if anchor and file.name != "configurations.md":
+            headings = {_slug(heading) for heading in re.findall(r"^#+ (.+)$", _whole(file), re.MULTILINE)}
+            assert anchor in headings, f"{page} links to {target}#{anchor}; headings are {sorted(headings)}"
+
+
+def _whole(file: Path) -> str:
+    """Return a page with the files that it shows."""
+    return re.sub(
+        r'^--8<-- "(.*)"$', lambda found: (REPO / found[1]).read_text(), file.read_text(), flags=re.MULTILINE
+    )
+
+
+def _slug(heading: str) -> str:
+    """Return a heading's anchor, as MkDocs and GitHub both make it."""
+    return re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", heading).strip().lower())
+
+
+def test_one_address_for_the_repository() -> None:
+    files = [REPO / name for name in ("README.md", "CITATION.cff", "pyproject.toml", "SECURITY.md")]
+    files += [*(REPO / ".github").rglob("*.*"), *(REPO / "notebooks").glob("*.ipynb"), *DOCS.rglob("*.md")]
+    found = {
+        a for f in files for a in re.findall(r"github(?:\.com)?/([\w-]+/lightning-unlearn)\b", f.read_text())
+    }
+    assert len(found) == 1, f"several addresses: {found}"
+
+
+def _name_of(name: str) -> object:
+    """Return what a name of the page on papers stands for."""
+    if name.startswith(("configs/", "notebooks/")):
+        assert (REPO / name).is_file()
+        return REPO / name
+    if name.startswith("figures/"):
+        from lightning_unlearn.reports import FIGURES
+
+        return {f"figures/{figure.filename}": figure for figure in FIGURES}[name]
+    room, *attributes = name.split(".")
+    found: object = importlib.import_module(f"lightning_unlearn.{room}")
+    for attribute in attributes:
+        found = getattr(found, attribute)
+    return found
+
+
+def test_what_reproduces_a_paper_exists() -> None:
+    names = [
+        name for line in PAGES["docs/papers.md"].splitlines() for name in re.findall(r"`([\w./*]+)`", line)
+    ]
+    assert len(names) > 80
+    for name in names:
+        if name not in ("lightning_unlearn", "figures/"):
+            assert _name_of(name) is not None
+
+
+# ---------------------------------------------------------------------- completeness
+
+
+def test_every_method_and_evaluator_has_a_page() -> None:
+    assert set(doc_tables.pages("methods")) == {method.__name__ for method in METHODS}
+    assert set(doc_tables.pages("evaluators")) == {evaluator.__name__ for evaluator in EVALUATORS}
+
+
+@pytest.mark.parametrize("kind", ["methods", "evaluators"])
+def test_pages_of_one_kind_have_the_same_chapters(kind: str) -> None:
+    wanted = {
+        "methods": ("What it needs", "Cost", "Measured", "Traps"),
+        "evaluators": ("What fools it", "Direction"),
+    }
+    for page, text in PAGES.items():
+        if page.startswith(f"docs/{kind}/") and not page.endswith("index.md"):
+            assert all(f"\n## {chapter}" in text for chapter in wanted[kind]), page
+
+
+def test_every_exported_room_has_an_api_page() -> None:
+    import lightning_unlearn
+
+    rooms = {
+        p.name for p in Path(lightning_unlearn.__file__).parent.iterdir() if (p / "__init__.py").is_file()
+    }
+    internal = {"cli", "engine", "trackers"}
+    assert {page.stem for page in (DOCS / "api").glob("*.md")} - {"index"} == rooms - internal
+
+
+def test_the_readme_is_short_and_its_tables_are_right() -> None:
+    assert len(README.splitlines()) <= 200
+    for kind in ("methods", "evaluators"):
+        rows = doc_tables.short(kind).splitlines()
+        shown = re.search(rf"<!-- table: {kind} -->\n(.*?)<!-- end of table", README, re.DOTALL)
+        assert shown is not None
+        wrong = [row for row in shown[1].strip().splitlines() if row not in rows]
+        assert not wrong, f"run python docs/doc_tables.py README.md: {wrong}"
+        assert len(rows) - len(shown[1].strip().splitlines()) <= 3, "several are missing: run the same"
+
+
+# ---------------------------------------------------------------------- tables
+
+
+@pytest.mark.parametrize(
+    "page", [page for page, text in PAGES.items() if "<!-- table: " in text and page.startswith("docs/")]
+)
+def test_every_row_of_a_table_has_as_many_cells_as_its_header(page: str) -> None:
+    text = doc_tables.insert(PAGES[page])
+    assert "<!-- table: " not in text
+    for block in text.split("\n\n"):
+        counts = {line.replace(r"\|", "").count("|") for line in block.splitlines() if line.startswith("|")}
+        assert len(counts) <= 1, block
+
+
+def test_every_evaluator_declares_what_it_measures() -> None:
+    for evaluator in EVALUATORS:
+        assert evaluator.metrics, evaluator
+        assert all(declared.explanation for declared in evaluator.metrics.values()), evaluator
+
+
+def test_first_sentence_turns_markup_into_markdown() -> None:
+    def subject() -> None:
+        r"""Returns ``x`` of :func:`~a.b.thing`, e.g. 1.5 | 2, and :math:`\|w\|`. Then more.
+
+        Not this.
+        """
+
+    assert (
+        doc_tables.first_sentence(subject) == r"Returns `x` of `thing`, e.g. 1.5 \| 2, and $\Vert{}w\Vert{}$"
+    )
+
+
+def test_defaults() -> None:
+    def subject(first: int, second: str = "a|b") -> None: ...
+
+    assert doc_tables.defaults(subject, ["first", "second"]) == r"`first`, `second='a\|b'`"
+    assert doc_tables.defaults(subject, []) == "-"
+
+
+def test_a_measured_value() -> None:
+    value = {"mean": 0.98765, "std": 0.001, "ci95": [0.986, 0.989], "values": [0.98765]}
+    assert doc_tables.spread("accuracy/test", value) == "98.77 ± 0.10"
+    assert doc_tables.spread("accuracy/test", {**value, "std": None, "ci95": None}) == "98.77"
+    assert doc_tables.spread("accuracy/test", None) == "-"
+
+
+def test_a_method_page_shows_its_row_of_every_report() -> None:
+    shown = doc_tables.measured_method("ReferenceKL")
+    assert shown.count("| `reference_kl` |") == 3
+    assert "**MNIST, 1% forgotten**" in shown
+    assert doc_tables.measured_method("FineTune") == "Not measured yet."
+
+
+# ---------------------------------------------------------------------- what runs where
+
+
+def test_every_line_of_the_support_tables_is_run() -> None:
+    assert covered == {"methods": set(METHOD_AXES), "evaluators": set(EVALUATOR_AXES)}
+
+
+def test_what_is_refused_exists() -> None:
+    names = {subject.__name__ for subject in (*METHODS, *EVALUATORS)}
+    assert all(set(axes) <= {*METHOD_AXES, *EVALUATOR_AXES} for axes in REFUSED.values())
+    assert all(left_out <= names for left_out in NOT_RUN.values())

@@ -103,8 +103,8 @@ def short(kind: str) -> str:
 def facts(name: str) -> str:
     """Return what a method is served and takes, for its page."""
     method, head = subject(name), pages("methods")[name]
-    shared = set(inspect.signature(exported("methods")["UnlearningModule"]).parameters)
-    own = [p for p in inspect.signature(method).parameters if p not in shared]
+    shared = parameters_of(exported("methods")["UnlearningModule"])
+    own = [name for name in parameters_of(method) if name not in shared]
     refused = ", ".join(f"`{axis}`" for axis in head.get("refused", {})) or "nothing"
     rows = [
         ["class", f"[`{name}`][lightning_unlearn.methods.{name}]"],
@@ -331,9 +331,21 @@ def first_sentence(subject: Any) -> str:
     return re.split(r"(?<=[^.][.]) (?=[A-Z])", text)[0].removesuffix(".").replace("|", r"\|")
 
 
+def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
+    """Return the arguments of a class, with those that it hands up to its bases by ``**kwargs``."""
+    found: dict[str, inspect.Parameter] = {}
+    for base in kind.__mro__:
+        if "__init__" in vars(base):
+            own = inspect.signature(base).parameters
+            found = {**found, **{name: each for name, each in own.items() if name not in found}}
+            if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
+                break
+    return {name: each for name, each in found.items() if each.kind is not each.VAR_KEYWORD}
+
+
 def defaults(subject: Any, names: Iterable[str]) -> str:
     """Return parameters with their defaults, as code; those without a default by name."""
-    parameters = inspect.signature(subject).parameters
+    parameters = parameters_of(subject)
     cells = [
         name if (default := parameters[name].default) is inspect.Parameter.empty else f"{name}={default!r}"
         for name in names
@@ -344,7 +356,7 @@ def defaults(subject: Any, names: Iterable[str]) -> str:
 def own_defaults(subject: Any) -> str:
     """Return the parameters that say what a class is like; those that all have are left out."""
     common = {"seed", "batch_size", "val_fraction", "root", "download", "args", "kwargs"}
-    return defaults(subject, [name for name in inspect.signature(subject).parameters if name not in common])
+    return defaults(subject, [name for name in parameters_of(subject) if name not in common])
 
 
 def _page(name: str, folder: str, head: dict[str, Any]) -> str:

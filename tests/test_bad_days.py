@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.support import METHODS, settings_of
 from helpers.toys import (
     FEATURES,
     Net,
@@ -30,27 +31,19 @@ from test_compare import toy_compare
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_unlearn import WGAN, CFk, EUk, RandomK, RandomTopK, ReferenceKL, Retrain, SourceRun, TopK
+from lightning_unlearn import ReferenceKL, Retrain, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator, ForgettingMetrics, MembershipInference
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
-from lightning_unlearn.methods import FineTune, NegGradPlus, SourceCheckpoint
+from lightning_unlearn.methods import SourceCheckpoint, UnlearningModule
 from lightning_unlearn.models import Classifier
 
-METHODS: dict[str, Callable[[nn.Module], Any]] = {
-    "Retrain": Retrain,
-    "ReferenceKL": lambda source: ReferenceKL(source, reference_epochs=1),
-    "TopK": lambda source: TopK(source, k=60),
-    "RandomK": lambda source: RandomK(source, fraction=0.5),
-    "RandomTopK": lambda source: RandomTopK(source, k=5, fraction=0.2),
-    "EUk": lambda source: EUk(source, k=1),
-    "CFk": lambda source: CFk(source, k=1),
-    "FineTune": FineTune,
-    "NegGradPlus": NegGradPlus,
-    "WGAN": WGAN,
-}
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS.keys())
+every_method = pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__name__)
+
+
+def build(kind: type[UnlearningModule], source: nn.Module) -> UnlearningModule:
+    return kind(source, **settings_of(kind))
 
 
 @pytest.fixture(autouse=True)
@@ -155,9 +148,9 @@ def nan_data(position: int) -> UnlearningDataModule:
 
 @every_method
 @pytest.mark.parametrize("position", [5, 20], ids=["forget", "retain"])
-def test_a_nan_in_the_data_is_said(method: Any, position: int) -> None:
+def test_a_nan_in_the_data_is_said(kind: Any, position: int) -> None:
     with pytest.raises((FloatingPointError, ValueError), match=r"NaN|non-finite") as caught:
-        quiet_trainer(callbacks=evaluators()).fit(method(toy_source()), nan_data(position))
+        quiet_trainer(callbacks=evaluators()).fit(build(kind, toy_source()), nan_data(position))
     assert "sklearn" not in str(caught.traceback[-1].path), "a traceback from deep inside"
 
 
@@ -322,9 +315,11 @@ def test_a_comparison_says_what_is_wrong_with_its_source(
 
 
 def test_a_source_of_another_class_count_is_refused_by_every_method() -> None:
-    for method in METHODS.values():
+    for kind in METHODS:
         with pytest.raises(ValueError, match="2 classes, but the data has targets from 0 to 2"):
-            quiet_trainer().fit(method(nn.Sequential(nn.Linear(FEATURES, 70), nn.Linear(70, 2))), toy_data())
+            quiet_trainer().fit(
+                build(kind, nn.Sequential(nn.Linear(FEATURES, 70), nn.Linear(70, 2))), toy_data()
+            )
 
 
 @pytest.mark.parametrize(
@@ -508,10 +503,10 @@ def test_bad_requests_are_refused_in_every_form(ids: list[int], message: str, tm
 
 
 @every_method
-def test_a_class_that_is_forgotten_whole(method: Any) -> None:
+def test_a_class_that_is_forgotten_whole(kind: Any) -> None:
     data = toy_data(Classes(1), nonmember=10)
     trainer = quiet_trainer(callbacks=evaluators())
-    unlearning = method(toy_source())
+    unlearning = build(kind, toy_source())
     trainer.fit(unlearning, data)
     assert data.split.forget.tolist() == list(range(1, 60, 3))
     assert all(value.isfinite() for value in trainer.callback_metrics.values())
@@ -543,8 +538,8 @@ ONE_SAMPLE: dict[str, Callable[[], UnlearningDataModule]] = {
 @pytest.mark.slow
 @every_method
 @pytest.mark.parametrize("data", ONE_SAMPLE.values(), ids=ONE_SAMPLE.keys())
-def test_batches_of_one_sample_with_batch_normalisation(method: Any, data: Any) -> None:
-    unlearning = method(toy_source())
+def test_batches_of_one_sample_with_batch_normalisation(kind: Any, data: Any) -> None:
+    unlearning = build(kind, toy_source())
     quiet_trainer(max_epochs=1).fit(unlearning, data())
     assert all(value.isfinite().all() for value in unlearning.model.state_dict().values())
 
@@ -582,9 +577,9 @@ class Posteriors(nn.Module):
 
 @pytest.mark.parametrize("always", [True, False], ids=["always", "in evaluation mode"])
 def test_a_model_that_gives_probabilities_is_told(always: bool, tmp_path: Path) -> None:
-    for method in METHODS.values():
+    for kind in METHODS:
         with pytest.raises(ValueError, match=r"gives probabilities .*unlearning needs logits"):
-            quiet_trainer(max_epochs=1).fit(method(Classifier(Posteriors(always))), toy_data())
+            quiet_trainer(max_epochs=1).fit(build(kind, Classifier(Posteriors(always))), toy_data())
     source = SourceRun(lambda: Classifier(Posteriors(always)), {"max_epochs": 1})
     report = toy_compare(tmp_path, seeds=1, source=source, evaluators=[]).report
     errors = {failure["model"]: failure["error"] for failure in report["failures"]}

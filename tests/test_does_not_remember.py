@@ -1,6 +1,5 @@
 """What a run leaves: the exported file of every method is opened and searched, and the rest is listed and removed."""
 
-import inspect
 import json
 import pickle
 import re
@@ -14,13 +13,13 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.support import METHODS, settings_of
 from helpers.toys import CLASSES, FEATURES, TRAIN, PlainModule, blobs, quiet_trainer, toy_data, toy_source
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from test_compare import timeless, toy_compare
 from torch import Tensor, nn
 
-import lightning_unlearn.methods
 from lightning_unlearn import MethodRun, ReferenceKL
 from lightning_unlearn.callbacks import Export
 from lightning_unlearn.callbacks.base.export import _name_wandb
@@ -28,27 +27,9 @@ from lightning_unlearn.cli.arguments import own_arguments, shown_arguments
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.core.remembering import Remembering, remembering_files, without_names
 from lightning_unlearn.data import Split, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import Retrain, UnlearningModule
+from lightning_unlearn.methods import Retrain
 from lightning_unlearn.models import Classifier
 
-# Arguments that make a method quick on a toy; one that is not named here runs with its defaults.
-QUICK: dict[str, dict[str, Any]] = {
-    "ReferenceKL": {"reference_epochs": 1},
-    "TopK": {"k": 60},
-    "Perturbation": {},
-    "RandomK": {"fraction": 0.5},
-    "RandomTopK": {"k": 10, "fraction": 0.2},
-    "EUk": {"k": 1},
-    "CFk": {"k": 1},
-}
-METHODS = [
-    method
-    for name in lightning_unlearn.methods.__all__
-    if inspect.isclass(method := getattr(lightning_unlearn.methods, name))
-    and issubclass(method, UnlearningModule)
-    and not inspect.isabstract(method)
-    and method not in (UnlearningModule, lightning_unlearn.methods.Perturbation)
-]
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 
 # Positions with a pattern of bytes that nothing else has, on the last samples of a larger set.
@@ -160,10 +141,9 @@ def test_the_export_of_every_method_does_not_remember(method: Any, tmp_path: Pat
     source = Classifier(small_net())
     quiet_trainer(max_epochs=1).fit(source, marked_data())
     data = marked_data()
-    arguments = dict(QUICK.get(method.__name__, {}))
-    if "optimizer" in inspect.signature(method).parameters:  # one with momentum
-        arguments["optimizer"] = lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)
-    unlearning = method(source, **arguments)
+    unlearning = method(
+        source, optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), **settings_of(method)
+    )
     trainer = quiet_trainer(limit_val_batches=0)
     trainer.fit(unlearning, data)
     path = unlearning.export(tmp_path / "unlearned.ckpt")

@@ -8,14 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from doc_tables import parameters_of
+from helpers.support import METHODS, settings_of
 from helpers.toys import TRAIN, quiet_trainer, toy_data, toy_source
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import lightning_unlearn.methods
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.core.ledger import verify
 from lightning_unlearn.data import Classes, Groups, Ids, RandomFraction, Split
+from lightning_unlearn.methods import UnlearningModule
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
 EXPECTED = (ValueError, TypeError, OSError, FloatingPointError)
@@ -218,22 +220,15 @@ def test_any_rule(kind: Any, value: Any, other: Any) -> None:
 
 # ---------------------------------------------------------------- arguments of the methods
 
-SMALL: dict[str, dict[str, Any]] = {
-    "ReferenceKL": {"reference_epochs": 1},
-    "TopK": {"k": 20},
-    "RandomTopK": {"k": 5, "fraction": 0.5},
-}
-RANGES: dict[str, list[str]] = {
-    "ReferenceKL": ["lambda_", "reference_fraction", "reference_epochs", "kl_tolerance"],
-    "TopK": ["k", "lambda_", "epsilon", "similarity_threshold"],
-    "RandomK": ["fraction"],
-    "RandomTopK": ["k", "fraction"],
-    "EUk": ["k"],
-    "CFk": ["k"],
-    "NegGradPlus": ["alpha", "clamp", "ascent_share"],
-    "WGAN": ["alpha", "critic_steps", "penalty_weight", "penalty_p", "retain_fraction", "patience"],
-}
-ranges = st.sampled_from([(name, argument) for name, arguments in RANGES.items() for argument in arguments])
+# what each method declares of its own arguments
+ranges = st.sampled_from(
+    [
+        (method, argument)
+        for method in METHODS
+        for argument in method.declared
+        if argument in parameters_of(method)
+    ]
+)
 values = st.one_of(
     st.sampled_from([-1, 0, 1, 2, 5, 10**9, -0.5, 0.0, 1e-9, 0.3, 1.0, 1.5, 1e300, float("nan"), float("inf"), "x", "", True]),
     st.sampled_from([None, [], [1], {}, -float("inf")]),
@@ -242,15 +237,14 @@ values = st.one_of(
 
 @settings(QUICK, max_examples=120)
 @given(place=ranges, value=values)
-def test_any_argument_of_a_method(place: tuple[str, str], value: Any) -> None:
-    name, argument = place
-    arguments = {**SMALL.get(name, {}), argument: value}
+def test_any_argument_of_a_method(place: tuple[type[UnlearningModule], str], value: Any) -> None:
+    kind, argument = place
     try:
-        method = getattr(lightning_unlearn.methods, name)(toy_source(), **arguments)
+        method = kind(toy_source(), **{**settings_of(kind), argument: value})
     except EXPECTED as error:
         require_clear(error)
         message = str(error)
-        assert argument in message, f"{name}({argument}={value!r}): {message}"
+        assert argument in message, f"{kind.__name__}({argument}={value!r}): {message}"
         return
     if isinstance(value, int | float) and abs(value) < 10:  # a billion epochs would work, in time
         trainer = quiet_trainer(max_epochs=1, limit_train_batches=2, limit_val_batches=0)
@@ -273,7 +267,7 @@ quiet: true
 OPTIONS = """seeds vary threads trainer methods evaluators retrain adapter source data data.forget data.seed
 data.split_path source.checkpoint config ledger clean"""
 options = st.sampled_from([f"--{name}" for name in OPTIONS.split()])
-settings_of = st.one_of(
+option_values = st.one_of(
     st.sampled_from(["-1", "0", "nan", "[]", "[0,0]", "[-1]", "{}", "null", "x", "", "[", "{a: 1}", "1e400", "true", "..", "/"]),
     st.sampled_from(["ids.csv", "missing.csv", "missing.yaml", "[{method: Nope}]", "[{method: ReferenceKL}]", "Nope", "0.0"]),
     st.text(string.printable, max_size=5),
@@ -282,7 +276,7 @@ settings_of = st.one_of(
 
 @pytest.mark.slow
 @settings(QUICK, max_examples=70)
-@given(option=options, value=settings_of)
+@given(option=options, value=option_values)
 def test_any_option_of_compare(
     option: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers.support import METHODS, every_method, is_refused, works_or_is_refused
+from helpers.support import METHODS, every_method, is_refused, settings_of, works_or_is_refused
 from helpers.toys import (
     CLASSES,
     FEATURES,
@@ -44,19 +44,12 @@ from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule
 from lightning_unlearn.models import MLP, Classifier
 
-# Settings that make a method quick on 60 samples; a method that is not named here runs with its defaults.
-QUICK: dict[str, dict[str, Any]] = {
-    "ReferenceKL": {"reference_epochs": 2, "lambda_": 0.3},
-    "TopK": {"k": 9},
-    "RandomTopK": {"k": 5},
-    "WGAN": {"alpha": 0.5, "critic_steps": 2, "retain_fraction": 0.2},
-}
 # Sums are taken in another order by several processes, which Adam's first steps amplify.
 ROUNDING = 2e-4
 
 
 def build(method: type[UnlearningModule], source: Any = None) -> UnlearningModule:
-    return method(toy_source() if source is None else source, **QUICK.get(method.__name__, {}))
+    return method(toy_source() if source is None else source, **settings_of(method))
 
 
 def fit(method: UnlearningModule, **arguments: Any) -> L.Trainer:
@@ -540,7 +533,7 @@ def test_checkpoint_and_export_round_trip(method: type[UnlearningModule], tmp_pa
     trainer = fit(ours)
     trainer.save_checkpoint(tmp_path / "resume.ckpt")
     again = method.load_from_checkpoint(
-        tmp_path / "resume.ckpt", weights_only=True, source=toy_source(), **QUICK.get(method.__name__, {})
+        tmp_path / "resume.ckpt", weights_only=True, source=toy_source(), **settings_of(method)
     )
     assert_same_state(state(again.model), state(ours.model))
     exported = ours.export(tmp_path / "export.ckpt")

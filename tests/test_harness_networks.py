@@ -32,14 +32,22 @@ from helpers.networks import (
     retrained,
     trained,
 )
-from helpers.support import EVALUATORS, METHODS, quick, trains_models
+from helpers.support import EVALUATORS, METHODS, quick, settings_of, trains_models
 from helpers.toys import assert_same_state, quiet_trainer, state
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.data import TensorData, UnlearningDataModule
-from lightning_unlearn.methods import EUk, Perturbation, Retrain, TopK, UnlearningModule
+from lightning_unlearn.methods import (
+    EUk,
+    FineTune,
+    Perturbation,
+    ReferenceKL,
+    Retrain,
+    TopK,
+    UnlearningModule,
+)
 from lightning_unlearn.models.fresh import fresh_copy
 
 
@@ -47,28 +55,8 @@ def adam(parameters: Any) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, lr=1e-2)
 
 
-# What makes a method forget a class within a second. Top-K and Random-k pull to a teacher that never saw it; WGAN to
-# what the source answers to samples of the other classes.
-PERTURB = {"lambda_": 2.0, "optimizer": adam}
-SETTINGS: dict[str, dict[str, Any]] = {
-    "ReferenceKL": {
-        "lambda_": 0.5,
-        "reference_fraction": 0.5,
-        "reference_optimizer": adam,
-        "optimizer": adam,
-    },
-    "TopK": {"k": 20, **PERTURB},
-    "RandomK": PERTURB,
-    "RandomTopK": {"k": 20, **PERTURB},
-    "EUk": {"optimizer": adam},
-    "CFk": {"optimizer": adam},
-    "NegGradPlus": {"alpha": 0.5, "optimizer": adam},
-    "WGAN": {"alpha": 0.4, "sort": False, "retain_fraction": 1.0, "critic_steps": 3, "optimizer": adam},
-}
-EPOCHS = {"EUk": 30, "WGAN": 30}
-# CF-k and fine-tuning train on samples of other classes and do nothing to what they are to forget.
-PROMISES_NOTHING = {"CFk", "FineTune"}
-LAST_TENSORS = {"CFk", "EUk"}
+# These have a rate of their own, which is what they are about.
+OWN_RATE = (Retrain, FineTune)
 
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -76,14 +64,20 @@ every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: met
 
 def build(method: type[UnlearningModule], kind: type[Project], **arguments: Any) -> UnlearningModule:
     torch.manual_seed(0)
-    return method(trained(kind), **{**settings_of(method, kind), **arguments})
+    return method(trained(kind), **{**arguments_of(method, kind), **arguments})
 
 
-def settings_of(method: type[UnlearningModule], kind: type[Project]) -> dict[str, Any]:
-    settings = dict(SETTINGS.get(method.__name__, {}))
+def arguments_of(method: type[UnlearningModule], kind: type[Project]) -> dict[str, Any]:
+    """Return what makes a method forget a class within a second; Top-K and Random-k pull to one that never saw it."""
+    settings = settings_of(method, "forgets")
+    settings = {name: value for name, value in settings.items() if name not in ("epochs", "promised")}
+    if method not in OWN_RATE:
+        settings["optimizer"] = adam
+    if issubclass(method, ReferenceKL):
+        settings["reference_optimizer"] = adam
     if issubclass(method, Perturbation):
         settings["teacher"] = retrained(kind)
-    if method.__name__ in LAST_TENSORS:
+    if method.keeps_source_tensors:
         settings["k"] = kind.LAST
     return settings
 
@@ -93,7 +87,8 @@ def unlearn(
 ) -> tuple[Project, list[str]]:
     """Fit, export, and return what the source's own class makes of the file, with the warnings of the export."""
     L.seed_everything(1, verbose=False)
-    settings = {"max_epochs": EPOCHS.get(type(method).__name__, 20), "limit_val_batches": 0, **trainer}
+    epochs = settings_of(type(method), "forgets").get("epochs", 20)
+    settings = {"max_epochs": epochs, "limit_val_batches": 0, **trainer}
     quiet_trainer(**settings).fit(method, forget_a_class(train))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -162,14 +157,15 @@ def assert_statistics(
 
 def assert_forgotten(exported: Project, source: Project, method: type[UnlearningModule]) -> None:
     """The class that the source knew by heart is answered no better than by chance, the others as before."""
+    promised = settings_of(method, "forgets").get("promised", True)
     assert accuracy(source, members(), FORGOTTEN) == 1
     assert accuracy(exported, others()) >= 0.8
-    assert accuracy(exported, members(), FORGOTTEN) <= 1 / 3 or method.__name__ in PROMISES_NOTHING
+    assert accuracy(exported, members(), FORGOTTEN) <= 1 / 3 or not promised
 
 
 def held_layers(method: UnlearningModule) -> list[str]:
     """Name the normalisations in front of the last tensors, where only those are trained."""
-    if type(method).__name__ not in LAST_TENSORS:
+    if not method.keeps_source_tensors:
         return []
     kind = type(method.source)
     moving = [name for name, parameter in method.source.named_parameters() if parameter.requires_grad][
@@ -208,7 +204,7 @@ def test_networks(method: type[UnlearningModule], kind: type[Project], tmp_path:
     if method is Retrain:
         before, after = values(source), values(exported)
         assert not [name for name in learned(source) if torch.equal(after[name], before[name])]
-    elif exported.AVERAGES and method.__name__ not in LAST_TENSORS:
+    elif exported.AVERAGES and not method.keeps_source_tensors:
         assert any(exported.AVERAGES[0] in text for text in said), said
     assert_forgotten(exported, source, method)
 
@@ -225,7 +221,7 @@ def test_answers_by_an_average_are_refused(method: type[UnlearningModule], tmp_p
 @pytest.mark.parametrize("method", [Retrain, TopK, EUk], ids=lambda method: method.__name__)
 def test_a_compiled_module(method: type[UnlearningModule], tmp_path: Path) -> None:
     """The wrapper that ``torch.compile`` makes of a whole module: its class is inside."""
-    ours = method(torch.compile(trained(Constant), backend="eager"), **settings_of(method, Constant))
+    ours = method(torch.compile(trained(Constant), backend="eager"), **arguments_of(method, Constant))
     exported, _ = unlearn(ours, tmp_path / "export.ckpt", max_epochs=1)
     assert_kept(exported, trained(Constant))
 

@@ -47,6 +47,16 @@ def test_every_public_name_exists_and_is_documented() -> None:
                 assert (getattr(module, name).__doc__ or "").strip(), f"{room}.{name} has no docstring"
 
 
+def test_every_method_of_the_folder_is_exported() -> None:
+    from pathlib import Path
+
+    from lightning_unlearn import methods
+
+    files = {path.stem for path in Path(methods.__file__).parent.glob("*.py")} - {"__init__"}
+    exported = {getattr(methods, name).__module__.rpartition(".")[2] for name in methods.__all__}
+    assert files <= exported
+
+
 def test_a_listing_of_callbacks_is_the_list_of_evaluators() -> None:
     import importlib
     import pkgutil

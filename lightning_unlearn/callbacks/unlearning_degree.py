@@ -21,9 +21,8 @@ from lightning_unlearn.functional import confidence_interval, spd_gan_loss
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 from lightning_unlearn.models.freezing import mark_frozen
 from lightning_unlearn.models.fresh import fresh_copy
-from lightning_unlearn.models.layout import lay_out_for_cpu
 from lightning_unlearn.models.spd_gan import perturber_for
-from lightning_unlearn.models.surgery import clone, frozen
+from lightning_unlearn.models.surgery import clone, frozen, lay_out_for_cpu
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,9 +1,9 @@
 """The datamodule that splits any project's data for unlearning and serves it as streams."""
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -20,7 +20,8 @@ from lightning_unlearn.core.seeds import default_seed, derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import attribute_names, attribute_of, origin_of
 from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, DatasetLoader, TensorLoader
+from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream, transfer_hooks
+from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
 from lightning_unlearn.data.poisoning import Poison, poison
 from lightning_unlearn.data.project import Project
 from lightning_unlearn.data.project_loaders import (
@@ -164,9 +165,8 @@ class UnlearningDataModule(L.LightningDataModule):
         self._test: Part | None = None
         self._evaluation: Dataset[Any] | None = evaluation_dataset
         self._labels: np.ndarray[Any, Any] | None = None
-        for hook in self.project.hooks:
-            # Lightning asks whether a hook is overridden, so ours exists only where the project's does
-            setattr(self, hook, partial(self._transfer, hook))
+        self._alone = False
+        adopt_transfer_hooks(self, datamodule, self._transfer)
 
     # ------------------------------------------------------------------ what there is
 
@@ -222,6 +222,8 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def setup(self, stage: str = "fit") -> None:
         """Set up the project's data and draw the split; later calls keep both."""
+        if self._alone:
+            return
         if stage == "fit" and self.ledger is not None:
             self.ledger.prepare()
         anew = self._split is None or self.project.torn_down
@@ -268,7 +270,8 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def teardown(self, stage: str) -> None:
         """Let the project's datamodule clean up."""
-        self.project.tear_down(stage)
+        if not self._alone:
+            self.project.tear_down(stage)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the fingerprint of the training set, which every checkpoint of a run with this data then holds."""
@@ -323,6 +326,21 @@ class UnlearningDataModule(L.LightningDataModule):
 
     # ------------------------------------------------------------------ streams
 
+    def served_alone(self, order_seed: int) -> "UnlearningDataModule":
+        """Return the same split data, set up already, that serves this process everything, in an order of its own.
+
+        It is in no ledger: what is fitted on it is a repetition, and no deletion.
+
+        Args:
+            order_seed: Seed of order, augmentation and whatever a method draws.
+        """
+        view = copy.copy(self)
+        view.trainer = view.ledger = None
+        view.order_seed = order_seed
+        view._alone = True
+        adopt_transfer_hooks(view, view.inner, view._transfer)
+        return view
+
     def loader(
         self,
         stream: str,
@@ -349,6 +367,8 @@ class UnlearningDataModule(L.LightningDataModule):
         order["batch_size"] = batch_size or self.batch_size or part.batch_size
         order["shuffle"] = train
         order["seed"] = derive_seed(self.order_seed, "loader", stream) if seed is None else seed
+        if self._alone:
+            order.update(rank=0, world_size=1)
         if train and part.weights is not None and stream in _WEIGHTED:
             order["weights"] = part.weights[torch.as_tensor(chosen)]
         dataset = part.dataset
@@ -374,11 +394,7 @@ class UnlearningDataModule(L.LightningDataModule):
             not isinstance(part.dataset, TensorData)
             or part.collate_fn is not None
             or part.dataset.augment is not None
-            or any(hook in vars(self) for hook in TRANSFER_HOOKS)
-            or (
-                isinstance(module, L.LightningModule)
-                and any(is_overridden(hook, module, L.LightningModule) for hook in TRANSFER_HOOKS)
-            )
+            or bool(transfer_hooks(self) or transfer_hooks(module))
         )
 
     # ------------------------------------------------------------------ within
@@ -501,18 +517,8 @@ class UnlearningDataModule(L.LightningDataModule):
         self.project.module.trainer = self.trainer
         inner = getattr(self.project.module, hook)
         module = self._module()
-        if (
-            isinstance(batch, dict)
-            and isinstance(module, StreamConsumer)
-            and tuple(batch) == tuple(module.streams)
-        ):
-            return {
-                name: part._replace(batch=inner(part.batch, *args))
-                if name in module.indexed_streams
-                else inner(part, *args)
-                for name, part in batch.items()
-            }
-        return inner(batch, *args)
+        streams = module.streams if isinstance(module, StreamConsumer) else ()
+        return of_each_stream(batch, streams, lambda part: inner(part, *args))
 
 
 @contextmanager

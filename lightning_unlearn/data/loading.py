@@ -16,7 +16,6 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
 
 __all__ = [
-    "TRANSFER_HOOKS",
     "BatchLoader",
     "DatasetLoader",
     "Indexed",
@@ -24,9 +23,6 @@ __all__ = [
     "OrderSampler",
     "TensorLoader",
 ]
-
-# Lightning's hooks that see a batch between a loader and the device
-TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
 class Indexed(NamedTuple):

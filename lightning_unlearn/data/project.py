@@ -4,11 +4,9 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import Dataset
 
 from lightning_unlearn.data.dealing import Deals
-from lightning_unlearn.data.loading import TRANSFER_HOOKS
 from lightning_unlearn.data.project_loaders import Part, part_of_dataset, part_of_loader
 
 __all__ = ["Project"]
@@ -22,7 +20,6 @@ class Project:
 
     Attributes:
         name: Its class's name, for messages and reports.
-        hooks: Lightning's hooks between a loader and the device that it overrides.
         torn_down: Whether it was torn down since it was last set up.
     """
 
@@ -34,7 +31,6 @@ class Project:
         self.inner = inner
         self.name = type(inner).__name__
         self.module = inner if isinstance(inner, L.LightningDataModule) else None
-        self.hooks = [hook for hook in TRANSFER_HOOKS if self.module and is_overridden(hook, self.module)]
         self.torn_down = False
         self._deals = Deals()
         self._stages: set[str] = set()

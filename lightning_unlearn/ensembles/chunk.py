@@ -13,7 +13,7 @@ from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import train_classifier
 from lightning_unlearn.ensembles.recipe import Member, Recipe, Samples, first_module, member_loader
-from lightning_unlearn.models.layout import lay_out_for_cpu
+from lightning_unlearn.models.surgery import lay_out_for_cpu
 
 __all__ = ["Chunk", "fuse", "join_chunks", "state_of", "train_one_by_one"]
 

@@ -1,18 +1,12 @@
 """CF-k: fine-tuning of the last k parameter tensors; the base of EU-k, which re-initialises them first."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.engine.train import Loss
-from lightning_unlearn.methods.base.checks import require_integers
-from lightning_unlearn.methods.base.module import Step, UnlearningModule
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
+from lightning_unlearn.models import last_parameter_tensors
 from lightning_unlearn.models.freezing import share_frozen
-from lightning_unlearn.models.surgery import last_parameter_tensors
 
 __all__ = ["CFk"]
 
@@ -31,11 +25,7 @@ class CFk(UnlearningModule):
         source: The source model.
         k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
-        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Raises:
         ValueError: If ``k`` is outside its range.
@@ -51,30 +41,14 @@ class CFk(UnlearningModule):
     epoch_stream = "retain"
     keeps_source_tensors = True
     default_lr = 1e-4
+    declared: ClassVar[Declared] = {
+        "k": Range("(-inf, inf)", whole=True)
+    }  # how many there are, the source says
 
-    def __init__(
-        self,
-        source: Source,
-        k: int = 5,
-        *,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
-    ) -> None:
-        require_integers(k=k)
+    def __init__(self, source: Source, k: int = 5, **method: Any) -> None:
+        self.check(k=k)
         self.k = k  # initial_model() asks for it
-        super().__init__(
-            source,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        super().__init__(source, **method)
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source, which must have k tensors to train."""
@@ -93,9 +67,3 @@ class CFk(UnlearningModule):
         """Leave the model whole, and frozen as the source is."""
         super().teardown(stage)
         share_frozen(self.model, self.source)
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy on the retain set."""
-        loss = self.retain_loss(batch["retain"], batch_idx)
-        self.log_terms(loss=loss)
-        return loss

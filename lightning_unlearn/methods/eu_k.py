@@ -1,18 +1,14 @@
 """EU-k: the last k parameter tensors are drawn anew and trained from scratch; the rest stays frozen."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.engine.train import Loss
-from lightning_unlearn.methods.base.module import Step
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base import Source
 from lightning_unlearn.methods.cf_k import CFk
-from lightning_unlearn.models.fresh import fresh_copy
-from lightning_unlearn.models.surgery import last_parameter_tensors
+from lightning_unlearn.models import fresh_copy, last_parameter_tensors
 
 __all__ = ["EUk"]
 
@@ -30,11 +26,7 @@ class EUk(CFk):
         k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
         fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
-        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Raises:
         ValueError: If ``k`` is outside its range, or ``fresh`` builds another architecture.
@@ -49,29 +41,10 @@ class EUk(CFk):
     """
 
     def __init__(
-        self,
-        source: Source,
-        k: int = 5,
-        *,
-        fresh: Callable[[], nn.Module] | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        self, source: Source, k: int = 5, *, fresh: Callable[[], nn.Module] | None = None, **method: Any
     ) -> None:
         self._fresh = fresh
-        super().__init__(
-            source,
-            k,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        super().__init__(source, k, **method)
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source with new last tensors."""

@@ -1,10 +1,6 @@
 """FineTune: train on the retain set alone, from the source's weights."""
 
-from typing import Any
-
-from torch import Tensor
-
-from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.base import UnlearningModule
 
 __all__ = ["FineTune"]
 
@@ -20,11 +16,7 @@ class FineTune(UnlearningModule):
     Args:
         source: The source model.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
-        lr_scheduler: Makes a schedule that is stepped once an epoch.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step.
-        adapter: How batches and outputs are taken apart.
-        frozen: What was trained on nobody and stays; see :class:`UnlearningModule`.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Example:
         >>> from lightning_unlearn.models import MLP
@@ -36,9 +28,3 @@ class FineTune(UnlearningModule):
     epoch_stream = "retain"
     default_lr = 3e-3
     anneals = True
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy on the retain set."""
-        loss = self.retain_loss(batch["retain"], batch_idx)
-        self.log_terms(loss=loss)
-        return loss

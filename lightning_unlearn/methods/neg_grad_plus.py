@@ -1,17 +1,11 @@
 """NegGradPlus: descend on the retain set and, for the first part of the steps, ascend on the forget set."""
 
-from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.functional import bounded_ascent
-from lightning_unlearn.methods.base.checks import require_numbers
-from lightning_unlearn.methods.base.module import Step, UnlearningModule
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 
 __all__ = ["NegGradPlus"]
 
@@ -37,11 +31,8 @@ class NegGradPlus(UnlearningModule):
             log C, C the number of classes.
         ascent_share: Share of the steps that ascend, in (0, 1].
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
-        lr_scheduler: Makes a schedule that is stepped once an epoch.
-        loss: Classification loss; ``None`` for the cross-entropy.
         step: ``"loss"``, or ``"source"`` to take both terms from the source's own training step.
-        adapter: How batches and outputs are taken apart.
-        frozen: What was trained on nobody and stays; see :class:`UnlearningModule`.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -57,6 +48,11 @@ class NegGradPlus(UnlearningModule):
     epoch_stream = "retain"
     default_lr = 3e-3
     anneals = True
+    declared: ClassVar[Declared] = {
+        "alpha": Range("[0, 1]", ": it weighs the retain set against the forget set"),
+        "clamp": Range("(0, inf)", "; 6 is a usual bound"),
+        "ascent_share": Range("(0, 1]", "; 1 ascends to the end"),
+    }
 
     def __init__(
         self,
@@ -65,31 +61,10 @@ class NegGradPlus(UnlearningModule):
         *,
         clamp: float = 6.0,
         ascent_share: float = 0.6,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        **method: Any,
     ) -> None:
-        require_numbers(alpha=alpha, clamp=clamp, ascent_share=ascent_share)
-        if not 0 <= alpha <= 1:
-            raise ValueError(
-                f"alpha must lie in [0, 1], got {alpha}: it weighs the retain set against the forget set"
-            )
-        if not 0 < clamp < float("inf"):
-            raise ValueError(f"clamp must be positive and finite, got {clamp}; 6 is a usual bound")
-        if not 0 < ascent_share <= 1:
-            raise ValueError(f"ascent_share must lie in (0, 1], got {ascent_share}; 1 ascends to the end")
-        super().__init__(
-            source,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        self.check(alpha=alpha, clamp=clamp, ascent_share=ascent_share)
+        super().__init__(source, **method)
         self.alpha = alpha
         self.clamp = clamp
         self.ascent_share = ascent_share
@@ -103,9 +78,7 @@ class NegGradPlus(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Descend on D_r and ascend on D_f, or descend alone once ascent has ended."""
         if self.trainer.global_step >= self._last_ascent:
-            loss = self.retain_loss(batch["retain"], batch_idx)
-            self.log_terms(loss=loss)
-            return loss
+            return super().training_step(batch, batch_idx)
         (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
         forget_ce = self.retain_loss(batch["forget"], batch_idx, (forget, labels))  # the same loss, on D_f

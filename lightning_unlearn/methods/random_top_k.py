@@ -1,24 +1,16 @@
 """Random-TopK unlearning of Zuo et al.: a random choice of weights that holds the most sensitive ones."""
 
-from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import select_random_top_k
-from lightning_unlearn.functional.sensitivity import Granularity
-from lightning_unlearn.methods.base.module import Step
-from lightning_unlearn.methods.base.perturbation import require_fraction
-from lightning_unlearn.methods.base.source import Source
-from lightning_unlearn.methods.top_k import Sensitivity, SensitivityStream, TopK
+from lightning_unlearn.methods.base import Source
+from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import count_parameters
 
 __all__ = ["RandomTopK"]
 
@@ -37,25 +29,7 @@ class RandomTopK(TopK):
         k: How many of the weights are the most sensitive ones (whole tensors with ``granularity="tensor"``);
             not more than are perturbed.
         fraction: Share of the weights that are perturbed, in (0, 1]; 0.05 in the paper.
-        epsilon: Coefficient ε of the perturbation.
-        mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
-        sensitivity: Gradient of what: of the argument ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
-            logits.
-        sensitivity_samples: Over how many samples at most; ``None`` for all.
-        sensitivity_stream: Of which set they are a random choice: ``"train"``, ``"forget"`` or ``"retain"``.
-        sensitivity_per_sample: ``False`` takes the gradient of each batch's mean instead.
-        granularity: What is sensitive: single weights (``"scalar"``) or whole tensors (``"tensor"``).
-        lambda_: Weight λ of the JS term, >= 0.
-        teacher: Whose posteriors on the forget set the JS term pulls to: ``"source"`` or another model.
-        update: Which weights fine-tuning moves: ``"all"`` or ``"selected"``.
-        similarity_threshold: Mean of 1 − JS on the forget set at which training stops; ``None`` for never.
-        epoch: Which set an epoch is one pass over: ``"retain"`` or ``"forget"``.
-        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
-        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        **top_k: Arguments of :class:`~lightning_unlearn.methods.top_k.TopK`.
 
     Raises:
         TypeError: If ``k`` is not an integer.
@@ -69,60 +43,15 @@ class RandomTopK(TopK):
         ValueError: k=5 weights are more than the 2 that fraction=0.1 perturbs; lower k or raise fraction
     """
 
-    def __init__(
-        self,
-        source: Source,
-        k: int = 45,
-        fraction: float = 0.05,
-        *,
-        epsilon: float = 0.1,
-        mix: bool = False,
-        sensitivity: Sensitivity = "loss",
-        sensitivity_samples: int | None = 128,
-        sensitivity_stream: SensitivityStream = "train",
-        sensitivity_per_sample: bool = True,
-        granularity: Granularity = "scalar",
-        lambda_: float = 0.1,
-        teacher: Source = "source",
-        update: Literal["all", "selected"] = "all",
-        similarity_threshold: float | None = None,
-        epoch: Literal["retain", "forget"] = "retain",
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
-    ) -> None:
-        super().__init__(
-            source,
-            k,
-            epsilon=epsilon,
-            mix=mix,
-            sensitivity=sensitivity,
-            sensitivity_samples=sensitivity_samples,
-            sensitivity_stream=sensitivity_stream,
-            sensitivity_per_sample=sensitivity_per_sample,
-            granularity=granularity,
-            lambda_=lambda_,
-            teacher=teacher,
-            update=update,
-            similarity_threshold=similarity_threshold,
-            epoch=epoch,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
-        require_fraction(fraction, self.model)
+    def __init__(self, source: Source, k: int = 45, fraction: float = 0.05, **top_k: Any) -> None:
+        super().__init__(source, k, **top_k)
+        self.require_fraction(fraction)
         self.fraction = fraction
-        if granularity == "scalar":
+        if self.granularity == "scalar":
             self._require_room(k)
 
     def _require_room(self, count: int) -> None:
-        perturbed = round(self.fraction * count_parameters(self.model, list(trainable(self.model))))
+        perturbed = round(self.fraction * self.n_weights)
         if count > perturbed:
             what = "weights" if self.granularity == "scalar" else f"tensors of {count} weights"
             raise ValueError(

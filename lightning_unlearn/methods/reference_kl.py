@@ -1,25 +1,21 @@
 """Reference-model unlearning of Chen et al., 2024 and 2021: λ·KL + (1−λ)·CE."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.own_steps import own_loss
-from lightning_unlearn.engine.train import Loss
-from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_classifier
+from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
 from lightning_unlearn.functional import kl_from_logits, reference_kl_loss
-from lightning_unlearn.methods.base.checks import require_integers, require_numbers
-from lightning_unlearn.methods.base.module import Step, UnlearningModule
-from lightning_unlearn.methods.base.source import Source
-from lightning_unlearn.methods.base.teacher import Teacher
-from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.models import fresh_copy
 
 __all__ = ["ReferenceKL"]
 
@@ -50,12 +46,7 @@ class ReferenceKL(UnlearningModule):
             says.
         kl_tolerance: Stop when the mean KL on the forget set after an epoch, in nats, is below this (eq. 4), the
             model being asked as it would be exported; ``None`` trains for the trainer's ``max_epochs``.
-        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
-        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -70,6 +61,12 @@ class ReferenceKL(UnlearningModule):
     streams = ("forget", "retain")
     epoch_stream = "forget"
     indexed_streams = ("forget",)
+    declared: ClassVar[Declared] = {
+        "lambda_": Range("[0, 1]", ": it weighs the KL term against the cross-entropy"),
+        "reference_fraction": Range("(0, 1]"),
+        "reference_epochs": Range("[1, inf)", whole=True),
+        "kl_tolerance": Range("(0, inf]", "; None never stops early", none=True),
+    }
 
     def __init__(
         self,
@@ -82,39 +79,11 @@ class ReferenceKL(UnlearningModule):
         reference_optimizer: OptimizerCallable | None = None,
         fresh: Callable[[], nn.Module] | None = None,
         kl_tolerance: float | None = None,
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        **method: Any,
     ) -> None:
-        require_numbers(
-            none=("kl_tolerance",),
-            lambda_=lambda_,
-            reference_fraction=reference_fraction,
-            kl_tolerance=kl_tolerance,
-        )
-        require_integers(reference_epochs=reference_epochs)
-        if not 0 <= lambda_ <= 1:
-            raise ValueError(
-                f"lambda_ must lie in [0, 1], got {lambda_}: it weighs the KL term against the cross-entropy"
-            )
-        if not 0 < reference_fraction <= 1:
-            raise ValueError(f"reference_fraction must lie in (0, 1], got {reference_fraction}")
-        if reference_epochs < 1:
-            raise ValueError(f"reference_epochs must be at least 1, got {reference_epochs}")
-        if kl_tolerance is not None and not kl_tolerance > 0:
-            raise ValueError(f"kl_tolerance must be positive, got {kl_tolerance}; None never stops early")
-        super().__init__(
-            source,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        self.check(lambda_=lambda_, reference_fraction=reference_fraction)
+        self.check(reference_epochs=reference_epochs, kl_tolerance=kl_tolerance)
+        super().__init__(source, **method)
         self.lambda_ = lambda_
         self.reference_fraction = reference_fraction
         self.reference_epochs = reference_epochs
@@ -148,7 +117,7 @@ class ReferenceKL(UnlearningModule):
             reference,
             data.loader("retain", train=True, positions=positions, seed=seed, least=1),
             epochs=self.reference_epochs,
-            optimizer=self._reference_optimizer or _adam,
+            optimizer=self._reference_optimizer or partial(torch.optim.Adam, lr=1e-3),
             runtime=runtime,
             loss=self.loss,
             step=_own_step if own else None,
@@ -173,11 +142,8 @@ class ReferenceKL(UnlearningModule):
         if self.kl_tolerance is None:
             return
         assert self._reference is not None  # prepare() made it
-        runtime = Runtime(self.trainer)
-        with self.looked_at():
-            answers = predict(self.model, self.data.loader("forget", indexed=True), runtime, self.adapter)
-        reference = self._reference.answers(self.data, runtime).cpu()
-        if float(kl_from_logits(reference, answers.logits)) < self.kl_tolerance:
+        reference = self._reference.answers(self.data, Runtime(self.trainer)).cpu()
+        if float(kl_from_logits(reference, self.forget_answers().logits)) < self.kl_tolerance:
             self.trainer.should_stop = True
 
     def preparation_state(self) -> dict[str, Any]:
@@ -192,7 +158,3 @@ class ReferenceKL(UnlearningModule):
 
 def _own_step(module: nn.Module, batch: Any) -> Tensor:
     return own_loss(cast(L.LightningModule, module), batch, 0)
-
-
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3)

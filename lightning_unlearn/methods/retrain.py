@@ -1,20 +1,16 @@
 """Retrain: the oracle that every unlearned model is measured against."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import lightning as L
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor, nn
+from torch import nn
 
-from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.engine.own_steps import own_validation
-from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.methods.base.module import Step, UnlearningModule
-from lightning_unlearn.methods.base.source import Source
-from lightning_unlearn.models.fresh import fresh_copy
+from lightning_unlearn.methods.base import Source, UnlearningModule
+from lightning_unlearn.models import fresh_copy
 
 __all__ = ["Retrain"]
 
@@ -39,9 +35,7 @@ class Retrain(UnlearningModule):
             where the two differ: an oracle is to be trained as the source was.
         optimizer: Makes the optimizer; ``None`` for the source's own recipe, or Adam with learning rate 1e-3.
         lr_scheduler: Makes the schedule that goes with ``optimizer``.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Raises:
         ValueError: If the source's own steps are asked for and it has none, or optimizes manually.
@@ -58,30 +52,13 @@ class Retrain(UnlearningModule):
     follows_source_recipe: ClassVar[bool] = True
 
     def __init__(
-        self,
-        source: Source,
-        *,
-        fresh: Callable[[], nn.Module] | None = None,
-        step: Step = "loss",
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        self, source: Source, *, fresh: Callable[[], nn.Module] | None = None, **method: Any
     ) -> None:
         self._fresh = fresh
-        super().__init__(
-            source,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        super().__init__(source, **method)
         self._watched: set[str] = set()
         recipe = self._recipe
-        if recipe is not None and not recipe.automatic_optimization and optimizer is None:
+        if recipe is not None and not recipe.automatic_optimization and self._optimizer is None:
             raise ValueError(
                 f"Retrain: {type(recipe).__name__} steps its optimizers itself (manual optimization), which cannot "
                 "be followed; use step='loss' and give optimizer=..."
@@ -103,12 +80,6 @@ class Retrain(UnlearningModule):
         self._watched = watched - _OWN_METRICS
         if self._watched:
             self._own_validation_loader()
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Cross-entropy on the retain set, or the loss of the source's own step."""
-        loss = self.retain_loss(batch["retain"], batch_idx)
-        self.log_terms(loss=loss)
-        return loss
 
     def on_train_epoch_end(self) -> None:
         """Measure what the schedule watches, as the source does."""

@@ -1,29 +1,25 @@
 """Top-K unlearning of Zuo et al.: the most sensitive weights are perturbed, then all are fine-tuned."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.distributed
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data import Adapter, Indexed, UnlearningDataModule
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import gradient_sensitivities, select_top_k
 from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
-from lightning_unlearn.methods.base.checks import require_choice
-from lightning_unlearn.methods.base.module import Step
-from lightning_unlearn.methods.base.perturbation import Perturbation, require_k
-from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base import Choice, Declared, Range, Source
+from lightning_unlearn.methods.base.perturbation import Perturbation
+from lightning_unlearn.models import evaluating
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import call_with, count_parameters, evaluating
+from lightning_unlearn.models.surgery import call_with
 
 __all__ = ["TopK"]
 
@@ -46,8 +42,6 @@ class TopK(Perturbation):
         source: The source model.
         k: How many weights are perturbed, >= 1 (whole tensors with ``granularity="tensor"``); 30 to 50 in the
             paper.
-        epsilon: Coefficient ε of the perturbation.
-        mix: Whether chosen weights are mixed with one another (algorithm 1, line 12), not scaled (eq. 7).
         sensitivity: Gradient of what: of the argument ``"loss"``, or of ``"output_norm"``, the squared L2 norm of the
             logits, which needs no label (as in memory aware synapses).
         sensitivity_samples: Over how many samples at most; ``None`` for all. The paper picks 1, but on a model
@@ -59,17 +53,7 @@ class TopK(Perturbation):
             operations :func:`torch.func.vmap` cannot batch.
         granularity: ``"scalar"`` chooses single weights, as the paper's table I counts them; ``"tensor"``
             reads eq. 6 as the norm of a tensor's gradient and perturbs whole tensors.
-        lambda_: Weight λ of the JS term, >= 0.
-        teacher: Whose posteriors on the forget set the JS term pulls to: ``"source"`` or another model.
-        update: Which weights fine-tuning moves: ``"all"`` or ``"selected"``.
-        similarity_threshold: Mean of 1 − JS on the forget set at which training stops; ``None`` for never.
-        epoch: Which set an epoch is one pass over: ``"retain"`` or ``"forget"``.
-        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
-        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        **perturbation: Arguments of :class:`~lightning_unlearn.methods.base.perturbation.Perturbation`.
 
     Raises:
         TypeError: If ``k`` is not an integer.
@@ -79,60 +63,36 @@ class TopK(Perturbation):
         >>> from lightning_unlearn.models import MLP
         >>> TopK(MLP(in_features=4, hidden=(3,), num_classes=2), k=45)
         Traceback (most recent call last):
-        ValueError: k must lie between 1 and 23, the weights of MLP, got 45
+        ValueError: k must lie in [1, 23], got 45: MLP has 23 weights
     """
+
+    declared: ClassVar[Declared] = {
+        **Perturbation.declared,
+        "sensitivity": Choice(("loss", "output_norm")),
+        "sensitivity_stream": Choice(("forget", "retain", "train")),
+        "sensitivity_samples": Range("[1, inf)", "; None takes all", whole=True, none=True),
+        "granularity": Choice(("scalar", "tensor")),
+    }
 
     def __init__(
         self,
         source: Source,
         k: int = 45,
         *,
-        epsilon: float = 0.1,
-        mix: bool = False,
         sensitivity: Sensitivity = "loss",
         sensitivity_samples: int | None = 128,
         sensitivity_stream: SensitivityStream = "train",
         sensitivity_per_sample: bool = True,
         granularity: Granularity = "scalar",
-        lambda_: float = 0.1,
-        teacher: Source = "source",
-        update: Literal["all", "selected"] = "all",
-        similarity_threshold: float | None = None,
-        epoch: Literal["retain", "forget"] = "retain",
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        **perturbation: Any,
     ) -> None:
-        require_choice("sensitivity", sensitivity, ("loss", "output_norm"))
-        require_choice("sensitivity_stream", sensitivity_stream, ("forget", "retain", "train"))
-        require_choice("granularity", granularity, ("scalar", "tensor"))
-        if sensitivity_samples is not None and sensitivity_samples < 1:
-            raise ValueError(
-                f"sensitivity_samples must be at least 1, got {sensitivity_samples}; None takes all"
-            )
-        super().__init__(
-            source,
-            epsilon=epsilon,
-            mix=mix,
-            lambda_=lambda_,
-            teacher=teacher,
-            update=update,
-            similarity_threshold=similarity_threshold,
-            epoch=epoch,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        self.check(sensitivity=sensitivity, sensitivity_stream=sensitivity_stream)
+        self.check(sensitivity_samples=sensitivity_samples, granularity=granularity)
+        super().__init__(source, **perturbation)
         if granularity == "scalar":
-            require_k(k, count_parameters(self.model, list(trainable(self.model))), "weights", self.model)
+            self.require_k(k, self.n_weights, "weights")
         else:
-            require_k(k, len(trainable(self.model)), "parameter tensors", self.model)
+            self.require_k(k, len(trainable(self.model)), "parameter tensors")
         self.k = k
         self.sensitivity = sensitivity
         self.sensitivity_samples = sensitivity_samples

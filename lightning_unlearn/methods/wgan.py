@@ -1,7 +1,8 @@
 """WGAN unlearning of Chen, Huang & Wang, 2021: a critic on sorted posteriors teaches the model how sure to be."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -10,26 +11,20 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics import MeanMetric
 
 from lightning_unlearn.core.compat import AnyBatchNorm
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
-from lightning_unlearn.data.splits import Split
-from lightning_unlearn.engine.train import Loss
-from lightning_unlearn.ensembles import Runtime, isolated_rng, predict
+from lightning_unlearn.data import Split, UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional import (
     generator_loss,
     gradient_penalty,
     sort_posteriors,
     wasserstein_critic_loss,
 )
-from lightning_unlearn.methods.base.checks import require_integers, require_numbers
-from lightning_unlearn.methods.base.module import Step, UnlearningModule
-from lightning_unlearn.methods.base.source import Source
-from lightning_unlearn.models.small import MLP
-from lightning_unlearn.models.surgery import clone, evaluating, frozen
+from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.models import MLP, clone, evaluating
 
 __all__ = ["WGAN"]
 
@@ -78,12 +73,8 @@ class WGAN(UnlearningModule):
             the source learned before the critic has learned what to ask for.
         critic_optimizer: Makes the critic's optimizer; ``None`` for Adam with learning rate 1e-3 and the betas 0.5
             and 0.9 that are usual for such critics.
-        lr_scheduler: Makes the schedule of the model's optimizer; ``None`` for a constant rate.
-        critic_lr_scheduler: Makes that of the critic's.
-        loss: Classification loss; ``None`` for the cross-entropy.
-        step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set.
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        critic_lr_scheduler: Makes the schedule of the critic's optimizer; ``None`` for a constant rate.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Raises:
         ValueError: If an argument is outside its range, or the critic looks across samples.
@@ -98,6 +89,16 @@ class WGAN(UnlearningModule):
     streams = ("forget", "nonmember", "retain")
     epoch_stream = "forget"
     indexed_streams = ("nonmember",)
+    default_lr = 1e-4
+    declared: ClassVar[Declared] = {
+        "alpha": Range("[0, 1]", ": it weighs forgetting against the loss on the retain set"),
+        "critic_steps": Range("[1, inf)", whole=True),
+        "penalty_weight": Range("(0, inf)", "; the usual weight is 10"),
+        "penalty_p": Range("[1, inf]", "; the usual norm is 2"),
+        "retain_fraction": Range("(0, 1]"),
+        "wasserstein_tolerance": Range("(0, inf)", "; None never stops early", none=True),
+        "patience": Range("[1, inf)", whole=True),
+    }
 
     def __init__(
         self,
@@ -112,55 +113,19 @@ class WGAN(UnlearningModule):
         retain_fraction: float = 0.01,
         wasserstein_tolerance: float | None = None,
         patience: int = 5,
-        optimizer: OptimizerCallable | None = None,
         critic_optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        **method: Any,
     ) -> None:
-        require_numbers(
-            none=("wasserstein_tolerance",),
-            alpha=alpha,
-            penalty_weight=penalty_weight,
-            penalty_p=penalty_p,
-            retain_fraction=retain_fraction,
-            wasserstein_tolerance=wasserstein_tolerance,
-        )
-        require_integers(critic_steps=critic_steps, patience=patience)
-        if not 0 <= alpha <= 1:
-            raise ValueError(
-                f"alpha must lie in [0, 1], got {alpha}: it weighs forgetting against the loss on the retain set"
-            )
-        for name, number in (("critic_steps", critic_steps), ("patience", patience)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
-        if not penalty_weight > 0:
-            raise ValueError(f"penalty_weight must be above 0, got {penalty_weight}; the usual weight is 10")
-        if not penalty_p >= 1:
-            raise ValueError(f"penalty_p must be at least 1 for a norm, got {penalty_p}; the usual norm is 2")
-        if not 0 < retain_fraction <= 1:
-            raise ValueError(f"retain_fraction must lie in (0, 1], got {retain_fraction}")
-        if wasserstein_tolerance is not None and not wasserstein_tolerance > 0:
-            raise ValueError(
-                f"wasserstein_tolerance must be above 0, got {wasserstein_tolerance}; None never stops early"
-            )
+        self.check(alpha=alpha, critic_steps=critic_steps, penalty_weight=penalty_weight, penalty_p=penalty_p)
+        self.check(retain_fraction=retain_fraction, wasserstein_tolerance=wasserstein_tolerance)
+        self.check(patience=patience)
         if critic is not None and any(isinstance(part, AnyBatchNorm) for part in critic.modules()):
             raise ValueError(
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
                 "torch.nn.LayerNorm instead"
             )
-        super().__init__(
-            source,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        super().__init__(source, **method)
         self.automatic_optimization = False
         self.alpha = alpha
         self.critic_steps = critic_steps
@@ -172,14 +137,12 @@ class WGAN(UnlearningModule):
         self.patience = patience
         self._critic_optimizer = critic_optimizer
         self._critic_lr_scheduler = critic_lr_scheduler
-        # In lists, so that neither is a submodule: not in the exported or wrapped model, and DistributedDataParallel
-        # does not wait for gradients of the critic in the model's backward pass.
+        # In a list, so that it is no submodule: not in the exported or wrapped model, and DistributedDataParallel does
+        # not wait for its gradients in the model's backward pass.
         self._critic = [] if critic is None else [clone(critic)]
-        self._teacher: list[nn.Module] = []
         self._critic_state: Mapping[str, Any] | None = None
-        self._real: Tensor | None = None
-        self._estimate_sum: Tensor | float = 0.0
-        self._estimate_count = 0
+        self._teacher: Teacher | None = None
+        self._estimate = MeanMetric(nan_strategy="disable")  # to look for NaN would wait for the device
         self._was_above = False
         self._epochs_below = 0
 
@@ -200,13 +163,18 @@ class WGAN(UnlearningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the critic, and an optimizer and schedule for the model and one for the critic."""
-        trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        optimizer = (self._optimizer or _adam)(trainable)
-        critic_optimizer = (self._critic_optimizer or _critic_adam)(self._place_critic().parameters())
-        return [
-            _with_schedule(optimizer, self._lr_scheduler),
-            _with_schedule(critic_optimizer, self._critic_lr_scheduler),
-        ]
+        ours = self._optimizer or partial(torch.optim.Adam, lr=self.default_lr)
+        critics = self._critic_optimizer or partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
+        configs = []
+        for module, make, schedule in (
+            (self.model, ours, self._lr_scheduler),
+            (self._place_critic(), critics, self._critic_lr_scheduler),
+        ):
+            optimizer = make([parameter for parameter in module.parameters() if parameter.requires_grad])
+            configs.append(
+                {"optimizer": optimizer} | ({"lr_scheduler": schedule(optimizer)} if schedule else {})
+            )
+        return configs
 
     def _place_critic(self) -> nn.Module:
         runtime = Runtime(self.trainer)
@@ -238,12 +206,12 @@ class WGAN(UnlearningModule):
                 "UnlearningDataModule a test set, or nonmember=... with nonmember_from='train' and a source "
                 "trained without them"
             )
-        teacher = runtime.place(frozen(self.source))
-        if data.is_augmented("nonmember"):
-            self._teacher = [teacher]
-            return
-        outputs = predict(teacher, data.loader("nonmember", indexed=True), runtime, self.adapter)
-        self._real = self._ordered(outputs.logits).to(runtime.device)
+        self._teacher = Teacher(self.source, self.adapter, "nonmember")
+        self._teacher.ask(data, runtime)
+
+    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask again: no checkpoint holds what the source answers."""
+        self.prepare(data, runtime)
 
     # ------------------------------------------------------------------ the loss
 
@@ -251,14 +219,14 @@ class WGAN(UnlearningModule):
         """Eq. 5 for the critic, ``critic_steps`` times, then eq. 6 for the model."""
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
         ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
-        real, fake = self._real_posteriors(batch["nonmember"]), self._ordered(forget)
+        assert self._teacher is not None  # prepare() made it
+        real, fake = self._ordered(self._teacher.logits(batch["nonmember"])), self._ordered(forget)
         # neither the critic's second derivative nor a scaled gradient survives half precision
         with torch.autocast(self.device.type, enabled=False):
             wasserstein, penalty = self._train_critic(real, fake.detach())
             loss = self._train_model(fake, ce)
         if self.wasserstein_tolerance is not None:
-            self._estimate_sum = self._estimate_sum + wasserstein * len(fake)
-            self._estimate_count += len(fake)
+            self._estimate.update(wasserstein, len(fake))
         self.log_terms(loss=loss, wasserstein=wasserstein, penalty=penalty, ce=ce)
         return loss.detach()
 
@@ -307,12 +275,6 @@ class WGAN(UnlearningModule):
         )
         return drawn[runtime.rank :: runtime.world_size].T.to(runtime.device)
 
-    def _real_posteriors(self, batch: Indexed) -> Tensor:
-        if self._real is not None:
-            return self._real[batch.index.to(self._real.device)]
-        with torch.no_grad():
-            return self._ordered(self.adapter.call(self._teacher[0], self.adapter.split(batch.batch)[0]))
-
     def _ordered(self, logits: Tensor) -> Tensor:
         posteriors = logits.float().softmax(dim=-1)
         return sort_posteriors(posteriors) if self.sort else posteriors
@@ -323,8 +285,16 @@ class WGAN(UnlearningModule):
         """Step the schedules, and stop when the critic can no longer tell forget set and non-members apart."""
         for config in self.trainer.lr_scheduler_configs:
             self._step_schedule(config.scheduler)
-        if self.wasserstein_tolerance is not None and self._estimate_count:
-            self._stop_if_forgotten(self.wasserstein_tolerance)
+        if (tolerance := self.wasserstein_tolerance) is None:
+            return
+        estimate = float(self._estimate.compute())
+        self._estimate.reset()
+        # not the absolute value: an untrained critic has the wrong sign as often as not
+        self._was_above |= estimate >= tolerance
+        below = abs(estimate) < tolerance and self._was_above
+        self._epochs_below = self._epochs_below + 1 if below else 0
+        if self._epochs_below >= self.patience:
+            self.trainer.should_stop = True
 
     def _step_schedule(self, schedule: Any) -> None:
         if not isinstance(schedule, ReduceLROnPlateau):
@@ -339,18 +309,6 @@ class WGAN(UnlearningModule):
             )
         schedule.step(measured[monitor])
 
-    def _stop_if_forgotten(self, tolerance: float) -> None:
-        totals = torch.tensor([float(self._estimate_sum), float(self._estimate_count)], device=self.device)
-        totals = self.trainer.strategy.reduce(totals, reduce_op="sum")
-        estimate = float(totals[0] / totals[1])
-        below = abs(estimate) < tolerance
-        # not the absolute value: an untrained critic has the wrong sign as often as not
-        self._was_above |= estimate >= tolerance
-        self._epochs_below = self._epochs_below + 1 if below and self._was_above else 0
-        if self._epochs_below >= self.patience:
-            self.trainer.should_stop = True
-        self._estimate_sum, self._estimate_count = 0.0, 0
-
     # ------------------------------------------------------------------ checkpoints
 
     def preparation_state(self) -> dict[str, Any]:
@@ -359,7 +317,7 @@ class WGAN(UnlearningModule):
             return {}
         return {
             "critic": self._critic[0].state_dict(),
-            "estimate": [float(self._estimate_sum), self._estimate_count],
+            "estimate": [float(self._estimate.mean_value), float(self._estimate.weight)],
             "was_above": self._was_above,
             "epochs_below": self._epochs_below,
         }
@@ -370,9 +328,11 @@ class WGAN(UnlearningModule):
             self._critic[0].load_state_dict(state["critic"])
         else:
             self._critic_state = state["critic"]
-        self._estimate_sum, self._estimate_count = state["estimate"]
+        for tensor, value in zip(
+            (self._estimate.mean_value, self._estimate.weight), state["estimate"], strict=True
+        ):
+            tensor.fill_(value)
         self._was_above, self._epochs_below = state["was_above"], state["epochs_below"]
-        self._prepared = False  # preparing again only asks the source
 
 
 def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None:
@@ -389,15 +349,3 @@ def _check_critic(critic: nn.Module, classes: int, device: torch.device) -> None
             f"critic must give one score a sample, shape (B,) or (B, 1); {type(critic).__name__} gave {shape} for "
             "a batch of 2"
         )
-
-
-def _with_schedule(optimizer: torch.optim.Optimizer, schedule: LRSchedulerCallable | None) -> dict[str, Any]:
-    return {"optimizer": optimizer} | ({} if schedule is None else {"lr_scheduler": schedule(optimizer)})
-
-
-def _adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-4)
-
-
-def _critic_adam(parameters: Any) -> torch.optim.Optimizer:
-    return torch.optim.Adam(parameters, lr=1e-3, betas=(0.5, 0.9))

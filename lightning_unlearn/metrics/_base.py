@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.checks import shapes
 from lightning_unlearn.core.compat import AtLeastFloat32
 from lightning_unlearn.functional._checks import require_classes
 
@@ -63,9 +64,7 @@ def count_correct(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         ValueError: If the shapes do not fit together or the targets are not integers.
     """
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
-        raise ValueError(
-            f"logits must have shape (N, C) and targets shape (N,), got {tuple(logits.shape)} "
-            f"and {tuple(targets.shape)}"
-        )
+        found = shapes(logits, targets)
+        raise ValueError(f"logits must have shape (N, C) and targets shape (N,), got {found}")
     require_classes("targets", targets)
     return (logits.argmax(-1) == targets).sum(), targets.numel()

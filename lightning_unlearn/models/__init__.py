@@ -1,17 +1,25 @@
-"""The papers' networks, the module that trains them, surgery on any module; nothing of data or methods."""
+"""The papers' networks, the module that trains them, and surgery on any module."""
 
 from lightning_unlearn.models.classifier import Classifier
-from lightning_unlearn.models.densenet import DenseNet121
+from lightning_unlearn.models.deep import (
+    VGG16,
+    VGG19,
+    DenseNet121,
+    GoogLeNet,
+    ResNet8,
+    ResNet18,
+    ResNet34,
+    ResNet50,
+    ResNet101,
+    WideResNet,
+)
 from lightning_unlearn.models.fresh import fresh_copy
-from lightning_unlearn.models.googlenet import GoogLeNet
 from lightning_unlearn.models.hparams import (
     recorded_hyperparameters,
     restore_hyperparameters,
     save_primitive_hyperparameters,
 )
-from lightning_unlearn.models.initialization import Network
-from lightning_unlearn.models.resnet import ResNet8, ResNet18, ResNet34, ResNet50, ResNet101, WideResNet
-from lightning_unlearn.models.small import MLP, LeNet5, PurchaseNet, SVHNConv2, SVHNConv8
+from lightning_unlearn.models.small import MLP, LeNet5, Network, PurchaseNet, SVHNConv2, SVHNConv8
 from lightning_unlearn.models.spd_gan import ConvPerturber, DensePerturber, perturber_for
 from lightning_unlearn.models.surgery import (
     clone,
@@ -22,7 +30,6 @@ from lightning_unlearn.models.surgery import (
     reinitialize,
     surviving_tensors,
 )
-from lightning_unlearn.models.vgg import VGG16, VGG19
 
 __all__ = [
     "MLP",

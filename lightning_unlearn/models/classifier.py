@@ -1,4 +1,4 @@
-"""Training a source model: a LightningModule around any network; unlearning is not done here."""
+"""A LightningModule around any network, for the ordinary training of a source model."""
 
 import math
 from collections.abc import Callable
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -17,7 +17,7 @@ from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.models.hparams import restore_hyperparameters, save_primitive_hyperparameters
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["Classifier"]
+__all__ = ["Classifier", "scheduled"]
 
 _DEFAULT_LEARNING_RATE = 1e-3
 
@@ -103,21 +103,8 @@ class Classifier(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the scheduler from their factories."""
-        parameters = self.parameters()
-        optimizer = (
-            torch.optim.Adam(parameters, lr=_DEFAULT_LEARNING_RATE)
-            if self.optimizer is None
-            else self.optimizer(parameters)
-        )
-        if self.lr_scheduler is None:
-            return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau):
-            return {
-                "optimizer": optimizer,
-                "lr_scheduler": {"scheduler": scheduler, "monitor": scheduler.monitor},
-            }
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler}}
+        make = self.optimizer or partial(torch.optim.Adam, lr=_DEFAULT_LEARNING_RATE)
+        return scheduled(make(self.parameters()), self.lr_scheduler)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what makes the next checkpoint as complete as the one being loaded."""
@@ -234,6 +221,18 @@ class Classifier(L.LightningModule):
             for name, metric in (("loss", part.loss), ("accuracy", part.accuracy)):
                 place = f"{stage}_scores.{index}.{name}"
                 self.log(f"{stage}/{name}{suffix}", metric, metric_attribute=place, add_dataloader_idx=False)
+
+
+def scheduled(
+    optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None
+) -> OptimizerLRScheduler:
+    """Return an optimizer, with a schedule that is stepped once an epoch if there is one, as Lightning takes them."""
+    if lr_scheduler is None:
+        return optimizer
+    config: dict[str, Any] = {"scheduler": lr_scheduler(optimizer)}
+    if monitor := getattr(config["scheduler"], "monitor", None):
+        config["monitor"] = monitor
+    return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
 
 
 def _split(batch: Any) -> tuple[Any, Tensor]:

@@ -1,4 +1,4 @@
-"""What of a model was trained on nobody, its frozen parameters among trainable ones: it stays as it is everywhere."""
+"""Tell what of a model was trained on nobody: its frozen parameters among trainable ones, which stay as they are."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase

@@ -1,4 +1,4 @@
-"""Untrained models of a trained one's architecture, drawn as its class draws them."""
+"""Draw untrained models of a trained one's architecture, as its class draws them."""
 
 import contextvars
 import copy

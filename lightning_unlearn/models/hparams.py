@@ -1,11 +1,11 @@
-"""What modules of this package write into checkpoints as hyper-parameters; knows no particular module."""
+"""Write constructor arguments into checkpoints, so that these load with plain values only."""
 
 import enum
 import inspect
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -26,8 +26,6 @@ __all__ = [
     "save_primitive_hyperparameters",
     "unkept_arguments",
 ]
-
-_NOT_PRIMITIVE = object()
 
 
 def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collection[str] = ()) -> None:
@@ -56,11 +54,7 @@ def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collect
     if given is not None and _belongs_to(given, module):
         arguments = given
     else:
-        arguments = {
-            name: primitive
-            for name, value in _constructor_arguments(module, caller).items()
-            if (primitive := _as_primitive(value)) is not _NOT_PRIMITIVE
-        }
+        arguments = plain_values(_constructor_arguments(module, caller))
     _save(module, {name: value for name, value in arguments.items() if name not in ignore}, caller)
 
 
@@ -80,12 +74,7 @@ def restore_hyperparameters(module: L.LightningModule, checkpoint: Mapping[str, 
     if INSTANTIATOR not in recorded or trainer_of(module) is not None:
         return
     # Arguments passed to load_from_checkpoint stand among the recorded ones and may be any object.
-    primitives = {name: _as_primitive(value) for name, value in recorded.items()}
-    _save(
-        module,
-        {name: value for name, value in primitives.items() if value is not _NOT_PRIMITIVE},
-        inspect.currentframe(),
-    )
+    _save(module, plain_values(recorded), inspect.currentframe())
 
 
 def _save(module: L.LightningModule, arguments: dict[str, Any], frame: FrameType | None) -> None:
@@ -109,17 +98,31 @@ def _belongs_to(given: Mapping[str, Any], module: L.LightningModule) -> bool:
 
 
 def _constructor_arguments(module: L.LightningModule, frame: FrameType | None) -> dict[str, Any]:
-    """Return what the module's class was called with: the arguments of the outermost ``__init__``."""
-    outermost = None
+    """Return what the module's class was called with: the arguments of the outermost ``__init__``.
+
+    Where that takes ``**kwargs``, so that a base class says what else there is, the defaults of the base are among it.
+    """
+    frames: list[FrameType] = []
     while frame is not None and _is_init_of(frame, module):
-        outermost, frame = frame, frame.f_back
-    if outermost is None:
+        frames.insert(0, frame)
+        frame = frame.f_back
+    if not frames:
         raise RuntimeError(
             f"save_primitive_hyperparameters must be called in the __init__ of {type(module).__name__}"
         )
-    names, _, keywords, values = inspect.getargvalues(outermost)
-    arguments = {name: values[name] for name in names[1:]}
-    return {**arguments, **(values[keywords] if keywords else {})}
+    inits = [vars(kind).get("__init__") for kind in type(module).__mro__]
+    defaults = {init.__code__: init.__kwdefaults__ or {} for init in inits if inspect.isfunction(init)}
+    arguments: dict[str, Any] = {}
+    for depth, each in enumerate(frames):
+        names, _, keywords, values = inspect.getargvalues(each)
+        if depth == 0:
+            arguments = {name: values[name] for name in names[1:]} | (values[keywords] if keywords else {})
+        else:  # what the class itself gives its base is none of its arguments
+            left = {name: value for name, value in defaults[each.f_code].items() if values[name] is value}
+            arguments = left | arguments
+        if not keywords:
+            break
+    return arguments
 
 
 def _is_init_of(frame: FrameType, module: L.LightningModule) -> bool:
@@ -131,12 +134,16 @@ def _is_init_of(frame: FrameType, module: L.LightningModule) -> bool:
     )
 
 
-def _as_primitive(value: Any) -> Any:
-    """Return a value made of Python's own plain types only, or ``_NOT_PRIMITIVE``."""
+def _as_plain(value: Any) -> Any:
+    """Return a value made of Python's own plain types only.
+
+    Raises:
+        TypeError: If it is or holds something else.
+    """
     if isinstance(value, enum.Enum):
-        return _as_primitive(value.value)
+        return _as_plain(value.value)
     if isinstance(value, np.generic):
-        return _as_primitive(value.item())
+        return _as_plain(value.item())
     if value is None or isinstance(value, bool):
         return value
     for kind in (int, float, str):
@@ -145,22 +152,20 @@ def _as_primitive(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):
-        items = [_as_primitive(item) for item in value]
-        return (
-            _NOT_PRIMITIVE
-            if _NOT_PRIMITIVE in items
-            else (items if isinstance(value, list) else tuple(items))
-        )
+        items = [_as_plain(item) for item in value]
+        return items if isinstance(value, list) else tuple(items)
     if isinstance(value, Mapping):
-        keys, items = [_as_primitive(key) for key in value], [_as_primitive(item) for item in value.values()]
-        return _NOT_PRIMITIVE if _NOT_PRIMITIVE in (*keys, *items) else dict(zip(keys, items, strict=True))
-    return _NOT_PRIMITIVE
+        return {_as_plain(key): _as_plain(item) for key, item in value.items()}
+    raise TypeError(f"{type(value).__name__} is not plain")
 
 
 def plain_values(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Return those arguments that are made of plain values, which any checkpoint reader accepts."""
-    primitives = {name: _as_primitive(value) for name, value in arguments.items()}
-    return {name: value for name, value in primitives.items() if value is not _NOT_PRIMITIVE}
+    plain = {}
+    for name, value in arguments.items():
+        with suppress(TypeError):
+            plain[name] = _as_plain(value)
+    return plain
 
 
 def unkept_arguments(kind: type, arguments: Mapping[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Spreading a module over processes, parameter by parameter (FSDP2), and putting it together again; trains nothing."""
+"""Spread a module over processes, parameter by parameter (FSDP2), and put it together again."""
 
 from typing import TypeVar
 

@@ -1,4 +1,4 @@
-"""The papers' small networks, for MNIST, Fashion-MNIST, SVHN and Purchase; the deep ones are elsewhere."""
+"""The papers' small networks, for MNIST, Fashion-MNIST, SVHN and Purchase, and what all networks are made of."""
 
 import math
 from collections.abc import Sequence
@@ -7,23 +7,63 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from lightning_unlearn.models.initialization import check_positive
-
-__all__ = ["MLP", "LeNet5", "PurchaseNet", "SVHNConv2", "SVHNConv8"]
+__all__ = ["MLP", "ImageNetwork", "LeNet5", "Network", "PurchaseNet", "SVHNConv2", "SVHNConv8", "check_least"]
 
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 
 
-def _check_image(x: Tensor, network: nn.Module, channels: int, size: int) -> None:
-    if tuple(x.shape[-3:]) != (channels, size, size):
-        raise ValueError(
-            f"{type(network).__name__} was built for images of shape {(channels, size, size)}, got a batch "
-            f"of shape {tuple(x.shape)}; set in_channels and image_size to the images'"
-        )
+class Network(nn.Module):
+    """A network whose initial weights are not just its layers' defaults.
+
+    A subclass overrides :meth:`_initialize` and calls it at the end of ``__init__``; :meth:`reset_parameters`
+    then repeats the whole initialisation, so that retraining starts where training started.
+    """
+
+    def reset_parameters(self) -> None:
+        """Draw every weight afresh and forget all running statistics, from torch's global random numbers."""
+        for module in self.modules():
+            if module is not self and callable(reset := getattr(module, "reset_parameters", None)):
+                reset()
+        self._initialize()
+
+    def _initialize(self) -> None:
+        """Set the weights that differ from the layers' own defaults."""
+        raise NotImplementedError(f"{type(self).__name__} must define _initialize()")
 
 
-class LeNet5(nn.Module):
+class ImageNetwork(nn.Module):
+    """A network of features and, behind them, a classifier of these.
+
+    Attributes:
+        features: Takes images.
+        classifier: Takes the features, flattened.
+        image_shape: The only shape of image it takes; ``None`` for any.
+    """
+
+    features: nn.Module
+    classifier: nn.Module
+    image_shape: tuple[int, ...] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of a batch of images."""
+        if self.image_shape is not None and tuple(x.shape[-3:]) != self.image_shape:
+            raise ValueError(
+                f"{type(self).__name__} was built for images of shape {self.image_shape}, got a batch "
+                f"of shape {tuple(x.shape)}; set in_channels and image_size to the images'"
+            )
+        logits: Tensor = self.classifier(self.features(x).flatten(1))
+        return logits
+
+
+def check_least(least: int = 1, **arguments: int) -> None:
+    """Raise a ValueError that names the first argument below the least that it may be."""
+    for name, value in arguments.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+class LeNet5(ImageNetwork):
     """LeNet-5 with ReLU and max-pooling: two convolutions and three linear layers.
 
     LeCun et al., "Gradient-based learning applied to document recognition", 1998. The network of MNIST in
@@ -53,11 +93,9 @@ class LeNet5(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 1, image_size: int = 28) -> None:
         super().__init__()
-        check_positive(num_classes=num_classes, in_channels=in_channels)
-        if image_size < 4:
-            raise ValueError(f"image_size must be at least 4 to be halved twice, got {image_size}")
-        self.in_channels = in_channels
-        self.image_size = image_size
+        check_least(num_classes=num_classes, in_channels=in_channels)
+        check_least(4, image_size=image_size)  # it is halved twice
+        self.image_shape = (in_channels, image_size, image_size)
         first_border = 2 if image_size < 32 else 0
         second_border = 2 if image_size < 16 else 0
         pooled = (image_size + 2 * first_border - 4) // 2
@@ -77,12 +115,6 @@ class LeNet5(nn.Module):
             nn.ReLU(),
             nn.Linear(84, num_classes),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of a batch of images."""
-        _check_image(x, self, self.in_channels, self.image_size)
-        logits: Tensor = self.classifier(self.features(x).flatten(1))
-        return logits
 
 
 class MLP(nn.Module):
@@ -115,7 +147,7 @@ class MLP(nn.Module):
         activation: Activation = "relu",
     ) -> None:
         super().__init__()
-        check_positive(num_classes=num_classes, in_features=in_features)
+        check_least(num_classes=num_classes, in_features=in_features)
         if any(width < 1 for width in hidden):
             raise ValueError(f"hidden must hold widths of at least 1, got {list(hidden)}")
         if activation not in _ACTIVATIONS:
@@ -171,7 +203,7 @@ class PurchaseNet(MLP):
         super().__init__(in_features, hidden, num_classes, activation)
 
 
-class SVHNConv8(nn.Module):
+class SVHNConv8(ImageNetwork):
     """Eight convolutions, one (global) pooling and one linear layer for SVHN.
 
     The sources disagree on the network of SVHN. Chen et al., 2024, §IV-A calls it a multilayer perceptron and
@@ -196,7 +228,7 @@ class SVHNConv8(nn.Module):
 
     def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 32) -> None:
         super().__init__()
-        check_positive(num_classes=num_classes, in_channels=in_channels, width=width)
+        check_least(num_classes=num_classes, in_channels=in_channels, width=width)
         channels = [in_channels, *(width * 2 ** (layer // 2) for layer in range(8))]
         layers: list[nn.Module] = []
         for layer, (inputs, outputs) in enumerate(pairwise(channels)):
@@ -208,13 +240,8 @@ class SVHNConv8(nn.Module):
         self.features = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1))
         self.classifier = nn.Linear(channels[-1], num_classes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of a batch of images."""
-        logits: Tensor = self.classifier(self.features(x).flatten(1))
-        return logits
 
-
-class SVHNConv2(nn.Module):
+class SVHNConv2(ImageNetwork):
     """Two convolutions and two linear layers for SVHN.
 
     Chen, Huang & Wang, "Machine unlearning via GAN", 2021, table 1, which gives no sizes: here 5x5
@@ -238,11 +265,9 @@ class SVHNConv2(nn.Module):
         self, num_classes: int = 10, in_channels: int = 3, image_size: int = 32, width: int = 32
     ) -> None:
         super().__init__()
-        check_positive(num_classes=num_classes, in_channels=in_channels, width=width)
-        if image_size < 4:
-            raise ValueError(f"image_size must be at least 4 to be halved twice, got {image_size}")
-        self.in_channels = in_channels
-        self.image_size = image_size
+        check_least(num_classes=num_classes, in_channels=in_channels, width=width)
+        check_least(4, image_size=image_size)  # it is halved twice
+        self.image_shape = (in_channels, image_size, image_size)
         self.features = nn.Sequential(
             nn.Conv2d(in_channels, width, kernel_size=5, padding=2),
             nn.ReLU(),
@@ -257,9 +282,3 @@ class SVHNConv2(nn.Module):
             nn.ReLU(),
             nn.Linear(8 * width, num_classes),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the logits of a batch of images."""
-        _check_image(x, self, self.in_channels, self.image_size)
-        logits: Tensor = self.classifier(self.features(x).flatten(1))
-        return logits

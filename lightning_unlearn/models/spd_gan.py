@@ -1,4 +1,4 @@
-"""The generators of the slightly perturbed distribution GAN (SPD-GAN); how they are trained stands elsewhere.
+"""The generators of the slightly perturbed distribution GAN (SPD-GAN).
 
 Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section IV-C.1, name the
 layers of an autoencoder, but no widths, kernels or strides.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lightning_unlearn.models.initialization import check_positive
+from lightning_unlearn.models.small import check_least
 
 __all__ = ["ConvPerturber", "DensePerturber", "perturber_for"]
 
@@ -43,7 +43,7 @@ class ConvPerturber(nn.Module):
 
     def __init__(self, channels: int, width: int = 8) -> None:
         super().__init__()
-        check_positive(channels=channels, width=width)
+        check_least(channels=channels, width=width)
         self.channels = channels
         self.encoder = nn.Sequential(
             nn.Conv2d(channels, width, kernel_size=3, padding=1),

@@ -1,4 +1,4 @@
-"""Copying, re-initialising, freezing and measuring any module; knows nothing of data, methods or networks."""
+"""Copy, re-initialise, freeze and measure any module."""
 
 import copy
 import weakref
@@ -23,6 +23,7 @@ __all__ = [
     "evaluating",
     "frozen",
     "last_parameter_tensors",
+    "lay_out_for_cpu",
     "load_state",
     "reinitialize",
     "surviving_tensors",
@@ -152,10 +153,7 @@ def _compiled_when_built(module: nn.Module, name: str) -> bool:
 
 def frozen(module: M) -> M:
     """Return a :func:`clone` in eval mode none of whose parameters requires a gradient."""
-    duplicate = clone(module)
-    duplicate.eval()
-    duplicate.requires_grad_(False)
-    return duplicate
+    return clone(module).eval().requires_grad_(False)
 
 
 def reinitialize(module: nn.Module) -> list[str]:
@@ -413,6 +411,27 @@ def count_parameters(module: nn.Module, names: Sequence[str] | None = None) -> i
     if unknown:
         raise ValueError(f"names: {type(module).__name__} has no parameter {listed(unknown)}")
     return sum(sizes[name] for name in set(names))
+
+
+def lay_out_for_cpu(module: nn.Module, answer: Callable[[nn.Module], Any]) -> None:
+    """Lay out two-dimensional convolutions as a CPU computes them fastest, where the network can do with it.
+
+    That is ``channels_last``, a tenth to a third faster than as they come. A network that views its activations
+    (``x.view(len(x), -1)``) cannot, and is left as it was.
+
+    Args:
+        module: The network, changed in place; on a CPU.
+        answer: Asks it about a few samples.
+    """
+    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+    for part in convolutions:
+        part.to(memory_format=torch.channels_last)
+    try:
+        with evaluating(module), torch.no_grad():
+            answer(module)
+    except RuntimeError:  # or it fails anyhow, which the caller will see
+        for part in convolutions:
+            part.to(memory_format=torch.contiguous_format)
 
 
 @contextmanager

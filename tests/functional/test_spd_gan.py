@@ -52,7 +52,7 @@ def test_the_degree_is_the_difference_of_accuracies(answers):
         ((3, 2), 3, -0.1, "eta must be at least 0"),
         ((3, 2), 3, np.nan, "eta must be at least 0"),
         ((2, 2), 3, 0.1, "one shape"),
-        ((3, 2), 2, 0.1, "one class for each row"),
+        ((3, 2), 2, 0.1, "a class for each row"),
         ((0, 2), 0, 0.1, "at least one"),
     ],
 )

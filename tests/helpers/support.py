@@ -5,9 +5,11 @@ that is exported. What the head of a class's page names as ``refused`` must be r
 words and the class's name; all else must work. So nothing is claimed that the harnesses do not run.
 """
 
+import ast
 import inspect
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import doc_tables
@@ -32,6 +34,30 @@ EVALUATORS: list[type[Evaluator]] = [
     and issubclass(evaluator, Evaluator)
     and hasattr(evaluator, "default_name")  # the bases, which measure nothing, have none
 ]
+
+
+def _read_settings() -> dict[str, dict[str, dict[str, Any]]]:
+    """Read ``SETTINGS`` of the methods' own test files, which are literals, so that no test file is imported."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for file in sorted((Path(__file__).parents[1] / "methods").glob("test_*.py")):
+        for node in ast.parse(file.read_text()).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SETTINGS":
+                found.update(ast.literal_eval(node.value))
+    return found
+
+
+_SETTINGS = _read_settings()
+
+
+def settings_of(method: type[UnlearningModule], purpose: str = "quick") -> dict[str, Any]:
+    """Return the arguments that a method's own test file gives for a purpose of the harnesses; none is its defaults.
+
+    Args:
+        method: The method.
+        purpose: ``"quick"`` for a toy; ``"forgets"`` for what makes it forget a class within a second.
+    """
+    return dict(_SETTINGS.get(method.__name__, {}).get(purpose, {}))
+
 
 METHOD_AXES: dict[str, str] = doc_tables.support_axes("methods")
 EVALUATOR_AXES: dict[str, str] = doc_tables.support_axes("evaluators")
@@ -63,8 +89,7 @@ _QUICK: dict[str, Any] = {
 
 def quick(evaluator: type[Evaluator], **arguments: Any) -> dict[str, Any]:
     """Return what makes an evaluator quick and, of more arguments, those that it has."""
-    kinds = [kind for kind in evaluator.__mro__ if "__init__" in vars(kind)]
-    names = {name for kind in kinds for name in inspect.signature(kind).parameters}
+    names = doc_tables.parameters_of(evaluator)
     return {name: value for name, value in {**_QUICK, **arguments}.items() if name in names}
 
 

@@ -5,7 +5,8 @@ import torch
 
 from lightning_unlearn.data import Adapter
 from lightning_unlearn.data.loading import Indexed
-from lightning_unlearn.methods.base.answers import batch_accuracies, require_logits
+from lightning_unlearn.methods.base.curves import batch_accuracies
+from lightning_unlearn.methods.base.trial import require_logits
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])

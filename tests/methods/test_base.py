@@ -10,6 +10,8 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from doc_tables import parameters_of
+from helpers.support import METHODS
 from helpers.toys import (
     CLASSES,
     FEATURES,
@@ -22,11 +24,12 @@ from helpers.toys import (
     toy_data,
     toy_source,
 )
+from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.methods import ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods import RandomK, ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.models import Classifier
 
@@ -403,6 +406,45 @@ def test_accuracies_keep_their_names_after_a_test_run() -> None:
         with torch.no_grad():
             hits = torch.cat([method(x).argmax(1) == y for x, y in data.loader(stream)])
         assert found[f"accuracy/{stream}"] == pytest.approx(float(hits.float().mean()))
+
+
+def test_a_checkpoint_of_an_older_version_is_refused_by_name(tmp_path: Path) -> None:
+    method = Finetune(toy_source())
+    trainer = fitted(method)
+    trainer.save_checkpoint(tmp_path / "old.ckpt")
+    content = torch.load(tmp_path / "old.ckpt", weights_only=True)
+    for name in ("moving", "settled"):
+        del content["lightning_unlearn"][name]
+    torch.save(content, tmp_path / "old.ckpt")
+    with pytest.raises(
+        ValueError, match=r"ckpt_path: .* an older version, .* moving, settled; begin Finetune again"
+    ):
+        quiet_trainer(max_epochs=9).fit(Finetune(toy_source()), toy_data(), ckpt_path=tmp_path / "old.ckpt")
+
+
+def test_arguments_that_are_handed_up_are_recorded_and_refused_by_name() -> None:
+    """As those of the class itself are; a base's argument that a class sets itself is none of its own."""
+
+    class Cautious(RandomK):
+        def __init__(self, source: Any, **random_k: Any) -> None:
+            super().__init__(source, epsilon=0.01, **random_k)
+
+    method = Cautious(toy_source(), lambda_=0.7)
+    assert {"lambda_": 0.7, "mix": False, "step": "loss", "frozen": None}.items() <= method.hparams.items()
+    assert "epsilon" not in method.hparams
+    with pytest.raises(TypeError, match="'lamda'"):
+        RandomK(toy_source(), lamda=0.7)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
+def test_the_command_sees_every_argument_that_is_handed_up(method: type[UnlearningModule]) -> None:
+    parser = LightningArgumentParser()
+    parser.add_lightning_class_args(method, "model")
+    seen = parser.get_defaults().as_dict()["model"]
+    wanted = parameters_of(method)
+    assert seen.keys() == wanted.keys()
+    defaults = {name: each.default for name, each in wanted.items() if each.default is not each.empty}
+    assert defaults.items() <= seen.items()
 
 
 def test_a_prepared_method_serves_no_other_request(tmp_path: Path) -> None:

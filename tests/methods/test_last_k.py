@@ -14,6 +14,13 @@ from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.models import VGG16, VGG19, DenseNet121, GoogLeNet, ResNet8, ResNet18, count_parameters
 from lightning_unlearn.models.freezing import hold_statistics
 
+# what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
+SETTINGS = {
+    "EUk": {"quick": {"k": 2}, "forgets": {"epochs": 30}},
+    # it trains on samples of other classes, and does nothing to what it is to forget
+    "CFk": {"quick": {"k": 2}, "forgets": {"promised": False}},
+}
+
 both = pytest.mark.parametrize("kind", [EUk, CFk])
 
 

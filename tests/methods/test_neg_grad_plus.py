@@ -16,6 +16,9 @@ from lightning_unlearn.functional import annealed
 from lightning_unlearn.methods import FineTune, NegGradPlus
 from lightning_unlearn.models import ResNet8
 
+# what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
+SETTINGS = {"NegGradPlus": {"forgets": {"alpha": 0.5}}, "FineTune": {"forgets": {"promised": False}}}
+
 WRONG = 72
 
 

@@ -14,6 +14,14 @@ from lightning_unlearn.data import Indexed
 from lightning_unlearn.methods import ReferenceKL
 from lightning_unlearn.methods.base.teacher import Teacher
 
+# what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
+SETTINGS = {
+    "ReferenceKL": {
+        "quick": {"reference_epochs": 2, "lambda_": 0.3},
+        "forgets": {"lambda_": 0.5, "reference_fraction": 0.5},
+    }
+}
+
 
 def linear(seed: int) -> nn.Module:
     torch.manual_seed(seed)

@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers.support import METHODS
+from helpers.support import METHODS, settings_of
 from helpers.toys import (
     CLASSES,
     FEATURES,
@@ -26,17 +26,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, UnlearningModule
+from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, TopK, UnlearningModule
 from lightning_unlearn.methods.base.trial import Trial, warn_of_guessing
 from lightning_unlearn.models import MLP, Classifier
 
-QUICK: dict[str, dict[str, Any]] = {
-    "ReferenceKL": {"reference_epochs": 1, "lambda_": 0.3},
-    # the sensitivity to the loss is one to the argument ``loss``
-    "TopK": {"k": 9, "sensitivity": "output_norm"},
-    "RandomTopK": {"k": 5, "sensitivity": "output_norm"},
-    "WGAN": {"alpha": 0.5, "critic_steps": 1, "retain_fraction": 0.5},
-}
 every_method = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 fast = partial(torch.optim.Adam, lr=0.01)
 smooth = partial(nn.functional.cross_entropy, label_smoothing=0.5)
@@ -61,7 +54,10 @@ class Inside(PlainModule):
 
 
 def build(method: type[UnlearningModule], source: Any, **arguments: Any) -> UnlearningModule:
-    return method(source, **QUICK.get(method.__name__, {}), **arguments)
+    settings = settings_of(method)
+    if issubclass(method, TopK):  # the sensitivity to the loss is one to the argument ``loss``
+        settings["sensitivity"] = "output_norm"
+    return method(source, **settings, **arguments)
 
 
 def run(method: type[UnlearningModule], source: type[nn.Module], **arguments: Any) -> UnlearningModule:

@@ -32,6 +32,14 @@ from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.wgan import WGAN
 from lightning_unlearn.models import MLP, Classifier, PurchaseNet
 
+# what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
+SETTINGS = {
+    "WGAN": {
+        "quick": {"alpha": 0.5, "critic_steps": 2, "retain_fraction": 0.2},
+        "forgets": {"alpha": 0.4, "sort": False, "retain_fraction": 1.0, "critic_steps": 3, "epochs": 30},
+    }
+}
+
 
 def linear(seed: int = 0) -> nn.Linear:
     torch.manual_seed(seed)

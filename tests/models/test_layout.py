@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.models.layout import lay_out_for_cpu
+from lightning_unlearn.models.surgery import lay_out_for_cpu
 
 
 class Viewing(nn.Module):

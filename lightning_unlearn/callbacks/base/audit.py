@@ -12,8 +12,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
-from lightning_unlearn.methods.base.answers import require_logits
-from lightning_unlearn.methods.base.trial import try_model, warn_of_guessing
+from lightning_unlearn.methods.base.trial import require_logits, try_model, warn_of_guessing
 from lightning_unlearn.models.surgery import clone
 
 __all__ = ["Audit", "AuditCache", "forget_answers", "try_answers"]

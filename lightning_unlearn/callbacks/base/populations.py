@@ -28,7 +28,7 @@ from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
 from lightning_unlearn.functional import logit_scaled_confidence
-from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, served_alone, without
+from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, without
 
 __all__ = ["Kinds", "Population", "Populations", "Sources"]
 
@@ -283,7 +283,7 @@ def _one_by_one(order: _Order, seeds: Mapping[int, int], audit: Audit) -> Made:
             if procedure.data is None and order.left_out is not None:
                 data = without(audit.data, order.left_out[k])
             model, alone = fit_alone(procedure, order.begun[k], data, seed=seed, runtime=runtime)
-            view = served_alone(audit.data, audit.data.order_seed)
+            view = audit.data.served_alone(audit.data.order_seed)
             view.trainer = alone.trainer
             said = _answers(alone.place(model), view, alone, audit.adapter)
             made[k] = said, model.cpu() if order.name == _SOURCE else None

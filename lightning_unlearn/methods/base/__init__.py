@@ -1,1 +1,8 @@
-"""What all unlearning methods share."""
+"""What the methods share; a method of one's own builds on :class:`UnlearningModule`."""
+
+from lightning_unlearn.core.checks import Choice, Declared, Range
+from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.methods.base.teacher import Teacher
+
+__all__ = ["Choice", "Declared", "Range", "Source", "Step", "Teacher", "UnlearningModule"]

@@ -1,4 +1,4 @@
-"""One unlearning many times: how a model comes to be, done again from another seed in a Trainer of its own."""
+"""Do one unlearning again, from another seed in a Trainer of its own."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -18,15 +18,13 @@ from torchmetrics import Metric
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.surroundings import quiet_lightning, seeded
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule, batches_of
-from lightning_unlearn.data.loading import TRANSFER_HOOKS, BatchLoader, TensorLoader
-from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.data import Adapter, TensorData, TensorLoader, UnlearningDataModule
+from lightning_unlearn.data.datamodule import batches_of
+from lightning_unlearn.data.hooks import transfer_hooks
 from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.retrain import Retrain
-from lightning_unlearn.models import Classifier
-from lightning_unlearn.models.surgery import clone
+from lightning_unlearn.models import Classifier, clone
 
 __all__ = [
     "Procedure",
@@ -35,7 +33,6 @@ __all__ = [
     "fit_alone",
     "moved_as_served",
     "repeated",
-    "served_alone",
     "trainer_arguments",
     "without",
 ]
@@ -129,7 +126,7 @@ def fit_alone(
         )
         served = data
         if isinstance(data, UnlearningDataModule):
-            served = served_alone(data, order_seed=seed)
+            served = data.served_alone(seed)
         around = served.trainer
         with _prepared(module), _prepared(served), batches_of(served, procedure.batch_size):
             trainer.fit(module, served)
@@ -153,26 +150,6 @@ def _prepared(subject: L.LightningModule | L.LightningDataModule) -> Iterator[No
         del subject.prepare_data  # the class's own shows again
 
 
-def served_alone(data: UnlearningDataModule, order_seed: int) -> UnlearningDataModule:
-    """Return the same split data, set up already, that serves this process everything, in an order of its own.
-
-    Args:
-        data: The data, which is left as it is.
-        order_seed: Seed of order, augmentation and whatever a method draws.
-    """
-    # a name of its own, or the command line could no longer tell it from the class it stands for
-    kind: type[UnlearningDataModule] = type(f"_{type(data).__name__}Alone", (_ServedAlone, type(data)), {})
-    view = kind.__new__(kind)
-    view.__dict__.update(vars(data))
-    view.trainer = None
-    view.ledger = None  # a repetition is no deletion
-    view.order_seed = order_seed
-    for hook in TRANSFER_HOOKS:
-        if hook in vars(data):
-            setattr(view, hook, partial(view._transfer, hook))
-    return view
-
-
 def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> UnlearningDataModule:
     """Return the same data with part of the forget set in no stream, as if it had been deleted before.
 
@@ -185,22 +162,9 @@ def without(data: UnlearningDataModule, left_out: np.ndarray[Any, Any]) -> Unlea
     split = data.split
     view = copy.copy(data)
     view._split = replace(
-        split,
-        forget=np.setdiff1d(split.forget, left_out),
-        previous=np.union1d(split.previous, left_out),
+        split, forget=np.setdiff1d(split.forget, left_out), previous=np.union1d(split.previous, left_out)
     )
     return view
-
-
-class _ServedAlone(UnlearningDataModule):
-    def setup(self, stage: str = "fit") -> None:
-        pass
-
-    def teardown(self, stage: str) -> None:
-        pass
-
-    def loader(self, stream: str, **arguments: Any) -> BatchLoader:
-        return super().loader(stream, **{**arguments, "rank": 0, "world_size": 1})
 
 
 def repeated(module: L.LightningModule) -> Callable[[nn.Module], L.LightningModule]:
@@ -239,16 +203,9 @@ def _copied(module: L.LightningModule) -> L.LightningModule:
 
 def trainer_arguments(trainer: L.Trainer) -> dict[str, Any]:
     """Return the arguments that decide what a Trainer's fit gives, its callbacks left out."""
-    return {
-        "max_epochs": trainer.max_epochs,
-        "min_epochs": trainer.min_epochs,
-        "max_steps": trainer.max_steps,
-        "min_steps": trainer.min_steps,
-        "limit_train_batches": trainer.limit_train_batches,
-        "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
-        "gradient_clip_algorithm": trainer.gradient_clip_algorithm,
-    }
+    limits = ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches")
+    steps = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+    return {name: getattr(trainer, name) for name in (*limits, *steps)}
 
 
 # ---------------------------------------------------------------------- as one computation
@@ -259,9 +216,7 @@ def moved_as_served(data: UnlearningDataModule) -> bool:
 
     A hook sees a batch at a time, and may draw or mix samples; side by side, models have one batch together.
     """
-    fitted = data._module()
-    owners = [data, *([fitted] if isinstance(fitted, L.LightningModule) else [])]
-    return not any(is_overridden(hook, owner) for owner in owners for hook in TRANSFER_HOOKS)
+    return not (transfer_hooks(data) or transfer_hooks(data._module()))
 
 
 # arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
@@ -287,7 +242,7 @@ def ensemble_plan(
         Recipe, samples, and the rows that every model is trained on; ``None`` if a Trainer has to do it.
     """
     arguments = {name: value for name, value in procedure.arguments().items() if value is not None}
-    if not isinstance(data, UnlearningDataModule) or any(hook in vars(data) for hook in TRANSFER_HOOKS):
+    if not isinstance(data, UnlearningDataModule) or transfer_hooks(data):
         return None
     with isolated_rng(0):
         module = procedure.build(source)
@@ -296,10 +251,12 @@ def ensemble_plan(
     method = module if isinstance(module, Retrain) else None
     model = module if method is None else method.model
     factories = _factories(model, method)
-    view = served_alone(data, data.order_seed)
+    view = data.served_alone(data.order_seed)
     with batches_of(view, procedure.batch_size):
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
+        return None
+    if loader.sampler.weights is not None:
         return None
     if method is not None and method.step == "loss":
         loss = method.loss
@@ -307,8 +264,6 @@ def ensemble_plan(
         loss = model.criterion()
     else:
         return None  # whatever its own step does, it cannot be done side by side
-    if loader.sampler.weights is not None:
-        return None
     recipe = Recipe(
         build=lambda: procedure.build(source) if method is None else method.initial_model(source),
         epochs=arguments["max_epochs"],
@@ -325,9 +280,7 @@ def _factories(
     model: nn.Module, method: Retrain | None
 ) -> tuple[OptimizerCallable, LRSchedulerCallable | None] | None:
     """Return what makes optimizer and schedule, where that can be known."""
-    if not all(parameter.requires_grad for parameter in model.parameters()):
-        return None
-    if isinstance(model, L.LightningModule) and any(is_overridden(hook, model) for hook in TRANSFER_HOOKS):
+    if transfer_hooks(model) or not all(parameter.requires_grad for parameter in model.parameters()):
         return None
     optimizer, schedule = (None, None) if method is None else (method._optimizer, method._lr_scheduler)
     if (

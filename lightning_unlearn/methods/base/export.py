@@ -1,19 +1,56 @@
-"""A model's weights as a checkpoint of its own class, and nothing else; what a user deploys after unlearning."""
+"""Write a model's weights as a checkpoint of its own class: what a user deploys after unlearning."""
 
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.core.compat import hparams_name
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.models.freezing import frozen_tensors, resembles, trainable
 from lightning_unlearn.models.hparams import plain_values, unkept_arguments
-from lightning_unlearn.models.surgery import class_state
+from lightning_unlearn.models.surgery import class_state, listed
 
-__all__ = ["require_finite", "unchanged_tensors", "unkept_of", "write_export"]
+__all__ = ["export_unlearned", "require_finite", "write_export"]
+
+
+def export_unlearned(
+    model: nn.Module, path: str | Path, source: nn.Module | None, *, copies_only: bool, weights_only: bool
+) -> Path:
+    """Export an unlearned model, and warn of what in the file may remember and of what the file cannot hold.
+
+    Args:
+        model: The unlearned model.
+        path: Where to write; an existing file is replaced.
+        source: The model it was unlearned from; ``None`` where nothing was unlearned yet.
+        copies_only: Whether parameters and statistics may stay the source's, as for methods that are about that.
+        weights_only: Whether to write the bare ``state_dict``.
+
+    Returns:
+        The path.
+    """
+    kept = [] if source is None else _unchanged_tensors(source, model, copies_only)
+    if kept:
+        rank_zero_warn(
+            f"the export holds {len(kept)} tensors that are the source's, bit for bit: {listed(kept)}. If they were "
+            "trained on forgotten samples (a moving average of the weights, say), the model still remembers; reset "
+            "or update them before exporting"
+        )
+    written = write_export(model, path, weights_only=weights_only)
+    if isinstance(model, L.LightningModule) and not weights_only:
+        # Lightning gives a class that saved one argument whole (a namespace, a dictionary) that argument back
+        lost = [name for name in unkept_arguments(type(model), model.hparams) if name != hparams_name(model)]
+        kind, given = type(model).__name__, ", ".join(f"{name}=..." for name in lost)
+        if lost:
+            rank_zero_warn(
+                f"the export cannot hold the arguments {', '.join(lost)} of {kind}, which are no plain values; load "
+                f"it with {kind}.load_from_checkpoint(path, {given}), or write a state dict with "
+                "export(path, weights_only=True)"
+            )
+    return written
 
 
 def write_export(model: nn.Module, path: str | Path, *, weights_only: bool = False) -> Path:
@@ -86,21 +123,10 @@ def require_finite(model: nn.Module, what: str) -> None:
         )
 
 
-def unkept_of(model: L.LightningModule) -> list[str]:
-    """Return the names of the constructor arguments that an export of a model does not hold."""
-    # Lightning gives a class that saved one argument whole (a namespace, a dictionary) that argument back
-    return [name for name in unkept_arguments(type(model), model.hparams) if name != hparams_name(model)]
-
-
-def unchanged_tensors(before: nn.Module, after: nn.Module, *, copies_only: bool = False) -> list[str]:
-    """Return the names of tensors that the source trained and unlearning left alone: an export of them remembers.
+def _unchanged_tensors(before: nn.Module, after: nn.Module, copies_only: bool) -> list[str]:
+    """Name the tensors that the source trained and unlearning left alone.
 
     These are trained parameters, running statistics, and copies of trained weights such as a moving average.
-
-    Args:
-        before: The source model.
-        after: The unlearned model, of the same class.
-        copies_only: Leave out parameters and statistics, for methods that are about leaving some as they are.
     """
     old, moving = before.state_dict(), trainable(before)
     trained = {name for name, p in before.named_parameters(remove_duplicate=False) if p.requires_grad}

@@ -1,6 +1,7 @@
-"""What a Trainer can be asked for that a method cannot do, said before anything runs; does nothing else."""
+"""Refuse a Trainer that asks for what a method cannot do, before anything runs."""
 
 import math
+from collections.abc import Iterator
 
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, StochasticWeightAveraging, WeightAveraging
@@ -19,53 +20,51 @@ def refuse_impossible(method: L.LightningModule, trainer: L.Trainer) -> None:
     Raises:
         ValueError: Naming the method, the option and what to write instead.
     """
-    name = type(method).__name__
-    strategy = type(trainer.strategy).__name__
+    if (reason := next(_impossible(method, trainer), None)) is not None:
+        raise ValueError(f"{type(method).__name__}: {reason}")
+
+
+def _impossible(method: L.LightningModule, trainer: L.Trainer) -> Iterator[str]:
+    strategy, spread = type(trainer.strategy).__name__, isinstance(trainer.strategy, ModelParallelStrategy)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
-    averages = [
-        type(c).__name__ for c in callbacks if isinstance(c, StochasticWeightAveraging | WeightAveraging)
-    ]
-    if trainer.overfit_batches:  # type: ignore[attr-defined]
-        raise ValueError(
-            f"{name}: overfit_batches={trainer.overfit_batches} puts another order in place of the streams'; use "  # type: ignore[attr-defined]
-            "limit_train_batches for a short run, or give UnlearningDataModule fewer samples"
+    averages = [c for c in callbacks if isinstance(c, StochasticWeightAveraging | WeightAveraging)]
+    average = type(averages[0]).__name__ if averages else ""
+    if overfit := trainer.overfit_batches:  # type: ignore[attr-defined]
+        yield (
+            f"overfit_batches={overfit} puts another order in place of the streams'; use limit_train_batches for a "
+            "short run, or give UnlearningDataModule fewer samples"
         )
     if any(isinstance(callback, BatchSizeFinder) for callback in callbacks):
-        raise ValueError(
-            f"{name}: BatchSizeFinder trains before the method is prepared; remove it and set "
+        yield (
+            "BatchSizeFinder trains before the method is prepared; remove it and set "
             "UnlearningDataModule(batch_size=...)"
         )
     if isinstance(trainer.strategy, FSDPStrategy | DeepSpeedStrategy):
-        raise ValueError(
-            f"{name}: strategy {strategy} hides the model's parameters from the method; use "
+        yield (
+            f"strategy {strategy} hides the model's parameters from the method; use "
             "ModelParallelStrategy(data_parallel_size=..., tensor_parallel_size=1), or 'ddp'"
         )
-    if averages and isinstance(trainer.strategy, ModelParallelStrategy):
-        raise ValueError(
-            f"{name}: {averages[0]} cannot average a model that {strategy} spreads over processes; "
-            "remove the callback, or use strategy='ddp'"
+    if averages and spread:
+        yield (
+            f"{average} cannot average a model that {strategy} spreads over processes; remove the callback, or use "
+            "strategy='ddp'"
         )
     if method.automatic_optimization:
         return
-    if isinstance(trainer.strategy, ModelParallelStrategy) and trainer.checkpoint_callbacks:
-        raise ValueError(
-            f"{name}: {strategy} cannot put the second optimizer into a checkpoint (its parameters are not the "
-            "model's); set enable_checkpointing=False, or use strategy='ddp'"
+    if spread and trainer.checkpoint_callbacks:
+        yield (
+            f"{strategy} cannot put the second optimizer into a checkpoint (its parameters are not the model's); set "
+            "enable_checkpointing=False, or use strategy='ddp'"
         )
-    why = f"with {name} there is none: it steps two optimizers itself (manual optimization)"
+    why = (
+        f"a Trainer's own step, and {type(method).__name__} steps two optimizers itself (manual optimization)"
+    )
     if trainer.gradient_clip_val:
-        raise ValueError(
-            f"gradient_clip_val clips the gradients of a Trainer's own step, and {why}; remove it from the Trainer"
-        )
+        yield f"gradient_clip_val clips the gradients of {why}; remove it from the Trainer"
     if trainer.accumulate_grad_batches != 1:
-        raise ValueError(
-            f"accumulate_grad_batches={trainer.accumulate_grad_batches} delays a Trainer's own step, and {why}; "
-            "set it to 1 and raise the datamodule's batch_size"
-        )
+        yield f"accumulate_grad_batches delays {why}; set it to 1 and raise the datamodule's batch_size"
     if averages:
-        raise ValueError(
-            f"{averages[0]} follows the one optimizer of a Trainer's own step, and {why}; remove the callback"
-        )
+        yield f"{average} follows the one optimizer of {why}; remove the callback"
 
 
 def refuse_idle_averaging(trainer: L.Trainer, *, planned: bool) -> None:
@@ -86,9 +85,8 @@ def refuse_idle_averaging(trainer: L.Trainer, *, planned: bool) -> None:
     if math.isinf(steps):  # stopped by time or a callback
         return
     for average in averages:
-        if not any(average.should_update(step_idx=step) for step in range(int(steps))) and not any(
-            average.should_update(epoch_idx=epoch) for epoch in range(epochs)
-        ):
+        by_step = any(average.should_update(step_idx=step) for step in range(int(steps)))
+        if not by_step and not any(average.should_update(epoch_idx=epoch) for epoch in range(epochs)):
             raise ValueError(
                 f"{type(average).__name__} updates its average in none of {int(steps)} steps and {epochs} epochs, so "
                 "the model would end as it was before the first step; let the average start earlier, or remove it"

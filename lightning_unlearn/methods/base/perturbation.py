@@ -1,29 +1,24 @@
-"""Perturbing chosen weights and fine-tuning, by Zuo et al.; which weights are chosen stands elsewhere."""
+"""Perturb chosen weights and fine-tune, by Zuo et al.: the base of Top-K and Random-k."""
 
-import contextvars
-import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor, nn
+from torch import Tensor
 
+from lightning_unlearn.core.checks import Choice, Declared, Range, in_range
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.engine.train import Loss
-from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
-from lightning_unlearn.methods.base.checks import require_choice, require_numbers
-from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher
+from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import hold_statistics, trainable
 from lightning_unlearn.models.sharding import local_part, local_part_of
-from lightning_unlearn.models.surgery import count_parameters
 
-__all__ = ["Perturbation", "require_fraction", "require_k"]
+__all__ = ["Perturbation"]
 
 
 class Perturbation(UnlearningModule):
@@ -54,13 +49,9 @@ class Perturbation(UnlearningModule):
             reaches this value in (0, 1]; ``None`` trains for the trainer's ``max_epochs``.
         epoch: Which set an epoch is one pass over: ``"retain"`` (algorithm 1, line 15) or the smaller
             ``"forget"``, with as many samples of the other set beside it.
-        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-3.
-        lr_scheduler: Makes a schedule; ``None`` for a constant rate.
-        loss: Classification loss; ``None`` for the cross-entropy.
         step: ``"loss"``, or ``"source"`` for the source's own training step on the retain set (no sensitivity is taken
             of it).
-        adapter: How batches and outputs are taken apart.
-        frozen: Names of what the source was not trained on, ``[]`` for nothing; ``None`` for what is frozen in it.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Attributes:
         perturbed: Flat row-major positions of the perturbed weights by parameter name, int64 and ascending;
@@ -73,67 +64,68 @@ class Perturbation(UnlearningModule):
     streams = ("forget", "retain")
     epoch_stream = "retain"
     indexed_streams = ("forget",)
+    declared: ClassVar[Declared] = {
+        "epsilon": Range("(-inf, inf)"),
+        "lambda_": Range("[0, inf)", "; 0 leaves out the JS term"),
+        "similarity_threshold": Range("(0, 1]", "; None never stops early", none=True),
+        "update": Choice(("all", "selected")),
+        "epoch": Choice(("retain", "forget")),
+        "fraction": Range("(0, 1]", "; 5% is 0.05"),
+        "k": Range("[1, inf)", whole=True),
+    }
 
     def __init__(
         self,
         source: Source,
         *,
-        epsilon: float,
+        epsilon: float = 0.1,
         mix: bool = False,
         lambda_: float = 0.1,
         teacher: Source = "source",
         update: Literal["all", "selected"] = "all",
         similarity_threshold: float | None = None,
         epoch: Literal["retain", "forget"] = "retain",
-        optimizer: OptimizerCallable | None = None,
-        lr_scheduler: LRSchedulerCallable | None = None,
-        loss: Loss | None = None,
-        step: Step = "loss",
-        adapter: Adapter | None = None,
-        frozen: Sequence[str] | None = None,
+        **method: Any,
     ) -> None:
-        require_numbers(
-            none=("similarity_threshold",),
-            epsilon=epsilon,
-            lambda_=lambda_,
-            similarity_threshold=similarity_threshold,
-        )
-        if not (math.isfinite(epsilon) and epsilon != 0):
+        self.check(epsilon=epsilon, lambda_=lambda_, similarity_threshold=similarity_threshold)
+        self.check(update=update, epoch=epoch)
+        if epsilon == 0:
             raise ValueError(f"epsilon must be finite and not 0, got {epsilon}; 0 would perturb nothing")
         if mix and not 0 < epsilon <= 1:
             raise ValueError(f"epsilon must lie in (0, 1] with mix, got {epsilon}: it is the partner's share")
-        if not (math.isfinite(lambda_) and lambda_ >= 0):
-            raise ValueError(
-                f"lambda_ must be finite and not negative, got {lambda_}; 0 leaves out the JS term"
-            )
-        if similarity_threshold is not None and not 0 < similarity_threshold <= 1:
-            raise ValueError(
-                f"similarity_threshold must lie in (0, 1], got {similarity_threshold}; None never stops early"
-            )
-        require_choice("update", update, ("all", "selected"))
-        require_choice("epoch", epoch, ("retain", "forget"))
         self.update = update  # train() below asks for it
-        super().__init__(
-            source,
-            optimizer=optimizer,
-            lr_scheduler=lr_scheduler,
-            loss=loss,
-            step=step,
-            adapter=adapter,
-            frozen=frozen,
-        )
+        super().__init__(source, **method)
         self.epsilon = epsilon
         self.mix = mix
         self.lambda_ = lambda_
         self.similarity_threshold = similarity_threshold
         self.epoch_stream = epoch
         self.perturbed: dict[str, Tensor] = {}
-        # in an empty context, as the base class loads the source
-        other = None if teacher == "source" else contextvars.Context().run(load_source, teacher)
-        self._teacher = Teacher(other or self.source, self.adapter)
+        taught_by = self.source if teacher == "source" else load_source(teacher)
+        self._teacher = Teacher(taught_by, self.adapter)
         self._movable: dict[str, Tensor] = {}
         self._still: dict[str, Tensor] = {}
         self.train()
+
+    # ------------------------------------------------------------------ what may be chosen
+
+    @property
+    def n_weights(self) -> int:
+        """How many weights there are to choose from."""
+        return count_parameters(self.model, list(trainable(self.model)))
+
+    def require_k(self, k: int, most: int, what: str) -> None:
+        """Raise unless ``k`` is an integer from 1 to ``most``, the number of ``what`` there are to choose."""
+        in_range("k", k, f"[1, {most}]", f": {type(self.model).__name__} has {most} {what}", whole=True)
+
+    def require_fraction(self, fraction: float) -> None:
+        """Raise unless ``fraction`` is a share of the model's weights that chooses at least one."""
+        self.check(fraction=fraction)
+        if not round(fraction * self.n_weights):
+            raise ValueError(
+                f"fraction must lie in (0, 1] and choose at least one of {self.n_weights} weights, got {fraction}; "
+                "5% is 0.05"
+            )
 
     # ------------------------------------------------------------------ before the first step
 
@@ -232,11 +224,8 @@ class Perturbation(UnlearningModule):
         """Log ``train/similarity`` and stop as soon as it reaches the threshold."""
         if self.similarity_threshold is None:
             return
-        runtime = Runtime(self.trainer)
-        with self.looked_at():
-            answers = predict(self.model, self.data.loader("forget", indexed=True), runtime, self.adapter)
-        teacher = self._teacher.answers(self.data, runtime).cpu()
-        reached = similarity(answers.posteriors, teacher.softmax(dim=-1))
+        teacher = self._teacher.answers(self.data, Runtime(self.trainer)).cpu()
+        reached = similarity(self.forget_answers().posteriors, teacher.softmax(dim=-1))
         self.log("train/similarity", reached, sync_dist=True)
         if float(reached) >= self.similarity_threshold:
             self.trainer.should_stop = True
@@ -250,22 +239,3 @@ class Perturbation(UnlearningModule):
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back which weights were perturbed; they come perturbed out of the checkpoint."""
         self.perturbed = dict(state["perturbed"])
-
-
-def require_k(k: int, most: int, what: str, model: nn.Module) -> None:
-    """Raise unless ``k`` is an integer from 1 to ``most``, the number of ``what`` there are to choose."""
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an integer, got {type(k).__name__}")
-    if not 1 <= k <= most:
-        raise ValueError(f"k must lie between 1 and {most}, the {what} of {type(model).__name__}, got {k}")
-
-
-def require_fraction(fraction: float, model: nn.Module) -> None:
-    """Raise ``ValueError`` unless ``fraction`` is a share of a model's weights that chooses at least one."""
-    require_numbers(fraction=fraction)
-    total = count_parameters(model, list(trainable(model)))
-    if not (0 < fraction <= 1 and round(fraction * total)):
-        raise ValueError(
-            f"fraction must lie in (0, 1] and choose at least one of {total} weights, got {fraction}; "
-            "5% is 0.05"
-        )

@@ -1,6 +1,8 @@
-"""Where the source model comes from: a module at hand or a checkpoint file; knows no method."""
+"""Take a source model at hand, or load one from a checkpoint file."""
 
+import contextvars
 import io
+import pkgutil
 import sys
 import types
 import typing
@@ -16,8 +18,9 @@ from torch import nn
 
 from lightning_unlearn.core.compat import COMPILED, INSTANTIATOR
 from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.models import restore_hyperparameters
 from lightning_unlearn.models.freezing import mark_recorded
-from lightning_unlearn.models.hparams import restore_hyperparameters, unkept_arguments
+from lightning_unlearn.models.hparams import unkept_arguments
 from lightning_unlearn.models.surgery import uncompiled
 
 __all__ = ["Source", "SourceCheckpoint", "load_source"]
@@ -123,16 +126,22 @@ def load_source(source: Source) -> nn.Module:
 
     Raises:
         TypeError: If it is none of these.
+        ValueError: If it has no parameters.
     """
-    if isinstance(source, nn.Module):
-        return uncompiled(source)
     if isinstance(source, str | Path):
         source = SourceCheckpoint(str(source))
-    if not isinstance(source, SourceCheckpoint):
+    if isinstance(source, SourceCheckpoint):
+        # LightningCLI hands hyper-parameters to whatever is built next; in an empty context this one keeps its own
+        loaded: nn.Module = contextvars.Context().run(source.load)
+    elif isinstance(source, nn.Module):
+        loaded = uncompiled(source)
+    else:
         raise TypeError(
             f"source must be a module, a checkpoint path or a SourceCheckpoint, got {type(source).__name__}"
         )
-    return source.load()
+    if next(loaded.parameters(), None) is None:
+        raise ValueError(f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn")
+    return loaded
 
 
 def _to_give(names: Sequence[str]) -> str:
@@ -261,9 +270,8 @@ def _is_known(class_path: str) -> bool:
 
 
 def _import_class(class_path: str) -> type[L.LightningModule]:
-    module_name, _, name = class_path.rpartition(".")
     try:
-        found = getattr(__import__(module_name, fromlist=[name]), name)
+        found = pkgutil.resolve_name(class_path)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(f"source: module={class_path!r} cannot be imported: {error}") from error
     if not (isinstance(found, type) and issubclass(found, L.LightningModule)):

@@ -1,4 +1,4 @@
-"""A method's model spread over processes while it trains (FSDP2), and whole before and after; trains nothing."""
+"""Spread a method's model over processes while it trains (FSDP2), and put it together afterwards."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

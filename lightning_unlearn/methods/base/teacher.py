@@ -1,4 +1,4 @@
-"""A frozen model whose answers on the forget set others are pulled to; no loss and no training here."""
+"""A frozen model whose answers on one set of samples another model is pulled to."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,36 +6,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
+from lightning_unlearn.data import Adapter, Indexed, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
-from lightning_unlearn.models.surgery import frozen
+from lightning_unlearn.models import frozen
 
 __all__ = ["Teacher"]
 
 
 class Teacher:
-    """A model that only answers; on the forget set once and for all, where that set is not augmented.
+    """A model that only answers; once and for all, where the samples are not augmented.
 
     It is no module, so that a method that holds one has it in no ``state_dict``, no optimizer and no export.
 
     Args:
         model: The model; a frozen copy of it is kept, for as long as it is needed.
         adapter: How batches and outputs are taken apart.
+        stream: Which samples it answers on.
 
     Attributes:
         ready: Whether it was asked, and so can answer batches.
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter) -> None:
+    def __init__(self, model: nn.Module, adapter: Adapter, stream: str = "forget") -> None:
         self.adapter = adapter
+        self.stream = stream
         self.ready = False
         self._model: nn.Module | None = frozen(model)
         self._table: Tensor | None = None
 
     def ask(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Note all answers and let go of the model, or keep the model where the forget set is augmented.
+        """Note all answers and let go of the model, or keep the model where the samples are augmented.
 
         Args:
             data: The split data.
@@ -43,7 +43,7 @@ class Teacher:
         """
         if self._model is not None:
             runtime.place(self._model)
-            if not data.is_augmented("forget"):
+            if not data.is_augmented(self.stream):
                 self._table = self.answers(data, runtime)
                 self._model = None
         if self._table is not None:
@@ -51,7 +51,7 @@ class Teacher:
         self.ready = True
 
     def answers(self, data: UnlearningDataModule, runtime: Runtime) -> Tensor:
-        """Return the logits ``(N, C)`` on the whole forget set as it is, not augmented, in its order.
+        """Return the logits ``(N, C)`` on all the samples as they are, not augmented, in their order.
 
         Args:
             data: The split data.
@@ -60,14 +60,14 @@ class Teacher:
         if self._table is not None:
             return self._table
         assert self._model is not None
-        loader = data.loader("forget", indexed=True)
+        loader = data.loader(self.stream, indexed=True)
         return predict(self._model, loader, runtime, self.adapter).logits.to(runtime.device)
 
     def logits(self, batch: Indexed) -> Tensor:
-        """Return the logits ``(B, C)`` on a training batch of the forget set, without a gradient.
+        """Return the logits ``(B, C)`` on a training batch, without a gradient.
 
         Args:
-            batch: A batch of the stream ``forget``.
+            batch: A batch of the stream.
         """
         if self._table is not None:
             return self._table[batch.index.to(self._table.device)]

@@ -1,4 +1,4 @@
-"""Whether a model and its data fit together, as one batch shows before hours are spent on them."""
+"""Ask one batch whether a model and its data fit together, before hours are spent on them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,20 +11,21 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_unlearn.data.adapter import TARGET_KEYS, Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.data.adapter import TARGET_KEYS
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import clone, evaluating
 
-__all__ = ["Trial", "try_model", "warn_of_another_loss", "warn_of_guessing"]
+__all__ = ["Trial", "require_logits", "try_model", "warn_of_another_loss", "warn_of_guessing"]
 
 # Losses of one batch that differ by less are taken for the same, computed in another order or precision.
 _SAME_LOSS = 1e-2
 _SURELY_SAME = 1e-3  # two columns of labels give an untrained model nearly the same loss
 _FEWEST = 16  # samples of which a share says anything
+_SLACK, _HALF_SLACK = 1e-3, 3e-2  # how far from 1 posteriors may sum; bfloat16 has three digits
 _BY_CHANCE = 1.64  # standard errors that 19 of 20 models that guess stay below
 
 _OWN_ADAPTER = """write down how it is called, and pass adapter=MyAdapter():
@@ -136,6 +137,33 @@ def _require_trained_answers(model: nn.Module, logits: Tensor, without: Tensor) 
             f"source: in evaluation mode {name} answers with none of the parameters that are trained (with a moving "
             "average of them, say), so the exported model would answer as before, whatever a method trains; copy the "
             "average into the trained parameters, and give a source whose forward uses these in evaluation mode too"
+        )
+
+
+def require_logits(logits: Tensor, targets: Tensor, model: str) -> None:
+    """Refuse posteriors in place of logits, and targets outside the classes.
+
+    Args:
+        logits: What a model answered, ``(B, C)``.
+        targets: Classes that occur in the data, int64.
+        model: The model's class, for the message.
+
+    Raises:
+        ValueError: If rows are posteriors, or a target is below 0 or at least C.
+    """
+    rows = logits.detach().float()
+    slack = _SLACK if logits.dtype in (torch.float32, torch.float64) else _HALF_SLACK
+    if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=slack):
+        raise ValueError(
+            f"the forward of {model} gives probabilities (rows are >= 0 and sum to 1); unlearning needs "
+            "logits, so return the values before the softmax (or their logarithm, in an Adapter's call())"
+        )
+    classes = logits.shape[-1]
+    if int(targets.max()) >= classes or int(targets.min()) < 0:
+        raise ValueError(
+            f"{model} has {classes} classes, but the data has targets from {int(targets.min())} to "
+            f"{int(targets.max())}; use the model that was trained on this data, or say where logits and targets are "
+            "with Adapter(logits=..., targets=...)"
         )
 
 

@@ -320,10 +320,15 @@ def test_first_sentence_turns_markup_into_markdown() -> None:
 
 
 def test_defaults() -> None:
-    def subject(first: int, second: str = "a|b") -> None: ...
+    class Base:
+        def __init__(self, first: int, second: str = "a|b") -> None: ...
 
-    assert doc_tables.defaults(subject, ["first", "second"]) == r"`first`, `second='a\|b'`"
-    assert doc_tables.defaults(subject, []) == "-"
+    class Subject(Base):
+        def __init__(self, own: int = 1, **base: Any) -> None: ...
+
+    assert list(doc_tables.parameters_of(Subject)) == ["own", "first", "second"]
+    assert doc_tables.defaults(Subject, ["own", "first", "second"]) == r"`own=1`, `first`, `second='a\|b'`"
+    assert doc_tables.defaults(Subject, []) == "-"
 
 
 def test_a_measured_value() -> None:

@@ -376,13 +376,7 @@ class UnlearningDataModule(L.LightningDataModule):
             dataset = self._evaluation
         if isinstance(dataset, TensorData) and part.collate_fn is None:
             return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
-        return DatasetLoader(
-            dataset,
-            chosen,
-            collate_fn=part.collate_fn,
-            **part.workers,
-            **order,
-        )
+        return DatasetLoader(dataset, chosen, collate_fn=part.collate_fn, **part.workers, **order)
 
     def is_augmented(self, stream: str) -> bool:
         """Whether training batches of a stream may differ from one epoch to the next.
@@ -456,9 +450,9 @@ class UnlearningDataModule(L.LightningDataModule):
         if stored is not None:
             require_same(stored.fingerprint, fingerprint, f"split_path: {path}")
             if not stored.same_as(drawn):
+                asked = "another split than forget, nonmember, shadow, previous and seed ask for"
                 raise ValueError(
-                    f"split_path: {path} holds another split than forget, nonmember, shadow, previous and seed ask "
-                    "for; give the arguments it was made with, or another path"
+                    f"split_path: {path} holds {asked}; give those it was made with, or another path"
                 )
         elif path is not None and (self.trainer is None or self.trainer.is_global_zero):
             drawn.save(path)
@@ -491,10 +485,8 @@ class UnlearningDataModule(L.LightningDataModule):
         if name == INNERMOST:
             origin = origin_of(self._train.owner)
             if len(origin.bases) > 1:
-                raise ValueError(
-                    f"innermost=True: the training set draws from {len(origin.bases)} datasets, where a position means "
-                    "a sample in each; give positions in the order of the training set"
-                )
+                found = f"the training set draws from {len(origin.bases)} datasets"
+                raise ValueError(f"innermost=True: {found}; give positions in the order of the training set")
             return origin.position
         return attribute_of(self._train.owner, name) if self.attributes is None else self.attributes[name]
 

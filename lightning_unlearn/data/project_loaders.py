@@ -110,9 +110,9 @@ def require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
     """Refuse a test set that shares samples with the training set; they would be no non-members."""
     shared, _ = _shared(origin_of(train), origin_of(test))
     if len(shared):
+        which = f"at positions {shown(shared)} of one dataset"
         raise ValueError(
-            f"datamodule: {len(shared)} samples are in the training set and in the test set (positions "
-            f"{shared[:5].tolist()} ... of one dataset); take them out of one of the two"
+            f"datamodule: {len(shared)} samples are in the training set and in the test set, {which}"
         )
 
 
@@ -133,10 +133,9 @@ def require_no_copies(train: Dataset[Any], forgotten: Positions, gone: Positions
     parts = [Origin(origin.bases, origin.base[at], origin.position[at]) for at in (forgotten, kept)]
     shared, copies = _shared(*parts)
     if len(shared):
-        raise ValueError(
-            f"forget: {len(shared)} samples to forget stand in the training set a second time, among those that are "
-            f"kept, at positions {shown(kept[copies])}; forget these too, or take the copies out"
-        )
+        where = f"among those that are kept, at positions {shown(kept[copies])}"
+        what = f"{len(shared)} samples to forget stand in the training set a second time"
+        raise ValueError(f"forget: {what}, {where}; forget these too, or take the copies out")
 
 
 def known_labels(part: Part, adapter: Adapter) -> npt.NDArray[Any] | None:
@@ -214,10 +213,10 @@ def _taken_apart(loader: Any, where: str) -> Part:
     elif isinstance(loader, DataLoader):
         dataset, weights = _followed(loader, where)
     else:
-        raise TypeError(
-            f"{where} gives a {type(loader).__name__}; unlearning needs one DataLoader over one dataset there "
-            "(for the test set, name one with test_dataset=...)"
+        advice = (
+            "unlearning needs one DataLoader over one dataset there, or, for the test set, test_dataset=..."
         )
+        raise TypeError(f"{where} gives a {type(loader).__name__}; {advice}")
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE
     collate_fn = getattr(loader, "collate_fn", None)
     if collate_fn is torch.utils.data.default_collate:
@@ -282,10 +281,8 @@ def _require_every_sample_once(sampler: Any, plain: bool, size: int, where: str)
 def _indexable(part: Part, argument: str) -> Part:
     dataset = part.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise TypeError(
-            f"{argument}: {type(dataset).__name__} cannot be indexed by position, so no sample of it can "
-            "be named and forgotten; give a map-style dataset with __len__ and __getitem__"
-        )
+        advice = "so no sample of it can be named; give a map-style dataset with __len__ and __getitem__"
+        raise TypeError(f"{argument}: {type(dataset).__name__} cannot be indexed by position, {advice}")
     held = _as_tensor_data(dataset) if part.collate_fn is None else None
     return part if held is None else replace(part, dataset=held)
 

@@ -361,9 +361,9 @@ def _held_or_drawn(
     count = None if size is None else _count(name, size, len(free), f"{origin} set")
     if held is not None:
         if origin != "train" or count not in (None, len(held)):
+            kept = f"the {len(held)} training samples that the earlier split held out"
             raise ValueError(
-                f"{name} must keep the {len(held)} training samples that the earlier split held out, got {count} from "
-                f"the {origin} set; the source model was trained on the others. Use the earlier size"
+                f"{name} must keep {kept}, got {count} from the {origin} set; use the earlier size"
             )
         return held
     if not count:

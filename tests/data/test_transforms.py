@@ -78,8 +78,8 @@ def test_as_float_keeps_values():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Normalize((0.5,), (0.5, 0.5)), "one value per channel"),
-        (lambda: Normalize((), ()), "one value per channel"),
+        (lambda: Normalize((0.5,), (0.5, 0.5)), "a value per channel"),
+        (lambda: Normalize((), ()), "a value per channel"),
         (lambda: Normalize((0.5,), (0.0,)), "std must be positive"),
         (lambda: Normalize((0.5, 0.5), (1.0, 1.0))(images()), "must have the 2 channels"),
         (lambda: RandomCropFlip(-1), "padding must be at least 0"),

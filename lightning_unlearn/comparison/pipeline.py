@@ -13,7 +13,7 @@ from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ManyModels
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
-from lightning_unlearn.callbacks.base.watching import WatchRecorder
+from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
 from lightning_unlearn.comparison.folder import KEY, RunFolder, add_written, claim
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, MethodRun, SourceRun
@@ -164,8 +164,7 @@ class Pipeline:
 
     def _train_method(self, name: str) -> nn.Module | None:
         run = self.runs[name]
-        watched = [(e, s, e.watching()) for e, s in zip(self._evaluators, self._settings, strict=True)]
-        watchers = {evaluator.name: watcher for evaluator, _, watcher in watched if watcher is not None}
+        watchers = {e.name: watcher for e in self._evaluators if (watcher := e.watching()) is not None}
 
         def build() -> L.LightningModule:
             assert self._source is not None  # or no method is run
@@ -178,9 +177,8 @@ class Pipeline:
                 trainer.fit(method, self.data)
             return cast(UnlearningModule, method).model, _times(trainer)
 
-        # what is watched decides no weight, but a run that was not watched has nothing to show
-        settings = [each for _, each, watcher in watched if watcher is not None]
-        return self._part(name, "unlearn", build, train, settings)
+        # what is watched decides no weight: a method is fitted again for a curve to show, the baseline is not
+        return self._part(name, "unlearn", build, train, {} if name == RETRAIN else watchers)
 
     def _part(
         self,
@@ -188,7 +186,7 @@ class Pipeline:
         purpose: str,
         build: Callable[[], L.LightningModule],
         train: Callable[[L.LightningModule], tuple[nn.Module, dict[str, float]]],
-        watched: Sequence[Any] = (),
+        watchers: Mapping[str, Watcher] | None = None,
     ) -> nn.Module | None:
         """Train one model and export it, or take the one that is in its folder; then load it from there."""
         folder, seed, part = self._folder(name), self._seed_of(purpose), f"{name}, seed {self._seed}"
@@ -197,9 +195,10 @@ class Pipeline:
             config = self._run_config(name)
             with together(part), seeded(seed):
                 subject = build()
-                fingerprint = self._fingerprint(name, [subject, *watched])
-                self.identities[name, self._seed] = fingerprint
-                if not decided(lambda: folder.is_trained(fingerprint)):
+                fingerprint = self.identities[name, self._seed] = self._fingerprint(name, subject)
+                if not decided(
+                    lambda: folder.is_trained(fingerprint) and was_watched(folder.watched, watchers or {})
+                ):
                     shared(lambda: folder.begin(config))
                     self.data.order_seed = seed
                     model, times = train(subject)

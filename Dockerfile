@@ -7,8 +7,9 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 RUN useradd --create-home --uid 1000 user && mkdir /work && chown user /work
 COPY pyproject.toml README.md LICENSE /src/
 COPY lightning_unlearn /src/lightning_unlearn
+COPY configs /src/configs
 RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" /src
-COPY configs /work/configs
+RUN cp -r /src/configs /work/configs
 
 USER user
 WORKDIR /work

@@ -356,7 +356,7 @@ def defaults(subject: Any, names: Iterable[str]) -> str:
 def own_defaults(subject: Any) -> str:
     """Return the parameters that say what a class is like; those that all have are left out."""
     common = {"seed", "batch_size", "val_fraction", "root", "download", "args", "kwargs"}
-    return defaults(subject, [name for name in inspect.signature(subject).parameters if name not in common])
+    return defaults(subject, [name for name in parameters_of(subject) if name not in common])
 
 
 def _page(name: str, folder: str, head: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ from lightning_unlearn import MethodRun, Retrain
 from lightning_unlearn.comparison.folder import claim, in_use
 from lightning_unlearn.core.files import positions_hash
 from lightning_unlearn.core.ledger import Ledger, read
-from lightning_unlearn.data.remembering import remembering_files
+from lightning_unlearn.core.remembering import remembering_files
 
 
 @pytest.fixture(autouse=True)

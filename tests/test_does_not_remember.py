@@ -25,8 +25,8 @@ from lightning_unlearn.callbacks import Export
 from lightning_unlearn.callbacks.base.export import _name_wandb
 from lightning_unlearn.cli.arguments import own_arguments, shown_arguments
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.core.remembering import Remembering, remembering_files, without_names
 from lightning_unlearn.data import Split, TensorData, UnlearningDataModule
-from lightning_unlearn.data.remembering import Remembering, remembering_files, without_names
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.models import Classifier
 
@@ -226,7 +226,7 @@ def test_looking_through_a_folder_executes_nothing(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "evil": Malicious()}, tmp_path / "a.ckpt", pickle_module=pickle)
     np.savez(tmp_path / "b.npz", forget=np.asarray([Malicious()], dtype=object))
     (tmp_path / "c.yaml").write_text(f"forget: !!python/object/apply:pathlib.Path.touch [{mark}]\n")
-    assert set(names(remembering_files(tmp_path), tmp_path)) == {"a.ckpt"}
+    assert set(names(remembering_files(tmp_path), tmp_path)) == {"a.ckpt", "b.npz"}
     assert not mark.exists()
 
 

@@ -1,4 +1,4 @@
-"""Backdoor evaluation: does the model still know the trigger that the forget set carried?"""
+"""Ask a model about samples that carry the trigger of the forget set."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -47,6 +47,7 @@ class ForgettingMetrics(Evaluator):
             unit="%",
             direction="higher",
             decides="utility",
+            margin=0.01,
         ),
         "accuracy/test_retained_classes": DeclaredMetric(
             "Accuracy on the test samples of retained classes",

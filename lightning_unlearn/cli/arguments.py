@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from lightning_unlearn.data.remembering import without_names
+from lightning_unlearn.core.remembering import without_names
 
 __all__ = ["own_arguments", "shown_arguments"]
 

@@ -14,9 +14,9 @@ from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH
+from lightning_unlearn.core.remembering import summary
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.data.remembering import summary
 from lightning_unlearn.models.hparams import recorded_hyperparameters
 from lightning_unlearn.reports.paper import PaperFormat, paper_table
 

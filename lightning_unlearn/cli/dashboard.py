@@ -3,9 +3,13 @@
 import argparse
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from lightning_unlearn.core.files import write_json_atomic
+from lightning_unlearn.metrics import DeclaredMetric
+from lightning_unlearn.reports import METRICS, read_json
+from lightning_unlearn.reports.glossary import declared_in
 
 __all__ = ["run"]
 
@@ -22,6 +26,12 @@ def run(args: list[str]) -> int:
     )
     parser.add_argument("--project", default="lightning-unlearn", help="W&B project (default: %(default)s)")
     parser.add_argument("--group", help="only the runs of this group, that is of one comparison")
+    parser.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE",
+        help="report.json whose metrics are shown, those of your evaluators too",
+    )
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--push", action="store_true", help="save both on the W&B server; needs a login")
     where.add_argument("--output", type=Path, metavar="FILE", help="write the JSON to a file")
@@ -34,12 +44,13 @@ def run(args: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    metrics = METRICS if parsed.report is None else declared_in(read_json(parsed.report))
     if parsed.push:
-        return _push(parsed.entity, parsed.project, parsed.group)
+        return _push(parsed.entity, parsed.project, parsed.group, metrics)
     content = {
-        "workspace": to_json(build_workspace(parsed.entity, parsed.project, parsed.group)),
+        "workspace": to_json(build_workspace(parsed.entity, parsed.project, parsed.group, metrics)),
         # with a project in it, a report would be looked up on the server; the dashboard's own is put in when pushed
-        "report": to_json(build_report("", "", parsed.group)),
+        "report": to_json(build_report("", "", parsed.group, metrics)),
     }
     if parsed.output is None:
         print(json.dumps(content, indent=2))
@@ -48,7 +59,7 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def _push(entity: str, project: str, group: str | None) -> int:
+def _push(entity: str, project: str, group: str | None, metrics: Mapping[str, DeclaredMetric]) -> int:
     import wandb
 
     from lightning_unlearn.trackers.dashboard import build_report, build_workspace
@@ -62,8 +73,8 @@ def _push(entity: str, project: str, group: str | None) -> int:
             return 2
         entity = entity or str(wandb.Api().default_entity)
         for kind, built in (
-            ("Workspace", build_workspace(entity, project, group)),
-            ("Report", build_report(entity, project, group)),
+            ("Workspace", build_workspace(entity, project, group, metrics)),
+            ("Report", build_report(entity, project, group, metrics)),
         ):
             print(f"{kind}: {built.save().url}")
     except Exception as error:  # W&B documents none; unknown keys, no network, no project all differ

@@ -24,10 +24,10 @@ from lightning_unlearn.comparison.runs import MethodRun, SourceRun
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.ledger import Ledger, as_ledger
 from lightning_unlearn.core.processes import is_first
+from lightning_unlearn.core.remembering import Remembering, remembering_files, remove, without_names
 from lightning_unlearn.core.surroundings import no_search_for_gpus, quiet_lightning, stoppable
 from lightning_unlearn.core.surroundings import threads as torch_threads
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.data.remembering import Remembering, remembering_files, remove, without_names
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.reports import Report, read_details, write_all
 from lightning_unlearn.trackers.runs import WandbRuns

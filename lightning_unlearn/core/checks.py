@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
-__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "one_of"]
+__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "one_of", "shapes"]
 
 
 @dataclass(frozen=True)
@@ -93,3 +93,14 @@ def in_range(
 def one_of(name: str, value: object, *words: str) -> None:
     """Check one word, as :class:`Choice` does."""
     Choice(words).check(name, value)
+
+
+def shapes(*arrays: Any) -> str:
+    """Name the shapes of tensors or arrays, for a message.
+
+    Example:
+        >>> import torch
+        >>> shapes(torch.zeros(2, 3), torch.zeros(2))
+        '(2, 3) and (2,)'
+    """
+    return " and ".join(str(tuple(array.shape)) for array in arrays)

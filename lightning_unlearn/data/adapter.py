@@ -53,10 +53,8 @@ class Adapter:
         target_at = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
         targets, inputs = batch[target_at], self._inputs(batch, (target_at,))
         if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
-            raise ValueError(
-                f"targets must be a tensor of class numbers of shape (B,), got {_described(targets)}; say where they "
-                "are with Adapter(targets=...)"
-            )
+            wanted = f"a tensor of class numbers of shape (B,), got {_described(targets)}"
+            raise ValueError(f"targets must be {wanted}; say where they are with Adapter(targets=...)")
         return inputs, targets
 
     def inputs_of(self, batch: Any) -> Any:
@@ -85,10 +83,8 @@ class Adapter:
         output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
         logits = self._logits_of(output)
         if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
-            raise ValueError(
-                f"the forward of {type(module).__name__} must give logits of shape (B, C), got {_described(logits)}; "
-                "say where they are with Adapter(logits=...)"
-            )
+            wanted = f"logits of shape (B, C), got {_described(logits)}; say where with Adapter(logits=...)"
+            raise ValueError(f"the forward of {type(module).__name__} must give {wanted}")
         return logits
 
     def _logits_of(self, output: Any) -> Any:
@@ -117,20 +113,18 @@ class Adapter:
             for key in options:
                 if key in batch:
                     return key
+            there = sorted(map(str, batch))
             raise ValueError(
-                f"{what}={asked!r} not found in a batch with the keys {sorted(map(str, batch))}; "
-                f"say which with Adapter({what}='...')"
+                f"{what}={asked!r} not found in a batch with the keys {there}; see Adapter({what}=...)"
             )
         if isinstance(batch, Sequence):
             place = index if asked is None else asked
             if isinstance(place, int) and -len(batch) <= place < len(batch):
                 return place
-            raise ValueError(
-                f"{what}={place!r} not found in a batch of {len(batch)} elements; "
-                f"give a position from 0 to {len(batch) - 1} with Adapter({what}=...)"
-            )
+            advice = f"give a position below {len(batch)} with Adapter({what}=...)"
+            raise ValueError(f"{what}={place!r} not found in a batch of {len(batch)} elements; {advice}")
         raise ValueError(
-            f"a batch must be a sequence or a mapping that holds {what}, got {type(batch).__name__}"
+            f"a batch must be a sequence or mapping that holds {what}, got {type(batch).__name__}"
         )
 
 

@@ -47,13 +47,8 @@ def origin_of(dataset: Dataset[Any]) -> Origin:
         parts = [origin_of(part) for part in dataset.datasets]
         bases = list({id(base): base for part in parts for base in part.bases}.values())
         number = {id(base): place for place, base in enumerate(bases)}
-        return Origin(
-            bases,
-            np.concatenate(
-                [np.array([number[id(base)] for base in part.bases])[part.base] for part in parts]
-            ),
-            np.concatenate([part.position for part in parts]),
-        )
+        numbers = [np.array([number[id(base)] for base in part.bases])[part.base] for part in parts]
+        return Origin(bases, np.concatenate(numbers), np.concatenate([part.position for part in parts]))
     n = len(dataset)  # type: ignore[arg-type]
     return Origin([dataset], np.zeros(n, dtype=np.int64), np.arange(n))
 
@@ -67,8 +62,8 @@ def targets_of(dataset: Dataset[Any], adapter: Adapter) -> npt.NDArray[Any] | No
             found = [part.tensors[place]] if isinstance(place, int) and place < len(part.tensors) else []
         else:
             found = [getattr(part, name) for name in ("targets", "labels") if hasattr(part, name)]
-        arrays = (_array(targets) for targets in found)
-        return next((targets for targets in arrays if _fits(targets, part, np.integer)), None)
+        arrays = [array for array in map(_array, found) if array.shape == (len(part),)]  # type: ignore[arg-type]
+        return next((array for array in arrays if np.issubdtype(array.dtype, np.integer)), None)
 
     return _column(dataset, own)
 
@@ -131,7 +126,3 @@ def _listed(dataset: Dataset[Any]) -> Mapping[str, Any]:
 
 def _array(values: Any) -> npt.NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-
-
-def _fits(values: npt.NDArray[Any], dataset: Dataset[Any], kind: type) -> bool:
-    return values.shape == (len(dataset),) and np.issubdtype(values.dtype, kind)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch.utils.data import Dataset
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.ledger import Ledger, as_ledger
 from lightning_unlearn.core.seeds import default_seed, derive_seed
 from lightning_unlearn.data.adapter import Adapter
@@ -40,8 +40,8 @@ from lightning_unlearn.data.tensors import TensorData
 __all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
-Stream = Literal["forget", "retain", "train", "nonmember", "shadow", "test"]
 
+_STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test")
 _WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample must be seen
 
 
@@ -248,11 +248,11 @@ class UnlearningDataModule(L.LightningDataModule):
             require_apart(self._train.owner, self._test.owner)
         self._labels = known_labels(self._train, self.adapter)
         fingerprint = self._checked_fingerprint()
-        if self.evaluation_dataset is not None and len(self.evaluation_dataset) != len(self._train):  # type: ignore[arg-type]
-            raise ValueError(
-                f"evaluation_dataset has {len(self.evaluation_dataset)} samples, the training set has "  # type: ignore[arg-type]
-                f"{len(self._train)}: it must be the same samples in the same order, without augmentation"
+        if self.evaluation_dataset is not None and (n := len(self.evaluation_dataset)) != len(self._train):  # type: ignore[arg-type]
+            wanted = (
+                f"the same {len(self._train)} in the same order as the training set, without augmentation"
             )
+            raise ValueError(f"evaluation_dataset has {n} samples; it must have {wanted}")
         split = self._obtain_split(fingerprint) if self._split is None else self._split
         require_same(split.fingerprint, fingerprint, "datamodule: the split of an earlier setup")
         source = getattr(self._module(), "source", None)
@@ -376,16 +376,7 @@ class UnlearningDataModule(L.LightningDataModule):
             dataset = self._evaluation
         if isinstance(dataset, TensorData) and part.collate_fn is None:
             return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
-        return DatasetLoader(
-            dataset,
-            chosen,
-            collate_fn=part.collate_fn,
-            num_workers=part.num_workers,
-            persistent_workers=part.persistent_workers,
-            pin_memory=part.pin_memory,
-            worker_init_fn=part.worker_init_fn,
-            **order,
-        )
+        return DatasetLoader(dataset, chosen, collate_fn=part.collate_fn, **part.workers, **order)
 
     def is_augmented(self, stream: str) -> bool:
         """Whether training batches of a stream may differ from one epoch to the next.
@@ -414,8 +405,7 @@ class UnlearningDataModule(L.LightningDataModule):
         split = self.split
         if stream == "train":
             return split.members
-        if stream not in ("forget", "retain", "nonmember", "shadow", "test"):
-            raise ValueError(f"no stream {stream!r}; there are {', '.join(Stream.__args__)}")  # type: ignore[attr-defined]
+        one_of("stream", stream, *_STREAMS)
         positions: np.ndarray[Any, Any] = getattr(split, stream)
         return positions
 
@@ -460,9 +450,9 @@ class UnlearningDataModule(L.LightningDataModule):
         if stored is not None:
             require_same(stored.fingerprint, fingerprint, f"split_path: {path}")
             if not stored.same_as(drawn):
+                asked = "another split than forget, nonmember, shadow, previous and seed ask for"
                 raise ValueError(
-                    f"split_path: {path} holds another split than forget, nonmember, shadow, previous and seed ask "
-                    "for; give the arguments it was made with, or another path"
+                    f"split_path: {path} holds {asked}; give those it was made with, or another path"
                 )
         elif path is not None and (self.trainer is None or self.trainer.is_global_zero):
             drawn.save(path)
@@ -495,10 +485,8 @@ class UnlearningDataModule(L.LightningDataModule):
         if name == INNERMOST:
             origin = origin_of(self._train.owner)
             if len(origin.bases) > 1:
-                raise ValueError(
-                    f"innermost=True: the training set draws from {len(origin.bases)} datasets, where a position means "
-                    "a sample in each; give positions in the order of the training set"
-                )
+                found = f"the training set draws from {len(origin.bases)} datasets"
+                raise ValueError(f"innermost=True: {found}; give positions in the order of the training set")
             return origin.position
         return attribute_of(self._train.owner, name) if self.attributes is None else self.attributes[name]
 

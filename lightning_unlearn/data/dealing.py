@@ -63,11 +63,8 @@ class Deals(TorchFunctionMode):
         """Call a function of PyTorch, and keep a permutation that it draws."""
         result = func(*args, **(kwargs or {}))
         generator = (kwargs or {}).get("generator")
-        if (
-            func is torch.randperm
-            and "torch" not in self._seeded
-            and generator in (None, torch.default_generator)
-        ):
+        own = generator not in (None, torch.default_generator)
+        if func is torch.randperm and not own and "torch" not in self._seeded:
             self.permutations.append(result)
         return result
 
@@ -84,10 +81,8 @@ class Deals(TorchFunctionMode):
         deals = [np.asarray(part.indices, dtype=np.int64) for part in _subsets(train)]
         drawn = [permutation.cpu().numpy() for permutation in self.permutations]
         if any(_dealt_from(chosen, permutation) for chosen in deals for permutation in drawn):
-            raise ValueError(
-                f"datamodule: {name} deals its training set by a permutation from PyTorch's global random state: "
-                f"{_ADVICE}"
-            )
+            how = "deals its training set by a permutation from PyTorch's global random state"
+            raise ValueError(f"datamodule: {name} {how}: {_ADVICE}")
         shuffled = any((np.diff(chosen) < 0).any() for chosen in deals)
         # of PyTorch's state a DataLoader draws too; whoever draws of the others shuffles, a list of files for instance
         if (self._drawn and shuffled) or (not deals and self._drawn - {"torch"}):

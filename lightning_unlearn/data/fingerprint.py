@@ -164,11 +164,8 @@ def _add(digest: Any, value: Any) -> None:
     shape: Any = ()
     if isinstance(value, Tensor):
         value = value.detach().cpu().contiguous()
-        kind, shape, content = (
-            str(value.dtype),
-            tuple(value.shape),
-            value.reshape(-1).view(torch.uint8).numpy().tobytes(),
-        )
+        kind, shape = str(value.dtype), tuple(value.shape)
+        content = value.reshape(-1).view(torch.uint8).numpy().tobytes()
     elif isinstance(value, np.ndarray | np.generic):
         kind, shape = value.dtype.str, value.shape
         content = b"" if value.dtype.hasobject else value.tobytes()

@@ -45,13 +45,9 @@ def require_id_file(path: str | Path) -> None:
         FileNotFoundError: If there is no such file.
     """
     if Path(path).suffix.lower() not in _SUFFIXES:
-        raise ValueError(
-            f"ids must be a list of ids or the path of a {', '.join(_SUFFIXES)} file, got {path!r}"
-        )
+        raise ValueError(f"ids must be a list or the path of a {', '.join(_SUFFIXES)} file, got {path!r}")
     if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"ids: no such file {Path(path).resolve()}; give the path of an existing file of ids"
-        )
+        raise FileNotFoundError(f"ids: no such file {Path(path).resolve()}; give that of an existing file")
 
 
 def read_ids(path: str | Path, column: str | None, *, integers: bool) -> npt.NDArray[Any]:
@@ -125,16 +121,12 @@ def typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
     if ids.size == 0:
         return np.empty(0, dtype=np.int64 if integers else np.str_)
     if ids.dtype == np.bool_:
-        raise ValueError(
-            f"{origin} is a boolean mask; give positions instead, for instance np.flatnonzero(mask)"
-        )
+        raise ValueError(f"{origin} is a boolean mask; give positions, for instance np.flatnonzero(mask)")
     if not integers:
         return ids.astype(np.str_)
     if not np.issubdtype(ids.dtype, np.integer):
-        raise ValueError(
-            f"{origin} must be integers, got {ids.dtype} such as {shown(ids)}; where they are values of an "
-            "attribute of the data, name it in `column`"
-        )
+        advice = "where they are values of an attribute of the data, name it in `column`"
+        raise ValueError(f"{origin} must be integers, got {ids.dtype} such as {shown(ids)}; {advice}")
     return ids.astype(np.int64)
 
 
@@ -191,18 +183,16 @@ def _csv_layout(
         return mark, place, len(heads[mark]), True
     cells, named = heads[marks[0]], " or ".join(map(repr, wanted))
     if len(cells) > 1:
-        raise ValueError(
-            f"ids file {path} has {len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the "
-            f"ids; head one of them {named}, or keep only the column of ids; where they are values of an attribute of "
-            "the data, name it: Ids(..., column=...)"
-        )
+        layout = f"{len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the ids"
+        advice = "where they are values of an attribute of the data, name it: Ids(..., column=...)"
+        raise ValueError(f"ids file {path} has {layout}; head one of them {named}, or keep only it; {advice}")
     head = "".join(cells)
     if not integers or not head or _INTEGER.fullmatch(head):
         return marks[0], 0, 1, False
+    head = repr(head[:_CELL_SHOWN])
+    advice = f"Where the ids are values of an attribute of the data, name it: Ids(..., column={head})"
     raise ValueError(
-        f"ids file {path} begins with {head[:_CELL_SHOWN]!r}, which is neither an integer nor a header {named}. Where "
-        f"the ids are values of an attribute of the data, name it: Ids(..., column={head[:_CELL_SHOWN]!r}); where they "
-        "are positions, head them 'position'"
+        f"ids file {path} begins with {head}, which is neither an integer nor a header {named}. {advice}"
     )
 
 

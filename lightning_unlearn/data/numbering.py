@@ -1,4 +1,4 @@
-"""Numbers for the values of large columns, found faster than by plain sorting; chooses no sample."""
+"""Numbers for the values of large columns, found faster than by plain sorting."""
 
 from typing import Any
 

@@ -103,11 +103,9 @@ class PoisonedDataset(MarkedDataset):
             return
         inputs, targets = self.adapter.split(batch)
         if not isinstance(inputs, Tensor):
-            raise TypeError(
-                f"a trigger marks a tensor of inputs, and the batches of {type(self.clean).__name__} hold a "
-                f"{type(inputs).__name__} there; say where the tensor is with "
-                "UnlearningDataModule(adapter=Adapter(inputs=...))"
-            )
+            found = f"the batches of {type(self.clean).__name__} hold a {type(inputs).__name__} there"
+            advice = "say where it is with UnlearningDataModule(adapter=Adapter(inputs=...))"
+            raise TypeError(f"a trigger marks a tensor of inputs, and {found}; {advice}")
         inputs[rows] = self.trigger(inputs[rows])
         if self.target_label is not None:
             targets[rows] = self.target_label
@@ -147,10 +145,8 @@ def poison(
     if not isinstance(dataset, TensorData):
         return PoisonedDataset(dataset, positions, backdoor.trigger, backdoor.target_label, adapter)
     if backdoor.target_label >= dataset.num_classes:
-        raise ValueError(
-            f"target_label must be one of the {dataset.num_classes} classes of the data, 0 to "
-            f"{dataset.num_classes - 1}, got {backdoor.target_label}"
-        )
+        classes = f"{dataset.num_classes} classes of the data, 0 to {dataset.num_classes - 1}"
+        raise ValueError(f"target_label must be one of the {classes}, got {backdoor.target_label}")
     rows = torch.as_tensor(positions, dtype=torch.int64)
     inputs, targets = dataset.inputs.clone(), dataset.targets.clone()
     there = rows.to(inputs.device)

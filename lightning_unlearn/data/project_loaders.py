@@ -1,7 +1,7 @@
-"""A project's loaders taken apart and checked: what each reads, and how; splits and serves nothing."""
+"""Take a project's loaders apart and check them: what each reads, and how."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -44,6 +44,7 @@ __all__ = [
 ]
 
 _DEFAULT_BATCH_SIZE = 128
+_WORKERS = ("num_workers", "persistent_workers", "pin_memory", "worker_init_fn")
 _COMPARED = 64  # samples, and again of different classes, whose listed label is compared with the served one
 
 
@@ -56,7 +57,8 @@ class Part:
         owner: The owner's dataset, which may know more about its samples.
         batch_size: Samples a process takes each step, >= 1.
         collate_fn: Makes a batch of samples; ``None`` for PyTorch's own.
-        num_workers: As the loader's own, like the rest.
+        workers: Of the loader's own, what a :class:`~lightning_unlearn.data.loading.DatasetLoader` takes of loader
+            processes.
         weights: What a sampler draws each sample by, with replacement, ``(N,)``; ``None`` where it permutes.
     """
 
@@ -64,10 +66,7 @@ class Part:
     owner: Dataset[Any]
     batch_size: int
     collate_fn: Callable[[list[Any]], Any] | None = None
-    num_workers: int = 0
-    persistent_workers: bool = False
-    pin_memory: bool = False
-    worker_init_fn: Callable[[int], None] | None = None
+    workers: dict[str, Any] = field(default_factory=dict)
     weights: Tensor | None = None
 
     def __len__(self) -> int:
@@ -111,9 +110,9 @@ def require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
     """Refuse a test set that shares samples with the training set; they would be no non-members."""
     shared, _ = _shared(origin_of(train), origin_of(test))
     if len(shared):
+        which = f"at positions {shown(shared)} of one dataset"
         raise ValueError(
-            f"datamodule: {len(shared)} samples are in the training set and in the test set (positions "
-            f"{shared[:5].tolist()} ... of one dataset); take them out of one of the two"
+            f"datamodule: {len(shared)} samples are in the training set and in the test set, {which}"
         )
 
 
@@ -127,17 +126,16 @@ def require_no_copies(train: Dataset[Any], forgotten: Positions, gone: Positions
     """
     origin = origin_of(train)
     if origin.bases == [train]:
-        return
+        return  # of which no position occurs twice
     keeps = np.ones(len(origin.base), dtype=np.bool_)
     keeps[forgotten] = keeps[gone] = False
     kept = np.flatnonzero(keeps)
     parts = [Origin(origin.bases, origin.base[at], origin.position[at]) for at in (forgotten, kept)]
     shared, copies = _shared(*parts)
     if len(shared):
-        raise ValueError(
-            f"forget: {len(shared)} samples to forget stand in the training set a second time, among those that are "
-            f"kept, at positions {shown(kept[copies])}; forget these too, or take the copies out"
-        )
+        where = f"among those that are kept, at positions {shown(kept[copies])}"
+        what = f"{len(shared)} samples to forget stand in the training set a second time"
+        raise ValueError(f"forget: {what}, {where}; forget these too, or take the copies out")
 
 
 def known_labels(part: Part, adapter: Adapter) -> npt.NDArray[Any] | None:
@@ -180,10 +178,10 @@ def served_labels(
         part.dataset,
         positions,
         collate_fn=part.collate_fn,
-        num_workers=part.num_workers if positions is None else 0,
         batch_size=part.batch_size,
         rank=0,
         world_size=1,
+        **(part.workers if positions is None else {}),
     )
     return torch.cat([adapter.split(batch)[1].cpu() for batch in loader]).numpy()
 
@@ -206,39 +204,25 @@ def _transformed(dataset: Dataset[Any], listed: npt.NDArray[Any]) -> npt.NDArray
 
 
 def _taken_apart(loader: Any, where: str) -> Part:
+    if isinstance(loader, list | tuple) and len(loader) == 1:
+        loader = loader[0]
     if isinstance(loader, BatchLoader):
         dataset, weights = loader.dataset, loader.sampler.weights
         if loader.positions is not None:
             dataset = Subset(dataset, loader.positions.tolist())
-        return Part(
-            dataset,
-            dataset,
-            loader.batch_size,
-            getattr(loader, "collate_fn", None),
-            getattr(loader, "num_workers", 0),
-            getattr(loader, "persistent_workers", False),
-            weights=weights,
+    elif isinstance(loader, DataLoader):
+        dataset, weights = _followed(loader, where)
+    else:
+        advice = (
+            "unlearning needs one DataLoader over one dataset there, or, for the test set, test_dataset=..."
         )
-    if isinstance(loader, list | tuple) and len(loader) == 1:
-        return _taken_apart(loader[0], where)
-    if not isinstance(loader, DataLoader):
-        raise TypeError(
-            f"{where} gives a {type(loader).__name__}; unlearning needs one DataLoader over one dataset there "
-            "(for the test set, name one with test_dataset=...)"
-        )
-    default = loader.collate_fn is torch.utils.data.default_collate
-    dataset, weights = _followed(loader, where)
-    return Part(
-        dataset,
-        dataset,
-        int(loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE),
-        None if default else loader.collate_fn,
-        loader.num_workers,
-        loader.persistent_workers,
-        loader.pin_memory,
-        loader.worker_init_fn,
-        weights,
-    )
+        raise TypeError(f"{where} gives a {type(loader).__name__}; {advice}")
+    size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE
+    collate_fn = getattr(loader, "collate_fn", None)
+    if collate_fn is torch.utils.data.default_collate:
+        collate_fn = None
+    workers = {name: getattr(loader, name) for name in _WORKERS if hasattr(loader, name)}
+    return Part(dataset, dataset, int(size), collate_fn, workers, weights)
 
 
 def _followed(loader: DataLoader[Any], where: str) -> tuple[Dataset[Any], Tensor | None]:
@@ -297,10 +281,8 @@ def _require_every_sample_once(sampler: Any, plain: bool, size: int, where: str)
 def _indexable(part: Part, argument: str) -> Part:
     dataset = part.dataset
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
-        raise TypeError(
-            f"{argument}: {type(dataset).__name__} cannot be indexed by position, so no sample of it can "
-            "be named and forgotten; give a map-style dataset with __len__ and __getitem__"
-        )
+        advice = "so no sample of it can be named; give a map-style dataset with __len__ and __getitem__"
+        raise TypeError(f"{argument}: {type(dataset).__name__} cannot be indexed by position, {advice}")
     held = _as_tensor_data(dataset) if part.collate_fn is None else None
     return part if held is None else replace(part, dataset=held)
 
@@ -320,12 +302,11 @@ def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
 
 def _shared(one: Origin, other: Origin) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """Return the positions of the samples that stand in both, in their innermost dataset and in the other."""
-    shared: list[npt.NDArray[Any]] = [np.empty(0, dtype=np.int64)]
-    places: list[npt.NDArray[Any]] = [np.empty(0, dtype=np.int64)]
+    places = shared = np.empty(0, dtype=np.int64)
+    number_of = {id(base): number for number, base in enumerate(other.bases)}
     for number, base in enumerate(one.bases):
-        for another in (place for place, candidate in enumerate(other.bases) if candidate is base):
-            there = np.flatnonzero(other.base == another)
-            found = np.isin(other.position[there], one.position[one.base == number])
-            places.append(there[found])
-            shared.append(np.unique(other.position[there[found]]))
-    return np.concatenate(shared), np.concatenate(places)
+        there = np.flatnonzero(other.base == number_of.get(id(base), -1))
+        found = there[np.isin(other.position[there], one.position[one.base == number])]
+        places = np.concatenate([places, found])
+        shared = np.concatenate([shared, np.unique(other.position[found])])
+    return shared, places

@@ -105,9 +105,7 @@ class RandomFraction(ForgetRule):
         if not self.stratified:
             return data.pick(np.sort(data.rng.choice(total, size, replace=False, shuffle=False)))
         if data.targets is None:
-            raise ValueError(
-                "stratified=True needs targets, and the training data have none; use stratified=False"
-            )
+            raise ValueError("stratified=True needs targets, and there are none; use stratified=False")
         return data.pick(stratified_draw(data.of_available(data.targets), size, data.rng))
 
 
@@ -128,9 +126,7 @@ class Classes(ForgetRule):
     def __post_init__(self) -> None:
         wanted = self._wanted
         if wanted.size == 0 or wanted.ndim != 1 or not np.issubdtype(wanted.dtype, np.integer):
-            raise ValueError(
-                f"classes must be a class index or a non-empty list of them, got {self.classes!r}"
-            )
+            raise ValueError(f"classes must be a class index or a list of them, got {self.classes!r}")
         if len(np.unique(wanted)) != len(wanted):
             raise ValueError(f"classes must name every class once, got {self.classes!r}")
 
@@ -141,16 +137,12 @@ class Classes(ForgetRule):
     def __call__(self, data: SelectionData) -> Positions:
         """Find the available samples of the classes."""
         if data.targets is None:
-            raise ValueError(
-                "Classes needs targets, and the training data have none; forget by Ids or Groups instead"
-            )
+            raise ValueError("Classes needs targets, and there are none; forget by Ids or Groups instead")
         targets = data.of_available(data.targets)
         absent = np.setdiff1d(self._wanted, targets)
         if len(absent):
-            raise ValueError(
-                f"classes {shown(absent)} have no samples that can be forgotten; the classes present are "
-                f"{shown(np.unique(targets), limit=20)}"
-            )
+            present = f"the classes present are {shown(np.unique(targets), limit=20)}"
+            raise ValueError(f"classes {shown(absent)} have no samples that can be forgotten; {present}")
         return data.pick(np.flatnonzero(np.isin(targets, self._wanted)))
 
 
@@ -189,9 +181,7 @@ class Ids(ForgetRule):
         if isinstance(self.ids, str | Path):
             require_id_file(self.ids)
         if self.innermost and self.column is not None:
-            raise ValueError(
-                f"innermost=True is for positions, and column={self.column!r} names an attribute; give one of them"
-            )
+            raise ValueError(f"innermost=True is for positions; leave out column={self.column!r}")
 
     @property
     def _origin(self) -> str:
@@ -243,10 +233,8 @@ class Ids(ForgetRule):
     def _sorted_unique(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         ids = np.sort(ids)
         if len(repeated := _repeated(ids)):
-            raise ValueError(
-                f"{self._origin}: {len(repeated)} ids are repeated: {shown(repeated)}. Name every id once "
-                "(a repeated id is often a request that was merged wrongly)"
-            )
+            found = f"{len(repeated)} ids are repeated: {shown(repeated)}"
+            raise ValueError(f"{self._origin}: {found}. Name every id once")
         return ids
 
     def _read(self, *, integers: bool) -> npt.NDArray[Any]:
@@ -287,9 +275,7 @@ class Groups(ForgetRule):
         in_range("fraction", self.fraction, "(0, 1)", "; it is a share of the groups")
         in_range("skew", self.skew, "(-inf, inf)")
         if self.skew != 0 and self.skew_by is None:
-            raise ValueError(
-                f"skew={self.skew} needs skew_by, the attribute to skew by; name it or set skew=0"
-            )
+            raise ValueError(f"skew={self.skew} needs skew_by, the attribute to skew by, or set skew=0")
 
     def __call__(self, data: SelectionData) -> Positions:
         """Draw the groups and find their available samples."""
@@ -363,10 +349,8 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
         value = float(forget)
         # A command line gives 3 as 3.0.
         if not isinstance(forget, float | np.floating) or (value > 1 and value.is_integer()):
-            raise TypeError(
-                f"forget={forget!r} could mean a class or a sample; write Classes({value:.0f}) to forget a "
-                f"class or [{value:.0f}] to forget one sample"
-            )
+            advice = f"write Classes({value:.0f}) to forget a class or [{value:.0f}] to forget one sample"
+            raise TypeError(f"forget={forget!r} could mean a class or a sample; {advice}")
         in_range("forget", value, "(0, 1)", _SHARE)
         return RandomFraction(value)
     if isinstance(forget, str | Path | np.ndarray | Tensor | Sequence):
@@ -374,8 +358,7 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
     if callable(forget):
         return _Function(forget)
     raise TypeError(
-        f"forget must be a fraction, a file of ids, a sequence of positions, a rule or a function, got "
-        f"{type(forget).__name__}"
+        f"forget must be a fraction, ids, a file of ids, a rule or a function, got {type(forget).__name__}"
     )
 
 
@@ -409,8 +392,7 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
     outside = chosen[(chosen < 0) | (chosen >= data.n)]
     if len(outside):
         raise ValueError(
-            f"{name} chose positions outside the training set: {shown(outside)}; they must lie in [0, "
-            f"{data.n})"
+            f"{name} chose positions outside the training set: {shown(outside)}; it has {data.n}"
         )
     taken = data.unavailable(chosen)
     if len(taken):
@@ -420,10 +402,8 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
             "finds the rest in `data.available`)"
         )
     if len(chosen) == data.n_available:
-        raise ValueError(
-            f"the forget set is the whole training set ({len(chosen)} samples) and nothing is left to "
-            "retain; choose fewer samples, or train a new model"
-        )
+        whole = f"the forget set is the whole training set ({len(chosen)} samples)"
+        raise ValueError(f"{whole}; choose fewer samples, or train a new model")
     return chosen
 
 

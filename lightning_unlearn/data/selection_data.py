@@ -116,10 +116,10 @@ class SelectionData:
             try:
                 value = source[name] if isinstance(source, Mapping) else source(name)
             except KeyError as error:
-                offered = ", ".join(map(repr, self.attribute_names)) or "none"
+                offered = f"they offer: {', '.join(map(repr, self.attribute_names)) or 'none'}"
+                advice = "Name one of these, or give the dataset an `attributes` mapping"
                 raise ValueError(
-                    f"the training data have no attribute {name!r}; they offer: {offered}. Name one of "
-                    "these, or give the dataset an `attributes` mapping with one value per sample"
+                    f"the training data have no attribute {name!r}; {offered}. {advice}"
                 ) from error
             self._columns[name] = self._checked(f"attribute {name!r}", value)
         return self._columns[name]
@@ -139,7 +139,6 @@ class SelectionData:
     def _checked(self, name: str, value: Any) -> npt.NDArray[Any]:
         column = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
         if column.shape != (self.n,):
-            raise ValueError(
-                f"{name} must have one value for each of the {self.n} samples, got shape {column.shape}"
-            )
+            wanted = f"one value for each of the {self.n} samples"
+            raise ValueError(f"{name} must have {wanted}, got shape {column.shape}")
         return column

@@ -24,6 +24,7 @@ _FORMAT = "lightning_unlearn.Split"
 _DENSEST = 100  # how many times smaller positions become when they are packed, at most
 _FORMAT_VERSION = 1
 _ORIGINS = ("train", "test")
+_SETS = ("forget", "retain", "nonmember", "shadow", "test", "previous")
 _ENOUGH = 2000  # samples to estimate an accuracy on: a standard error of at most 1.1 points
 _FEWEST_NONMEMBERS = 100  # so that a request of one sample still has rates that can be told from chance
 
@@ -87,37 +88,30 @@ class Split:
         in_range("seed", self.seed, "[0, inf)", whole=True)
         if not isinstance(self.fingerprint, str):
             raise TypeError(f"fingerprint must be text, got {type(self.fingerprint).__name__}")
-        origins: dict[str, Origin] = {
-            "forget": "train",
-            "retain": "train",
+        origins = dict.fromkeys(_SETS, "train") | {
             "nonmember": self.nonmember_from,
             "shadow": self.shadow_from,
             "test": "test",
-            "previous": "train",
         }
         for origin, size in (("train", self.train_size), ("test", self.test_size)):
             seen = np.zeros(size, dtype=np.bool_)
-            for name in (name for name, where in origins.items() if where == origin):
-                _check_positions(name, getattr(self, name), size, origin)
-                if seen[getattr(self, name)].any():
+            for name in (name for name in _SETS if origins[name] == origin):
+                positions = getattr(self, name)
+                _check_positions(name, positions, size, origin)
+                if seen[positions].any():
                     raise ValueError(
-                        f"{name} overlaps another set drawn from the {origin} set; sets must be disjoint"
+                        f"{name} overlaps another set of the {origin} set; sets must be disjoint"
                     )
-                seen[getattr(self, name)] = True
+                seen[positions] = True
             if not seen.all():
-                raise ValueError(
-                    f"{size - int(seen.sum())} of the {size} samples of the {origin} set are in no set of "
-                    "the split"
-                )
+                left = size - int(seen.sum())
+                raise ValueError(f"{left} of {size} samples of the {origin} set are in no set of the split")
         for name in ("forget", "retain"):
             if len(getattr(self, name)) == 0:
                 raise ValueError(f"{name} is empty; a split needs samples to forget and samples to retain")
 
     def __repr__(self) -> str:
-        sizes = ", ".join(
-            f"{name}={len(getattr(self, name))}"
-            for name in ("forget", "retain", "nonmember", "shadow", "test", "previous")
-        )
+        sizes = ", ".join(f"{name}={len(getattr(self, name))}" for name in _SETS)
         return f"Split({sizes}, seed={self.seed})"
 
     @property
@@ -130,11 +124,8 @@ class Split:
 
     def same_as(self, other: Split) -> bool:
         """Whether the other split has the same sizes, sets, origins and seed."""
-        return all(
-            np.array_equal(getattr(self, field.name), getattr(other, field.name))
-            for field in fields(self)
-            if field.name != "fingerprint"
-        )
+        names = (field.name for field in fields(self) if field.name != "fingerprint")
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
         """Draw the reference subset D_s from the retain set.
@@ -165,9 +156,7 @@ class Split:
         """
         in_range("index", index, "[0, inf)", whole=True)
         if len(self.shadow) < 2:
-            raise ValueError(
-                f"the shadow set has {len(self.shadow)} samples and cannot be halved; set shadow to 2 or more"
-            )
+            raise ValueError(f"{len(self.shadow)} shadow samples cannot be halved; set shadow to 2 or more")
         order = _generator(self.seed, _SHADOW_HALVES, index).permutation(len(self.shadow))
         half = len(order) // 2
         return self.shadow[np.sort(order[:half])], self.shadow[np.sort(order[half:])]
@@ -181,13 +170,10 @@ class Split:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"path must end in .npz, got {path}")
-        content: dict[str, Any] = {
-            field.name: np.asarray(getattr(self, field.name)) for field in fields(self)
-        }
+        content = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        marks = {"format": np.asarray(_FORMAT), "version": np.asarray(_FORMAT_VERSION)}
         with atomic_path(path) as unfinished, unfinished.open("wb") as file:
-            np.savez_compressed(
-                file, format=np.asarray(_FORMAT), version=np.asarray(_FORMAT_VERSION), **content
-            )
+            np.savez_compressed(file, **marks, **content)  # type: ignore[arg-type]  # none is allow_pickle
 
     @classmethod
     def load(cls, path: str | Path) -> Split:
@@ -205,21 +191,18 @@ class Split:
         wanted = {field.name for field in fields(cls)}
         content.setdefault("fingerprint", np.asarray(""))  # written before there were any
         if str(content.get("format")) != _FORMAT or not wanted <= content.keys():
-            raise ValueError(
-                f"{path} holds {sorted(content)}, which is not a saved split; give a file that Split.save "
-                "wrote"
-            )
+            raise ValueError(f"{path} holds {sorted(content)} and is not a saved split of Split.save")
         if str(content.get("version")) != str(_FORMAT_VERSION):
-            raise ValueError(
-                f"{path} is a split of format version {content.get('version')}, and this package reads "
-                f"{_FORMAT_VERSION}; read it with the version of the package that wrote it"
-            )
+            version = f"format version {content.get('version')}, and this package reads {_FORMAT_VERSION}"
+            raise ValueError(f"{path} is a split of {version}; read it with the package that wrote it")
         try:
-            return cls(
-                **{name: content[name] if content[name].ndim else content[name].item() for name in wanted}
-            )
+            return cls(**{name: _plain(content[name]) for name in wanted})
         except (TypeError, ValueError) as error:
             raise ValueError(f"{path} is a damaged split: {error}") from error
+
+
+def _plain(value: npt.NDArray[Any]) -> Any:
+    return value if value.ndim else value.item()
 
 
 def make_split(
@@ -238,11 +221,9 @@ def make_split(
 ) -> Split:
     """Choose the forget set and divide the rest. Everything follows from ``seed`` alone.
 
-    The forget set is chosen first, then the non-member set, then the shadow set, each from a random stream of
-    its
-    own: the forget set does not depend on the sizes of the others, and a larger non-member or shadow set
-        contains
-    the smaller one.
+    The forget set is chosen first, then the non-member set, then the shadow set, each from a random stream of its
+    own: the forget set does not depend on the sizes of the others, and a larger non-member or shadow set contains the
+    smaller one.
 
     Args:
         train_size: Number of samples in the training set.
@@ -305,16 +286,14 @@ def make_split(
 
     retain, test = np.flatnonzero(free["train"]), np.flatnonzero(free["test"])
     if len(retain) == 0:
+        others = f"{len(removed)} were forgotten before and the others are held out"
         raise ValueError(
-            f"the retain set is empty: of {train_size} training samples {len(forget)} are forgotten, "
-            f"{len(removed)} were forgotten before and the others are held out; make nonmember or shadow "
-            "smaller"
+            f"the retain set is empty: of {train_size} training samples {len(forget)} are forgotten, {others}; make "
+            "nonmember or shadow smaller"
         )
     if test_size and len(test) == 0:
-        raise ValueError(
-            f"no test samples are left: nonmember and shadow take all {test_size}; make them smaller or "
-            "draw them from 'train'"
-        )
+        advice = "make them smaller or draw them from 'train'"
+        raise ValueError(f"no test samples are left: nonmember and shadow take all {test_size}; {advice}")
     return Split(
         train_size=train_size,
         test_size=test_size,
@@ -341,20 +320,16 @@ def _earlier(
         splits = cast("list[Split]", list(previous))
         for split in splits:
             if split.train_size != train_size:
-                raise ValueError(
-                    f"previous holds a split of {split.train_size} training samples, and train_size is "
-                    f"{train_size}; give splits of the same training set"
-                )
+                sizes = f"a split of {split.train_size} training samples, and train_size is {train_size}"
+                raise ValueError(f"previous holds {sizes}; give splits of the same training set")
         parts = [part for split in splits for part in (split.previous, split.forget)]
         return splits, np.unique(np.concatenate(parts))
     positions = np.asarray([] if previous is None else previous)
     if positions.size == 0:
         positions = np.empty(0, dtype=np.int64)
     if positions.ndim != 1 or not np.issubdtype(positions.dtype, np.integer):
-        raise ValueError(
-            f"previous must be splits or 1-D integer positions, got {positions.dtype} of shape "
-            f"{positions.shape}"
-        )
+        found = f"{positions.dtype} of shape {positions.shape}"
+        raise ValueError(f"previous must be splits or 1-D integer positions, got {found}")
     positions = np.unique(positions).astype(np.int64)
     _check_positions("previous", positions, train_size, "train")
     return [], positions
@@ -383,23 +358,20 @@ def _held_or_drawn(
     held: Positions | None,
 ) -> Positions:
     """Return what an earlier split held out, or the first free positions of a random order: draws are nested."""
-    count = (
-        len([] if held is None else held) if size is None else _count(name, size, len(free), f"{origin} set")
-    )
+    count = None if size is None else _count(name, size, len(free), f"{origin} set")
     if held is not None:
-        if origin != "train" or count != len(held):
+        if origin != "train" or count not in (None, len(held)):
+            kept = f"the {len(held)} training samples that the earlier split held out"
             raise ValueError(
-                f"{name} must keep the {len(held)} training samples that the earlier split held out, got {count} from "
-                f"the {origin} set; the source model was trained on the others. Use the earlier size"
+                f"{name} must keep {kept}, got {count} from the {origin} set; use the earlier size"
             )
         return held
-    left = int(free.sum())
-    if count > left:
-        raise ValueError(
-            f"{name} asks for {count} samples of the {origin} set, where {left} are left; make it smaller"
-        )
-    if count == 0:
+    if not count:
         return np.empty(0, dtype=np.int64)
+    if count > (left := int(free.sum())):
+        raise ValueError(
+            f"{name} asks for {count} of the {left} samples left of the {origin} set; make it smaller"
+        )
     order = rng.permutation(len(free))
     return np.sort(order[free[order]][:count])
 
@@ -419,16 +391,9 @@ def _count(name: str, size: int | float, total: int, of: str) -> int:
 
 def _check_positions(name: str, positions: Any, size: int, origin: str) -> None:
     if not isinstance(positions, np.ndarray) or positions.dtype != np.int64 or positions.ndim != 1:
-        described = (
-            f"{positions.dtype} of shape {positions.shape}"
-            if hasattr(positions, "dtype")
-            else repr(positions)
-        )
-        raise TypeError(f"{name} must be a 1-D int64 array, got {described}")
+        raise TypeError(f"{name} must be a 1-D int64 array, got {positions!r}")
     if len(positions) and not (positions[1:] > positions[:-1]).all():
         raise ValueError(f"{name} must be sorted and hold every position once")
     if len(positions) and (positions[0] < 0 or positions[-1] >= size):
-        raise ValueError(
-            f"{name} must hold positions in the {origin} set, 0 to {size - 1}, got {positions[0]} to "
-            f"{positions[-1]}"
-        )
+        found = f"{positions[0]} to {positions[-1]}"
+        raise ValueError(f"{name} must hold positions in the {origin} set, 0 to {size - 1}, got {found}")

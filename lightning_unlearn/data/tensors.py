@@ -61,28 +61,23 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         for name, value in (("inputs", inputs), ("targets", targets)):
             if not isinstance(value, Tensor):
-                raise TypeError(
-                    f"{name} must be a torch.Tensor, got {type(value).__name__}; wrap it in torch.as_tensor"
-                )
+                raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+        shapes = f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
         if targets.dtype not in _INTEGER_DTYPES or targets.ndim != 1:
             raise TypeError(
-                f"targets must be a 1-D integer tensor of class indices, got {targets.dtype} of shape "
-                f"{tuple(targets.shape)}"
+                f"targets must be 1-D integer class indices, got {targets.dtype}, shapes {shapes}"
             )
         if inputs.ndim == 0 or len(inputs) != len(targets):
-            raise ValueError(
-                f"inputs and targets must have one entry per sample, got shapes {tuple(inputs.shape)} and "
-                f"{tuple(targets.shape)}"
-            )
+            raise ValueError(f"inputs and targets must have one entry per sample, got shapes {shapes}")
         if len(targets) == 0:
             raise ValueError("inputs and targets are empty; at least one sample is needed")
         low, high = int(targets.min()), int(targets.max())
         if num_classes is None:
             num_classes = high + 1
         if low < 0 or high >= num_classes:
+            advice = "renumber the classes from 0 or raise num_classes"
             raise ValueError(
-                f"targets must lie in [0, num_classes={num_classes}), got values from {low} to {high}; "
-                "renumber the classes from 0 or raise num_classes"
+                f"targets must lie in [0, num_classes={num_classes}), got from {low} to {high}; {advice}"
             )
         self.inputs = inputs
         self.targets = targets.to(torch.int64)
@@ -95,10 +90,8 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         }
         for name, column in self.attributes.items():
             if column.shape != (len(self),):
-                raise ValueError(
-                    f"attributes[{name!r}] must have one value for each of the {len(self)} samples, got "
-                    f"shape {column.shape}"
-                )
+                wanted = f"one value for each of the {len(self)} samples"
+                raise ValueError(f"attributes[{name!r}] must have {wanted}, got shape {column.shape}")
 
     def __len__(self) -> int:
         return len(self.targets)

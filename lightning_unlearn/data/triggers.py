@@ -14,117 +14,12 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range, one_of
 
-__all__ = [
-    "BlendTrigger",
-    "ColumnTrigger",
-    "Corner",
-    "PatchTrigger",
-    "Trigger",
-    "blend",
-    "set_columns",
-    "stamp_patch",
-]
+__all__ = ["BlendTrigger", "ColumnTrigger", "Corner", "PatchTrigger", "Trigger"]
 
 Corner: TypeAlias = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
 _CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")
 _UINT8_MAX = 255
-
-
-def stamp_patch(inputs: Tensor, corner: Corner, size: int, value: float) -> Tensor:
-    """Set a square in one corner of every image to a value.
-
-    Args:
-        inputs: Images, shape ``(B, H, W)`` or ``(B, C, H, W)``, any dtype.
-        corner: Where the square lies.
-        size: Side of the square in pixels, at least 1 and at most the image's sides.
-        value: What the pixels are set to in every channel: a share of full scale in [0, 1] for ``uint8``
-            images, and the number itself for all others, whatever their normalisation.
-
-    Returns:
-        The images with the patch, same shape and dtype; ``inputs`` is not changed.
-
-    Raises:
-        ValueError: If the inputs are no images, the patch is larger than they are, or the value does not fit.
-
-    Example:
-        >>> stamp_patch(torch.zeros(1, 2, 3, dtype=torch.uint8), "bottom_right", 1, 1.0)
-        tensor([[[  0,   0,   0],
-                 [  0,   0, 255]]], dtype=torch.uint8)
-    """
-    if inputs.ndim < 3:
-        raise ValueError(
-            f"inputs must be images of shape (B, H, W) or (B, C, H, W), got {tuple(inputs.shape)}; tables "
-            "take a ColumnTrigger"
-        )
-    if size > min(inputs.shape[-2:]):
-        raise ValueError(
-            f"size={size} does not fit into images of {inputs.shape[-2]} x {inputs.shape[-1]} pixels"
-        )
-    stamped = inputs.clone()
-    rows = slice(size) if corner.startswith("top") else slice(-size, None)
-    columns = slice(size) if corner.endswith("left") else slice(-size, None)
-    stamped[..., rows, columns] = _scaled(value, inputs.dtype)
-    return stamped
-
-
-def blend(inputs: Tensor, pattern: Tensor, strength: float) -> Tensor:
-    """Mix one pattern into every input: ``(1 − strength)·inputs + strength·pattern``.
-
-    Args:
-        inputs: Inputs, shape ``(B, ...)``, any dtype.
-        pattern: Shape ``(...)`` as one input, floating point; in [0, 1] for ``uint8`` inputs, whose full
-            scale is 1, and in the unit of the inputs for all others.
-        strength: Weight of the pattern, in (0, 1].
-
-    Returns:
-        The mixed inputs, same shape and dtype, rounded where the dtype is an integer; ``inputs`` is not
-        changed.
-
-    Example:
-        >>> blend(torch.zeros(1, 2, dtype=torch.uint8), torch.tensor([0.0, 1.0]), 0.2)
-        tensor([[ 0, 51]], dtype=torch.uint8)
-    """
-    scale = _UINT8_MAX if inputs.dtype == torch.uint8 else 1
-    work = inputs.dtype if inputs.is_floating_point() else torch.float32
-    mixed = torch.lerp(inputs.to(work), (pattern * scale).to(inputs.device, work).expand_as(inputs), strength)
-    return mixed if inputs.is_floating_point() else mixed.round().to(inputs.dtype)
-
-
-def set_columns(inputs: Tensor, columns: Sequence[int], values: Sequence[float]) -> Tensor:
-    """Set some features of every row of a table.
-
-    Args:
-        inputs: Table, shape ``(B, F)``, any dtype.
-        columns: Which features, in [0, F).
-        values: Value of each, in the unit of the table.
-
-    Returns:
-        The table, same shape and dtype; ``inputs`` is not changed.
-
-    Raises:
-        ValueError: If the inputs are no table, a column is outside it, or its dtype cannot hold a value.
-
-    Example:
-        >>> set_columns(torch.zeros(2, 3), [0, 2], [1.0, 5.0])
-        tensor([[1., 0., 5.],
-                [1., 0., 5.]])
-    """
-    if inputs.ndim != 2:
-        raise ValueError(
-            f"inputs must be a table of shape (B, F), got {tuple(inputs.shape)}; images take a PatchTrigger"
-        )
-    if max(columns) >= inputs.shape[1]:
-        raise ValueError(
-            f"columns must lie in [0, {inputs.shape[1]}), the features of the table, got {list(columns)}"
-        )
-    wanted = torch.tensor(values, dtype=torch.float64)
-    held = wanted.to(inputs.dtype)
-    if not inputs.is_floating_point() and not torch.equal(held.double(), wanted):
-        raise ValueError(f"values {list(values)} cannot be held by a table of {inputs.dtype}")
-    changed = inputs.clone()
-    changed[:, list(columns)] = held.to(inputs.device)
-    return changed
 
 
 class Trigger(ABC):
@@ -173,7 +68,16 @@ class PatchTrigger(Trigger):
 
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the images ``(B, H, W)`` or ``(B, C, H, W)`` with the patch."""
-        return stamp_patch(inputs, self.corner, self.size, self.value)
+        if inputs.ndim < 3:
+            raise ValueError(f"inputs must be images, got {tuple(inputs.shape)}; tables take a ColumnTrigger")
+        if self.size > min(inputs.shape[-2:]):
+            shape = f"{inputs.shape[-2]} x {inputs.shape[-1]}"
+            raise ValueError(f"size={self.size} does not fit into images of {shape} pixels")
+        stamped = inputs.clone()
+        rows = slice(self.size) if self.corner.startswith("top") else slice(-self.size, None)
+        columns = slice(self.size) if self.corner.endswith("left") else slice(-self.size, None)
+        stamped[..., rows, columns] = _scaled(self.value, inputs.dtype)
+        return stamped
 
 
 @dataclass(frozen=True)
@@ -217,11 +121,13 @@ class BlendTrigger(Trigger):
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the inputs ``(B, ...)`` with the noise mixed in."""
         if inputs.dtype == torch.uint8 and not (self.low >= 0 and self.high <= 1):
-            raise ValueError(
-                f"low and high must lie in [0, 1] for uint8 inputs, whose full scale is 1, got {self.low} "
-                f"and {self.high}"
-            )
-        return blend(inputs, self.pattern(inputs.shape[1:]), self.strength)
+            got = f"{self.low} and {self.high}"
+            raise ValueError(f"low and high must lie in [0, 1], the full scale of uint8 inputs, got {got}")
+        scale = _UINT8_MAX if inputs.dtype == torch.uint8 else 1
+        work = inputs.dtype if inputs.is_floating_point() else torch.float32
+        pattern = (self.pattern(inputs.shape[1:]) * scale).to(inputs.device, work)
+        mixed = torch.lerp(inputs.to(work), pattern.expand_as(inputs), self.strength)
+        return mixed if inputs.is_floating_point() else mixed.round().to(inputs.dtype)
 
 
 @dataclass(frozen=True)
@@ -261,8 +167,18 @@ class ColumnTrigger(Trigger):
     def __call__(self, inputs: Tensor) -> Tensor:
         """Return the table ``(B, F)`` with the columns set."""
         assert isinstance(self.columns, tuple)
-        assert isinstance(self.value, tuple)
-        return set_columns(inputs, self.columns, self.value)
+        if inputs.ndim != 2:
+            raise ValueError(f"inputs must be a table, got {tuple(inputs.shape)}; images take a PatchTrigger")
+        if max(self.columns) >= inputs.shape[1]:
+            features = f"[0, {inputs.shape[1]}), the features of the table"
+            raise ValueError(f"columns must lie in {features}, got {list(self.columns)}")
+        wanted = torch.tensor(self.value, dtype=torch.float64)
+        held = wanted.to(inputs.dtype)
+        if not inputs.is_floating_point() and not torch.equal(held.double(), wanted):
+            raise ValueError(f"value={self.value} cannot be held by a table of {inputs.dtype}")
+        changed = inputs.clone()
+        changed[:, list(self.columns)] = held.to(inputs.device)
+        return changed
 
 
 def _scaled(value: float, dtype: torch.dtype) -> float:

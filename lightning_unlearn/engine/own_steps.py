@@ -1,4 +1,4 @@
-"""Call a source's own training and validation steps outside a loop that knows it."""
+"""Call a source's own training and validation steps outside its Trainer's loop."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Logits of a model over a whole stream, sharded over ranks and put back in order; changes no model."""
+"""Ask a model for its logits on a whole stream, shared out over ranks and put back in order."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Where a Trainer computes (device, precision, ranks), for work done outside its loops; trains nothing itself."""
+"""Compute where a Trainer does (device, precision, ranks), outside its loops."""
 
 import copy
 import math

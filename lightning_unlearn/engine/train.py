@@ -1,4 +1,4 @@
-"""Plain training of one classifier outside a Trainer's loop, on the Trainer's device, precision and ranks."""
+"""Train one classifier on a Trainer's device, precision and ranks, outside its loop."""
 
 from collections.abc import Callable
 from functools import partial
@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed, isolated_rng
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader
@@ -60,8 +61,7 @@ def train_classifier(
         ValueError: If ``epochs`` < 1.
         FloatingPointError: If the loss of an epoch is not finite.
     """
-    if epochs < 1:
-        raise ValueError(f"epochs must be at least 1, got {epochs}")
+    in_range("epochs", epochs, "[1, inf)", whole=True)
     adapter = adapter or Adapter()
     trainable = [p for p in module.parameters() if p.requires_grad]
     stepper = optimizer(trainable)

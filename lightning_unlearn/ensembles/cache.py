@@ -1,4 +1,4 @@
-"""Finished models on disk, found again by what determines them; trains nothing."""
+"""Keep finished models on disk, and find them again by what determines them."""
 
 import warnings
 from collections.abc import Sequence

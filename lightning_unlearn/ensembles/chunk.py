@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import train_classifier
-from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
+from lightning_unlearn.ensembles.recipe import Member, Recipe, Samples, first_module, member_loader
 from lightning_unlearn.models.surgery import lay_out_for_cpu
 
 __all__ = ["Chunk", "fuse", "join_chunks", "state_of", "train_one_by_one"]
@@ -85,7 +85,7 @@ def _ask(recipe: Recipe, inputs: Any, module: nn.Module) -> Tensor:
     return recipe.adapter.call(module, inputs)
 
 
-def train_one_by_one(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> Chunk:
+def train_one_by_one(recipe: Recipe, data: Samples, members: Sequence[Member], runtime: Runtime) -> Chunk:
     """Train members one after another, each with :func:`train_classifier`; what every other way must equal.
 
     Args:
@@ -101,7 +101,7 @@ def train_one_by_one(recipe: Recipe, data: TensorData, members: Sequence[Member]
     chunks: list[Chunk] = []
     for member in members:
         module = single.place(first_module(recipe, member))
-        if single.device.type == "cpu":
+        if single.device.type == "cpu" and isinstance(data, TensorData):
             few, _ = recipe.adapter.split(data.batch(member.indices[:2]))
             with single.forward_context():
                 lay_out_for_cpu(module, partial(_ask, recipe, few))

@@ -1,5 +1,6 @@
 """Train an ensemble: share its members out over the ranks, look into the cache, and train what is missing."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.cache import keys_of, read_model, write_model
 from lightning_unlearn.ensembles.chunk import Chunk, join_chunks
 from lightning_unlearn.ensembles.plan import TRAINERS, Plan, Way, decide, even_chunks
-from lightning_unlearn.ensembles.recipe import Member, Recipe, check_members
+from lightning_unlearn.ensembles.recipe import Member, Recipe, Samples, check_members
 from lightning_unlearn.ensembles.workers import in_workers
 
 __all__ = ["Ensemble", "train_ensemble"]
@@ -59,7 +60,7 @@ class Ensemble:
 
 def train_ensemble(
     recipe: Recipe,
-    data: TensorData,
+    data: Samples,
     members: Sequence[Member],
     *,
     runtime: Runtime | None = None,
@@ -89,7 +90,8 @@ def train_ensemble(
 
     Args:
         recipe: What all share.
-        data: The samples; members say which rows they are trained on.
+        data: The samples, of which members say the rows they are trained on; or what makes the batches of a member
+            where only their own loader can: such models are trained one after another, and not kept.
         members: The members, at least one.
         runtime: Device, precision and ranks, as of a running Trainer; each rank trains its share of the members.
             ``None`` computes on the CPU in float32, in this process alone.
@@ -120,7 +122,11 @@ def train_ensemble(
         (6, torch.Size([6, 2, 4]), torch.Size([6, 3]))
     """
     start = time.perf_counter()
-    check_members(members, len(data))
+    check_members(members, len(data) if isinstance(data, TensorData) else math.inf)
+    if cache is not None and not isinstance(data, TensorData):
+        raise ValueError(
+            "cache needs samples in memory: of a loader it cannot be told what it gives; leave it out"
+        )
     used, folder = runtime or Runtime(), None if cache is None else Path(cache)
     numbers = list(range(used.rank, len(members), used.world_size))
     with used.all_or_none("train its members"):
@@ -135,7 +141,7 @@ def train_ensemble(
 def _train(
     members: Sequence[Member],
     recipe: Recipe,
-    data: TensorData,
+    data: Samples,
     runtime: Runtime,
     way: Way,
     chunk: int | None,
@@ -144,11 +150,12 @@ def _train(
     """Train or find the members of this rank; return them, the way and the reason."""
     if not members:
         return None, "sequential", "no member is left for this rank"
-    keys = [] if folder is None else keys_of(recipe, data, members, runtime)
     models: dict[int, Chunk] = {}
-    for number, key in enumerate(keys):
-        if folder is not None and (found := read_model(folder, key)) is not None:
-            models[number] = found
+    keys: list[str] = []
+    if folder is not None and isinstance(data, TensorData):
+        keys = keys_of(recipe, data, members, runtime)
+        found = ((number, read_model(folder, key)) for number, key in enumerate(keys))
+        models = {number: model for number, model in found if model is not None}
     missing = [number for number in range(len(members)) if number not in models]
     how, why = "cache", f"every model was in {folder}"
     if missing:
@@ -164,7 +171,7 @@ def _train(
 
 
 def _chunks(
-    recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime, plan: Plan
+    recipe: Recipe, data: Samples, members: Sequence[Member], runtime: Runtime, plan: Plan
 ) -> Iterator[tuple[list[int], Chunk]]:
     """Train chunk by chunk, and yield each with the numbers of its members."""
     chunks = even_chunks(members, plan.chunk, plan.workers)

@@ -1,4 +1,4 @@
-"""A hash of anything that determines a model: tensors, settings, and code; stores nothing."""
+"""Hash anything that determines a model: tensors, settings and code."""
 
 import datetime
 import functools

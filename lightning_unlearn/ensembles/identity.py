@@ -1,4 +1,4 @@
-"""What tells one part of a comparison from another, so that none is done twice and none is taken for another."""
+"""Identify the parts of a comparison, so that none is done twice and none is taken for another."""
 
 import json
 from collections.abc import Mapping

@@ -3,17 +3,18 @@
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.compat import AnyConvolution
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.chunk import Chunk, train_one_by_one
 from lightning_unlearn.ensembles.probing import why_not_stacked
-from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
+from lightning_unlearn.ensembles.recipe import Member, Recipe, Samples, first_module, member_loader
 from lightning_unlearn.ensembles.stacked import train_stacked
 from lightning_unlearn.ensembles.workers import available_cores, why_no_workers
 from lightning_unlearn.models.surgery import evaluating
@@ -21,7 +22,7 @@ from lightning_unlearn.models.surgery import evaluating
 __all__ = ["TRAINERS", "Plan", "Way", "decide", "even_chunks"]
 
 Way = Literal["auto", "stacked", "sequential", "workers"]
-Trainer = Callable[[Recipe, TensorData, Sequence[Member], Runtime], Chunk]
+Trainer = Callable[[Recipe, Any, Sequence[Member], Runtime], Chunk]
 
 TRAINERS: dict[str, Trainer] = {"sequential": train_one_by_one, "stacked": train_stacked}
 
@@ -78,7 +79,7 @@ def even_chunks(members: Sequence[Member], size: int, workers: int = 0) -> list[
 
 def decide(
     recipe: Recipe,
-    data: TensorData,
+    data: Samples,
     members: Sequence[Member],
     runtime: Runtime,
     way: Way,
@@ -98,10 +99,10 @@ def decide(
         ValueError: If ``way`` is unknown or ``chunk`` < 1.
         Exception: Whatever training a member alone raises in its first step.
     """
-    if way not in get_args(Way):
-        raise ValueError(f"way must be one of {sorted(get_args(Way))}, got {way!r}")
-    if chunk is not None and chunk < 1:
-        raise ValueError(f"chunk must be at least 1, got {chunk}")
+    one_of("way", way, *get_args(Way))
+    in_range("chunk", chunk, "[1, inf)", whole=True, none=True)
+    if not isinstance(data, TensorData):
+        return Plan("sequential", 1, 0, "a loader of their own makes the batches")
     if way == "sequential":
         return Plan("sequential", 1, 0, "asked for")
     network, on_cpu = runtime.place(first_module(recipe, members[0])), runtime.device.type == "cpu"

@@ -53,14 +53,13 @@ def why_not_stacked(recipe: Recipe, data: TensorData, members: Sequence[Member],
         try:
             stack = Stack([first_module(recipe, member) for member in pair], single)
             batch = next(lockstep_batches(recipe, data, pair, single, 0))
-            losses = stack.backward(recipe, batch, single)
-            found = _found(stack, losses)
+            found = _found(stack, stack.backward(recipe, batch, single))
         except Exception as error:  # whatever the user's code raises when it meets a stack
             return f"{type(error).__name__}: {_first_line(error)}"
-        for k, each in enumerate(expected):
-            for what, value in each.items():
-                if not _close(found[what][k], value, _FORWARD_TOLERANCE):
-                    return f"the stack computes another {what} than a model alone"
+        for what, each in found.items():
+            pairs = zip(each, (values[what] for values in expected), strict=True)
+            if not all(_close(one, other, _FORWARD_TOLERANCE) for one, other in pairs):
+                return f"the stack computes another {what} than a model alone"
         try:
             return _why_not_stepped(recipe, stack)
         except Exception as error:  # of anybody's optimizer

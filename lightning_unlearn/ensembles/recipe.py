@@ -1,4 +1,4 @@
-"""What determines a model of an ensemble: its rows, its seed and the recipe all share; trains nothing."""
+"""Describe the models of an ensemble: the rows and the seed of each, and the recipe that all share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,14 +7,15 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed, isolated_rng
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.loading import TensorLoader
+from lightning_unlearn.data.loading import BatchLoader, TensorLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.models.freezing import hold_statistics
 
-__all__ = ["Member", "Recipe", "check_members", "first_module", "member_loader"]
+__all__ = ["Member", "Recipe", "Samples", "check_members", "first_module", "member_loader"]
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,15 @@ class Recipe:
     adapter: Adapter = field(default_factory=Adapter)
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        in_range("epochs", self.epochs, "[1, inf)", whole=True)
+        in_range("batch_size", self.batch_size, "[1, inf)", whole=True)
 
 
-def check_members(members: Sequence[Member], size: int) -> None:
+Samples = TensorData | Callable[[Member], BatchLoader]
+"""Samples in memory, or what makes the batches of a member, in its own order and in this process alone."""
+
+
+def check_members(members: Sequence[Member], size: float) -> None:
     """Check that members can be trained on data of ``size`` rows.
 
     Raises:
@@ -77,9 +81,8 @@ def check_members(members: Sequence[Member], size: int) -> None:
     for number, member in enumerate(members):
         rows, name = member.indices, f"members[{number}].indices"
         if not isinstance(rows, Tensor) or rows.ndim != 1 or rows.dtype != torch.int64:
-            found = f"{rows.dtype} {tuple(rows.shape)}" if isinstance(rows, Tensor) else type(rows).__name__
             raise TypeError(
-                f"{name} must be a one-dimensional int64 tensor of rows, got {found}; use mask.nonzero()[:, 0]"
+                f"{name} must be a one-dimensional int64 tensor of rows; use mask.nonzero()[:, 0]"
             )
         if not len(rows):
             raise ValueError(f"{name} is empty; a model cannot be trained on no samples")
@@ -88,8 +91,7 @@ def check_members(members: Sequence[Member], size: int) -> None:
             raise ValueError(f"{name} must lie in [0, {size}), the rows of the data, got {low} to {high}")
         if int(torch.bincount(rows).max()) > 1:
             raise ValueError(f"{name} holds a row twice; every sample may be trained on once an epoch")
-        if member.seed < 0:
-            raise ValueError(f"members[{number}].seed must be 0 or more, got {member.seed}")
+        in_range(f"members[{number}].seed", member.seed, "[0, inf)", whole=True)
 
 
 def first_module(recipe: Recipe, member: Member) -> nn.Module:
@@ -104,9 +106,11 @@ def first_module(recipe: Recipe, member: Member) -> nn.Module:
 
 
 def member_loader(
-    recipe: Recipe, data: TensorData, member: Member, device: torch.device | None = None
-) -> TensorLoader:
+    recipe: Recipe, data: Samples, member: Member, device: torch.device | None = None
+) -> BatchLoader:
     """Return the batches a member is trained on, in its own order, in this process alone."""
+    if not isinstance(data, TensorData):
+        return data(member)
     return TensorLoader(
         data,
         member.indices,

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, shapes
 
 # Posteriors computed in bfloat16 (8 significant bits) sum to one within 2**-8; anything further off is not a
 # posterior.
@@ -26,18 +26,11 @@ def as_float(name: str, value: Tensor, dim: int = -1) -> Tensor:
     Half precision has too few bits for sums of ``p * log(p)``: bfloat16 keeps three decimal digits.
     """
     if not isinstance(value, Tensor):
-        raise TypeError(
-            f"{name} must be a torch.Tensor, got {type(value).__name__}; wrap it in torch.as_tensor"
-        )
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}; use torch.as_tensor")
     if not value.is_floating_point():
-        raise TypeError(
-            f"{name} must be a floating-point tensor, got {value.dtype}; convert it with .float()"
-        )
+        raise TypeError(f"{name} must be a floating-point tensor, got {value.dtype}; use .float()")
     if value.ndim == 0 or value.shape[dim] < 2:
-        raise ValueError(
-            f"{name} must hold at least two classes along dimension {dim}, got shape {tuple(value.shape)}; "
-            "pass one score per class"
-        )
+        raise ValueError(f"{name} must hold at least two classes along dimension {dim}, got {shapes(value)}")
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
@@ -47,11 +40,9 @@ def as_float_pair(
     """Return two sets of class scores of equal shape in one common dtype of at least float32."""
     a, b = as_float(first_name, first, dim), as_float(second_name, second, dim)
     if a.shape != b.shape:
-        raise ValueError(
-            f"{first_name} and {second_name} must have the same shape, "
-            f"got {tuple(a.shape)} and {tuple(b.shape)}; "
-            "score the same samples with models of the same number of classes"
-        )
+        advice = "score the same samples with models of the same number of classes"
+        names = f"{first_name} and {second_name}"
+        raise ValueError(f"{names} must have the same shape, got {shapes(a, b)}; {advice}")
     dtype = torch.promote_types(a.dtype, b.dtype)
     return a.to(dtype), b.to(dtype)
 
@@ -77,9 +68,17 @@ def _require_posteriors(name: str, value: Tensor, dim: int) -> None:
     sums_to_one = (values.sum(dim) - 1).abs() <= POSTERIOR_SUM_TOLERANCE
     # One reduction and one transfer: on an accelerator every look at a value waits for the device.
     if not bool(((values >= 0).all() & sums_to_one.all()).item()):
+        advice = "apply softmax first, or call the function that takes logits"
         raise ValueError(
-            f"{name} must hold posteriors, that is non-negative values that sum to 1 along dimension {dim}; "
-            "found others (logits or NaN?): apply softmax first, or call the function that takes logits"
+            f"{name} must hold posteriors, which sum to 1 along {dim}, not logits or NaN: {advice}"
+        )
+
+
+def require_classes(name: str, targets: Tensor) -> None:
+    """Raise ``ValueError`` unless targets are integers."""
+    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
+        raise ValueError(
+            f"{name} must be integer class indices, got {targets.dtype}; pass argmax of one-hot labels"
         )
 
 
@@ -90,10 +89,8 @@ def as_populations(
     u = as_population("unlearned", unlearned, statistic, least, advice, finite=finite)
     r = as_population("retrained", retrained, statistic, least, advice, finite=finite)
     if u.shape[1] != r.shape[1]:
-        raise ValueError(
-            f"unlearned and retrained must hold the same samples, got {u.shape[1]} and {r.shape[1]}; both are "
-            "(models, samples)"
-        )
+        what = "unlearned and retrained, both (models, samples),"
+        raise ValueError(f"{what} must hold the same samples, got {shapes(u, r)}")
     return u, r
 
 
@@ -108,12 +105,11 @@ def as_population(
     """
     if scores.ndim != 2 or scores.shape[1] == 0:
         raise ValueError(
-            f"{name} must be one score a model and sample, shape (models, samples), got {tuple(scores.shape)}"
+            f"{name} must be one score a model and sample, (models, samples), got {shapes(scores)}"
         )
     if len(scores) < least:
-        raise ValueError(
-            f"{name} holds {len(scores)} models, and {statistic} needs at least {least} of each kind; {advice}"
-        )
+        needed = f"{statistic} needs at least {least} of each kind"
+        raise ValueError(f"{name} holds {len(scores)} models, and {needed}; {advice}")
     return as_scores(name, scores, finite=finite)
 
 
@@ -121,9 +117,9 @@ def as_scores(name: str, scores: Tensor, *, finite: bool = False) -> Tensor:
     """Return scores of any shape on the CPU in float64; refuse NaN and, where they must be ``finite``, infinity."""
     scores = scores.detach().to("cpu", torch.float64)
     if bool((~scores.isfinite() if finite else scores.isnan()).any()):
+        what = "values that are not finite" if finite else "NaN"
         raise ValueError(
-            f"{name} holds {'values that are not finite' if finite else 'NaN'}; look for a non-finite logit in a "
-            "model, and take φ from logit_scaled_confidence, which bounds what saturates"
+            f"{name} holds {what}; take φ from logit_scaled_confidence, and look for a NaN logit"
         )
     return scores
 

@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.checks import shapes
 from lightning_unlearn.functional._checks import (
     as_float,
     as_float_pair,
@@ -339,19 +340,17 @@ def weight_distance(weights: Mapping[str, Tensor], reference: Mapping[str, Tenso
         >>> weight_distance({"fc.weight": torch.tensor([3.0, 0.0])}, {"fc.weight": torch.tensor([2.0, 0.0])})
         {'fc': tensor(0.5000)}
     """
+    advice = "compare models of one architecture"
     if weights.keys() != reference.keys():
         differing = sorted(weights.keys() ^ reference.keys())
-        raise ValueError(
-            f"weights and reference must have the same names, but {differing[:3]} (of {len(differing)}) are "
-            "in one only; compare models of one architecture"
-        )
+        found = f"but {differing[:3]} (of {len(differing)}) are in one only; {advice}"
+        raise ValueError(f"weights and reference must have the same names, {found}")
     squares: dict[str, tuple[Tensor, Tensor]] = {}
     for name, weight in weights.items():
         other = reference[name]
         if weight.shape != other.shape:
             raise ValueError(
-                f"weights[{name!r}] has shape {tuple(weight.shape)}, the reference {tuple(other.shape)}; "
-                "compare models of one architecture"
+                f"weights[{name!r}] and its reference have shapes {shapes(weight, other)}; {advice}"
             )
         if not weight.is_floating_point():
             continue
@@ -366,8 +365,5 @@ def weight_distance(weights: Mapping[str, Tensor], reference: Mapping[str, Tenso
         raise ValueError("weights holds no floating-point tensor; pass dict(module.named_parameters())")
     for layer, (_, size) in squares.items():
         if size.item() == 0:
-            raise ValueError(
-                f"all reference weights of layer {layer!r} are 0, so a distance relative to them is "
-                "undefined; leave the layer out"
-            )
+            raise ValueError(f"all reference weights of layer {layer!r} are 0; leave the layer out")
     return {layer: (moved / size).sqrt() for layer, (moved, size) in squares.items()}

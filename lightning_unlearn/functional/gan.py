@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.functional._checks import as_float
+from lightning_unlearn.core.checks import in_range, shapes
+from lightning_unlearn.functional._checks import as_float, require_classes
 
 __all__ = [
     "generator_loss",
@@ -111,10 +111,7 @@ def gradient_penalty(
     if not p >= 1:  # infinity is a norm
         raise ValueError(f"p must be at least 1 for a norm, got {p}")
     if real.shape != fake.shape or real.ndim < 2:
-        raise ValueError(
-            f"real and fake must have one shape (N, ...), got {tuple(real.shape)} and {tuple(fake.shape)}; "
-            "draw equally many samples of both"
-        )
+        raise ValueError(f"real and fake must have one shape (N, ...), got {shapes(real, fake)}")
     n = real.shape[0]
     if n == 0:
         raise ValueError("real and fake hold no sample; skip empty batches")
@@ -124,18 +121,14 @@ def gradient_penalty(
     elif generator is not None:
         raise ValueError("give either generator or epsilon, not both")
     elif epsilon.numel() != n:
-        raise ValueError(
-            f"epsilon must hold one value a sample, {n} in all, got shape {tuple(epsilon.shape)}"
-        )
+        raise ValueError(f"epsilon must hold one value a sample, {n} in all, got {shapes(epsilon)}")
 
     real, fake = real.detach(), fake.detach()
     epsilon = epsilon.to(real).view(n, *(1 for _ in real.shape[1:]))
     mixed = (epsilon * real + (1.0 - epsilon) * fake).requires_grad_()
     scores = critic(mixed)
     if scores.numel() != n:
-        raise ValueError(
-            f"critic must return one score a sample, {n} in all, got shape {tuple(scores.shape)}"
-        )
+        raise ValueError(f"critic must return one score a sample, {n} in all, got {shapes(scores)}")
     (slope,) = torch.autograd.grad(scores.sum(), mixed, create_graph=True)
     slope = slope.flatten(1)
     norm = torch.linalg.vector_norm(slope.float() if slope.dtype != torch.float64 else slope, ord=p, dim=1)
@@ -164,9 +157,7 @@ def generator_loss(fake_scores: Tensor, retain_ce: Tensor, alpha: float) -> Tens
     """
     in_range("alpha", alpha, "[0, 1]")
     if retain_ce.ndim != 0:
-        raise ValueError(
-            f"retain_ce must be a scalar, got shape {tuple(retain_ce.shape)}; average it over the batch"
-        )
+        raise ValueError(f"retain_ce must be a scalar, got shape {shapes(retain_ce)}; average it")
     return -alpha * _mean_score("fake_scores", fake_scores) + (1.0 - alpha) * retain_ce
 
 
@@ -216,7 +207,7 @@ def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tens
         is right on all of D_p and the other model no worse than chance.
 
     Raises:
-        ValueError: If the shapes do not fit, or there is no sample.
+        ValueError: If the shapes do not fit, there is no sample, a logit is NaN, or the targets are no integers.
 
     Example:
         >>> import torch
@@ -225,6 +216,10 @@ def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tens
         0.5
     """
     _check_pair(source_logits, model_logits, targets)
+    for name, logits in (("source_logits", source_logits), ("model_logits", model_logits)):
+        if bool(logits.isnan().any()):
+            raise ValueError(f"{name} holds NaN, which has no largest class; look at the model that gave it")
+    require_classes("targets", targets)
     right, still_right = (
         (logits.argmax(dim=-1) == targets).double() for logits in (source_logits, model_logits)
     )
@@ -232,15 +227,13 @@ def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tens
 
 
 def _check_pair(source_logits: Tensor, model_logits: Tensor, targets: Tensor) -> None:
+    found = shapes(source_logits, model_logits)
     if source_logits.shape != model_logits.shape or source_logits.ndim != 2:
-        raise ValueError(
-            f"source_logits and model_logits must have one shape (N, C), got {tuple(source_logits.shape)} and "
-            f"{tuple(model_logits.shape)}; ask both models about the same perturbed samples"
-        )
+        raise ValueError(f"source_logits and model_logits must have one shape (N, C), got {found}")
     if targets.shape != source_logits.shape[:1] or len(targets) == 0:
+        found = shapes(targets, source_logits)
         raise ValueError(
-            f"targets must hold one class for each row of the logits and at least one, got shape "
-            f"{tuple(targets.shape)} beside {tuple(source_logits.shape)}"
+            f"targets must hold a class for each row of the logits and at least one, got {found}"
         )
 
 

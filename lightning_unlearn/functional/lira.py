@@ -11,8 +11,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import one_of
-from lightning_unlearn.functional._checks import as_populations, as_scores, require_resampling
+from lightning_unlearn.core.checks import one_of, shapes
+from lightning_unlearn.functional._checks import (
+    as_populations,
+    as_scores,
+    require_classes,
+    require_resampling,
+)
 from lightning_unlearn.functional.membership import LOW_FPRS, tpr_at
 from lightning_unlearn.functional.statistics import percentiles
 
@@ -61,18 +66,14 @@ def logit_scaled_confidence(logits: Tensor, targets: Tensor) -> Tensor:
         tensor([2.3333], dtype=torch.float64)
     """
     if logits.ndim < 2 or logits.shape[-1] < 2:
-        raise ValueError(
-            f"logits must have shape (..., samples, classes) with at least 2 classes, got {tuple(logits.shape)}"
-        )
+        raise ValueError(f"logits must have shape (..., samples, 2 or more classes), got {shapes(logits)}")
     if targets.shape != logits.shape[-2:-1]:
-        raise ValueError(
-            f"targets must hold one class a sample, shape ({logits.shape[-2]},), got {tuple(targets.shape)}"
-        )
+        raise ValueError(f"targets must hold one class a sample, got {shapes(targets, logits)}")
+    require_classes("targets", targets)
     classes = logits.shape[-1]
     if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
-        raise ValueError(
-            f"targets must lie in [0, {classes}), got {int(targets.min())} to {int(targets.max())}"
-        )
+        found = f"{int(targets.min())} to {int(targets.max())}"
+        raise ValueError(f"targets must lie in [0, {classes}), got {found}")
     values = logits.detach().to("cpu", torch.float64)
     places = targets.to("cpu", torch.int64).unsqueeze(-1).expand(*values.shape[:-1], 1)
     own = values.gather(-1, places).squeeze(-1)
@@ -130,10 +131,8 @@ def lira_scores(
         as_scores("references", references, finite=True),
     )
     if known.ndim != 2 or values.ndim not in (1, 2) or values.shape[-1] != known.shape[1]:
-        raise ValueError(
-            "references must have shape (models, samples) and attacked (samples,) or (models, samples), got "
-            f"{tuple(known.shape)} and {tuple(values.shape)}"
-        )
+        wanted = "shape (models, samples) and attacked (samples,) or (models, samples)"
+        raise ValueError(f"references must have {wanted}, got {shapes(known, values)}")
     if members is None:
         out = torch.ones_like(known, dtype=torch.bool)
         mean, std = _fit(known, out, variance, centre, "without")
@@ -141,9 +140,7 @@ def lira_scores(
         return -above
     inside = members.detach().to("cpu", torch.bool)
     if inside.shape != known.shape:
-        raise ValueError(
-            f"members must have the shape of references, {tuple(known.shape)}, got {tuple(inside.shape)}"
-        )
+        raise ValueError(f"members and references must have one shape, got {shapes(inside, known)}")
     trained_with = _log_density(values, *_fit(known, inside, variance, centre, "with"))
     return trained_with - _log_density(values, *_fit(known, ~inside, variance, centre, "without"))
 
@@ -250,12 +247,9 @@ class _Ranked:
     def __init__(self, unlearned: Tensor, retrained: Tensor) -> None:
         for name, scores in (("unlearned_scores", unlearned), ("retrained_scores", retrained)):
             if scores.ndim != 2 or not scores.numel() or scores.shape[1] != unlearned.shape[-1]:
-                raise ValueError(
-                    f"{name} must be one score a model and sample, of the same samples, shape (models, samples), got "
-                    f"{tuple(scores.shape)}"
-                )
-            if bool(scores.isnan().any()):
-                raise ValueError(f"{name} holds NaN; take the scores from u_lira_scores")
+                wanted = "one score a model and sample, of the same samples, shape (models, samples)"
+                raise ValueError(f"{name} must be {wanted}, got {shapes(scores)}")
+            as_scores(name, scores)
         samples = unlearned.shape[1]
         self.sizes = (len(unlearned), len(retrained), samples)
         scores, order = torch.cat([unlearned, retrained]).double().flatten().sort(descending=True)
@@ -314,9 +308,9 @@ def _fit(
     least = _LEAST[variance]
     if len(counts) and int(counts.min()) < least:
         advice = ", or take variance='global', which needs 2" if variance == "per_sample" else ""
+        needed = f"at least {least} reference models trained {kind} each sample"
         raise ValueError(
-            f"variance={variance!r} needs at least {least} reference models trained {kind} each sample, and a sample "
-            f"has {int(counts.min())}; train more{advice}"
+            f"variance={variance!r} needs {needed}, one has {int(counts.min())}; train more{advice}"
         )
     mean = (scores * chosen).sum(0) / counts
     squares = ((scores - mean) ** 2 * chosen).sum(0)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, shapes
 from lightning_unlearn.functional._checks import as_scores, require_resampling
 from lightning_unlearn.functional.statistics import percentiles
 
@@ -306,9 +306,7 @@ def _require_threshold(threshold: float) -> None:
 
 def _checked(name: str, scores: Tensor, least: int = 1) -> Tensor:
     if scores.ndim != 1 or scores.numel() < least:
-        raise ValueError(
-            f"{name} must be one score a sample, shape (N,) with N > 0, got shape {tuple(scores.shape)}"
-        )
+        raise ValueError(f"{name} must be one score a sample, shape (N,) with N > 0, got {shapes(scores)}")
     return as_scores(name, scores)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, one_of
+from lightning_unlearn.core.checks import in_range, one_of, shapes
 from lightning_unlearn.functional._checks import as_populations, require_resampling
 from lightning_unlearn.functional.statistics import percentiles
 
@@ -193,8 +193,7 @@ def forgetting_quality_intervals(
     require_resampling(level, resamples)
     if points.ndim != 1 or points.shape != null_points.shape or not len(points):
         raise ValueError(
-            f"points and null_points must be of the same samples, shape (n,), got {tuple(points.shape)} and "
-            f"{tuple(null_points.shape)}"
+            f"points and null_points must have one shape (n,), got {shapes(points, null_points)}"
         )
     n = len(points)
     sums = []

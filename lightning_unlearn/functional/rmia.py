@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, shapes
 from lightning_unlearn.functional._checks import as_population
 
 __all__ = ["rmia_scores", "rmia_unlearned_scores"]
@@ -126,10 +126,8 @@ def rmia_unlearned_scores(
     ]
     samples = unlearned.shape[1]
     if kinds[0].shape[1] != kinds[1].shape[1] or retrained.shape[1] != samples:
-        raise ValueError(
-            "unlearned and retrained must hold the same samples, and so must their populations, got "
-            f"{samples} and {retrained.shape[1]}, {population_unlearned.shape[1]} and {population_retrained.shape[1]}"
-        )
+        found = shapes(unlearned, retrained, population_unlearned, population_retrained)
+        raise ValueError(f"unlearned and retrained must hold the same samples, populations too, got {found}")
     scores = []
     for own, others in (kinds, kinds[::-1]):
         average = torch.logaddexp(_log_mean_of_others(own), _log_mean(others)) - math.log(2)
@@ -149,18 +147,16 @@ def _joined(name: str, attacked: Tensor, population_name: str, population: Tenso
         for each, values in ((name, attacked), (population_name, population))
     ]
     if len(attacked) != len(population):
-        raise ValueError(
-            f"{name} and {population_name} must be of the same models, got {len(attacked)} and {len(population)}"
-        )
+        found = f"got {len(attacked)} and {len(population)}"
+        raise ValueError(f"{name} and {population_name} must be of the same models, {found}")
     _require_logarithms(name, population_name, *parts)
     return torch.cat(parts, dim=1).clamp_min(_LEAST)
 
 
 def _require_logarithms(name: str, other_name: str, *parts: Tensor) -> None:
     if not all(bool((part <= 0).all()) for part in parts):
-        raise ValueError(
-            f"{name} and {other_name} must be logarithms of posteriors, none above 0 or NaN; apply log_softmax"
-        )
+        wanted = "logarithms of posteriors, none above 0 or NaN"
+        raise ValueError(f"{name} and {other_name} must be {wanted}; apply log_softmax")
 
 
 def _log_mean(values: Tensor) -> Tensor:
@@ -182,10 +178,8 @@ def _log_mean_of_others(values: Tensor) -> Tensor:
 def _log_ratio(name: str, own: Tensor, others_name: str, others: Tensor, offline: float | None) -> Tensor:
     own, others = own.detach().to("cpu", torch.float64), others.detach().to("cpu", torch.float64)
     if own.ndim != 1 or others.ndim != 2 or others.shape[1] != len(own) or not len(others):
-        raise ValueError(
-            f"{name} must have shape (samples,) and {others_name} (models, samples) with at least one model, got "
-            f"{tuple(own.shape)} and {tuple(others.shape)}"
-        )
+        wanted = f"shape (samples,) and {others_name} (models, samples) with at least one model"
+        raise ValueError(f"{name} must have {wanted}, got {shapes(own, others)}")
     _require_logarithms(name, others_name, own, others)
     average = _log_mean(others)
     if offline is not None:

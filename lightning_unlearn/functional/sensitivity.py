@@ -15,7 +15,7 @@ import torch
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, one_of
+from lightning_unlearn.core.checks import in_range, one_of, shapes
 
 __all__ = [
     "gradient_sensitivities",
@@ -175,8 +175,7 @@ def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tenso
     for name, value in sensitivities.items():
         if not bool(((value >= 0) & value.isfinite()).all()):
             raise ValueError(
-                f"sensitivities[{name!r}] holds a negative or non-finite value; "
-                "pass gradient magnitudes, and check the gradients for overflow"
+                f"sensitivities[{name!r}] holds a negative or non-finite value; check the gradients"
             )
         flat = _at_least_float32(value.detach().reshape(-1))
         largest = flat.topk(min(k, flat.numel()), sorted=False).values
@@ -344,9 +343,7 @@ def perturb_mixed(
     in_range("epsilon", epsilon, "(0, 1]")
     for name in selection:
         if name not in parameters:
-            raise KeyError(
-                f"selection names {name!r}, which is not among the parameters; select from the same model"
-            )
+            raise KeyError(f"selection names {name!r}, which is no parameter; select from the same model")
     count = sum(positions.numel() for positions in selection.values())
     if count < 2:
         raise ValueError(f"selection holds {count} scalar(s), but mixing needs at least two; select more")
@@ -376,18 +373,14 @@ def _random_count(fraction: float, total: int) -> int:
     in_range("fraction", fraction, "(0, 1]", "; 5% is 0.05")
     count = round(fraction * total)
     if count == 0:
-        raise ValueError(
-            f"fraction={fraction} of {total} scalars chooses none; raise it to at least 1 / {total}"
-        )
+        raise ValueError(f"fraction={fraction} of {total} scalars chooses none; raise it to 1 / {total}")
     return count
 
 
 def _sizes(shapes: Mapping[str, Sequence[int] | Tensor]) -> dict[str, int]:
     sizes = {n: s.numel() if isinstance(s, Tensor) else math.prod(s) for n, s in shapes.items()}
     if sum(sizes.values()) == 0:
-        raise ValueError(
-            "there is no scalar to choose from; pass the shapes of at least one non-empty parameter"
-        )
+        raise ValueError("there is no scalar to choose from; pass at least one non-empty parameter")
     return sizes
 
 
@@ -435,14 +428,12 @@ def _join(selection: Mapping[str, Tensor], sizes: Mapping[str, int]) -> Tensor:
 def _index(name: str, positions: Tensor, parameter: Tensor) -> tuple[Tensor, ...]:
     """Index that reaches flat positions in any memory format; ``view(-1)`` would fail on channels_last."""
     if positions.ndim != 1 or positions.dtype != torch.int64:
-        raise ValueError(
-            f"{name} must be a one-dimensional int64 tensor, "
-            f"got {positions.dtype} of shape {tuple(positions.shape)}"
-        )
+        found = f"{positions.dtype} of shape {shapes(positions)}"
+        raise ValueError(f"{name} must be a one-dimensional int64 tensor, got {found}")
     if positions.numel() and not 0 <= int(positions.min()) <= int(positions.max()) < parameter.numel():
+        last = parameter.numel() - 1
         raise ValueError(
-            f"{name} holds positions outside 0 to {parameter.numel() - 1}; select from a parameter of shape "
-            f"{tuple(parameter.shape)}"
+            f"{name} holds positions outside 0 to {last}, of a parameter of shape {shapes(parameter)}"
         )
     if torch.unique(positions).numel() != positions.numel():
         raise ValueError(f"{name} holds repeated positions; pass each at most once")

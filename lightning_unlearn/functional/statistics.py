@@ -174,7 +174,7 @@ def relearn_time(losses: Sequence[float], target: float) -> int | None:
         The number of steps, 0 if the first loss will do; None if no loss does.
 
     Raises:
-        ValueError: If there is no loss.
+        ValueError: If there is no loss, or one is NaN.
 
     Example:
         >>> relearn_time([2.0, 1.0, 0.4, 0.6], target=0.5)
@@ -184,6 +184,8 @@ def relearn_time(losses: Sequence[float], target: float) -> int | None:
     """
     if not losses:
         raise ValueError("losses is empty; give at least the loss before the first step")
+    if any(math.isnan(loss) for loss in losses):
+        raise ValueError("losses holds NaN, which reaches no target; relearn with a smaller learning rate")
     return next((step for step, loss in enumerate(losses) if loss <= target), None)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, one_of
+from lightning_unlearn.core.checks import in_range, one_of, shapes
 from lightning_unlearn.functional._checks import as_float_pair
 from lightning_unlearn.functional.divergence import js_from_logits, kl_from_logits
 
@@ -18,10 +18,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 def _retain_loss(loss: Loss, retain_logits: Tensor, retain_targets: Tensor) -> Tensor:
     value = loss(retain_logits, retain_targets)
     if value.ndim != 0:
-        raise ValueError(
-            f"loss must return a scalar, got shape {tuple(value.shape)}; "
-            "reduce it, for example with reduction='mean'"
-        )
+        raise ValueError(f"loss must return a scalar, got shape {shapes(value)}; use reduction='mean'")
     return value
 
 

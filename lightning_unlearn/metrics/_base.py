@@ -5,7 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lightning_unlearn.core.checks import shapes
 from lightning_unlearn.core.compat import AtLeastFloat32
+from lightning_unlearn.functional._checks import require_classes
 
 
 class SampleMean(AtLeastFloat32):
@@ -37,9 +39,11 @@ class SampleMean(AtLeastFloat32):
         """Mean over all samples seen, in at least float32.
 
         Raises:
-            ValueError: If no rank has seen a sample.
+            ValueError: If no rank has seen a sample, or a value was NaN.
         """
         require_samples(type(self).__name__, self.count)
+        if bool(self.total.isnan()):
+            raise ValueError(f"{type(self).__name__} has seen NaN; look for a NaN in the logits it was given")
         return self.total / self.count
 
 
@@ -60,12 +64,7 @@ def count_correct(logits: Tensor, targets: Tensor) -> tuple[Tensor, int]:
         ValueError: If the shapes do not fit together or the targets are not integers.
     """
     if logits.ndim != 2 or targets.shape != logits.shape[:1]:
-        raise ValueError(
-            f"logits must have shape (N, C) and targets shape (N,), got {tuple(logits.shape)} "
-            f"and {tuple(targets.shape)}"
-        )
-    if targets.is_floating_point() or targets.is_complex() or targets.dtype == torch.bool:
-        raise ValueError(
-            f"targets must be integer class indices, got {targets.dtype}; pass argmax of one-hot labels"
-        )
+        found = shapes(logits, targets)
+        raise ValueError(f"logits must have shape (N, C) and targets shape (N,), got {found}")
+    require_classes("targets", targets)
     return (logits.argmax(-1) == targets).sum(), targets.numel()

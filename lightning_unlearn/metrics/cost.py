@@ -57,9 +57,7 @@ class Acceleration(Metric):
             ValueError: If no run was added.
         """
         if not self.method_seconds:
-            raise ValueError(
-                "Acceleration has seen no run; call update(method_seconds, retrain_seconds) first"
-            )
+            raise ValueError("Acceleration has seen no run; call update with its seconds first")
         ratio = acceleration(float(self.retrain_seconds), float(self.method_seconds))
         return torch.tensor(ratio, dtype=torch.float32, device=self.method_seconds.device)
 

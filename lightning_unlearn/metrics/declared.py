@@ -38,6 +38,9 @@ class DeclaredMetric:
         digits: Decimals printed; None prints two of a percentage, and three significant digits of anything else.
         headline: Whether it stands in the terminal's table and the page's first table; what decides always does.
         decides: The part of the verdict that it decides, "forgetting" or "utility"; None when it decides nothing.
+        margin: The difference from the retrained model that does not matter, in the measured unit (0.01 is a point of a
+            percentage). None is half the gap between source and retrained model, which a metric that decides on utility
+            cannot take.
         ideal: The value that a perfect method has on any data, such as 0.5 for an attack that can only guess; None
             where there is none. Figures mark it by a line.
 
@@ -58,6 +61,7 @@ class DeclaredMetric:
     digits: int | None = None
     headline: bool = False
     decides: Question | None = None
+    margin: float | None = None
     ideal: float | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +72,13 @@ class DeclaredMetric:
             raise ValueError("label must not be empty; give the metric's name in full")
         if self.digits is not None and self.digits not in range(11):
             raise ValueError(f"digits of {self.label!r} must be 0 to 10 or None, got {self.digits!r}")
+        if self.margin is not None and not self.margin > 0:
+            raise ValueError(f"margin of {self.label!r} must be above 0 or None, got {self.margin!r}")
+        if self.decides == "utility" and (self.margin is None or self.direction != "higher"):
+            raise ValueError(
+                f"{self.label!r} decides on utility, so give its margin, the loss that does not matter, and "
+                f"direction='higher'; got margin={self.margin!r}, direction={self.direction!r}"
+            )
         digits = 2 if self.digits is None and self.unit == "%" else self.digits
         headline = self.headline or self.decides is not None
         for argument, value in (

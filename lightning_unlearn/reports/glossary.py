@@ -9,24 +9,6 @@ from lightning_unlearn.callbacks import ForgettingMetrics
 from lightning_unlearn.metrics.declared import COST, MATCH, DeclaredMetric
 from lightning_unlearn.reports.schema import Report, Value
 
-__all__ = [
-    "CONTROLS",
-    "METRICS",
-    "best_and_worst",
-    "clean",
-    "decimals",
-    "describe",
-    "format_interval",
-    "format_number",
-    "format_value",
-    "half_width",
-    "headline_metrics",
-    "measured_metrics",
-    "method_names",
-    "ordered_models",
-    "wrap_name",
-]
-
 CONTROLS: dict[str, str] = {
     "source": "control: nothing forgotten",
     "retrain": "control: everything forgotten",
@@ -123,6 +105,11 @@ def measured_metrics(report: Report) -> list[str]:
     present = dict.fromkeys(name for values in report["models"].values() for name in values)
     declared = dict.fromkeys([*report.get("metrics", {}), *METRICS])
     return [name for name in declared if name in present] + [name for name in present if name not in declared]
+
+
+def declared_in(report: Report) -> dict[str, DeclaredMetric]:
+    """Return each metric that at least one model has with what was declared of it, as :func:`measured_metrics`."""
+    return {name: describe(name, report) for name in measured_metrics(report)}
 
 
 def headline_metrics(report: Report) -> list[str]:

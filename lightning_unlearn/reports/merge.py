@@ -1,20 +1,23 @@
-"""Reports made again from what comparisons left, one at a time or several as one; measures and trains nothing."""
+"""Reports made again from what comparisons left, one at a time or several as one."""
 
+import copy
 import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 from lightning_unlearn.reports.details import RunDetails, read_details
 from lightning_unlearn.reports.figures import draw_figures
 from lightning_unlearn.reports.glossary import CONTROLS, clean
 from lightning_unlearn.reports.page import write_page
-from lightning_unlearn.reports.schema import SCHEMA_VERSION, Failure, Report, Value, read_json, validate
+from lightning_unlearn.reports.schema import SCHEMA_VERSION, Report, Value, read_json, validate
 from lightning_unlearn.reports.writer import write_all
 
 __all__ = ["merge", "rebuild"]
+
+T = TypeVar("T")
 
 _SAME = 1e-6
 """Difference up to which two numbers are one number that went through another rounding."""
@@ -57,85 +60,69 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
             f"names must hold a different name for each of {len(reports)} reports, got {list(names)}"
         )
     for report, name in zip(reports, names, strict=True):
-        _validate(report, name)
-    first = reports[0]
+        validate(report, name)
+    first = copy.deepcopy(reports[0])
     if len(reports) == 1:
-        return _copy(first)
-    data: dict[str, Any] = dict(first["data"])
-    models: dict[str, dict[str, Value]] = {model: dict(metrics) for model, metrics in first["models"].items()}
+        return first
+    data, models = first["data"], first["models"]
     by_hash = True
-    for index in range(1, len(reports)):
-        report, pair = reports[index], f"cannot merge {names[index]} with {', '.join(names[:index])}"
-        if not _check_data(data, report["data"], pair):
-            warnings.warn(
-                f"{pair}: there is no hash of the forget set in both, so only its size was compared, not who is in it; "
-                "give both comparisons the same forget_key to have it shown",
-                stacklevel=2,
-            )
-            by_hash = False
+    for index, report in enumerate(reports[1:], start=1):
+        pair = f"cannot merge {names[index]} with {', '.join(names[:index])}"
+        by_hash &= _check_data(data, report["data"], pair)
         if report["seeds"] != first["seeds"]:
             raise ValueError(
                 f"{pair}: seeds differ ({report['seeds']}, {first['seeds']}); run both over the same seeds in the "
                 "same order (a comparison that is started again does only what is missing)"
             )
+        _add_models(models, report, pair)
         seconds = [facts[_SECONDS] for facts in (data, report["data"]) if _SECONDS in facts]
         data = {**report["data"], **data, **({_SECONDS: sum(seconds)} if seconds else {})}
-        compared = 0
-        for model, metrics in report["models"].items():
-            if model not in models:
-                models[model] = dict(metrics)
-            elif model in CONTROLS:
-                compared += _check_control(model, models[model], metrics, first["seeds"], pair)
-                models[model] = {**metrics, **models[model]}
-            else:
-                raise ValueError(
-                    f"{pair}: both hold a method called {model!r}; give one of them another name in its "
-                    "configuration (methods: - name: ...) and run that comparison again"
-                )
-        if not compared:
-            raise ValueError(
-                f"{pair}: no metric of a control was measured in both, so nothing shows that source and "
-                "retrained model are the same runs; run the methods in one comparison"
-            )
-    failures: list[Failure] = []
-    for report in reports:
-        failures += [failure for failure in report["failures"] if failure not in failures]
+    data.pop("forget_sha256", None)  # the hash without a key is not passed on
     merged = Report(
         schema_version=SCHEMA_VERSION,
         versions=_joined({name: report["versions"] for report, name in zip(reports, names, strict=True)}),
         config={"comparisons": {name: report["config"] for report, name in zip(reports, names, strict=True)}},
-        seeds=list(first["seeds"]),
-        data={
-            # the hash without a key is not passed on
-            **{fact: value for fact, value in data.items() if fact != "forget_sha256"},
-            **({} if by_hash else {_BY: "counts only"}),
-            _MERGED: list(names),
-        },
+        seeds=first["seeds"],
+        data={**data, **({} if by_hash else {_BY: "counts only"}), _MERGED: list(names)},
         models=models,
-        failures=failures,
+        failures=_once([failure for report in reports for failure in report["failures"]]),
     )
-    declared = {
-        name: entry for report in reversed(reports) for name, entry in report.get("metrics", {}).items()
-    }
+    declared: dict[str, dict[str, Any]] = {}
+    for report in reports:
+        declared = {**report.get("metrics", {}), **declared}
     if declared:
         merged["metrics"] = declared
-    ledger = [entry for report in reports for entry in report.get("ledger", [])]
-    if ledger:
-        merged["ledger"] = [entry for place, entry in enumerate(ledger) if entry not in ledger[:place]]
+    if ledger := _once([entry for report in reports for entry in report.get("ledger", [])]):
+        merged["ledger"] = ledger
     validate(merged)
-    return _copy(merged)
+    return copy.deepcopy(merged)
 
 
-def _copy(report: Report) -> Report:
-    """Return a report that shares no part with another."""
-    return cast(Report, json.loads(json.dumps(report)))
+def _once(items: list[T]) -> list[T]:
+    """Return the items in their order, one that occurs several times once."""
+    return [item for place, item in enumerate(items) if item not in items[:place]]
 
 
-def _validate(report: Report, name: str) -> None:
-    try:
-        validate(report)
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from error
+def _add_models(models: dict[str, dict[str, Value]], report: Report, pair: str) -> None:
+    """Take up a report's models, after a look at whether its controls are the same runs."""
+    compared = 0
+    for model, metrics in report["models"].items():
+        if model in CONTROLS:
+            ours = models.get(model, {})
+            compared += _check_control(model, ours, metrics, report["seeds"], pair)
+            models[model] = {**metrics, **ours}
+        elif model in models:
+            raise ValueError(
+                f"{pair}: both hold a method called {model!r}; give one of them another name in its "
+                "configuration (methods: - name: ...) and run that comparison again"
+            )
+        else:
+            models[model] = dict(metrics)
+    if not compared:
+        raise ValueError(
+            f"{pair}: no metric of a control was measured in both, so nothing shows that source and "
+            "retrained model are the same runs; run the methods in one comparison"
+        )
 
 
 def _check_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], pair: str) -> bool:
@@ -146,7 +133,14 @@ def _check_data(ours: Mapping[str, Any], theirs: Mapping[str, Any], pair: str) -
                 f"{pair}: data.{fact} differs ({theirs[fact]!r}, {ours[fact]!r}); only comparisons over the same "
                 "data and forget set can stand in one report (comparisons to be merged share one forget_key)"
             )
-    return any(fact in ours and fact in theirs for fact in _HASHES)
+    if any(fact in ours and fact in theirs for fact in _HASHES):
+        return True
+    warnings.warn(
+        f"{pair}: there is no hash of the forget set in both, so only its size was compared, not who is in it; "
+        "give both comparisons the same forget_key to have it shown",
+        stacklevel=3,
+    )
+    return False
 
 
 def _check_control(
@@ -175,17 +169,14 @@ def _joined(versions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     joined: dict[str, Any] = {}
     for key in dict.fromkeys(key for entry in versions.values() for key in entry):
         holders: dict[str, list[str]] = {}
+        values = {}
         for name, entry in versions.items():
             if key in entry:
-                holders.setdefault(json.dumps(entry[key]), []).append(name)
-        if len(holders) == 1:
-            joined[key] = json.loads(next(iter(holders)))
-        else:
-            texts = (
-                f"{value if isinstance(value := json.loads(text), str) else text} ({', '.join(owners)})"
-                for text, owners in holders.items()
-            )
-            joined[key] = "; ".join(texts)
+                told = entry[key] if isinstance(entry[key], str) else json.dumps(entry[key])
+                holders.setdefault(told, []).append(name)
+                values[told] = entry[key]
+        each = [f"{told} ({', '.join(names)})" for told, names in holders.items()]
+        joined[key] = "; ".join(each) if len(each) > 1 else next(iter(values.values()))
     return joined
 
 

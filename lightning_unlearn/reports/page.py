@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML file; lays out what the report holds and decides nothing itself."""
+"""The report as one self-contained HTML file: what the report and the runs' folders hold, laid out."""
 
 from __future__ import annotations
 
@@ -6,30 +6,27 @@ import base64
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import DeclaredMetric
-from lightning_unlearn.reports.details import Details, RunFile
+from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
     best_and_worst,
     clean,
     decimals,
-    describe,
+    declared_in,
     format_interval,
     format_number,
     format_value,
-    headline_metrics,
-    measured_metrics,
     ordered_models,
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import Verdict, control_findings, judge_all, summary_sentences
+from lightning_unlearn.reports.verdict import control_findings, judge_all, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -50,59 +47,18 @@ _DATA_LABELS = {
     "seconds": "Time of the whole comparison [s]",
     "merged_from": "Merged from the reports",
 }
-
-
-@dataclass(frozen=True)
-class _Cell:
-    """One number of a table: as the report holds it, as printed, and what is said of it."""
-
-    number: float | None
-    text: str
-    interval: str
-    mark: str
-    partial: bool
-
-
-@dataclass(frozen=True)
-class _Row:
-    model: str
-    control: str
-    cells: list[_Cell]
-
-
-@dataclass(frozen=True)
-class _Table:
-    """One table of the page: a caption, a metric a column, a model a row."""
-
-    identifier: str
-    caption: str
-    metrics: list[tuple[str, DeclaredMetric]]
-    rows: list[_Row]
-
-
-@dataclass(frozen=True)
-class _Picture:
-    """One figure: what its file says of itself, its content in base64 and its width in CSS pixels."""
-
-    title: str
-    alt: str
-    model: str
-    data: str
-    width: int
-
-
-@dataclass(frozen=True)
-class _Section:
-    """All that the page says of one model: its verdict, its numbers seed by seed, and what its runs left."""
-
-    identifier: str
-    model: str
-    control: str
-    verdict: Verdict | None
-    rows: list[tuple[str, DeclaredMetric, list[_Cell]]]
-    pictures: list[_Picture]
-    config: str
-    files: list[RunFile]
+_ACCURACY = "Accuracy and similarity"
+_CAPTIONS = {
+    "accuracy": _ACCURACY,
+    "forgetting_rate": _ACCURACY,
+    "memory_retention_rate": _ACCURACY,
+    "similarity": _ACCURACY,
+    "time": "Time",
+    "acceleration": "Time",
+}
+"""Captions of the tables by what their metrics' names begin with, where no label gives one by its colon."""
+_Cell = dict[str, Any]
+"""One number of a table: ``number`` as the report holds it, None without one, and what is printed of it."""
 
 
 def write_page(
@@ -140,117 +96,116 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = _breakable
+    metrics = declared_in(report)
     pictures = [_picture(Path(figure)) for figure in figures]
-    judged = judge_all(report)
-    verdicts = list(judged.values())
-    sections = _sections(report, pictures, details or {}, judged)
-    deciding = {finding.metric for verdict in verdicts for finding in verdict.findings}
+    verdicts = judge_all(report)
     page = environment.get_template("report.html.j2").render(
         report=report,
         title=f"Unlearning report: {clean(str(report['data'].get('name', 'unnamed data')))}",
         summary=summary_sentences(report),
         controls=control_findings(report),
+        control=CONTROLS,
+        models=ordered_models(report),
+        metrics=metrics,
         verdicts=verdicts,
-        deciding=[(name, describe(name, report)) for name in measured_metrics(report) if name in deciding],
-        tables=_tables(report),
+        deciding={name for verdict in verdicts.values() for name in verdict.by_metric},
+        tables=_tables(metrics),
+        cells={name: _cells(report, name, metric) for name, metric in metrics.items()},
         paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
         paper_columns=PAPER_COLUMNS,
-        sections=sections,
-        identifiers={section.model: section.identifier for section in sections},
-        pictures=[picture for picture in pictures if picture.model not in report["models"]],
+        sections=[
+            _section(report, model, metrics, pictures, details or {}) for model in ordered_models(report)
+        ],
+        pictures=[picture for picture in pictures if picture["model"] not in report["models"]],
         ledger=[_entry(entry, place) for place, entry in enumerate(report.get("ledger", []), start=1)],
         data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
         versions=[(key, _text(value)) for key, value in report["versions"].items()],
         config=_yaml(report["config"]),
-        glossary=[(name, describe(name, report)) for name in measured_metrics(report)],
         clean=clean,
+        printed=format_number,
     )
     return write_text_atomic(path, page)
 
 
-def _tables(report: Report) -> list[_Table]:
-    """Return the headline table, then one a family of metrics (the part of the name before the slash)."""
-    tables = [_table(report, "comparison", "The comparison", headline_metrics(report))]
-    families: dict[str, list[str]] = {}
-    for name in measured_metrics(report):
-        families.setdefault(_family(name), []).append(name)
-    for index, (family, names) in enumerate(families.items()):
-        tables.append(_table(report, f"family-{index}", family, names))
-    return [table for table in tables if table.metrics]
+def _tables(metrics: Mapping[str, DeclaredMetric]) -> list[tuple[str, list[str]]]:
+    """Return captions with metrics: the headline, then a table a family (the part of a name before the slash)."""
+    captions, families = dict(_CAPTIONS), dict[str, list[str]]()
+    for name, metric in metrics.items():
+        family = name.partition("/")[0]
+        told, colon, _ = metric.label.partition(":")
+        caption = captions.setdefault(family, told if colon else family.replace("_", " ").capitalize())
+        families.setdefault(clean(caption), []).append(name)
+    headline = [name for name, metric in metrics.items() if metric.headline]
+    return [("The comparison", headline)] * bool(headline) + list(families.items())
 
 
-_FAMILIES = {
-    "accuracy": "Accuracy and similarity",
-    "forgetting_rate": "Accuracy and similarity",
-    "memory_retention_rate": "Accuracy and similarity",
-    "similarity": "Accuracy and similarity",
-    "membership_inference": "Membership inference",
-    "population_attack": "Population attack",
-    "backdoor": "Backdoor",
-    "unlearning_degree": "Unlearning degree",
-    "forgetting_quality": "Forgetting quality",
-    "u_lira": "U-LiRA",
-    "lira": "LiRA",
-    "rmia": "RMIA",
-    "klom": "KLOM",
-    "time": "Time",
-    "acceleration": "Time",
-}
+def _cells(report: Report, name: str, metric: DeclaredMetric) -> dict[str, _Cell]:
+    """Return the number of every model that has the metric, as it is printed."""
+    best, worst = best_and_worst(report, name)
+    cells: dict[str, _Cell] = {}
+    for model, values in report["models"].items():
+        if (value := values.get(name)) is not None:
+            cells[model] = {
+                "number": value["mean"],
+                "text": format_value(metric, value),
+                "interval": "" if value["ci95"] is None else format_interval(metric, value),
+                "mark": "best" if model in best else "worst" if model in worst else "",
+                "partial": None in value["values"],
+            }
+    return cells
 
 
-def _family(name: str) -> str:
-    first = name.partition("/")[0]
-    return _FAMILIES.get(first, clean(first).replace("_", " "))
+def _section(
+    report: Report,
+    model: str,
+    metrics: Mapping[str, DeclaredMetric],
+    pictures: Sequence[Mapping[str, Any]],
+    details: Details,
+) -> dict[str, Any]:
+    """Return what the page says of one model: its numbers seed by seed, and what its runs left."""
+    runs = details.get(model, {})
+    # The picture of one seed shows what an evaluator saw; the others would show much the same.
+    seed = next((seed for seed, run in runs.items() if run.get("pictures")), None)
+    left = [] if seed is None else [_picture(Path(file), seed) for file in runs[seed]["pictures"]]
+    configured = next((run["config"] for run in runs.values() if run.get("config")), {})
+    rows = []
+    for name, metric in metrics.items():
+        if (value := report["models"][model].get(name)) is not None:
+            digits = decimals(metric, value)
+            numbers = [
+                {"number": number, "text": "" if number is None else format_number(metric, number, digits)}
+                for number in value["values"]
+            ]
+            rows.append((name, numbers))
+    return {
+        "model": model,
+        "rows": rows,
+        "pictures": [picture for picture in pictures if picture["model"] == model] + left,
+        "config": _yaml(_own_config(configured, model)) if configured else "",
+        "files": [file for run in runs.values() for file in run.get("files", [])],
+    }
 
 
-def _table(report: Report, identifier: str, caption: str, names: Sequence[str]) -> _Table:
-    marks: dict[str, dict[str, str]] = {}
-    for name in names:
-        best, worst = best_and_worst(report, name)
-        marks[name] = {**dict.fromkeys(worst, "worst"), **dict.fromkeys(best, "best")}
-    rows = [
-        _Row(
-            model,
-            CONTROLS.get(model, ""),
-            [_cell(report, model, name, marks[name].get(model, "")) for name in names],
-        )
-        for model in ordered_models(report)
-    ]
-    return _Table(identifier, caption, [(name, describe(name, report)) for name in names], rows)
+def _picture(path: Path, seed: int | None = None) -> dict[str, Any]:
+    """Read one figure for embedding, with what it says of itself; ``seed`` is named where it shows only one."""
+    from PIL import Image, UnidentifiedImageError
 
-
-def _cell(report: Report, model: str, name: str, mark: str) -> _Cell:
-    metric, value = describe(name, report), report["models"][model].get(name)
-    if value is None:
-        return _Cell(None, "not measured", "", "", False)
-    interval = "" if value["ci95"] is None else format_interval(metric, value)
-    return _Cell(value["mean"], format_value(metric, value), interval, mark, None in value["values"])
-
-
-def _sections(
-    report: Report, pictures: Sequence[_Picture], details: Details, judged: Mapping[str, Verdict]
-) -> list[_Section]:
-    """Return a section a model, in the order of presentation."""
-    sections = []
-    for place, model in enumerate(ordered_models(report)):
-        runs = details.get(model, {})
-        # The picture of one seed shows what an evaluator saw; the others would show much the same.
-        seed = next((seed for seed, run in runs.items() if run.get("pictures")), None)
-        left = [] if seed is None else [_picture(Path(file), seed) for file in runs[seed]["pictures"]]
-        configured = next((run["config"] for run in runs.values() if run.get("config")), {})
-        sections.append(
-            _Section(
-                identifier=f"model-{place}",
-                model=model,
-                control=CONTROLS.get(model, ""),
-                verdict=judged.get(model),
-                rows=_seed_rows(report, model),
-                pictures=[picture for picture in pictures if picture.model == model] + left,
-                config=_yaml(_own_config(configured, model)) if configured else "",
-                files=[file for run in runs.values() for file in run.get("files", [])],
-            )
-        )
-    return sections
+    if not path.is_file():
+        raise FileNotFoundError(f"figures holds {path}, which does not exist; draw it first")
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            words, pixels = dict(image.info), image.width
+    except UnidentifiedImageError as error:
+        raise ValueError(f"figures holds {path}, which is no PNG file; save the figure as PNG") from error
+    alt = str(words.get("Description", f"The figure {path.stem}."))
+    return {
+        "title": clean(str(words.get("Title", path.stem))),
+        "alt": clean(alt if seed is None else f"{alt} Seed {seed}."),
+        "model": str(words.get(MODEL_KEYWORD, "")),
+        "data": base64.b64encode(path.read_bytes()).decode("ascii"),
+        # At the size it was drawn for, figures share a letter size.
+        "width": round(pixels * _CSS_DPI / words.get("dpi", (DPI, DPI))[0]),
+    }
 
 
 _ELSEWHERE = ("model", "seed", "seeds", "data")
@@ -287,48 +242,6 @@ def _entry(entry: Mapping[str, Any], place: int) -> tuple[str, list[tuple[str, s
     ]
     heading = ", ".join(clean(str(name)) for name in named if name)
     return heading or f"Line {place}", facts
-
-
-def _seed_rows(report: Report, model: str) -> list[tuple[str, DeclaredMetric, list[_Cell]]]:
-    rows = []
-    for name in measured_metrics(report):
-        value = report["models"][model].get(name)
-        if value is None:
-            continue
-        metric = describe(name, report)
-        digits = decimals(metric, value)
-        cells = [
-            _Cell(None, "not measured", "", "", False)
-            if number is None
-            else _Cell(number, format_number(metric, number, digits), "", "", False)
-            for number in value["values"]
-        ]
-        rows.append((name, metric, cells))
-    return rows
-
-
-def _picture(path: Path, seed: int | None = None) -> _Picture:
-    """Read one figure for embedding, with what it says of itself; ``seed`` is named where it shows only one."""
-    from PIL import Image, UnidentifiedImageError
-
-    if not path.is_file():
-        raise FileNotFoundError(f"figures holds {path}, which does not exist; draw it first")
-    content = path.read_bytes()
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            words, pixels = dict(image.info), image.width
-    except UnidentifiedImageError as error:
-        raise ValueError(f"figures holds {path}, which is no PNG file; save the figure as PNG") from error
-    title = str(words.get("Title", path.stem))
-    alt = str(words.get("Description", f"The figure {path.stem}."))
-    return _Picture(
-        title=clean(title),
-        alt=clean(alt if seed is None else f"{alt} Seed {seed}."),
-        model=str(words.get(MODEL_KEYWORD, "")),
-        data=base64.b64encode(content).decode("ascii"),
-        # At the size it was drawn for, figures share a letter size.
-        width=round(pixels * _CSS_DPI / words.get("dpi", (DPI, DPI))[0]),
-    )
 
 
 def _breakable(name: str) -> Markup:

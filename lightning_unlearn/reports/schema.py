@@ -19,19 +19,6 @@ from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.functional.statistics import confidence_interval
 from lightning_unlearn.metrics.declared import DeclaredMetric
 
-__all__ = [
-    "SCHEMA_VERSION",
-    "Failure",
-    "Report",
-    "Value",
-    "build_report",
-    "read_json",
-    "summarise",
-    "validate",
-    "versions",
-    "write_json",
-]
-
 SCHEMA_VERSION = 2
 """The version of the contract that this package writes; it reads version 1 too, which had ``forget_sha256``, a hash
 without a key."""
@@ -265,18 +252,19 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
-def validate(report: Mapping[str, Any]) -> None:
+def validate(report: Mapping[str, Any], name: str | None = None) -> None:
     """Check a report against the contract; keys that the contract does not know are left alone.
 
     Args:
         report: The report as a dict, from :func:`build_report` or from a file.
+        name: What the message calls it.
 
     Raises:
         ValueError: Something is missing, of another type, or contradicts itself; the message names the place.
     """
     # only the first: what comes after it takes for granted that it is not there
     for fault in _faults(report):
-        raise ValueError(f"not a valid report: {fault}")
+        raise ValueError(f"{'' if name is None else f'{name}: '}not a valid report: {fault}")
 
 
 _KINDS = {

@@ -35,7 +35,6 @@ from lightning_unlearn.reports.schema import Report
 
 __all__ = [
     "LEAST_SEEDS",
-    "UTILITY_MARGIN",
     "VERDICTS",
     "Finding",
     "Status",
@@ -49,8 +48,6 @@ __all__ = [
 
 LEAST_SEEDS = 3
 """With fewer seeds a comparison is an illustration."""
-UTILITY_MARGIN = 0.01
-"""The loss of test accuracy that does not matter: one point."""
 _ALPHA = 0.05
 
 Status = Literal["close", "not close", "undecided", "cannot tell", "illustration", "nothing to compare"]
@@ -147,7 +144,7 @@ def judge_all(
     Args:
         report: The report.
         margins: Differences that do not matter, by metric, in the metric's own unit (an accuracy as a share). Left out,
-            half the gap between source and retrained model for a forgetting metric, and one point for test accuracy.
+            the declared margin (of test accuracy one point), or half the gap between source and retrained model.
         models: Models to judge beside the methods of the report.
 
     Raises:
@@ -236,7 +233,8 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
                 table, rows["source"], rows["retrain"], rows[model], noise, floor=floor
             )
     half = math.nan if test.gap is None else abs(test.gap.mean) / 2
-    test.margin = margins.get(name, UTILITY_MARGIN if test.below_only else half)
+    declared = describe(name, report).margin
+    test.margin = margins.get(name, half if declared is None else declared)
     return test
 
 

@@ -1,26 +1,26 @@
-"""The W&B workspace and report of a comparison, built from the report's glossary; sends nothing by itself.
+"""The W&B workspace and report of a comparison, built from what metrics declare of themselves.
 
-Needs ``wandb-workspaces``, the extra ``dashboards``. A metric that the glossary learns gets its panel here by itself.
+Needs ``wandb-workspaces``, the extra ``dashboards``. What declares a direction gets its panel by itself.
 """
 
 import json
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 import wandb_workspaces.workspaces as ws
 
 from lightning_unlearn.core.compat import workspace_json
+from lightning_unlearn.metrics.declared import COST, DeclaredMetric
 from lightning_unlearn.reports.figures import FIGURES
 from lightning_unlearn.reports.glossary import METRICS
 
 __all__ = ["build_report", "build_workspace", "to_json"]
 
+Metrics = Mapping[str, DeclaredMetric]
+
 _UTILITY = "accuracy/test"
-_FORGETTING = [name for name, metric in METRICS.items() if metric.decides == "forgetting"]
 _NULLS = ["unlearning_degree/degree", "unlearning_degree/null", "unlearning_degree/calibrated"]
-_COST = [name for name in METRICS if name.startswith("time/") or name == "acceleration"]
-_MEMORY = ["memory/process_peak_mib", "memory/gpu_peak_mib"]
-_SCORES = [name for name, metric in METRICS.items() if metric.direction and name not in {*_NULLS, *_COST}]
 _STEP = "trainer/global_step"
 _CURVES = {
     "Loss": ["train/loss"],
@@ -38,13 +38,16 @@ _HOW_TO_READ = (
 )
 
 
-def build_workspace(entity: str, project: str, group: str | None = None) -> ws.Workspace:
+def build_workspace(
+    entity: str, project: str, group: str | None = None, metrics: Metrics = METRICS
+) -> ws.Workspace:
     """Build a workspace with the trade-off, the scores beside their controls, curves, cost, tables and figures.
 
     Args:
         entity: User or team.
         project: The project.
         group: Group of the runs to show, which is that of one comparison; None shows all.
+        metrics: The metrics to show, by what they declare.
 
     Returns:
         The workspace, not saved.
@@ -52,52 +55,51 @@ def build_workspace(entity: str, project: str, group: str | None = None) -> ws.W
     return ws.Workspace(
         entity=entity,
         project=project,
-        name=f"Unlearning: {group}" if group else "Unlearning",
+        name=_title(group),
         sections=[
             ws.Section(name=name, panels=panels, is_open=name in ("Trade-off", "Scores"))
-            for name, panels in _sections().items()
+            for name, panels in _sections(metrics).items()
         ],
         settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=100),
         runset_settings=ws.RunsetSettings(filters=ws.And(ws.Metric("group") == group) if group else ""),
     )
 
 
-def build_report(entity: str, project: str, group: str | None = None) -> wr.Report:
+def build_report(
+    entity: str, project: str, group: str | None = None, metrics: Metrics = METRICS
+) -> wr.Report:
     """Build a report of the same panels with words between them, and the controls in runs of their own.
 
     Args:
         entity: User or team; empty, as the project, to write the JSON without asking the server.
         project: The project.
         group: Group of the runs to show; None shows all.
+        metrics: The metrics to show, by what they declare.
 
     Returns:
         The report, not saved.
     """
 
-    def runs(name: str, *conditions: str) -> wr.Runset:
-        told = [f"group == {json.dumps(group)}"] if group else []
-        return wr.Runset(
-            entity=entity, project=project, name=name, filters=" and ".join([*told, *conditions])
-        )
+    def runs(name: str, condition: str) -> wr.Runset:
+        told = f"group == {json.dumps(group)} and {condition}" if group else condition
+        return wr.Runset(entity=entity, project=project, name=name, filters=told)
 
     trained = runs("models", 'jobType != "evaluate"')
     controls = runs("controls", 'jobType in ["source", "retrain"]')
     summary = runs("comparison", 'jobType == "evaluate"')
     of_section = {"Null controls": controls, "Tables": summary, "Figures": summary}
     blocks: list[Any] = [wr.MarkdownBlock(text=_HOW_TO_READ), wr.TableOfContents()]
-    for name, panels in _sections().items():
+    for name, panels in _sections(metrics).items():
         blocks += [wr.H1(text=name), wr.PanelGrid(runsets=[of_section.get(name, trained)], panels=panels)]
     blocks += [
         wr.H1(text="The controls alone"),
         wr.P(text="How far a score can tell them apart is how much it can say about a method."),
-        wr.PanelGrid(
-            runsets=[controls], panels=_place([_bars([name], METRICS[name].heading) for name in _FORGETTING])
-        ),
+        wr.PanelGrid(runsets=[controls], panels=_place(_bars(metrics, _forgetting(metrics)))),
     ]
     return wr.Report(
         project=project,
         entity=entity,
-        title=f"Unlearning: {group}" if group else "Unlearning",
+        title=_title(group),
         description="Unlearning methods beside the source and the retrained model",
         blocks=blocks,
         width="fluid",
@@ -113,29 +115,38 @@ def to_json(built: ws.Workspace | wr.Report) -> Any:
     return json.loads(workspace_json(built))
 
 
-def _sections() -> dict[str, list[Any]]:
+def _title(group: str | None) -> str:
+    return f"Unlearning: {group}" if group else "Unlearning"
+
+
+def _forgetting(metrics: Metrics) -> list[str]:
+    return [name for name, metric in metrics.items() if metric.decides == "forgetting"]
+
+
+def _sections(metrics: Metrics) -> dict[str, list[Any]]:
     """Return the panels under their headings; new ones, since a panel belongs to one place."""
-    figures = [
-        f"figures/{spec.filename.removesuffix('.png')}" for spec in FIGURES if "*" not in spec.filename
-    ]
+    utility = METRICS[_UTILITY].label.lower()
+    scores = [name for name, metric in metrics.items() if metric.direction and name not in {*_NULLS, *COST}]
+    figures = [spec.filename.removesuffix(".png") for spec in FIGURES if "*" not in spec.filename]
+    grouped: dict[str, Any] = {
+        "groupby": wr.Config("model"),
+        "groupby_aggfunc": "mean",
+        "groupby_rangefunc": "minmax",
+    }
     sections: dict[str, list[Any]] = {
         "Trade-off": [
             wr.ScatterPlot(
-                title=f"{METRICS[name].label} against {METRICS[_UTILITY].label.lower()}",
+                title=f"{metrics[name].label} against {utility}",
                 x=wr.SummaryMetric(_UTILITY),
                 y=wr.SummaryMetric(name),
                 legend_template="${run:displayName}",
             )
-            for name in _FORGETTING
+            for name in _forgetting(metrics)
         ],
-        "Scores": [wr.MarkdownPanel(markdown=_HOW_TO_READ)]
-        + [_bars([name], METRICS[name].heading) for name in _SCORES],
-        "Null controls": [_bars([name], METRICS[name].heading) for name in _NULLS],
+        "Scores": [wr.MarkdownPanel(markdown=_HOW_TO_READ), *_bars(metrics, scores)],
+        "Null controls": _bars(METRICS, _NULLS),
         "Curves": [
-            *(
-                wr.LinePlot(title=title, x=_STEP, y=list(names), **_grouped("minmax"))
-                for title, names in _CURVES.items()
-            ),
+            *(wr.LinePlot(title=title, x=_STEP, y=names, **grouped) for title, names in _CURVES.items()),
             wr.LinePlot(title="All terms of the losses", x=_STEP, metric_regex=_TERMS),
         ],
         "Membership inference": [
@@ -146,30 +157,26 @@ def _sections() -> dict[str, list[Any]]:
                 chart_strings={"title": "Membership inference: ROC"},
             )
         ],
-        "Cost": [_bars([name], METRICS[name].heading) for name in _COST]
-        + [_bars([name], name, "max") for name in _MEMORY],
+        "Cost": _bars(COST, COST),
         "Tables": [wr.WeavePanelSummaryTable(table_name=name) for name in _TABLES],
-        "Figures": [
-            wr.MediaBrowser(title=name.removeprefix("figures/"), media_keys=[name]) for name in figures
-        ],
+        "Figures": [wr.MediaBrowser(title=name, media_keys=[f"figures/{name}"]) for name in figures],
     }
     return {name: _place(panels) for name, panels in sections.items()}
 
 
-def _bars(names: list[str], title: str, function: Literal["mean", "max"] = "mean") -> Any:
-    """Return a bar a model, over its seeds."""
-    return wr.BarPlot(
-        title=title,
-        metrics=list(names),
-        groupby=wr.Config("model"),
-        groupby_aggfunc=function,
-        groupby_rangefunc="stddev",
-        max_bars_to_show=100,
-    )
-
-
-def _grouped(spread: Literal["minmax", "stddev"]) -> dict[str, Any]:
-    return {"groupby": wr.Config("model"), "groupby_aggfunc": "mean", "groupby_rangefunc": spread}
+def _bars(metrics: Metrics, names: Iterable[str]) -> list[Any]:
+    """Return a panel a metric with a bar a model, over its seeds; of a peak the highest."""
+    return [
+        wr.BarPlot(
+            title=metrics[name].heading,
+            metrics=[name],
+            groupby=wr.Config("model"),
+            groupby_aggfunc="max" if name.startswith("memory/") else "mean",
+            groupby_rangefunc="stddev",
+            max_bars_to_show=100,
+        )
+        for name in names
+    ]
 
 
 def _place(panels: list[Any]) -> list[Any]:

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.callbacks.base import shadow_models as room
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
-from lightning_unlearn.ensembles import train_classifier, train_ensemble
+from lightning_unlearn.ensembles import train_ensemble
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models import Classifier
 
@@ -182,12 +182,7 @@ def test_shadow_models_train_on_the_shadow_set_alone(inner: Any, monkeypatch: py
         trained.extend(member.indices.tolist() for member in members)
         return train_ensemble(recipe, samples, members, **named)
 
-    def one(module: nn.Module, loader: Any, **arguments: Any) -> Any:
-        trained.append(loader.positions.tolist())
-        return train_classifier(module, loader, **arguments)
-
     monkeypatch.setattr(room, "train_ensemble", ensemble)
-    monkeypatch.setattr(room, "train_classifier", one)
     data = shadowed(inner)
     shadow_attack(data)
     assert len(trained) == 3

@@ -55,7 +55,7 @@ def test_logits_are_found(output: object) -> None:
         ({"x": X}, Adapter(), r"targets=None not found in a batch with the keys \['x'\]"),
         ({"x": X, "y": Y}, Adapter(targets="z"), r"targets='z' not found"),
         ((X, X), Adapter(), r"class numbers of shape \(B,\), got shape \(2, 3\) of torch.float32"),
-        (X, Adapter(), "must be a sequence or a mapping"),
+        (X, Adapter(), "must be a sequence or mapping"),
     ],
 )
 def test_a_batch_it_cannot_take_apart_is_described(batch: object, adapter: Adapter, message: str) -> None:

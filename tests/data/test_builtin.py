@@ -360,7 +360,7 @@ def test_training_and_test_images_of_different_size_are_refused(tmp_path):
     write_folder(tmp_path)
     for path in (tmp_path / "test").rglob("*.png"):
         Image.fromarray(random_images(6, 6, 3)).save(path)
-    with pytest.raises(ValueError, match=r"training images are \(10, 10\) and test images \(6, 6\)"):
+    with pytest.raises(ValueError, match=r"training and test images are \(10, 10\) and \(6, 6\)"):
         ready(ImageFolder(tmp_path))
 
 

@@ -289,7 +289,10 @@ def test_an_array_file_and_a_missing_file_are_refused(tmp_path):
         ({"rule": list(range(50))}, "whole training set"),
         ({"rule": [1, 50]}, "out of range: 50"),
         ({"rule": list(range(40)), "shadow": 10}, "the retain set is empty"),
-        ({"rule": list(range(40)), "shadow": 11}, "shadow asks for 11 samples of the train set, where 10"),
+        (
+            {"rule": list(range(40)), "shadow": 11},
+            "shadow asks for 11 of the 10 samples left of the train set",
+        ),
         ({"nonmember": 20}, "no test samples are left"),
         ({"nonmember": 10, "shadow": 10, "shadow_from": "test"}, "no test samples are left"),
         ({"nonmember": 21}, r"nonmember must lie in \[0, 20\]"),

@@ -90,8 +90,8 @@ def test_pickle_round_trip():
     ("inputs", "targets", "options", "error", "message"),
     [
         (np.zeros((2, 2)), torch.zeros(2).long(), {}, TypeError, "inputs must be a torch.Tensor"),
-        (torch.zeros(2, 2), torch.zeros(2), {}, TypeError, "targets must be a 1-D integer tensor"),
-        (torch.zeros(2, 2), torch.zeros(2, 1).long(), {}, TypeError, "targets must be a 1-D integer tensor"),
+        (torch.zeros(2, 2), torch.zeros(2), {}, TypeError, "targets must be 1-D integer"),
+        (torch.zeros(2, 2), torch.zeros(2, 1).long(), {}, TypeError, "targets must be 1-D integer"),
         (torch.zeros(3, 2), torch.zeros(2).long(), {}, ValueError, "one entry per sample"),
         (torch.zeros(0, 2), torch.zeros(0).long(), {}, ValueError, "empty"),
         (torch.zeros(2, 2), torch.tensor([0, 3]), {"num_classes": 3}, ValueError, "num_classes=3"),

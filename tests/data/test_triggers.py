@@ -122,7 +122,7 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_the_random_state(
         (lambda: BlendTrigger(strength=0), "strength must lie in"),
         (lambda: BlendTrigger(seed=-1), "seed must be at least 0"),
         (lambda: BlendTrigger(low=1, high=1), "low must be less than high"),
-        (lambda: BlendTrigger(low=-2, high=2)(images()), "for uint8 inputs"),
+        (lambda: BlendTrigger(low=-2, high=2)(images()), "of uint8 inputs"),
         (lambda: ColumnTrigger([]), "columns must be different positions"),
         (lambda: ColumnTrigger([1, 1]), "columns must be different positions"),
         (lambda: ColumnTrigger(-1), "columns must be different positions"),

@@ -370,7 +370,7 @@ def test_double_precision_of_a_trainer() -> None:
         ({"members": [Member(torch.tensor([1, 2, 1]), 0)]}, ValueError, "holds a row twice"),
         ({"members": [Member(torch.tensor([], dtype=torch.int64), 0)]}, ValueError, "is empty"),
         ({"members": [Member(torch.ones(60, dtype=torch.bool), 0)]}, TypeError, "mask.nonzero"),
-        ({"members": [Member(torch.tensor([1]), -1)]}, ValueError, "seed must be 0 or more"),
+        ({"members": [Member(torch.tensor([1]), -1)]}, ValueError, r"members\[0\].seed must be at least 0"),
         ({"way": "parallel"}, ValueError, "way must be one of"),
         ({"chunk": 0}, ValueError, "chunk must be at least 1"),
     ],

@@ -70,8 +70,8 @@ def test_confidence_of_certain_models_is_finite_and_exact_below_the_bound() -> N
 @pytest.mark.parametrize(
     ("logits", "targets", "message"),
     [
-        (torch.zeros(3, 1), torch.zeros(3), "at least 2 classes"),
-        (torch.zeros(3, 2), torch.zeros(2), r"shape \(3,\), got \(2,\)"),
+        (torch.zeros(3, 1), torch.zeros(3), "2 or more classes"),
+        (torch.zeros(3, 2), torch.zeros(2), r"one class a sample, got \(2,\)"),
         (torch.zeros(3, 2), torch.full((3,), 2), "targets must lie in"),
         (torch.full((3, 2), math.nan), torch.zeros(3), "NaN"),
     ],
@@ -169,7 +169,7 @@ def test_bad_lira_input_is_refused() -> None:
         lira_scores(torch.zeros(2), normal(8, 2), centre="mode")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="references must have shape"):
         lira_scores(torch.zeros(3), normal(8, 2))
-    with pytest.raises(ValueError, match="members must have"):
+    with pytest.raises(ValueError, match="members and references must have"):
         lira_scores(torch.zeros(2), normal(8, 2), torch.ones(8, 3))
     with pytest.raises(ValueError, match="attacked holds"):
         lira_scores(torch.full((2,), math.inf), normal(8, 2))
@@ -395,3 +395,8 @@ def test_bad_losses_are_refused() -> None:
         population_attack_scores(torch.zeros(2, 2), torch.zeros(2))
     with pytest.raises(ValueError, match="holds NaN"):
         population_attack_scores(torch.zeros(2), torch.full((2,), math.nan))
+
+
+def test_confidence_of_float_targets_is_refused() -> None:
+    with pytest.raises(ValueError, match="targets must be integer class indices"):
+        logit_scaled_confidence(torch.zeros(2, 3), torch.zeros(2))

@@ -37,3 +37,8 @@ def test_what_no_loss_can_be_is_refused(arguments: tuple[float, ...], message: s
 def test_no_loss_is_no_curve() -> None:
     with pytest.raises(ValueError, match="empty"):
         relearn_time([], 1.0)
+
+
+def test_nan_is_no_loss_that_was_not_reached() -> None:
+    with pytest.raises(ValueError, match="NaN"):
+        relearn_time([2.0, float("nan"), 0.1], target=0.5)

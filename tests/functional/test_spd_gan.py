@@ -52,7 +52,7 @@ def test_the_degree_is_the_difference_of_accuracies(answers):
         ((3, 2), 3, -0.1, "eta must be at least 0"),
         ((3, 2), 3, np.nan, "eta must be at least 0"),
         ((2, 2), 3, 0.1, "one shape"),
-        ((3, 2), 2, 0.1, "one class for each row"),
+        ((3, 2), 2, 0.1, "a class for each row"),
         ((0, 2), 0, 0.1, "at least one"),
     ],
 )
@@ -60,3 +60,18 @@ def test_bad_arguments_are_refused(rows, labels, eta, message):
     other = torch.zeros(3 if rows[0] else 0, 2)
     with pytest.raises(ValueError, match=message):
         spd_gan_loss(torch.zeros(rows), other, torch.zeros(labels, dtype=torch.int64), eta)
+
+
+@pytest.mark.parametrize(
+    ("source", "targets", "message"),
+    [
+        (torch.full((2, 3), torch.nan), torch.zeros(2, dtype=torch.int64), "source_logits holds NaN"),
+        (torch.zeros(2, 3), torch.zeros(2), "targets must be integer class indices"),
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "at least one"),
+    ],
+)
+def test_the_degree_of_what_is_no_answer_is_refused(
+    source: torch.Tensor, targets: torch.Tensor, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        unlearning_degree(source, torch.zeros(len(source), 3), targets)

@@ -44,7 +44,9 @@ def test_arguments_are_checked():
     state = network(0).state_dict()
     with pytest.raises(ValueError, match=r"same names, but \['3.bias'\] \(of 1\)"):
         weight_distance({name: value for name, value in state.items() if name != "3.bias"}, state)
-    with pytest.raises(ValueError, match=r"weights\['3.bias'\] has shape \(5,\), the reference \(2,\)"):
+    with pytest.raises(
+        ValueError, match=r"weights\['3.bias'\] and its reference have shapes \(5,\) and \(2,\)"
+    ):
         weight_distance(state | {"3.bias": torch.zeros(5)}, state)
     with pytest.raises(ValueError, match="no floating-point tensor"):
         weight_distance({"n": torch.tensor(1)}, {"n": torch.tensor(1)})

@@ -16,9 +16,9 @@ from lightning_unlearn.models.freezing import hold_statistics
 
 # what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
 SETTINGS = {
-    "EUk": {"quick": {"k": 2}, "forgets": {"epochs": 30}},
+    "EUk": {"quick": {"k": 4}, "forgets": {"epochs": 30}},
     # it trains on samples of other classes, and does nothing to what it is to forget
-    "CFk": {"quick": {"k": 2}, "forgets": {"promised": False}},
+    "CFk": {"quick": {"k": 4}, "forgets": {"promised": False}},
 }
 
 both = pytest.mark.parametrize("kind", [EUk, CFk])

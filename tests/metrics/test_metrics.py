@@ -139,6 +139,7 @@ def networks() -> tuple[nn.Module, nn.Module]:
 def test_every_metric_of_the_package_is_tested():
     elsewhere = [
         "Acceleration",
+        "DeclaredMetric",
         "RelearnTime",
         "WeightDistance",
     ]  # no means over samples; tested by themselves
@@ -344,7 +345,14 @@ def test_bad_streams_and_logits_are_refused():
 
 
 def test_docstrings_name_range_and_shape():
-    for name in package.__all__:
+    for name in {*package.__all__} - {"DeclaredMetric"}:  # says how a metric is printed, and is none
         text = inspect.getdoc(getattr(package, name))
         assert "``update`` takes" in text or "``update(" in text
         assert "``compute`` returns a scalar" in text
+
+
+def test_nan_is_named_and_no_mean() -> None:
+    metric = Similarity()
+    metric.update(torch.tensor([[0.0, torch.nan]]), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="Similarity has seen NaN"):
+        metric.compute()

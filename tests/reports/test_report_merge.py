@@ -18,12 +18,11 @@ from lightning_unlearn.reports import (
     read_details,
     read_json,
     rebuild,
-    validate,
     write_all,
     write_json,
 )
 from lightning_unlearn.reports.paper import paper_columns
-from lightning_unlearn.reports.schema import Report, summarise
+from lightning_unlearn.reports.schema import Report, summarise, validate
 from lightning_unlearn.reports.verdict import summary_sentences
 
 MakeDetails = Callable[[Report], Details]

@@ -13,8 +13,8 @@ import pytest
 import torch
 from scipy import stats
 
-from lightning_unlearn.reports import build_report, read_json, summarise, validate, versions, write_json
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports import build_report, read_json, write_json
+from lightning_unlearn.reports.schema import Report, summarise, validate, versions
 
 
 @pytest.mark.parametrize("n", [2, 3, 5, 17])

@@ -3,9 +3,8 @@
 import re
 
 import pytest
-from rich.console import Console
 
-from lightning_unlearn.reports import comparison_table, judge, render_text
+from lightning_unlearn.reports import judge, render_text
 from lightning_unlearn.reports.glossary import method_names
 from lightning_unlearn.reports.schema import Report
 
@@ -143,21 +142,12 @@ def test_names_are_no_markup_and_no_control_characters(small_report: Report) -> 
     assert "[bold]m\N{REPLACEMENT CHARACTER}" in text
 
 
-def test_terminal_gets_style_and_a_file_none(small_report: Report) -> None:
-    console = Console(force_terminal=True, color_system="standard", width=100)
-    with console.capture() as captured:
-        console.print(comparison_table(small_report))
-    assert "\x1b[" in captured.get()
-
-
 def test_chosen_metrics(small_report: Report) -> None:
-    console = Console(width=100, color_system=None)
-    with console.capture() as captured:
-        console.print(comparison_table(small_report, metrics=["membership_inference/fpr"]))
-    assert "MIA FPR" in captured.get()
-    assert "acceleration" not in captured.get()
+    text = render_text(small_report, metrics=["membership_inference/fpr"])
+    assert "MIA FPR" in text
+    assert "acceleration" not in text
     with pytest.raises(ValueError, match="no model of the report has"):
-        comparison_table(small_report, metrics=["accuracy/unknown"])
+        render_text(small_report, metrics=["accuracy/unknown"])
 
 
 def test_too_narrow_is_refused(small_report: Report) -> None:

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from lightning_unlearn.reports import build_report, judge, judge_all, separates
+from lightning_unlearn.reports import build_report, judge, judge_all
 from lightning_unlearn.reports.glossary import METRICS, best_and_worst, describe, format_value, wrap_name
 from lightning_unlearn.reports.schema import Report, summarise
-from lightning_unlearn.reports.verdict import Verdict, control_findings, summary_sentences
+from lightning_unlearn.reports.verdict import Verdict, control_findings, separates, summary_sentences
 
 AUC, TEST = "membership_inference/auc", "accuracy/test"
 

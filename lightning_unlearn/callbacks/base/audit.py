@@ -1,4 +1,4 @@
-"""What an evaluator may ask for while it looks at one run: data, controls and shared answers; measures nothing."""
+"""What an evaluator may ask for while it looks at one run: data, controls and shared answers."""
 
 import weakref
 from typing import Any

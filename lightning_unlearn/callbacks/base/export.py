@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.loggers import WandbLogger
 
-from lightning_unlearn.data.remembering import Remembering, remove, why, without_names
+from lightning_unlearn.core.remembering import Remembering, remove, why, without_names
 from lightning_unlearn.methods import UnlearningModule
 
 __all__ = ["Export"]

@@ -1,4 +1,4 @@
-"""What the evaluators share that compare populations of models: which population stands for which model."""
+"""The base of evaluators that compare populations of models."""
 
 import io
 import weakref

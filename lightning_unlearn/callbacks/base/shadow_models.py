@@ -1,26 +1,18 @@
-"""Shadow models: fresh models of an architecture, each trained on its own half of the shadow set; asks them nothing."""
+"""Train shadow models: fresh models of an architecture, each on its own half of the shadow set."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import TensorLoader
-from lightning_unlearn.ensembles import (
-    Member,
-    Recipe,
-    Runtime,
-    isolated_rng,
-    train_classifier,
-    train_ensemble,
-)
+from lightning_unlearn.data.loading import BatchLoader, TensorLoader
+from lightning_unlearn.ensembles import Member, Recipe, Runtime, train_ensemble
 from lightning_unlearn.ensembles.cache import usable_cache
-from lightning_unlearn.ensembles.chunk import state_of
 from lightning_unlearn.methods.base.again import moved_as_served
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone
@@ -62,53 +54,26 @@ def shadow_models(
         The models, one by one, on every rank all of them.
     """
     template = clone(architecture).cpu()  # which numbers are drawn for weights depends on the device
-
-    def build() -> nn.Module:
-        return fresh_copy(template)
-
     loader = data.loader("shadow", train=True)
-    recipe = Recipe(build, epochs=epochs, batch_size=loader.batch_size, optimizer=optimizer, adapter=adapter)
+    recipe = Recipe(
+        lambda: fresh_copy(template),
+        epochs=epochs,
+        batch_size=loader.batch_size,
+        optimizer=optimizer,
+        adapter=adapter,
+    )
     members = [
         Member(torch.from_numpy(data.split.shadow_in_out(k)[0]), derive_seed(seed, "shadow", k))
         for k in range(number)
     ]
-    if not isinstance(loader, TensorLoader) or loader.sampler.weights is not None:
-        return _read_one_by_one(recipe, members, data, runtime)
-    plain = moved_as_served(data)
-    return train_ensemble(
-        recipe,
-        loader.dataset,
-        members,
-        runtime=runtime,
-        way="auto" if plain else "sequential",
-        cache=usable_cache(cache, recipe, loader.dataset, members[0], runtime) if plain else None,
-    ).models()
+    if isinstance(loader, TensorLoader) and loader.sampler.weights is None:
+        if moved_as_served(data):
+            folder = usable_cache(cache, recipe, loader.dataset, members[0], runtime)
+            return train_ensemble(recipe, loader.dataset, members, runtime=runtime, cache=folder).models()
+        return train_ensemble(recipe, loader.dataset, members, runtime=runtime, way="sequential").models()
 
+    def read(member: Member) -> BatchLoader:
+        rows, order = member.indices.numpy(), member.seed
+        return data.loader("shadow", train=True, positions=rows, seed=order, rank=0, world_size=1)
 
-def _read_one_by_one(
-    recipe: Recipe, members: Sequence[Member], data: UnlearningDataModule, runtime: Runtime
-) -> Iterator[nn.Module]:
-    """Train on batches that only their own loader can make; each rank trains its share of the models alone."""
-    single = runtime.alone()
-    made: dict[int, dict[str, Tensor]] = {}
-    with runtime.all_or_none("train its shadow models"):
-        for k in range(runtime.rank, len(members), runtime.world_size):
-            member = members[k]
-            with isolated_rng(derive_seed(member.seed, "weights")):
-                shadow = single.place(recipe.build())
-            positions, order = member.indices.numpy(), member.seed
-            train_classifier(
-                shadow,
-                data.loader("shadow", train=True, positions=positions, seed=order, rank=0, world_size=1),
-                epochs=recipe.epochs,
-                optimizer=recipe.optimizer,
-                runtime=single,
-                adapter=recipe.adapter,
-                seed=member.seed,
-            )
-            made[k] = state_of(shadow)
-    states = {k: state for part in runtime.gather_objects(made) for k, state in part.items()}
-    for k in range(len(members)):
-        shadow = recipe.build()
-        shadow.load_state_dict(states[k])
-        yield shadow
+    return train_ensemble(recipe, read, members, runtime=runtime).models()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, shapes
 from lightning_unlearn.core.files import read_arrays
 from lightning_unlearn.data.builtin.base import (
     TensorDataModule,
@@ -72,8 +72,7 @@ class Arrays(TensorDataModule):
         if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
             if self.test_fraction is not None:
                 raise ValueError(
-                    f"test_fraction={self.test_fraction} is for files with x and y only, and {self.path} "
-                    "comes with a test set; leave test_fraction out"
+                    f"test_fraction={self.test_fraction} is for files with x and y only, not {self.path}"
                 )
             classes = 1 + max(int(np.max(arrays["y_train"])), int(np.max(arrays["y_test"])))
             return self._part(arrays, "_train", classes), self._part(arrays, "_test", classes)
@@ -82,22 +81,18 @@ class Arrays(TensorDataModule):
             share = _TEST_FRACTION if self.test_fraction is None else self.test_fraction
             rest, held = hold_out(whole.targets.numpy(), share, name="test_fraction")
             return whole.subset(rest), whole.subset(held)
-        raise ValueError(
-            f"{self.path} holds {sorted(arrays)}; it must hold x_train, y_train, x_test and y_test, or x "
-            "and y"
-        )
+        wanted = "x_train, y_train, x_test and y_test, or x and y"
+        raise ValueError(f"{self.path} holds {sorted(arrays)}; it must hold {wanted}")
 
     def _part(self, arrays: dict[str, npt.NDArray[Any]], suffix: str, num_classes: int | None) -> TensorData:
         targets = arrays[f"y{suffix}"]
         if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
-            raise ValueError(
-                f"{self.path}: y{suffix} must be class indices, 1-D integers, got {targets.dtype} of shape "
-                f"{targets.shape}"
-            )
+            found = f"{targets.dtype} of shape {targets.shape}"
+            raise ValueError(f"{self.path}: y{suffix} must be class indices, 1-D integers, got {found}")
         inputs, transform = self._inputs(arrays[f"x{suffix}"])
         if self.augment and inputs.ndim != 4:
             raise ValueError(
-                f"augment=True needs images, and x{suffix} of {self.path} has shape {tuple(inputs.shape)}"
+                f"augment=True needs images; x{suffix} of {self.path} has shape {shapes(inputs)}"
             )
         names = [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
         attributes = {name: arrays[name + suffix] for name in names if name not in ("x", "y")}

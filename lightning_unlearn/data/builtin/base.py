@@ -198,10 +198,8 @@ def hold_out(targets: npt.NDArray[Any], size: int | float, *, name: str) -> tupl
     """
     count = size if isinstance(size, int) else round(size * len(targets))
     if not 0 < count < len(targets):
-        raise ValueError(
-            f"{name}={size} would take {count} of {len(targets)} samples; it must take at least one and "
-            "leave at least one"
-        )
+        taken = f"{count} of {len(targets)} samples"
+        raise ValueError(f"{name}={size} would take {taken}; it must take at least one and leave one")
     held = stratified_draw(targets, count, np.random.default_rng(_HOLD_OUT_SEED))
     return np.setdiff1d(np.arange(len(targets)), held, assume_unique=True), held
 

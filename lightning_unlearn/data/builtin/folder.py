@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, shapes
 from lightning_unlearn.data.builtin.base import FilesDataModule, missing_data, to_targets
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
@@ -75,10 +75,8 @@ def decode_images(paths: Sequence[Path], image_size: int | None = None) -> Tenso
     def fill(index: int) -> None:
         image = decode_image(paths[index], image_size)
         if image.shape != first.shape:
-            raise ValueError(
-                f"images differ in size: {paths[0]} is {tuple(first.shape[1:])} and {paths[index]} is "
-                f"{tuple(image.shape[1:])} (height, width); set image_size"
-            )
+            which = f"{paths[0]} and {paths[index]} are {shapes(first[0], image[0])}"
+            raise ValueError(f"images differ in size: {which} (height, width); set image_size")
         images[index] = image
 
     # Threads suffice, since Pillow releases the interpreter's lock while it decodes.
@@ -176,16 +174,12 @@ class ImageFolder(FilesDataModule):
         classes = {name: listing.classes for name, listing in listings.items()}
         if classes["train"] != classes["test"]:
             differing = sorted(set(classes["train"]) ^ set(classes["test"]))
-            raise ValueError(
-                f"{self.root.absolute()}: train and test must have the same class folders; only one of them "
-                f"has {', '.join(differing)}. Add or remove these folders"
-            )
+            found = f"only one of them has {', '.join(differing)}"
+            raise ValueError(f"{self.root}: train and test must have the same class folders; {found}")
         train, test = (self._decode(name, listing) for name, listing in listings.items())
         if train.inputs.shape[1:] != test.inputs.shape[1:]:
-            raise ValueError(
-                f"training images are {tuple(train.inputs.shape[2:])} and test images "
-                f"{tuple(test.inputs.shape[2:])} (height, width); set image_size"
-            )
+            found = shapes(train.inputs[0, 0], test.inputs[0, 0])
+            raise ValueError(f"training and test images are {found} (height, width); set image_size")
         return train, test
 
     def _listing(self, name: str) -> Any:

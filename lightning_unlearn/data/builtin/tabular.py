@@ -190,10 +190,8 @@ def _read_csv(path: Path) -> npt.NDArray[np.int16]:
         lines = _text_in_archive(path) if path.name.endswith((".tgz", ".tar.gz")) else path
         return np.loadtxt(lines, dtype=np.int16, delimiter=",", quotechar='"', comments=None, ndmin=2)
     except (ValueError, OSError, EOFError, zlib.error, tarfile.TarError) as error:
-        raise ValueError(
-            f"{path} cannot be read as rows of integers separated by commas ({error}); get it again from "
-            f"{_HOME}"
-        ) from error
+        what = f"rows of integers separated by commas ({error})"
+        raise ValueError(f"{path} cannot be read as {what}; get it again from {_HOME}") from error
 
 
 def _text_in_archive(path: Path) -> io.StringIO:

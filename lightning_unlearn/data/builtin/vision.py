@@ -62,10 +62,9 @@ class TorchvisionData(FilesDataModule):
         try:
             train, test = self._open(True), self._open(False)
         except RuntimeError as error:
-            raise ValueError(
-                f"{type(self).__name__}: the files in {self.root.absolute()} are not the published ones "
-                "(their checksums differ); delete them and get them again, or set download=True"
-            ) from error
+            where = f"{type(self).__name__}: the files in {self.root.absolute()}"
+            advice = "delete them and get them again, or set download=True"
+            raise ValueError(f"{where} are not the published ones (checksums differ); {advice}") from error
         return self._hold("train", train), self._hold("test", test)
 
     def _hold(self, part: str, dataset: Any) -> TensorData:

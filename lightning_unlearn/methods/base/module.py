@@ -65,8 +65,8 @@ class UnlearningModule(SpreadableModule):
     and may override :meth:`prepare`, which runs once inside ``fit``, before the first step, on the trainer's
     device; a resumed run does not prepare again.
 
-    A method with arguments of its own takes these and ``**method``, which it passes on; what it asks of them stands
-    in ``declared``, and ``self.check(alpha=alpha)`` looks.
+    A method with arguments of its own takes these and ``**method``, which it passes on. Its class declares in
+    ``declared`` what they may be, and ``self.check(alpha=alpha)`` refuses anything else.
 
     Args:
         source: The trained model: a module, a :class:`~lightning_unlearn.methods.base.source.SourceCheckpoint`, or

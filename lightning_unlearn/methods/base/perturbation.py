@@ -165,8 +165,7 @@ class Perturbation(UnlearningModule):
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the teacher; the weights came perturbed with the checkpoint."""
-        if not self._teacher.ready:
-            self._teacher.ask(data, runtime)
+        self._teacher.ask(data, runtime)
 
     def on_train_start(self) -> None:
         """Log ``perturbed_parameters`` and note which numbers may move."""

@@ -22,15 +22,11 @@ class Teacher:
         model: The model; a frozen copy of it is kept, for as long as it is needed.
         adapter: How batches and outputs are taken apart.
         stream: Which samples it answers on.
-
-    Attributes:
-        ready: Whether it was asked, and so can answer batches.
     """
 
     def __init__(self, model: nn.Module, adapter: Adapter, stream: str = "forget") -> None:
         self.adapter = adapter
         self.stream = stream
-        self.ready = False
         self._model: nn.Module | None = frozen(model)
         self._table: Tensor | None = None
 
@@ -48,7 +44,6 @@ class Teacher:
                 self._model = None
         if self._table is not None:
             self._table = self._table.to(runtime.device)
-        self.ready = True
 
     def answers(self, data: UnlearningDataModule, runtime: Runtime) -> Tensor:
         """Return the logits ``(N, C)`` on all the samples as they are, not augmented, in their order.

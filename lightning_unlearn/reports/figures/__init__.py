@@ -1,26 +1,26 @@
-"""The figures of a report, drawn from its numbers; measures nothing, keeps no state.
+"""The figures of a report, drawn from its numbers and from what its runs left.
 
-A figure is added by writing one function under :func:`~lightning_unlearn.reports.figures.base.register` in a
-module of this folder; it returns None where the report does not hold its metrics. A new module is named in
-``drawing.py``. Matplotlib is imported when the first figure is drawn.
+A figure is a function under :func:`~lightning_unlearn.reports.figures.base.declare`, listed in :data:`FIGURES`; it
+returns None where the report does not hold its metrics. Matplotlib is imported when the first one is drawn.
 """
 
-from lightning_unlearn.reports.figures.base import (
-    DPI,
-    MODEL_KEYWORD,
-    DrawnFigure,
-    FigureSpec,
-)
-from lightning_unlearn.reports.figures.drawing import FIGURES, draw_figures
-from lightning_unlearn.reports.figures.posteriors import posterior_histograms
-from lightning_unlearn.reports.figures.sweeps import find_sweeps
-from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetting_axis
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning_unlearn.core.files import atomic_path
+from lightning_unlearn.reports.details import Details
+from lightning_unlearn.reports.figures import courses, rows, samples
+from lightning_unlearn.reports.figures.base import MODEL_KEYWORD, FigureSpec
+from lightning_unlearn.reports.figures.samples import posterior_histograms
+from lightning_unlearn.reports.figures.sweeps import find_sweeps, sweeps
+from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetting_axis, trade_off
+from lightning_unlearn.reports.schema import Report
 
 __all__ = [
     "DPI",
     "FIGURES",
     "MODEL_KEYWORD",
-    "DrawnFigure",
     "FigureSpec",
     "ForgettingAxis",
     "draw_figures",
@@ -28,3 +28,73 @@ __all__ = [
     "forgetting_axis",
     "posterior_histograms",
 ]
+
+DPI = 150
+"""Pixels an inch of every figure that is written."""
+
+FIGURES: list[FigureSpec] = [
+    rows.accuracy,
+    rows.membership_inference,
+    rows.backdoor,
+    rows.scores,
+    rows.unlearning_degree,
+    rows.relearn_time,
+    trade_off,
+    sweeps,
+    courses.backdoor_curve,
+    rows.time,
+    samples.confusion,
+    samples.roc,
+    samples.posterior_change,
+    samples.posteriors,
+    courses.training,
+]
+"""All figures, in the order of presentation."""
+
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 10.0,
+    "axes.titlesize": 11.0,
+    "axes.labelsize": 10.0,
+    "legend.fontsize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.usetex": False,
+}
+
+
+def draw_figures(
+    report: Report, folder: str | os.PathLike[str], details: Details | None = None
+) -> list[Path]:
+    """Draw every figure that the report has the numbers for, as PNG that names and describes itself.
+
+    A figure of an earlier report that the present one cannot draw is removed, so that none goes stale; files
+    under other names than those of :data:`FIGURES` are left alone.
+
+    Args:
+        report: The report.
+        folder: Where the files go; made if missing.
+        details: What the runs left beyond their scores; None draws the figures that need only scores.
+
+    Returns:
+        The files, in the order of presentation.
+    """
+    from matplotlib import style
+
+    root = Path(folder)
+    earlier = set(os.listdir(root)) if root.is_dir() else set()
+    written: list[Path] = []
+    for spec in FIGURES:
+        # "default" first, so that a user's own style file cannot make the figures of a report illegible.
+        with style.context(["default", _STYLE]):
+            for drawn in spec.figures(report, details or {}):
+                with atomic_path(root / drawn.filename) as temporary:
+                    drawn.figure.savefig(temporary, format="png", dpi=DPI, metadata=drawn.words)
+                written.append(root / drawn.filename)
+    for filename in earlier - {path.name for path in written}:
+        if any(spec.key(filename) is not None for spec in FIGURES):
+            (root / filename).unlink()
+    return written

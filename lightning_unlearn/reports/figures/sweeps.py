@@ -1,4 +1,4 @@
-"""Figures of one parameter varied over several methods: finds the sweeps in a report and draws them."""
+"""Figures of one parameter varied over several methods, which are found by the methods' names."""
 
 from __future__ import annotations
 
@@ -8,30 +8,13 @@ from typing import TYPE_CHECKING
 
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures.base import (
-    BLUE,
-    GRID,
-    FigureSpec,
-    control_handles,
-    measured,
-    metric_title,
-    model_label,
-    new_figure,
-    reference_line,
-    register,
-    short_heading,
-)
-from lightning_unlearn.reports.glossary import describe, half_width, method_names
+from lightning_unlearn.reports.figures import base
+from lightning_unlearn.reports.glossary import describe, half_width, measured_metrics, method_names
 from lightning_unlearn.reports.schema import Report, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-__all__ = ["FIGURES", "find_sweeps"]
-
-FIGURES: list[FigureSpec] = []
-"""The sweeps."""
 
 _NAME = re.compile(r"(.*?)[_\-=: ]([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 """A method's name that ends in a number: what stands before, a separator, and the number."""
@@ -49,7 +32,9 @@ _PANELS = (
     "unlearning_degree/calibrated",
     "forgetting_quality/epsilon_mean",
 )
-"""What may be drawn against the parameter: utility first, then forgetting."""
+"""What is drawn against the parameter: utility first, then forgetting; after these, what else decides on it."""
+_NOT_DRAWN = ("membership_inference/accuracy", "forgetting_quality/relative")
+"""What decides and stands in another of these already."""
 _COLUMNS = 3
 
 
@@ -83,48 +68,41 @@ def find_sweeps(report: Report) -> dict[str, list[tuple[float, str]]]:
     }
 
 
-@register(
-    FIGURES,
+@base.declare(
     "sweep_*.png",
     "Sweep: *",
     "Test accuracy and each forgetting metric against the number that ends the names of the methods *, with 95% "
     "intervals; horizontal lines mark the source model and the retrained model.",
 )
-def _sweeps(report: Report, details: Details) -> Mapping[str, Figure]:
+def sweeps(report: Report, details: Details) -> Mapping[str, Figure]:
+    """Draw each sweep that the methods' names tell of."""
     drawn = {stem: _sweep(report, stem, members) for stem, members in find_sweeps(report).items()}
     return {stem: figure for stem, figure in drawn.items() if figure is not None}
 
 
 def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> Figure | None:
     """Draw one sweep, a panel a metric; None where fewer than two of its methods share a metric."""
-    from matplotlib.lines import Line2D
-
-    series: dict[str, list[tuple[float, Value]]] = {}
-    for metric in measured(report, _PANELS):
-        points = [
-            (value, report["models"][name][metric])
-            for value, name in members
-            if metric in report["models"][name]
-        ]
-        if len(points) > 1:
-            series[metric] = points
-    if not series:
+    models = report["models"]
+    deciding = [name for name in measured_metrics(report) if describe(name, report).decides == "forgetting"]
+    metrics = [
+        *base.measured(report, _PANELS),
+        *(name for name in deciding if name not in {*_PANELS, *_NOT_DRAWN}),
+    ]
+    series = {
+        metric: [(value, models[name][metric]) for value, name in members if metric in models[name]]
+        for metric in metrics
+    }
+    shown = [metric for metric, points in series.items() if len(points) > 1]
+    if not shown:
         return None
-    columns = min(_COLUMNS, len(series))
-    rows = -(-len(series) // columns)
-    figure = new_figure(0.6 + 3.7 * columns, 0.9 + 2.9 * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for index, axes in enumerate(grid.flat):
-        if index >= len(series):
-            axes.set_axis_off()
-            continue
-        metric, points = list(series.items())[index]
-        about = describe(metric, report)
+    figure, panels = base.panel_grid(shown, _COLUMNS, panel=(3.7, 2.9), around=(0.6, 0.9))
+    for axes, metric, lowest in panels:
+        about, points = describe(metric, report), series[metric]
         axes.errorbar(
             [value for value, _ in points],
             [value["mean"] * about.scale for _, value in points],
             yerr=[(half_width(value) or 0.0) * about.scale for _, value in points],
-            color=BLUE,
+            color=base.BLUE,
             marker="o",
             markersize=6,
             linewidth=1.6,
@@ -132,31 +110,29 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
             capsize=3,
             zorder=3,
         )
-        controls = {name: report["models"].get(name, {}).get(metric) for name in ("source", "retrain")}
-        _value_limits(axes, about, [*(value for _, value in points), *filter(None, controls.values())])
+        controls = [name for name in ("source", "retrain") if metric in models.get(name, {})]
+        shown_values = [*(value for _, value in points), *(models[name][metric] for name in controls)]
+        _value_limits(axes, about, shown_values)
         for control in controls:
-            reference_line(axes, report, metric, along="y", control=control)
+            base.reference_line(axes, report, metric, along="y", control=control)
         _parameter_axis(axes, sorted({value for value, _ in members}))
-        axes.set_title(metric_title(about, 36), fontsize=10.5)
-        axes.set_ylabel(short_heading(about))
-        axes.grid(**GRID)
-        if index + columns >= len(series):
-            axes.set_xlabel(model_label(stem))
+        axes.set_title(base.typeset(about.label, 36), fontsize=10.5)
+        axes.set_ylabel(base.typeset(about.short_heading))
+        axes.grid(**base.GRID)
+        if lowest:
+            axes.set_xlabel(base.model_label(stem))
         axes.ticklabel_format(axis="y", useOffset=False)
-    text = (
-        f"mean and 95% interval over {len(report['seeds'])} seeds" if len(report["seeds"]) > 1 else "one seed"
-    )
-    handles = [Line2D([], [], color=BLUE, marker="o", label=text)]
-    handles += control_handles(report, list(series), ("source", "retrain"))
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=min(len(handles), columns), frameon=False
-    )
+    seeds = len(report["seeds"])
+    text = f"mean and 95% interval over {seeds} seeds" if seeds > 1 else "one seed"
+    handles = {text: base.line_handle(text, color=base.BLUE, marker="o")}
+    handles |= base.control_handles(report, shown, ("source", "retrain"))
+    base.legend_above(figure, handles, min(len(handles), len(shown), _COLUMNS))
     return figure
 
 
 def _value_limits(axes: Axes, about: DeclaredMetric, values: Sequence[Value]) -> None:
     """Hold all means and, within what the metric can be, their intervals; a line needs a range around it."""
-    ends = [end for value in values for end in (value["ci95"] or [value["mean"]])]
+    ends = [end for value in values for end in base.interval(value)]
     means = [value["mean"] for value in values]
     low, high = min(ends), max(ends)
     if about.unit == "%":
@@ -171,30 +147,20 @@ def _parameter_axis(axes: Axes, values: Sequence[float]) -> None:
 
     positive = [value for value in values if value > 0]
     if values[0] >= 0 and len(positive) > 1 and positive[-1] / positive[0] > _LINEAR_RATIO:
-        if values[0] == 0:
-            axes.set_xscale("symlog", linthresh=positive[0])
-        else:
-            axes.set_xscale("log")
-    axes.set_xlim(*_padded(axes, values))
-    labels = {value: f"{value:g}" for value in values}
+        scale = {"value": "log"} if values[0] > 0 else {"value": "symlog", "linthresh": positive[0]}
+        axes.set_xscale(**scale)
+    # where the values stand on the scaled axis, and 5 % more at both ends
+    scaled = [axes.transScale.transform((value, 1.0))[0] for value in values]
+    low, high = 1.05 * scaled[0] - 0.05 * scaled[-1], 1.05 * scaled[-1] - 0.05 * scaled[0]
+    back = axes.transScale.inverted().transform
+    axes.set_xlim(back((low, 1.0))[0], back((high, 1.0))[0])
     # In units of the axis' width; a letter of the labels takes about this share of a panel.
-    letter, right, shown = 0.027, -1.0, []
-    to_axes = axes.transScale.transform
-    ends = [to_axes((end, 1.0))[0] for end in axes.get_xlim()]
-    for value in values:
-        centre = (to_axes((value, 1.0))[0] - ends[0]) / (ends[1] - ends[0])
-        half = letter * (len(labels[value]) + 1) / 2
+    letter, right, shown = 0.027, -1.0, {}
+    for value, place in zip(values, scaled, strict=True):
+        label = f"{value:g}"
+        centre, half = (place - low) / (high - low), letter * (len(label) + 1) / 2
         if centre - half >= right:
-            shown.append(value)
+            shown[value] = label
             right = centre + half
-    axes.set_xticks(shown, [labels[value] for value in shown])
+    axes.set_xticks(list(shown), list(shown.values()))
     axes.xaxis.set_minor_locator(NullLocator())
-
-
-def _padded(axes: Axes, values: Sequence[float]) -> tuple[float, float]:
-    """Return the range of the values and 5 % more at both ends, as seen on the axis."""
-    scale = axes.transScale
-    low, high = (scale.transform((end, 1.0))[0] for end in (values[0], values[-1]))
-    margin = 0.05 * (high - low)
-    back = scale.inverted().transform
-    return back((low - margin, 1.0))[0], back((high + margin, 1.0))[0]

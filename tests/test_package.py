@@ -24,6 +24,19 @@ def test_heavy_optional_parts_load_when_used() -> None:
     assert not added & heavy
 
 
+def test_loggers_are_shown_tables_and_figures_without_further_imports() -> None:
+    shown = run(
+        "from lightning_unlearn.callbacks import Evaluator\n"
+        "from lightning_unlearn.engine.telling import send_facts, send_results\n"
+        "from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger\n"
+        "kinds = (CSVLogger, TensorBoardLogger, WandbLogger)\n"
+        "print(*(send_results.dispatch(kind).__module__ for kind in kinds))\n"
+        "print(send_facts.dispatch(WandbLogger).__module__)"
+    )
+    here, trackers = "lightning_unlearn.engine.telling", "lightning_unlearn.trackers.live"
+    assert shown.split() == [here, trackers, trackers, trackers]
+
+
 def test_every_public_name_exists_and_is_documented() -> None:
     import importlib
 

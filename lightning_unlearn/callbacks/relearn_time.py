@@ -168,12 +168,7 @@ class RelearnTime(Evaluator):
 
     def _batches(self, audit: Audit, epoch: int | None = None) -> Iterator[tuple[Any, Tensor]]:
         """Yield all of D_f on every rank, never augmented; shuffled for an epoch of training."""
-        loader = audit.data.loader("forget", batch_size=self.batch_size, rank=0, world_size=1)
-        if epoch is not None:
-            loader.sampler.shuffle, loader.sampler.seed = True, derive_seed(audit.seed, "order")
-            loader.sampler.set_epoch(epoch)
-        for batch in loader:
-            inputs, targets = audit.adapter.split(audit.runtime.to_device(batch))
+        for inputs, targets in audit.batches("forget", self.batch_size, epoch=epoch):
             yield apply_to_collection(inputs, Tensor, _single), targets
 
 

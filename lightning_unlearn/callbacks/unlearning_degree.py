@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import torch
@@ -211,8 +210,7 @@ class UnlearningDegree(Evaluator):
             return {}
         found = self._measure(source, model, "forget", audit)
         null = self._null_score(source, model, audit)
-        drops = [found.drop] if null is None else [found.drop, null.drop]
-        met = all(drop <= self.tolerance for drop in drops)
+        met = all(each.drop <= self.tolerance for each in (found, null) if each is not None)
         scores = {
             "degree": found.degree,
             "source_accuracy_perturbed": _share(found.source_right),
@@ -224,12 +222,15 @@ class UnlearningDegree(Evaluator):
         if null is not None:
             scores |= {"null": null.degree, "calibrated": found.degree - null.degree}
         audit.details.update(self._detail(found, null))
-        folder = self._folder(audit.runtime.trainer) if audit.runtime.trainer is not None else None
-        audited = model is not source and model is not audit.retrained
-        if folder is not None and audited and audit.runtime.rank == 0 and found.shown is not None:
-            figure = _grid(found.shown, self.size)
-            with atomic_path(Path(folder) / f"{self.name}.png") as path:
-                figure.savefig(path, metadata=_WORDS)
+        if not met:
+            audit.details["warning"] = (
+                f"the source's accuracy on D_p is more than {self.tolerance} below that on D_f, which eq. 11 rules "
+                "out: part of the degree may be that, and not forgetting; lower size or eta"
+            )
+        file = self.file_for(model, audit, ".png")
+        if file is not None and found.shown is not None:
+            with atomic_path(file) as path:
+                _grid(found.shown, self.size).savefig(path, metadata=_WORDS)
         return {f"{self.name}/{score}": value for score, value in scores.items()}
 
     # ------------------------------------------------------------------ the null control
@@ -350,12 +351,7 @@ class UnlearningDegree(Evaluator):
         data = audit.data
         size = min(data.stream_size("forget"), data.stream_size(stream))
         positions = None if stream == "forget" else data.split.draw_reference(size, seed=audit.seed)
-        loader = data.loader(stream, positions=positions, batch_size=self.batch_size, rank=0, world_size=1)
-        if epoch is not None:
-            loader.sampler.shuffle, loader.sampler.seed = True, derive_seed(audit.seed, "order")
-            loader.sampler.set_epoch(epoch)
-        for batch in loader:
-            inputs, targets = audit.adapter.split(audit.runtime.to_device(batch))
+        for inputs, targets in audit.batches(stream, self.batch_size, positions=positions, epoch=epoch):
             if not isinstance(inputs, Tensor) or not inputs.is_floating_point() or inputs.ndim < 2:
                 found = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
                 raise ValueError(
@@ -385,11 +381,6 @@ class UnlearningDegree(Evaluator):
             score: None if (bounds := confidence_interval(values.tolist())) is None else list(bounds)
             for score, values in intervals.items()
         }
-        if not all(each.drop <= self.tolerance for each in (found, null) if each is not None):
-            detail["warning"] = (
-                f"the source's accuracy on D_p is more than {self.tolerance} below that on D_f, which eq. 11 rules "
-                "out: part of the degree may be that, and not forgetting; lower size or eta"
-            )
         return detail
 
 

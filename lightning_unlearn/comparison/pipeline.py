@@ -16,7 +16,7 @@ from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ManyModels
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
-from lightning_unlearn.callbacks.base.watching import WatchRecorder
+from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
 from lightning_unlearn.comparison.folder import KEY, RunFolder, add_written, claim
 from lightning_unlearn.comparison.loggers import LoggerChoice, split_loggers, trainer_loggers
 from lightning_unlearn.comparison.progress import Progress
@@ -164,11 +164,10 @@ class Pipeline:
     ) -> nn.Module | None:
         run = self.runs[name]
         own = self._seed("unlearn", seed)
-        watched = {e.name: (e, watcher) for e in evaluators if (watcher := e.watching()) is not None}
+        watchers = {e.name: watcher for e in evaluators if (watcher := e.watching()) is not None}
 
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             self.data.order_seed = own
-            watchers = {key: watcher for key, (_, watcher) in watched.items()}
             recorder = WatchRecorder(self._run_folder(name, seed).watched, watchers)
             looking = [*watchers.values(), recorder] if watchers else []
             trainer = self._trainer(name, seed, run.trainer, [progress.epochs(), *looking])
@@ -176,9 +175,9 @@ class Pipeline:
                 trainer.fit(method, self.data)
             return cast(UnlearningModule, method).model, _times(trainer)
 
-        # what is watched decides no weight, but a run that was not watched has nothing to show
-        settings = [s for e, s in zip(evaluators, self._settings, strict=True) if e.name in watched]
-        return self._part(name, seed, own, progress, lambda: run.method(source), train, settings)
+        # what is watched decides no weight: a method is fitted again for a curve to show, the baseline is not
+        wanted = {} if name == RETRAIN else watchers
+        return self._part(name, seed, own, progress, lambda: run.method(source), train, wanted)
 
     def _part(
         self,
@@ -188,7 +187,7 @@ class Pipeline:
         progress: Progress,
         build: Callable[[], L.LightningModule],
         train: Callable[[L.LightningModule], tuple[nn.Module, dict[str, float]]],
-        watched: Sequence[Any] = (),
+        watchers: Mapping[str, Watcher] | None = None,
     ) -> nn.Module | None:
         """Train one model and export it, or take the one that stands in its folder; then load it from there."""
         folder = self._run_folder(name, seed)
@@ -197,8 +196,10 @@ class Pipeline:
             config = self._run_config(name, seed)
             with together(f"{name}, seed {seed}"), seeded(own_seed):
                 subject = build()
-                fingerprint = self.identities[name, seed] = self._fingerprint(name, seed, [subject, *watched])
-                if not decided(lambda: folder.is_trained(fingerprint)):
+                fingerprint = self.identities[name, seed] = self._fingerprint(name, seed, subject)
+                if not decided(
+                    lambda: folder.is_trained(fingerprint) and was_watched(folder.watched, watchers or {})
+                ):
                     shared(lambda: folder.begin(config))
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))

@@ -115,7 +115,7 @@ class Adapter:
                     return key
             there = sorted(map(str, batch))
             raise ValueError(
-                f"{what}={asked!r} not found in a batch with the keys {there}; see Adapter({what}=...)"
+                f"{what}={asked!r} not found in a batch with the keys {there}; give Adapter({what}=)"
             )
         if isinstance(batch, Sequence):
             place = index if asked is None else asked
@@ -123,9 +123,7 @@ class Adapter:
                 return place
             advice = f"give a position below {len(batch)} with Adapter({what}=...)"
             raise ValueError(f"{what}={place!r} not found in a batch of {len(batch)} elements; {advice}")
-        raise ValueError(
-            f"a batch must be a sequence or mapping that holds {what}, got {type(batch).__name__}"
-        )
+        raise ValueError(f"a batch must be a sequence or mapping with {what}, got {type(batch).__name__}")
 
 
 def _described(value: Any) -> str:

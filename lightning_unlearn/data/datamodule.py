@@ -451,9 +451,7 @@ class UnlearningDataModule(L.LightningDataModule):
             require_same(stored.fingerprint, fingerprint, f"split_path: {path}")
             if not stored.same_as(drawn):
                 asked = "another split than forget, nonmember, shadow, previous and seed ask for"
-                raise ValueError(
-                    f"split_path: {path} holds {asked}; give those it was made with, or another path"
-                )
+                raise ValueError(f"split_path: {path} holds {asked}; give its own arguments, or another path")
         elif path is not None and (self.trainer is None or self.trainer.is_global_zero):
             drawn.save(path)
         return drawn

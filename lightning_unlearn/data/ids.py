@@ -82,9 +82,7 @@ def read_ids(path: str | Path, column: str | None, *, integers: bool) -> npt.NDA
         with path.open(encoding="utf-8-sig") as file:
             cells = [cell for line in file if (cell := line.strip())]
         if integers and (crowded := next((cell for cell in cells if len(cell.split()) > 1), None)):
-            raise ValueError(
-                f"ids file {path} has {len(crowded.split())} values in a line; write one id per line"
-            )
+            raise ValueError(f"ids file {path} has {len(crowded.split())} values in a line; write one a line")
         return _typed_cells(path, cells, integers=integers)
     except UnicodeDecodeError as error:
         raise ValueError(

@@ -3,6 +3,7 @@
 import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -348,6 +349,7 @@ class DatasetLoader(BatchLoader):
         return loader, batches
 
 
+@dataclass
 class _Batches:
     """The rest of an epoch as lists of dataset positions, made one at a time; with a batch's seed in front, if asked.
 
@@ -355,11 +357,10 @@ class _Batches:
         start: The step to begin with.
     """
 
-    def __init__(self, sampler: OrderSampler, positions: Tensor | None, *, seeded: bool) -> None:
-        self.sampler = sampler
-        self.positions = positions
-        self.seeded = seeded
-        self.start = 0
+    sampler: OrderSampler
+    positions: Tensor | None
+    seeded: bool
+    start: int = 0
 
     def __len__(self) -> int:
         return len(self.sampler) - self.start

@@ -44,8 +44,7 @@ class Poison:
     def __post_init__(self) -> None:
         if not isinstance(self.trigger, Trigger):
             raise TypeError(
-                f"trigger must be a Trigger such as PatchTrigger(), got {type(self.trigger).__name__}; a "
-                "trigger of your own is a subclass of lightning_unlearn.data.triggers.Trigger"
+                f"trigger must be a Trigger such as PatchTrigger(), got {type(self.trigger).__name__}"
             )
         in_range("target_label", self.target_label, "[0, inf)", whole=True)
 

@@ -75,9 +75,7 @@ class Project:
         with self._deals:
             loader = self.loader("train_dataloader")
         if loader is None:
-            raise ValueError(
-                f"datamodule: {self.name} has no train_dataloader, so there is nothing to forget"
-            )
+            raise ValueError(f"datamodule: {self.name} has no train_dataloader: nothing could be forgotten")
         part = part_of_loader(loader, f"{self.name}.train_dataloader()")
         self._deals.check(part.owner, self.name)
         return part

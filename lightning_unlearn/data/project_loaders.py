@@ -213,9 +213,7 @@ def _taken_apart(loader: Any, where: str) -> Part:
     elif isinstance(loader, DataLoader):
         dataset, weights = _followed(loader, where)
     else:
-        advice = (
-            "unlearning needs one DataLoader over one dataset there, or, for the test set, test_dataset=..."
-        )
+        advice = "give one DataLoader over one dataset there, or, for the test set, test_dataset=..."
         raise TypeError(f"{where} gives a {type(loader).__name__}; {advice}")
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE
     collate_fn = getattr(loader, "collate_fn", None)

@@ -358,7 +358,7 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
     if callable(forget):
         return _Function(forget)
     raise TypeError(
-        f"forget must be a fraction, ids, a file of ids, a rule or a function, got {type(forget).__name__}"
+        f"forget must be a fraction, ids, their file, a rule or a function, got {type(forget).__name__}"
     )
 
 
@@ -386,14 +386,10 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
     if not (chosen[1:] > chosen[:-1]).all():
         chosen = np.sort(chosen)
         if len(repeated := _repeated(chosen)):
-            raise ValueError(
-                f"{name} chose {len(repeated)} positions more than once: {shown(repeated)}; choose each once"
-            )
+            raise ValueError(f"{name} chose {len(repeated)} positions more than once: {shown(repeated)}")
     outside = chosen[(chosen < 0) | (chosen >= data.n)]
     if len(outside):
-        raise ValueError(
-            f"{name} chose positions outside the training set: {shown(outside)}; it has {data.n}"
-        )
+        raise ValueError(f"{name} chose positions outside the training set: {shown(outside)} of {data.n}")
     taken = data.unavailable(chosen)
     if len(taken):
         raise ValueError(

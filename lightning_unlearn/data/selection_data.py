@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
@@ -56,21 +57,21 @@ class SelectionData:
         self._source = attributes
         self._names = sorted(attributes if isinstance(attributes, Mapping) else attribute_names)
         self._columns: dict[str, npt.NDArray[Any]] = {}
-        self._free: npt.NDArray[np.bool_] | None = None
-        if excluded is not None and np.size(excluded):
-            self._free = np.ones(self.n, dtype=np.bool_)
-            self._free[np.asarray(excluded)] = False
+        self._free = self._without(excluded)
 
     def with_(self, *, rng: np.random.Generator, excluded: npt.ArrayLike) -> SelectionData:
         """Return the same data with another source of randomness and other positions excluded."""
-        return SelectionData(
-            self.n,
-            targets=self._targets,
-            attributes=self._source,
-            attribute_names=self._names,
-            rng=rng,
-            excluded=excluded,
-        )
+        view = copy.copy(self)
+        view.rng, view._free = rng, self._without(excluded)
+        return view
+
+    def _without(self, excluded: npt.ArrayLike | None) -> npt.NDArray[np.bool_] | None:
+        """Return who may be chosen, or None where everyone may."""
+        if excluded is None or not np.size(excluded):
+            return None
+        free = np.ones(self.n, dtype=np.bool_)
+        free[np.asarray(excluded)] = False
+        return free
 
     @property
     def targets(self) -> npt.NDArray[np.int64] | None:

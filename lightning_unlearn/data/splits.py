@@ -370,7 +370,7 @@ def _held_or_drawn(
         return np.empty(0, dtype=np.int64)
     if count > (left := int(free.sum())):
         raise ValueError(
-            f"{name} asks for {count} of the {left} samples left of the {origin} set; make it smaller"
+            f"{name} asks for {count} of the {left} samples left of the {origin} set; ask for less"
         )
     order = rng.permutation(len(free))
     return np.sort(order[free[order]][:count])

@@ -64,9 +64,7 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
                 raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
         shapes = f"{tuple(inputs.shape)} and {tuple(targets.shape)}"
         if targets.dtype not in _INTEGER_DTYPES or targets.ndim != 1:
-            raise TypeError(
-                f"targets must be 1-D integer class indices, got {targets.dtype}, shapes {shapes}"
-            )
+            raise TypeError(f"targets must be 1-D integer class indices, got {targets.dtype} of {shapes}")
         if inputs.ndim == 0 or len(inputs) != len(targets):
             raise ValueError(f"inputs and targets must have one entry per sample, got shapes {shapes}")
         if len(targets) == 0:
@@ -75,10 +73,7 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         if num_classes is None:
             num_classes = high + 1
         if low < 0 or high >= num_classes:
-            advice = "renumber the classes from 0 or raise num_classes"
-            raise ValueError(
-                f"targets must lie in [0, num_classes={num_classes}), got from {low} to {high}; {advice}"
-            )
+            raise ValueError(f"targets must lie in [0, num_classes={num_classes}), got from {low} to {high}")
         self.inputs = inputs
         self.targets = targets.to(torch.int64)
         self.num_classes = num_classes

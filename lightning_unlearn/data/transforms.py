@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, shapes
 
 __all__ = ["AsFloat", "Normalize", "RandomCropFlip", "crop_flip"]
 
@@ -56,9 +56,7 @@ class Normalize:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
         if len(self.mean) != len(self.std) or not self.mean:
-            raise ValueError(
-                f"mean and std must have one value per channel each, got {self.mean} and {self.std}"
-            )
+            raise ValueError(f"mean and std must have a value per channel, got {self.mean} and {self.std}")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std must be positive in every channel, got {self.std}")
 
@@ -74,7 +72,7 @@ class Normalize:
         channels = len(self.mean)
         if channels > 1 and (inputs.ndim < 2 or inputs.shape[1] != channels):
             raise ValueError(
-                f"inputs of shape {tuple(inputs.shape)} do not have the {channels} channels of mean and std"
+                f"inputs must have the {channels} channels of mean and std, got {shapes(inputs)}"
             )
         full_scale = _UINT8_MAX if inputs.dtype == torch.uint8 else 1
         scale, shift = _affine(self.mean, self.std, full_scale, inputs.ndim, inputs.device)

@@ -156,7 +156,7 @@ class ColumnTrigger(Trigger):
             raise ValueError(f"columns must be different positions of 0 or more, got {self.columns!r}")
         if len(values) != len(columns):
             raise ValueError(
-                f"value must be one number, or one for each of the {len(columns)} columns, got {self.value!r}"
+                f"value must be one number, or one for each of {len(columns)} columns, got {self.value!r}"
             )
         for value in values:
             in_range("value", value, "(-inf, inf)")

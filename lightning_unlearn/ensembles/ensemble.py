@@ -81,8 +81,9 @@ def train_ensemble(
     - ``"stacked"``: side by side, their parameters stacked, by :func:`torch.func.vmap`.
     - ``"workers"``: in single-threaded processes, one a core, each in the better of the ways above. On Linux
       and on the CPU.
-    - ``"auto"``: side by side on an accelerator, without convolutions, and in small batches; otherwise one after
-      another; on a CPU in workers, if there are several cores and enough to do.
+    - ``"auto"``: side by side where a step is mostly overhead: without convolutions, in small batches, and on a GPU
+      as long as a step leaves it idle; otherwise one after another. On a CPU in workers, if there are several cores
+      and enough to do.
 
     A way that is impossible falls back to one after another. It is tried on two members first: a network that
     draws random numbers or that cannot be batched, an optimizer that does not treat every element by itself

@@ -123,6 +123,8 @@ class _Hasher:
             self._class(value)
         elif isinstance(value, L.Trainer):
             self._say("trainer")  # whoever looks back at it is not decided by it
+        elif isinstance(value, types.FunctionType) and hasattr(value, "dispatch"):
+            self.add(inspect.unwrap(value))  # of functools.singledispatch, whose cache grows with every call
         elif isinstance(value, types.FunctionType):
             self._say("function")
             self._code(value.__code__)

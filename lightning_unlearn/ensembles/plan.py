@@ -30,6 +30,8 @@ TRAINERS: dict[str, Trainer] = {"sequential": train_one_by_one, "stacked": train
 _SMALL_BATCH = 8
 # A stack that outgrows a CPU's caches is no faster; a GPU is given a share of what is free.
 _CPU_MODELS, _CPU_BYTES, _GPU_SHARE = 64, 350e6, 0.4
+# With convolutions whose outputs take more than this in a step, a GPU has enough to do with one model.
+_GPU_STEP_BYTES = 100e6
 # Steps of all members from which on starting processes pays; a step with convolutions takes longer.
 _STEPS_FOR_WORKERS = {True: 200, False: 2000}
 
@@ -107,13 +109,11 @@ def decide(
         return Plan("sequential", 1, 0, "asked for")
     network, on_cpu = runtime.place(first_module(recipe, members[0])), runtime.device.type == "cpu"
     convolutional = any(isinstance(part, AnyConvolution) for part in network.modules())
-    pays = (
-        len(members) > 1
-        and chunk != 1
-        and not (on_cpu and convolutional and recipe.batch_size > _SMALL_BATCH)
-    )
-    trainer, workers, reasons = "sequential", 0, []
-    if way == "stacked" or pays:
+    overhead = not (on_cpu and convolutional and recipe.batch_size > _SMALL_BATCH)
+    size, trainer, workers, reasons = 1, "sequential", 0, []
+    if way == "stacked" or (overhead and len(members) > 1):
+        size = chunk or _models_that_fit(recipe, data, members[0], network, runtime, convolutional)
+    if way == "stacked" or size > 1:
         if why_not := why_not_stacked(recipe, data, members, runtime):
             reasons.append(f"stacked is impossible here: {why_not}")
         else:
@@ -125,14 +125,8 @@ def decide(
             reasons.append(f"workers are impossible here: {why_not}")
         elif way == "auto" and steps < _STEPS_FOR_WORKERS[convolutional]:
             workers = 0
-    size = (
-        1
-        if trainer == "sequential"
-        else chunk or _models_that_fit(recipe, data, members[0], network, runtime)
-    )
-    return Plan(
-        trainer, size, workers, "; ".join(reasons) or ("by the rule" if way == "auto" else "asked for")
-    )
+    how = "by the rule" if way == "auto" else "asked for"
+    return Plan(trainer, size if trainer == "stacked" else 1, workers, "; ".join(reasons) or how)
 
 
 def _workers(runtime: Runtime, members: int) -> tuple[int, str]:
@@ -147,9 +141,14 @@ def _workers(runtime: Runtime, members: int) -> tuple[int, str]:
 
 
 def _models_that_fit(
-    recipe: Recipe, data: TensorData, member: Member, network: nn.Module, runtime: Runtime
+    recipe: Recipe,
+    data: TensorData,
+    member: Member,
+    network: nn.Module,
+    runtime: Runtime,
+    convolutional: bool,
 ) -> int:
-    """Return how many models fit the memory meant for a stack, by the outputs of a network's layers."""
+    """Return how many models fit what a stack should take, by the outputs of a network's layers."""
     kept = 0
 
     def note(module: nn.Module, arguments: Sequence[Tensor], output: Tensor) -> None:
@@ -170,6 +169,9 @@ def _models_that_fit(
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     # Weights, gradients, two moments and a temporary; outputs, their gradients and copies in other layouts.
     each = 5 * weights + 3 * (kept + inputs.nbytes)
-    if runtime.device.type == "cuda":
-        return max(1, int(_GPU_SHARE * torch.cuda.mem_get_info(runtime.device)[0] // each))
-    return max(1, min(_CPU_MODELS, int(_CPU_BYTES // each)))
+    if runtime.device.type != "cuda":
+        return max(1, min(_CPU_MODELS, int(_CPU_BYTES // each)))
+    most = _GPU_SHARE * torch.cuda.mem_get_info(runtime.device)[0] // each
+    if convolutional:
+        most = min(most, _GPU_STEP_BYTES // (kept + inputs.nbytes))
+    return max(1, int(most))

@@ -5,6 +5,8 @@ from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, Literal, get_args
 
+from lightning_unlearn.core.checks import in_range
+
 __all__ = [
     "COST",
     "MATCH",
@@ -70,10 +72,8 @@ class DeclaredMetric:
                 raise ValueError(f"{argument} must be a text, got {getattr(self, argument)!r}")
         if not self.label:
             raise ValueError("label must not be empty; give the metric's name in full")
-        if self.digits is not None and self.digits not in range(11):
-            raise ValueError(f"digits of {self.label!r} must be 0 to 10 or None, got {self.digits!r}")
-        if self.margin is not None and not self.margin > 0:
-            raise ValueError(f"margin of {self.label!r} must be above 0 or None, got {self.margin!r}")
+        in_range(f"digits of {self.label!r}", self.digits, "[0, 10]", whole=True, none=True)
+        in_range(f"margin of {self.label!r}", self.margin, "(0, inf)", none=True)
         if self.decides == "utility" and (self.margin is None or self.direction != "higher"):
             raise ValueError(
                 f"{self.label!r} decides on utility, so give its margin, the loss that does not matter, and "

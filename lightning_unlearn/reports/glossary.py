@@ -179,6 +179,11 @@ def format_value(metric: DeclaredMetric, value: Value) -> str:
     return mean if half is None else f"{mean} ± {format_number(metric, half, digits)}"
 
 
+def with_unit(metric: DeclaredMetric, value: Value) -> str:
+    """Print a value as :func:`format_value` does, with its unit."""
+    return f"{format_value(metric, value)} {metric.unit}".rstrip()
+
+
 def format_interval(metric: DeclaredMetric, value: Value) -> str:
     """Print the ends of the 95% interval, or "no interval".
 

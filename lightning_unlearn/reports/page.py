@@ -224,24 +224,17 @@ def _own_config(config: Mapping[str, Any], model: str) -> dict[str, Any]:
 
 def _entry(entry: Mapping[str, Any], place: int) -> tuple[str, list[tuple[str, str]]]:
     """Return a heading for one line of a ledger, and its content: single facts first, what is nested deep last."""
-    facts: list[tuple[str, str]] = []
-    deep: list[tuple[str, str]] = []
+    facts: dict[str, Any] = {}
     for key, value in entry.items():
-        if not isinstance(value, (Mapping, list)):
-            facts.append((key, _text(value)))
-        elif isinstance(value, list) or any(isinstance(item, (dict, list)) for item in value.values()):
-            deep.append((key, _text(value)))
+        if isinstance(value, Mapping) and not any(isinstance(item, (dict, list)) for item in value.values()):
+            facts |= {f"{key}: {inner}": item for inner, item in value.items()}
         else:
-            facts += [(f"{key}: {inner}", _text(item)) for inner, item in value.items()]
-    facts += deep
+            facts[key] = value
+    ordered = sorted(facts.items(), key=lambda fact: isinstance(fact[1], (dict, list)))
     method = entry.get("method")
-    named = [
-        entry.get("request"),
-        method.get("name") if isinstance(method, Mapping) else method,
-        entry.get("time"),
-    ]
-    heading = ", ".join(clean(str(name)) for name in named if name)
-    return heading or f"Line {place}", facts
+    name = method.get("name") if isinstance(method, Mapping) else method
+    heading = ", ".join(clean(str(told)) for told in (entry.get("request"), name, entry.get("time")) if told)
+    return heading or f"Line {place}", [(key, _text(value)) for key, value in ordered]
 
 
 def _breakable(name: str) -> Markup:

@@ -268,12 +268,8 @@ def validate(report: Mapping[str, Any], name: str | None = None) -> None:
 
 
 _KINDS = {
-    "versions": Mapping,
-    "config": Mapping,
-    "data": Mapping,
-    "models": Mapping,
-    "seeds": list,
-    "failures": list,
+    **dict.fromkeys(("versions", "config", "data", "models"), Mapping),
+    **dict.fromkeys(("seeds", "failures"), list),
 }
 
 
@@ -348,7 +344,7 @@ def _declaration_faults(metrics: Any) -> Iterator[str]:
     try:
         for entry in metrics.values():
             DeclaredMetric.read(entry)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         yield f"metrics: {error}"
 
 

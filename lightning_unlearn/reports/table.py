@@ -7,6 +7,7 @@ from functools import partial
 
 from rich.cells import cell_len
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.terminal import encodable
 from lightning_unlearn.metrics.declared import MATCH
 from lightning_unlearn.reports.glossary import (
@@ -58,10 +59,7 @@ def render_text(
     Raises:
         ValueError: ``width`` is below 50, or no model has one of ``metrics``.
     """
-    if width < 50:
-        raise ValueError(
-            f"width must be at least 50, got {width}; a narrower table cannot hold a name and a number"
-        )
+    in_range("width", width, "[50, inf)", "; a narrower table cannot hold a name and a number")
     names = headline_metrics(report) if metrics is None else list(metrics)
     for name in names:
         if not any(name in measured for measured in report["models"].values()):

@@ -27,24 +27,11 @@ from lightning_unlearn.reports.glossary import (
     decimals,
     describe,
     format_number,
-    format_value,
     measured_metrics,
     method_names,
+    with_unit,
 )
 from lightning_unlearn.reports.schema import Report
-
-__all__ = [
-    "LEAST_SEEDS",
-    "VERDICTS",
-    "Finding",
-    "Status",
-    "Verdict",
-    "control_findings",
-    "judge",
-    "judge_all",
-    "separates",
-    "summary_sentences",
-]
 
 LEAST_SEEDS = 3
 """With fewer seeds a comparison is an illustration."""
@@ -276,14 +263,12 @@ def _finding(report: Report, test: _Test) -> Finding:
     """Word the answer for one metric."""
     metric = describe(test.metric, report)
     value, target = (report["models"][model][test.metric] for model in (test.model, "retrain"))
-    unit = f" {metric.unit}" if metric.unit else ""
-    points = " points" if metric.unit == "%" else unit
+    points = " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
 
     def number(amount: float) -> str:
         return format_number(metric, amount, decimals(metric, value))
 
-    theirs = f"the retrained model {format_value(metric, target)}{unit}"
-    shown = f"{metric.label}: {format_value(metric, value)}{unit}, {theirs}"
+    shown = f"{metric.label}: {with_unit(metric, value)}, the retrained model {with_unit(metric, target)}"
     if test.difference is None:
         return Finding(
             test.metric,
@@ -382,11 +367,8 @@ def control_findings(report: Report) -> list[str]:
         metric = describe(name, report)
         if metric.decides != "forgetting" or name not in source or name not in retrain:
             continue
-        unit = f" {metric.unit}" if metric.unit else ""
-        numbers = (
-            f"{metric.label}: source model {format_value(metric, source[name])}{unit}, "
-            f"retrained model {format_value(metric, retrain[name])}{unit}"
-        )
+        floor, ceiling = (with_unit(metric, control[name]) for control in (source, retrain))
+        numbers = f"{metric.label}: source model {floor}, retrained model {ceiling}"
         told_apart = separates(report, name)
         if told_apart is None:
             sentences.append(f"{numbers}; fewer than {LEAST_SEEDS} seeds cannot show whether they differ.")

@@ -1,4 +1,4 @@
-"""The whole output of a comparison, in the order that keeps it honest; adds nothing to the parts it calls."""
+"""Writes the whole output of a comparison, in the order that keeps it honest."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the W&B runs of a comparison go, and the opening of one; decides nothing about their content."""
+"""Where the W&B runs of a comparison go, and the opening of one."""
 
 import os
 import warnings

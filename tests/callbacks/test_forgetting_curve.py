@@ -70,3 +70,21 @@ def test_all_that_is_logged_of_a_method_with_two_optimizers_stands_on_one_axis(t
         for name in ("accuracy/test", "backdoor/clean_accuracy", "time/total_s")
     }
     assert set(last.values()) == {4}, "two epochs of two steps: 12 samples to forget in batches of 8"
+
+
+@pytest.mark.slow
+def test_an_evaluator_that_watches_is_added_without_training_the_baseline_again(tmp_path: Path) -> None:
+    poisoned = toy_data(nonmember=10, backdoor=Poison(ColumnTrigger([0]), target_label=0))
+
+    def trained(*evaluators: Any) -> dict[str, int]:
+        assert not toy_compare(tmp_path, seeds=1, evaluators=list(evaluators), data=lambda: poisoned).failed
+        names = ("source", "retrain", "reference_kl")
+        return {name: (tmp_path / name / "seed_0" / "training.json").stat().st_mtime_ns for name in names}
+
+    first, more, fewer = (trained(), trained(lambda: Backdoor(every_n_epochs=1)), trained())
+    assert (first["source"], first["retrain"]) == (more["source"], more["retrain"])
+    assert first["reference_kl"] < more["reference_kl"], "there was no curve to show"
+    assert fewer == more
+    often = trained(lambda: Backdoor(every_n_epochs=2))
+    assert often["reference_kl"] > more["reference_kl"], "another curve is shown than was asked for"
+    assert often["retrain"] == first["retrain"]

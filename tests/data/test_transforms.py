@@ -78,10 +78,10 @@ def test_as_float_keeps_values():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Normalize((0.5,), (0.5, 0.5)), "one value per channel"),
-        (lambda: Normalize((), ()), "one value per channel"),
+        (lambda: Normalize((0.5,), (0.5, 0.5)), "a value per channel"),
+        (lambda: Normalize((), ()), "a value per channel"),
         (lambda: Normalize((0.5,), (0.0,)), "std must be positive"),
-        (lambda: Normalize((0.5, 0.5), (1.0, 1.0))(images()), "do not have the 2 channels"),
+        (lambda: Normalize((0.5, 0.5), (1.0, 1.0))(images()), "must have the 2 channels"),
         (lambda: RandomCropFlip(-1), "padding must be at least 0"),
         (lambda: RandomCropFlip(0, flip=False), "changes nothing"),
         (lambda: RandomCropFlip()(torch.zeros(3, 4), torch.Generator()), r"\(B, C, H, W\)"),

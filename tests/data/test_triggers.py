@@ -126,7 +126,7 @@ def test_a_sample_does_not_depend_on_its_batch_nor_on_the_random_state(
         (lambda: ColumnTrigger([]), "columns must be different positions"),
         (lambda: ColumnTrigger([1, 1]), "columns must be different positions"),
         (lambda: ColumnTrigger(-1), "columns must be different positions"),
-        (lambda: ColumnTrigger([0, 1], [1.0]), "one for each of the 2 columns"),
+        (lambda: ColumnTrigger([0, 1], [1.0]), "one for each of 2 columns"),
         (lambda: ColumnTrigger(0, float("inf")), "value must be finite"),
         (lambda: ColumnTrigger(4)(torch.zeros(3, 4)), r"columns must lie in \[0, 4\)"),
         (lambda: ColumnTrigger(0, 0.5)(torch.zeros(3, 4, dtype=torch.uint8)), "cannot be held"),

@@ -504,9 +504,9 @@ class Endless(IterableDataset[Any]):
         (lambda: DataLoader(Endless()), "Endless cannot be indexed by position"),
         (
             lambda: CombinedLoader({"a": DataLoader(TensorDataset(X, Y))}),
-            "gives a CombinedLoader; unlearning needs one",
+            "gives a CombinedLoader; give one DataLoader",
         ),
-        (lambda: {"a": DataLoader(TensorDataset(X, Y))}, "gives a dict; unlearning needs one"),
+        (lambda: {"a": DataLoader(TensorDataset(X, Y))}, "gives a dict; give one DataLoader"),
     ],
 )
 def test_loaders_that_serve_no_positions_are_named(loader: Any, message: str) -> None:

@@ -2,7 +2,7 @@
 
 import threading
 from dataclasses import replace
-from functools import partial
+from functools import partial, singledispatch
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +222,14 @@ def test_an_optimizers_setting_outside_its_groups_counts() -> None:
         )
     }
     assert len(keys) == 2
+
+
+def test_what_a_dispatched_function_remembers_of_its_calls_does_not_count() -> None:
+    @singledispatch
+    def shown(value: Any) -> str:
+        return "anything"
+
+    before = fingerprint(shown)
+    shown(3)
+    shown.register(int, lambda value: "a number")
+    assert fingerprint(shown) == before

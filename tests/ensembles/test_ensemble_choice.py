@@ -93,4 +93,4 @@ def test_a_stack_fits_the_memory_meant_for_it(monkeypatch: pytest.MonkeyPatch) -
     outputs = 4 * 8 * (16 + 100 + 100 + 10)  # of a batch of 8, the input's share included
     monkeypatch.setattr(choice, "_CPU_BYTES", 10.0 * (5 * weights + 3 * outputs))
     recipe = Recipe(lambda: network, 1, 8, sgd)
-    assert choice._models_that_fit(recipe, data(16), members(1)[0], network, Runtime()) == 10
+    assert choice._models_that_fit(recipe, data(16), members(1)[0], network, Runtime(), False) == 10

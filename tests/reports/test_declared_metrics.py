@@ -154,7 +154,7 @@ def test_merged_reports_keep_the_declarations_of_all() -> None:
         ({"label": "a", "decides": "all"}, "decides of 'a' must be one of"),
         ({"label": "a", "decides": "utility", "direction": "higher"}, "give its margin"),
         ({"label": "a", "margin": 0}, "margin of 'a' must be above 0"),
-        ({"label": "a", "digits": -1}, "digits of 'a' must be 0 to 10"),
+        ({"label": "a", "digits": -1}, "digits of 'a' must lie in \\[0, 10\\]"),
         ({"label": "a", "unit": None}, "unit must be a text"),
     ],
 )

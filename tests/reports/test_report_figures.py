@@ -583,7 +583,7 @@ def test_wrong_posteriors_are_refused(posteriors: Any, bins: int, message: str) 
 
 
 def test_unknown_scale_is_refused() -> None:
-    with pytest.raises(ValueError, match="scale must be 'linear' or 'log-odds', got 'log'"):
+    with pytest.raises(ValueError, match="scale must be one of 'linear', 'log-odds', got 'log'"):
         posterior_histograms({"a": {"s": [0.5]}}, scale="log")  # type: ignore[arg-type]
 
 

@@ -1,13 +1,16 @@
 """What an evaluator may ask for while it looks at one run: data, controls and shared answers."""
 
 import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import lightning as L
-from torch import nn
+from torch import Tensor, nn
 
+from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
 from lightning_unlearn.methods.base.trial import require_logits, try_model, warn_of_guessing
 from lightning_unlearn.models.surgery import clone
@@ -83,6 +86,24 @@ class Audit:
                 )
             self._cache.outputs[key] = outputs
         return self._cache.outputs[key]
+
+    def batches(
+        self, stream: str, batch_size: int, *, positions: Positions | None = None, epoch: int | None = None
+    ) -> Iterator[tuple[Any, Tensor]]:
+        """Yield inputs and targets of a whole stream on every rank, on the device and never augmented.
+
+        Args:
+            stream: Name of a stream.
+            batch_size: Samples of a batch.
+            positions: Which samples; ``None`` for all.
+            epoch: Epoch of training, which shuffles; ``None`` keeps the stream's order.
+        """
+        loader = self.data.loader(stream, positions=positions, batch_size=batch_size, rank=0, world_size=1)
+        if epoch is not None:
+            loader.sampler.shuffle, loader.sampler.seed = True, derive_seed(self.seed, "order")
+            loader.sampler.set_epoch(epoch)
+        for batch in loader:
+            yield self.adapter.split(self.runtime.to_device(batch))
 
     def original(self, model: nn.Module) -> nn.Module:
         """Return the user's module that a control is a copy of, or the model itself."""

@@ -175,6 +175,13 @@ class Evaluator(L.Callback):
         self._made = key, [weakref.ref(subject) for subject in subjects], made
         return made
 
+    def file_for(self, model: nn.Module, audit: Audit, ending: str) -> Path | None:
+        """Return where this process may write a file beside the results' file; ``None`` for a control."""
+        trainer = audit.runtime.trainer
+        folder = None if trainer is None else self._folder(trainer)  # every rank must ask
+        control = model is audit.source or model is audit.retrained
+        return None if folder is None or control or audit.runtime.rank else folder / f"{self.name}{ending}"
+
     def data_of(self, trainer: L.Trainer) -> UnlearningDataModule:
         """Return the split data: the evaluator's own, or the trainer's."""
         data: UnlearningDataModule = self.data or trainer.datamodule  # type: ignore[attr-defined]
@@ -261,9 +268,8 @@ class Evaluator(L.Callback):
                 _attached(data, trainer),
                 _ready(pl_module, Runtime(trainer)),
             ):
-                if (
-                    ours
-                ):  # a finished run that is resumed trains no more, and its checkpoint is from before the end
+                if ours:
+                    # a finished run that is resumed trains no more, and its checkpoint is from before the end
                     getattr(pl_module, "settle_statistics", lambda: None)()
                 audit = Audit(trainer, data, self.adapter_for(pl_module), source, self.retrained, seed)
                 if self.fresh is not None:

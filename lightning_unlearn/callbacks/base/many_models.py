@@ -150,16 +150,14 @@ class ManyModels(Evaluator):
 
     def save_samples(self, model: nn.Module, audit: Audit, **scores: Tensor) -> None:
         """Write scores of single samples next to the results' file, in the order of the stream; no sample is named."""
-        trainer = audit.runtime.trainer
-        folder = None if trainer is None else self._folder(trainer)  # every rank must ask
-        audited = model is not audit.source and model is not audit.retrained
-        if folder is None or not audited or audit.runtime.rank:
+        path = self.file_for(model, audit, "_samples.npz")
+        if path is None:
             return
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {name: value.numpy() for name, value in scores.items()}
         np.savez_compressed(buffer, **arrays)
-        write_bytes_atomic(folder / f"{self.name}_samples.npz", buffer.getvalue())
-        audit.details["samples"] = f"{self.name}_samples.npz"
+        write_bytes_atomic(path, buffer.getvalue())
+        audit.details["samples"] = path.name
 
     def attack_rates(
         self,

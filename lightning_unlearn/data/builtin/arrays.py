@@ -72,7 +72,7 @@ class Arrays(TensorDataModule):
         if {"x_train", "y_train", "x_test", "y_test"} <= arrays.keys():
             if self.test_fraction is not None:
                 raise ValueError(
-                    f"test_fraction={self.test_fraction} is for files with x and y only, not {self.path}"
+                    f"test_fraction={self.test_fraction} is for files with x and y only; leave it out"
                 )
             classes = 1 + max(int(np.max(arrays["y_train"])), int(np.max(arrays["y_test"])))
             return self._part(arrays, "_train", classes), self._part(arrays, "_test", classes)
@@ -91,9 +91,7 @@ class Arrays(TensorDataModule):
             raise ValueError(f"{self.path}: y{suffix} must be class indices, 1-D integers, got {found}")
         inputs, transform = self._inputs(arrays[f"x{suffix}"])
         if self.augment and inputs.ndim != 4:
-            raise ValueError(
-                f"augment=True needs images; x{suffix} of {self.path} has shape {shapes(inputs)}"
-            )
+            raise ValueError(f"augment=True needs images; x{suffix} of {self.path} is {shapes(inputs)}")
         names = [name.removesuffix(suffix) for name in arrays if name.endswith(suffix)]
         attributes = {name: arrays[name + suffix] for name in names if name not in ("x", "y")}
         try:

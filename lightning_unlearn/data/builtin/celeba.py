@@ -89,9 +89,7 @@ class CelebA(FilesDataModule):
                 raise missing_data("CelebA", folder / name, _HOME, can_download=True)
         names, files, values = _read_attributes(folder / _ATTRIBUTES)
         if self.target not in names:
-            raise ValueError(
-                f"target must be an attribute of CelebA, one of {', '.join(names)}; got {self.target!r}"
-            )
+            raise ValueError(f"target must be one of {', '.join(names)}; got {self.target!r}")
         partition = _read_numbers(folder / _PARTITION, files)
         columns: dict[str, npt.NDArray[Any]] = {name: values[:, index] for index, name in enumerate(names)}
         columns["identity"] = _read_numbers(folder / _IDENTITIES, files)
@@ -131,9 +129,7 @@ def _read_numbers(path: Path, files: npt.NDArray[np.str_]) -> npt.NDArray[np.int
     """Return the number beside every file name, ``(n,)``; the file names must be ``files``."""
     listed, values = _columns(path, path.read_text().splitlines(), 1)
     if not np.array_equal(listed, files):
-        raise ValueError(
-            f"{path} does not list the same images as {_ATTRIBUTES}; get both again from {_HOME}"
-        )
+        raise ValueError(f"{path} does not list the same images as {_ATTRIBUTES}; get both from {_HOME}")
     return values[:, 0]
 
 

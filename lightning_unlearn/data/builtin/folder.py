@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def decode_images(paths: Sequence[Path], image_size: int | None = None) -> Tenso
     return images
 
 
+@dataclass(eq=False)
 class LazyImages(Dataset[tuple[Tensor, Tensor]]):
     """Labelled image files that are decoded when a sample is asked for, for data that do not fit in memory.
 
@@ -97,22 +99,12 @@ class LazyImages(Dataset[tuple[Tensor, Tensor]]):
         attributes: Columns with one value per image.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        targets: Tensor,
-        *,
-        num_classes: int,
-        image_size: int,
-        transform: Callable[[Tensor], Tensor],
-        attributes: Mapping[str, npt.NDArray[Any]],
-    ) -> None:
-        self.paths = list(paths)
-        self.targets = targets
-        self.num_classes = num_classes
-        self.image_size = image_size
-        self.transform = transform
-        self.attributes = dict(attributes)
+    paths: list[Path]
+    targets: Tensor
+    num_classes: int
+    image_size: int
+    transform: Callable[[Tensor], Tensor]
+    attributes: dict[str, npt.NDArray[Any]]
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -124,12 +116,10 @@ class LazyImages(Dataset[tuple[Tensor, Tensor]]):
     def subset(self, positions: npt.NDArray[Any] | Tensor) -> LazyImages:
         """Return a dataset of its own with the images at ``positions`` (shape ``(m,)``), in that order."""
         rows = np.asarray(positions)
-        return LazyImages(
-            [self.paths[row] for row in rows.tolist()],
-            self.targets[torch.as_tensor(rows)],
-            num_classes=self.num_classes,
-            image_size=self.image_size,
-            transform=self.transform,
+        return replace(
+            self,
+            paths=[self.paths[row] for row in rows.tolist()],
+            targets=self.targets[torch.as_tensor(rows)],
             attributes={name: column[rows] for name, column in self.attributes.items()},
         )
 

@@ -153,7 +153,7 @@ def read_binary_table(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
     if labels is not None:
         if labels.shape != table.shape[:1]:
             raise ValueError(
-                f"{path} has {len(table)} rows and labels of shape {labels.shape}; there must be one each"
+                f"{path} has {len(table)} rows and labels of shape {labels.shape}; give one each"
             )
         labels = np.unique(labels, return_inverse=True)[1].astype(np.int64)
     return table.astype(np.uint8), labels
@@ -179,9 +179,7 @@ def kmeans_classes(features: npt.NDArray[Any], classes: int) -> npt.NDArray[np.i
         labels = np.asarray(kmeans.fit_predict(features.astype(np.float32)), dtype=np.int64)
         if len(np.unique(labels)) == classes:
             return labels
-    raise ValueError(
-        f"classes={classes} is too many for the {len(features)} rows of the table; choose fewer classes"
-    )
+    raise ValueError(f"classes={classes} is too many for the {len(features)} rows of the table; choose fewer")
 
 
 def _read_csv(path: Path) -> npt.NDArray[np.int16]:

@@ -215,28 +215,10 @@ def panel_grid(
     return figure, list(zip(grid, items, lowest, strict=False))
 
 
-def legend_above(figure: Figure, handles: Mapping[str, Any], columns: int) -> None:
-    """Put a legend over all panels, each label with its handle."""
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside upper center",
-        ncols=columns,
-        frameon=False,
-        handlelength=3.0,
-    )
-
-
-def legend_beside(figure: Figure, handles: Mapping[str, Any], title: str | None = None) -> None:
-    """Put a legend to the right of all panels, each label with its handle."""
-    figure.legend(
-        handles.values(),
-        handles.keys(),
-        loc="outside right upper",
-        frameon=False,
-        handlelength=3.0,
-        title=title,
-    )
+def legend(figure: Figure, handles: Mapping[str, Any], place: str = "right upper", **more: Any) -> None:
+    """Put a legend outside the panels, each label with its handle."""
+    look: dict[str, Any] = {"loc": f"outside {place}", "frameon": False, "handlelength": 3.0}
+    figure.legend(handles.values(), handles.keys(), **look, **more)
 
 
 def line_handle(label: str, **look: Any) -> Any:

@@ -77,7 +77,7 @@ def backdoor_curve(report: Report, details: Details) -> Figure | None:
         axes.grid(**base.GRID)
         if lowest:
             axes.set_xlabel("Epochs of unlearning")
-    base.legend_beside(figure, {**handles, **base.control_handles(report, list(drawn))})
+    base.legend(figure, {**handles, **base.control_handles(report, list(drawn))})
     return figure
 
 

@@ -217,7 +217,7 @@ def relearn_time(report: Report, details: Details) -> Figure | None:
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-    base.legend_beside(figure, handles)
+    base.legend(figure, handles)
     return figure
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import base
 from lightning_unlearn.reports.glossary import CONTROLS, ordered_models
@@ -83,7 +84,7 @@ def roc(report: Report, details: Details) -> Figure | None:
         axes.grid(**base.GRID)
     linear.set(xlim=(0, 1), ylim=(0, 1.01), title="Linear axes")
     logarithmic.set(xscale="log", yscale="log", xlim=(1e-3, 1), ylim=(1e-3, 1.05), title="Logarithmic axes")
-    base.legend_beside(figure, handles)
+    base.legend(figure, handles)
     return figure
 
 
@@ -136,7 +137,7 @@ def posterior_change(report: Report, details: Details) -> Figure | None:
             axes.set_ylabel(base.model_label(method, _ROW_LABEL_WIDTH), fontsize=9, fontweight="bold")
     _finish(figure, _XLABEL, "log-odds")
     # One column each in a narrow figure, where three entries side by side would be cut off.
-    base.legend_above(figure, handles, 3 if len(sets) > 1 else 1)
+    base.legend(figure, handles, "upper center", ncols=3 if len(sets) > 1 else 1)
     return figure
 
 
@@ -181,12 +182,10 @@ def posterior_histograms(
         ValueError: No model, a model without sets, a set without values, values outside [0, 1] or not of
             shape (n,), ``bins`` below 2, an unknown ``scale``, or more sets than there are colours (6).
     """
-    if bins < 2:
-        raise ValueError(f"bins must be at least 2, got {bins}")
+    in_range("bins", bins, "[2, inf)", whole=True)
+    one_of("scale", scale, "linear", "log-odds")
     if not posteriors:
         raise ValueError("posteriors must hold at least one model")
-    if scale not in ("linear", "log-odds"):
-        raise ValueError(f"scale must be 'linear' or 'log-odds', got {scale!r}")
     arrays: dict[str, dict[str, _Array]] = {}
     for model, by_set in posteriors.items():
         if not by_set:
@@ -215,7 +214,7 @@ def posterior_histograms(
         if lowest:
             axes.tick_params(labelbottom=True)
     _finish(figure, xlabel, scale)
-    base.legend_above(figure, {name: handles[name] for name in sets}, 3)
+    base.legend(figure, {name: handles[name] for name in sets}, "upper center", ncols=3)
     return figure
 
 

@@ -126,7 +126,7 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> F
     text = f"mean and 95% interval over {seeds} seeds" if seeds > 1 else "one seed"
     handles = {text: base.line_handle(text, color=base.BLUE, marker="o")}
     handles |= base.control_handles(report, shown, ("source", "retrain"))
-    base.legend_above(figure, handles, min(len(handles), len(shown), _COLUMNS))
+    base.legend(figure, handles, "upper center", ncols=min(len(handles), len(shown), _COLUMNS))
     return figure
 
 

@@ -145,7 +145,7 @@ def trade_off(report: Report, details: Details) -> Figure | None:
     axes.ticklabel_format(useOffset=False)
     several = len(report["seeds"]) > 1
     title = "dashed and grey: the retrained\nmodel and its 95% interval" if several else None
-    base.legend_beside(figure, handles, title or "dashed: the retrained model")
+    base.legend(figure, handles, title=title or "dashed: the retrained model")
     return figure
 
 

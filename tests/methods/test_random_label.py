@@ -17,7 +17,9 @@ SETTINGS = {"RandomLabel": {"forgets": {"weight": 1.0}}}
 @pytest.mark.slow
 def test_wrong_labels_are_forgotten(tmp_path: Path) -> None:
     # a wrong label is drawn again in one of nine cases, so that more is left than of other methods
-    check_wrong_labels_are_forgotten(lambda source: RandomLabel(source, 0.5), tmp_path, epochs=60, left=0.12, lost=0.05)
+    check_wrong_labels_are_forgotten(
+        lambda source: RandomLabel(source, 0.5), tmp_path, epochs=60, left=0.12, lost=0.05
+    )
 
 
 def test_labels_are_wrong_spread_over_all_others_and_of_one_draw_a_pass() -> None:

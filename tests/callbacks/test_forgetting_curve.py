@@ -72,6 +72,7 @@ def test_all_that_is_logged_of_a_method_with_two_optimizers_stands_on_one_axis(t
     assert set(last.values()) == {4}, "two epochs of two steps: 12 samples to forget in batches of 8"
 
 
+@pytest.mark.slow
 def test_an_evaluator_that_watches_is_added_without_training_the_baseline_again(tmp_path: Path) -> None:
     poisoned = toy_data(nonmember=10, backdoor=Poison(ColumnTrigger([0]), target_label=0))
 

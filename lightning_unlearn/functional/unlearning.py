@@ -10,7 +10,7 @@ from lightning_unlearn.core.checks import in_range, one_of, shapes
 from lightning_unlearn.functional._checks import as_float_pair
 from lightning_unlearn.functional.divergence import js_from_logits, kl_from_logits
 
-__all__ = ["annealed", "bounded_ascent", "perturbation_loss", "reference_kl_loss"]
+__all__ = ["annealed", "bounded_ascent", "perturbation_loss", "preference_loss", "reference_kl_loss"]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -166,3 +166,34 @@ def annealed(step: int, steps: int, *, warm_up: float = 0.2, end: float = 0.02) 
     if step < rising:
         return (step + 1) / rising
     return 1 - (1 - end) * min(1.0, (step + 1 - rising) / max(1, steps - rising))
+
+
+def preference_loss(
+    log_p: Tensor, reference_log_p: Tensor | None = None, *, beta: float = 0.1, gamma: float = 0.0
+) -> Tensor:
+    r"""Return the loss of negative preference optimization on D_f, a bounded stand-in for gradient ascent.
+
+    .. math::
+        \frac{2}{\beta}\,\mathrm{mean}\,\log\big(1 + (p_y / p_{source,y})^\beta e^\gamma\big)
+
+    Zhang et al., "Negative Preference Optimization", 2024, eq. 3. Without a reference it is SimNPO, Fan et al.,
+    "Simplicity Prevails", 2024, for an answer of one token, a class. For β to 0 it becomes gradient ascent; its
+    gradient vanishes where the true class has become unlikely.
+
+    Args:
+        log_p: Log posterior of the true class under the unlearned model, ``(B,)`` floating point.
+        reference_log_p: The same under the source model; ``None`` leaves it out (SimNPO).
+        beta: How sharply the gradient fades, > 0.
+        gamma: Margin γ of SimNPO, which has it with the other sign.
+
+    Raises:
+        ValueError: If ``beta`` is not above 0.
+
+    Example:
+        >>> import torch
+        >>> preference_loss(torch.zeros(1), torch.zeros(1), beta=2.0)
+        tensor(0.6931)
+    """
+    in_range("beta", beta, "(0, inf)", "; 0.1 is the paper's")
+    ratio = log_p if reference_log_p is None else log_p - reference_log_p.detach()
+    return (2 / beta) * F.softplus(beta * ratio + gamma).mean()

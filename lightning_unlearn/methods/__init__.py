@@ -6,25 +6,33 @@ from lightning_unlearn.methods.base.source import SourceCheckpoint
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.l1_sparse import L1Sparse
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
+from lightning_unlearn.methods.npo import NPO
 from lightning_unlearn.methods.random_k import RandomK
+from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
+from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
+    "NPO",
     "WGAN",
     "CFk",
     "EUk",
     "FineTune",
+    "L1Sparse",
     "NegGradPlus",
     "Perturbation",
     "RandomK",
+    "RandomLabel",
     "RandomTopK",
     "ReferenceKL",
     "Retrain",
+    "ShrinkPerturb",
     "SourceCheckpoint",
     "TopK",
     "UnlearningModule",

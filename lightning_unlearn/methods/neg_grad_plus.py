@@ -2,15 +2,12 @@
 
 from typing import Any, ClassVar
 
-from torch import Tensor
-
-from lightning_unlearn.functional import bounded_ascent
-from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
+from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
 
 __all__ = ["NegGradPlus"]
 
 
-class NegGradPlus(UnlearningModule):
+class NegGradPlus(AscendingModule):
     r"""Descends on the retain set while it ascends on the forget set.
 
     .. math:: L = \alpha \, CE(D_r) - (1 - \alpha) \, \min(CE(D_f), clamp)
@@ -26,7 +23,8 @@ class NegGradPlus(UnlearningModule):
 
     Args:
         source: The source model.
-        alpha: Weight α of the retain set in [0, 1]. The paper has 0.95 to 0.9999 with SGD and more epochs.
+        alpha: Weight α of the retain set in [0, 1]; at 1 the forget set is not read. The paper has 0.95 to 0.9999 with
+            SGD and more epochs.
         clamp: Mean loss on a batch of D_f beyond which nothing ascends, > 0; for the cross-entropy choose it above
             log C, C the number of classes.
         ascent_share: Share of the steps that ascend, in (0, 1].
@@ -44,14 +42,9 @@ class NegGradPlus(UnlearningModule):
         ValueError: alpha must lie in [0, 1], got 1.5: it weighs the retain set against the forget set
     """
 
-    streams = ("forget", "retain")
-    epoch_stream = "retain"
-    default_lr = 3e-3
-    anneals = True
     declared: ClassVar[Declared] = {
+        **AscendingModule.declared,
         "alpha": Range("[0, 1]", ": it weighs the retain set against the forget set"),
-        "clamp": Range("(0, inf)", "; 6 is a usual bound"),
-        "ascent_share": Range("(0, 1]", "; 1 ascends to the end"),
     }
 
     def __init__(
@@ -63,25 +56,6 @@ class NegGradPlus(UnlearningModule):
         ascent_share: float = 0.6,
         **method: Any,
     ) -> None:
-        self.check(alpha=alpha, clamp=clamp, ascent_share=ascent_share)
-        super().__init__(source, **method)
-        self.alpha = alpha
-        self.clamp = clamp
-        self.ascent_share = ascent_share
-        self._last_ascent = 0
-
-    def on_train_start(self) -> None:
-        """Note when ascent ends."""
-        super().on_train_start()
-        self._last_ascent = max(1, round(self.ascent_share * self.total_steps))
-
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Descend on D_r and ascend on D_f, or descend alone once ascent has ended."""
-        if self.trainer.global_step >= self._last_ascent:
-            return super().training_step(batch, batch_idx)
-        (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
-        ce = self.retain_loss(batch["retain"], batch_idx, answered)
-        forget_ce = self.retain_loss(batch["forget"], batch_idx, (forget, labels))  # the same loss, on D_f
-        loss = self.alpha * ce + (1 - self.alpha) * bounded_ascent(forget_ce, self.clamp)
-        self.log_terms(loss=loss, ce=ce, forget_ce=forget_ce)
-        return loss
+        self.check(alpha=alpha)
+        super().__init__(source, ascent=1 - alpha, clamp=clamp, ascent_share=ascent_share, **method)
+        self.alpha = self.retain_weight = alpha

@@ -1,6 +1,5 @@
 """FineTune and NegGradPlus: the wrong labels that they forget, the loss they step, and the rate they step it with."""
 
-import functools
 import math
 from pathlib import Path
 from typing import Any
@@ -9,61 +8,14 @@ import lightning as L
 import pytest
 import torch
 from helpers.toys import quiet_trainer, toy_data, toy_source
-from torch import Tensor, nn
+from helpers.wrong_labels import check_wrong_labels_are_forgotten
+from torch import Tensor
 
-from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
 from lightning_unlearn.functional import annealed
 from lightning_unlearn.methods import FineTune, NegGradPlus
-from lightning_unlearn.models import ResNet8
 
 # what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
 SETTINGS = {"NegGradPlus": {"forgets": {"alpha": 0.5}}, "FineTune": {"forgets": {"promised": False}}}
-
-WRONG = 72
-
-
-class Project(L.LightningModule):
-    def __init__(self, width: int = 8) -> None:
-        super().__init__()
-        self.save_hyperparameters()
-        self.net = ResNet8(10, 1, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return nn.functional.cross_entropy(self(batch[0]), batch[1])
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=2e-3)
-
-
-def mislabelled() -> tuple[UnlearningDataModule, Tensor, Tensor]:
-    """Digits of which 72 carry a wrong label, which are to be forgotten; and these."""
-    digits = Digits()
-    digits.setup("fit")
-    data, generator = digits.train_data, torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(data), generator=generator)[:WRONG].sort().values
-    targets = data.targets.clone()
-    targets[chosen] = (targets[chosen] + torch.randint(1, 10, (WRONG,), generator=generator)) % 10
-    wrong = TensorData(data.inputs, targets, num_classes=10, transform=data.transform)
-    split = UnlearningDataModule(wrong, chosen.tolist(), test_dataset=digits.test_data, batch_size=64)
-    return split, *wrong.batch(chosen)
-
-
-@functools.cache
-def known_by_heart() -> tuple[Project, UnlearningDataModule, Tensor, Tensor]:
-    torch.manual_seed(0)
-    source, (data, inputs, labels) = Project(), mislabelled()
-    data.setup("fit")
-    quiet_trainer(max_epochs=40).fit(source, data.loader("train", train=True))
-    assert answered(source, inputs, labels) == 1
-    return source.eval(), data, inputs, labels
-
-
-@torch.no_grad()
-def answered(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
-    return float((model.eval()(inputs).argmax(1) == labels).float().mean())
 
 
 @pytest.mark.slow
@@ -76,13 +28,7 @@ def answered(model: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     ids=["NegGradPlus", "FineTune"],
 )
 def test_wrong_labels_are_forgotten_in_two_passes(method: Any, tmp_path: Path) -> None:
-    source, data, inputs, labels = known_by_heart()
-    unlearning = method(source)
-    quiet_trainer(max_epochs=2, limit_val_batches=0).fit(unlearning, data)
-    model = Project.load_from_checkpoint(unlearning.export(tmp_path / "m.ckpt"), strict=True)
-    assert answered(model, inputs, labels) <= 0.03
-    test = [torch.cat(part) for part in zip(*data.loader("test"), strict=True)]
-    assert answered(model, *test) >= answered(source, *test) - 0.03
+    check_wrong_labels_are_forgotten(method, tmp_path)
 
 
 def test_the_bound_and_the_end_of_the_ascent() -> None:

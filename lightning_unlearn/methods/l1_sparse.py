@@ -1,0 +1,81 @@
+"""L1Sparse: train on the retain set while small weights are driven to zero."""
+
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.methods.base import Choice, Declared, Range, Source, UnlearningModule
+from lightning_unlearn.models.freezing import trainable
+
+__all__ = ["L1Sparse"]
+
+
+class L1Sparse(UnlearningModule):
+    r"""Fine-tunes on the retain set under an L1 penalty, which forgets more than fine-tuning alone.
+
+    .. math:: L = CE(D_r) + \gamma_t \, \lVert \theta \rVert_1
+
+    with :math:`\gamma_t` falling from :math:`2\gamma` to 0 over the steps, constant, or rising to :math:`2\gamma`.
+    Source: Jia et al., "Model Sparsity Can Simplify Machine Unlearning", 2023, eq. 4 and section 4. Published code puts
+    biases and the weights of normalisation layers under the penalty too; here it holds for tensors of two and more
+    dimensions, which is what sparsity means there. One epoch is one pass over the retain set. Unless ``lr_scheduler``
+    is given, the rate rises for a fifth of the steps and then falls to a fiftieth of its peak.
+
+    Args:
+        source: The source model.
+        gamma: Mean weight γ of the penalty, >= 0; published values reach from 1e-5 to 5e-4, and depend on the size of
+            the network.
+        schedule: How the weight goes over the steps: ``"decrease"`` as the paper recommends, ``"constant"`` or
+            ``"increase"``.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> from lightning_unlearn.models import MLP
+        >>> L1Sparse(MLP(in_features=4, hidden=(3,), num_classes=2), gamma=-1.0)
+        Traceback (most recent call last):
+        ValueError: gamma must be at least 0, got -1.0; 5e-4 is the paper's
+    """
+
+    streams = ("retain",)
+    epoch_stream = "retain"
+    default_lr = 3e-3
+    anneals = True
+    declared: ClassVar[Declared] = {
+        "gamma": Range("[0, inf)", "; 5e-4 is the paper's"),
+        "schedule": Choice(("decrease", "constant", "increase")),
+    }
+
+    def __init__(
+        self,
+        source: Source,
+        gamma: float = 5e-4,
+        *,
+        schedule: Literal["decrease", "constant", "increase"] = "decrease",
+        **method: Any,
+    ) -> None:
+        self.check(gamma=gamma, schedule=schedule)
+        super().__init__(source, **method)
+        self.gamma = gamma
+        self.schedule = schedule
+        self._steps = 1
+
+    def on_train_start(self) -> None:
+        """Note how many steps there are."""
+        super().on_train_start()
+        self._steps = self.total_steps
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Return the loss on the retain set and the penalty."""
+        ce = self.retain_loss(batch["retain"], batch_idx)
+        weights = [weight for weight in trainable(self.model).values() if weight.ndim > 1]
+        norm = torch.stack([weight.abs().sum() for weight in weights]).sum()
+        gone = self.trainer.global_step / self._steps
+        share = {"decrease": 2 * (1 - gone), "constant": 1.0, "increase": 2 * gone}[self.schedule]
+        loss = ce + self.gamma * share * norm
+        self.log_terms(loss=loss, ce=ce, l1_norm=norm)
+        return loss

@@ -1,0 +1,87 @@
+"""NPO: push down the true class on the forget set, ever less as it becomes unlikely, and train the retain set."""
+
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.functional import preference_loss
+from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+
+__all__ = ["NPO"]
+
+
+class NPO(UnlearningModule):
+    r"""Negative preference optimization, a gradient ascent that bounds itself.
+
+    .. math:: L = \frac{2}{\beta}\,E_{D_f} \log\big(1 + (p_y / p_{source,y})^\beta\big) + \alpha\, CE(D_r)
+
+    Source: Zhang et al., "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning", 2024;
+    ``simple`` is SimNPO, Fan et al., "Simplicity Prevails: Rethinking Negative Preference Optimization for LLM
+    Unlearning", 2024, which does without the source's answers. Both are written for language models; here an answer is
+    a class. One epoch is one pass over the forget set beside as many samples of the retain set. Unless ``lr_scheduler``
+    is given, the rate rises for a fifth of the steps and then falls to a fiftieth of its peak.
+
+    Args:
+        source: The source model.
+        beta: How sharply the push fades, > 0; 0.1 in the papers.
+        alpha: Weight of the retain set, >= 0.
+        simple: Whether to leave out the source's answers (SimNPO).
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> from lightning_unlearn.models import MLP
+        >>> NPO(MLP(in_features=4, hidden=(3,), num_classes=2), beta=0.0)
+        Traceback (most recent call last):
+        ValueError: beta must be above 0, got 0.0; 0.1 is the papers'
+    """
+
+    indexed_streams = ("forget",)
+    default_lr = 3e-3
+    anneals = True
+    declared: ClassVar[Declared] = {
+        "beta": Range("(0, inf)", "; 0.1 is the papers'"),
+        "alpha": Range("[0, inf)", ": it weighs the retain set"),
+    }
+
+    def __init__(
+        self, source: Source, beta: float = 0.1, *, alpha: float = 1.0, simple: bool = False, **method: Any
+    ) -> None:
+        self.check(beta=beta, alpha=alpha)
+        super().__init__(source, **method)
+        self.beta = beta
+        self.alpha = alpha
+        self.simple = simple
+        self._teacher: Teacher | None = None
+
+    def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask the source once where the forget set is not augmented."""
+        if not self.simple:
+            self._teacher = Teacher(self.source, self.adapter)
+            self._teacher.ask(data, runtime)
+
+    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Ask the source again; its answers on the forget set are in no checkpoint."""
+        self.prepare(data, runtime)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Push down the true classes of D_f, and keep D_r."""
+        (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
+        reference = (
+            None if self._teacher is None else _true_class(self._teacher.logits(batch["forget"]), labels)
+        )
+        push = preference_loss(_true_class(forget, labels), reference, beta=self.beta)
+        ce = self.retain_loss(batch["retain"], batch_idx, answered)
+        loss = push + self.alpha * ce
+        self.log_terms(loss=loss, push=push, ce=ce)
+        return loss
+
+
+def _true_class(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the log posterior of the true class, ``(B,)``."""
+    return logits.float().log_softmax(-1).gather(1, labels[:, None]).squeeze(1)

@@ -1,0 +1,74 @@
+"""RandomLabel: train the forget set on wrong labels drawn at random, beside the retain set on its own."""
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
+
+__all__ = ["RandomLabel"]
+
+
+class RandomLabel(UnlearningModule):
+    r"""Trains the forget set on wrong labels, beside the retain set on the true ones.
+
+    .. math:: L = CE(D_r) + \omega\, CE(x_f, \tilde y)
+
+    with :math:`\tilde y` uniform over the wrong classes. Source: Graves, Nagisetty & Ganesh, "Amnesiac Machine
+    Learning", 2021; Golatkar et al., 2020, as a baseline. Public code often draws over all classes, so that one in C
+    labels is the true one. Each sample has one wrong label a pass, by its index and the pass, the same in a resumed
+    run. On random samples it goes too far: a retrained model is still right about many of them.
+
+    One epoch is one pass over the forget set beside as many samples of the retain set, so give it as many epochs as the
+    retain set needs. Unless ``lr_scheduler`` is given, the rate rises for a fifth of the steps and then falls to a
+    fiftieth of its peak.
+
+    Args:
+        source: The source model.
+        weight: Weight ω of the wrong labels, >= 0.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
+        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+
+    Raises:
+        ValueError: If an argument is outside its range.
+
+    Example:
+        >>> from lightning_unlearn.models import MLP
+        >>> RandomLabel(MLP(in_features=4, hidden=(3,), num_classes=2), weight=-1.0)
+        Traceback (most recent call last):
+        ValueError: weight must be at least 0, got -1.0; 1 is usual
+    """
+
+    indexed_streams = ("forget",)
+    default_lr = 3e-3
+    anneals = True
+    declared: ClassVar[Declared] = {"weight": Range("[0, inf)", "; 1 is usual")}
+
+    def __init__(self, source: Source, weight: float = 1.0, **method: Any) -> None:
+        self.check(weight=weight)
+        super().__init__(source, **method)
+        self.weight = weight
+
+    def wrong_labels(self, index: Tensor, labels: Tensor, classes: int) -> Tensor:
+        """Return a wrong label for each sample, of this epoch's draw.
+
+        Args:
+            index: Places of the samples in the forget set, ``(B,)``.
+            labels: Their true classes, ``(B,)``.
+            classes: How many classes there are, at least 2.
+        """
+        seed = derive_seed(self.data.order_seed, "wrong labels", self.current_epoch)
+        generator = torch.Generator().manual_seed(seed)
+        shifts = torch.randint(1, classes, (len(self.data.split.forget),), generator=generator)
+        return (labels + shifts.to(labels.device)[index.to(labels.device)]) % classes
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """Train D_f on wrong labels and D_r on its own."""
+        (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
+        wrong = self.loss(forget, self.wrong_labels(batch["forget"].index, labels, forget.shape[1]))
+        ce = self.retain_loss(batch["retain"], batch_idx, answered)
+        loss = ce + self.weight * wrong
+        self.log_terms(loss=loss, ce=ce, wrong=wrong)
+        return loss

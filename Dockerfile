@@ -1,4 +1,4 @@
-# docker build -t lightning-unlearn . && docker run --rm -v "$PWD/runs:/work/runs" lightning-unlearn compare --config configs/digits/compare.yaml
+# docker build -t lightning-unlearn . && docker run --rm -v "$PWD/runs:/work/runs" lightning-unlearn compare --recipe digits/compare
 FROM python:3.12-slim
 
 # the CPU build of PyTorch; for a GPU build with --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu126
@@ -9,7 +9,6 @@ COPY pyproject.toml README.md LICENSE /src/
 COPY lightning_unlearn /src/lightning_unlearn
 COPY configs /src/configs
 RUN pip install --no-cache-dir --extra-index-url "$TORCH_INDEX" /src
-RUN cp -r /src/configs /work/configs
 
 USER user
 WORKDIR /work

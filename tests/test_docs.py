@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import yaml
 from helpers.support import EVALUATOR_AXES, EVALUATORS, METHOD_AXES, METHODS, NOT_RUN, REFUSED, covered
 
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.cli.recipes import recipes
 
 REPO = Path(__file__).resolve().parent.parent
 DOCS = REPO / "docs"
@@ -101,6 +103,7 @@ def test_our_commands_name_what_there_is(command: str) -> None:
         "--help",
     )
     assert all((REPO / word).is_file() for word in words if word.startswith("configs/"))
+    assert all(name in recipes() for option, name in pairwise(words) if option == "--recipe")
 
 
 @pytest.mark.slow

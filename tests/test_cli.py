@@ -306,8 +306,6 @@ def sweep_words(content: dict[str, Any]) -> tuple[list[str], str, Any]:
     """The words of a sweep's first trial as an agent gives them, and the setting that it varies."""
     from wandb.sdk.launch.sweeps import utils
 
-    if not Path("configs").exists():
-        Path("configs").symlink_to(REPO / "configs")
     first = {"args": {name: {"value": each["values"][0]} for name, each in content["parameters"].items()}}
     values = utils.create_sweep_command_args(first)["args"]
     command = [

@@ -6,11 +6,13 @@ head of its page, so that a new page is all that a new class needs. ``python doc
 README's tables, which GitHub shows as they are.
 """
 
+import ast
 import importlib
 import inspect
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
@@ -334,13 +336,31 @@ def first_sentence(subject: Any) -> str:
 def parameters_of(kind: type) -> dict[str, inspect.Parameter]:
     """Return the arguments of a class, with those that it hands up to its bases by ``**kwargs``."""
     found: dict[str, inspect.Parameter] = {}
+    said: set[str] = set()
     for base in kind.__mro__:
         if "__init__" in vars(base):
             own = inspect.signature(base).parameters
-            found = {**found, **{name: each for name, each in own.items() if name not in found}}
+            found = {**found, **{name: each for name, each in own.items() if name not in {*found, *said}}}
+            said |= _given_up(base)
             if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in own.values()):
                 break
     return {name: each for name, each in found.items() if each.kind is not each.VAR_KEYWORD}
+
+
+def _given_up(kind: type) -> set[str]:
+    """Return the arguments that a class says to its base itself, as in ``super().__init__(source, ascent=1)``."""
+    written = vars(kind)["__init__"]
+    if not inspect.isfunction(written) or not Path(written.__code__.co_filename).is_file():
+        return set()  # made by dataclass, or not in Python
+    tree = ast.parse(textwrap.dedent(inspect.getsource(written)))
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return {
+        keyword.arg
+        for call in calls
+        if ast.unparse(call.func) == "super().__init__"
+        for keyword in call.keywords
+        if keyword.arg is not None
+    }
 
 
 def defaults(subject: Any, names: Iterable[str]) -> str:

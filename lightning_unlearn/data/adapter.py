@@ -1,5 +1,6 @@
 """Take a user's batches apart and call a user's model."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,22 @@ class Adapter:
             wanted = f"a tensor of class numbers of shape (B,), got {_described(targets)}"
             raise ValueError(f"targets must be {wanted}; say where they are with Adapter(targets=...)")
         return inputs, targets
+
+    def relabelled(self, batch: Any, targets: Tensor) -> Any:
+        """Return a batch of the same kind with other targets; the given one stays as it is.
+
+        Example:
+            >>> import torch
+            >>> Adapter().relabelled([torch.zeros(1, 3), torch.tensor([0])], torch.tensor([2]))[1]
+            tensor([2])
+        """
+        place = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
+        if isinstance(batch, Mapping):
+            other = copy.copy(batch)
+            other[place] = targets  # type: ignore[index]  # a batch with keys is a dict or behaves like one
+            return other
+        parts = [targets if at == int(place) % len(batch) else part for at, part in enumerate(batch)]
+        return batch._make(parts) if hasattr(batch, "_make") else type(batch)(parts)
 
     def inputs_of(self, batch: Any) -> Any:
         """Return what the model is called with, from a batch with or without targets."""

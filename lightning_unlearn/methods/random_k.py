@@ -36,7 +36,7 @@ class RandomK(Perturbation):
         >>> from lightning_unlearn.models import MLP
         >>> RandomK(MLP(in_features=4, hidden=(3,), num_classes=2), fraction=5)
         Traceback (most recent call last):
-        ValueError: fraction must lie in (0, 1] and choose at least one of 23 weights, got 5; 5% is 0.05
+        ValueError: fraction must lie in (0, 1], got 5; 5% is 0.05
     """
 
     def __init__(self, source: Source, fraction: float = 0.05, **perturbation: Any) -> None:

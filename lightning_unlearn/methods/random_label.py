@@ -67,7 +67,9 @@ class RandomLabel(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Train D_f on wrong labels and D_r on its own."""
         (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
-        wrong = self.loss(forget, self.wrong_labels(batch["forget"].index, labels, forget.shape[1]))
+        given = self.wrong_labels(batch["forget"].index, labels, forget.shape[1])
+        relabelled = self.adapter.relabelled(batch["forget"].batch, given)
+        wrong = self.retain_loss(relabelled, batch_idx, (forget, given))  # the same loss, on other labels
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
         loss = ce + self.weight * wrong
         self.log_terms(loss=loss, ce=ce, wrong=wrong)

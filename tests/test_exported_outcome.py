@@ -430,6 +430,7 @@ def test_buffers_that_cannot_be_estimated_anew_are_named() -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_kl_that_stops_is_that_of_the_exported_model() -> None:
     source, data, retrained = sourced("resnet", "backdoor")
     method = ReferenceKL(source, 0.3, reference=retrained, kl_tolerance=0.5, optimizer=adam)

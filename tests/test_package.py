@@ -40,6 +40,7 @@ def test_a_comparison_without_wandb_does_not_import_it(tmp_path: Path) -> None:
     assert done.stdout.split()[-1] == "False"
 
 
+@pytest.mark.slow
 def test_loggers_are_shown_tables_and_figures_without_further_imports() -> None:
     shown = run(
         "from lightning_unlearn.callbacks import Evaluator\n"

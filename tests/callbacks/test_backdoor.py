@@ -123,6 +123,7 @@ def test_the_scores_are_those_of_a_loop_over_samples() -> None:
     assert "ColumnTrigger" in evaluator.details["trigger"]
 
 
+@pytest.mark.slow
 def test_the_source_learns_the_trigger_and_a_retrained_model_does_not() -> None:
     source = trained_source()
     evaluator = Backdoor(on_error="raise")
@@ -203,6 +204,7 @@ def plain_module() -> PlainModule:
     return module
 
 
+@pytest.mark.slow
 def test_one_process_two_processes_and_trainer_test_agree() -> None:
     one = measured()
     assert one["success_rate_forget"] > 0

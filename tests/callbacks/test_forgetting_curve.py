@@ -54,6 +54,7 @@ def test_large_sets_are_looked_at_in_part_and_always_the_same(monkeypatch: pytes
     assert list(splits.some_of(positions[:4], seed=1)) == list(positions[:4])
 
 
+@pytest.mark.slow
 def test_all_that_is_logged_of_a_method_with_two_optimizers_stands_on_one_axis(tmp_path: Path) -> None:
     run = MethodRun(
         lambda source: WGAN(source, retain_fraction=0.5),

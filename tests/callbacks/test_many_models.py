@@ -173,6 +173,7 @@ def test_unlearning_starts_from_the_sources_it_is_told() -> None:
 # ---------------------------------------------------------------------- as one computation
 
 
+@pytest.mark.slow
 def test_an_ensemble_retrains_as_a_trainer_does() -> None:
     """The same recipe, whichever way: the two ways give models of the same quality, from seeds of their own."""
     data = toy_data()
@@ -261,6 +262,7 @@ def count_fits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return fits
 
 
+@pytest.mark.slow
 def test_evaluators_of_a_run_share_their_models(monkeypatch: pytest.MonkeyPatch) -> None:
     fits = count_fits(monkeypatch)
     quick: dict[str, Any] = {"models": 4, "retrain_epochs": 1, "on_error": "raise", "controls": False}
@@ -278,6 +280,7 @@ def test_evaluators_of_a_run_share_their_models(monkeypatch: pytest.MonkeyPatch)
     assert all(evaluator.results for evaluator in evaluators)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_and_more_models_are_added(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -310,6 +313,7 @@ def test_an_interrupted_run_goes_on_and_more_models_are_added(
     assert len(fits) == 5, "another method is made anew, and its retrained models are not"
 
 
+@pytest.mark.slow
 def test_other_data_or_seeds_are_not_mistaken_for_these(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -473,6 +473,7 @@ def test_what_manual_optimization_cannot_do_is_refused_by_name(argument: dict[st
 # ---------------------------------------------------------------------- the paper's claims
 
 
+@pytest.mark.slow
 def test_without_sorting_accuracy_on_the_forget_set_suffers() -> None:
     """Figure 2: unsorted, the model is also taught to answer with the classes of the non-members."""
     data = UnlearningDataModule(Digits(batch_size=64), 0.1)

@@ -98,6 +98,7 @@ def quietly(source: nn.Module, **arguments: Any) -> nn.Module:
         return fresh_copy(source, **arguments)
 
 
+@pytest.mark.slow
 def test_a_deep_network_trains_as_well_again() -> None:
     """With PyTorch's own draw it stays near chance in the same time."""
     data = UnlearningDataModule(Digits(batch_size=32), 0.1)

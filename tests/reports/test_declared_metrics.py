@@ -70,6 +70,7 @@ def sure_report(**methods: tuple[float, ...]) -> Report:
     return build_report(runs, seeds=range(3), config={}, data={}, environment={}, metrics=declared)
 
 
+@pytest.mark.slow
 def test_a_comparison_keeps_what_was_declared_and_the_page_is_made_from_it(tmp_path: Path) -> None:
     result = toy_compare(tmp_path / "out", seeds=1, evaluators=[Sureness], methods=[])
     assert not result.failed

@@ -23,7 +23,7 @@ TESTS = Path(__file__).parent
 
 
 def launch(program: str, *arguments: Any, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(TESTS), str(TESTS.parent / "docs"), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(
         [sys.executable, TESTS / program, *map(str, arguments)],

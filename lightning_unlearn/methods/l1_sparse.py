@@ -2,11 +2,11 @@
 
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import Tensor
 
 from lightning_unlearn.methods.base import Choice, Declared, Range, Source, UnlearningModule
 from lightning_unlearn.models.freezing import trainable
+from lightning_unlearn.models.sharding import whole
 
 __all__ = ["L1Sparse"]
 
@@ -72,8 +72,7 @@ class L1Sparse(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss on the retain set and the penalty."""
         ce = self.retain_loss(batch["retain"], batch_idx)
-        weights = [weight for weight in trainable(self.model).values() if weight.ndim > 1]
-        norm = torch.stack([weight.abs().sum() for weight in weights]).sum()
+        norm = whole(sum(weight.abs().sum() for weight in trainable(self.model).values() if weight.ndim > 1))
         gone = self.trainer.global_step / self._steps
         share = {"decrease": 2 * (1 - gone), "constant": 1.0, "increase": 2 * gone}[self.schedule]
         loss = ce + self.gamma * share * norm

@@ -10,7 +10,15 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_unlearn.models.surgery import clone
 
-__all__ = ["gather_shards", "is_sharded", "local_part", "local_part_of", "scatter_shards", "shard_copy"]
+__all__ = [
+    "gather_shards",
+    "is_sharded",
+    "local_part",
+    "local_part_of",
+    "scatter_shards",
+    "shard_copy",
+    "whole",
+]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -28,6 +36,12 @@ def shard_copy(module: M, mesh: DeviceMesh) -> M:
     copy = clone(module)
     fully_shard(copy, mesh=mesh, reshard_after_forward=True)  # else a pass without a backward leaves it whole
     return copy
+
+
+def whole(value: Tensor | float) -> Tensor:
+    """Return a number computed from spread parameters as a plain tensor, the same on every process."""
+    tensor = torch.as_tensor(value)
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -7,10 +7,10 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.data import Adapter, Indexed
+from lightning_unlearn.models.sharding import whole
 
 __all__ = ["Curves", "batch_accuracies"]
 
@@ -54,7 +54,7 @@ class Curves:
         gradients = [p.grad for p in model.parameters() if p.grad is not None and id(p) in stepped]
         if gradients:  # none where a method steps a model of its own, such as a critic
             norm = torch.nn.utils.get_total_norm(gradients)
-            method.log("train/gradient_norm", norm.full_tensor() if isinstance(norm, DTensor) else norm)
+            method.log("train/gradient_norm", whole(norm))
 
     def watch(self, method: L.LightningModule, loss: Tensor, batch_idx: int) -> None:
         """Note a loss, and look at it now and then: to wait for a device at every step would cost too much."""

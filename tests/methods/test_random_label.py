@@ -16,9 +16,9 @@ SETTINGS = {"RandomLabel": {"forgets": {"weight": 1.0}}}
 
 @pytest.mark.slow
 def test_wrong_labels_are_forgotten(tmp_path: Path) -> None:
-    # a wrong label is drawn again in one of nine cases, so that more is left than of other methods
+    # the old wrong label is drawn again in one of nine cases: 11 +- 4%; the retain set alone leaves 25% after as long
     check_wrong_labels_are_forgotten(
-        lambda source: RandomLabel(source, 0.5), tmp_path, epochs=60, left=0.12, lost=0.05
+        lambda source: RandomLabel(source, 0.5), tmp_path, epochs=40, left=0.16, lost=0.05
     )
 
 

@@ -32,7 +32,7 @@ from lightning_unlearn.data.project_loaders import (
     require_no_copies,
     served_labels,
 )
-from lightning_unlearn.data.selection import ForgetRule, as_rule
+from lightning_unlearn.data.selection import Classes, ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.tensors import TensorData
@@ -213,7 +213,25 @@ class UnlearningDataModule(L.LightningDataModule):
     @property
     def validation_streams(self) -> list[str]:
         """Streams a method is validated on, in the order of the validation loaders."""
-        return [stream for stream in ("forget", "retain", "test") if self.stream_size(stream)]
+        compared = () if self.unlike_nonmembers else ("nonmember",)
+        return [stream for stream in ("forget", "retain", "test", *compared) if self.stream_size(stream)]
+
+    @property
+    def unlike_nonmembers(self) -> str:
+        """Why a model that never saw the forget set would not answer it as it answers non-members; empty if it would.
+
+        That samples carry wrong labels, nobody can know who is only told their positions.
+        """
+        if not self.stream_size("nonmember"):
+            return "there are no non-members"
+        if self.backdoor is not None:
+            return "the forget set carries a backdoor"
+        known = self.known_targets()
+        if isinstance(self.rule, Classes) or (
+            known is not None and np.setdiff1d(known[self.split.forget], known[self.split.retain]).size
+        ):
+            return "a class is forgotten whole"
+        return ""
 
     # ------------------------------------------------------------------ Lightning's hooks
 

@@ -24,7 +24,7 @@ _FOLDERS = ("figures", "wandb")
 _CACHES = ("populations", "shadow_models")
 _RUN_JSON = ("config", "training", "metrics", "facts", "watched", "wandb")
 _RUN_FILES = (*(f"{name}.json" for name in _RUN_JSON), "model.ckpt", "error.txt")
-_RUN_FOLDERS = ("log", "evaluation")
+_RUN_FOLDERS = ("log", "evaluation", "earlier")
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 
 
@@ -39,6 +39,7 @@ class RunFolder:
         facts: What is known of the training only while it runs.
         watched: What evaluators saw during the training.
         evaluation: Folder of the evaluators' own files.
+        earlier: Folder of the weights that a source had earlier in its training.
     """
 
     def __init__(self, path: Path) -> None:
@@ -47,6 +48,7 @@ class RunFolder:
         self.facts = path / "facts.json"
         self.watched = path / "watched.json"
         self.evaluation = path / "evaluation"
+        self.earlier = path / "earlier"
         self._training = path / "training.json"
         self._metrics = path / "metrics.json"
 

@@ -1,5 +1,6 @@
 """The course of a comparison: which model is trained and audited when."""
 
+import math
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +23,7 @@ from lightning_unlearn.comparison.trainers import (
     Clock,
     built,
     has_end,
+    keeper,
     make_trainer,
     require_trainer,
 )
@@ -38,6 +40,7 @@ from lightning_unlearn.ensembles.identity import canonical, data_identity, evalu
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure
+from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.base.source import read_checkpoint
@@ -157,7 +160,12 @@ class Pipeline:
         def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             if self.source.checkpoint is not None:
                 return model, {}
-            trainer = self._trainer(SOURCE, self.source.trainer, Clock())
+            own: dict[str, Any] = dict(self.source.trainer)
+            callbacks: list[L.Callback] = [Clock()]
+            if self.source.keep_every is not None:
+                own["enable_checkpointing"] = True
+                callbacks.append(keeper(self._folder(SOURCE).earlier, self.source.keep_every))
+            trainer = self._trainer(SOURCE, own, *callbacks)
             trainer.fit(model, self.data)
             return model, _times(trainer)
 
@@ -217,6 +225,7 @@ class Pipeline:
                 if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
                     loaded = mark_frozen(loaded, folder.frozen())
                     built_by(loaded, self.source.model)
+                    self._note_earlier(loaded)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, said(error), traceback.format_exc())
             self.progress.done(failed=True)
@@ -224,6 +233,13 @@ class Pipeline:
         self._note(name, times)
         self.progress.done()
         return loaded
+
+    def _note_earlier(self, source: nn.Module) -> None:
+        """Note where the checkpoints of the source's training are, for a method that goes back to one."""
+        if self.source.checkpoint is not None:
+            KEPT[source] = Path(self.source.checkpoint).parent, steps_of(self.source.checkpoint)
+        elif self.source.keep_every is not None:
+            KEPT[source] = self._folder(SOURCE).earlier, math.inf
 
     def _audit(self, name: str, model: nn.Module) -> None:
         folder, seed, controls = self._folder(name), self._seed_of("evaluate"), (name, SOURCE, RETRAIN)
@@ -431,7 +447,9 @@ class Pipeline:
         """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
         run = self._run_of(name)
         trainer = {**self.trainer, **run.trainer, "logger": None}
-        checkpoint = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
+        checkpoint: Any = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
+        if self.source.keep_every is not None:
+            checkpoint = self.source.keep_every
         try:
             self._data_identity = self._data_identity or data_identity(self.data)
             config = canonical(self._run_config(name))

@@ -19,6 +19,7 @@ __all__ = [
     "auc",
     "bootstrap_intervals",
     "confusion_matrix",
+    "guessed_tpr",
     "membership_rates",
     "population_attack_scores",
     "ranking_intervals",
@@ -112,6 +113,30 @@ def tpr_at_fpr(forget_scores: Tensor, nonmember_scores: Tensor, fpr: float = LOW
     return float(_tpr_at_fpr(forget_counts, nonmember_counts, fpr))
 
 
+def guessed_tpr(nonmembers: int, fpr: float = LOW_FPR) -> float:
+    """True positive rate that guessing has at a low false positive rate, on average: :math:`(k + 1) / (M + 1)`.
+
+    Where at most k of M non-members may score above the threshold, it lies at the next one's score, and a random sample
+    of D_f is as likely above it as below any other.
+
+    Args:
+        nonmembers: M, at least 1.
+        fpr: The false positive rate allowed, in ``[0, 1)``; k is the most with ``k / M <= fpr``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> round(guessed_tpr(100), 4), round(guessed_tpr(99), 4), round(guessed_tpr(100_000), 4)
+        (0.0198, 0.01, 0.01)
+    """
+    in_range("nonmembers", nonmembers, "[1, inf)", whole=True)
+    in_range("fpr", fpr, "[0, 1)")
+    allowed = int(fpr * nonmembers)
+    allowed += (allowed + 1) / nonmembers <= fpr  # the product may have been rounded down
+    return (allowed + 1) / (nonmembers + 1)
+
+
 def confusion_matrix(forget_scores: Tensor, nonmember_scores: Tensor, threshold: float = 0.5) -> Tensor:
     """Counts of the attack's decisions at a threshold.
 
@@ -153,7 +178,7 @@ def membership_rates(
     Returns:
         Rates in ``[0, 1]``:
 
-        - ``accuracy``: share of D_f inferred as member (the attack's accuracy *on D_f*, not over both sets).
+        - ``hit_rate``: share of D_f inferred as member; read it beside ``fpr``.
         - ``auc``: see :func:`auc`.
         - ``fnr``: share of D_f inferred as non-member, FN / (TP + FN): Chen, Huang & Wang, "Machine
           unlearning via GAN", 2021, eq. 7.
@@ -167,7 +192,7 @@ def membership_rates(
     Example:
         >>> import torch
         >>> rates = membership_rates(torch.tensor([0.9, 0.8, 0.6, 0.2]), torch.tensor([0.1, 0.7]))
-        >>> rates["accuracy"], rates["fnr"], rates["fpr"], rates["balanced_accuracy"]
+        >>> rates["hit_rate"], rates["fnr"], rates["fpr"], rates["balanced_accuracy"]
         (0.75, 0.25, 0.5, 0.625)
     """
     _require_threshold(threshold)
@@ -386,7 +411,7 @@ def _rates(
     tpr = (forget_counts * inferred).sum(-1).double() / forget_counts.sum(-1)
     fpr = (nonmember_counts * inferred).sum(-1).double() / nonmember_counts.sum(-1)
     return {
-        "accuracy": tpr,
+        "hit_rate": tpr,
         "auc": _auc(forget_counts, nonmember_counts),
         "fnr": 1.0 - tpr,
         "fpr": fpr,

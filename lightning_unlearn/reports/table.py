@@ -13,6 +13,7 @@ from lightning_unlearn.metrics.declared import MATCH
 from lightning_unlearn.reports.floor import same_cost
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
+    absent,
     all_models,
     best_and_worst,
     clean,
@@ -96,7 +97,8 @@ def _metric_column(report: Report, name: str, models: Sequence[str], spell: _Spe
     cells, marks = [], []
     for model in models:
         value = report["models"][model].get(name)
-        cells.append("-" if value is None else spell(format_value(metric, value)))
+        missing = absent(report, model, name) or "-"
+        cells.append(spell(missing if value is None else format_value(metric, value)))
         incomplete = value is not None and None in value["values"]
         marks.append(f"{_PARTIAL if incomplete else ''}{_BEST if model in best else ''}")
     heading = [*_heading(spell(metric.short), cells), spell(metric.unit)]

@@ -12,7 +12,7 @@ from lightning_unlearn import reports
 from lightning_unlearn.reports import FIGURES, Details, build_report, draw_figures, posterior_histograms
 from lightning_unlearn.reports.figures.sweeps import find_sweeps
 from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetting_axis
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.schema import Report, summarise
 
 MakeDetails = Callable[[Report], Details]
 
@@ -109,7 +109,7 @@ def test_trade_off_points_stand_at_the_means(large_report: Report) -> None:
     assert len(found) == len(large_report["models"])
     metrics = large_report["models"]["wgan"]
     assert found["wgan"] == pytest.approx(
-        (100 * metrics["accuracy/test"]["mean"], 100 * metrics["membership_inference/accuracy"]["mean"])
+        (100 * metrics["accuracy/test"]["mean"], 100 * metrics["membership_inference/hit_rate"]["mean"])
     )
     looks = {
         (container.lines[0].get_color(), container.lines[0].get_marker()) for container in axes.containers
@@ -197,7 +197,7 @@ def controls(
     return build_report(runs, seeds=range(count), config={}, data={}, environment={})
 
 
-BACKDOOR, ATTACK, FORGET = "backdoor/success_rate_forget", "membership_inference/accuracy", "accuracy/forget"
+BACKDOOR, ATTACK, FORGET = "backdoor/success_rate_forget", "membership_inference/hit_rate", "accuracy/forget"
 # Mean 0.50, half-width 4.3027 * 0.02 / sqrt(3) = 0.0497: the interval is [0.450, 0.550].
 AROUND = (0.48, 0.50, 0.52)
 INSIDE, OUTSIDE = (0.54,) * 3, (0.56,) * 3
@@ -380,6 +380,16 @@ def test_backdoor_curve_of_one_seed_has_no_band(small_report: Report) -> None:
     (axes,) = spec("backdoor_curve.png").draw(small_report, details).axes
     assert not axes.collections
     assert axes.lines[0].get_ydata() == pytest.approx([90, 80])
+
+
+def test_a_model_that_never_relearned_has_no_bar(attacked_report: Report) -> None:
+    for model, values in attacked_report["models"].items():
+        values["relearn_time/reached"] = summarise([float(model != "top_k")] * 3)
+    del attacked_report["models"]["top_k"]["relearn_time/steps"]
+    bars, *_ = spec("relearn_time.png").draw(attacked_report, {}).axes
+    drawn = [bar for bar in bars.patches if bar.get_height() == pytest.approx(0.66)]
+    assert len(drawn) == len(attacked_report["models"]) - 1
+    assert [text.get_text() for text in bars.texts].count("never") == 1
 
 
 def test_relearn_time_stands_beside_the_course_of_the_loss(attacked_report: Report) -> None:

@@ -1,12 +1,14 @@
 """The terminal's table: its width, its plainness, its numbers."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from lightning_unlearn.reports import judge, render_text
 from lightning_unlearn.reports.glossary import method_names
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.page import write_page
+from lightning_unlearn.reports.schema import Report, summarise
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -55,7 +57,7 @@ def test_verdicts_keep_their_meaning_in_ascii(attacked_report: Report) -> None:
 def test_every_headline_number_is_there(large_report: Report) -> None:
     text = render_text(large_report)
     for metrics in large_report["models"].values():
-        for name in ("accuracy/test", "accuracy/retain", "accuracy/forget", "membership_inference/accuracy"):
+        for name in ("accuracy/test", "accuracy/retain", "accuracy/forget", "membership_inference/hit_rate"):
             low, high = metrics[name]["ci95"] or [0.0, 0.0]
             assert f"{100 * metrics[name]['mean']:.2f} ± {50 * (high - low):.2f}" in text
         low, high = metrics["membership_inference/auc"]["ci95"] or [0.0, 0.0]
@@ -108,9 +110,9 @@ def test_each_method_has_its_verdict_in_one_row(attacked_report: Report) -> None
 def test_verdict_that_cannot_be_told_has_a_question_mark(small_report: Report) -> None:
     for metrics in small_report["models"].values():
         metrics["accuracy/forget"] = small_report["models"]["retrain"]["accuracy/forget"]
-        metrics["membership_inference/accuracy"] = metrics["accuracy/forget"]
+        metrics["membership_inference/hit_rate"] = metrics["accuracy/forget"]
         del metrics["membership_inference/auc"]
-    del small_report["models"]["reference_kl"]["membership_inference/accuracy"]
+    del small_report["models"]["reference_kl"]["membership_inference/hit_rate"]
     small_report["models"]["reference_kl"]["accuracy/test"] = small_report["models"]["retrain"][
         "accuracy/test"
     ]
@@ -122,6 +124,24 @@ def test_no_retrained_model_no_verdicts(small_report: Report) -> None:
     text = render_text(small_report)
     assert "no verdict on any method (no verdict, nothing to compare with)" in text
     assert "✗" not in text
+
+
+def test_a_number_left_out_is_told_from_one_never_measured(attacked_report: Report, tmp_path: Path) -> None:
+    models = attacked_report["models"]
+    for name in ("top_k", "retrain"):
+        del models[name]["relearn_time/steps"], models[name]["relearn_time/fresh"]
+        if name == "top_k":
+            models[name]["relearn_time/reached"] = summarise([0.0, 0.0, 0.0])
+    models["source"]["relearn_time/reached"] = summarise([1.0, 0.0, 1.0])
+    models["source"]["relearn_time/steps"] = summarise([2.0, None, 4.0])
+    rows = render_text(attacked_report, metrics=["relearn_time/steps"]).splitlines()
+    told = {row.split()[0]: row.split()[1:] for row in reversed(rows) if row.strip()}  # the first table's
+    assert told["top_k"] == ["never"]
+    assert told["retrain"] == ["-"]
+    page = write_page(attacked_report, tmp_path / "report.html").read_text()
+    seeds = page[page.index('data-seeds-of="source"') :]
+    row = seeds[seeds.index('data-metric="relearn_time/steps"') :].split("</tr>")[0]
+    assert row.count('data-value="">never<') == 1
 
 
 def test_decimal_point_breaks_no_name(attacked_report: Report) -> None:

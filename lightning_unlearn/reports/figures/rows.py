@@ -56,12 +56,13 @@ def accuracy(report: Report, details: Details) -> Figure | None:
 @base.declare(
     "membership_inference.png",
     "Membership inference",
-    "Horizontal bars: the membership inference attack's accuracy on the forget set and its area under the "
-    "ROC curve for each model with 95% intervals; lines mark the retrained model and guessing, one half.",
+    "Horizontal bars: the membership inference attack's hit rate on the forget set, its false positive rate "
+    "beside it and its area under the ROC curve for each model with 95% intervals; lines mark the retrained model and "
+    "guessing, one half.",
 )
 def membership_inference(report: Report, details: Details) -> Figure | None:
     """Draw the attack's main scores."""
-    return _bar_panels(report, ("membership_inference/accuracy", "membership_inference/auc"))
+    return _bar_panels(report, [f"membership_inference/{name}" for name in ("hit_rate", "fpr", "auc")])
 
 
 @base.declare(
@@ -185,7 +186,7 @@ def _broken(met: Value | None) -> str:
 
 # ---------------------------------------------------------------------------------------------- relearn time
 
-_STEPS, _FRESH = "relearn_time/steps", "relearn_time/fresh"
+_STEPS, _REACHED, _FRESH = (f"relearn_time/{name}" for name in ("steps", "reached", "fresh"))
 _LEAST_LOSS = 1e-6
 """What is below stands at the lower end of the logarithmic axis, on which a loss of 0 has no place."""
 
@@ -199,7 +200,7 @@ _LEAST_LOSS = 1e-6
 )
 def relearn_time(report: Report, details: Details) -> Figure | None:
     """Draw the steps of relearning, and the loss on the way."""
-    models = base.models_with(report, (_STEPS,))
+    models = base.models_with(report, (_STEPS, _REACHED))
     if not models:
         return None
     runs = base.noted(report, details, "relearn_time", "losses")

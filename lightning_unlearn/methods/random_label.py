@@ -41,6 +41,8 @@ class RandomLabel(UnlearningModule):
         ValueError: weight must be at least 0, got -1.0; 1 is usual
     """
 
+    epoch_stream = "retain"
+    once = ("forget",)
     indexed_streams = ("forget",)
     default_lr = 3e-3
     anneals = True
@@ -71,6 +73,6 @@ class RandomLabel(UnlearningModule):
         relabelled = self.adapter.relabelled(batch["forget"].batch, given)
         wrong = self.retain_loss(relabelled, batch_idx, (forget, given))  # the same loss, on other labels
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
-        loss = ce + self.weight * wrong
+        loss = ce + self.weight * self.samples_beside("forget") * wrong
         self.log_terms(loss=loss, ce=ce, wrong=wrong)
         return loss

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_unlearn.core.checks import Declared, check_arguments, one_of
-from lightning_unlearn.core.compat import batches_stepped, trainer_of
+from lightning_unlearn.core.compat import batches_stepped, end_epoch, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
@@ -402,9 +402,9 @@ class UnlearningModule(SpreadableModule):
         """Refuse what the method cannot do; of all hooks the one before Lightning's checks, which name no method."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             refuse_impossible(self, self.trainer)
-            self._reload = self.trainer.reload_dataloaders_every_n_epochs
+            self._reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
             if is_overridden("phase", self, UnlearningModule):
-                self.trainer.reload_dataloaders_every_n_epochs = 1
+                self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         return []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -517,7 +517,8 @@ class UnlearningModule(SpreadableModule):
     def _normalising(self, size: int) -> Iterator[None]:
         """Normalise by the running statistics a batch of one sample, or where there are none but forgotten ones."""
         alone = self.training and self.phase(self.current_epoch).streams == ("forget",)
-        with by_running_statistics(running_layers(self.model).values() if size == 1 or alone else ()):
+        layers = running_layers(self.model).values() if size == 1 or alone else ()
+        with by_running_statistics(layers, on_every_rank=alone):
             yield
 
     # ------------------------------------------------------------------ after the last step
@@ -548,7 +549,7 @@ class UnlearningModule(SpreadableModule):
         """Leave the model whole, where training has not done so, and the Trainer as it was."""
         self.gather_model()
         if stage == "fit":
-            self.trainer.reload_dataloaders_every_n_epochs = self._reload
+            self.trainer.reload_dataloaders_every_n_epochs = self._reload  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ looking at the model
 
@@ -635,6 +636,8 @@ class UnlearningModule(SpreadableModule):
         state = resumable_state(checkpoint, self, training=training)
         if state is None:
             return
+        if is_overridden("phase", self, UnlearningModule):
+            end_epoch(checkpoint)
         self._prepared, self._request = state["prepared"], state["request"]
         self._statistics.moving, self._statistics.settled = state["moving"], state["settled"]
         self._clock.prepare_s, self._clock.unlearn_s = state["prepare_s"], state["unlearn_s"]

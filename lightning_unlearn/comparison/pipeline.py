@@ -172,7 +172,9 @@ class Pipeline:
 
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             recorder = WatchRecorder(self._folder(name).watched, watchers)
-            trainer = self._trainer(name, run.trainer, *([*watchers.values(), recorder] if watchers else []))
+            trainer = self._trainer(
+                name, _own_arguments(run), *([*watchers.values(), recorder] if watchers else [])
+            )
             with batches_of(self.data, run.batch_size):
                 trainer.fit(method, self.data)
             return cast(UnlearningModule, method).model, _times(trainer)
@@ -325,14 +327,20 @@ class Pipeline:
         """Refuse what cannot work, before anything is trained or written.
 
         Raises:
-            ValueError: If a Trainer cannot be made, the checkpoint does not load, two evaluators have one name, or one
-                lacks what it needs.
+            ValueError: If a Trainer cannot be made, or is to train what trains nothing, the checkpoint does not load,
+                two evaluators have one name, or one lacks what it needs.
         """
         trained = {label: run.trainer for label, run in self.runs.items()}
         if self.source.checkpoint is None:
             trained = {SOURCE: self.source.trainer, **trained}
         for label, own in trained.items():
             require_trainer(label, self.trainer, own)
+        for label, run in self.runs.items():
+            if run.one_shot and run.trainer.get("max_epochs", 0) != 0:
+                raise ValueError(
+                    f"trainer of {label!r}: the method edits the weights once and trains nothing; write max_epochs: 0, "
+                    f"not {run.trainer['max_epochs']}, or leave it out"
+                )
         if self.source.checkpoint is not None:
             with isolated_rng():
                 model = self.source.model()
@@ -376,7 +384,7 @@ class Pipeline:
 
         def procedure(label: str, build: Callable[[nn.Module], L.LightningModule]) -> Procedure:
             run = self._run_of(label)
-            settings = {**DEFAULTS, **self.trainer, **run.trainer, "logger": False}
+            settings = {**DEFAULTS, **self.trainer, **_own_arguments(run), "logger": False}
 
             def arguments() -> dict[str, Any]:
                 if not has_end(settings):
@@ -463,6 +471,11 @@ class FinishedModel(UnlearningModule):
 
 def _times(trainer: L.Trainer) -> dict[str, float]:
     return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
+
+
+def _own_arguments(run: SourceRun | MethodRun) -> dict[str, Any]:
+    """Return a run's own arguments for its Trainer; the epochs all share are not for what trains nothing."""
+    return {**({"max_epochs": 0} if run.one_shot else {}), **run.trainer}
 
 
 def _load_source(model: L.LightningModule, checkpoint: str) -> None:

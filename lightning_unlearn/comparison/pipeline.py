@@ -139,6 +139,7 @@ class Pipeline:
         for evaluator in self._evaluators:
             evaluator.seed = self._seed_of("evaluate")
             evaluator.controls = False  # source and retrained model have rows of their own
+            evaluator.require(self.data)  # some declare what the data decides
             self._declared |= evaluator.declared()
             if evaluator.keeps is not None:
                 add_written(self.folder, evaluator.keeps)

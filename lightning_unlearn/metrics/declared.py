@@ -45,6 +45,7 @@ class DeclaredMetric:
             cannot take.
         ideal: The value that a perfect method has on any data, such as 0.5 for an attack that can only guess; None
             where there is none. Figures mark it by a line.
+        absent: What stands in the place of a number that the evaluator left out of its scores, such as "never".
 
     Raises:
         ValueError: If an argument is none of those above.
@@ -65,9 +66,10 @@ class DeclaredMetric:
     decides: Question | None = None
     margin: float | None = None
     ideal: float | None = None
+    absent: str = ""
 
     def __post_init__(self) -> None:
-        for argument in ("label", "short", "explanation", "unit"):
+        for argument in ("label", "short", "explanation", "unit", "absent"):
             if not isinstance(getattr(self, argument), str):
                 raise ValueError(f"{argument} must be a text, got {getattr(self, argument)!r}")
         if not self.label:

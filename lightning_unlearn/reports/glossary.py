@@ -44,12 +44,31 @@ def describe(name: str, report: Report | None = None) -> DeclaredMetric:
     told = {} if report is None else report.get("metrics", {})
     if name in told:
         metric = DeclaredMetric.read(told[name])
-        texts = {key: clean(getattr(metric, key)) for key in ("label", "short", "explanation", "unit")}
+        texts = {
+            key: clean(getattr(metric, key)) for key in ("label", "short", "explanation", "unit", "absent")
+        }
         return replace(metric, **texts)  # type: ignore[arg-type]  # all of them texts
     if name in METRICS:
         return METRICS[name]
     label = clean(name).replace("/", ": ").replace("_", " ")
     return DeclaredMetric(label, explanation="A metric of which its evaluator declares nothing.")
+
+
+def absent(report: Report, model: str, name: str, place: int | None = None) -> str:
+    """Return what to say of a number that a model lacks: what its evaluator, if it measured the model, declares.
+
+    Args:
+        report: The report.
+        model: The model.
+        name: The metric.
+        place: Place of the seed that lacks it; None where all do.
+    """
+    evaluator = f"{name.partition('/')[0]}/"
+    measured = any(
+        other.startswith(evaluator) and (place is None or value["values"][place] is not None)
+        for other, value in report["models"][model].items()
+    )
+    return describe(name, report).absent if measured else ""
 
 
 def clean(text: str) -> str:

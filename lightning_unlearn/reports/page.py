@@ -15,6 +15,7 @@ from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
+    absent,
     best_and_worst,
     clean,
     decimals,
@@ -152,6 +153,8 @@ def _cells(report: Report, name: str, metric: DeclaredMetric) -> dict[str, _Cell
                 "mark": "best" if model in best else "worst" if model in worst else "",
                 "partial": None in value["values"],
             }
+        elif told := absent(report, model, name):
+            cells[model] = {"number": None, "text": told}
     return cells
 
 
@@ -173,8 +176,13 @@ def _section(
         if (value := report["models"][model].get(name)) is not None:
             digits = decimals(metric, value)
             numbers = [
-                {"number": number, "text": "" if number is None else format_number(metric, number, digits)}
-                for number in value["values"]
+                {
+                    "number": number,
+                    "text": absent(report, model, name, place)
+                    if number is None
+                    else format_number(metric, number, digits),
+                }
+                for place, number in enumerate(value["values"])
             ]
             rows.append((name, numbers))
     return {

@@ -12,6 +12,7 @@ from lightning_unlearn.core.terminal import encodable
 from lightning_unlearn.metrics.declared import MATCH
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
+    absent,
     best_and_worst,
     clean,
     describe,
@@ -93,7 +94,8 @@ def _metric_column(report: Report, name: str, models: Sequence[str], spell: _Spe
     cells, marks = [], []
     for model in models:
         value = report["models"][model].get(name)
-        cells.append("-" if value is None else spell(format_value(metric, value)))
+        missing = absent(report, model, name) or "-"
+        cells.append(spell(missing if value is None else format_value(metric, value)))
         incomplete = value is not None and None in value["values"]
         marks.append(f"{_PARTIAL if incomplete else ''}{_BEST if model in best else ''}")
     heading = [*_heading(spell(metric.short), cells), spell(metric.unit)]

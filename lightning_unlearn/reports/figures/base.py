@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
+    absent,
     describe,
     format_value,
     half_width,
@@ -312,7 +313,7 @@ def metric_bars(axes: Axes, report: Report, metric: str, models: Sequence[str]) 
     for row, name in enumerate(models):
         value = report["models"][name].get(metric)
         if value is None:
-            row_text(axes, row, "not measured")
+            row_text(axes, row, absent(report, name, metric) or "not measured")
             continue
         tint = CONTROL_LOOKS.get(name, {"color": BLUE})["color"]
         axes.barh(row, value["mean"] * scale, height=0.66, color=tint, zorder=2)

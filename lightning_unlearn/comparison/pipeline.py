@@ -159,7 +159,7 @@ class Pipeline:
                 return model, {}
             trainer = self._trainer(SOURCE, self.source.trainer, Clock())
             trainer.fit(model, self.data)
-            return model, _times(trainer)
+            return model, _times(trainer, model)
 
         return self._part(SOURCE, "source", build, train)
 
@@ -169,7 +169,9 @@ class Pipeline:
 
         def build() -> L.LightningModule:
             assert self._source is not None  # or no method is run
-            return run.method(self._source)
+            method = run.method(self._source)
+            self._declared |= method.metrics
+            return method
 
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             recorder = WatchRecorder(self._folder(name).watched, watchers)
@@ -178,7 +180,7 @@ class Pipeline:
             )
             with batches_of(self.data, run.batch_size):
                 trainer.fit(method, self.data)
-            return cast(UnlearningModule, method).model, _times(trainer)
+            return cast(UnlearningModule, method).model, _times(trainer, method)
 
         # what is watched decides no weight: a method is fitted again for a curve to show, the baseline is not
         return self._part(name, "unlearn", build, train, {} if name == RETRAIN else watchers)
@@ -470,8 +472,14 @@ class FinishedModel(UnlearningModule):
         """Leave the measuring to the evaluators."""
 
 
-def _times(trainer: L.Trainer) -> dict[str, float]:
-    return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
+def _times(trainer: L.Trainer, fitted: L.LightningModule) -> dict[str, float]:
+    """Return the seconds that a fit took, and what its method measured in it."""
+    own = fitted.metrics if isinstance(fitted, UnlearningModule) else {}
+    return {
+        key: float(value)
+        for key, value in trainer.callback_metrics.items()
+        if key.startswith("time/") or key in own
+    }
 
 
 def _own_arguments(run: SourceRun | MethodRun) -> dict[str, Any]:

@@ -46,6 +46,7 @@ from lightning_unlearn.methods.base.trial import (
     warn_of_another_loss,
     warn_of_guessing,
 )
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import clone, save_primitive_hyperparameters
 from lightning_unlearn.models.classifier import scheduled
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
@@ -105,6 +106,7 @@ class UnlearningModule(SpreadableModule):
     )
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
     def __init__(
         self,

@@ -41,6 +41,7 @@ DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)))
 CONTROL_LOOKS: dict[str, dict[str, Any]] = {
     "source": {"color": "#8C8C8C", "linestyle": (0, (4, 2, 1, 2))},
     "retrain": {"color": "#000000", "linestyle": (0, (4, 2))},
+    "retrain_2": {"color": "#555555", "linestyle": (0, (2, 2))},
 }
 IDEAL: dict[str, Any] = {"color": VERMILION, "linestyle": (0, (1.2, 1.2)), "linewidth": 1.6}
 """How a line for what is known without measuring it looks: guessing, or an untrained model."""

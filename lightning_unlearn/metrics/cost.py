@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, shapes
 from lightning_unlearn.functional import acceleration
 
 
@@ -90,6 +90,7 @@ class RelearnTime(Metric):
 
     losses: Tensor
     steps: Tensor
+    spoilt: Tensor
 
     def __init__(self, target: float, **kwargs: Any) -> None:
         in_range("target", target, "(-inf, inf)")
@@ -97,20 +98,33 @@ class RelearnTime(Metric):
         self.target = target
         self.add_state("losses", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
         self.add_state("steps", torch.tensor(math.inf), dist_reduce_fx="max")
+        self.add_state("spoilt", torch.zeros((), dtype=torch.int64), dist_reduce_fx="max")
 
     def update(self, loss: Tensor) -> None:
-        """Take the loss after one more step; the first is the one before any."""
+        """Take the loss after one more step; the first is the one before any.
+
+        Raises:
+            ValueError: If it is not one number.
+        """
+        if loss.numel() != 1:
+            raise ValueError(f"loss must be one number, the mean over D_f, got shape {shapes(loss)}")
+        loss = loss.detach().reshape(())
         # on the device throughout: asking for the value would wait for it at every step
-        reached = torch.isinf(self.steps) & (loss.detach() <= self.target)
+        reached = torch.isinf(self.steps) & (loss <= self.target)
         self.steps = torch.where(reached, self.losses.to(self.steps.dtype), self.steps)
         self.losses = self.losses + 1
+        self.spoilt = torch.maximum(self.spoilt, loss.isnan().to(self.spoilt))
 
     def compute(self) -> Tensor:
         """Steps until the target, infinite if it was not reached.
 
         Raises:
-            ValueError: If there was no loss.
+            ValueError: If there was no loss, or one was NaN.
         """
         if not self.losses:
             raise ValueError("RelearnTime has seen no loss; call update(loss) first")
+        if self.spoilt:
+            raise ValueError(
+                "RelearnTime has seen NaN, which reaches no target; relearn with a smaller learning rate"
+            )
         return self.steps

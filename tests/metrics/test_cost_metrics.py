@@ -52,3 +52,14 @@ def test_relearn_time_survives_pickling_half_way() -> None:
 def test_a_target_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match="target"):
         RelearnTime(math.nan)
+
+
+def test_a_loss_that_is_no_number_is_no_relearn_time() -> None:
+    metric = RelearnTime(0.5)
+    metric.update(torch.tensor(math.nan))
+    metric.update(torch.tensor(0.1))
+    with pytest.raises(ValueError, match="has seen NaN"):
+        metric.compute()
+    for shape in ((0,), (2,)):
+        with pytest.raises(ValueError, match=r"loss must be one number, .* got shape \("):
+            metric.update(torch.zeros(shape))

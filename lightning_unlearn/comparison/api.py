@@ -68,7 +68,7 @@ def compare(
     evaluators: Sequence[Callable[[], Evaluator]] = (),
     *,
     seeds: int | Sequence[int] = 3,
-    vary: Literal["all", "source", "unlearn", "evaluate"] = "all",
+    vary: Literal["all", "training", "source", "unlearn", "evaluate"] = "all",
     retrain: MethodRun | None = None,
     retrain_2: bool = True,
     short_retrainings: Sequence[float] = SHARES,
@@ -92,12 +92,15 @@ def compare(
 
     Args:
         source: The source model.
-        data: Builds the split data; the split is the same for every seed.
+        data: Builds the split data, a new object each time.
         methods: The methods.
         evaluators: Build the evaluators; accuracies and forgetting metrics are always measured.
         seeds: Number of seeds, or the seeds. A seed is a full repetition.
-        vary: Which randomness differs between seeds: ``all``, or only that of training the ``source``, of
-            ``unlearn``-ing (retraining included), or of evaluating.
+        vary: What differs between seeds. ``all``: each draws its own forget and non-member sets, as far as the rule
+            draws any; of a source that is given as a checkpoint only the non-members from the test set are drawn anew,
+            and a split that is kept under ``split_path`` is the same for all. ``training``: all but the split, so that
+            intervals tell of training noise only. Or the randomness of training the ``source``, of ``unlearn``-ing
+            (retraining included), or of ``evaluate``-ing alone.
         retrain: How to retrain; ``None`` for :class:`~lightning_unlearn.methods.Retrain` with the source's trainer.
         retrain_2: Whether to retrain a second time with another seed: the yardstick for every distance to the
             retrained model.
@@ -140,7 +143,7 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
     in_range("threads", threads, "[1, inf)", "; None leaves them as they are", whole=True, none=True)
-    one_of("vary", vary, "all", "source", "unlearn", "evaluate")
+    one_of("vary", vary, "all", "training", "source", "unlearn", "evaluate")
     for share in short_retrainings:
         in_range("short_retrainings", share, "(0, 1)", "; [] trains none")
     wandb, loggers = split_loggers((trainer or {}).get("logger"))
@@ -153,6 +156,7 @@ def compare(
         source=source,
         runs=runs,
         data=split_data,
+        build_data=data,
         evaluators=[ForgettingMetrics, *evaluators],
         retrain_2=retrain_2,
         shares=sorted(set(short_retrainings)),
@@ -170,7 +174,7 @@ def compare(
         pipeline.check()
     with in_use(folder):
         if record is not None:
-            recorder = Recorder(record, split_data, source.checkpoint)
+            recorder = Recorder(record, lambda: pipeline.data, source.checkpoint)
             pipeline.observers = [recorder, *pipeline.observers]
             forget_key = forget_key or record.key_path
         pipeline.claim_folder(overwrite, inputs, None if forget_key is None else Path(forget_key))

@@ -24,6 +24,7 @@ from lightning_unlearn.reports.glossary import (
     format_interval,
     format_number,
     format_value,
+    what_varies,
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
@@ -38,6 +39,7 @@ _CSS_DPI = 96
 """Pixels of a style sheet in an inch."""
 _DATA_LABELS = {
     "name": "Data set",
+    "split": "What differs between the seeds' splits",
     "n_forget": "Forget set D_f, samples",
     "n_retain": "Retain set D_r, samples",
     "n_test": "Test set, samples",
@@ -122,6 +124,7 @@ def write_page(
         versions=[(key, _text(value)) for key, value in report["versions"].items()],
         config=_yaml(report["config"]),
         clean=clean,
+        varied=what_varies(report),
         printed=format_number,
     )
     return write_text_atomic(path, page)

@@ -23,6 +23,7 @@ from lightning_unlearn.reports.glossary import (
     is_control,
     measured_metrics,
     short_retrainings,
+    what_varies,
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
@@ -157,9 +158,8 @@ def _chunks(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
 
 def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> Iterator[str]:
     """Say how to read the numbers and the marks that occur."""
-    n_seeds = len(report["seeds"])
-    if n_seeds > 1:
-        yield f"mean ± half the width of the 95% interval over {n_seeds} seeds (Student t)"
+    if len(report["seeds"]) > 1:
+        yield f"mean ± half the width of the 95% interval over {what_varies(report)}"
     else:
         yield "no interval: one seed"
     controls = [f"{name} = {meaning}" for name, meaning in CONTROLS.items() if name in report["models"]]

@@ -16,6 +16,7 @@ from lightning_unlearn.data import Split
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
+from lightning_unlearn.reports.verdict import margins_in_words
 
 SHORT = {"retrain_2": True, "short_retrainings": [0.1, 0.5]}
 
@@ -186,3 +187,15 @@ def test_on_one_split_an_attacks_interval_is_over_its_samples_too(tmp_path: Path
     low, high = value["ci95"]
     assert low <= value["mean"] <= high
     assert high - low > 0.1, "ten non-members cannot tell more"
+
+
+@pytest.mark.slow
+def test_margins_are_declared_in_the_report(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no evaluator measured nothing/here"):
+        report = toy_compare(
+            tmp_path, methods=[], evaluators=[], seeds=1, margins={"accuracy/test": 0.05, "nothing/here": 1.0}
+        ).report
+    assert report["metrics"]["accuracy/test"]["margin"] == 0.05
+    assert "a loss of 5.00 points" in margins_in_words(report)
+    with pytest.raises(ValueError, match=r"margins.* must be above 0"):
+        toy_compare(tmp_path, margins={"accuracy/test": 0.0})

@@ -72,6 +72,7 @@ def compare(
     retrain: MethodRun | None = None,
     retrain_2: bool = True,
     short_retrainings: Sequence[float] = SHARES,
+    margins: Mapping[str, float] | None = None,
     trainer: Mapping[str, Any] | None = None,
     adapter: Adapter | None = None,
     output_dir: str | Path = "runs/compare",
@@ -107,6 +108,8 @@ def compare(
         short_retrainings: Shares of the retraining's steps, in (0, 1), to retrain for, with its learning rates
             compressed and ending near zero: the floor that a method must lie above to be worth its time. Evaluators
             that need many models of a kind leave these out, and ``retrain_2``.
+        margins: Differences from the retrained model that do not matter, by metric, in its own unit (0.01 is a point of
+            an accuracy); left out, half the gap between source and retrained model, of test accuracy one point lost.
         trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``. Every Trainer
             logs to CSV, in the run's folder, unless ``logger`` is False; other loggers beside it. A ``WandbLogger``
             says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
@@ -146,6 +149,8 @@ def compare(
     one_of("vary", vary, "all", "training", "source", "unlearn", "evaluate")
     for share in short_retrainings:
         in_range("short_retrainings", share, "(0, 1)", "; [] trains none")
+    for name, margin in (margins or {}).items():
+        in_range(f"margins[{name!r}]", margin, "(0, inf)")
     wandb, loggers = split_loggers((trainer or {}).get("logger"))
     split_data, record = _prepared(data(), ledger)
     folder, files = Path(output_dir), (split_data.split_path, source.checkpoint, forget_key)
@@ -160,6 +165,7 @@ def compare(
         evaluators=[ForgettingMetrics, *evaluators],
         retrain_2=retrain_2,
         shares=sorted(set(short_retrainings)),
+        margins=dict(margins or {}),
         seeds=seeds,
         vary=vary,
         trainer={**(trainer or {}), "logger": loggers},

@@ -3,7 +3,7 @@
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -108,6 +108,7 @@ class Pipeline:
     progress: Progress
     retrain_2: bool = False
     shares: Sequence[float] = ()  # of the retraining's steps, for short retrainings
+    margins: dict[str, float] = field(default_factory=dict)
     observers: Sequence[Observer] = ()
     key: bytes = b""  # what the forgotten samples are hashed with
     key_is_shared: bool = False  # only then does the hash say anything to others
@@ -398,8 +399,15 @@ class Pipeline:
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
-            metrics={**self._declared, **COST},
+            metrics={
+                name: replace(metric, margin=self.margins.get(name, metric.margin))
+                for name, metric in {**self._declared, **COST}.items()
+            },
         )
+        if unknown := self.margins.keys() - report["metrics"].keys():
+            rank_zero_warn(
+                f"margins: no evaluator measured {', '.join(sorted(unknown))}; the margin decides nothing"
+            )
         set_intervals(report, self._over_samples())
         return report
 

@@ -28,7 +28,7 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import control_findings, judge_all, summary_sentences
+from lightning_unlearn.reports.verdict import control_findings, judge_all, margins_in_words, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -124,6 +124,7 @@ def write_page(
         versions=[(key, _text(value)) for key, value in report["versions"].items()],
         config=_yaml(report["config"]),
         clean=clean,
+        margins=margins_in_words(report),
         varied=what_varies(report),
         printed=format_number,
     )

@@ -27,7 +27,7 @@ from lightning_unlearn.reports.glossary import (
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all
+from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all, margins_in_words
 
 __all__ = ["render_text"]
 
@@ -205,10 +205,7 @@ def _verdicts(report: Report, width: int, spell: _Spell) -> Iterator[str]:
         "Is the method close to the retrained model? Beside it the share of the gap between source (0%) and "
         "retrained model (100%) that it closed."
     )
-    yield (
-        f"{_SIGNS['close']} within half that gap, or less than a point of test accuracy lost, two one-sided tests "
-        "at 5%"
-    )
+    yield f"{_SIGNS['close']} within {margins_in_words(report)}, two one-sided tests at 5%"
     yield f"{_SIGNS['not close']} beyond (Holm over metrics and methods); one such metric decides the verdict"
     yield f"{_UNKNOWN} undecided: more seeds would tell; {_BLIND} blind: source and retrained model do not differ"
     if floors:

@@ -4,6 +4,7 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.source import SourceCheckpoint
 from lightning_unlearn.methods.cf_k import CFk
+from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.l1_sparse import L1Sparse
@@ -19,6 +20,7 @@ from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
+    "CT",
     "NPO",
     "WGAN",
     "CFk",

@@ -26,6 +26,7 @@ __all__ = [
     "lay_out_for_cpu",
     "load_state",
     "reinitialize",
+    "square_kernels",
     "surviving_tensors",
     "uncompiled",
 ]
@@ -386,6 +387,26 @@ def last_parameter_tensors(module: nn.Module, k: int) -> list[str]:
             f"k must be from 1 to {len(names)}, the trainable parameter tensors of {type(module).__name__}, got {k}"
         )
     return names[-k:]
+
+
+def square_kernels(module: nn.Module) -> list[nn.Parameter]:
+    """Return the trainable kernels of convolutions that transposing would change: square ones of a size above 1.
+
+    A kernel that is computed from other tensors (:mod:`torch.nn.utils.parametrizations`) is not among them.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, (3, 1)))
+        >>> [tuple(kernel.shape) for kernel in square_kernels(network)]
+        [(2, 1, 3, 3)]
+    """
+    weights = [part.weight for part in module.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)]
+    return [
+        weight
+        for weight in weights
+        if isinstance(weight, nn.Parameter)
+        and weight.requires_grad
+        and weight.shape[-1] == weight.shape[-2] > 1
+    ]
 
 
 def count_parameters(module: nn.Module, names: Sequence[str] | None = None) -> int:

@@ -27,7 +27,7 @@ _MARKER = re.compile(r"^<!-- table: (\w+) ?(.*?) -->$", re.MULTILINE)
 _IN_README = re.compile(r"^(<!-- table: (\w+) -->\n).*?^(<!-- end of table -->)$", re.MULTILINE | re.DOTALL)
 _SHORT = (
     *("accuracy/test", "accuracy/retain", "accuracy/forget", "backdoor/success_rate_forget"),
-    *("membership_inference/accuracy", "similarity", "acceleration"),
+    *("membership_inference/hit_rate", "similarity", "acceleration"),
 )
 _LONG = (
     *(*_SHORT, "time/total_s", "forgetting_rate", "memory_retention_rate"),

@@ -33,8 +33,8 @@ def test_a_deletion_request_in_ones_own_project(tmp_path: Path, monkeypatch: pyt
     method.export("unlearned.ckpt")
 
     assert data.split.forget.tolist() == list(range(5, 600, 5))
-    assert 0 <= trainer.callback_metrics["membership_inference/accuracy"] <= 1
-    assert 0 <= trainer.callback_metrics["source/membership_inference/accuracy"] <= 1
+    assert 0 <= trainer.callback_metrics["membership_inference/hit_rate"] <= 1
+    assert 0 <= trainer.callback_metrics["source/membership_inference/hit_rate"] <= 1
     unlearned = MyModule.load_from_checkpoint("unlearned.ckpt")
     assert unlearned.hparams["width"] == 8
     assert unlearned.vocabulary[-1] == "9"

@@ -46,10 +46,10 @@ class MembershipInference(Evaluator):
       source model, the audited model's own posteriors are learnt.
     - ``own``: as ``source``, but the classifier learns the audited model's own posteriors. An attack trained on
       another model takes a change of confidence for a change of membership: its hits on the forget set and its
-      false alarms on non-members then rise or fall together. This variant does not, so its ``accuracy`` of two
+      false alarms on non-members then rise or fall together. This variant does not, so its ``hit_rate`` of two
       models can be compared directly.
 
-    The classifier is applied to the forget set and to the non-members. ``<name>/accuracy`` is the share of
+    The classifier is applied to the forget set and to the non-members. ``<name>/hit_rate`` is the share of
     the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them stand ``fpr``,
     ``balanced_accuracy``, ``auc`` and ``tpr_at_1pct_fpr``. A model that forgot scores like the retrained one,
     not 0. The results' file also holds bootstrap intervals, the confusion matrix, the receiver operating
@@ -80,9 +80,9 @@ class MembershipInference(Evaluator):
 
     default_name: ClassVar[str] = "membership_inference"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
-        "membership_inference/accuracy": near_share(
-            "Membership inference: accuracy on D_f",
-            "MIA accuracy",
+        "membership_inference/hit_rate": near_share(
+            "Membership inference: hit rate on D_f",
+            "MIA hit rate",
             "Share of the forget set that a membership inference attack (MIA) takes for training data; read it beside "
             "the false positive rate, since it moves with a model's confidence alone.",
             headline=True,
@@ -104,7 +104,7 @@ class MembershipInference(Evaluator):
             "Membership inference: false positive rate",
             "MIA FPR",
             "Share of the samples never trained on that the attack takes for training data: the attack's own "
-            "error, beside which its accuracy is read.",
+            "error, beside which its hit rate is read.",
             unit="%",
             headline=True,
         ),

@@ -3,6 +3,7 @@
 from lightning_unlearn.functional import (
     divergence,
     gan,
+    gradients,
     lira,
     membership,
     populations,
@@ -13,6 +14,7 @@ from lightning_unlearn.functional import (
 )
 from lightning_unlearn.functional.divergence import *
 from lightning_unlearn.functional.gan import *
+from lightning_unlearn.functional.gradients import *
 from lightning_unlearn.functional.lira import *
 from lightning_unlearn.functional.membership import *
 from lightning_unlearn.functional.populations import *
@@ -24,6 +26,7 @@ from lightning_unlearn.functional.unlearning import *
 __all__ = [
     *divergence.__all__,
     *gan.__all__,
+    *gradients.__all__,
     *lira.__all__,
     *membership.__all__,
     *populations.__all__,

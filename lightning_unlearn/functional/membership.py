@@ -153,7 +153,7 @@ def membership_rates(
     Returns:
         Rates in ``[0, 1]``:
 
-        - ``accuracy``: share of D_f inferred as member (the attack's accuracy *on D_f*, not over both sets).
+        - ``hit_rate``: share of D_f inferred as member; read it beside ``fpr``.
         - ``auc``: see :func:`auc`.
         - ``fnr``: share of D_f inferred as non-member, FN / (TP + FN): Chen, Huang & Wang, "Machine
           unlearning via GAN", 2021, eq. 7.
@@ -167,7 +167,7 @@ def membership_rates(
     Example:
         >>> import torch
         >>> rates = membership_rates(torch.tensor([0.9, 0.8, 0.6, 0.2]), torch.tensor([0.1, 0.7]))
-        >>> rates["accuracy"], rates["fnr"], rates["fpr"], rates["balanced_accuracy"]
+        >>> rates["hit_rate"], rates["fnr"], rates["fpr"], rates["balanced_accuracy"]
         (0.75, 0.25, 0.5, 0.625)
     """
     _require_threshold(threshold)
@@ -386,7 +386,7 @@ def _rates(
     tpr = (forget_counts * inferred).sum(-1).double() / forget_counts.sum(-1)
     fpr = (nonmember_counts * inferred).sum(-1).double() / nonmember_counts.sum(-1)
     return {
-        "accuracy": tpr,
+        "hit_rate": tpr,
         "auc": _auc(forget_counts, nonmember_counts),
         "fnr": 1.0 - tpr,
         "fpr": fpr,

@@ -1,4 +1,4 @@
-"""How sensitive a model's scalars are, which of them to perturb, and the perturbations.
+"""Which of a model's scalars to perturb, by how sensitive it is to them, and the perturbations.
 
 All follow Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", section III-B.
 A selection is a mapping from parameter name to flat positions: int64, ascending, without repetition, in
@@ -8,114 +8,22 @@ rank.
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, one_of, shapes
+from lightning_unlearn.core.checks import in_range, shapes
 
 __all__ = [
-    "gradient_sensitivities",
     "perturb_mixed",
     "perturb_scaled",
-    "sample_sensitivities",
     "select_random",
     "select_random_top_k",
     "select_top_k",
     "select_top_k_tensors",
     "selection_masks",
 ]
-
-Granularity = Literal["scalar", "tensor"]
-
-# Gradients of single samples that are held at once, as a count of numbers: 256 MB in float32.
-_NUMBERS_HELD = 2**26
-
-
-def gradient_sensitivities(gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    r"""Sensitivity of each scalar, the magnitude of its gradient :math:`|g_{i,j}(x)|` (eq. 6).
-
-    Args:
-        gradients: Gradient of the model's output or loss for each parameter name.
-
-    Returns:
-        Tensors of the same shapes, not negative, detached, at least float32.
-
-    Example:
-        >>> import torch
-        >>> gradient_sensitivities({"weight": torch.tensor([-2.0, 1.0])})
-        {'weight': tensor([2., 1.])}
-    """
-    return {name: _at_least_float32(gradient.detach().abs()) for name, gradient in gradients.items()}
-
-
-def sample_sensitivities(
-    objective: Callable[..., Tensor],
-    parameters: Mapping[str, Tensor],
-    samples: tuple[Any, ...],
-    *,
-    weights: Tensor | None = None,
-    granularity: Granularity = "scalar",
-    chunk_size: int | None = None,
-) -> dict[str, Tensor]:
-    r"""Sum over a batch of the sensitivity (eq. 6) that each sample gives, :math:`\sum_b \|g_{i,j}(x_b)\|`.
-
-    The magnitude is taken of each sample's own gradient, as in memory aware synapses (Aljundi et al., 2018,
-    eq. 2). The gradient of a batch's mean would not do: training has brought just that one close to zero,
-    so that large gradients of opposite sign cancel and what is left is noise. Several samples' gradients are
-    computed at once (:func:`torch.func.vmap`).
-
-    Args:
-        objective: Called as ``objective(parameters, *sample)`` for one sample without batch dimension;
-            returns a scalar, the function F of eq. 5, in operations that ``vmap`` can batch.
-        parameters: What to differentiate by, by name.
-        samples: The arguments of ``objective`` with a batch dimension first; tensors or structures of them.
-        weights: Weight of each sample, shape ``(B,)``; ``None`` for 1.
-        granularity: ``"scalar"`` for the magnitude of each scalar's derivative, ``"tensor"`` for the L2 norm
-            of the gradient by each whole tensor.
-        chunk_size: How many samples at once; ``None`` for as many as fit into a quarter of a gigabyte.
-
-    Returns:
-        The sums by name, at least float32, detached: of the parameters' shapes for ``"scalar"``, scalars for
-        ``"tensor"``.
-
-    Raises:
-        ValueError: If ``granularity`` is unknown or ``chunk_size`` is below 1.
-
-    Example:
-        >>> import torch
-        >>> weight, inputs = {"w": torch.tensor([1.0, 1.0])}, torch.tensor([[3.0, 1.0], [-3.0, 1.0]])
-        >>> sample_sensitivities(lambda p, x: (p["w"] * x).sum(), weight, (inputs,))
-        {'w': tensor([6., 2.])}
-    """
-    one_of("granularity", granularity, "scalar", "tensor")
-    in_range("chunk_size", chunk_size, "[1, inf)", whole=True, none=True)
-    by_name = dict(parameters)
-    numbers = sum(value.numel() for value in by_name.values())
-    step = chunk_size or max(1, _NUMBERS_HELD // max(1, numbers))
-    gradients_of = torch.func.vmap(
-        torch.func.grad(objective), in_dims=(None, *(0 for _ in samples)), randomness="different"
-    )
-    totals: dict[str, Tensor] = {}
-    leaves: list[Tensor] = []
-    apply_to_collection(samples, Tensor, leaves.append)
-    for start in range(0, len(leaves[0]), step):
-        part = apply_to_collection(samples, Tensor, lambda value: value[start : start + step])  # noqa: B023  used at once
-        for name, gradients in gradients_of(by_name, *part).items():
-            magnitudes = _at_least_float32(gradients.detach())
-            if granularity == "tensor":
-                magnitudes = torch.linalg.vector_norm(magnitudes.reshape(len(magnitudes), -1), dim=1)
-            else:
-                magnitudes = magnitudes.abs()
-            if weights is None:
-                total = magnitudes.sum(0)
-            else:
-                total = torch.tensordot(weights[start : start + step].to(magnitudes), magnitudes, dims=1)
-            totals[name] = totals[name] + total if name in totals else total
-    return totals
 
 
 def select_top_k_tensors(

@@ -5,24 +5,21 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-import torch.distributed
-from lightning_utilities.core.apply_func import apply_to_collection
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data import Adapter, Indexed, UnlearningDataModule
-from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.functional import gradient_sensitivities, select_top_k
-from lightning_unlearn.functional.sensitivity import Granularity, sample_sensitivities, select_top_k_tensors
+from lightning_unlearn.functional import output_norm, select_top_k, select_top_k_tensors
+from lightning_unlearn.functional.gradients import Statistic
 from lightning_unlearn.methods.base import Choice, Declared, Range, Source
 from lightning_unlearn.methods.base.perturbation import Perturbation
-from lightning_unlearn.models import evaluating
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import call_with
 
 __all__ = ["TopK"]
 
+Granularity = Literal["scalar", "tensor"]
 Sensitivity = Literal["loss", "output_norm"]
 SensitivityStream = Literal["forget", "retain", "train"]
 
@@ -49,8 +46,8 @@ class TopK(Perturbation):
             all would.
         sensitivity_stream: Of which set they are a random choice: ``"train"`` (D, as in the paper),
             ``"forget"`` or ``"retain"``.
-        sensitivity_per_sample: ``False`` takes the gradient of each batch's mean instead, for models whose
-            operations :func:`torch.func.vmap` cannot batch.
+        sensitivity_per_sample: ``False`` takes the gradient of each batch's mean instead, which is quicker for
+            models whose operations :func:`torch.func.vmap` cannot batch.
         granularity: ``"scalar"`` chooses single weights, as the paper's table I counts them; ``"tensor"``
             reads eq. 6 as the norm of a tensor's gradient and perturbs whole tensors.
         **perturbation: Arguments of :class:`~lightning_unlearn.methods.base.perturbation.Perturbation`.
@@ -126,39 +123,20 @@ class TopK(Perturbation):
         Returns:
             Means over the samples by parameter name, in the parameters' shapes (or scalars), the same on
             every rank.
-
-        Raises:
-            ValueError: If the model's operations cannot be batched over samples.
         """
-        positions = self._sensitivity_positions(data)
-        loader = data.loader(self.sensitivity_stream, positions=positions, indexed=True)
-        parameters = {name: parameter.detach() for name, parameter in trainable(self.model).items()}
-        by_tensor = self.granularity == "tensor"
-        totals = {
-            n: torch.zeros(() if by_tensor else p.shape, device=p.device) for n, p in parameters.items()
-        }
-        with (
-            evaluating(self.model),
-            runtime.forward_context(),
-            torch.autocast(runtime.device.type, enabled=False),
-        ):
-            for batch in loader:
-                assert isinstance(batch, Indexed)
-                moved = runtime.to_device(batch.batch)
-                # a sample that was repeated to give every rank one counts where it belongs
-                weights = (batch.index % runtime.world_size == runtime.rank).to(runtime.device)
-                if not self._outputs_checked:
-                    with torch.no_grad():
-                        self.stream_logits(
-                            moved
-                        )  # says what is wrong with a model that does not fit the data
-                for name, value in self._batch_sensitivities(parameters, moved, weights).items():
-                    totals[name] += value
-        for total in totals.values():
-            if runtime.world_size > 1:
-                torch.distributed.all_reduce(total)
-            total /= len(positions)
-        return totals
+        statistic: Statistic = "norm" if self.granularity == "tensor" else "magnitude"
+        found = gradient_statistics(
+            self.model,
+            data,
+            self.sensitivity_stream,
+            [statistic],
+            runtime=runtime,
+            loss=output_norm if self.sensitivity == "output_norm" else self.loss,
+            adapter=self.adapter,
+            positions=self._sensitivity_positions(data),
+            per_sample=self.sensitivity_per_sample,
+        )
+        return found[statistic]
 
     def _sensitivity_positions(self, data: UnlearningDataModule) -> np.ndarray[Any, Any]:
         split = data.split
@@ -169,54 +147,3 @@ class TopK(Perturbation):
             return stream
         rng = np.random.default_rng(derive_seed(data.order_seed, "sensitivity"))
         return np.sort(rng.choice(stream, self.sensitivity_samples, replace=False))
-
-    def _batch_sensitivities(
-        self, parameters: Mapping[str, Tensor], batch: Any, weights: Tensor
-    ) -> dict[str, Tensor]:
-        """Return the sum of sensitivities over a batch."""
-        inputs, targets = self.adapter.split(batch)
-        objective = _Objective(self.model, self.adapter, self.loss, self.sensitivity)
-        if not self.sensitivity_per_sample:
-            value = objective(inputs, targets)
-            gradients = torch.autograd.grad(
-                value, list(trainable(self.model).values()), materialize_grads=True
-            )
-            found = gradient_sensitivities(dict(zip(parameters, gradients, strict=True)))
-            if self.granularity == "tensor":
-                found = {name: torch.linalg.vector_norm(gradient) for name, gradient in found.items()}
-            return {name: value * weights.sum() for name, value in found.items()}
-
-        def of_sample(parameters: Mapping[str, Tensor], inputs: Any, target: Tensor) -> Tensor:
-            own = {f"model.{name}": value for name, value in parameters.items()}
-            batch_of_one = apply_to_collection((inputs, target), Tensor, lambda value: value.unsqueeze(0))
-            value: Tensor = call_with(objective, own, *batch_of_one)
-            return value
-
-        try:
-            return sample_sensitivities(
-                of_sample, parameters, (inputs, targets), weights=weights, granularity=self.granularity
-            )
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"sensitivity_per_sample: {type(self.model).__name__} does something that torch.func.vmap "
-                f"cannot batch over samples ({error}); set sensitivity_per_sample=False"
-            ) from error
-
-
-class _Objective(nn.Module):
-    """The function F of eq. 5 on a batch, as a module, so that the model's parameters can be replaced."""
-
-    def __init__(self, model: nn.Module, adapter: Adapter, loss: Loss, kind: Sensitivity) -> None:
-        super().__init__()
-        self.model = model
-        self.adapter = adapter
-        self.loss = loss
-        self.kind = kind
-
-    def forward(self, inputs: Any, targets: Tensor) -> Tensor:
-        logits = self.adapter.call(self.model, inputs)
-        if self.kind == "loss":
-            return self.loss(logits, targets)
-        return logits.square().sum(dim=-1).mean()

@@ -24,6 +24,10 @@ SCHEMA_VERSION = 2
 without a key."""
 
 
+_ALIASES = {"membership_inference/accuracy": "membership_inference/hit_rate"}
+"""What metrics were called before, with their names: in a file both stand, and either is read as the latter."""
+
+
 class Value(TypedDict):
     """One metric of one model over all seeds.
 
@@ -357,7 +361,7 @@ def _is_integer(value: Any) -> bool:
 
 
 def write_json(report: Report, path: str | os.PathLike[str]) -> Path:
-    """Check the report and write it as strict JSON, whole or not at all.
+    """Check the report and write it as strict JSON, whole or not at all; metrics also under their earlier names.
 
     Args:
         report: The report.
@@ -370,11 +374,15 @@ def write_json(report: Report, path: str | os.PathLike[str]) -> Path:
         ValueError: The report breaks the contract, see :func:`validate`.
     """
     validate(report)
-    return write_json_atomic(path, report)
+    models = {
+        model: {**values, **{old: values[name] for old, name in _ALIASES.items() if name in values}}
+        for model, values in report["models"].items()
+    }
+    return write_json_atomic(path, {**report, "models": models})
 
 
 def read_json(path: str | os.PathLike[str]) -> Report:
-    """Read a report and check it.
+    """Read a report and check it; metrics under earlier names get those of today.
 
     Args:
         path: A ``report.json``.
@@ -394,4 +402,8 @@ def read_json(path: str | os.PathLike[str]) -> Report:
         validate(report)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
+    for model, values in report["models"].items():
+        report["models"][model] = {_ALIASES.get(name, name): value for name, value in values.items()}
+    if "metrics" in report:
+        report["metrics"] = {name: told for name, told in report["metrics"].items() if name not in _ALIASES}
     return cast(Report, report)

@@ -20,7 +20,7 @@ from lightning_unlearn.functional import (
     tpr_at_fpr,
 )
 
-RATES = ("accuracy", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")
+RATES = ("hit_rate", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")
 
 
 def scores(
@@ -74,7 +74,7 @@ def test_rates_match_sklearn(threshold, digits):
     tn, fp, fn, tp = metrics.confusion_matrix(labels, decisions, labels=[0, 1]).ravel()
     rates = membership_rates(forget, nonmember, threshold)
     assert tuple(rates) == RATES
-    assert rates["accuracy"] == pytest.approx(tp / len(forget))
+    assert rates["hit_rate"] == pytest.approx(tp / len(forget))
     assert rates["fnr"] == pytest.approx(fn / (tp + fn))
     assert rates["fpr"] == pytest.approx(fp / (fp + tn))
     assert rates["balanced_accuracy"] == pytest.approx(metrics.balanced_accuracy_score(labels, decisions))
@@ -86,7 +86,7 @@ def test_rates_match_sklearn(threshold, digits):
 def test_decisions_are_scores():
     forget, nonmember = torch.tensor([True, True, False, True]), torch.tensor([False, True])
     rates = membership_rates(forget, nonmember)
-    assert rates["accuracy"] == 0.75
+    assert rates["hit_rate"] == 0.75
     assert rates["fpr"] == 0.5
     assert rates["auc"] == pytest.approx(0.625)
     assert confusion_matrix(forget, nonmember).tolist() == [[3, 1], [1, 1]]
@@ -118,7 +118,7 @@ def test_bootstrap_matches_a_loop_over_resamples():
         low_fpr = np.mean(f > np.sort(n)[-2])  # one false positive in 150 is below 1%, two are not
         rows.append(((f >= 0.5).mean(), wins, (f < 0.5).mean(), (n >= 0.5).mean(), low_fpr))
     expected = np.percentile(rows, [2.5, 97.5], axis=0).T
-    for name, bounds in zip(("accuracy", "auc", "fnr", "fpr", "tpr_at_1pct_fpr"), expected, strict=True):
+    for name, bounds in zip(("hit_rate", "auc", "fnr", "fpr", "tpr_at_1pct_fpr"), expected, strict=True):
         assert ours[name] == pytest.approx(tuple(bounds), abs=0.0101), name
 
 

@@ -9,14 +9,13 @@ from scipy.stats import chisquare
 from torch.testing import assert_close
 
 from lightning_unlearn.functional import (
-    gradient_sensitivities,
     perturb_mixed,
     perturb_scaled,
     select_random,
     select_random_top_k,
     select_top_k,
+    select_top_k_tensors,
 )
-from lightning_unlearn.functional.sensitivity import sample_sensitivities, select_top_k_tensors
 
 SHAPES = {"conv.weight": (4, 3, 3, 3), "empty": (0, 5), "conv.bias": (4,), "scale": (), "fc.weight": (10, 16)}
 TOTAL = 108 + 4 + 1 + 160
@@ -67,69 +66,6 @@ def test_top_k_of_any_memory_format_and_dtype():
     values["fc.weight"] = values["fc.weight"].bfloat16()
     values["conv.bias"] = values["conv.bias"].double()
     assert as_lists(select_top_k(values, 30)) == expected
-
-
-def test_gradient_sensitivities_are_magnitudes():
-    gradient = torch.tensor([[-2.0, 0.5]], requires_grad=True)
-    result = gradient_sensitivities({"w": gradient, "h": gradient.half()})
-    assert_close(result["w"], torch.tensor([[2.0, 0.5]]))
-    assert result["h"].dtype == torch.float32
-    assert not result["w"].requires_grad
-
-
-def convolution_and_linear(p, x, y):
-    """A small network written out, for one image (1, 4, 4) and its class."""
-    h = torch.nn.functional.conv2d(x, p["conv"], p["shift"]).flatten().tanh()
-    return torch.nn.functional.cross_entropy(p["fc"] @ h, y)
-
-
-@pytest.mark.parametrize("chunk_size", [None, 1, 3, 7])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("granularity", ["scalar", "tensor"])
-def test_sensitivities_are_of_each_samples_own_gradient(chunk_size, weighted, granularity):
-    g = generator()
-    shapes = {"conv": (2, 1, 2, 2), "shift": (2,), "fc": (3, 18)}
-    parameters = {n: torch.randn(s, generator=g, dtype=torch.float64) for n, s in shapes.items()}
-    x, y = torch.randn(7, 1, 4, 4, generator=g, dtype=torch.float64), torch.arange(7) % 3
-    weights = torch.rand(7, generator=g, dtype=torch.float64) if weighted else None
-    expected = {
-        n: torch.zeros(() if granularity == "tensor" else s, dtype=torch.float64) for n, s in shapes.items()
-    }
-    for i in range(7):
-        leaves = {n: p.clone().requires_grad_() for n, p in parameters.items()}
-        convolution_and_linear(leaves, x[i], y[i]).backward()
-        for n, p in leaves.items():
-            size = p.grad.pow(2).sum().sqrt() if granularity == "tensor" else p.grad.abs()
-            expected[n] += size * (1 if weights is None else weights[i])
-    measured = sample_sensitivities(
-        convolution_and_linear,
-        parameters,
-        (x, y),
-        weights=weights,
-        granularity=granularity,
-        chunk_size=chunk_size,
-    )
-    assert_close(measured, expected)
-    assert not any(value.requires_grad for value in measured.values())
-
-
-def test_sensitivities_of_opposite_gradients_do_not_cancel():
-    inputs = torch.tensor([[1.0, 0.1], [-1.0, 0.1]])
-    measured = sample_sensitivities(
-        lambda p, x: p["w"] @ x["input"], {"w": torch.ones(2)}, ({"input": inputs},)
-    )
-    assert_close(measured["w"], torch.tensor([2.0, 0.2]))
-
-
-def test_sensitivity_arguments_are_checked():
-    for arguments, message in [
-        ({"granularity": "layer"}, "granularity must be one of 'scalar', 'tensor', got 'layer'"),
-        ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
-    ]:
-        with pytest.raises(ValueError, match=message):
-            sample_sensitivities(
-                lambda p, x: p["w"] @ x, {"w": torch.ones(2)}, (torch.ones(3, 2),), **arguments
-            )
 
 
 def test_whole_tensors_are_chosen_by_their_sensitivity():

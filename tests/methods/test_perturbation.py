@@ -538,9 +538,9 @@ class Branching(nn.Module):
         return self.net(x if float(x.sum()) > 0 else x * 2)
 
 
-def test_models_that_vmap_cannot_batch_have_a_way_out() -> None:
-    with pytest.raises(ValueError, match="set sensitivity_per_sample=False"):
-        perturbed_by(METHODS["top_k"], Branching())
+def test_models_that_vmap_cannot_batch_are_asked_one_by_one() -> None:
+    with pytest.warns(UserWarning, match="one sample at a time"):
+        assert perturbed_by(METHODS["top_k"], Branching()).n_perturbed == 9
     assert perturbed_by(METHODS["top_k"], Branching(), sensitivity_per_sample=False).n_perturbed == 9
 
 

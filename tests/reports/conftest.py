@@ -51,7 +51,7 @@ def make_runs(
                 "accuracy/forget": min(0.955 + 0.045 * kept + 0.004 * noise.standard_normal(), 1.0),
                 "accuracy/retain": min(0.995 - 0.004 * index + 0.002 * noise.standard_normal(), 1.0),
                 "accuracy/test": 0.962 - 0.003 * index + 0.003 * noise.standard_normal(),
-                "membership_inference/accuracy": min(member, 1.0),
+                "membership_inference/hit_rate": min(member, 1.0),
                 "membership_inference/auc": min(0.505 + 0.2 * kept + 0.01 * noise.standard_normal(), 1.0),
                 "membership_inference/fnr": max(1.0 - member, 0.0),
                 "membership_inference/fpr": 0.48 + 0.01 * noise.standard_normal(),

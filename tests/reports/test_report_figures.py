@@ -109,7 +109,7 @@ def test_trade_off_points_stand_at_the_means(large_report: Report) -> None:
     assert len(found) == len(large_report["models"])
     metrics = large_report["models"]["wgan"]
     assert found["wgan"] == pytest.approx(
-        (100 * metrics["accuracy/test"]["mean"], 100 * metrics["membership_inference/accuracy"]["mean"])
+        (100 * metrics["accuracy/test"]["mean"], 100 * metrics["membership_inference/hit_rate"]["mean"])
     )
     looks = {
         (container.lines[0].get_color(), container.lines[0].get_marker()) for container in axes.containers
@@ -197,7 +197,7 @@ def controls(
     return build_report(runs, seeds=range(count), config={}, data={}, environment={})
 
 
-BACKDOOR, ATTACK, FORGET = "backdoor/success_rate_forget", "membership_inference/accuracy", "accuracy/forget"
+BACKDOOR, ATTACK, FORGET = "backdoor/success_rate_forget", "membership_inference/hit_rate", "accuracy/forget"
 # Mean 0.50, half-width 4.3027 * 0.02 / sqrt(3) = 0.0497: the interval is [0.450, 0.550].
 AROUND = (0.48, 0.50, 0.52)
 INSIDE, OUTSIDE = (0.54,) * 3, (0.56,) * 3

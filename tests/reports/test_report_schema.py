@@ -121,6 +121,20 @@ def test_round_trip(tmp_path: Path, large_report: Report) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_the_hit_rate_s_earlier_name_is_written_and_read(small_report: Report, tmp_path: Path) -> None:
+    path = write_json(small_report, tmp_path / "report.json")
+    written = json.loads(path.read_text())
+    for values in written["models"].values():
+        assert values["membership_inference/accuracy"] == values["membership_inference/hit_rate"]
+        del values["membership_inference/hit_rate"]
+    written["schema_version"] = 1
+    written["metrics"] = {"membership_inference/accuracy": {"label": "Accuracy", "decides": "forgetting"}}
+    path.write_text(json.dumps(written))
+    read = read_json(path)
+    assert read["metrics"] == {}
+    assert read["models"] == small_report["models"]
+
+
 def test_report_has_the_contract_s_keys(large_report: Report) -> None:
     assert list(large_report) == [
         "schema_version", "versions", "config", "seeds", "data", "models", "failures",

@@ -55,7 +55,7 @@ def test_verdicts_keep_their_meaning_in_ascii(attacked_report: Report) -> None:
 def test_every_headline_number_is_there(large_report: Report) -> None:
     text = render_text(large_report)
     for metrics in large_report["models"].values():
-        for name in ("accuracy/test", "accuracy/retain", "accuracy/forget", "membership_inference/accuracy"):
+        for name in ("accuracy/test", "accuracy/retain", "accuracy/forget", "membership_inference/hit_rate"):
             low, high = metrics[name]["ci95"] or [0.0, 0.0]
             assert f"{100 * metrics[name]['mean']:.2f} ± {50 * (high - low):.2f}" in text
         low, high = metrics["membership_inference/auc"]["ci95"] or [0.0, 0.0]
@@ -108,9 +108,9 @@ def test_each_method_has_its_verdict_in_one_row(attacked_report: Report) -> None
 def test_verdict_that_cannot_be_told_has_a_question_mark(small_report: Report) -> None:
     for metrics in small_report["models"].values():
         metrics["accuracy/forget"] = small_report["models"]["retrain"]["accuracy/forget"]
-        metrics["membership_inference/accuracy"] = metrics["accuracy/forget"]
+        metrics["membership_inference/hit_rate"] = metrics["accuracy/forget"]
         del metrics["membership_inference/auc"]
-    del small_report["models"]["reference_kl"]["membership_inference/accuracy"]
+    del small_report["models"]["reference_kl"]["membership_inference/hit_rate"]
     small_report["models"]["reference_kl"]["accuracy/test"] = small_report["models"]["retrain"][
         "accuracy/test"
     ]

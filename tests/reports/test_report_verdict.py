@@ -193,7 +193,7 @@ def test_glossary_covers_the_contract() -> None:
         "similarity",
         "time/unlearn_s", "time/prepare_s", "time/total_s", "acceleration",
         *(f"membership_inference/{part}"
-          for part in ("accuracy", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")),
+          for part in ("hit_rate", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")),
         *(f"backdoor/{part}" for part in ("success_rate_forget", "success_rate_test", "recovered_accuracy", "clean_accuracy", "combined")),
         *(f"unlearning_degree/{part}" for part in ("degree", "null", "calibrated")),
         *(f"forgetting_quality/{part}" for part in ("epsilon_mean", "score", "final")),

@@ -56,12 +56,13 @@ def accuracy(report: Report, details: Details) -> Figure | None:
 @base.declare(
     "membership_inference.png",
     "Membership inference",
-    "Horizontal bars: the membership inference attack's accuracy on the forget set and its area under the "
-    "ROC curve for each model with 95% intervals; lines mark the retrained model and guessing, one half.",
+    "Horizontal bars: the membership inference attack's hit rate on the forget set, its false positive rate "
+    "beside it and its area under the ROC curve for each model with 95% intervals; lines mark the retrained model and "
+    "guessing, one half.",
 )
 def membership_inference(report: Report, details: Details) -> Figure | None:
     """Draw the attack's main scores."""
-    return _bar_panels(report, ("membership_inference/accuracy", "membership_inference/auc"))
+    return _bar_panels(report, [f"membership_inference/{name}" for name in ("hit_rate", "fpr", "auc")])
 
 
 @base.declare(

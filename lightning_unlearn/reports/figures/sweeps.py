@@ -33,7 +33,7 @@ _PANELS = (
     "forgetting_quality/epsilon_mean",
 )
 """What is drawn against the parameter: utility first, then forgetting; after these, what else decides on it."""
-_NOT_DRAWN = ("membership_inference/accuracy", "forgetting_quality/relative")
+_NOT_DRAWN = ("membership_inference/hit_rate", "forgetting_quality/relative")
 """What decides and stands in another of these already."""
 _COLUMNS = 3
 

@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 _UTILITY = "accuracy/test"
 _SHARES = (
     "backdoor/success_rate_forget",
-    "membership_inference/accuracy",
+    "membership_inference/hit_rate",
     "accuracy/forget",
     "membership_inference/auc",
 )
 """What is drawn against accuracy, the most telling first: shares, and less of each means less of D_f."""
 _FALLBACK = (
-    "membership_inference/accuracy",
+    "membership_inference/hit_rate",
     "membership_inference/auc",
     "accuracy/forget",
     "backdoor/success_rate_forget",

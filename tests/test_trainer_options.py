@@ -39,7 +39,8 @@ def test_metrics_are_those_of_one_process(forget: Any, batch_size: int, processe
     one = metrics()
     L.seed_everything(1, verbose=False)
     assert metrics(strategy="ddp_fork", devices=processes) == one
-    assert {"accuracy/forget", "accuracy/retain", "accuracy/test"} == set(one[0])
+    accuracies = {f"accuracy/{stream}" for stream in ("forget", "retain", "test", "nonmember")}
+    assert accuracies | {"gap/forget"} == set(one[0])
     # else a sample counted twice might not show
     assert 0 < one[0]["accuracy/forget"] < 1 or forget == [7]
 

@@ -20,12 +20,13 @@ class KLOM(ManyModels):
 
     For each sample the distributions of the margin over models are compared
     (:func:`~lightning_unlearn.functional.klom`; Georgiev et al., "Attribute-to-Delete", 2024). It depends on K and is
-    never 0, so the same of K more retrained models stands beside it.
+    never 0, so the same of K more retrained models stands beside it, and what it has above that decides.
 
     - ``<name>/mean``: mean over the forget set, in nats.
     - ``<name>/p95``: its 95th percentile: what the worst-forgotten samples have.
     - ``<name>/test``: mean over the test set: what unlearning has changed that it should not. Absent without one.
     - ``<name>/null``: mean over the forget set between K other retrained models and the retrained ones.
+    - ``<name>/excess``: the mean minus the null; 0 is what a perfect unlearner has, whatever K.
 
     Args:
         models: K, at least 2; 100 are usual.
@@ -43,7 +44,6 @@ class KLOM(ManyModels):
             "KLOM",
             "KL divergence of the unlearned models' margins from the retrained models', mean over D_f, in nats. It "
             "depends on how many models were compared, and that of retrained models is not 0 either.",
-            decides="forgetting",
         ),
         "klom/p95": near_score(
             "KLOM: 95th percentile over D_f",
@@ -61,6 +61,14 @@ class KLOM(ManyModels):
             "KL divergence of a second set of retrained models' margins, mean over D_f: what a perfect unlearner gets.",
             digits=3,
         ),
+        "klom/excess": near_score(
+            "KLOM: mean over D_f above that of other retrained models",
+            "KLOM - null",
+            "KL divergence of the unlearned models' margins from the retrained models', less that of a second set of "
+            "retrained models, mean over D_f, in nats: 0 is what a perfect unlearner gets, however many models.",
+            decides="forgetting",
+            ideal=0.0,
+        ),
     }
     least_models: ClassVar[int] = 2
 
@@ -77,7 +85,12 @@ class KLOM(ManyModels):
             klom(some.confidence["forget"], retrained.confidence["forget"], bins=self.bins)
             for some in (unlearned, null)
         )
-        scores = {"mean": own.mean(), "p95": own.quantile(0.95), "null": floor.mean()}
+        scores = {
+            "mean": own.mean(),
+            "p95": own.quantile(0.95),
+            "null": floor.mean(),
+            "excess": (own - floor).mean(),
+        }
         if "test" in unlearned.confidence:
             scores["test"] = klom(
                 unlearned.confidence["test"], retrained.confidence["test"], bins=self.bins

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
@@ -18,6 +19,8 @@ from lightning_unlearn.metrics.declared import (
 )
 
 __all__ = ["ULiRA"]
+
+_UNBIASED = 16  # models from which the AUC of retrained ones is 0.5 but for 0.005, as simulated
 
 
 class ULiRA(ManyModels):
@@ -39,7 +42,8 @@ class ULiRA(ManyModels):
     scores of every model on every sample.
 
     Args:
-        models: K, at least 4; 32 give a usable score.
+        models: K, at least 4. Below 16, of which a warning tells, even retrained models score well below 0.5; 32 give a
+            usable score.
         bootstrap: Resamples for the intervals.
         **many: Arguments of :class:`~lightning_unlearn.callbacks.base.many_models.ManyModels`. ``sources="many"`` is
             the attack as published.
@@ -78,6 +82,11 @@ class ULiRA(ManyModels):
     def __init__(self, models: int = 64, *, bootstrap: int = 1000, **many: Any) -> None:
         in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(models, **many)
+        if models < _UNBIASED:
+            rank_zero_warn(
+                f"models={models}: of retrained models {self.name} finds an AUC below 0.5 then (0.44 with 4, 0.49 with "
+                f"8, 0.495 with 16); give {_UNBIASED} or more, or read auc beside null"
+            )
         self.bootstrap = bootstrap
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:

@@ -95,8 +95,17 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     decides = {
         key: value for key, value in _plain(config).items() if key not in _SETTINGS | {"config", "table"}
     }
+    if (
+        config.source.keep_every is None
+    ):  # folders from before it could be given are told by their configuration
+        del decides["source"]["keep_every"]
     return {
-        "source": SourceRun(source, _plain(config.source.trainer or {}), config.source.checkpoint),
+        "source": SourceRun(
+            source,
+            _plain(config.source.trainer or {}),
+            config.source.checkpoint,
+            config.source.keep_every,
+        ),
         "data": lambda: fresh().data(),
         "methods": [method("methods", number) for number in range(len(config.methods))],
         "evaluators": [evaluator(number) for number in range(len(config.evaluators))],

@@ -8,11 +8,12 @@ from typing import Any
 import lightning as L
 from torch import nn
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
 
-__all__ = ["RETRAIN", "SOURCE", "MethodRun", "SourceRun", "snake_case"]
+__all__ = ["RETRAIN", "RETRAIN_2", "SOURCE", "MethodRun", "SourceRun", "snake_case"]
 
-SOURCE, RETRAIN = "source", "retrain"
+SOURCE, RETRAIN, RETRAIN_2 = "source", "retrain", "retrain_2"
 """Names of the controls, in folders and in reports."""
 
 
@@ -24,11 +25,25 @@ class SourceRun:
         model: Builds the untrained source; called once a seed.
         trainer: Arguments of its Trainer, such as ``max_epochs``.
         checkpoint: Weights of a source that is trained already; ``None`` trains one a seed.
+        keep_every: Keep the weights of every so many epochs, in the folder ``earlier`` of the source's run, where
+            ``Rewind(checkpoint="auto")`` finds them; ``None`` keeps none. They remember, and ``clean`` removes them.
+
+    Raises:
+        ValueError: If ``keep_every`` < 1, or is given for a source that is trained already.
     """
 
     model: Callable[[], L.LightningModule]
     trainer: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    keep_every: int | None = None
+
+    def __post_init__(self) -> None:
+        in_range("keep_every", self.keep_every, "[1, inf)", "; None keeps none", whole=True, none=True)
+        if self.keep_every is not None and self.checkpoint is not None:
+            raise ValueError(
+                f"keep_every={self.keep_every}: the source of {self.checkpoint} is trained already, so nothing can be "
+                "kept of its training; remove keep_every, and put earlier checkpoints beside it or name them"
+            )
 
     @property
     def batch_size(self) -> None:

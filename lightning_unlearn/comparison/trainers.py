@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_unlearn.comparison.folder import RunFolder
@@ -82,6 +83,18 @@ def make_trainer(
         *callbacks,
     ]
     return L.Trainer(**{**own, "logger": loggers, "callbacks": given})
+
+
+def keeper(folder: Path, every: int) -> ModelCheckpoint:
+    """Return what keeps the weights of every so many epochs in a folder."""
+    return ModelCheckpoint(
+        folder,
+        "{epoch}",
+        save_top_k=-1,
+        every_n_epochs=every,
+        save_weights_only=True,
+        save_on_train_epoch_end=True,
+    )
 
 
 def built(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,7 +192,7 @@ def _built_anew(one: Any, **labels: str) -> Logger:
 
 
 class RunFacts(L.Callback):
-    """Writes a module's ``parameters``, how it was trained, and ``peak_memory`` to a JSON file.
+    """Writes a module's ``parameters``, how it was trained (``steps`` and more), and ``peak_memory`` to a JSON file.
 
     A file, because nothing else comes back from the processes that a strategy may start.
 
@@ -202,6 +215,7 @@ class RunFacts(L.Callback):
         content = {
             "parameters": sum(parameter.numel() for parameter in parameters),
             "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "steps": trainer.global_step,
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "device": trainer.strategy.root_device.type,

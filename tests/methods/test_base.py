@@ -400,7 +400,7 @@ def test_accuracies_keep_their_names_after_a_test_run() -> None:
     method, data = Finetune(toy_source()), toy_data()
     trainer = quiet_trainer(max_epochs=1)
     trainer.test(method, data, verbose=False)
-    (forget, retain, test), *_ = [trainer.validate(method, data, verbose=False)]
+    (forget, retain, test, _), *_ = [trainer.validate(method, data, verbose=False)]
     method.eval()
     for stream, found in (("forget", forget), ("retain", retain), ("test", test)):
         with torch.no_grad():

@@ -7,12 +7,16 @@ from typing import Any
 import lightning as L
 import torch
 from torch import Tensor, nn
+from torchmetrics import MeanMetric
 
 from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.data import Adapter, Indexed
 from lightning_unlearn.models.sharding import whole
 
-__all__ = ["Curves", "batch_accuracies"]
+__all__ = ["GAP", "Curves", "batch_accuracies"]
+
+GAP = "gap/forget"
+"""How far the accuracies on forget set and non-members lie apart, logged where the two can be compared."""
 
 
 class Curves:
@@ -55,6 +59,11 @@ class Curves:
         if gradients:  # none where a method steps a model of its own, such as a critic
             norm = torch.nn.utils.get_total_norm(gradients)
             method.log("train/gradient_norm", whole(norm))
+
+    def log_gap(self, method: L.LightningModule, forget: MeanMetric, nonmember: MeanMetric) -> None:
+        """Log how far the accuracies on the forget set and on non-members lie apart: SCRUB's rewind looks at it."""
+        gap = (forget.compute() - nonmember.compute()).abs()  # of all processes, the same on each
+        method.log(GAP, gap, sync_dist=True, reduce_fx="max")
 
     def watch(self, method: L.LightningModule, loss: Tensor, batch_idx: int) -> None:
         """Note a loss, and look at it now and then: to wait for a device at every step would cost too much."""

@@ -7,7 +7,9 @@ import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 
-__all__ = ["refuse_idle_averaging", "refuse_impossible", "require_data_parallel"]
+from lightning_unlearn.methods.base.curves import GAP
+
+__all__ = ["refuse_idle_averaging", "refuse_impossible", "refuse_no_gap", "require_data_parallel"]
 
 
 def refuse_impossible(method: L.LightningModule, trainer: L.Trainer) -> None:
@@ -91,6 +93,24 @@ def refuse_idle_averaging(trainer: L.Trainer, *, planned: bool) -> None:
                 f"{type(average).__name__} updates its average in none of {int(steps)} steps and {epochs} epochs, so "
                 "the model would end as it was before the first step; let the average start earlier, or remove it"
             )
+
+
+def refuse_no_gap(trainer: L.Trainer, reason: str) -> None:
+    """Refuse a callback that watches the gap between forget set and non-members, where these are not comparable.
+
+    Args:
+        trainer: The Trainer.
+        reason: Why they are not; empty where they are.
+
+    Raises:
+        ValueError: Naming the callback, the reason and what to watch instead.
+    """
+    watching = [c for c in trainer.callbacks if getattr(c, "monitor", None) == GAP]  # type: ignore[attr-defined]
+    if watching and reason:
+        raise ValueError(
+            f"{type(watching[0]).__name__}(monitor={GAP!r}): {reason}, so what a model that never saw the forget set "
+            "answers on it is not what it answers on non-members; watch accuracy/forget, against a bound of your own"
+        )
 
 
 def require_data_parallel(method: L.LightningModule, processes: int, data_parallel: int) -> None:

@@ -34,7 +34,7 @@ from lightning_unlearn.functional import annealed
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
-from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible
+from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible, refuse_no_gap
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
 from lightning_unlearn.methods.base.source import Source, load_source
@@ -397,6 +397,7 @@ class UnlearningModule(SpreadableModule):
                 "stay as they are; if they were trained, give frozen=[]"
             )
         if (data := self._split_data) is not None:
+            refuse_no_gap(self.trainer, data.unlike_nonmembers)
             self._try_source(data)
             if data.ledger is not None:
                 before = model_hash(class_state(self.source))
@@ -535,8 +536,19 @@ class UnlearningModule(SpreadableModule):
         self._add_mean("test")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Log ``accuracy/forget``, ``accuracy/retain`` and ``accuracy/test``, alike under any number of processes."""
+        """Log ``accuracy/forget``, ``accuracy/retain`` and ``accuracy/test``, alike under any number of processes.
+
+        Where non-members are like the forget set, ``accuracy/nonmember`` and ``gap/forget`` too.
+        """
         self._log_accuracy(self._validated[dataloader_idx], batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log how far forget set and non-members lie apart, where that says anything."""
+        if "nonmember" in self._validated:
+            means = self._validation
+            self._curves.log_gap(
+                self, cast(MeanMetric, means["forget"]), cast(MeanMetric, means["nonmember"])
+            )
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Log ``accuracy/test``."""

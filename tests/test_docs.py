@@ -17,7 +17,7 @@ import test_harness_evaluators  # noqa: F401  that its tests say which lines of 
 import test_harness_methods  # noqa: F401
 import test_launched  # noqa: F401
 import yaml
-from helpers.support import EVALUATOR_AXES, EVALUATORS, METHOD_AXES, METHODS, NOT_RUN, REFUSED, covered
+from helpers.support import EVALUATOR_AXES, EVALUATORS, LIKE, METHOD_AXES, METHODS, NOT_RUN, REFUSED, covered
 
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.recipes import recipes
@@ -254,7 +254,7 @@ def test_what_reproduces_a_paper_exists() -> None:
 
 
 def test_every_method_and_evaluator_has_a_page() -> None:
-    assert set(doc_tables.pages("methods")) == {method.__name__ for method in METHODS}
+    assert set(doc_tables.pages("methods")) == {*LIKE, *(method.__name__ for method in METHODS)}
     assert set(doc_tables.pages("evaluators")) == {evaluator.__name__ for evaluator in EVALUATORS}
 
 

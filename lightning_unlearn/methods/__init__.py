@@ -8,6 +8,7 @@ from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.l1_sparse import L1Sparse
+from lightning_unlearn.methods.msg import MSG
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.npo import NPO
 from lightning_unlearn.methods.random_k import RandomK
@@ -16,12 +17,14 @@ from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
+from lightning_unlearn.methods.sal_un import SalUn
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
     "CT",
+    "MSG",
     "NPO",
     "WGAN",
     "CFk",
@@ -36,6 +39,7 @@ __all__ = [
     "ReferenceKL",
     "Retrain",
     "Rewind",
+    "SalUn",
     "ShrinkPerturb",
     "SourceCheckpoint",
     "TopK",

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from lightning_unlearn.methods.fine_tune import FineTune
-from lightning_unlearn.models.surgery import square_kernels
+from lightning_unlearn.models.surgery import convolution_kernels
 
 __all__ = ["CT"]
 
@@ -38,7 +38,11 @@ class CT(FineTune):
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source with transposed kernels."""
         model = super().initial_model(source)
-        kernels = square_kernels(model)
+        kernels = [
+            kernel
+            for kernel in convolution_kernels(model).values()
+            if kernel.ndim > 3 and kernel.shape[-1] == kernel.shape[-2] > 1
+        ]
         if not kernels:
             raise ValueError(
                 f"source: {type(source).__name__} has no convolution with a square kernel that was trained, so CT "

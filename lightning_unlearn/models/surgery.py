@@ -19,6 +19,7 @@ __all__ = [
     "call_with",
     "class_state",
     "clone",
+    "convolution_kernels",
     "count_parameters",
     "evaluating",
     "frozen",
@@ -26,7 +27,6 @@ __all__ = [
     "lay_out_for_cpu",
     "load_state",
     "reinitialize",
-    "square_kernels",
     "surviving_tensors",
     "uncompiled",
 ]
@@ -389,24 +389,19 @@ def last_parameter_tensors(module: nn.Module, k: int) -> list[str]:
     return names[-k:]
 
 
-def square_kernels(module: nn.Module) -> list[nn.Parameter]:
-    """Return the trainable kernels of convolutions that transposing would change: square ones of a size above 1.
+def convolution_kernels(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable kernels of a module's convolutions, by name.
 
     A kernel that is computed from other tensors (:mod:`torch.nn.utils.parametrizations`) is not among them.
 
     Example:
-        >>> network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Conv2d(2, 2, 1), nn.Conv2d(2, 2, (3, 1)))
-        >>> [tuple(kernel.shape) for kernel in square_kernels(network)]
-        [(2, 1, 3, 3)]
+        >>> list(convolution_kernels(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2))))
+        ['0.weight']
     """
-    weights = [part.weight for part in module.modules() if isinstance(part, nn.Conv2d | nn.Conv3d)]
-    return [
-        weight
-        for weight in weights
-        if isinstance(weight, nn.Parameter)
-        and weight.requires_grad
-        and weight.shape[-1] == weight.shape[-2] > 1
-    ]
+    parameters = {n: parameter for n, parameter in module.named_parameters() if parameter.requires_grad}
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    names = [f"{name}.weight".lstrip(".") for name, part in module.named_modules() if isinstance(part, kinds)]
+    return {name: parameters[name] for name in names if name in parameters}
 
 
 def count_parameters(module: nn.Module, names: Sequence[str] | None = None) -> int:

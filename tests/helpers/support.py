@@ -27,12 +27,15 @@ from lightning_unlearn.methods import Perturbation, UnlearningModule
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import class_state
 
+# What differs from another method in nothing that a Trainer sees, and needs networks that the toys are not.
+LIKE: dict[str, str] = doc_tables.support_axes("like")
 METHODS: list[type[UnlearningModule]] = [
     method
     for name in lightning_unlearn.methods.__all__
     if inspect.isclass(method := getattr(lightning_unlearn.methods, name))
     and issubclass(method, UnlearningModule)
     and method not in (UnlearningModule, Perturbation)  # the bases, which train nothing
+    and name not in LIKE
 ]
 EVALUATORS: list[type[Evaluator]] = [
     evaluator

@@ -45,6 +45,8 @@ class SourceRun:
                 "kept of its training; remove keep_every, and put earlier checkpoints beside it or name them"
             )
 
+    one_shot = False  # unlike a method, it is always trained
+
     @property
     def batch_size(self) -> None:
         """A source is trained in the data's batches."""
@@ -74,6 +76,11 @@ class MethodRun:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}; None takes the data's")
+
+    @property
+    def one_shot(self) -> bool:
+        """Whether the method, as far as can be told before it is built, trains nothing."""
+        return bool(getattr(getattr(self.method, "func", self.method), "one_shot", False))
 
     @property
     def label(self) -> str:

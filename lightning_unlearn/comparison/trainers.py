@@ -207,7 +207,7 @@ class RunFacts(L.Callback):
         """Forget the peak of what came before."""
         reset_peak_memory(trainer.strategy.root_device)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file, on the first rank."""
         if not trainer.is_global_zero:
             return

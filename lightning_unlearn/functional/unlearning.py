@@ -15,6 +15,7 @@ from lightning_unlearn.functional.divergence import js_from_logits, kl_from_logi
 __all__ = [
     "annealed",
     "bounded_ascent",
+    "dampening",
     "perturbation_loss",
     "preference_loss",
     "reference_kl_loss",
@@ -236,3 +237,27 @@ def wrong_labels(labels: Tensor, index: Tensor, *, count: int, classes: int, see
 @functools.lru_cache(maxsize=2)  # one draw serves all steps of an epoch
 def _shifts(count: int, classes: int, seed: int) -> Tensor:
     return torch.randint(1, classes, (count,), generator=torch.Generator().manual_seed(seed))
+
+
+def dampening(forget: Tensor, whole: Tensor, alpha: float, lambda_: float) -> Tensor:
+    r"""Factor of each weight, :math:`\min(\lambda I / I_f, 1)` where :math:`I_f > \alpha I`, else 1.
+
+    Foster, Schoepf & Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
+    2024, eq. 5-7.
+
+    Args:
+        forget: Importance of each weight to the forget set, :math:`I_f`, not negative.
+        whole: Its importance to all of the data, :math:`I`, of the same shape.
+        alpha: How many times as much a weight must matter.
+        lambda_: Strength of the dampening.
+
+    Returns:
+        Factors in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> dampening(torch.tensor([9.0, 4.0, 0.0]), torch.tensor([1.0, 2.0, 0.0]), alpha=3.0, lambda_=0.9)
+        tensor([0.1000, 1.0000, 1.0000])
+    """
+    factors = (lambda_ * whole / forget).clamp(max=1)
+    return torch.where(forget > alpha * whole, factors, torch.ones_like(factors))

@@ -19,6 +19,7 @@ from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.sal_un import SalUn
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
+from lightning_unlearn.methods.ssd import SSD
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 
@@ -26,6 +27,7 @@ __all__ = [
     "CT",
     "MSG",
     "NPO",
+    "SSD",
     "WGAN",
     "CFk",
     "EUk",

@@ -36,6 +36,7 @@ class SalUn(MaskedModule, RandomLabel):
         fraction: Share of the weights that move, in (0, 1]; at 1 it is RandomLabel.
         weight: Weight ω of the wrong labels, >= 0.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
+        step: ``"loss"``, or ``"source"`` for the source's own training step; the gradient is of ``loss`` either way.
         **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
     Attributes:

@@ -29,14 +29,15 @@ from lightning_unlearn.models.surgery import class_state
 
 # What differs from another method in nothing that a Trainer sees, and needs networks that the toys are not.
 LIKE: dict[str, str] = doc_tables.support_axes("like")
-METHODS: list[type[UnlearningModule]] = [
+EXPORTED: list[type[UnlearningModule]] = [
     method
     for name in lightning_unlearn.methods.__all__
     if inspect.isclass(method := getattr(lightning_unlearn.methods, name))
     and issubclass(method, UnlearningModule)
     and method not in (UnlearningModule, Perturbation)  # the bases, which train nothing
-    and name not in LIKE
 ]
+METHODS = [method for method in EXPORTED if not method.one_shot and method.__name__ not in LIKE]
+ONE_SHOT = [method for method in EXPORTED if method.one_shot]  # they edit the weights, and take no step
 EVALUATORS: list[type[Evaluator]] = [
     evaluator
     for name in lightning_unlearn.callbacks.__all__
@@ -93,6 +94,7 @@ def earlier_checkpoint(source: nn.Module) -> Path:
 
 
 METHOD_AXES: dict[str, str] = doc_tables.support_axes("methods")
+ONE_SHOT_AXES: dict[str, str] = doc_tables.support_axes("one_shot")
 EVALUATOR_AXES: dict[str, str] = doc_tables.support_axes("evaluators")
 REFUSED: dict[str, dict[str, str]] = {
     name: head["refused"]
@@ -131,12 +133,17 @@ def trains_models(evaluator: type[Evaluator]) -> bool:
     return bool(quick(evaluator).keys() - {"bootstrap"})
 
 
-covered: dict[str, set[str]] = {"methods": set(), "evaluators": set()}
+covered: dict[str, set[str]] = {"methods": set(), "one_shot": set(), "evaluators": set()}
 
 
 def every_method(axis: str) -> pytest.MarkDecorator:
     """Run a test for every method, and note that it stands for an axis."""
     return _every("methods", METHODS, METHOD_AXES, axis, "method")
+
+
+def every_one_shot(axis: str) -> pytest.MarkDecorator:
+    """Run a test for every method that edits the weights once, and note that it stands for an axis."""
+    return _every("one_shot", ONE_SHOT, ONE_SHOT_AXES, axis, "method")
 
 
 def every_evaluator(axis: str) -> pytest.MarkDecorator:

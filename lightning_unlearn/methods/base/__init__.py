@@ -4,6 +4,7 @@ from lightning_unlearn.core.checks import Choice, Declared, Range
 from lightning_unlearn.methods.base.ascent import AscendingModule
 from lightning_unlearn.methods.base.masked import MaskedModule
 from lightning_unlearn.methods.base.module import Step, UnlearningModule
+from lightning_unlearn.methods.base.one_shot import OneShotModule
 from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.methods.base.teacher import Teacher
 
@@ -12,6 +13,7 @@ __all__ = [
     "Choice",
     "Declared",
     "MaskedModule",
+    "OneShotModule",
     "Range",
     "Source",
     "Step",

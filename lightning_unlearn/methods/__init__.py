@@ -18,6 +18,7 @@ from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.sal_un import SalUn
+from lightning_unlearn.methods.scrub import SCRUB
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.ssd import SSD
 from lightning_unlearn.methods.top_k import TopK
@@ -27,6 +28,7 @@ __all__ = [
     "CT",
     "MSG",
     "NPO",
+    "SCRUB",
     "SSD",
     "WGAN",
     "CFk",

@@ -6,6 +6,7 @@ from lightning_unlearn.methods.base.source import SourceCheckpoint
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.influence import Influence
 from lightning_unlearn.methods.l1_sparse import L1Sparse
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.npo import NPO
@@ -17,6 +18,7 @@ from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.ssd import SSD
+from lightning_unlearn.methods.task_negation import TaskNegation
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 
@@ -27,6 +29,7 @@ __all__ = [
     "CFk",
     "EUk",
     "FineTune",
+    "Influence",
     "L1Sparse",
     "NegGradPlus",
     "Perturbation",
@@ -38,6 +41,7 @@ __all__ = [
     "Rewind",
     "ShrinkPerturb",
     "SourceCheckpoint",
+    "TaskNegation",
     "TopK",
     "UnlearningModule",
 ]

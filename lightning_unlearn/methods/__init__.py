@@ -16,6 +16,7 @@ from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
+from lightning_unlearn.methods.scrub import SCRUB
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.ssd import SSD
 from lightning_unlearn.methods.task_negation import TaskNegation
@@ -24,6 +25,7 @@ from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
     "NPO",
+    "SCRUB",
     "SSD",
     "WGAN",
     "CFk",

@@ -7,6 +7,7 @@ from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.influence import Influence
 from lightning_unlearn.methods.l1_sparse import L1Sparse
 from lightning_unlearn.methods.msg import MSG
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
@@ -21,6 +22,7 @@ from lightning_unlearn.methods.sal_un import SalUn
 from lightning_unlearn.methods.scrub import SCRUB
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.ssd import SSD
+from lightning_unlearn.methods.task_negation import TaskNegation
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 
@@ -34,6 +36,7 @@ __all__ = [
     "CFk",
     "EUk",
     "FineTune",
+    "Influence",
     "L1Sparse",
     "NegGradPlus",
     "Perturbation",
@@ -46,6 +49,7 @@ __all__ = [
     "SalUn",
     "ShrinkPerturb",
     "SourceCheckpoint",
+    "TaskNegation",
     "TopK",
     "UnlearningModule",
 ]

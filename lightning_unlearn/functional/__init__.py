@@ -1,6 +1,7 @@
 """Pure functions: divergences, losses, selections, rates, intervals."""
 
 from lightning_unlearn.functional import (
+    certified,
     divergence,
     gan,
     gradients,
@@ -9,9 +10,11 @@ from lightning_unlearn.functional import (
     populations,
     rmia,
     sensitivity,
+    solving,
     statistics,
     unlearning,
 )
+from lightning_unlearn.functional.certified import *
 from lightning_unlearn.functional.divergence import *
 from lightning_unlearn.functional.gan import *
 from lightning_unlearn.functional.gradients import *
@@ -20,10 +23,12 @@ from lightning_unlearn.functional.membership import *
 from lightning_unlearn.functional.populations import *
 from lightning_unlearn.functional.rmia import *
 from lightning_unlearn.functional.sensitivity import *
+from lightning_unlearn.functional.solving import *
 from lightning_unlearn.functional.statistics import *
 from lightning_unlearn.functional.unlearning import *
 
 __all__ = [
+    *certified.__all__,
     *divergence.__all__,
     *gan.__all__,
     *gradients.__all__,
@@ -32,6 +37,7 @@ __all__ = [
     *populations.__all__,
     *rmia.__all__,
     *sensitivity.__all__,
+    *solving.__all__,
     *statistics.__all__,
     *unlearning.__all__,
 ]

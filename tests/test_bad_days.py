@@ -43,7 +43,7 @@ every_method = pytest.mark.parametrize("kind", METHODS, ids=lambda kind: kind.__
 
 
 def build(kind: type[UnlearningModule], source: nn.Module) -> UnlearningModule:
-    return kind(source, **settings_of(kind))
+    return kind(source, **settings_of(kind, source=source))
 
 
 @pytest.fixture(autouse=True)

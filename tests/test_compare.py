@@ -42,6 +42,8 @@ def toy_compare(folder: Path, **arguments: Any) -> Comparison:
         "methods": [MethodRun(reference_kl, "reference_kl", {"max_epochs": 2})],
         "evaluators": [lambda: MembershipInference(bootstrap=10, attack="logistic")],
         "seeds": 2,
+        "retrain_2": False,
+        "short_retrainings": [],
         "trainer": CPU,
         "output_dir": folder,
         "quiet": True,

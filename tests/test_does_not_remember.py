@@ -142,7 +142,9 @@ def test_the_export_of_every_method_does_not_remember(method: Any, tmp_path: Pat
     quiet_trainer(max_epochs=1).fit(source, marked_data())
     data = marked_data()
     unlearning = method(
-        source, optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9), **settings_of(method)
+        source,
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9),
+        **settings_of(method, source=source),
     )
     trainer = quiet_trainer(limit_val_batches=0)
     trainer.fit(unlearning, data)

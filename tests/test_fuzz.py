@@ -240,7 +240,7 @@ values = st.one_of(
 def test_any_argument_of_a_method(place: tuple[type[UnlearningModule], str], value: Any) -> None:
     kind, argument = place
     try:
-        method = kind(toy_source(), **{**settings_of(kind), argument: value})
+        method = kind(toy_source(), **{**settings_of(kind, source=toy_source()), argument: value})
     except EXPECTED as error:
         require_clear(error)
         message = str(error)

@@ -49,7 +49,8 @@ ROUNDING = 2e-4
 
 
 def build(method: type[UnlearningModule], source: Any = None) -> UnlearningModule:
-    return method(toy_source() if source is None else source, **settings_of(method))
+    source = toy_source() if source is None else source
+    return method(source, **settings_of(method, source=source))
 
 
 def fit(method: UnlearningModule, **arguments: Any) -> L.Trainer:

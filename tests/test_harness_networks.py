@@ -69,7 +69,7 @@ def build(method: type[UnlearningModule], kind: type[Project], **arguments: Any)
 
 def arguments_of(method: type[UnlearningModule], kind: type[Project]) -> dict[str, Any]:
     """Return what makes a method forget a class within a second; Top-K and Random-k pull to one that never saw it."""
-    settings = settings_of(method, "forgets")
+    settings = settings_of(method, "forgets", trained(kind))
     settings = {name: value for name, value in settings.items() if name not in ("epochs", "promised")}
     if method not in OWN_RATE:
         settings["optimizer"] = adam

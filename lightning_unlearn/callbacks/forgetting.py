@@ -95,11 +95,13 @@ class ForgettingMetrics(Evaluator):
             "Similarity to the retrained model",
             "similarity",
             "1 minus the Jensen-Shannon divergence (base 2) between the model's posteriors and the retrained "
-            "model's: 1 means equal outputs.",
+            "model's: 1 means equal outputs. Two retrained models are not equal, so the goal is the value of a model "
+            "that was retrained once more.",
             direction="higher",
             digits=4,
             headline=True,
-            ideal=1.0,
+            decides="forgetting",
+            goal="retrain_2",
         ),
     }
 

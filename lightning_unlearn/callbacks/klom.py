@@ -66,7 +66,7 @@ class KLOM(ManyModels):
             digits=3,
         ),
         "klom/excess": near_score(
-            "KLOM less that of other retrained models",
+            "KLOM: mean over D_f above that of other retrained models",
             "KLOM - null",
             "KLOM minus its null: 0 is what a perfect unlearner gets, whatever the number of models.",
             headline=True,

@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
-from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
 from lightning_unlearn.callbacks.base.shadow_models import shadow_models
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.engine.train import default_optimizer
 from lightning_unlearn.ensembles import predict
 from lightning_unlearn.functional import (
+    auc,
     bootstrap_intervals,
     confusion_matrix,
     membership_rates,
@@ -31,7 +32,7 @@ Attack = Literal["boosting", "logistic"]
 Variant = Literal["auto", "shadow", "source", "own"]
 
 
-class MembershipInference(Evaluator):
+class MembershipInference(AgainstNonmembers):
     """Attacks the model: an attack classifier on sorted posteriors says who was trained on.
 
     Three variants train the attack classifier; unless told, the data decides between the first two:
@@ -52,8 +53,11 @@ class MembershipInference(Evaluator):
     The classifier is applied to the forget set and to the non-members. ``<name>/hit_rate`` is the share of
     the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them stand ``fpr``,
     ``balanced_accuracy``, ``auc`` and ``tpr_at_1pct_fpr``. A model that forgot scores like the retrained one,
-    not 0. The results' file also holds bootstrap intervals, the confusion matrix, the receiver operating
-    characteristic, the score of every sample, and which variant was used.
+    not 0. ``<name>/retain_auc`` sets the *retained* samples that the attack did not learn from against the same
+    non-members: forgetting some can expose others, and then it lies above the source's. With a backdoor the
+    non-members carry the trigger as the forget set does, but for this score. The results' file also holds
+    bootstrap intervals, the confusion matrix, the receiver operating characteristic, the score of every sample, and
+    which variant was used.
 
     Shadow models are trained as one computation where the data lies in memory
     (:func:`~lightning_unlearn.ensembles.train_ensemble`), and one after another otherwise. With several processes
@@ -118,9 +122,16 @@ class MembershipInference(Evaluator):
             "membership_inference",
             "Membership inference",
             "MIA",
-            "Share of D_f that the attack finds when it may err on {rate} % of the samples never trained on; {rate} % "
-            "is guessing.",
+            "Share of D_f that the attack finds when it may err on {rate} % of the samples never trained on. Guessing "
+            "gives (k + 1) / (M + 1) where it may err on k of M.",
             rates=("1",),
+        ),
+        "membership_inference/retain_auc": near_score(
+            "Membership inference on the retain set: area under the ROC curve",
+            "MIA AUC, retain",
+            "How well the attack ranks retained samples above samples never trained on: above the source model's, "
+            "forgetting has exposed others.",
+            ideal=0.5,
         ),
     }
     keeps: ClassVar[str | None] = "shadow_models"
@@ -153,11 +164,7 @@ class MembershipInference(Evaluator):
 
     def require(self, data: UnlearningDataModule) -> None:
         """Refuse data without non-members or, where the attack trains on it, without a shadow set."""
-        if not data.stream_size("nonmember"):
-            raise ValueError(
-                "membership inference needs samples that were never trained on, and the split has no non-member "
-                "set; give the project a test set, or set nonmember and nonmember_from='train'"
-            )
+        super().require(data)
         if self.variant == "shadow" and not data.stream_size("shadow"):
             raise ValueError(
                 "variant='shadow' needs a shadow set: give UnlearningDataModule(shadow=0.5), and train the source "
@@ -185,7 +192,22 @@ class MembershipInference(Evaluator):
                 **attack_details(forget, nonmember, intervals),
             }
         )
-        return {f"{self.name}/{rate}": value for rate, value in membership_rates(forget, nonmember).items()}
+        rates = membership_rates(forget, nonmember) | self._retain_auc(variant, classifier, model, audit)
+        return {f"{self.name}/{rate}": value for rate, value in rates.items()}
+
+    def _retain_auc(self, variant: str, classifier: Any, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Return how well the attack ranks retained samples that it did not learn from, where there are any."""
+        data = audit.data
+        learned = () if variant == "shadow" else self._learned(data, audit.seed)
+        fresh = torch.from_numpy(~np.isin(data.split.retain, learned))
+        if not fresh.any():
+            return {}
+        if data.backdoor is None:
+            others = audit.outputs(model, "nonmember")
+        else:  # clean ones, as the retained samples are
+            others = predict(model, data.loader("nonmember", indexed=True), audit.runtime, audit.adapter)
+        retained = audit.outputs(model, "retain").posteriors[fresh]
+        return {"retain_auc": auc(_scores(classifier, retained), _scores(classifier, others.posteriors))}
 
     def _variant(self, data: UnlearningDataModule) -> str:
         if self.variant == "auto":
@@ -228,11 +250,13 @@ class MembershipInference(Evaluator):
     def _source_posteriors(self, attacked: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data = audit.data
         others = audit.outputs(attacked, "test").posteriors
-        size = min(len(others), data.stream_size("retain"))
-        positions = data.split.draw_reference(size, seed=audit.seed)
-        loader = data.loader("retain", positions=positions, indexed=True)
+        loader = data.loader("retain", positions=self._learned(data, audit.seed), indexed=True)
         members = predict(attacked, loader, audit.runtime, audit.adapter).posteriors
         return members, others
+
+    def _learned(self, data: UnlearningDataModule, seed: int) -> np.ndarray[Any, Any]:
+        """Return the retained samples that the attack learns from, as positions in the training set."""
+        return data.split.draw_reference(min(data.stream_size("test"), data.stream_size("retain")), seed=seed)
 
 
 def _train_attack(attack: Attack, members: Tensor, others: Tensor, seed: int) -> Any:

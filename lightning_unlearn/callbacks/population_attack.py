@@ -8,16 +8,15 @@ from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
-from lightning_unlearn.callbacks.base.evaluator import Evaluator
+from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import population_attack_scores, ranking_intervals, ranking_rates
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score
 
 __all__ = ["PopulationAttack"]
 
 
-class PopulationAttack(Evaluator):
+class PopulationAttack(AgainstNonmembers):
     """The attack that needs no further model: a loss below that of samples never trained on.
 
     A sample's score is the share of the non-members whose cross-entropy is higher than its own
@@ -63,7 +62,7 @@ class PopulationAttack(Evaluator):
             "Population attack",
             "population attack",
             "Share of D_f whose loss gives it away when the attack may err on {rate} % of the samples never trained "
-            "on; guessing gives {rate} %, and slightly more where those samples are few.",
+            "on. Guessing gives (k + 1) / (M + 1) where it may err on k of M.",
         ),
     }
 
@@ -71,14 +70,6 @@ class PopulationAttack(Evaluator):
         in_range("bootstrap", bootstrap, "[2, inf)", "; 1000 is usual", whole=True)
         super().__init__(**evaluator)
         self.bootstrap = bootstrap
-
-    def require(self, data: UnlearningDataModule) -> None:
-        """Refuse data without non-members."""
-        if not data.stream_size("nonmember"):
-            raise ValueError(
-                "the population attack needs samples that were never trained on, and the split has no non-member set; "
-                "give the project a test set, or set nonmember and nonmember_from='train'"
-            )
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Rank the losses of the forget set among those of the non-members."""

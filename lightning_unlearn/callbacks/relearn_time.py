@@ -29,9 +29,10 @@ class RelearnTime(Evaluator):
     A model that hid D_f rather than forgot it learns it again at once; one that never saw it needs as long as the
     retrained model. Golatkar et al., "Eternal sunshine of the spotless net", 2020, section 6.
 
-    - ``<name>/steps``: the steps, 0 for the source itself; ``max_steps`` if they did not suffice.
+    - ``<name>/steps``: the steps, 0 for the source itself; absent if ``max_steps`` did not suffice.
     - ``<name>/reached``: 1 if they sufficed, 0 if not.
-    - ``<name>/fresh``: the steps of an untrained model of the same architecture, which has to learn everything.
+    - ``<name>/fresh``: the steps of an untrained model of the same architecture, which has to learn everything; absent
+      if ``max_steps`` did not suffice.
 
     The results' file also holds the loss on D_f before the first step and after each. Without a known source model
     there is no loss to come back to: no metric is reported. The copy stays in evaluation mode, so that dropout and
@@ -55,14 +56,16 @@ class RelearnTime(Evaluator):
         "relearn_time/steps": DeclaredMetric(
             "Relearn time",
             "relearn steps",
-            "Training steps on the forget set alone until its loss is the source model's again.",
+            "Training steps on the forget set alone until its loss is the source model's again; a model that never got "
+            "there has none.",
             direction=MATCH,
             digits=1,
+            absent="never",
         ),
         "relearn_time/reached": DeclaredMetric(
             "Relearned within the steps",
             "relearned",
-            "Whether those steps sufficed; where not, the relearn time is the number of steps tried.",
+            "Whether the model learned the forget set again within the steps tried; where not, it has no relearn time.",
             unit="%",
         ),
         "relearn_time/fresh": DeclaredMetric(
@@ -70,6 +73,7 @@ class RelearnTime(Evaluator):
             "relearn, fresh",
             "The same for a model that never learned anything.",
             digits=1,
+            absent="never",
         ),
     }
     copies_model: ClassVar[bool] = True
@@ -101,15 +105,14 @@ class RelearnTime(Evaluator):
         target = relearn_target(self._loss(frozen(audit.source).float(), audit), self.margin)
         losses = self._curve(clone(model), target, audit)
         steps = relearn_time(losses, target)
-        metrics = {
-            f"{self.name}/steps": float(self.max_steps if steps is None else steps),
-            f"{self.name}/reached": float(steps is not None),
-        }
-        audit.details.update({"target": target, "losses": losses})
+        metrics = {f"{self.name}/reached": float(steps is not None)}
+        if steps is not None:
+            metrics[f"{self.name}/steps"] = float(steps)
+        audit.details.update({"target": target, "losses": losses, "max_steps": self.max_steps})
         if self.trains_fresh:
             fresh = self._fresh_curve(audit, target)
-            learned = relearn_time(fresh, target)
-            metrics[f"{self.name}/fresh"] = float(self.max_steps if learned is None else learned)
+            if (learned := relearn_time(fresh, target)) is not None:
+                metrics[f"{self.name}/fresh"] = float(learned)
             audit.details["losses_fresh"] = fresh
         return metrics
 

@@ -21,7 +21,7 @@ from lightning_unlearn.metrics.declared import (
 
 __all__ = ["ULiRA"]
 
-_ENOUGH = 16  # models, for an AUC whose null is 0.5 but for .005
+_UNBIASED = 16  # models from which the AUC of retrained ones is 0.5 but for 0.005, as simulated
 
 
 class ULiRA(ManyModels):
@@ -46,8 +46,8 @@ class ULiRA(ManyModels):
     scores of every model on every sample.
 
     Args:
-        models: K, at least 4. Below 16 a warning says that guessing is not 0.5: left out of its own fit, a model looks
-            a little less like its own kind, and the AUC of the null is .44 at 4, .487 at 8 and .495 at 16.
+        models: K, at least 4. Below 16, of which a warning tells, even retrained models score well below 0.5; 32 give a
+            usable score.
         bootstrap: Resamples for the intervals.
         **many: Arguments of :class:`~lightning_unlearn.callbacks.base.many_models.ManyModels`. ``sources="many"`` is
             the attack as published.
@@ -87,10 +87,10 @@ class ULiRA(ManyModels):
     def __init__(self, models: int = 64, *, bootstrap: int = 1000, **many: Any) -> None:
         in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(models, **many)
-        if models < _ENOUGH:
+        if models < _UNBIASED:
             rank_zero_warn(
-                f"ULiRA(models={models}): with so few models its AUC is below 0.5 even for a perfect unlearner "
-                f"(about .44 at 4, .487 at 8); pass models={_ENOUGH} or more, or read it only beside '{self.name}/null'"
+                f"models={models}: of retrained models {self.name} finds an AUC below 0.5 then (0.44 with 4, 0.49 with "
+                f"8, 0.495 with 16); give {_UNBIASED} or more, or read auc beside null"
             )
         self.bootstrap = bootstrap
 

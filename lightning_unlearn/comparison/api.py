@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
+from lightning_unlearn.comparison.controls import SHARES
 from lightning_unlearn.comparison.folder import (
     KEY,
     forget_key_gone,
@@ -69,6 +70,8 @@ def compare(
     seeds: int | Sequence[int] = 3,
     vary: Literal["all", "source", "unlearn", "evaluate"] = "all",
     retrain: MethodRun | None = None,
+    retrain_2: bool = True,
+    short_retrainings: Sequence[float] = SHARES,
     trainer: Mapping[str, Any] | None = None,
     adapter: Adapter | None = None,
     output_dir: str | Path = "runs/compare",
@@ -96,6 +99,11 @@ def compare(
         vary: Which randomness differs between seeds: ``all``, or only that of training the ``source``, of
             ``unlearn``-ing (retraining included), or of evaluating.
         retrain: How to retrain; ``None`` for :class:`~lightning_unlearn.methods.Retrain` with the source's trainer.
+        retrain_2: Whether to retrain a second time with another seed: the yardstick for every distance to the
+            retrained model.
+        short_retrainings: Shares of the retraining's steps, in (0, 1), to retrain for, with its learning rates
+            compressed and ending near zero: the floor that a method must lie above to be worth its time. Evaluators
+            that need many models of a kind leave these out, and ``retrain_2``.
         trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``. Every Trainer
             logs to CSV, in the run's folder, unless ``logger`` is False; other loggers beside it. A ``WandbLogger``
             says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
@@ -133,6 +141,8 @@ def compare(
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
     in_range("threads", threads, "[1, inf)", "; None leaves them as they are", whole=True, none=True)
     one_of("vary", vary, "all", "source", "unlearn", "evaluate")
+    for share in short_retrainings:
+        in_range("short_retrainings", share, "(0, 1)", "; [] trains none")
     wandb, loggers = split_loggers((trainer or {}).get("logger"))
     split_data, record = _prepared(data(), ledger)
     folder, files = Path(output_dir), (split_data.split_path, source.checkpoint, forget_key)
@@ -144,15 +154,18 @@ def compare(
         runs=runs,
         data=split_data,
         evaluators=[ForgettingMetrics, *evaluators],
+        retrain_2=retrain_2,
+        shares=sorted(set(short_retrainings)),
         seeds=seeds,
         vary=vary,
         trainer={**(trainer or {}), "logger": loggers},
         adapter=adapter,
         folder=folder,
         config=without_names(dict(config or {})),
-        progress=Progress(len(seeds) * 2 * (1 + len(runs)), quiet=quiet or not is_first()),
+        progress=Progress(0, quiet=quiet or not is_first()),
         observers=[*observers, *([] if wandb is None else [WandbRuns(wandb, quiet=quiet)])],
     )
+    pipeline.progress.parts = 2 * len(seeds) * len(pipeline.names)
     with quiet_lightning():
         pipeline.check()
     with in_use(folder):

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from lightning_unlearn.callbacks.base.watching import read_watched
 from lightning_unlearn.core.files import file_hash, target_of, write_json_atomic, write_text_atomic
 from lightning_unlearn.core.processes import is_first
+from lightning_unlearn.reports.glossary import is_control
 
 KEY = "forget.key"
 """The secret of a comparison that was given none; removed with what remembers."""
@@ -22,7 +23,7 @@ _MARK = "comparison.json"
 _FILES = (_MARK, "report.json", "report.html", "remembering.json", "split.npz", "wandb.json", KEY)
 _FOLDERS = ("figures", "wandb")
 _CACHES = ("populations", "shadow_models")
-_RUN_JSON = ("config", "training", "metrics", "facts", "watched", "wandb")
+_RUN_JSON = ("config", "training", "metrics", "facts", "watched", "rates", "wandb")
 _RUN_FILES = (*(f"{name}.json" for name in _RUN_JSON), "model.ckpt", "error.txt")
 _RUN_FOLDERS = ("log", "evaluation")
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
@@ -38,6 +39,7 @@ class RunFolder:
         checkpoint: The exported model.
         facts: What is known of the training only while it runs.
         watched: What evaluators saw during the training.
+        learning_rates: The steps and learning rates of a retraining.
         evaluation: Folder of the evaluators' own files.
     """
 
@@ -46,6 +48,7 @@ class RunFolder:
         self.checkpoint = path / "model.ckpt"
         self.facts = path / "facts.json"
         self.watched = path / "watched.json"
+        self.learning_rates = path / "rates.json"
         self.evaluation = path / "evaluation"
         self._training = path / "training.json"
         self._metrics = path / "metrics.json"
@@ -100,6 +103,11 @@ class RunFolder:
         """Return the seconds that a finished training took, by name."""
         times: dict[str, float] = json.loads(self._training.read_text())["times"]
         return times
+
+    def rates(self) -> dict[str, Any]:
+        """Return the number of steps and the learning rates of a finished retraining."""
+        content: dict[str, Any] = json.loads(self.learning_rates.read_text())
+        return content
 
     def frozen(self) -> list[str] | None:
         """Return the names of the parameters that were frozen when the training ended, if that was noted."""
@@ -160,14 +168,14 @@ def require_names(names: Iterable[str]) -> None:
     Raises:
         ValueError: If one is long, of other letters, taken by the comparison itself, or there twice.
     """
-    taken = {name.casefold() for name in ("source", "retrain", *_FILES, *_FOLDERS, *_CACHES)}
+    taken = {name.casefold() for name in (*_FILES, *_FOLDERS, *_CACHES)}
     for name in names:
         if not re.fullmatch(_NAME, name):
             raise ValueError(
                 f"methods: the name {name!r} becomes a folder; give one of at most 64 letters, digits, '.', '_' and "
                 "'-' that does not begin with '.'"
             )
-        if name.casefold() in taken:
+        if name.casefold() in taken or is_control(name.casefold()):
             raise ValueError(
                 f"methods: the name {name!r} is that of another run or of a file of the comparison; give another"
             )

@@ -14,9 +14,10 @@ from torch import nn
 from lightning_unlearn.callbacks import Evaluator, ManyModels
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
 from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
+from lightning_unlearn.comparison.controls import RatesRecorder, short_name, short_run
 from lightning_unlearn.comparison.folder import KEY, RunFolder, add_written, claim
 from lightning_unlearn.comparison.progress import Progress
-from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, MethodRun, SourceRun
+from lightning_unlearn.comparison.runs import RETRAIN, RETRAIN_2, SOURCE, MethodRun, SourceRun
 from lightning_unlearn.comparison.trainers import (
     DEFAULTS,
     Clock,
@@ -32,10 +33,11 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.surroundings import seeded
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
+from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
-from lightning_unlearn.functional import acceleration
+from lightning_unlearn.functional import acceleration, epochs_needed
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure
 from lightning_unlearn.methods.base.export import write_export
@@ -46,6 +48,8 @@ from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.surgery import load_state
 from lightning_unlearn.reports import Report, build_report
+from lightning_unlearn.reports.details import read_curves
+from lightning_unlearn.reports.glossary import is_control
 
 __all__ = ["Observer", "Pipeline"]
 
@@ -97,6 +101,8 @@ class Pipeline:
     folder: Path
     config: dict[str, Any]
     progress: Progress
+    retrain_2: bool = False
+    shares: Sequence[float] = ()  # of the retraining's steps, for short retrainings
     observers: Sequence[Observer] = ()
     key: bytes = b""  # what the forgotten samples are hashed with
     key_is_shared: bool = False  # only then does the hash say anything to others
@@ -107,6 +113,7 @@ class Pipeline:
     _seed: int = -1
     _source: nn.Module | None = None
     _retrained: nn.Module | None = None
+    _short: dict[str, MethodRun] = field(default_factory=dict)
     _evaluators: list[Evaluator] = field(default_factory=list)
     _settings: list[Any] = field(default_factory=list)
     _populations: Populations = field(default_factory=Populations)
@@ -119,19 +126,41 @@ class Pipeline:
         self._seed = seed
         self._source = self._train_source()
         if self._source is None:
-            for name in self.runs:
+            for name in self.names[1:]:
                 self._fail(name, "not run: the source model failed")
-            self.progress.skip(2 * len(self.runs) + 1)
+            self.progress.skip(2 * len(self.names) - 1)
             return
         self._build_evaluators()
         self._retrained = self._train_method(RETRAIN)
         self._audit(SOURCE, self._source)
-        for name in self.runs:
+        self._short = self._short_runs()
+        for name in self.names[1:]:
+            if name in map(short_name, self.shares) and name not in self._short:
+                self.progress.skip(2)
+                continue
             model = self._retrained if name == RETRAIN else self._train_method(name)
             if model is None:
                 self.progress.skip(1)
             else:
                 self._audit(name, model)
+
+    @property
+    def names(self) -> list[str]:
+        """Every model of a seed, in the order in which they are audited."""
+        others = [RETRAIN_2] if self.retrain_2 else []
+        methods = [name for name in self.runs if name != RETRAIN]
+        return [SOURCE, RETRAIN, *others, *map(short_name, self.shares), *methods]
+
+    def _short_runs(self) -> dict[str, MethodRun]:
+        """Return the short retrainings by name, each number of steps once; none without the retraining."""
+        if self._retrained is None:
+            for share in self.shares:
+                self._fail(short_name(share), "not run: the retrained model failed")
+            return {}
+        trained = self._folder(RETRAIN).rates()
+        runs = [short_run(self.runs[RETRAIN], trained, share) for share in sorted(self.shares)]
+        by_steps = {run.trainer["max_steps"]: run for run in reversed(runs)}
+        return {run.label: run for run in by_steps.values() if run.trainer["max_steps"] < trained["steps"]}
 
     def _build_evaluators(self) -> None:
         self._populations = Populations()
@@ -139,6 +168,7 @@ class Pipeline:
         for evaluator in self._evaluators:
             evaluator.seed = self._seed_of("evaluate")
             evaluator.controls = False  # source and retrained model have rows of their own
+            evaluator.require(self.data)  # some declare what the data decides
             self._declared |= evaluator.declared()
             if evaluator.keeps is not None:
                 add_written(self.folder, evaluator.keeps)
@@ -163,22 +193,26 @@ class Pipeline:
         return self._part(SOURCE, "source", build, train)
 
     def _train_method(self, name: str) -> nn.Module | None:
-        run = self.runs[name]
-        watchers = {e.name: watcher for e in self._evaluators if (watcher := e.watching()) is not None}
+        run = self._run_of(name)
+        assert isinstance(run, MethodRun)
+        looked_at = [] if is_control(name) and name != RETRAIN else self._evaluators
+        watchers = {e.name: watcher for e in looked_at if (watcher := e.watching()) is not None}
 
         def build() -> L.LightningModule:
             assert self._source is not None  # or no method is run
             return run.method(self._source)
 
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
-            recorder = WatchRecorder(self._folder(name).watched, watchers)
-            trainer = self._trainer(name, run.trainer, *([*watchers.values(), recorder] if watchers else []))
+            folder = self._folder(name)
+            looking = [*watchers.values(), WatchRecorder(folder.watched, watchers)] if watchers else []
+            rates = [RatesRecorder(folder.learning_rates)] if name == RETRAIN else []
+            trainer = self._trainer(name, run.trainer, *looking, *rates)
             with batches_of(self.data, run.batch_size):
                 trainer.fit(method, self.data)
             return cast(UnlearningModule, method).model, _times(trainer)
 
         # what is watched decides no weight: a method is fitted again for a curve to show, the baseline is not
-        return self._part(name, "unlearn", build, train, {} if name == RETRAIN else watchers)
+        return self._part(name, "unlearn", build, train, {} if is_control(name) else watchers)
 
     def _part(
         self,
@@ -189,7 +223,7 @@ class Pipeline:
         watchers: Mapping[str, Watcher] | None = None,
     ) -> nn.Module | None:
         """Train one model and export it, or take the one that is in its folder; then load it from there."""
-        folder, seed, part = self._folder(name), self._seed_of(purpose), f"{name}, seed {self._seed}"
+        folder, seed, part = self._folder(name), self._seed_of(purpose, name), f"{name}, seed {self._seed}"
         self.progress.start(name, self._seed)
         try:
             config = self._run_config(name)
@@ -220,9 +254,17 @@ class Pipeline:
             self._fail(name, said(error), traceback.format_exc())
             self.progress.done(failed=True)
             return None
-        self._note(name, times)
+        self._note(name, times | (self._needed(folder) if name == RETRAIN else {}))
         self.progress.done()
         return loaded
+
+    def _needed(self, folder: RunFolder) -> dict[str, float]:
+        """Return after how many epochs the retraining was as good as it got, where its course was logged."""
+        curve = read_curves(folder.path / "log" / "metrics.csv").get("accuracy/test")
+        if curve is None:
+            return {}
+        samples = len(some_of(self.data.split.test, 0))
+        return {"epochs/needed": epochs_needed(curve["value"], samples)}
 
     def _audit(self, name: str, model: nn.Module) -> None:
         folder, seed, controls = self._folder(name), self._seed_of("evaluate"), (name, SOURCE, RETRAIN)
@@ -236,12 +278,15 @@ class Pipeline:
                 content = decided(lambda: folder.audit(fingerprint))
                 if content is None or content["errors"]:  # what failed is tried again
                     shared(folder.forget_audit)
-                    for evaluator in self._evaluators:
+                    # many models of a kind are trained for the methods alone
+                    many = name in (SOURCE, RETRAIN) or not is_control(name)
+                    asked = [each for each in self._evaluators if many or not isinstance(each, ManyModels)]
+                    for evaluator in asked:
                         self._set_up(evaluator, name)
                     self.data.order_seed = seed
                     with seeded(seed):
-                        metrics = self._measure_all(model, self._evaluators, folder)
-                    names = [evaluator.name for evaluator in self._evaluators]
+                        metrics = self._measure_all(model, asked, folder)
+                    names = [evaluator.name for evaluator in asked]
                     content = shared(lambda: folder.finish_audit(fingerprint, names, metrics))
         except Exception as error:  # as above: one audit lost, the others finish
             self._fail(name, f"audit: {said(error)}", traceback.format_exc())
@@ -300,7 +345,7 @@ class Pipeline:
     def report(self, seconds: float) -> Report:
         """Put together what the runs gave."""
         totals = {seed: m.get("time/total_s") for seed, m in self.metrics.get(RETRAIN, {}).items()}
-        for name in self.runs:
+        for name in self.names[1:]:
             for seed, metrics in self.metrics.get(name, {}).items():
                 retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
                 if retrain_seconds and own_seconds:
@@ -358,7 +403,7 @@ class Pipeline:
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
         identity = {"config": canonical(fixed), "forget_hmac": self._forget_hmac}
-        runs = [f"{name}/seed_{seed}" for name in (SOURCE, *self.runs) for seed in self.seeds]
+        runs = [f"{name}/seed_{seed}" for name in self.names for seed in self.seeds]
         claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():
             self.data.split.save(self.folder / "split.npz")
@@ -402,11 +447,13 @@ class Pipeline:
         )
 
     def _run_of(self, name: str) -> SourceRun | MethodRun:
-        return self.source if name == SOURCE else self.runs[name]
+        if name == SOURCE:
+            return self.source
+        return self._short.get(name) or self.runs[RETRAIN if name == RETRAIN_2 else name]
 
-    def _seed_of(self, purpose: str) -> int:
+    def _seed_of(self, purpose: str, name: str = "") -> int:
         chosen = self._seed if self.vary in ("all", purpose) else self.seeds[0]
-        return derive_seed(chosen, purpose) % 2**32
+        return derive_seed(chosen, purpose, *([name] if name == RETRAIN_2 else [])) % 2**32
 
     def _folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name / f"seed_{self._seed}")
@@ -418,7 +465,7 @@ class Pipeline:
             "seeds": {purpose: self._seed_of(purpose) for purpose in ("source", "unlearn", "evaluate")},
             **{key: self.config.get(key) for key in ("source", "data", "trainer")},
         }
-        if name == RETRAIN:
+        if is_control(name) and name != SOURCE:
             config["method"] = self.config.get("retrain")
         elif name != SOURCE:
             labels = [label for label in self.runs if label != RETRAIN]

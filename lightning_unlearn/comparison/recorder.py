@@ -10,6 +10,7 @@ from lightning_unlearn.core.ledger import Ledger, append, entry, require_forgott
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.reports import Report
+from lightning_unlearn.reports.glossary import is_control
 
 __all__ = ["Recorder"]
 
@@ -17,7 +18,7 @@ _RECORDED = ("seed", "seeds", "source", "trainer", "method")  # not "data", whic
 
 
 class Recorder:
-    """An observer that appends one line a method and seed, when its model is trained, exported and audited.
+    """An observer that appends one line a method (or retraining) and seed, once its model is exported and audited.
 
     A comparison that is started again appends nothing for what it kept.
 
@@ -44,7 +45,7 @@ class Recorder:
 
     def run_finished(self, folder: Path, name: str, seed: int) -> None:
         """Append the line of a model; see :class:`~lightning_unlearn.comparison.pipeline.Observer`."""
-        if name == SOURCE:
+        if is_control(name) and name != RETRAIN:
             return
         root, leaf = folder.parent.parent, folder.name
         training, config = _content(folder / "training.json"), _content(folder / "config.json")

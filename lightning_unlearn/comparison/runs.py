@@ -10,9 +10,9 @@ from torch import nn
 
 from lightning_unlearn.methods import UnlearningModule
 
-__all__ = ["RETRAIN", "SOURCE", "MethodRun", "SourceRun", "snake_case"]
+__all__ = ["RETRAIN", "RETRAIN_2", "SOURCE", "MethodRun", "SourceRun", "snake_case"]
 
-SOURCE, RETRAIN = "source", "retrain"
+SOURCE, RETRAIN, RETRAIN_2 = "source", "retrain", "retrain_2"
 """Names of the controls, in folders and in reports."""
 
 

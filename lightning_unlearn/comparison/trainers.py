@@ -179,7 +179,7 @@ def _built_anew(one: Any, **labels: str) -> Logger:
 
 
 class RunFacts(L.Callback):
-    """Writes a module's ``parameters``, how it was trained, and ``peak_memory`` to a JSON file.
+    """Writes a module's ``parameters``, how it was trained (``steps`` and more), and ``peak_memory`` to a JSON file.
 
     A file, because nothing else comes back from the processes that a strategy may start.
 
@@ -202,6 +202,7 @@ class RunFacts(L.Callback):
         content = {
             "parameters": sum(parameter.numel() for parameter in parameters),
             "trained_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+            "steps": trainer.global_step,
             "processes": trainer.world_size,
             "precision": str(trainer.precision),
             "device": trainer.strategy.root_device.type,

@@ -22,7 +22,7 @@ from lightning_unlearn.data.columns import attribute_names, attribute_of, origin
 from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
 from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream, transfer_hooks
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
-from lightning_unlearn.data.poisoning import Poison, poison
+from lightning_unlearn.data.poisoning import Poison, poison, triggered_loader
 from lightning_unlearn.data.project import Project
 from lightning_unlearn.data.project_loaders import (
     Part,
@@ -99,7 +99,8 @@ class UnlearningDataModule(L.LightningDataModule):
         adapter: Where a batch keeps its targets, needed only for rules by class on datasets with no targets and
             for a backdoor.
         backdoor: Trigger and label to poison the forget set with, wherever it is served: the source is then to be
-            trained through this object. ``None`` leaves it clean.
+            trained through this object. Evaluators are served the non-members with both as well. ``None`` leaves all
+            clean.
         ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.core.ledger.Ledger`: every unlearning method
             that is fitted with this data appends a line when it is done, and refuses a source that the ledger
             knows to have forgotten samples which ``previous`` would put back. ``None`` keeps no record.
@@ -395,6 +396,17 @@ class UnlearningDataModule(L.LightningDataModule):
         if isinstance(dataset, TensorData) and part.collate_fn is None:
             return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
         return DatasetLoader(dataset, chosen, collate_fn=part.collate_fn, **part.workers, **order)
+
+    def evaluated(self, stream: str) -> BatchLoader:
+        """Return a loader over a whole stream as an evaluator asks a model about it: indexed, in order, not augmented.
+
+        With a backdoor the non-members carry the trigger and its label, as the forget set does: an attack that set
+        marked members against clean non-members would see the mark.
+        """
+        loader = self.loader(stream, indexed=True)
+        if stream != "nonmember" or self.backdoor is None:
+            return loader
+        return triggered_loader(loader, self.backdoor.trigger, self.adapter, self.backdoor.target_label)
 
     def is_augmented(self, stream: str) -> bool:
         """Whether training batches of a stream may differ from one epoch to the next.

@@ -156,13 +156,16 @@ def poison(
     return poisoned
 
 
-def triggered_loader(loader: BatchLoader, trigger: Trigger, adapter: Adapter | None = None) -> BatchLoader:
-    """Return a loader over the same samples, each of which carries the trigger and keeps its true label.
+def triggered_loader(
+    loader: BatchLoader, trigger: Trigger, adapter: Adapter | None = None, target_label: int | None = None
+) -> BatchLoader:
+    """Return a loader over the same samples, each of which carries the trigger.
 
     Args:
         loader: A loader over a clean or a poisoned dataset, in order; it is left as it is.
         trigger: What marks a sample.
         adapter: Where a batch keeps inputs and targets; ``None`` for the usual layouts.
+        target_label: The label that they get; ``None`` leaves their true ones.
 
     Returns:
         A loader of the same kind, order, batch size and sharding.
@@ -173,8 +176,10 @@ def triggered_loader(loader: BatchLoader, trigger: Trigger, adapter: Adapter | N
     if isinstance(clean, TensorData):
         marked = clean.subset(torch.arange(len(clean)) if loader.positions is None else loader.positions)
         marked.inputs = trigger(marked.inputs)
+        if target_label is not None:
+            marked.targets.fill_(target_label)
         served.dataset, served.positions = marked, None
     else:
         positions = np.arange(len(clean)) if loader.positions is None else loader.positions  # type: ignore[arg-type]
-        served.dataset = PoisonedDataset(clean, positions, trigger, None, adapter)
+        served.dataset = PoisonedDataset(clean, positions, trigger, target_label, adapter)
     return served

@@ -30,7 +30,9 @@ def data_identity(data: UnlearningDataModule) -> str:
     Raises:
         TypeError: If something in their settings cannot be hashed.
     """
-    parts: list[Any] = [asdict(data.split), data.adapter, data.backdoor, data.batch_size]
+    # evaluators of earlier releases saw clean non-members beside a marked forget set
+    backdoor = None if data.backdoor is None else [data.backdoor, "non-members too"]
+    parts: list[Any] = [asdict(data.split), data.adapter, backdoor, data.batch_size]
     for part in data.given:
         dataset = part if part is None or isinstance(part, Dataset) else part.owner
         labels = data.known_targets() if part is data.given[0] else None

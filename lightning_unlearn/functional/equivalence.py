@@ -15,6 +15,7 @@ import numpy as np
 __all__ = [
     "Difference",
     "Noise",
+    "contrast",
     "holm",
     "paired_difference",
     "pooled_noise",
@@ -139,12 +140,28 @@ def paired_difference(scores: Array, one: int, other: int, noise: Noise, *, floo
         noise: What :func:`pooled_noise` gave for the scores; a model that stands apart is judged by its own.
         floor: The least variance of a score.
     """
-    differences = np.asarray(scores[one] - scores[other], dtype=float)
-    seeds = len(differences)
-    if noise.apart[one] or noise.apart[other]:
-        own = max(float(differences.var(ddof=1)), 2 * floor)
-        return Difference(float(differences.mean()), math.sqrt(own / seeds), seeds - 1)
-    return Difference(float(differences.mean()), math.sqrt(2 * noise.variance / seeds), noise.df)
+    weights = np.zeros(len(scores))
+    weights[one] += 1
+    weights[other] -= 1
+    return contrast(scores, weights, noise, floor=floor)
+
+
+def contrast(scores: Array, weights: Array, noise: Noise, *, floor: float = 0.0) -> Difference:
+    """Return the mean over seeds of a weighted sum of models, with its standard error.
+
+    Args:
+        scores: Scores of one metric, ``(M, S)``.
+        weights: One weight a model, ``(M,)``.
+        noise: What :func:`pooled_noise` gave for the scores; where a model takes part that stands apart, the sum is
+            judged by its own.
+        floor: The least variance of a score.
+    """
+    sums = np.asarray(weights, dtype=float) @ np.asarray(scores, dtype=float)
+    seeds, scale = len(sums), float(np.square(weights).sum())
+    if any(apart and weight for apart, weight in zip(noise.apart, weights, strict=True)):
+        own = max(float(sums.var(ddof=1)), scale * floor)
+        return Difference(float(sums.mean()), math.sqrt(own / seeds), seeds - 1)
+    return Difference(float(sums.mean()), math.sqrt(scale * noise.variance / seeds), noise.df)
 
 
 def share_of_gap(

@@ -58,7 +58,7 @@ def logit_scaled_confidence(logits: Tensor, targets: Tensor) -> Tensor:
         φ, shape ``(..., n)`` float64 on the CPU, in ``[-103.6, 103.6]``.
 
     Raises:
-        ValueError: If the shapes do not fit, a target is no class, or a φ is NaN.
+        ValueError: If the shapes do not fit, there is no sample, a target is no class, or a φ is NaN.
 
     Example:
         >>> import torch
@@ -67,11 +67,13 @@ def logit_scaled_confidence(logits: Tensor, targets: Tensor) -> Tensor:
     """
     if logits.ndim < 2 or logits.shape[-1] < 2:
         raise ValueError(f"logits must have shape (..., samples, 2 or more classes), got {shapes(logits)}")
-    if targets.shape != logits.shape[-2:-1]:
-        raise ValueError(f"targets must hold one class a sample, got {shapes(targets, logits)}")
+    if targets.shape != logits.shape[-2:-1] or len(targets) == 0:
+        raise ValueError(
+            f"targets must hold one class a sample, got {shapes(targets, logits)}, and at least one"
+        )
     require_classes("targets", targets)
     classes = logits.shape[-1]
-    if len(targets) and not 0 <= int(targets.min()) <= int(targets.max()) < classes:
+    if not 0 <= int(targets.min()) <= int(targets.max()) < classes:
         found = f"{int(targets.min())} to {int(targets.max())}"
         raise ValueError(f"targets must lie in [0, {classes}), got {found}")
     values = logits.detach().to("cpu", torch.float64)

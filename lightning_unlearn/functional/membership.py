@@ -19,6 +19,7 @@ __all__ = [
     "auc",
     "bootstrap_intervals",
     "confusion_matrix",
+    "guessed_tpr",
     "membership_rates",
     "population_attack_scores",
     "ranking_intervals",
@@ -110,6 +111,30 @@ def tpr_at_fpr(forget_scores: Tensor, nonmember_scores: Tensor, fpr: float = LOW
     in_range("fpr", fpr, "[0, 1]")
     _, forget_counts, nonmember_counts = _histograms(forget_scores, nonmember_scores)
     return float(_tpr_at_fpr(forget_counts, nonmember_counts, fpr))
+
+
+def guessed_tpr(nonmembers: int, fpr: float = LOW_FPR) -> float:
+    """True positive rate that guessing has at a low false positive rate, on average: :math:`(k + 1) / (M + 1)`.
+
+    Where at most k of M non-members may score above the threshold, it lies at the next one's score, and a random sample
+    of D_f is as likely above it as below any other.
+
+    Args:
+        nonmembers: M, at least 1.
+        fpr: The false positive rate allowed, in ``[0, 1)``; k is the most with ``k / M <= fpr``.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+        >>> round(guessed_tpr(100), 4), round(guessed_tpr(99), 4), round(guessed_tpr(100_000), 4)
+        (0.0198, 0.01, 0.01)
+    """
+    in_range("nonmembers", nonmembers, "[1, inf)", whole=True)
+    in_range("fpr", fpr, "[0, 1)")
+    allowed = int(fpr * nonmembers)
+    allowed += (allowed + 1) / nonmembers <= fpr  # the product may have been rounded down
+    return (allowed + 1) / (nonmembers + 1)
 
 
 def confusion_matrix(forget_scores: Tensor, nonmember_scores: Tensor, threshold: float = 0.5) -> Tensor:

@@ -15,6 +15,7 @@ from lightning_unlearn.core.checks import in_range
 __all__ = [
     "acceleration",
     "confidence_interval",
+    "epochs_needed",
     "forgetting_rate",
     "memory_retention_rate",
     "relearn_target",
@@ -128,6 +129,30 @@ def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[f
     variance = math.fsum((value - mean) ** 2 for value in values) / (n - 1)
     half_width = float(t.ppf((1.0 + level) / 2, n - 1)) * math.sqrt(variance / n)
     return mean - half_width, mean + half_width
+
+
+def epochs_needed(accuracies: Sequence[float], samples: int) -> int:
+    """Return after how many epochs a training was about as good as it ever got.
+
+    Args:
+        accuracies: Validation accuracy in [0, 1] before training and after each epoch.
+        samples: How many samples each was measured on, >= 1.
+
+    Returns:
+        The first epoch within one binomial standard error of the best accuracy.
+
+    Raises:
+        ValueError: If there is no accuracy, or no sample.
+
+    Example:
+        >>> epochs_needed([0.1, 0.70, 0.89, 0.90, 0.91], samples=100)
+        2
+    """
+    if not accuracies or samples < 1:
+        raise ValueError(f"accuracies and samples must not be empty, got {accuracies} and {samples}")
+    best = max(accuracies)
+    least = best - math.sqrt(best * (1 - best) / samples)
+    return next(epoch for epoch, accuracy in enumerate(accuracies) if accuracy >= least)
 
 
 def percentiles(values: Tensor, level: float, *, nearest: bool = False) -> tuple[float, float]:

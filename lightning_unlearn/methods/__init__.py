@@ -14,6 +14,7 @@ from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
+from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
@@ -32,6 +33,7 @@ __all__ = [
     "RandomTopK",
     "ReferenceKL",
     "Retrain",
+    "Rewind",
     "ShrinkPerturb",
     "SourceCheckpoint",
     "TopK",

@@ -13,26 +13,32 @@ from lightning_unlearn.functional._checks import require_classes
 class SampleMean(AtLeastFloat32):
     """Mean over all samples of a value that a subclass computes for each; exact for uneven batches and ranks.
 
-    The sum stays in float32 when the metric is converted: one of 8 significant bits stops growing after a few hundred
-    samples, and its dtype must be alike on a rank that has seen a sample and one that has not.
+    The sum is as exact as one in float64, which not every device has: what each addition in float32 loses is summed
+    beside it. It stays in float32 when the metric is converted, since its dtype must be alike on a rank that has seen a
+    sample and one that has not.
 
-    Two sums are kept, of values and of samples, and both are added up over the ranks. A subclass defines
-    ``update`` and hands its values to :meth:`accumulate`.
+    The sums of values, of what was lost and of samples are added up over the ranks. A subclass defines ``update`` and
+    hands its values to :meth:`accumulate`.
     """
 
     full_state_update = False
 
     total: Tensor
+    lost: Tensor
     count: Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("total", torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
+        for state in ("total", "lost"):
+            self.add_state(state, torch.zeros((), dtype=torch.float32), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def accumulate(self, values: Tensor) -> None:
         """Add one value a sample, of any shape."""
-        self.total = self.total + values.float().sum()
+        before, added = self.total, values.sum(dtype=self.total.dtype)
+        self.total = before + added
+        kept = self.total - before  # of what was added (Knuth's two-sum)
+        self.lost = self.lost + (before - (self.total - kept)) + (added - kept)
         self.count = self.count + values.numel()
 
     def compute(self) -> Tensor:
@@ -42,9 +48,10 @@ class SampleMean(AtLeastFloat32):
             ValueError: If no rank has seen a sample, or a value was NaN.
         """
         require_samples(type(self).__name__, self.count)
-        if bool(self.total.isnan()):
+        mean = (self.total + self.lost) / self.count
+        if bool(mean.isnan()):
             raise ValueError(f"{type(self).__name__} has seen NaN; look for a NaN in the logits it was given")
-        return self.total / self.count
+        return mean
 
 
 def require_samples(name: str, count: Tensor, what: str = "sample") -> None:

@@ -21,6 +21,7 @@ __all__ = [
 Direction = Literal["higher", "lower", "match the retrained model"]
 """What makes a value good: more, less, or being near the retrained model's."""
 Question = Literal["forgetting", "utility"]
+Goal = Literal["retrain", "retrain_2"]
 
 MATCH: Direction = "match the retrained model"
 
@@ -43,8 +44,11 @@ class DeclaredMetric:
         margin: The difference from the retrained model that does not matter, in the measured unit (0.01 is a point of a
             percentage). None is half the gap between source and retrained model, which a metric that decides on utility
             cannot take.
+        goal: The model whose value a perfect method has: "retrain", or "retrain_2", the model retrained once more, for
+            a distance to the retrained model, which has none to itself.
         ideal: The value that a perfect method has on any data, such as 0.5 for an attack that can only guess; None
             where there is none. Figures mark it by a line.
+        absent: What stands in the place of a number that the evaluator left out of its scores, such as "never".
 
     Raises:
         ValueError: If an argument is none of those above.
@@ -64,10 +68,12 @@ class DeclaredMetric:
     headline: bool = False
     decides: Question | None = None
     margin: float | None = None
+    goal: Goal = "retrain"
     ideal: float | None = None
+    absent: str = ""
 
     def __post_init__(self) -> None:
-        for argument in ("label", "short", "explanation", "unit"):
+        for argument in ("label", "short", "explanation", "unit", "absent"):
             if not isinstance(getattr(self, argument), str):
                 raise ValueError(f"{argument} must be a text, got {getattr(self, argument)!r}")
         if not self.label:
@@ -87,7 +93,7 @@ class DeclaredMetric:
             ("headline", headline),
         ):
             object.__setattr__(self, argument, value)
-        for argument, kind in (("direction", Direction), ("decides", Question)):
+        for argument, kind in (("direction", Direction), ("decides", Question), ("goal", Goal)):
             value = getattr(self, argument)
             if value is not None and value not in get_args(kind):
                 raise ValueError(
@@ -183,6 +189,13 @@ COST: dict[str, DeclaredMetric] = {
         unit="×",  # noqa: RUF001 - the multiplication sign is meant
         direction="higher",
         headline=True,
+    ),
+    "epochs/needed": DeclaredMetric(
+        "Epochs that retraining needed",
+        "epochs needed",
+        "The first epoch within one binomial standard error of the best test accuracy: a longer retraining makes every "
+        "acceleration look better than it is.",
+        digits=1,
     ),
     "memory/process_peak_mib": DeclaredMetric(
         "Peak memory of the process", "peak memory", "Most resident memory while training.", unit="MiB"

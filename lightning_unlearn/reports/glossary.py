@@ -12,8 +12,21 @@ from lightning_unlearn.reports.schema import Report, Value
 CONTROLS: dict[str, str] = {
     "source": "control: nothing forgotten",
     "retrain": "control: everything forgotten",
+    "retrain_2": "control: retrained once more",
 }
 """The models that are no methods but the floor and the ceiling of every score, with what they stand for."""
+_SHORT = r"retrain_([0-9.]+)pct"
+
+
+def is_control(model: str) -> bool:
+    """Return whether a model is a control: the source, a retrained model, or one retrained for a part of the steps."""
+    return model in CONTROLS or re.fullmatch(_SHORT, model) is not None
+
+
+def short_retrainings(report: Report) -> list[str]:
+    """Return the models that were retrained for a part of the steps, the shortest first."""
+    shares = {name: float(m[1]) for name in report["models"] if (m := re.fullmatch(_SHORT, name))}
+    return sorted(shares, key=shares.__getitem__)
 
 
 def _declared_here() -> dict[str, DeclaredMetric]:
@@ -44,12 +57,31 @@ def describe(name: str, report: Report | None = None) -> DeclaredMetric:
     told = {} if report is None else report.get("metrics", {})
     if name in told:
         metric = DeclaredMetric.read(told[name])
-        texts = {key: clean(getattr(metric, key)) for key in ("label", "short", "explanation", "unit")}
+        texts = {
+            key: clean(getattr(metric, key)) for key in ("label", "short", "explanation", "unit", "absent")
+        }
         return replace(metric, **texts)  # type: ignore[arg-type]  # all of them texts
     if name in METRICS:
         return METRICS[name]
     label = clean(name).replace("/", ": ").replace("_", " ")
     return DeclaredMetric(label, explanation="A metric of which its evaluator declares nothing.")
+
+
+def absent(report: Report, model: str, name: str, place: int | None = None) -> str:
+    """Return what to say of a number that a model lacks: what its evaluator, if it measured the model, declares.
+
+    Args:
+        report: The report.
+        model: The model.
+        name: The metric.
+        place: Place of the seed that lacks it; None where all do.
+    """
+    evaluator = f"{name.partition('/')[0]}/"
+    measured = any(
+        other.startswith(evaluator) and (place is None or value["values"][place] is not None)
+        for other, value in report["models"][model].items()
+    )
+    return describe(name, report).absent if measured else ""
 
 
 def clean(text: str) -> str:
@@ -90,14 +122,25 @@ def wrap_name(name: str, width: int, max_lines: int | None = None) -> str:
 
 
 def ordered_models(report: Report) -> list[str]:
-    """Return the models in the order of presentation: the controls first, then the methods as reported."""
+    """Return the models in the order of presentation: the controls first, then the methods as reported.
+
+    The short retrainings, of which figures show one alone, are not among them.
+    """
     models = report["models"]
     return [name for name in CONTROLS if name in models] + method_names(report)
 
 
+def all_models(report: Report) -> dict[str, str]:
+    """Return every model in the order of presentation, with what a control stands for; "" for a method."""
+    models = report["models"]
+    controls = {name: meaning for name, meaning in CONTROLS.items() if name in models}
+    short = dict.fromkeys(short_retrainings(report), "control: retrained for a part of the steps")
+    return controls | short | dict.fromkeys(method_names(report), "")
+
+
 def method_names(report: Report) -> list[str]:
     """Return the models that are methods, not controls, in the report's order."""
-    return [name for name in report["models"] if name not in CONTROLS]
+    return [name for name in report["models"] if not is_control(name)]
 
 
 def measured_metrics(report: Report) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from lightning_unlearn.reports.details import RunDetails, read_details
 from lightning_unlearn.reports.figures import draw_figures
-from lightning_unlearn.reports.glossary import CONTROLS, clean
+from lightning_unlearn.reports.glossary import clean, is_control
 from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.schema import SCHEMA_VERSION, Report, Value, read_json, validate
 from lightning_unlearn.reports.writer import write_all
@@ -107,7 +107,7 @@ def _add_models(models: dict[str, dict[str, Value]], report: Report, pair: str) 
     """Take up a report's models, after a look at whether its controls are the same runs."""
     compared = 0
     for model, metrics in report["models"].items():
-        if model in CONTROLS:
+        if is_control(model):
             ours = models.get(model, {})
             compared += _check_control(model, ours, metrics, report["seeds"], pair)
             models[model] = {**metrics, **ours}

@@ -13,8 +13,10 @@ from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD
+from lightning_unlearn.reports.floor import same_cost
 from lightning_unlearn.reports.glossary import (
-    CONTROLS,
+    absent,
+    all_models,
     best_and_worst,
     clean,
     decimals,
@@ -22,7 +24,6 @@ from lightning_unlearn.reports.glossary import (
     format_interval,
     format_number,
     format_value,
-    ordered_models,
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
@@ -104,18 +105,17 @@ def write_page(
         title=f"Unlearning report: {clean(str(report['data'].get('name', 'unnamed data')))}",
         summary=summary_sentences(report),
         controls=control_findings(report),
-        control=CONTROLS,
-        models=ordered_models(report),
+        control={name: meaning for name, meaning in all_models(report).items() if meaning},
+        models=list(all_models(report)),
         metrics=metrics,
         verdicts=verdicts,
+        floors=same_cost(report),
         deciding={name for verdict in verdicts.values() for name in verdict.by_metric},
         tables=_tables(metrics),
         cells={name: _cells(report, name, metric) for name, metric in metrics.items()},
         paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
         paper_columns=PAPER_COLUMNS,
-        sections=[
-            _section(report, model, metrics, pictures, details or {}) for model in ordered_models(report)
-        ],
+        sections=[_section(report, model, metrics, pictures, details or {}) for model in all_models(report)],
         pictures=[picture for picture in pictures if picture["model"] not in report["models"]],
         ledger=[_entry(entry, place) for place, entry in enumerate(report.get("ledger", []), start=1)],
         data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
@@ -152,6 +152,8 @@ def _cells(report: Report, name: str, metric: DeclaredMetric) -> dict[str, _Cell
                 "mark": "best" if model in best else "worst" if model in worst else "",
                 "partial": None in value["values"],
             }
+        elif told := absent(report, model, name):
+            cells[model] = {"number": None, "text": told}
     return cells
 
 
@@ -173,8 +175,13 @@ def _section(
         if (value := report["models"][model].get(name)) is not None:
             digits = decimals(metric, value)
             numbers = [
-                {"number": number, "text": "" if number is None else format_number(metric, number, digits)}
-                for number in value["values"]
+                {
+                    "number": number,
+                    "text": absent(report, model, name, place)
+                    if number is None
+                    else format_number(metric, number, digits),
+                }
+                for place, number in enumerate(value["values"])
             ]
             rows.append((name, numbers))
     return {

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from lightning_unlearn.reports.glossary import clean, ordered_models
+from lightning_unlearn.reports.glossary import all_models, clean
 from lightning_unlearn.reports.schema import Report
 
 __all__ = ["PAPER_COLUMNS", "PaperFormat", "paper_columns", "paper_table"]
@@ -56,7 +56,7 @@ def paper_table(report: Report, form: PaperFormat) -> str:
     """
     if form not in get_args(PaperFormat):
         raise ValueError(f"form must be one of {get_args(PaperFormat)}, got {form!r}")
-    columns = {model: _columns(report, model) for model in ordered_models(report)}
+    columns = {model: _columns(report, model) for model in all_models(report)}
     names = [name for name in PAPER_COLUMNS if any(name in each for each in columns.values())]
     if form == "csv":
         text = io.StringIO()
@@ -97,7 +97,7 @@ def paper_columns(report: Report) -> dict[str, dict[str, list[float | None]]]:
             name: [float(value) if math.isfinite(value) else None for value in values]
             for name, values in _columns(report, model).items()
         }
-        for model in ordered_models(report)
+        for model in all_models(report)
     }
 
 

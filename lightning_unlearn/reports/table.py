@@ -10,15 +10,19 @@ from rich.cells import cell_len
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.terminal import encodable
 from lightning_unlearn.metrics.declared import MATCH
+from lightning_unlearn.reports.floor import same_cost
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
+    absent,
+    all_models,
     best_and_worst,
     clean,
     describe,
     format_value,
     headline_metrics,
+    is_control,
     measured_metrics,
-    ordered_models,
+    short_retrainings,
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
@@ -65,7 +69,7 @@ def render_text(
         if not any(name in measured for measured in report["models"].values()):
             raise ValueError(f"metrics holds {name!r}, which no model of the report has")
     spell: _Spell = partial(encodable, encoding=encoding)
-    models = ordered_models(report)
+    models = list(all_models(report))
     columns = [_metric_column(report, name, models, spell) for name in names]
     notes = [*_notes(report, names, columns), *_verdicts(report, width, spell), *_failures(report)]
     lines = [*_tables(columns, models, width, spell), *(spell(note) for note in notes)]
@@ -93,7 +97,8 @@ def _metric_column(report: Report, name: str, models: Sequence[str], spell: _Spe
     cells, marks = [], []
     for model in models:
         value = report["models"][model].get(name)
-        cells.append("-" if value is None else spell(format_value(metric, value)))
+        missing = absent(report, model, name) or "-"
+        cells.append(spell(missing if value is None else format_value(metric, value)))
         incomplete = value is not None and None in value["values"]
         marks.append(f"{_PARTIAL if incomplete else ''}{_BEST if model in best else ''}")
     heading = [*_heading(spell(metric.short), cells), spell(metric.unit)]
@@ -120,7 +125,7 @@ def _tables(columns: Sequence[_Column], models: Sequence[str], width: int, spell
         across = 2 + first + sum(len(_GAP) + column.width for column in chunk)
         yield ("─" if spell("─") == "─" else "-") * across
         for row, model in enumerate(models):
-            if row and model not in CONTROLS and models[row - 1] in CONTROLS:
+            if row and not is_control(model) and is_control(models[row - 1]):
                 yield ""
             yield _row(spell(names[row][0]), first, chunk, [column.cells[row] for column in chunk])
             yield from (f" {spell(more)}" for more in names[row][1:])
@@ -157,7 +162,9 @@ def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> 
         yield f"mean ± half the width of the 95% interval over {n_seeds} seeds (Student t)"
     else:
         yield "no interval: one seed"
-    if controls := [f"{name} = {meaning}" for name, meaning in CONTROLS.items() if name in report["models"]]:
+    controls = [f"{name} = {meaning}" for name, meaning in CONTROLS.items() if name in report["models"]]
+    controls += ["retrain_Npct = retrained for N% of the steps"] if short_retrainings(report) else []
+    if controls:
         yield "; ".join(controls)
     marks = "".join(column.marks for column in columns)
     if _BEST in marks:
@@ -184,6 +191,10 @@ def _verdicts(report: Report, width: int, spell: _Spell) -> Iterator[str]:
         return _Column(_heading(spell(title), cells), cells)
 
     columns = [column("verdict", (_SIGNS.get(status, _UNKNOWN) for status in statuses))]
+    floors = same_cost(report)
+    if floors:
+        places = (floors[model].place if model in floors else _BLIND for model in judged)
+        columns.append(column("same cost", places))
     for name in measured_metrics(report):
         found = [verdict.by_metric.get(name) for verdict in judged.values()]
         if any(found):
@@ -200,6 +211,11 @@ def _verdicts(report: Report, width: int, spell: _Spell) -> Iterator[str]:
     )
     yield f"{_SIGNS['not close']} beyond (Holm over metrics and methods); one such metric decides the verdict"
     yield f"{_UNKNOWN} undecided: more seeds would tell; {_BLIND} blind: source and retrained model do not differ"
+    if floors:
+        yield (
+            "same cost: above, on or below the line of retrainings that took as long; below it, a short retraining is "
+            "the better method"
+        )
 
 
 def _sign(finding: Finding | None) -> str:

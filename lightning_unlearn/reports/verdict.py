@@ -23,10 +23,12 @@ from lightning_unlearn.functional.equivalence import (
     share_of_gap,
 )
 from lightning_unlearn.reports.glossary import (
+    CONTROLS,
     clean,
     decimals,
     describe,
     format_number,
+    is_control,
     measured_metrics,
     method_names,
     with_unit,
@@ -36,6 +38,7 @@ from lightning_unlearn.reports.schema import Report
 LEAST_SEEDS = 3
 """With fewer seeds a comparison is an illustration."""
 _ALPHA = 0.05
+_GOALS = {"retrain": "the retrained model", "retrain_2": "the model retrained once more"}
 
 Status = Literal["close", "not close", "undecided", "cannot tell", "illustration", "nothing to compare"]
 """The answer for one metric, or for a method as a whole; "cannot tell" of a metric is that it is blind."""
@@ -165,6 +168,7 @@ class _Test:
 
     model: str
     metric: str
+    utility: bool
     below_only: bool
     """Whether only a loss matters."""
     margin: float = math.nan
@@ -183,7 +187,7 @@ class _Test:
 
     @property
     def judged(self) -> bool:
-        return self.difference is not None and (self.below_only or self.sees)
+        return self.difference is not None and (self.utility or self.sees)
 
     @property
     def p_outside(self) -> float:
@@ -202,38 +206,48 @@ class _Test:
 
 
 def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -> _Test | None:
-    """Prepare the test of one metric; ``None`` where the method or the retrained model has none of it."""
-    if not {name} <= report["models"][model].keys() & report["models"].get("retrain", {}).keys():
+    """Prepare the test of one metric; ``None`` where the method or the model that is the goal has none of it."""
+    metric = describe(name, report)
+    goal, utility = metric.goal, metric.decides == "utility"
+    if not {name} <= report["models"][model].keys() & report["models"].get(goal, {}).keys():
         return None
-    table, rows = _scores(report, name, (model, "retrain"))
-    test = _Test(model, name, describe(name, report).decides == "utility")
-    if table.shape[1] < LEAST_SEEDS or model == "retrain":
+    table, rows = scores_of(report, name, (model, goal))
+    test = _Test(model, name, utility, below_only=utility or goal == "retrain_2")
+    if table.shape[1] < LEAST_SEEDS or model == goal:
         return test
     floor = _floor(report, name)
     noise = pooled_noise(table, floor=floor)
     test.noise, test.models = noise, sum(not apart for apart in noise.apart)
-    test.difference = paired_difference(table, rows[model], rows["retrain"], noise, floor=floor)
+    test.difference = paired_difference(table, rows[model], rows[goal], noise, floor=floor)
     if "source" in rows:
-        test.gap = paired_difference(table, rows["source"], rows["retrain"], noise, floor=floor)
-        if not test.below_only and test.gap.mean:
+        test.gap = paired_difference(table, rows["source"], rows[goal], noise, floor=floor)
+        if not utility and test.gap.mean:
             test.share, test.share_ci95 = share_of_gap(
-                table, rows["source"], rows["retrain"], rows[model], noise, floor=floor
+                table, rows["source"], rows[goal], rows[model], noise, floor=floor
             )
     half = math.nan if test.gap is None else abs(test.gap.mean) / 2
-    declared = describe(name, report).margin
-    test.margin = margins.get(name, half if declared is None else declared)
+    test.margin = margins.get(name, half if metric.margin is None else metric.margin)
     return test
 
 
-def _scores(
-    report: Report, name: str, needed: tuple[str, ...]
+def scores_of(
+    report: Report, name: str, needed: tuple[str, ...], *, short: bool = False
 ) -> tuple["np.ndarray[tuple[int, int], np.dtype[np.float64]]", dict[str, int]]:
-    """Return a metric's scores, models × seeds, and each model's row, of the seeds that the needed models have."""
+    """Return a metric's scores, models × seeds, and each model's row, of the seeds that the needed models have.
+
+    Args:
+        report: The report.
+        name: The metric.
+        needed: Models without which a seed is left out.
+        short: Whether the short retrainings take part, whose noise is another.
+    """
     values = {
         model: [math.nan if value is None else float(value) for value in scores[name]["values"]]
         for model, scores in report["models"].items()
-        if name in scores
+        if name in scores and (short or model in CONTROLS or not is_control(model))
     }
+    if not set(needed) <= values.keys():
+        return np.empty((0, 0)), {}
     kept = [
         place
         for place in range(len(report["seeds"]))
@@ -262,13 +276,13 @@ def _floor(report: Report, name: str) -> float:
 def _finding(report: Report, test: _Test) -> Finding:
     """Word the answer for one metric."""
     metric = describe(test.metric, report)
-    value, target = (report["models"][model][test.metric] for model in (test.model, "retrain"))
+    value, target = (report["models"][model][test.metric] for model in (test.model, metric.goal))
     points = " points" if metric.unit == "%" else f" {metric.unit}".rstrip()
 
     def number(amount: float) -> str:
         return format_number(metric, amount, decimals(metric, value))
 
-    shown = f"{metric.label}: {with_unit(metric, value)}, the retrained model {with_unit(metric, target)}"
+    shown = f"{metric.label}: {with_unit(metric, value)}, {_GOALS[metric.goal]} {with_unit(metric, target)}"
     if test.difference is None:
         return Finding(
             test.metric,
@@ -349,7 +363,8 @@ def separates(report: Report, name: str) -> bool | None:
         Whether their mean difference over seeds differs from 0 at 5%; None where one of them lacks the metric or there
         are fewer than three seeds.
     """
-    if not all(name in report["models"].get(control, {}) for control in ("source", "retrain")):
+    goal = describe(name, report).goal
+    if not all(name in report["models"].get(control, {}) for control in ("source", goal)):
         return None
     test = _test(report, "source", name, {})
     return None if test is None or test.difference is None else test.sees
@@ -361,14 +376,14 @@ def control_findings(report: Report) -> list[str]:
     Returns:
         One sentence a metric that both controls have; empty without both controls.
     """
-    source, retrain = (report["models"].get(name, {}) for name in ("source", "retrain"))
     sentences = []
     for name in measured_metrics(report):
         metric = describe(name, report)
-        if metric.decides != "forgetting" or name not in source or name not in retrain:
+        source, goal = (report["models"].get(model, {}) for model in ("source", metric.goal))
+        if metric.decides != "forgetting" or name not in source or name not in goal:
             continue
-        floor, ceiling = (with_unit(metric, control[name]) for control in (source, retrain))
-        numbers = f"{metric.label}: source model {floor}, retrained model {ceiling}"
+        floor, ceiling = (with_unit(metric, control[name]) for control in (source, goal))
+        numbers = f"{metric.label}: source model {floor}, {_GOALS[metric.goal]} {ceiling}"
         told_apart = separates(report, name)
         if told_apart is None:
             sentences.append(f"{numbers}; fewer than {LEAST_SEEDS} seeds cannot show whether they differ.")

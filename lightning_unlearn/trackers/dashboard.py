@@ -85,7 +85,7 @@ def build_report(
         return wr.Runset(entity=entity, project=project, name=name, filters=told)
 
     trained = runs("models", 'jobType != "evaluate"')
-    controls = runs("controls", 'jobType in ["source", "retrain"]')
+    controls = runs("controls", 'jobType in ["source", "retrain", "retrain_2"]')
     summary = runs("comparison", 'jobType == "evaluate"')
     of_section = {"Null controls": controls, "Tables": summary, "Figures": summary}
     blocks: list[Any] = [wr.MarkdownBlock(text=_HOW_TO_READ), wr.TableOfContents()]

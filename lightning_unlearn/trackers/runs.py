@@ -15,7 +15,7 @@ from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.engine.telling import SOFTWARE, Results
 from lightning_unlearn.functional import acceleration
 from lightning_unlearn.reports.details import read_log
-from lightning_unlearn.reports.glossary import measured_metrics, ordered_models
+from lightning_unlearn.reports.glossary import CONTROLS, all_models, is_control, measured_metrics
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.tidy import report_rows, run_rows
 from lightning_unlearn.trackers.destination import Destination
@@ -26,7 +26,6 @@ __all__ = ["WandbRuns"]
 MARK = "wandb.json"
 """File that says under which id a run, or the comparison, was written to W&B, and from what content."""
 
-_JOB_TYPES = {"source": "source", "retrain": "retrain"}
 _CONTENT = ("config.json", "training.json", "metrics.json", "facts.json", "log/metrics.csv")
 _STEP = "trainer/global_step"
 
@@ -117,7 +116,7 @@ class WandbRuns:
             comparison,
             f"{name}/seed_{seed}",
             group=_group(comparison),
-            job_type=_JOB_TYPES.get(name, "unlearn"),
+            job_type=name if name in CONTROLS else "control" if is_control(name) else "unlearn",
             tags=[name],
             config=config,
         ) as run:
@@ -204,7 +203,7 @@ def _run_media(folder: Path, audit: Mapping[str, Any], name: str, seed: int) -> 
 def _overview(report: Report) -> Any:
     metrics = measured_metrics(report)
     rows = []
-    for model in ordered_models(report):
+    for model in all_models(report):
         values = report["models"][model]
         rows.append([model, *(values[name]["mean"] if name in values else None for name in metrics)])
     return rows_table(rows, ["method", *metrics])

@@ -437,7 +437,8 @@ def test_a_fault_loses_neither_the_model_nor_the_other_evaluators(tmp_path: Path
     failing, good = Backdoor(1, dirpath=tmp_path), ForgettingMetrics(dirpath=tmp_path)
     trainer = quiet_trainer(callbacks=[failing, good])
     with pytest.warns(UserWarning, match="a fault in the trigger") as warned:
-        trainer.fit(module, data(backdoor=Poison(Broken(), LABEL)))
+        # without non-members, of whom an evaluator asks with the trigger too
+        trainer.fit(module, data(backdoor=Poison(Broken(), LABEL), nonmember=0))
     texts = [str(warning.message) for warning in warned if "a fault in the trigger" in str(warning.message)]
     assert len(texts) == 2, "once for the curve, which then ends, and once for the result"
     assert "the curve of the evaluator 'backdoor' failed at epoch 0" in texts[0]

@@ -148,10 +148,3 @@ def test_matching_takes_off_shift_and_scale_and_nothing_else() -> None:
 def test_a_model_that_answers_all_alike_is_matched_to_finite_numbers() -> None:
     flat = torch.full((3, 5), -2.0)
     assert match_confidence(flat, flat, torch.randn(3, 5)).isfinite().all()
-
-
-def test_too_few_models_for_a_likelihood_ratio_are_named(recwarn: pytest.WarningsRecorder) -> None:
-    ULiRA(16)
-    assert not recwarn.list
-    ULiRA(8)
-    assert "ULiRA(models=8)" in str(recwarn.pop().message)

@@ -1,6 +1,7 @@
 """Evaluators over many models: which models they compare, that these are made once, and what goes on after a stop."""
 
 import json
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -668,3 +669,11 @@ def test_halves_need_two_samples() -> None:
     lira = LiRA(models=4, retrain_epochs=1, on_error="raise", controls=False)
     with pytest.raises(ValueError, match="at least 2 samples in it, and it has 1"):
         quiet_trainer(max_epochs=1, callbacks=[lira]).fit(Retrain(toy_source()), toy_data([5]))
+
+
+def test_so_few_models_that_the_attack_is_biased_are_named() -> None:
+    with pytest.warns(UserWarning, match=r"models=8: .* 0\.49 with 8"):
+        ULiRA(8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ULiRA(16)

@@ -89,6 +89,16 @@ def test_a_model_that_remembers_is_caught_and_one_that_forgot_is_not(attack: str
     assert forgot["membership_inference/hit_rate"] == pytest.approx(1 - forgot["membership_inference/fnr"])
 
 
+def test_retained_samples_that_are_exposed_are_seen() -> None:
+    """Two models that forgot D_f, of which one gives its retained samples away."""
+    data, x = big_data(nonmember=100)
+    source, key = Remembers(x), "membership_inference/retain_auc"
+    exposed = audit(Remembers(x[data.split.retain]), source, data)
+    assert exposed[key] > 0.95
+    assert abs(exposed["membership_inference/auc"] - 0.5) < 0.1
+    assert abs(audit(Remembers(torch.zeros(1, FEATURES)), source, data)[key] - 0.5) < 0.15
+
+
 def test_rates_are_those_of_the_saved_scores(tmp_path: Path) -> None:
     data, x = big_data(nonmember=80)
     source = Remembers(x, sharpness=0.3)
@@ -326,7 +336,7 @@ def test_without_a_source_the_models_own_members_are_learnt() -> None:
     data, _x = big_data(nonmember=100)
     attack = MembershipInference(on_error="raise", bootstrap=10)
     quiet_trainer(callbacks=[attack], max_epochs=1, limit_train_batches=0).fit(toy_source(), data)
-    assert set(attack.results) == {f"membership_inference/{r}" for r in ("hit_rate", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")}  # fmt: skip
+    assert set(attack.results) == {f"membership_inference/{r}" for r in ("hit_rate", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr", "retain_auc")}  # fmt: skip
 
 
 @pytest.mark.parametrize(

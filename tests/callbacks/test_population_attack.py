@@ -10,8 +10,8 @@ from helpers.toys import CLASSES, FEATURES, quiet_trainer, toy_data, toy_source
 from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks import PopulationAttack
-from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.callbacks import MembershipInference, PopulationAttack
+from lightning_unlearn.data import ColumnTrigger, Poison, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import UnlearningModule
 
 
@@ -127,6 +127,51 @@ def test_so_many_non_members_allow_so_many_false_positives(
     assert results["population_attack/tpr_at_0.1pct_fpr"] == pytest.approx(
         (at_tenth_pct + 1) / (nonmember + 1)
     )
+
+
+MARKED = 9.0
+MARK = ColumnTrigger(FEATURES - 1, MARKED)
+
+
+class Backdoored(nn.Module):
+    """Gives the target label, the second class, to whatever carries the mark; undecided but for some noise else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        marked = (x[:, -1:] == MARKED).double()
+        noise = 1000 * x[:, 1:2].sin() % 1
+        return nn.functional.one_hot(torch.tensor(1), CLASSES) * (noise + 9 * marked) + self.shift
+
+
+@pytest.mark.parametrize("attack", [PopulationAttack, MembershipInference])
+def test_a_backdoor_is_no_sign_of_membership(
+    attack: type[PopulationAttack] | type[MembershipInference],
+) -> None:
+    """The model knows the mark and no sample; against clean non-members the area would be 0 or 1."""
+    clean, inputs = many()
+    backdoor = Poison(MARK, target_label=1)
+    assert isinstance(clean.inner, TensorData)
+    data = UnlearningDataModule(
+        clean.inner, 0.25, test_dataset=clean.test_dataset, nonmember=200, backdoor=backdoor
+    )
+    assert not (inputs[:, -1] == MARKED).any()
+    evaluator = attack(controls=False, on_error="raise", bootstrap=10)
+    quiet_trainer(callbacks=[evaluator]).test(UnlearningModule(Backdoored()), data, verbose=False)
+    assert evaluator.results[f"{evaluator.name}/auc"] == pytest.approx(0.5, abs=0.095)
+
+
+def test_what_guessing_gives_is_said_for_the_samples_at_hand(tmp_path: Path) -> None:
+    data, inputs = many(nonmember=150)
+    attack = attacked(Knows(inputs[:600]), data, tmp_path)
+    told = json.loads((tmp_path / "population_attack.json").read_text())["details"]["guessing"]
+    assert told == {"tpr_at_1pct_fpr": 2 / 151, "tpr_at_0.1pct_fpr": 1 / 151}
+    name = "population_attack/tpr_at_1pct_fpr"
+    assert attack.declared()[name].explanation.endswith("With the 150 at hand that is 1.3 %.")
+    assert attack.declared()["population_attack/auc"] == PopulationAttack.metrics["population_attack/auc"]
+    assert "at hand" not in PopulationAttack().declared()[name].explanation
 
 
 def test_what_it_needs_is_said() -> None:

@@ -1,6 +1,7 @@
 """Relearn time: the source needs none, a retrained model some, an untrained one more."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def relearn(model: nn.Module, source: nn.Module, tmp_path: Path, **arguments: ob
 
 def test_the_source_has_nothing_to_relearn(tmp_path: Path) -> None:
     source = trained_source()
-    found = relearn(source, source, tmp_path)
+    found = relearn(source, source, tmp_path, optimizer=partial(torch.optim.Adam, lr=0.02))
     assert found["relearn_time/steps"] == 0
     assert found["relearn_time/reached"] == 1
     assert found["relearn_time/fresh"] > 0
@@ -46,7 +47,9 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     source = trained_source()
     other = Net()
     before = state(other)
-    found = relearn(other, source, tmp_path, max_steps=40, batch_size=1000, margin=0.5)
+    found = relearn(
+        other, source, tmp_path, batch_size=1000, margin=0.5, optimizer=partial(torch.optim.Adam, lr=0.02)
+    )
     assert_same_state(before, state(other))
     # with one batch holding all of D_f the order does not matter, and a plain loop must count the same
     forget = data()
@@ -55,9 +58,9 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     inputs, targets = batch[0], batch[1]
     loss = nn.functional.cross_entropy
     target = 1.5 * float(loss(source.eval()(inputs), targets).detach())
-    optimizer = torch.optim.Adam(other.eval().parameters(), lr=1e-3)
+    optimizer = torch.optim.Adam(other.eval().parameters(), lr=0.02)
     steps = 0
-    while float(value := loss(other(inputs), targets)) > target and steps < 40:
+    while float(value := loss(other(inputs), targets)) > target:
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
@@ -68,10 +71,10 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     assert curve[-1] == pytest.approx(float(value), rel=1e-4)  # one float32 loop against another
 
 
-def test_giving_up_is_said(tmp_path: Path) -> None:
+def test_giving_up_is_said_and_no_number_of_steps(tmp_path: Path) -> None:
     source = trained_source()
     found = relearn(Net(), source, tmp_path, max_steps=1, fresh=False)
-    assert found == {"relearn_time/steps": 1.0, "relearn_time/reached": 0.0}
+    assert found == {"relearn_time/reached": 0.0}, "steps that did not suffice are no relearn time"
 
 
 def test_without_a_source_there_is_nothing_to_come_back_to(tmp_path: Path) -> None:
@@ -84,7 +87,7 @@ def test_a_retrained_model_has_something_to_relearn(tmp_path: Path) -> None:
     source = trained_source()
     method = Retrain(source, optimizer=lambda p: torch.optim.Adam(p, lr=0.01))
     quiet_trainer(max_epochs=15).fit(method, data())
-    found = relearn(method, source, tmp_path)
+    found = relearn(method, source, tmp_path, optimizer=partial(torch.optim.Adam, lr=0.02))
     assert found["relearn_time/steps"] > 0
     assert found["relearn_time/steps"] <= found["relearn_time/fresh"]
 

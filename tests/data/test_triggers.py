@@ -318,6 +318,26 @@ def test_only_the_forget_set_is_poisoned_and_only_where_it_is_served(layout: str
     assert (targets[marked] == 1).all()
 
 
+@pytest.mark.parametrize("origin", ["train", "test"])
+@pytest.mark.parametrize("layout", ["tensors", "tuple"])
+def test_evaluators_are_served_non_members_that_carry_the_trigger(layout: str, origin: Any) -> None:
+    """Only they: a method that trains on non-members gets them clean, and other streams are as they were."""
+    dataset = train_set() if layout == "tensors" else Samples("tuple")
+    data = UnlearningDataModule(
+        dataset, 0.2, test_dataset=test_set(), nonmember=8, nonmember_from=origin, backdoor=Poison(MARK, 1)
+    )
+    data.setup("fit")
+    for stream in ("forget", "retain", "nonmember", "test"):
+        clean, served = (
+            next(iter(loader)).batch for loader in (data.loader(stream, indexed=True), data.evaluated(stream))
+        )
+        if stream == "nonmember":
+            assert not torch.equal(clean[0], MARK(clean[0])), "these are marked already"
+            clean = [MARK(clean[0]), torch.ones(8, dtype=torch.int64)]
+        assert torch.equal(served[0], clean[0])
+        assert torch.equal(served[1], clean[1])
+
+
 def test_the_forget_set_is_chosen_by_true_labels_and_the_same_as_without_a_backdoor() -> None:
     for rule in (Classes(2), 0.3):
         plain = UnlearningDataModule(train_set(), rule, test_dataset=test_set())

@@ -74,6 +74,7 @@ def test_confidence_of_certain_models_is_finite_and_exact_below_the_bound() -> N
         (torch.zeros(3, 2), torch.zeros(2), r"one class a sample, got \(2,\)"),
         (torch.zeros(3, 2), torch.full((3,), 2), "targets must lie in"),
         (torch.full((3, 2), math.nan), torch.zeros(3), "NaN"),
+        (torch.zeros(4, 0, 2), torch.zeros(0), "and at least one"),
     ],
 )
 def test_bad_logits_are_refused(logits: Tensor, targets: Tensor, message: str) -> None:

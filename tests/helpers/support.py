@@ -6,19 +6,26 @@ words and the class's name; all else must work. So nothing is claimed that the h
 """
 
 import ast
+import functools
 import inspect
 import re
+import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import doc_tables
 import pytest
+import torch
+from torch import nn
 
 import lightning_unlearn.callbacks
 import lightning_unlearn.methods
 from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.methods import Perturbation, UnlearningModule
+from lightning_unlearn.models.freezing import trainable
+from lightning_unlearn.models.surgery import class_state
 
 METHODS: list[type[UnlearningModule]] = [
     method
@@ -49,14 +56,37 @@ def _read_settings() -> dict[str, dict[str, dict[str, Any]]]:
 _SETTINGS = _read_settings()
 
 
-def settings_of(method: type[UnlearningModule], purpose: str = "quick") -> dict[str, Any]:
+def settings_of(
+    method: type[UnlearningModule], purpose: str = "quick", source: nn.Module | None = None
+) -> dict[str, Any]:
     """Return the arguments that a method's own test file gives for a purpose of the harnesses; none is its defaults.
 
     Args:
         method: The method.
         purpose: ``"quick"`` for a toy; ``"forgets"`` for what makes it forget a class within a second.
+        source: The source; a method that asks for a ``checkpoint`` of its training gets one.
     """
-    return dict(_SETTINGS.get(method.__name__, {}).get(purpose, {}))
+    settings = dict(_SETTINGS.get(method.__name__, {}).get(purpose, {}))
+    if source is not None and "checkpoint" in doc_tables.parameters_of(method):
+        settings["checkpoint"] = str(earlier_checkpoint(source))
+    return settings
+
+
+@functools.cache
+def _checkpoints() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory()  # gone when the process ends
+
+
+def earlier_checkpoint(source: nn.Module) -> Path:
+    """Write what may be a checkpoint from earlier in a source's training: its weights, moved a little."""
+    generator, state = torch.Generator().manual_seed(0), class_state(source)
+    for name in trainable(source):
+        name = name if name in state else name.replace("_orig_mod.", "")
+        noise = torch.randn(state[name].shape, generator=generator)
+        state[name] = state[name] + 0.1 * state[name].abs().mean() * noise
+    file = Path(_checkpoints().name) / f"{uuid.uuid4().hex}.ckpt"
+    torch.save({"state_dict": state, "global_step": 1}, file)
+    return file
 
 
 METHOD_AXES: dict[str, str] = doc_tables.support_axes("methods")

@@ -1,17 +1,20 @@
 """Digits with wrong labels that a network with batch normalisation knows by heart: a trace strong enough to be seen."""
 
 import functools
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from helpers.toys import quiet_trainer
 from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.methods.base.checkpoints import KEPT
 from lightning_unlearn.models import ResNet8
 
 WRONG = 72
@@ -51,9 +54,27 @@ def known_by_heart() -> tuple[Project, UnlearningDataModule, Tensor, Tensor]:
     torch.manual_seed(0)
     source, (data, inputs, labels) = Project(), mislabelled()
     data.setup("fit")
-    quiet_trainer(max_epochs=40).fit(source, data.loader("train", train=True))
+    train_and_keep(source, data, epochs=40, every=4)
     assert answered(source, inputs, labels) == 1
     return source.eval(), data, inputs, labels
+
+
+_FOLDERS: list[tempfile.TemporaryDirectory[str]] = []  # gone when the process ends
+
+
+def train_and_keep(
+    source: L.LightningModule, data: UnlearningDataModule, *, epochs: int, every: int
+) -> list[Path]:
+    """Train a source on the members, and keep its weights as a comparison does, where ``auto`` finds them."""
+    _FOLDERS.append(tempfile.TemporaryDirectory())
+    folder = Path(_FOLDERS[-1].name)
+    keeper = ModelCheckpoint(
+        folder, "{epoch:02d}", save_top_k=-1, every_n_epochs=every, save_weights_only=True
+    )
+    trainer = quiet_trainer(max_epochs=epochs, callbacks=[keeper], enable_checkpointing=True)
+    trainer.fit(source, data.loader("train", train=True))
+    KEPT[source] = folder
+    return sorted(folder.glob("*.ckpt"))
 
 
 @torch.no_grad()

@@ -54,7 +54,7 @@ class Inside(PlainModule):
 
 
 def build(method: type[UnlearningModule], source: Any, **arguments: Any) -> UnlearningModule:
-    settings = settings_of(method)
+    settings = settings_of(method, source=source)
     if issubclass(method, TopK):  # the sensitivity to the loss is one to the argument ``loss``
         settings["sensitivity"] = "output_norm"
     return method(source, **settings, **arguments)

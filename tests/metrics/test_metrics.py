@@ -31,6 +31,7 @@ from lightning_unlearn.metrics import (
     Similarity,
     WeightDistance,
 )
+from lightning_unlearn.metrics._base import SampleMean
 
 BATCH_SIZES = (5, 1, 16, 3)
 CLASSES = 4
@@ -213,6 +214,22 @@ def test_pickling_cloning_and_reset(case):
         pytest.warns(UserWarning, match="was called before the ``update``"),
     ):
         metric.compute()
+
+
+def test_a_long_sum_loses_nothing():
+    """float32 alone would stay at 2 to the 24th: one more is rounded away."""
+
+    class Values(SampleMean):
+        def update(self, values):
+            self.accumulate(values)
+
+    metric = Values()
+    metric.update(torch.tensor([2.0**24]))
+    for _ in range(1000):
+        metric.update(torch.ones(1))
+    total = float(metric.total.double() + metric.lost.double())
+    assert total == 2**24 + 1000
+    assert metric.compute().item() == pytest.approx(total / 1001, rel=1e-7)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -12,7 +12,7 @@ from lightning_unlearn import reports
 from lightning_unlearn.reports import FIGURES, Details, build_report, draw_figures, posterior_histograms
 from lightning_unlearn.reports.figures.sweeps import find_sweeps
 from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetting_axis
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.schema import Report, summarise
 
 MakeDetails = Callable[[Report], Details]
 
@@ -271,7 +271,7 @@ def test_sweep_stands_at_the_means_and_skips_what_is_missing(attacked_report: Re
     panels = {axes.get_ylabel(): axes for axes in figures["wgan_alpha"].axes if axes.get_ylabel()}
     assert list(panels) == [
         "test accuracy [%]", "forget accuracy [%]", "backdoor on $D_f$ [%]", "recovered accuracy [%]",
-        "MIA FNR [%]", "MIA AUC", "degree - null",
+        "MIA FNR [%]", "MIA AUC", "degree - null", "similarity",
     ]  # fmt: skip
     for heading, metric, values in (
         ("test accuracy [%]", "accuracy/test", (0.2, 0.6, 1.0)),
@@ -380,6 +380,16 @@ def test_backdoor_curve_of_one_seed_has_no_band(small_report: Report) -> None:
     (axes,) = spec("backdoor_curve.png").draw(small_report, details).axes
     assert not axes.collections
     assert axes.lines[0].get_ydata() == pytest.approx([90, 80])
+
+
+def test_a_model_that_never_relearned_has_no_bar(attacked_report: Report) -> None:
+    for model, values in attacked_report["models"].items():
+        values["relearn_time/reached"] = summarise([float(model != "top_k")] * 3)
+    del attacked_report["models"]["top_k"]["relearn_time/steps"]
+    bars, *_ = spec("relearn_time.png").draw(attacked_report, {}).axes
+    drawn = [bar for bar in bars.patches if bar.get_height() == pytest.approx(0.66)]
+    assert len(drawn) == len(attacked_report["models"]) - 1
+    assert [text.get_text() for text in bars.texts].count("never") == 1
 
 
 def test_relearn_time_stands_beside_the_course_of_the_loss(attacked_report: Report) -> None:

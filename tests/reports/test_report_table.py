@@ -1,12 +1,14 @@
 """The terminal's table: its width, its plainness, its numbers."""
 
 import re
+from pathlib import Path
 
 import pytest
 
 from lightning_unlearn.reports import judge, render_text
 from lightning_unlearn.reports.glossary import method_names
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.page import write_page
+from lightning_unlearn.reports.schema import Report, summarise
 
 
 @pytest.mark.parametrize("width", [60, 80, 100])
@@ -122,6 +124,24 @@ def test_no_retrained_model_no_verdicts(small_report: Report) -> None:
     text = render_text(small_report)
     assert "no verdict on any method (no verdict, nothing to compare with)" in text
     assert "✗" not in text
+
+
+def test_a_number_left_out_is_told_from_one_never_measured(attacked_report: Report, tmp_path: Path) -> None:
+    models = attacked_report["models"]
+    for name in ("top_k", "retrain"):
+        del models[name]["relearn_time/steps"], models[name]["relearn_time/fresh"]
+        if name == "top_k":
+            models[name]["relearn_time/reached"] = summarise([0.0, 0.0, 0.0])
+    models["source"]["relearn_time/reached"] = summarise([1.0, 0.0, 1.0])
+    models["source"]["relearn_time/steps"] = summarise([2.0, None, 4.0])
+    rows = render_text(attacked_report, metrics=["relearn_time/steps"]).splitlines()
+    told = {row.split()[0]: row.split()[1:] for row in reversed(rows) if row.strip()}  # the first table's
+    assert told["top_k"] == ["never"]
+    assert told["retrain"] == ["-"]
+    page = write_page(attacked_report, tmp_path / "report.html").read_text()
+    seeds = page[page.index('data-seeds-of="source"') :]
+    row = seeds[seeds.index('data-metric="relearn_time/steps"') :].split("</tr>")[0]
+    assert row.count('data-value="">never<') == 1
 
 
 def test_decimal_point_breaks_no_name(attacked_report: Report) -> None:

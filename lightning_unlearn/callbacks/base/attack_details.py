@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_unlearn.functional import roc_curve
+from lightning_unlearn.functional import guessed_tpr, roc_curve
+from lightning_unlearn.functional.membership import LOW_FPRS
 
 __all__ = ["attack_details"]
 
@@ -25,9 +26,9 @@ def attack_details(
         intervals: Lower and upper bound by name of the rate.
 
     Returns:
-        Plain values that JSON can hold: ``ci95``; ``fpr`` and ``tpr``, at most 200 points of the characteristic from
-        ``(0, 0)`` to ``(1, 1)``; and ``samples``, the columns ``set`` and ``score`` (six decimals) in the order of the
-        streams, by which no sample is named.
+        Plain values that JSON can hold: ``ci95``; ``guessing``, what guessing has as rates at low false positive rates;
+        ``fpr`` and ``tpr``, at most 200 points of the characteristic from ``(0, 0)`` to ``(1, 1)``; and ``samples``,
+        the columns ``set`` and ``score`` (six decimals) in the order of the streams, by which no sample is named.
 
     Raises:
         ValueError: If the scores are not one-dimensional, are empty or hold NaN.
@@ -36,6 +37,11 @@ def attack_details(
     shown = np.unique(np.linspace(0, len(fpr) - 1, _ROC_POINTS).round().astype(int))
     return {
         "ci95": {name: list(bounds) for name, bounds in intervals.items()},
+        "guessing": {
+            name: guessed_tpr(len(nonmember), allowed)
+            for name, allowed in LOW_FPRS.items()
+            if name in intervals
+        },
         "fpr": fpr[shown].tolist(),
         "tpr": tpr[shown].tolist(),
         "samples": {

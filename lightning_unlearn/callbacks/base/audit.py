@@ -68,6 +68,8 @@ class Audit:
     def outputs(self, model: nn.Module, stream: str) -> Outputs:
         """Return a model's logits on a whole stream, computed once for all evaluators of the run.
 
+        The stream is as :meth:`~lightning_unlearn.data.UnlearningDataModule.evaluated` serves it.
+
         Args:
             model: The model under audit, :attr:`source` or :attr:`retrained`.
             stream: Name of a stream, such as ``forget``.
@@ -77,8 +79,7 @@ class Audit:
         """
         key = (id(model), id(self.data), stream, self.adapter)
         if key not in self._cache.outputs:
-            loader = self.data.loader(stream, indexed=True)
-            outputs = predict(model, loader, self.runtime, self.adapter)
+            outputs = predict(model, self.data.evaluated(stream), self.runtime, self.adapter)
             if spoilt := int((~outputs.logits.isfinite()).any(dim=-1).sum()):
                 raise FloatingPointError(
                     f"the model's logits are NaN or infinite on {spoilt} of {len(outputs.logits)} samples of the "

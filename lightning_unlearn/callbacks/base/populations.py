@@ -321,8 +321,7 @@ def _halves(samples: int, pairs: int, seed: int) -> Tensor:
 def _answers(model: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter) -> Answers:
     answers: Answers = {}
     for stream in _streams(data):
-        loader = data.loader(stream, indexed=True)
-        answers.update(_said(stream, predict(model, loader, runtime, adapter)))
+        answers.update(_said(stream, predict(model, data.evaluated(stream), runtime, adapter)))
     return answers
 
 

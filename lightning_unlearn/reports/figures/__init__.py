@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures import courses, rows, samples
+from lightning_unlearn.reports.figures import cost, courses, rows, samples
 from lightning_unlearn.reports.figures.base import MODEL_KEYWORD, FigureSpec
 from lightning_unlearn.reports.figures.samples import posterior_histograms
 from lightning_unlearn.reports.figures.sweeps import find_sweeps, sweeps
@@ -33,6 +33,7 @@ DPI = 150
 """Pixels an inch of every figure that is written."""
 
 FIGURES: list[FigureSpec] = [
+    cost.cost_quality,
     rows.accuracy,
     rows.membership_inference,
     rows.backdoor,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
+    absent,
     describe,
     format_value,
     half_width,
@@ -40,6 +41,7 @@ DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)))
 CONTROL_LOOKS: dict[str, dict[str, Any]] = {
     "source": {"color": "#8C8C8C", "linestyle": (0, (4, 2, 1, 2))},
     "retrain": {"color": "#000000", "linestyle": (0, (4, 2))},
+    "retrain_2": {"color": "#555555", "linestyle": (0, (2, 2))},
 }
 IDEAL: dict[str, Any] = {"color": VERMILION, "linestyle": (0, (1.2, 1.2)), "linewidth": 1.6}
 """How a line for what is known without measuring it looks: guessing, or an untrained model."""
@@ -312,7 +314,7 @@ def metric_bars(axes: Axes, report: Report, metric: str, models: Sequence[str]) 
     for row, name in enumerate(models):
         value = report["models"][name].get(metric)
         if value is None:
-            row_text(axes, row, "not measured")
+            row_text(axes, row, absent(report, name, metric) or "not measured")
             continue
         tint = CONTROL_LOOKS.get(name, {"color": BLUE})["color"]
         axes.barh(row, value["mean"] * scale, height=0.66, color=tint, zorder=2)

@@ -186,7 +186,7 @@ def _broken(met: Value | None) -> str:
 
 # ---------------------------------------------------------------------------------------------- relearn time
 
-_STEPS, _FRESH = "relearn_time/steps", "relearn_time/fresh"
+_STEPS, _REACHED, _FRESH = (f"relearn_time/{name}" for name in ("steps", "reached", "fresh"))
 _LEAST_LOSS = 1e-6
 """What is below stands at the lower end of the logarithmic axis, on which a loss of 0 has no place."""
 
@@ -200,7 +200,7 @@ _LEAST_LOSS = 1e-6
 )
 def relearn_time(report: Report, details: Details) -> Figure | None:
     """Draw the steps of relearning, and the loss on the way."""
-    models = base.models_with(report, (_STEPS,))
+    models = base.models_with(report, (_STEPS, _REACHED))
     if not models:
         return None
     runs = base.noted(report, details, "relearn_time", "losses")

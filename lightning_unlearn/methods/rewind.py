@@ -1,0 +1,109 @@
+"""Rewind: go back to an earlier checkpoint of the source's own training, and train on from there on the retain set."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+
+from lightning_unlearn.data import Split, UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.methods.base import AscendingModule, Source
+from lightning_unlearn.methods.base.checkpoints import checkpoints_in, earlier_state, kept_of, steps_of
+from lightning_unlearn.models import clone
+from lightning_unlearn.models.freezing import trainable
+from lightning_unlearn.models.surgery import load_state
+
+__all__ = ["Rewind"]
+
+
+class Rewind(AscendingModule):
+    r"""Goes back to an earlier checkpoint of the source's own training, then trains on the retain set from there.
+
+    What a network knows of single samples it learns late, while the learning rate falls. So a checkpoint from
+    before, trained on the retain set for a few passes, comes nearer to a retrained model than anything that starts
+    from the source. Source: Mu & Klabjan, "Rewind-to-Delete: Certified Machine Unlearning for Nonconvex Functions",
+    NeurIPS 2025, arXiv 2409.09778, algorithm 1: gradient descent on D_r from an earlier checkpoint. Ours are the
+    annealed rate, the bounded ascent beside the first part of the steps, and the choice of the checkpoint. The
+    checkpoint saw the forget set, so this is approximate; one from before D_f was first seen makes it exact.
+
+    After an earlier request (the data's ``previous``) the checkpoint has seen both: both are ascended on, and neither
+    is trained on. What is frozen in the source stays. Running statistics come with the checkpoint, follow the retain
+    set, and are estimated anew on it at the end.
+
+    Args:
+        source: The source model.
+        checkpoint: A checkpoint file; a folder of them, as ``ModelCheckpoint(save_top_k=-1)`` leaves it; or ``"auto"``,
+            the folder of the source's own checkpoint (in a comparison, what the source's ``keep_every`` kept). Of a
+            folder the latest is taken whose gap on D_f (between its accuracy there and on non-members) is at most
+            half the source's, found by halving, since the gap grows with training. For a class or a backdoor, and
+            where D_f is answered far worse than non-members (wrong labels), its accuracy on D_f is at most half the
+            source's. Where none is, a warning says so and the earliest is taken.
+        ascent: Weight of a bounded ascent on the forget set beside the training, >= 0.
+        optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
+        **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If an argument is outside its range or no folder is known. When preparing, if a checkpoint is of
+            another architecture, training set or training, is later than the source, or cannot be read without
+            executing something.
+    """
+
+    def __init__(
+        self, source: Source, checkpoint: str | Path = "auto", *, ascent: float = 0.3, **ascending: Any
+    ) -> None:
+        super().__init__(source, ascent=ascent, **ascending)
+        self.checkpoint = kept_of(source) if str(checkpoint) == "auto" else str(checkpoint)
+        self._files = checkpoints_in(self.checkpoint, steps_of(source))
+
+    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
+        """Ascend on earlier requests too: the checkpoint saw them."""
+        return np.union1d(split.forget, split.previous) if stream == "forget" else None
+
+    def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Choose the checkpoint, and go on from its weights."""
+        chosen = self._files[0] if Path(self.checkpoint).is_file() else self._choose(data, runtime)
+        state = earlier_state(chosen, self.source, data.split.fingerprint)
+        if all(torch.equal(p.detach().cpu(), state[name]) for name, p in trainable(self.source).items()):
+            rank_zero_warn(f"Rewind: {chosen} holds the source's own weights, so nothing is rewound")
+        load_state(self.model, state)  # last: a run that is stopped before has not gone back
+
+    def _choose(self, data: UnlearningDataModule, runtime: Runtime) -> Path:
+        """Return the latest checkpoint that remembers at most half as much as the source, or else the earliest."""
+        model = runtime.place(clone(self.source))
+        compared = not data.unlike_nonmembers
+        sizes = [data.stream_size(stream) for stream in ("forget", "nonmember")]
+
+        def accuracies() -> list[float]:
+            streams = ("forget", "nonmember") if compared else ("forget",)
+            loaders = [data.loader(stream, indexed=True) for stream in streams]
+            return [predict(model, loader, runtime, self.adapter).accuracy for loader in loaders]
+
+        source = accuracies()
+        enough, too_late = -1, len(self._files)
+        while too_late - enough > 1:
+            middle = (enough + too_late) // 2
+            load_state(model, earlier_state(self._files[middle], self.source, data.split.fingerprint))
+            found = accuracies()
+            compared = compared and not _is_below(found, sizes)
+            gaps = [abs(a[0] - a[1]) if compared else a[0] for a in (found, source)]
+            if gaps[0] <= gaps[1] / 2:
+                enough = middle
+            else:
+                too_late = middle
+        if enough < 0:
+            rank_zero_warn(
+                f"Rewind: no checkpoint of {self.checkpoint} remembers at most half as much of the forget set as the "
+                "source does; the earliest is taken. Name an earlier one, or keep more in the source's training"
+            )
+        rank_zero_info(f"Rewind: starts from {self._files[max(enough, 0)]}")
+        return self._files[max(enough, 0)]
+
+
+def _is_below(accuracies: list[float], sizes: list[int]) -> bool:
+    """Whether the forget set is answered worse than non-members by more than chance, as wrong labels are."""
+    forget, nonmember = accuracies
+    spread = sum(max(a * (1 - a), 0.01) / n for a, n in zip(accuracies, sizes, strict=True)) ** 0.5
+    return bool(forget < nonmember - 3 * spread)

@@ -1,0 +1,258 @@
+"""Rewind: what the exported model has forgotten, which checkpoint it starts from, and which it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers.support import earlier_checkpoint
+from helpers.toys import PlainModule, assert_same_state, quiet_trainer, state, toy_data, toy_source
+from helpers.wrong_labels import (
+    Project,
+    answered,
+    check_wrong_labels_are_forgotten,
+    known_by_heart,
+    train_and_keep,
+)
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import nn
+
+from lightning_unlearn.data import Classes, Digits, TensorData, UnlearningDataModule
+from lightning_unlearn.methods import Rewind, SourceCheckpoint
+from lightning_unlearn.methods.base.checkpoints import KEPT, earlier_state, likeness
+from lightning_unlearn.models import MLP, Classifier
+
+SETTINGS = {"Rewind": {"forgets": {"ascent": 1.0}}}
+
+
+# ---------------------------------------------------------------------- what is forgotten
+
+
+@pytest.mark.slow
+def test_wrong_labels_are_forgotten(tmp_path: Path) -> None:
+    check_wrong_labels_are_forgotten(Rewind, tmp_path)
+
+
+@pytest.mark.slow
+def test_without_going_back_and_without_ascent_they_are_not(tmp_path: Path) -> None:
+    source, *_ = known_by_heart()
+    torch.save({"state_dict": source.state_dict()}, tmp_path / "itself.ckpt")
+
+    def still(source: nn.Module) -> Rewind:
+        return Rewind(source, tmp_path / "itself.ckpt", ascent=0)
+
+    with (
+        pytest.warns(UserWarning, match="holds the source's own weights, so nothing is rewound"),
+        pytest.raises(AssertionError, match="it still gives"),
+    ):
+        check_wrong_labels_are_forgotten(still, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_class_is_forgotten(tmp_path: Path) -> None:
+    """From an early epoch and with the ascent; from the source and without, it is not."""
+    L.seed_everything(0, verbose=False)
+    source, data = Project(), UnlearningDataModule(Digits(batch_size=64), Classes(3))
+    data.setup("fit")
+    *_, early, _, _, _, last = train_and_keep(source, data, epochs=8, every=1)
+    inputs, targets = (torch.cat(part) for part in zip(*data.loader("test"), strict=True))
+    of_class = targets == 3
+    known = []
+    for checkpoint, ascent in ((early, 0.3), (last, 0.0)):
+        method = Rewind(source.eval(), checkpoint, ascent=ascent)
+        quiet_trainer(limit_val_batches=0).fit(method, data)
+        model = Project.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), strict=True)
+        known.append(answered(model, inputs[of_class], targets[of_class]))
+        others = inputs[~of_class], targets[~of_class]
+        assert answered(model, *others) >= answered(source, *others) - 0.03
+    assert known[0] <= 0.02
+    assert known[1] >= 0.9
+
+
+# ---------------------------------------------------------------------- which checkpoint it starts from
+
+
+def by_heart(forget: Any = 0.3, **arguments: Any) -> UnlearningDataModule:
+    """Noise with labels that nobody can guess, so that what is right of it was learned by heart."""
+    generator = torch.Generator().manual_seed(0)
+    train, test = (
+        TensorData(torch.randn(n, 20, generator=generator), torch.randint(3, (n,), generator=generator))
+        for n in (80, 200)
+    )
+    return UnlearningDataModule(train, forget, test_dataset=test, batch_size=20, **arguments)
+
+
+def trained(folder: Path, data: UnlearningDataModule, seed: int = 0) -> tuple[Classifier, list[Path]]:
+    """Train on all members, and keep every epoch."""
+    torch.manual_seed(seed)
+    source = Classifier(MLP(20, (64,), 3), optimizer=lambda p: torch.optim.Adam(p, 3e-3))
+    keeper = ModelCheckpoint(folder, "{epoch:02d}", save_top_k=-1, save_on_train_epoch_end=True)
+    trainer = quiet_trainer(max_epochs=25, callbacks=[keeper], enable_checkpointing=True, limit_val_batches=0)
+    trainer.fit(source, data)
+    KEPT[source] = folder
+    return source.eval(), sorted(folder.glob("*.ckpt"))
+
+
+def weights(file: Path) -> dict[str, Any]:
+    return torch.load(file, weights_only=True)["state_dict"]
+
+
+def start_of(method: Rewind, data: UnlearningDataModule) -> dict[str, Any]:
+    """Return the weights before the first step."""
+    quiet_trainer(max_epochs=0, limit_val_batches=0).fit(method, data)
+    return state(method.model)
+
+
+@torch.no_grad()
+def right(model: nn.Module, data: UnlearningDataModule, stream: str) -> float:
+    inputs, targets = (torch.cat(part) for part in zip(*data.loader(stream), strict=True))
+    return float((model(inputs).argmax(1) == targets).float().mean())
+
+
+def test_the_latest_checkpoint_with_half_the_gap_is_taken(tmp_path: Path) -> None:
+    data = by_heart()
+    source, files = trained(tmp_path, data)
+    model, gaps = Classifier(MLP(20, (64,), 3)).eval(), []
+    for file in files:
+        model.load_state_dict(weights(file))
+        gaps.append(abs(right(model, data, "forget") - right(model, data, "nonmember")))
+    latest = max(place for place, gap in enumerate(gaps) if gap <= gaps[-1] / 2)
+    assert 0 < latest < len(files) - 2
+    assert_same_state(start_of(Rewind(source), by_heart()), weights(files[latest]))
+    assert_same_state(start_of(Rewind(source, files[3]), by_heart()), weights(files[3]))
+
+
+@pytest.mark.slow
+def test_wrong_labels_are_measured_by_the_share_that_is_given_them(tmp_path: Path) -> None:
+    """A gap to non-members would be the smallest where the wrong labels are known by heart."""
+    source, data, inputs, labels = known_by_heart()
+    method = Rewind(source)
+    quiet_trainer(max_epochs=0, limit_val_batches=0).fit(method, data)
+    assert 0 < answered(method.model, inputs, labels) <= 0.5
+
+
+def test_where_all_remember_too_much_the_earliest_is_taken_and_named(tmp_path: Path) -> None:
+    data = by_heart()
+    source, files = trained(tmp_path, data)
+    for file in files[:-3]:
+        file.unlink()
+    method = Rewind(source, tmp_path)
+    with pytest.warns(UserWarning, match="no checkpoint of .* at most half as much .* the earliest is taken"):
+        start = start_of(method, by_heart())
+    assert_same_state(start, weights(files[-3]))
+
+
+def test_the_folder_of_the_sources_own_checkpoint(tmp_path: Path) -> None:
+    """What is later than the source, and what was exported beside it, is passed over."""
+    source = PlainModule()
+    keeper = ModelCheckpoint(tmp_path, "{step:02d}", save_top_k=-1, every_n_train_steps=8)
+    trainer = quiet_trainer(callbacks=[keeper], enable_checkpointing=True, limit_val_batches=0, max_epochs=4)
+    trainer.fit(source, toy_data())
+    files = sorted(tmp_path.glob("*.ckpt"))
+    start = Rewind(source, files[0])
+    start_of(start, toy_data())
+    start.export(tmp_path / "export.ckpt")
+    given = SourceCheckpoint(str(files[2]), module="helpers.toys.PlainModule")
+    assert Rewind(given)._files == files[:2]
+    with pytest.raises(ValueError, match=r"is of step 32, later than the source's 24; give one from before"):
+        Rewind(given, files[3])
+    (tmp_path / "later").mkdir()
+    files[3].rename(tmp_path / "later" / files[3].name)
+    with pytest.raises(
+        ValueError, match="later holds no checkpoint of the source's training from before its"
+    ):
+        Rewind(given, tmp_path / "later")
+
+
+# ---------------------------------------------------------------------- what it refuses
+
+
+def test_a_checkpoint_of_another_training_does_not_resemble_the_source(tmp_path: Path) -> None:
+    """The very first epoch of a training resembles its last, and no epoch of another does."""
+    (one, ours), (_, theirs) = (trained(tmp_path / str(seed), by_heart(), seed) for seed in (0, 1))
+    assert min(likeness(one, weights(file)) for file in ours) > 0.5
+    assert max(likeness(one, weights(file)) for file in theirs) < 0.1
+    with pytest.raises(
+        ValueError, match=r"is of another training than the source .its weights do not resemble"
+    ):
+        start_of(Rewind(one, tmp_path / "1"), by_heart())
+
+
+def test_what_is_no_checkpoint_of_the_source_is_refused(tmp_path: Path) -> None:
+    source = toy_source()
+    with pytest.raises(
+        ValueError, match="'auto' is the folder of the source's own checkpoint, and this source was"
+    ):
+        Rewind(source)
+    with pytest.raises(FileNotFoundError, match=r"checkpoint: there is no file or folder .*nowhere"):
+        Rewind(source, tmp_path / "nowhere")
+    with pytest.raises(
+        ValueError, match=r"checkpoint: .* holds no checkpoint .* ModelCheckpoint.save_top_k=-1."
+    ):
+        Rewind(source, tmp_path)
+    (tmp_path / "broken.ckpt").write_bytes(b"broken")
+    with pytest.raises(ValueError, match=r"broken.ckpt cannot be read as a checkpoint"):
+        Rewind(source, tmp_path)
+    other = earlier_checkpoint(Classifier(MLP(6, (5,), 3)))
+    with pytest.raises(
+        ValueError, match=r"is of another model than the source, Classifier: .* give a checkpoint of"
+    ):
+        start_of(Rewind(source, other), toy_data())
+
+
+def test_a_checkpoint_of_another_training_set_is_refused(tmp_path: Path) -> None:
+    data = by_heart()
+    source, files = trained(tmp_path, data)
+    with pytest.raises(
+        ValueError, match=r"checkpoint: .*epoch=00.ckpt was made with a training set of another"
+    ):
+        earlier_state(files[0], source, "another")
+
+
+# ---------------------------------------------------------------------- what comes along, and what does not
+
+
+def test_frozen_parts_and_their_statistics_stay() -> None:
+    source = toy_source()
+    layer = source.net[1]  # type: ignore[index]
+    file = earlier_checkpoint(source)
+    content = torch.load(file, weights_only=True)
+    content["state_dict"]["net.1.running_mean"] += (
+        1.0  # as a layer in training mode follows whatever goes through
+    )
+    torch.save(content, file)
+    method = Rewind(source, file, frozen=["net.1"], ascent=0)
+    with pytest.raises(ValueError, match=r"another training than the source .net.1.weight, frozen in"):
+        start_of(method, toy_data())
+    content["state_dict"]["net.1.weight"], content["state_dict"]["net.1.bias"] = layer.weight, layer.bias
+    torch.save(content, file)
+    quiet_trainer(limit_val_batches=0).fit(method, toy_data())
+    for name, value in layer.state_dict().items():
+        assert torch.equal(method.model.net[1].state_dict()[name], value), name  # type: ignore[union-attr, index]
+
+
+def test_running_statistics_of_the_checkpoint_hold_nothing_in_the_end() -> None:
+    """They saw the forget set; the exported ones are the same whatever came with the checkpoint."""
+    source, ends = toy_source(), []
+    for shift in (0.0, 100.0):
+        file = earlier_checkpoint(source)
+        content = torch.load(file, weights_only=True)
+        content["state_dict"]["net.1.running_mean"] += shift
+        torch.save(content, file)
+        L.seed_everything(0, verbose=False)
+        method = Rewind(source, file, ascent=0.3)
+        quiet_trainer(limit_val_batches=0).fit(method, toy_data())
+        ends.append(state(method.model))
+    assert_same_state(*ends)
+
+
+def test_after_an_earlier_request_both_are_ascended_on_and_neither_trained_on(tmp_path: Path) -> None:
+    first = toy_data([4, 5, 6], split_path=tmp_path / "first.npz")
+    first.setup("fit")
+    data = toy_data([7, 8], previous=tmp_path / "first.npz")
+    method = Rewind(toy_source(), earlier_checkpoint(toy_source()))
+    quiet_trainer(limit_val_batches=0).fit(method, data)
+    streams = data.train_dataloader()
+    assert sorted(streams["forget"].positions.tolist()) == [4, 5, 6, 7, 8]
+    assert not {4, 5, 6, 7, 8} & set(streams["retain"].positions.tolist())

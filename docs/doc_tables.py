@@ -76,7 +76,7 @@ def methods(folder: str = "") -> str:
             _page(name, folder, head),
             first_sentence(subject(name)),
             head["minimises"],
-            subject(name).epoch_stream,
+            "-" if subject(name).one_shot else subject(name).epoch_stream,
             head["paper"],
         ]
         for name, head in pages("methods").items()
@@ -113,7 +113,10 @@ def facts(name: str) -> str:
         ["paper", head["paper"]],
         ["a step minimises", head["minimises"]],
         ["served", ", ".join(f"`{stream}`" for stream in method.streams)],
-        ["an epoch is one pass over", f"`{method.epoch_stream}`"],
+        [
+            "an epoch is one pass over",
+            "no epochs: `max_epochs=0`" if method.one_shot else f"`{method.epoch_stream}`",
+        ],
         ["parameters of its own", defaults(method, own)],
         ["refuses", refused],
     ]
@@ -143,6 +146,8 @@ def support(kind: str) -> str:
     def cell(name: str, axis: str) -> str:
         if axis in pages(kind)[name].get("refused", {}):
             return "refused"
+        if getattr(subject(name), "one_shot", False):
+            return "yes" if axis in support_axes("one_shot") else "-"
         return "yes" if name in only.get(axis, names) else "not run"
 
     rows = [[label, *(cell(name, axis) for name in names)] for axis, label in axes.items()]

@@ -15,9 +15,19 @@ import lightning as L
 import pytest
 import test_harness_evaluators  # noqa: F401  that its tests say which lines of support.yml they stand for
 import test_harness_methods  # noqa: F401
+import test_harness_one_shot  # noqa: F401
 import test_launched  # noqa: F401
 import yaml
-from helpers.support import EVALUATOR_AXES, EVALUATORS, METHOD_AXES, METHODS, NOT_RUN, REFUSED, covered
+from helpers.support import (
+    EVALUATOR_AXES,
+    EVALUATORS,
+    EXPORTED,
+    METHOD_AXES,
+    NOT_RUN,
+    ONE_SHOT_AXES,
+    REFUSED,
+    covered,
+)
 
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.recipes import recipes
@@ -254,7 +264,7 @@ def test_what_reproduces_a_paper_exists() -> None:
 
 
 def test_every_method_and_evaluator_has_a_page() -> None:
-    assert set(doc_tables.pages("methods")) == {method.__name__ for method in METHODS}
+    assert set(doc_tables.pages("methods")) == {method.__name__ for method in EXPORTED}
     assert set(doc_tables.pages("evaluators")) == {evaluator.__name__ for evaluator in EVALUATORS}
 
 
@@ -352,10 +362,12 @@ def test_a_method_page_shows_its_row_of_every_report() -> None:
 
 
 def test_every_line_of_the_support_tables_is_run() -> None:
-    assert covered == {"methods": set(METHOD_AXES), "evaluators": set(EVALUATOR_AXES)}
+    axes = {"methods": set(METHOD_AXES), "one_shot": set(ONE_SHOT_AXES), "evaluators": set(EVALUATOR_AXES)}
+    assert covered == axes
+    assert axes["one_shot"] <= axes["methods"]
 
 
 def test_what_is_refused_exists() -> None:
-    names = {subject.__name__ for subject in (*METHODS, *EVALUATORS)}
+    names = {subject.__name__ for subject in (*EXPORTED, *EVALUATORS)}
     assert all(set(axes) <= {*METHOD_AXES, *EVALUATOR_AXES} for axes in REFUSED.values())
     assert all(left_out <= names for left_out in NOT_RUN.values())

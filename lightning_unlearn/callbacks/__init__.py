@@ -7,6 +7,7 @@ from lightning_unlearn.callbacks.backdoor import Backdoor
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.export import Export
+from lightning_unlearn.callbacks.base.guard import CollapseGuard
 from lightning_unlearn.callbacks.base.many_models import ManyModels
 from lightning_unlearn.callbacks.base.watching import Watcher
 from lightning_unlearn.callbacks.forgetting import ForgettingMetrics
@@ -25,6 +26,7 @@ __all__ = [
     "RMIA",
     "Audit",
     "Backdoor",
+    "CollapseGuard",
     "Evaluator",
     "Export",
     "ForgettingMetrics",

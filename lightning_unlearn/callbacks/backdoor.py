@@ -163,6 +163,12 @@ class Backdoor(Evaluator):
         if self.every_n_epochs is not None:
             self._curve.on_train_epoch_end(trainer, pl_module)
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Measure a model that took no step for the curve, and evaluate."""
+        if self.every_n_epochs is not None:
+            self._curve.on_fit_end(trainer, pl_module)
+        super().on_fit_end(trainer, pl_module)
+
     # ------------------------------------------------------------------ what is measured
 
     def _scores(

@@ -1,5 +1,6 @@
 """``lightning-unlearn compare``: from a YAML file to :func:`lightning_unlearn.compare`, and its table."""
 
+import pkgutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import lightning as L
 from jsonargparse import ActionConfigFile, ArgumentParser, Namespace  # type: ignore[attr-defined]
+from torch import nn
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import Evaluator
@@ -15,6 +17,7 @@ from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH
 from lightning_unlearn.core.remembering import summary
 from lightning_unlearn.core.terminal import say
+from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
 from lightning_unlearn.reports.paper import PaperFormat, paper_table
 
@@ -82,10 +85,15 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
             return built[key] if number is None else built[key][number]
 
         parsed = pick(config)
-        name = parsed.name or snake_case(parsed.method["class_path"].rpartition(".")[2])
-        return MethodRun(
-            lambda source: pick(fresh()).method(source), name, _plain(parsed.trainer or {}), parsed.batch_size
-        )
+        class_path = parsed.method["class_path"]
+        name = parsed.name or snake_case(class_path.rpartition(".")[2])
+
+        def build(source: nn.Module) -> UnlearningModule:
+            method: UnlearningModule = pick(fresh()).method(source)
+            return method
+
+        build.__dict__["func"] = pkgutil.resolve_name(class_path)  # whose it is, as a partial says
+        return MethodRun(build, name, _plain(parsed.trainer or {}), parsed.batch_size)
 
     def evaluator(number: int) -> Callable[[], Evaluator]:
         return lambda: fresh().evaluators[number]()
@@ -95,8 +103,17 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     decides = {
         key: value for key, value in _plain(config).items() if key not in _SETTINGS | {"config", "table"}
     }
+    if (
+        config.source.keep_every is None
+    ):  # folders from before it could be given are told by their configuration
+        del decides["source"]["keep_every"]
     return {
-        "source": SourceRun(source, _plain(config.source.trainer or {}), config.source.checkpoint),
+        "source": SourceRun(
+            source,
+            _plain(config.source.trainer or {}),
+            config.source.checkpoint,
+            config.source.keep_every,
+        ),
         "data": lambda: fresh().data(),
         "methods": [method("methods", number) for number in range(len(config.methods))],
         "evaluators": [evaluator(number) for number in range(len(config.evaluators))],

@@ -25,7 +25,7 @@ _FOLDERS = ("figures", "wandb")
 _CACHES = ("populations", "shadow_models")
 _RUN_JSON = ("config", "training", "metrics", "facts", "watched", "rates", "wandb")
 _RUN_FILES = (*(f"{name}.json" for name in _RUN_JSON), "model.ckpt", "error.txt")
-_RUN_FOLDERS = ("log", "evaluation")
+_RUN_FOLDERS = ("log", "evaluation", "earlier")
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 
 
@@ -41,6 +41,7 @@ class RunFolder:
         watched: What evaluators saw during the training.
         learning_rates: The steps and learning rates of a retraining.
         evaluation: Folder of the evaluators' own files.
+        earlier: Folder of the weights that a source had earlier in its training.
     """
 
     def __init__(self, path: Path) -> None:
@@ -50,6 +51,7 @@ class RunFolder:
         self.watched = path / "watched.json"
         self.learning_rates = path / "rates.json"
         self.evaluation = path / "evaluation"
+        self.earlier = path / "earlier"
         self._training = path / "training.json"
         self._metrics = path / "metrics.json"
 

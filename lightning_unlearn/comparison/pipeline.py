@@ -1,5 +1,6 @@
 """The course of a comparison: which model is trained and audited when."""
 
+import math
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +24,7 @@ from lightning_unlearn.comparison.trainers import (
     Clock,
     built,
     has_end,
+    keeper,
     make_trainer,
     require_trainer,
 )
@@ -40,6 +42,7 @@ from lightning_unlearn.ensembles.identity import canonical, data_identity, evalu
 from lightning_unlearn.functional import acceleration, epochs_needed
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure
+from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.base.source import read_checkpoint
@@ -186,9 +189,14 @@ class Pipeline:
         def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             if self.source.checkpoint is not None:
                 return model, {}
-            trainer = self._trainer(SOURCE, self.source.trainer, Clock())
+            own: dict[str, Any] = dict(self.source.trainer)
+            callbacks: list[L.Callback] = [Clock()]
+            if self.source.keep_every is not None:
+                own["enable_checkpointing"] = True
+                callbacks.append(keeper(self._folder(SOURCE).earlier, self.source.keep_every))
+            trainer = self._trainer(SOURCE, own, *callbacks)
             trainer.fit(model, self.data)
-            return model, _times(trainer)
+            return model, _times(trainer, model)
 
         return self._part(SOURCE, "source", build, train)
 
@@ -200,16 +208,18 @@ class Pipeline:
 
         def build() -> L.LightningModule:
             assert self._source is not None  # or no method is run
-            return run.method(self._source)
+            method = run.method(self._source)
+            self._declared |= method.metrics
+            return method
 
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             folder = self._folder(name)
             looking = [*watchers.values(), WatchRecorder(folder.watched, watchers)] if watchers else []
             rates = [RatesRecorder(folder.learning_rates)] if name == RETRAIN else []
-            trainer = self._trainer(name, run.trainer, *looking, *rates)
+            trainer = self._trainer(name, _own_arguments(run), *looking, *rates)
             with batches_of(self.data, run.batch_size):
                 trainer.fit(method, self.data)
-            return cast(UnlearningModule, method).model, _times(trainer)
+            return cast(UnlearningModule, method).model, _times(trainer, method)
 
         # what is watched decides no weight: a method is fitted again for a curve to show, the baseline is not
         return self._part(name, "unlearn", build, train, {} if is_control(name) else watchers)
@@ -250,6 +260,7 @@ class Pipeline:
                 if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
                     loaded = mark_frozen(loaded, folder.frozen())
                     built_by(loaded, self.source.model)
+                    self._note_earlier(loaded)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, said(error), traceback.format_exc())
             self.progress.done(failed=True)
@@ -257,6 +268,13 @@ class Pipeline:
         self._note(name, times | (self._needed(folder) if name == RETRAIN else {}))
         self.progress.done()
         return loaded
+
+    def _note_earlier(self, source: nn.Module) -> None:
+        """Note where the checkpoints of the source's training are, for a method that goes back to one."""
+        if self.source.checkpoint is not None:
+            KEPT[source] = Path(self.source.checkpoint).parent, steps_of(self.source.checkpoint)
+        elif self.source.keep_every is not None:
+            KEPT[source] = self._folder(SOURCE).earlier, math.inf
 
     def _needed(self, folder: RunFolder) -> dict[str, float]:
         """Return after how many epochs the retraining was as good as it got, where its course was logged."""
@@ -370,14 +388,20 @@ class Pipeline:
         """Refuse what cannot work, before anything is trained or written.
 
         Raises:
-            ValueError: If a Trainer cannot be made, the checkpoint does not load, two evaluators have one name, or one
-                lacks what it needs.
+            ValueError: If a Trainer cannot be made, or is to train what trains nothing, the checkpoint does not load,
+                two evaluators have one name, or one lacks what it needs.
         """
         trained = {label: run.trainer for label, run in self.runs.items()}
         if self.source.checkpoint is None:
             trained = {SOURCE: self.source.trainer, **trained}
         for label, own in trained.items():
             require_trainer(label, self.trainer, own)
+        for label, run in self.runs.items():
+            if run.one_shot and run.trainer.get("max_epochs", 0) != 0:
+                raise ValueError(
+                    f"trainer of {label!r}: the method edits the weights once and trains nothing; write max_epochs: 0, "
+                    f"not {run.trainer['max_epochs']}, or leave it out"
+                )
         if self.source.checkpoint is not None:
             with isolated_rng():
                 model = self.source.model()
@@ -421,7 +445,7 @@ class Pipeline:
 
         def procedure(label: str, build: Callable[[nn.Module], L.LightningModule]) -> Procedure:
             run = self._run_of(label)
-            settings = {**DEFAULTS, **self.trainer, **run.trainer, "logger": False}
+            settings = {**DEFAULTS, **self.trainer, **_own_arguments(run), "logger": False}
 
             def arguments() -> dict[str, Any]:
                 if not has_end(settings):
@@ -477,7 +501,9 @@ class Pipeline:
         """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
         run = self._run_of(name)
         trainer = {**self.trainer, **run.trainer, "logger": None}
-        checkpoint = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
+        checkpoint: Any = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
+        if self.source.keep_every is not None:
+            checkpoint = self.source.keep_every
         try:
             self._data_identity = self._data_identity or data_identity(self.data)
             config = canonical(self._run_config(name))
@@ -508,8 +534,19 @@ class FinishedModel(UnlearningModule):
         """Leave the measuring to the evaluators."""
 
 
-def _times(trainer: L.Trainer) -> dict[str, float]:
-    return {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("time/")}
+def _times(trainer: L.Trainer, fitted: L.LightningModule) -> dict[str, float]:
+    """Return the seconds that a fit took, and what its method measured in it."""
+    own = fitted.metrics if isinstance(fitted, UnlearningModule) else {}
+    return {
+        key: float(value)
+        for key, value in trainer.callback_metrics.items()
+        if key.startswith("time/") or key in own
+    }
+
+
+def _own_arguments(run: SourceRun | MethodRun) -> dict[str, Any]:
+    """Return a run's own arguments for its Trainer; the epochs all share are not for what trains nothing."""
+    return {**({"max_epochs": 0} if run.one_shot else {}), **run.trainer}
 
 
 def _load_source(model: L.LightningModule, checkpoint: str) -> None:

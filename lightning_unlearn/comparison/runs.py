@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 from torch import nn
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
 
 __all__ = ["RETRAIN", "RETRAIN_2", "SOURCE", "MethodRun", "SourceRun", "snake_case"]
@@ -24,11 +25,27 @@ class SourceRun:
         model: Builds the untrained source; called once a seed.
         trainer: Arguments of its Trainer, such as ``max_epochs``.
         checkpoint: Weights of a source that is trained already; ``None`` trains one a seed.
+        keep_every: Keep the weights of every so many epochs, in the folder ``earlier`` of the source's run, where
+            ``Rewind(checkpoint="auto")`` finds them; ``None`` keeps none. They remember, and ``clean`` removes them.
+
+    Raises:
+        ValueError: If ``keep_every`` < 1, or is given for a source that is trained already.
     """
 
     model: Callable[[], L.LightningModule]
     trainer: dict[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
+    keep_every: int | None = None
+
+    def __post_init__(self) -> None:
+        in_range("keep_every", self.keep_every, "[1, inf)", "; None keeps none", whole=True, none=True)
+        if self.keep_every is not None and self.checkpoint is not None:
+            raise ValueError(
+                f"keep_every={self.keep_every}: the source of {self.checkpoint} is trained already, so nothing can be "
+                "kept of its training; remove keep_every, and put earlier checkpoints beside it or name them"
+            )
+
+    one_shot = False  # unlike a method, it is always trained
 
     @property
     def batch_size(self) -> None:
@@ -59,6 +76,11 @@ class MethodRun:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}; None takes the data's")
+
+    @property
+    def one_shot(self) -> bool:
+        """Whether the method, as far as can be told before it is built, trains nothing."""
+        return bool(getattr(getattr(self.method, "func", self.method), "one_shot", False))
 
     @property
     def label(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_unlearn.comparison.folder import RunFolder
@@ -82,6 +83,18 @@ def make_trainer(
         *callbacks,
     ]
     return L.Trainer(**{**own, "logger": loggers, "callbacks": given})
+
+
+def keeper(folder: Path, every: int) -> ModelCheckpoint:
+    """Return what keeps the weights of every so many epochs in a folder."""
+    return ModelCheckpoint(
+        folder,
+        "{epoch}",
+        save_top_k=-1,
+        every_n_epochs=every,
+        save_weights_only=True,
+        save_on_train_epoch_end=True,
+    )
 
 
 def built(arguments: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,7 +207,7 @@ class RunFacts(L.Callback):
         """Forget the peak of what came before."""
         reset_peak_memory(trainer.strategy.root_device)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file, on the first rank."""
         if not trainer.is_global_zero:
             return

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,7 +11,14 @@ from lightning_unlearn.core.checks import in_range, one_of, shapes
 from lightning_unlearn.functional._checks import as_float_pair
 from lightning_unlearn.functional.divergence import js_from_logits, kl_from_logits
 
-__all__ = ["annealed", "bounded_ascent", "perturbation_loss", "preference_loss", "reference_kl_loss"]
+__all__ = [
+    "annealed",
+    "bounded_ascent",
+    "dampening",
+    "perturbation_loss",
+    "preference_loss",
+    "reference_kl_loss",
+]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -197,3 +205,27 @@ def preference_loss(
     in_range("beta", beta, "(0, inf)", "; 0.1 is the paper's")
     ratio = log_p if reference_log_p is None else log_p - reference_log_p.detach()
     return (2 / beta) * F.softplus(beta * ratio + gamma).mean()
+
+
+def dampening(forget: Tensor, whole: Tensor, alpha: float, lambda_: float) -> Tensor:
+    r"""Factor of each weight, :math:`\min(\lambda I / I_f, 1)` where :math:`I_f > \alpha I`, else 1.
+
+    Foster, Schoepf & Brintrup, "Fast Machine Unlearning Without Retraining Through Selective Synaptic Dampening",
+    2024, eq. 5-7.
+
+    Args:
+        forget: Importance of each weight to the forget set, :math:`I_f`, not negative.
+        whole: Its importance to all of the data, :math:`I`, of the same shape.
+        alpha: How many times as much a weight must matter.
+        lambda_: Strength of the dampening.
+
+    Returns:
+        Factors in [0, 1].
+
+    Example:
+        >>> import torch
+        >>> dampening(torch.tensor([9.0, 4.0, 0.0]), torch.tensor([1.0, 2.0, 0.0]), alpha=3.0, lambda_=0.9)
+        tensor([0.1000, 1.0000, 1.0000])
+    """
+    factors = (lambda_ * whole / forget).clamp(max=1)
+    return torch.where(forget > alpha * whole, factors, torch.ones_like(factors))

@@ -16,11 +16,13 @@ from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
+from lightning_unlearn.methods.ssd import SSD
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
     "NPO",
+    "SSD",
     "WGAN",
     "CFk",
     "EUk",

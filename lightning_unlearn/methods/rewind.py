@@ -10,7 +10,13 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base import AscendingModule, Source
-from lightning_unlearn.methods.base.checkpoints import checkpoints_in, earlier_state, kept_of, steps_of
+from lightning_unlearn.methods.base.checkpoints import (
+    checkpoints_in,
+    content_of,
+    earlier_state,
+    kept_of,
+    steps_of,
+)
 from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import load_state
@@ -57,6 +63,7 @@ class Rewind(AscendingModule):
         super().__init__(source, ascent=ascent, **ascending)
         self.checkpoint = kept_of(source) if str(checkpoint) == "auto" else str(checkpoint)
         self._files = checkpoints_in(self.checkpoint, steps_of(source))
+        self._contents = list(map(content_of, self._files))  # by which a comparison tells other files
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Ascend on earlier requests too: the checkpoint saw them."""

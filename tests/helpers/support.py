@@ -27,13 +27,15 @@ from lightning_unlearn.methods import Perturbation, UnlearningModule
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import class_state
 
-METHODS: list[type[UnlearningModule]] = [
+EXPORTED: list[type[UnlearningModule]] = [
     method
     for name in lightning_unlearn.methods.__all__
     if inspect.isclass(method := getattr(lightning_unlearn.methods, name))
     and issubclass(method, UnlearningModule)
     and method not in (UnlearningModule, Perturbation)  # the bases, which train nothing
 ]
+METHODS = [method for method in EXPORTED if not method.one_shot]
+ONE_SHOT = [method for method in EXPORTED if method.one_shot]  # they edit the weights, and take no step
 EVALUATORS: list[type[Evaluator]] = [
     evaluator
     for name in lightning_unlearn.callbacks.__all__
@@ -90,6 +92,7 @@ def earlier_checkpoint(source: nn.Module) -> Path:
 
 
 METHOD_AXES: dict[str, str] = doc_tables.support_axes("methods")
+ONE_SHOT_AXES: dict[str, str] = doc_tables.support_axes("one_shot")
 EVALUATOR_AXES: dict[str, str] = doc_tables.support_axes("evaluators")
 REFUSED: dict[str, dict[str, str]] = {
     name: head["refused"]
@@ -128,12 +131,17 @@ def trains_models(evaluator: type[Evaluator]) -> bool:
     return bool(quick(evaluator).keys() - {"bootstrap"})
 
 
-covered: dict[str, set[str]] = {"methods": set(), "evaluators": set()}
+covered: dict[str, set[str]] = {"methods": set(), "one_shot": set(), "evaluators": set()}
 
 
 def every_method(axis: str) -> pytest.MarkDecorator:
     """Run a test for every method, and note that it stands for an axis."""
     return _every("methods", METHODS, METHOD_AXES, axis, "method")
+
+
+def every_one_shot(axis: str) -> pytest.MarkDecorator:
+    """Run a test for every method that edits the weights once, and note that it stands for an axis."""
+    return _every("one_shot", ONE_SHOT, ONE_SHOT_AXES, axis, "method")
 
 
 def every_evaluator(axis: str) -> pytest.MarkDecorator:

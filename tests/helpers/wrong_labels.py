@@ -1,6 +1,7 @@
 """Digits with wrong labels that a network with batch normalisation knows by heart: a trace strong enough to be seen."""
 
 import functools
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -73,7 +74,7 @@ def train_and_keep(
     )
     trainer = quiet_trainer(max_epochs=epochs, callbacks=[keeper], enable_checkpointing=True)
     trainer.fit(source, data.loader("train", train=True))
-    KEPT[source] = folder
+    KEPT[source] = folder, math.inf
     return sorted(folder.glob("*.ckpt"))
 
 

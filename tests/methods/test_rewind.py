@@ -1,5 +1,6 @@
 """Rewind: what the exported model has forgotten, which checkpoint it starts from, and which it refuses."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ def trained(folder: Path, data: UnlearningDataModule, seed: int = 0) -> tuple[Cl
     keeper = ModelCheckpoint(folder, "{epoch:02d}", save_top_k=-1, save_on_train_epoch_end=True)
     trainer = quiet_trainer(max_epochs=25, callbacks=[keeper], enable_checkpointing=True, limit_val_batches=0)
     trainer.fit(source, data)
-    KEPT[source] = folder
+    KEPT[source] = folder, math.inf
     return source.eval(), sorted(folder.glob("*.ckpt"))
 
 

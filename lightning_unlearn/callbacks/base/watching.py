@@ -87,6 +87,13 @@ class Watcher(L.Callback):
         runtime.synchronize()
         self.seconds += time.perf_counter() - start
 
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at a model that took no step, as of a method that edits the weights once: one point is its course."""
+        if trainer.max_epochs == 0:
+            device = pl_module.device  # the strategy has let go of it
+            self._look(trainer, pl_module.to(Runtime(trainer).device), 0)
+            pl_module.to(device)
+
     def _look(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
         if self.failed:
             return
@@ -156,7 +163,7 @@ class WatchRecorder(L.Callback):
         self.path = path
         self.watchers = dict(watchers)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the file, on the first rank."""
         if trainer.is_global_zero:
             content = {

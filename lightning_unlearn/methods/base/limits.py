@@ -31,6 +31,12 @@ def _impossible(method: L.LightningModule, trainer: L.Trainer) -> Iterator[str]:
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     averages = [c for c in callbacks if isinstance(c, StochasticWeightAveraging | WeightAveraging)]
     average = type(averages[0]).__name__ if averages else ""
+    if getattr(method, "one_shot", False) and trainer.max_epochs != 0:
+        yield (
+            f"it edits the weights once, before any step, and trains nothing, so max_epochs={trainer.max_epochs} would "
+            "be steps without a purpose; write Trainer(max_epochs=0), in a comparison trainer={'max_epochs': 0} beside "
+            "the method"
+        )
     if overfit := trainer.overfit_batches:  # type: ignore[attr-defined]
         yield (
             f"overfit_batches={overfit} puts another order in place of the streams'; use limit_train_batches for a "

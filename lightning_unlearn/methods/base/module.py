@@ -46,6 +46,7 @@ from lightning_unlearn.methods.base.trial import (
     warn_of_another_loss,
     warn_of_guessing,
 )
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import clone, save_primitive_hyperparameters
 from lightning_unlearn.models.classifier import scheduled
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
@@ -104,6 +105,8 @@ class UnlearningModule(SpreadableModule):
         False  # whether, without a schedule, the rate warms up and falls to almost nothing
     )
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
+    one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
     def __init__(
         self,
@@ -431,12 +434,15 @@ class UnlearningModule(SpreadableModule):
             if len(self._rng_states) == self.trainer.world_size:
                 restore_rng_state(self._rng_states[self.trainer.global_rank])
             self._rng_states = None
+        self._tell_facts()
+        self._clock.start(Runtime(self.trainer))
+
+    def _tell_facts(self) -> None:
         data = self._split_data
         if data is not None and self.trainer.loggers:
             facts = facts_of_fit(self, self.source, data)
             for logger in self.trainer.loggers:
                 send_facts(logger, facts)
-        self._clock.start(Runtime(self.trainer))
 
     # ------------------------------------------------------------------ a step
 
@@ -491,18 +497,26 @@ class UnlearningModule(SpreadableModule):
         self.settle_statistics()
         self._statistics.end(self.model)
         self._clock.stop(Runtime(self.trainer))
+        self._tell_times()
+        self.gather_model()
+        require_finite(self.model, f"the model that {type(self).__name__} unlearned")
+
+    def _tell_times(self) -> None:
         for name, seconds in self.times.items():
             # callback_metrics alone come back from the processes of a spawning strategy
             self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
         for logger in self.trainer.loggers:
             # the axis of all that Lightning logs; global_step counts the steps of a second optimizer too
-            measured = {**self.times, **peak_memory(self.device)}
+            measured = {**self.times, **peak_memory(self.trainer.strategy.root_device)}
             logger.log_metrics(measured, step=batches_stepped(self.trainer))
-        self.gather_model()
-        require_finite(self.model, f"the model that {type(self).__name__} unlearned")
 
     def on_fit_end(self) -> None:
         """Put the request on record, where there is a ledger; the evaluators have measured by now."""
+        if (
+            "time/total_s" not in self.trainer.callback_metrics
+        ):  # nothing was trained, so no training has ended
+            self._tell_facts()
+            self._tell_times()
         if (data := self._split_data) is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             record_fit(self, data, source=self.source, model=self.model, exported=self._exported)
 

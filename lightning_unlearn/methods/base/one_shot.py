@@ -1,0 +1,77 @@
+"""Edit a model's weights once, and train nothing."""
+
+from collections.abc import Sequence
+
+import torch
+
+from lightning_unlearn.core.compat import batches_stepped
+from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.engine.statistics import estimate_statistics
+from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.methods.base.export import require_finite
+from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.models.statistics import running_layers
+
+__all__ = ["OneShotModule"]
+
+
+class OneShotModule(UnlearningModule):
+    """Base of methods that edit the weights once and take no step: ``Trainer(max_epochs=0)``.
+
+    A method writes :meth:`edit`. Running statistics, which the forget set went through in training, are then estimated
+    anew on the retain set. Evaluators, export, ledger and comparisons are as for every method; its time is that of
+    preparing. Any other number of epochs is refused before anything happens. Where a strategy would spread the model
+    over processes, it stays whole on each of them.
+
+    Args:
+        source: The source model.
+        loss: Classification loss of logits ``(B, C)`` and targets ``(B,)``, a mean; ``None`` for the cross-entropy.
+        adapter: How batches and outputs are taken apart; ``None`` for the usual layouts.
+        frozen: Names of the parameters that the source was not trained on, which stay as they are; ``None`` for those
+            that do not require a gradient.
+
+    Attributes:
+        measured: What the edit gave that is to be known, by the names in ``metrics``.
+    """
+
+    one_shot = True
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        loss: Loss | None = None,
+        adapter: Adapter | None = None,
+        frozen: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(source, loss=loss, adapter=adapter, frozen=frozen)
+        self.measured: dict[str, float] = {}
+
+    def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Edit the weights of ``self.model`` in place, alike on every rank.
+
+        Args:
+            data: The split data.
+            runtime: Device, precision and ranks of the trainer.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define edit()")
+
+    def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Edit the weights, refuse what is not finite, and estimate running statistics on the retain set."""
+        self.edit(data, runtime)
+        require_finite(self.model, f"the model that {type(self).__name__} unlearned")
+        if moving := [name for name, layer in running_layers(self.model).items() if layer.training]:
+            estimate_statistics(self.model, moving, data, runtime, self.adapter)
+
+    def configure_model(self) -> None:
+        """Keep the model whole: there is no step whose gradients would have to be spread."""
+
+    def on_fit_end(self) -> None:
+        """Hand on what was measured, and put the request on record."""
+        for name, value in self.measured.items():
+            self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
+        for logger in self.trainer.loggers if self.measured else ():
+            logger.log_metrics(self.measured, step=batches_stepped(self.trainer))
+        super().on_fit_end()

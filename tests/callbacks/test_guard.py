@@ -1,0 +1,114 @@
+"""CollapseGuard: what is left of a model that an unbounded ascent destroys, with it and without."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers.toys import TRAIN, Net, PlainModule, blobs, quiet_trainer, toy_data
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_unlearn.callbacks import CollapseGuard
+from lightning_unlearn.data import Classes
+from lightning_unlearn.methods import FineTune, NegGradPlus
+from lightning_unlearn.models import Classifier
+
+
+@functools.cache
+def source() -> Classifier:
+    L.seed_everything(0, verbose=False)
+    model = Classifier(Net(), optimizer=lambda p: torch.optim.Adam(p, 0.01))
+    quiet_trainer(max_epochs=15, limit_val_batches=0).fit(model, toy_data())
+    return model.eval()
+
+
+def destroyed(*callbacks: L.Callback, forget: Any = 0.3, rate: float = 0.02) -> NegGradPlus:
+    """Ascend on the forget set without end."""
+    known = source()
+    L.seed_everything(0, verbose=False)
+    method = NegGradPlus(
+        known,
+        0.1,
+        clamp=1e6,
+        ascent_share=1.0,
+        optimizer=lambda p: torch.optim.SGD(p, rate),
+        lr_scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),
+    )
+    quiet_trainer(max_epochs=8, callbacks=list(callbacks)).fit(method, toy_data(forget, nonmember=15))
+    return method
+
+
+@torch.no_grad()
+def right(model: Any, positions: Any) -> float:
+    inputs, targets = blobs(TRAIN)
+    return float((model.eval()(inputs[positions]).argmax(1) == targets[positions]).float().mean())
+
+
+class States(L.Callback):
+    """Notes the weights and accuracies of every validation."""
+
+    def __init__(self) -> None:
+        self.weights: list[dict[str, Tensor]] = []
+        self.retain: list[float] = []
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        self.weights.append({name: p.detach().clone() for name, p in pl_module.model.named_parameters()})
+        self.retain.append(float(trainer.callback_metrics["accuracy/retain"]))
+
+
+@pytest.mark.parametrize(
+    ("guard", "rate", "good", "message"),
+    [
+        (CollapseGuard(0.75), 0.02, 1, r"accuracy on the retain set fell to .*, below retain=0.75"),
+        (CollapseGuard(0.0, below=0.01), 0.01, 0, r"accuracy on the forget set fell to .* below=0.01 under"),
+    ],
+    ids=["retain", "forget"],
+)
+def test_the_last_good_weights_are_exported(
+    guard: CollapseGuard, rate: float, good: int, message: str, tmp_path: Path
+) -> None:
+    seen = States()
+    with pytest.warns(UserWarning, match=message):
+        method = destroyed(seen, guard, rate=rate)
+    assert guard.stopped
+    assert len(seen.weights) == good + 2, "it goes no further than the collapse"
+    for name, parameter in method.model.named_parameters():
+        assert torch.equal(parameter, seen.weights[good][name]), name
+    loaded = Classifier.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), net=Net(), weights_only=True)
+    right_before = pytest.approx(seen.retain[good], abs=0.06)  # statistics are estimated anew
+    assert right(loaded, method.data.split.retain) == right_before
+
+
+@pytest.mark.slow
+def test_without_it_nothing_is_left() -> None:
+    method = destroyed()
+    assert right(method.model, method.data.split.retain) < 0.5
+
+
+@pytest.mark.slow
+def test_of_a_class_nothing_is_to_be_left() -> None:
+    guard = CollapseGuard(0.5, below=0.0)
+    method = destroyed(guard, forget=Classes(1))
+    assert not guard.stopped
+    assert right(method.model, method.data.split.forget) == 0
+
+
+def test_what_cannot_be_guarded_is_refused() -> None:
+    with pytest.raises(
+        RuntimeError, match=r"forget set fell to .* at the first validation, .* lower the learning"
+    ):
+        destroyed(CollapseGuard(0.0, below=0.1), rate=0.05)
+    with pytest.raises(ValueError, match="CollapseGuard looks at every validation, and limit_val_batches=0"):
+        quiet_trainer(limit_val_batches=0, callbacks=[CollapseGuard(0.5)]).fit(FineTune(source()), toy_data())
+    with pytest.raises(TypeError, match="CollapseGuard guards an unlearning method, got PlainModule"):
+        quiet_trainer(callbacks=[CollapseGuard(0.5)]).fit(PlainModule(), train_loader())
+    for arguments, name in (({"retain": 1.5}, "retain"), ({"retain": 0.5, "below": -0.1}, "below")):
+        with pytest.raises(ValueError, match=f"{name} must .*: it is"):
+            CollapseGuard(**arguments)
+
+
+def train_loader() -> DataLoader[Any]:
+    return DataLoader(TensorDataset(*blobs(TRAIN)), batch_size=8)

@@ -30,6 +30,8 @@ def run(folder: Path, *, sources: str = "many", seeds: Any = 1, **arguments: Any
             "trainer": {"accelerator": "cpu"},
             "output_dir": folder,
             "quiet": True,
+            "retrain_2": False,  # evaluators of many models leave these controls out
+            "short_retrainings": [],
             **arguments,
         }
     )

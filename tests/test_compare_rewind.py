@@ -92,6 +92,7 @@ def test_other_checkpoints_under_the_same_name_unlearn_again(tmp_path: Path) -> 
     assert model.stat().st_mtime_ns != before
 
 
+@pytest.mark.slow
 def test_without_kept_weights_the_method_fails_by_name(tmp_path: Path) -> None:
     (failure,) = toy_compare(tmp_path, source=source_run(), **rewinding(seeds=1)).report["failures"]
     assert "In a comparison give the source keep_every=1" in failure["error"]

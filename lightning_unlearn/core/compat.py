@@ -4,6 +4,7 @@ The names may change with any release of their libraries, so ``pyproject.toml`` 
 ``tests/test_compat.py`` tries each name with the installed releases. No other file of the package uses one.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -65,6 +66,17 @@ def batches_stepped(trainer: L.Trainer) -> int:
     lie on the axis of what Lightning logs.
     """
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def end_epoch(checkpoint: Mapping[str, Any]) -> None:
+    """Have a checkpoint of an epoch's last batch begin the next one with its first.
+
+    Lightning compares the batches of the epoch that was saved with the length of the next, which here may differ.
+    """
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    batches = loops.get("epoch_loop.batch_progress", {"is_last_batch": False})
+    if batches["is_last_batch"]:
+        batches["current"]["completed"] = sys.maxsize
 
 
 def trainer_of(module: L.LightningModule) -> L.Trainer | None:

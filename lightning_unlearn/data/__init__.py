@@ -8,7 +8,7 @@ from lightning_unlearn.data.builtin.digits import Digits
 from lightning_unlearn.data.builtin.folder import ImageFolder
 from lightning_unlearn.data.builtin.tabular import Location, Purchase
 from lightning_unlearn.data.builtin.vision import CIFAR10, CIFAR100, MNIST, SVHN, FashionMNIST
-from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
+from lightning_unlearn.data.datamodule import Phase, StreamConsumer, UnlearningDataModule
 from lightning_unlearn.data.loading import DatasetLoader, Indexed, TensorLoader
 from lightning_unlearn.data.poisoning import Poison
 from lightning_unlearn.data.selection import Classes, ForgetRule, Groups, Ids, RandomFraction
@@ -40,6 +40,7 @@ __all__ = [
     "Location",
     "Normalize",
     "PatchTrigger",
+    "Phase",
     "Poison",
     "Purchase",
     "RandomCropFlip",

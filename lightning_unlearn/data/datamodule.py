@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import lightning as L
 import numpy as np
@@ -37,7 +37,7 @@ from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["StreamConsumer", "UnlearningDataModule", "batches_of"]
+__all__ = ["Phase", "StreamConsumer", "UnlearningDataModule", "batches_of"]
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
@@ -61,6 +61,21 @@ class StreamConsumer(Protocol):
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Return which training positions to take for a stream, or None for all of it."""
+
+
+class Phase(NamedTuple):
+    """What the steps of an epoch are served.
+
+    Attributes:
+        streams: Names of the streams; every training batch is a dict with these keys.
+        epoch_stream: The one whose length is the epoch's.
+        once: Those that the epoch passes over once, spread evenly over its steps; of any other a step has as many
+            samples as of ``epoch_stream``.
+    """
+
+    streams: tuple[str, ...]
+    epoch_stream: str
+    once: tuple[str, ...] = ()
 
 
 class UnlearningDataModule(L.LightningDataModule):
@@ -307,20 +322,36 @@ class UnlearningDataModule(L.LightningDataModule):
         module = self._module()
         if not isinstance(module, StreamConsumer):
             return self.loader("train", train=True)
-        epoch = module.stream_positions(module.epoch_stream, self.split)
-        length = self.stream_size(module.epoch_stream) if epoch is None else len(epoch)
+        phase = getattr(module, "phase", None)
+        if phase is None:
+            return self.stream_loaders(module, Phase(module.streams, module.epoch_stream))
+        assert self.trainer is not None
+        return self.stream_loaders(module, phase(self.trainer.current_epoch))
+
+    def stream_loaders(self, module: StreamConsumer, phase: Phase) -> dict[str, BatchLoader]:
+        """Return a loader for each stream of an epoch.
+
+        Args:
+            module: What is fitted.
+            phase: What the epoch is served.
+        """
+        epoch = self._stream_loader(module, phase.epoch_stream)
+        length, steps = {"num_samples": epoch.sampler.num_samples}, {"steps": len(epoch)}
         return {
-            stream: self.loader(
-                stream,
-                train=True,
-                positions=module.stream_positions(stream, self.split),
-                num_samples=length,
-                batch_size=self.batch_size or self._part("train").batch_size,
-                indexed=stream in module.indexed_streams,
-                least=1,
-            )
-            for stream in module.streams
+            stream: self._stream_loader(module, stream, **(steps if stream in phase.once else length))
+            for stream in phase.streams
         }
+
+    def _stream_loader(self, module: StreamConsumer, stream: str, **order: Any) -> BatchLoader:
+        return self.loader(
+            stream,
+            train=True,
+            positions=module.stream_positions(stream, self.split),
+            batch_size=self.batch_size or self._part("train").batch_size,
+            indexed=stream in module.indexed_streams,
+            least=1,
+            **order,
+        )
 
     def val_dataloader(self) -> Any:
         """Return a loader for each of :attr:`validation_streams`, or the project's own for any other module.
@@ -378,7 +409,7 @@ class UnlearningDataModule(L.LightningDataModule):
             positions: A subset of the stream, as positions in its dataset; ``None`` for all of it.
             batch_size: Samples a process takes each step; ``None`` for this datamodule's.
             seed: Seed of the order; ``None`` derives one for the stream.
-            **order: ``indexed``, ``num_samples``, ``rank``, ``world_size`` and ``least`` of
+            **order: ``indexed``, ``num_samples``, ``rank``, ``world_size``, ``least`` and ``steps`` of
                 :class:`~lightning_unlearn.data.loading.BatchLoader`.
         """
         part = self._part(stream)

@@ -40,10 +40,10 @@ def of_each_stream(batch: Any, streams: Sequence[str], transfer: Callable[[Any],
 
     Args:
         batch: What the loaders served.
-        streams: Names of the streams of a step.
+        streams: Names of the streams that a step may have.
         transfer: The hook of one's own, which knows no streams.
     """
-    if not (isinstance(batch, dict) and tuple(batch) == tuple(streams)):
+    if not (isinstance(batch, dict) and batch.keys() and batch.keys() <= set(streams)):
         return transfer(batch)
     return {
         name: part._replace(batch=transfer(part.batch)) if isinstance(part, Indexed) else transfer(part)

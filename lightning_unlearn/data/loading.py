@@ -49,7 +49,7 @@ class OrderSampler:
     With W processes a step takes the next ``batch_size·W`` elements and gives rank *r* every W-th of them,
     so the samples of a step do not depend on how they are spread over processes. A last step of one sample, or too
     small to give every rank ``least``, joins the step before it; samples are repeated only if there are fewer of
-    them than processes.
+    them than processes. With ``steps`` an epoch is cut into as many steps, as even as can be, whatever the batch size.
 
     Args:
         size: Number of samples, >= 1.
@@ -63,6 +63,7 @@ class OrderSampler:
             as :class:`~torch.utils.data.WeightedRandomSampler` does; ``None`` permutes.
         least: Fewest samples a rank is given in the last step: two where batch normalisation may be trained on them,
             one where that is seen to and steps are to be those of a single process.
+        steps: Steps of an epoch; ``None`` for as many as the batch size makes.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class OrderSampler:
         world_size: int | None = None,
         weights: Tensor | None = None,
         least: int = 2,
+        steps: int | None = None,
     ) -> None:
         in_range("size", size, "[1, inf)", ": a loader over no samples cannot be made", whole=True)
         in_range("batch_size", batch_size, "[1, inf)", whole=True)
@@ -88,6 +90,7 @@ class OrderSampler:
         self.epoch = 0
         self.weights = weights
         self.least = least
+        self.steps = steps
         self._rank = rank
         self._world_size = world_size
         self._permutation: tuple[int, Tensor] | None = None
@@ -111,6 +114,8 @@ class OrderSampler:
         self.epoch = epoch
 
     def __len__(self) -> int:
+        if self.steps is not None:
+            return self.steps
         world = self.world_size
         step = self.batch_size * world
         full, rest = divmod(self.num_samples, step)
@@ -118,20 +123,28 @@ class OrderSampler:
 
     def share(self, step: int) -> float:
         """Return by what to weigh this rank's mean of a step, so that the mean over ranks is that over samples."""
-        world, size = self.world_size, self.batch_size * self.world_size
-        total = self.num_samples - step * size if step == len(self) - 1 else size
-        return len(range(self.rank, total, world)) * world / total
+        return self.own(step) * self.world_size / (self._end(step) - self._end(step - 1))
+
+    def own(self, step: int) -> int:
+        """Return how many samples of a step are this rank's; 0 where it is given one that does not count."""
+        return len(range(self.rank, self._end(step) - self._end(step - 1), self.world_size))
+
+    def _end(self, step: int) -> int:
+        """Return where a step ends in the order of the epoch."""
+        if self.steps is not None:
+            return self.num_samples * (step + 1) // self.steps
+        whole = (step + 1) * self.batch_size * self.world_size
+        return self.num_samples if step == len(self) - 1 else whole
 
     def __iter__(self) -> Iterator[Tensor]:
         return self.batches()
 
     def batches(self, start: int = 0) -> Iterator[Tensor]:
         """Yield this rank's places, one int64 tensor a step, from step ``start`` on."""
-        order, rank, world, steps = self._order(), self.rank, self.world_size, len(self)
-        step = self.batch_size * world
-        for number in range(start, steps):
-            stop = len(order) if number == steps - 1 else (number + 1) * step
-            mine = order[number * step + rank : stop : world]
+        order, rank, world = self._order(), self.rank, self.world_size
+        for number in range(start, len(self)):
+            stop = self._end(number)
+            mine = order[self._end(number - 1) + rank : stop : world]
             yield mine if len(mine) else order[(rank - stop) % len(order)].reshape(1)
 
     def _order(self) -> Tensor:
@@ -169,8 +182,8 @@ class BatchLoader:
         positions: Which samples of the dataset, in stream order; ``None`` for all.
         batch_size: Samples a process takes each step.
         indexed: Whether batches come as :class:`Indexed`.
-        **order: ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``weights`` and ``least`` of
-            :class:`OrderSampler`.
+        **order: ``shuffle``, ``seed``, ``num_samples``, ``rank``, ``world_size``, ``weights``, ``least`` and ``steps``
+            of :class:`OrderSampler`.
     """
 
     def __init__(
@@ -187,7 +200,7 @@ class BatchLoader:
         self.positions = None if positions is None else torch.as_tensor(positions, dtype=torch.int64)
         self.indexed = indexed
         self.sampler = OrderSampler(size, batch_size, **order)
-        self._start = 0
+        self._start = (0, 0)  # an epoch, and the step of it to go on from
         self._served = 0
 
     @property
@@ -204,7 +217,8 @@ class BatchLoader:
         return len(self.sampler)
 
     def __iter__(self) -> Iterator[Any]:
-        start, self._start = self._start % len(self), 0
+        (epoch, served), self._start = self._start, (0, 0)
+        start = served % len(self) if epoch == self.sampler.epoch else 0
         self._served = start
         places = self.sampler.batches(start)
         for place, batch in self._fetch(places):
@@ -213,11 +227,11 @@ class BatchLoader:
 
     def state_dict(self) -> dict[str, int]:
         """Return how many batches of the running epoch were served."""
-        return {"served": self._served}
+        return {"epoch": self.sampler.epoch, "served": self._served}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Make the next iteration go on after the batches that were served."""
-        self._start = state["served"]
+        self._start = state["epoch"], state["served"]
 
     def _fetch(self, places: Iterator[Tensor]) -> Iterable[tuple[Tensor, Any]]:
         raise NotImplementedError

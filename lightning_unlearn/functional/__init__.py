@@ -1,6 +1,7 @@
 """Pure functions: divergences, losses, selections, rates, intervals."""
 
 from lightning_unlearn.functional import (
+    certified,
     divergence,
     gan,
     gradients,
@@ -12,6 +13,7 @@ from lightning_unlearn.functional import (
     statistics,
     unlearning,
 )
+from lightning_unlearn.functional.certified import *
 from lightning_unlearn.functional.divergence import *
 from lightning_unlearn.functional.gan import *
 from lightning_unlearn.functional.gradients import *
@@ -24,6 +26,7 @@ from lightning_unlearn.functional.statistics import *
 from lightning_unlearn.functional.unlearning import *
 
 __all__ = [
+    *certified.__all__,
     *divergence.__all__,
     *gan.__all__,
     *gradients.__all__,

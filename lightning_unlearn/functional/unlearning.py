@@ -15,6 +15,7 @@ __all__ = [
     "annealed",
     "bounded_ascent",
     "dampening",
+    "distillation_loss",
     "perturbation_loss",
     "preference_loss",
     "reference_kl_loss",
@@ -155,6 +156,25 @@ def bounded_ascent(forget_loss: Tensor, clamp: float) -> Tensor:
         (tensor(-2.), tensor(-6.))
     """
     return -forget_loss.clamp(max=clamp)
+
+
+def distillation_loss(teacher_logits: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:
+    r"""Divergence :math:`T^2 \, KL(P_{teacher} \| P)` of posteriors softened by a temperature: a mean over samples.
+
+    It sums over the classes; ``kl_div`` with its default reduction divides by their number as well. Source: Hinton,
+    Vinyals & Dean, "Distilling the Knowledge in a Neural Network", 2015; :math:`T^2` keeps the gradient's scale.
+
+    Args:
+        teacher_logits: Logits of the teacher, ``(B, C)``.
+        logits: Logits of the model, ``(B, C)``.
+        temperature: Temperature T, > 0.
+
+    Example:
+        >>> import torch
+        >>> distillation_loss(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), temperature=2.0)
+        tensor(0.4804)
+    """
+    return temperature**2 * kl_from_logits(teacher_logits / temperature, logits / temperature)
 
 
 def annealed(step: int, steps: int, *, warm_up: float = 0.2, end: float = 0.02) -> float:

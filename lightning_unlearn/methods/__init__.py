@@ -15,6 +15,7 @@ from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
+from lightning_unlearn.methods.scrub import SCRUB
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.methods.ssd import SSD
 from lightning_unlearn.methods.top_k import TopK
@@ -22,6 +23,7 @@ from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
     "NPO",
+    "SCRUB",
     "SSD",
     "WGAN",
     "CFk",

@@ -14,20 +14,20 @@ __all__ = ["RandomLabel"]
 class RandomLabel(UnlearningModule):
     r"""Trains the forget set on wrong labels, beside the retain set on the true ones.
 
-    .. math:: L = CE(D_r) + \omega\, CE(x_f, \tilde y)
+    .. math:: L = \frac{1}{|D_r|} \Big( \sum_{D_r} CE(x, y) + \omega \sum_{D_f} CE(x, \tilde y) \Big)
 
     with :math:`\tilde y` uniform over the wrong classes. Source: Graves, Nagisetty & Ganesh, "Amnesiac Machine
     Learning", 2021; Golatkar et al., 2020, as a baseline. Public code often draws over all classes, so that one in C
     labels is the true one. Each sample has one wrong label a pass, by its index and the pass, the same in a resumed
     run. On random samples it goes too far: a retrained model is still right about many of them.
 
-    One epoch is one pass over the forget set beside as many samples of the retain set, so give it as many epochs as the
-    retain set needs. Unless ``lr_scheduler`` is given, the rate rises for a fifth of the steps and then falls to a
+    One epoch is one pass over the retain set and one over the forget set, spread evenly beside it, as where both are
+    shuffled together. Unless ``lr_scheduler`` is given, the rate rises for a fifth of the steps and then falls to a
     fiftieth of its peak.
 
     Args:
         source: The source model.
-        weight: Weight ω of the wrong labels, >= 0.
+        weight: Weight ω of a sample of D_f against one of D_r, >= 0.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
@@ -41,6 +41,8 @@ class RandomLabel(UnlearningModule):
         ValueError: weight must be at least 0, got -1.0; 1 is usual
     """
 
+    epoch_stream = "retain"
+    once = ("forget",)
     indexed_streams = ("forget",)
     default_lr = 3e-3
     anneals = True
@@ -71,6 +73,6 @@ class RandomLabel(UnlearningModule):
         relabelled = self.adapter.relabelled(batch["forget"].batch, given)
         wrong = self.retain_loss(relabelled, batch_idx, (forget, given))  # the same loss, on other labels
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
-        loss = ce + self.weight * wrong
+        loss = ce + self.weight * self.samples_beside("forget") * wrong
         self.log_terms(loss=loss, ce=ce, wrong=wrong)
         return loss

@@ -1,7 +1,7 @@
 """Rewind: go back to an earlier checkpoint of the source's own training, and train on from there on the retain set."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -9,7 +9,8 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
-from lightning_unlearn.methods.base import AscendingModule, Source
+from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
+from lightning_unlearn.methods.base.certified import NoisyBound
 from lightning_unlearn.methods.base.checkpoints import (
     checkpoints_in,
     content_of,
@@ -47,6 +48,15 @@ class Rewind(AscendingModule):
             where D_f is answered far worse than non-members (wrong labels), its accuracy on D_f is at most half the
             source's. Where none is, a warning says so and the earliest is taken.
         ascent: Weight of a bounded ascent on the forget set beside the training, >= 0.
+        noise: Standard deviation of Gaussian noise that is added to the trained weights at the end; above 0 the
+            certified form. Then (ε, δ) is printed and logged as ``certified/epsilon`` and ``certified/delta``: nobody
+            who sees the weights can tell them from retrained ones with the same noise any better. It holds for plain
+            full-batch gradient descent at one rate in both trainings (refused otherwise, where that can be known),
+            without ascent and from one named checkpoint. The noise is of the operating system's randomness, so no seed
+            repeats it. For networks ε is beyond use; it grows with the exponential of rate, smoothness and steps.
+        delta: δ of the certificate, in (0, 1).
+        smoothness: A Lipschitz constant of the gradient of the mean loss on D_r, which you vouch for.
+        gradient_bound: At least the norm of the gradient of any sample's loss, which you vouch for.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
@@ -57,13 +67,44 @@ class Rewind(AscendingModule):
             executing something.
     """
 
+    declared: ClassVar[Declared] = {
+        **AscendingModule.declared,
+        "noise": Range("[0, inf)", "; 0 adds none and certifies nothing"),
+        "delta": Range("(0, 1)", "; 1e-5 is usual"),
+        "smoothness": Range("(0, inf)", "; None without noise", none=True),
+        "gradient_bound": Range("(0, inf)", "; None without noise", none=True),
+    }
+
     def __init__(
-        self, source: Source, checkpoint: str | Path = "auto", *, ascent: float = 0.3, **ascending: Any
+        self,
+        source: Source,
+        checkpoint: str | Path = "auto",
+        *,
+        ascent: float = 0.3,
+        noise: float = 0.0,
+        delta: float = 1e-5,
+        smoothness: float | None = None,
+        gradient_bound: float | None = None,
+        **ascending: Any,
     ) -> None:
+        self.check(noise=noise, delta=delta, smoothness=smoothness, gradient_bound=gradient_bound)
         super().__init__(source, ascent=ascent, **ascending)
         self.checkpoint = kept_of(source) if str(checkpoint) == "auto" else str(checkpoint)
         self._files = checkpoints_in(self.checkpoint, steps_of(source))
         self._contents = list(map(content_of, self._files))  # by which a comparison tells other files
+        self._bound: NoisyBound | None = None
+        if noise:
+            if ascent or self.step != "loss" or not Path(self.checkpoint).is_file():
+                raise ValueError(
+                    f"noise={noise} certifies plain training from a named checkpoint; set ascent=0 and step='loss', "
+                    "and name a file (what the forget set chooses tells of it)"
+                )
+            if smoothness is None or gradient_bound is None:
+                raise ValueError(
+                    f"noise={noise} asks for smoothness=... and gradient_bound=..., to bound with"
+                )
+            self._bound = NoisyBound(self._files[0], noise, delta, smoothness, gradient_bound)
+            self.anneals = False  # type: ignore[misc]  # the bound is of one rate
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Ascend on earlier requests too: the checkpoint saw them."""
@@ -76,6 +117,24 @@ class Rewind(AscendingModule):
         if all(torch.equal(p.detach().cpu(), state[name]) for name, p in trainable(self.source).items()):
             rank_zero_warn(f"Rewind: {chosen} holds the source's own weights, so nothing is rewound")
         load_state(self.model, state)  # last: a run that is stopped before has not gone back
+
+    def on_train_start(self) -> None:
+        """Refuse, before the first step, what no bound holds for."""
+        super().on_train_start()
+        if self._bound is not None:
+            self._bound.require(self.trainer, self.model, self.data)
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Refuse a gradient beyond the bound that was vouched for."""
+        super().on_before_optimizer_step(optimizer)
+        if self._bound is not None:
+            self._bound.require_gradient(self.model, self.trainer.global_step)
+
+    def on_train_end(self) -> None:
+        """Add the noise and say what it certifies."""
+        if self._bound is not None:
+            self._bound.certify(self.trainer, self.model, self.data)
+        super().on_train_end()
 
     def _choose(self, data: UnlearningDataModule, runtime: Runtime) -> Path:
         """Return the latest checkpoint that remembers at most half as much as the source, or else the earliest."""

@@ -16,10 +16,8 @@ SETTINGS = {"RandomLabel": {"forgets": {"weight": 1.0}}}
 
 @pytest.mark.slow
 def test_wrong_labels_are_forgotten(tmp_path: Path) -> None:
-    # the old wrong label is drawn again in one of nine cases: 11 +- 4%; the retain set alone leaves 25% after as long
-    check_wrong_labels_are_forgotten(
-        lambda source: RandomLabel(source, 0.5), tmp_path, epochs=40, left=0.16, lost=0.05
-    )
+    # as often as the labels are drawn again, in one of nine cases and more; the retain set alone leaves 46%
+    check_wrong_labels_are_forgotten(RandomLabel, tmp_path, left=0.25, lost=0.02)
 
 
 def test_labels_are_wrong_spread_over_all_others_and_of_one_draw_a_pass() -> None:
@@ -57,8 +55,8 @@ def test_the_step_has_both_terms() -> None:
 
     quiet_trainer(max_epochs=1, limit_val_batches=0).fit(Noted(toy_source(), 0.4), toy_data())
     assert terms
-    for step in terms:
-        assert step["loss"] == pytest.approx(step["ce"] + 0.4 * step["wrong"], rel=1e-5)
+    for step in terms:  # 12 samples of D_f, spread over 6 steps of 8 of D_r
+        assert step["loss"] == pytest.approx(step["ce"] + 0.4 * 2 / 8 * step["wrong"], rel=1e-5)
 
 
 @pytest.mark.parametrize("value", [-1.0, float("inf")])

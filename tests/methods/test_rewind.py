@@ -8,7 +8,18 @@ import lightning as L
 import pytest
 import torch
 from helpers.support import earlier_checkpoint
-from helpers.toys import PlainModule, assert_same_state, quiet_trainer, state, toy_data, toy_source
+from helpers.toys import (
+    CLASSES,
+    FEATURES,
+    TRAIN,
+    PlainModule,
+    assert_same_state,
+    blobs,
+    quiet_trainer,
+    state,
+    toy_data,
+    toy_source,
+)
 from helpers.wrong_labels import (
     Project,
     answered,
@@ -20,8 +31,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_unlearn.data import Classes, Digits, TensorData, UnlearningDataModule
+from lightning_unlearn.functional import gaussian_epsilon, rewind_sensitivity
 from lightning_unlearn.methods import Rewind, SourceCheckpoint
-from lightning_unlearn.methods.base.checkpoints import KEPT, earlier_state, likeness
+from lightning_unlearn.methods.base.checkpoints import KEPT, likeness
 from lightning_unlearn.models import MLP, Classifier
 
 SETTINGS = {"Rewind": {"forgets": {"ascent": 1.0}}}
@@ -169,6 +181,7 @@ def test_the_folder_of_the_sources_own_checkpoint(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what it refuses
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_training_does_not_resemble_the_source(tmp_path: Path) -> None:
     """The very first epoch of a training resembles its last, and no epoch of another does."""
     (one, ours), (_, theirs) = (trained(tmp_path / str(seed), by_heart(), seed) for seed in (0, 1))
@@ -202,13 +215,15 @@ def test_what_is_no_checkpoint_of_the_source_is_refused(tmp_path: Path) -> None:
         start_of(Rewind(source, other), toy_data())
 
 
-def test_a_checkpoint_of_another_training_set_is_refused(tmp_path: Path) -> None:
-    data = by_heart()
-    source, files = trained(tmp_path, data)
+def test_a_checkpoint_of_another_training_set_is_refused() -> None:
+    source, data = toy_source(), toy_data()
+    file = earlier_checkpoint(source)
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "UnlearningDataModule": {"training_fingerprint": "another"}}, file)
     with pytest.raises(
-        ValueError, match=r"checkpoint: .*epoch=00.ckpt was made with a training set of another"
+        ValueError, match=rf"checkpoint: {file} was made with a training set of another order"
     ):
-        earlier_state(files[0], source, "another")
+        start_of(Rewind(source, file), data)
 
 
 # ---------------------------------------------------------------------- what comes along, and what does not
@@ -257,3 +272,129 @@ def test_after_an_earlier_request_both_are_ascended_on_and_neither_trained_on(tm
     streams = data.train_dataloader()
     assert sorted(streams["forget"].positions.tolist()) == [4, 5, 6, 7, 8]
     assert not {4, 5, 6, 7, 8} & set(streams["retain"].positions.tolist())
+
+
+# ---------------------------------------------------------------------- the certified form
+
+
+LR, BEFORE, AFTER = 0.1, 4, 6
+
+
+def linear_data(forget: Any, **arguments: Any) -> UnlearningDataModule:
+    """A convex problem, whose constants are known, in one batch."""
+    return toy_data(forget, batch_size=TRAIN, **arguments)
+
+
+def constants() -> dict[str, float]:
+    """The Hessian of the softmax is at most 1/2, its gradient at most the square root of 2, times the input and a 1."""
+    longest = float((blobs(TRAIN)[0].square().sum(1) + 1).max())
+    return {"smoothness": longest / 2, "gradient_bound": (2 * longest) ** 0.5}
+
+
+def descended(folder: Path, epochs: int, data: Any, **start: Any) -> Classifier:
+    torch.manual_seed(0)
+    source = Classifier(nn.Linear(FEATURES, CLASSES), optimizer=lambda p: torch.optim.SGD(p, LR))
+    keeper = ModelCheckpoint(folder, "{epoch:02d}", save_top_k=-1, save_on_train_epoch_end=True)
+    trainer = quiet_trainer(
+        max_epochs=epochs, callbacks=[keeper], enable_checkpointing=True, limit_val_batches=0
+    )
+    trainer.fit(source, data)
+    return source
+
+
+def certified(source: Classifier, checkpoint: Path, **arguments: Any) -> Rewind:
+    settings = {"ascent": 0.0, "noise": 0.05, "optimizer": lambda p: torch.optim.SGD(p, LR), **constants()}
+    return Rewind(source, checkpoint, **{**settings, **arguments})
+
+
+def test_the_distance_to_a_retrained_model_is_within_the_bound(tmp_path: Path) -> None:
+    """Retrained and rewound by hand, from the same weights, with every sample once a step."""
+    forget = list(range(6))
+    source = descended(tmp_path / "all", 12, linear_data(forget))
+    data = linear_data(forget)
+    rewound = certified(source, tmp_path / f"all/epoch={BEFORE - 1:02d}.ckpt", noise=1e-12)
+    trainer = quiet_trainer(max_epochs=AFTER, limit_val_batches=0)
+    trainer.fit(rewound, data)
+    retain = data.loader("retain", train=True)
+    retrained = descended(tmp_path / "retained", BEFORE + AFTER, retain)
+    apart = torch.cat(
+        [(a - b).flatten() for a, b in zip(rewound.model.parameters(), retrained.parameters(), strict=True)]
+    )
+    bound = rewind_sensitivity(lr=LR, forgotten=6, members=TRAIN, before=BEFORE, after=AFTER, **constants())
+    assert 1e-4 < float(apart.norm()) <= bound
+    assert float(trainer.callback_metrics["certified/epsilon"]) == gaussian_epsilon(bound / 1e-12, 1e-5)
+
+
+def test_the_noise_is_as_said_and_no_seed_repeats_it(tmp_path: Path) -> None:
+    source = descended(tmp_path, 6, linear_data([1, 2]))
+    ends = []
+    for noise in (1e-12, 0.5, 0.5):
+        L.seed_everything(0, verbose=False)
+        method = certified(source, tmp_path / "epoch=03.ckpt", noise=noise)
+        quiet_trainer(max_epochs=2, limit_val_batches=0).fit(method, linear_data([1, 2]))
+        ends.append(torch.cat([p.detach().flatten() for p in method.model.parameters()]))
+    assert 0.25 < float((ends[1] - ends[0]).std()) < 0.9
+    assert not torch.equal(ends[1], ends[2])
+
+
+def test_the_distance_grows_as_worked_out_by_hand() -> None:
+    distance, worst = 0.0, {"smoothness": 2.0, "gradient_bound": 3.0}
+    for step in range(9):
+        drift = 0.1 * 2 * 4 / 50 * 3.0 if step < 5 else 0.0
+        distance = (1 + 0.1 * 2.0) * distance + drift
+    found = rewind_sensitivity(lr=0.1, forgotten=4, members=50, before=5, after=4, **worst)
+    assert found == pytest.approx(distance)
+    assert rewind_sensitivity(lr=1.0, forgotten=4, members=50, before=9**9, after=4, **worst) == math.inf
+
+
+@pytest.mark.parametrize("ratio", [0.01, 0.7, 3.0, 40.0])
+@pytest.mark.parametrize("delta", [1e-8, 1e-3])
+def test_epsilon_is_the_root_of_the_exact_equation(ratio: float, delta: float) -> None:
+    from scipy import optimize, stats
+
+    def excess(epsilon: float) -> float:
+        second = stats.norm.logcdf(-ratio / 2 - epsilon / ratio)
+        return float(stats.norm.cdf(ratio / 2 - epsilon / ratio) - math.exp(epsilon + second) - delta)
+
+    assert gaussian_epsilon(ratio, delta) == pytest.approx(optimize.brentq(excess, 0, 1e5), rel=1e-6)
+
+
+def test_what_no_bound_holds_for_is_refused(tmp_path: Path) -> None:
+    source = descended(tmp_path, 4, linear_data([1, 2]))
+    file = tmp_path / "epoch=01.ckpt"
+
+    def fit(data: UnlearningDataModule | None = None, checkpoint: Path = file, **arguments: Any) -> None:
+        trainer = {name: arguments.pop(name) for name in ("gradient_clip_val",) if name in arguments}
+        method = certified(source, checkpoint, **arguments)
+        quiet_trainer(limit_val_batches=0, **trainer).fit(method, data or linear_data([1, 2]))
+
+    for arguments, message in (
+        ({"ascent": 0.3}, "noise=0.05 certifies plain training from a named checkpoint; set ascent=0"),
+        ({"checkpoint": tmp_path}, "name a file"),
+        ({"smoothness": None}, "noise=0.05 asks for smoothness"),
+        ({"optimizer": None}, r"Rewind\(noise=0.05\): the optimizer must be torch.optim.SGD without"),
+        ({"optimizer": lambda p: torch.optim.SGD(p, LR, momentum=0.9)}, "without momentum"),
+        (
+            {"optimizer": lambda p: torch.optim.SGD(p, LR / 2)},
+            "trained in the same way at the same rate, lr=0.05",
+        ),
+        (
+            {"data": toy_data([1, 2])},
+            "must be one pass over the retain set in one process; set batch_size=58",
+        ),
+        ({"gradient_clip_val": 1.0}, "must be neither clipped nor rounded"),
+        ({"gradient_bound": 1e-6}, "gradient_bound=1e-06 does not hold: the gradient is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit(**arguments)
+    content = torch.load(file, weights_only=True)
+    torch.save({**content, "optimizer_states": []}, tmp_path / "light.ckpt")
+    with pytest.raises(ValueError, match=r"keep it with its optimizer .save_weights_only=False."):
+        fit(checkpoint=tmp_path / "light.ckpt")
+    torch.save({**content, "global_step": 16}, tmp_path / "batches.ckpt")
+    with pytest.raises(ValueError, match="with one step an epoch"):
+        fit(checkpoint=tmp_path / "batches.ckpt")
+    torch.save({**content, "state_dict": state(toy_source())}, tmp_path / "normalised.ckpt")
+    source = toy_source()
+    with pytest.raises(ValueError, match="has batch normalisation or dropout"):
+        fit(checkpoint=tmp_path / "normalised.ckpt")

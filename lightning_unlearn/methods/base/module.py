@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lightning_unlearn.core.checks import Declared, check_arguments, one_of
-from lightning_unlearn.core.compat import batches_stepped, trainer_of
+from lightning_unlearn.core.compat import batches_stepped, end_epoch, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
-from lightning_unlearn.data import Adapter, Indexed, Split, UnlearningDataModule
+from lightning_unlearn.data import Adapter, Indexed, Phase, Split, UnlearningDataModule
 from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
@@ -98,6 +98,7 @@ class UnlearningModule(SpreadableModule):
     streams: tuple[str, ...] = ("forget", "retain")
     epoch_stream: str = "forget"
     indexed_streams: tuple[str, ...] = ()
+    once: tuple[str, ...] = ()  # streams that an epoch passes over once, spread over its steps
     declared: ClassVar[Declared] = {}  # what the method's own arguments may be
     follows_source_recipe: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given
@@ -132,6 +133,7 @@ class UnlearningModule(SpreadableModule):
         self.loss: Loss = loss or nn.functional.cross_entropy
         self.step = step
         self.share = 1.0
+        self._own: dict[str, int] = {}  # samples of the running step that are this process's, by stream
         self._given_loss = loss is not None
         self._plain_answers = False
         self._outputs_checked = False
@@ -139,6 +141,7 @@ class UnlearningModule(SpreadableModule):
         self._lr_scheduler = lr_scheduler
         self._prepared = False
         self._to_prepare = False
+        self._reload = 0
         self._request = ""
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._exported: Path | None = None
@@ -191,6 +194,16 @@ class UnlearningModule(SpreadableModule):
         self.log_terms(loss=loss)
         return loss
 
+    def phase(self, epoch: int) -> Phase:
+        """Return what the steps of an epoch are served; a method whose epochs differ says so here.
+
+        ``streams`` then names all that there may be, and ``training_step`` finds in its batch those of its epoch.
+
+        Args:
+            epoch: The epoch, from 0.
+        """
+        return Phase(self.streams, self.epoch_stream, self.once)
+
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Return which training positions to take for a stream; ``None`` for all of it."""
         return None
@@ -237,20 +250,26 @@ class UnlearningModule(SpreadableModule):
         Raises:
             ValueError: If the Trainer does not know, as with ``max_epochs=-1``.
         """
-        trainer = self.trainer
-        # not estimated_stepping_batches, which sets the loaders up before a resumed run knows where they stopped
-        batches = len(self.data.train_dataloader()[self.epoch_stream])
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        trainer, data = self.trainer, self.data
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
         most = math.inf if trainer.max_steps == -1 else trainer.max_steps
-        steps = min(epochs * math.ceil(batches / trainer.accumulate_grad_batches), most)
-        if math.isinf(steps):
+
+        @cache
+        def steps_of(phase: Phase) -> int:
+            # not estimated_stepping_batches, which sets the loaders up before a resumed run knows where they stopped
+            batches = len(data.stream_loaders(self, phase)[phase.epoch_stream])
+            limit = trainer.limit_train_batches
+            batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+            return math.ceil(batches / trainer.accumulate_grad_batches)
+
+        if not math.isinf(epochs):
+            most = min(most, sum(steps_of(self.phase(epoch)) for epoch in range(int(epochs))))
+        if math.isinf(most):
             raise ValueError(
                 f"{type(self).__name__} goes by the number of steps, which this Trainer does not know; give it "
                 "max_epochs=... or max_steps=..."
             )
-        return int(steps)
+        return int(most)
 
     @property
     def times(self) -> dict[str, float]:
@@ -276,7 +295,8 @@ class UnlearningModule(SpreadableModule):
         retain set. Normalised by its own, a forget set would be forgotten in training mode only. Elsewhere inputs
         that are tensors of one shape go through together, which halves the fixed price of a step.
 
-        A batch of one sample has no statistics of its own, and is normalised by the running ones.
+        A batch of one sample has no statistics of its own, and is normalised by the running ones; so is the forget set
+        in an epoch that reads nothing else.
         """
         parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
         inputs, sizes = [part[0] for part in parts], [len(part[1]) for part in parts]
@@ -313,6 +333,17 @@ class UnlearningModule(SpreadableModule):
         known = (inputs, answered[0]) if answered is not None and self._plain_answers else None
         with self._normalising(len(targets)):
             return own_loss(cast(L.LightningModule, self.model), batch, batch_idx, known)
+
+    def samples_beside(self, stream: str) -> float:
+        """Return how many samples of a stream this step has for each of ``epoch_stream``.
+
+        By that weigh the mean loss on a stream that an epoch passes over once, so that every sample counts alike.
+
+        Args:
+            stream: Name of the stream.
+        """
+        epoch = self._own.get(self.phase(self.current_epoch).epoch_stream)
+        return self._own[stream] / epoch if epoch else 1.0
 
     def log_terms(self, **terms: Tensor) -> None:
         """Log the terms of the loss, at the trainer's logging interval and at an epoch's last step."""
@@ -374,6 +405,9 @@ class UnlearningModule(SpreadableModule):
         """Refuse what the method cannot do; of all hooks the one before Lightning's checks, which name no method."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             refuse_impossible(self, self.trainer)
+            self._reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+            if is_overridden("phase", self, UnlearningModule):
+                self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
         return []
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -454,8 +488,11 @@ class UnlearningModule(SpreadableModule):
         """Note which part of the step's samples this process has, and that the statistics begin to follow it."""
         self._statistics.settled = not self._statistics.moving
         loaders = self.trainer.train_dataloader
-        loader = loaders.get(self.epoch_stream) if isinstance(loaders, Mapping) else None
-        self.share = loader.sampler.share(batch_idx) if isinstance(loader, BatchLoader) else 1.0
+        named = loaders.items() if isinstance(loaders, Mapping) else ()
+        samplers = {name: loader.sampler for name, loader in named if isinstance(loader, BatchLoader)}
+        self._own = {name: sampler.own(batch_idx) for name, sampler in samplers.items()}
+        epoch = samplers.get(self.phase(self.current_epoch).epoch_stream)
+        self.share = 1.0 if epoch is None else epoch.share(batch_idx)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Weigh the loss by this process's share of the samples, so that uneven shares count for what they are."""
@@ -484,8 +521,10 @@ class UnlearningModule(SpreadableModule):
 
     @contextmanager
     def _normalising(self, size: int) -> Iterator[None]:
-        """Normalise a batch of one sample by the running statistics."""
-        with by_running_statistics(running_layers(self.model).values() if size == 1 else ()):
+        """Normalise by the running statistics a batch of one sample, or where there are none but forgotten ones."""
+        alone = self.training and self.phase(self.current_epoch).streams == ("forget",)
+        layers = running_layers(self.model).values() if size == 1 or alone else ()
+        with by_running_statistics(layers, on_every_rank=alone):
             yield
 
     # ------------------------------------------------------------------ after the last step
@@ -521,8 +560,10 @@ class UnlearningModule(SpreadableModule):
             record_fit(self, data, source=self.source, model=self.model, exported=self._exported)
 
     def teardown(self, stage: str) -> None:
-        """Leave the model whole, where training has not done so."""
+        """Leave the model whole, where training has not done so, and the Trainer as it was."""
         self.gather_model()
+        if stage == "fit":
+            self.trainer.reload_dataloaders_every_n_epochs = self._reload  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ looking at the model
 
@@ -609,6 +650,8 @@ class UnlearningModule(SpreadableModule):
         state = resumable_state(checkpoint, self, training=training)
         if state is None:
             return
+        if is_overridden("phase", self, UnlearningModule):
+            end_epoch(checkpoint)
         self._prepared, self._request = state["prepared"], state["request"]
         self._statistics.moving, self._statistics.settled = state["moving"], state["settled"]
         self._clock.prepare_s, self._clock.unlearn_s = state["prepare_s"], state["unlearn_s"]

@@ -141,7 +141,7 @@ def metrics(name: str) -> str:
 def support(kind: str) -> str:
     """Return what of one kind the tests run, option by option."""
     axes, only = support_axes(kind), support_axes("only") if kind == "methods" else {}
-    names = sorted(pages(kind))
+    names = sorted(pages(kind).keys() - support_axes("like").keys())
 
     def cell(name: str, axis: str) -> str:
         if axis in pages(kind)[name].get("refused", {}):
@@ -284,6 +284,55 @@ def ordered(report: Any) -> list[str]:
     from lightning_unlearn.reports import CONTROLS
 
     return [m for m in CONTROLS if m in report["models"]] + [m for m in report["models"] if m not in CONTROLS]
+
+
+FORGETFUL = ("another retrained model", "another retrained model, logits ÷ 1.3")
+"""Rows of :func:`cheats` that never saw the forget set; all others remember it."""
+
+
+def cheats(part: str) -> str:
+    """Return what evaluators say of models that hide what they know; bold where they are fooled."""
+    from lightning_unlearn.reports import describe
+    from lightning_unlearn.reports.glossary import format_number
+
+    stored = json.loads((MEASURED / "evaluators" / "cheats.json").read_text())
+    names = list(stored["models"]["the source"][part])
+    wrong = fooled(stored)
+    rows = []
+    for model, scores in stored["models"].items():
+        cells = [
+            metric.absent if (value := scores[part][name]) is None else format_number(metric, value)
+            for name in names
+            for metric in [describe(name)]
+        ]
+        marked = [
+            f"**{cell}**" if (model, name) in wrong else cell for name, cell in zip(names, cells, strict=True)
+        ]
+        rows.append([model, *marked])
+    return table(["model", *(describe(name).short_heading for name in names)], rows, align="--:")
+
+
+def fooled(stored: Any) -> set[tuple[str, str]]:
+    """Return models with the metrics that are wrong about them: on the other side of the middle of the gap.
+
+    The gap is that between the source, which remembers, and another retrained model.
+    """
+    models, wrong = stored["models"], set()
+    flat = {
+        model: {
+            name: stored["steps"] if value is None else value
+            for part in parts.values()
+            for name, value in part.items()
+        }
+        for model, parts in models.items()
+    }
+    for name, remembers in flat["the source"].items():
+        forgot = flat[FORGETFUL[0]][name]
+        for model, scores in flat.items():
+            near = abs(scores[name] - forgot) < abs(remembers - forgot) / 2
+            if near != (model in FORGETFUL):
+                wrong.add((model, name))
+    return wrong
 
 
 def _measured_rows(report: Any, models: Sequence[str], columns: Sequence[str]) -> str:

@@ -13,8 +13,10 @@ from lightning_unlearn.callbacks.base.watching import Watcher
 from lightning_unlearn.callbacks.forgetting import ForgettingMetrics
 from lightning_unlearn.callbacks.forgetting_quality import ForgettingQuality
 from lightning_unlearn.callbacks.klom import KLOM
+from lightning_unlearn.callbacks.linear_probe import LinearProbe
 from lightning_unlearn.callbacks.lira import LiRA
 from lightning_unlearn.callbacks.membership_inference import MembershipInference
+from lightning_unlearn.callbacks.near_copies import NearCopies
 from lightning_unlearn.callbacks.population_attack import PopulationAttack
 from lightning_unlearn.callbacks.relearn_time import RelearnTime
 from lightning_unlearn.callbacks.rmia import RMIA
@@ -32,8 +34,10 @@ __all__ = [
     "ForgettingMetrics",
     "ForgettingQuality",
     "LiRA",
+    "LinearProbe",
     "ManyModels",
     "MembershipInference",
+    "NearCopies",
     "PopulationAttack",
     "RelearnTime",
     "ULiRA",

@@ -428,13 +428,17 @@ class UnlearningDataModule(L.LightningDataModule):
             return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
         return DatasetLoader(dataset, chosen, collate_fn=part.collate_fn, **part.workers, **order)
 
-    def evaluated(self, stream: str) -> BatchLoader:
-        """Return a loader over a whole stream as an evaluator asks a model about it: indexed, in order, not augmented.
+    def evaluated(self, stream: str, **order: Any) -> BatchLoader:
+        """Return a loader over a stream as an evaluator asks a model about it: in order, not augmented.
 
         With a backdoor the non-members carry the trigger and its label, as the forget set does: an attack that set
         marked members against clean non-members would see the mark.
+
+        Args:
+            stream: As for :meth:`loader`.
+            **order: Arguments of :meth:`loader`; batches are indexed unless they say otherwise.
         """
-        loader = self.loader(stream, indexed=True)
+        loader = self.loader(stream, **{"indexed": True, **order})
         if stream != "nonmember" or self.backdoor is None:
             return loader
         return triggered_loader(loader, self.backdoor.trigger, self.adapter, self.backdoor.target_label)

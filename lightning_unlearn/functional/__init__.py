@@ -10,6 +10,7 @@ from lightning_unlearn.functional import (
     populations,
     rmia,
     sensitivity,
+    solving,
     statistics,
     unlearning,
 )
@@ -22,6 +23,7 @@ from lightning_unlearn.functional.membership import *
 from lightning_unlearn.functional.populations import *
 from lightning_unlearn.functional.rmia import *
 from lightning_unlearn.functional.sensitivity import *
+from lightning_unlearn.functional.solving import *
 from lightning_unlearn.functional.statistics import *
 from lightning_unlearn.functional.unlearning import *
 
@@ -35,6 +37,7 @@ __all__ = [
     *populations.__all__,
     *rmia.__all__,
     *sensitivity.__all__,
+    *solving.__all__,
     *statistics.__all__,
     *unlearning.__all__,
 ]

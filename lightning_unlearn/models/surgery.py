@@ -19,9 +19,11 @@ __all__ = [
     "call_with",
     "class_state",
     "clone",
+    "convolution_kernels",
     "count_parameters",
     "evaluating",
     "frozen",
+    "head_of",
     "last_parameter_tensors",
     "lay_out_for_cpu",
     "load_state",
@@ -386,6 +388,59 @@ def last_parameter_tensors(module: nn.Module, k: int) -> list[str]:
             f"k must be from 1 to {len(names)}, the trainable parameter tensors of {type(module).__name__}, got {k}"
         )
     return names[-k:]
+
+
+def convolution_kernels(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable kernels of a module's convolutions, by name.
+
+    A kernel that is computed from other tensors (:mod:`torch.nn.utils.parametrizations`) is not among them.
+
+    Example:
+        >>> list(convolution_kernels(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2))))
+        ['0.weight']
+    """
+    parameters = {n: parameter for n, parameter in module.named_parameters() if parameter.requires_grad}
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    names = [f"{name}.weight".lstrip(".") for name, part in module.named_modules() if isinstance(part, kinds)]
+    return {name: parameters[name] for name in names if name in parameters}
+
+
+def head_of(module: nn.Module, call: Callable[[], Any]) -> nn.Module:
+    """Return the part that gives the logits: of those with parameters that hold no other such part, the last called.
+
+    The order of registration is not asked, since auxiliary heads may come last there.
+
+    Args:
+        module: A model that is not compiled, or called where :func:`torch.compiler.set_stance` forces eager mode.
+        call: Calls it once.
+
+    Returns:
+        The part; the module itself where it calls none.
+
+    Example:
+        >>> network = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 2), nn.Softplus())
+        >>> head_of(network, lambda: network(torch.zeros(1, 3))) is network[2]
+        True
+    """
+    own = {
+        part
+        for part in module.modules()
+        if not isinstance(part, parametrize.ParametrizationList)
+        and (parametrize.is_parametrized(part) or next(part.parameters(recurse=False), None) is not None)
+    }
+    called: list[nn.Module] = []
+
+    def note(part: nn.Module, *_: Any) -> None:
+        called.append(part)
+
+    innermost = [part for part in own if not own & {*part.modules()} - {part}]
+    handles = [part.register_forward_hook(note) for part in innermost]
+    try:
+        call()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return called[-1] if called else module
 
 
 def count_parameters(module: nn.Module, names: Sequence[str] | None = None) -> int:

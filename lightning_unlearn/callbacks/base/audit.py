@@ -1,10 +1,11 @@
 """What an evaluator may ask for while it looks at one run: data, controls and shared answers."""
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import lightning as L
+import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.core.seeds import derive_seed
@@ -13,7 +14,7 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
 from lightning_unlearn.methods.base.trial import require_logits, try_model, warn_of_guessing
-from lightning_unlearn.models.surgery import clone
+from lightning_unlearn.models.surgery import clone, evaluating
 
 __all__ = ["Audit", "AuditCache", "forget_answers", "try_answers"]
 
@@ -99,12 +100,29 @@ class Audit:
             positions: Which samples; ``None`` for all.
             epoch: Epoch of training, which shuffles; ``None`` keeps the stream's order.
         """
-        loader = self.data.loader(stream, positions=positions, batch_size=batch_size, rank=0, world_size=1)
+        order = {
+            "indexed": False,
+            "positions": positions,
+            "batch_size": batch_size,
+            "rank": 0,
+            "world_size": 1,
+        }
+        loader = self.data.evaluated(stream, **order)
         if epoch is not None:
             loader.sampler.shuffle, loader.sampler.seed = True, derive_seed(self.seed, "order")
             loader.sampler.set_epoch(epoch)
         for batch in loader:
             yield self.adapter.split(self.runtime.to_device(batch))
+
+    def answers(self, model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> Outputs:
+        """Return a model's logits on batches that every rank has alike, such as those of :meth:`batches`."""
+        logits, targets = [], []
+        with evaluating(model), self.runtime.not_training(), torch.inference_mode(False), torch.no_grad():
+            for inputs, target in batches:
+                with self.runtime.forward_context():
+                    logits.append(self.adapter.call(model, inputs).float())
+                targets.append(target)
+        return Outputs(torch.cat(logits).cpu(), torch.cat(targets).cpu().long())
 
     def original(self, model: nn.Module) -> nn.Module:
         """Return the user's module that a control is a copy of, or the model itself."""

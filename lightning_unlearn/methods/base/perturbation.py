@@ -10,18 +10,23 @@ from lightning_unlearn.core.checks import Choice, Declared, Range, in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
-from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.functional import (
+    perturb_mixed,
+    perturb_scaled,
+    perturbation_loss,
+    selection_masks,
+    similarity,
+)
+from lightning_unlearn.methods.base.masked import MaskedModule
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher
 from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import hold_statistics, trainable
-from lightning_unlearn.models.sharding import local_part, local_part_of
 
 __all__ = ["Perturbation"]
 
 
-class Perturbation(UnlearningModule):
+class Perturbation(MaskedModule):
     r"""Perturbs the weights that :meth:`select` names, then fine-tunes; the base of Top-K and Random-k.
 
     Before the first step each chosen weight becomes :math:`\omega + \epsilon\,\omega` (eq. 7) or is mixed
@@ -103,8 +108,6 @@ class Perturbation(UnlearningModule):
         self.perturbed: dict[str, Tensor] = {}
         taught_by = self.source if teacher == "source" else load_source(teacher)
         self._teacher = Teacher(taught_by, self.adapter)
-        self._movable: dict[str, Tensor] = {}
-        self._still: dict[str, Tensor] = {}
         self.train()
 
     # ------------------------------------------------------------------ what may be chosen
@@ -168,21 +171,13 @@ class Perturbation(UnlearningModule):
         self._teacher.ask(data, runtime)
 
     def on_train_start(self) -> None:
-        """Log ``perturbed_parameters`` and note which numbers may move."""
+        """Log ``perturbed_parameters``."""
         super().on_train_start()
         self.log("perturbed_parameters", float(self.n_perturbed), sync_dist=True)
-        if self.update == "selected":
-            for name, parameter in trainable(self.model).items():
-                mask = torch.zeros(parameter.numel(), dtype=torch.bool)
-                mask[self.perturbed[name]] = True
-                mask = mask.view(parameter.shape).to(parameter.device)
-                self._movable[name] = local_part_of(mask, parameter)
-                self._still[name] = local_part(parameter.detach()).clone()
 
-    def on_train_end(self) -> None:
-        """Stop the clock, and let go of the copy of what was not to move."""
-        super().on_train_end()
-        self._movable, self._still = {}, {}
+    def step_scales(self) -> dict[str, Tensor]:
+        """Return 1 for the perturbed weights and 0 for the others, where only these may move."""
+        return selection_masks(self.perturbed, trainable(self.model)) if self.update == "selected" else {}
 
     # ------------------------------------------------------------------ fine-tuning
 
@@ -202,22 +197,6 @@ class Perturbation(UnlearningModule):
         if mode and self.update == "selected":
             hold_statistics(self.model, everything=True)
         return self
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hide the gradients of what stays from clipping, momentum and norms of whole tensors."""
-        for name, movable in self._movable.items():
-            gradient = self.model.get_parameter(name).grad
-            if gradient is not None:
-                local_part(gradient).masked_fill_(~movable, 0)
-        super().on_before_optimizer_step(optimizer)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then put back what weight decay moved without a gradient."""
-        super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            for name, movable in self._movable.items():
-                parameter = local_part(self.model.get_parameter(name))
-                parameter.copy_(torch.where(movable, parameter, self._still[name]))
 
     def on_train_epoch_end(self) -> None:
         """Log ``train/similarity`` and stop as soon as it reaches the threshold."""

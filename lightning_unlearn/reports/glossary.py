@@ -169,6 +169,12 @@ def headline_metrics(report: Report) -> list[str]:
     return [name for name in measured_metrics(report) if describe(name, report).headline]
 
 
+def what_varies(report: Report) -> str:
+    """Say what an interval over the seeds is over."""
+    split = report["data"].get("split")
+    return f"{len(report['seeds'])} seeds" + (f" ({clean(str(split))})" if split else "")
+
+
 def half_width(value: Value) -> float | None:
     """Return half the width of the 95% interval in the report's own scale, or None without an interval."""
     interval = value["ci95"]

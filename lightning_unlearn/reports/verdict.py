@@ -367,6 +367,25 @@ def _overall(report: Report, findings: tuple[Finding, ...]) -> Status:
     return "undecided" if "undecided" in statuses else "close"
 
 
+def margins_in_words(report: Report) -> str:
+    """Say which differences do not matter: half the gap, and what is declared otherwise.
+
+    Example:
+        >>> from lightning_unlearn.reports.schema import build_report
+        >>> margins_in_words(build_report({"source": {0: {"accuracy/test": 0.9}}}, seeds=[0], config={}, data={}))
+        'half that gap (test accuracy: a loss of 1.00 points)'
+    """
+    declared = []
+    for name in measured_metrics(report):
+        metric = describe(name, report)
+        if metric.decides is not None and metric.margin is not None:
+            number = f"{format_number(metric, metric.margin)}{' points' if metric.unit == '%' else ''}"
+            declared.append(
+                f"{metric.short}: {f'a loss of {number}' if metric.decides == 'utility' else f'±{number}'}"
+            )
+    return "half that gap" + (f" ({'; '.join(declared)})" if declared else "")
+
+
 def separates(report: Report, name: str) -> bool | None:
     """Say whether a metric tells the source model from the retrained one.
 

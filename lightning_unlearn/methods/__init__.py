@@ -3,6 +3,7 @@
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.source import SourceCheckpoint
+from lightning_unlearn.methods.certified_head import CertifiedHead
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.eu_k import EUk
@@ -34,6 +35,7 @@ __all__ = [
     "SSD",
     "WGAN",
     "CFk",
+    "CertifiedHead",
     "EUk",
     "FineTune",
     "Influence",

@@ -241,12 +241,15 @@ class UnlearningDataModule(L.LightningDataModule):
             return "there are no non-members"
         if self.backdoor is not None:
             return "the forget set carries a backdoor"
+        return "a class is forgotten whole" if self.forgets_a_class else ""
+
+    @property
+    def forgets_a_class(self) -> bool:
+        """Whether the forget set is chosen by class, or a class of it is nowhere retained."""
         known = self.known_targets()
-        if isinstance(self.rule, Classes) or (
-            known is not None and np.setdiff1d(known[self.split.forget], known[self.split.retain]).size
-        ):
-            return "a class is forgotten whole"
-        return ""
+        return isinstance(self.rule, Classes) or (
+            known is not None and np.setdiff1d(known[self.split.forget], known[self.split.retain]).size > 0
+        )
 
     # ------------------------------------------------------------------ Lightning's hooks
 

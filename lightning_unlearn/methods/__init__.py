@@ -5,6 +5,7 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.source import SourceCheckpoint
 from lightning_unlearn.methods.boundary_shrink import BoundaryShrink
+from lightning_unlearn.methods.certified_head import CertifiedHead
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.delete import DELETE
@@ -40,6 +41,7 @@ __all__ = [
     "BadTeacher",
     "BoundaryShrink",
     "CFk",
+    "CertifiedHead",
     "EUk",
     "FineTune",
     "Influence",

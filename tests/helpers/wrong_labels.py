@@ -13,12 +13,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from helpers.toys import quiet_trainer
-from lightning_unlearn.data import Classes, Digits, TensorData, UnlearningDataModule
+from lightning_unlearn.cli.demo import mislabelled
+from lightning_unlearn.data import Classes, Digits, UnlearningDataModule
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT
 from lightning_unlearn.models import ResNet8
 
-WRONG = 72
 CLASS = 3
 
 
@@ -36,19 +36,6 @@ class Project(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return torch.optim.Adam(self.parameters(), lr=2e-3)
-
-
-def mislabelled() -> tuple[UnlearningDataModule, Tensor, Tensor]:
-    """Digits of which 72 carry a wrong label, which are to be forgotten; and these."""
-    digits = Digits()
-    digits.setup("fit")
-    data, generator = digits.train_data, torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(data), generator=generator)[:WRONG].sort().values
-    targets = data.targets.clone()
-    targets[chosen] = (targets[chosen] + torch.randint(1, 10, (WRONG,), generator=generator)) % 10
-    wrong = TensorData(data.inputs, targets, num_classes=10, transform=data.transform)
-    split = UnlearningDataModule(wrong, chosen.tolist(), test_dataset=digits.test_data, batch_size=64)
-    return split, *wrong.batch(chosen)
 
 
 @functools.cache

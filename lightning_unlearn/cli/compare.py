@@ -25,7 +25,7 @@ __all__ = ["run"]
 
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key"}
-_DECIDING = {"seeds", "vary"}
+_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
 
 
 def run(args: list[str]) -> int:

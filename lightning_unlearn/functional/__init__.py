@@ -5,6 +5,7 @@ from lightning_unlearn.functional import (
     divergence,
     gan,
     gradients,
+    head,
     lira,
     membership,
     populations,
@@ -18,6 +19,7 @@ from lightning_unlearn.functional.certified import *
 from lightning_unlearn.functional.divergence import *
 from lightning_unlearn.functional.gan import *
 from lightning_unlearn.functional.gradients import *
+from lightning_unlearn.functional.head import *
 from lightning_unlearn.functional.lira import *
 from lightning_unlearn.functional.membership import *
 from lightning_unlearn.functional.populations import *
@@ -32,6 +34,7 @@ __all__ = [
     *divergence.__all__,
     *gan.__all__,
     *gradients.__all__,
+    *head.__all__,
     *lira.__all__,
     *membership.__all__,
     *populations.__all__,

@@ -1,10 +1,14 @@
 """Unlearning methods: each is a LightningModule whose ``training_step`` is the loss."""
 
+from lightning_unlearn.methods.bad_teacher import BadTeacher
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.source import SourceCheckpoint
+from lightning_unlearn.methods.boundary_shrink import BoundaryShrink
+from lightning_unlearn.methods.certified_head import CertifiedHead
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.ct import CT
+from lightning_unlearn.methods.delete import DELETE
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.influence import Influence
@@ -28,12 +32,16 @@ from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
     "CT",
+    "DELETE",
     "MSG",
     "NPO",
     "SCRUB",
     "SSD",
     "WGAN",
+    "BadTeacher",
+    "BoundaryShrink",
     "CFk",
+    "CertifiedHead",
     "EUk",
     "FineTune",
     "Influence",

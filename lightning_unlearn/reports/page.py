@@ -24,10 +24,11 @@ from lightning_unlearn.reports.glossary import (
     format_interval,
     format_number,
     format_value,
+    what_varies,
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import control_findings, judge_all, summary_sentences
+from lightning_unlearn.reports.verdict import control_findings, judge_all, margins_in_words, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -38,6 +39,7 @@ _CSS_DPI = 96
 """Pixels of a style sheet in an inch."""
 _DATA_LABELS = {
     "name": "Data set",
+    "split": "What differs between the seeds' splits",
     "n_forget": "Forget set D_f, samples",
     "n_retain": "Retain set D_r, samples",
     "n_test": "Test set, samples",
@@ -122,6 +124,8 @@ def write_page(
         versions=[(key, _text(value)) for key, value in report["versions"].items()],
         config=_yaml(report["config"]),
         clean=clean,
+        margins=margins_in_words(report),
+        varied=what_varies(report),
         printed=format_number,
     )
     return write_text_atomic(path, page)

@@ -13,12 +13,13 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from helpers.toys import quiet_trainer
-from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
+from lightning_unlearn.data import Classes, Digits, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT
 from lightning_unlearn.models import ResNet8
 
 WRONG = 72
+CLASS = 3
 
 
 class Project(L.LightningModule):
@@ -124,3 +125,42 @@ def check_wrong_labels_are_forgotten(
     gives, loses = unlearned(method, folder, epochs)
     assert gives <= left, f"it still gives {gives:.1%} of the wrong labels"
     assert loses <= lost, f"test accuracy fell by {loses:.1%}"
+
+
+@functools.cache
+def knows_a_class() -> tuple[Project, UnlearningDataModule]:
+    torch.manual_seed(0)
+    source, data = Project(), UnlearningDataModule(Digits(), Classes([CLASS]), batch_size=64)
+    data.setup("fit")
+    quiet_trainer(max_epochs=6).fit(source, data.loader("train", train=True))
+    return source.eval(), data
+
+
+def check_a_class_is_forgotten(
+    method: Callable[[nn.Module], UnlearningModule],
+    folder: Path,
+    *,
+    epochs: int,
+    left: float = 0.0,
+    lost: float = 0.02,
+) -> None:
+    """Unlearn all of a class, export, load into the project's own class, and ask it in evaluation mode.
+
+    Args:
+        method: Makes the method of the source.
+        folder: Where to export to.
+        epochs: Epochs of the method.
+        left: Share of the class's samples, of forget and test set, that it may still be right about; right is 0.
+        lost: Loss of test accuracy on the other classes that it may have against the source.
+    """
+    source, data = knows_a_class()
+    unlearning = method(source)
+    quiet_trainer(max_epochs=epochs, limit_val_batches=0).fit(unlearning, data)
+    model = Project.load_from_checkpoint(unlearning.export(folder / "m.ckpt"), strict=True)
+    (x, y), (seen, known) = (map(torch.cat, zip(*data.loader(s), strict=True)) for s in ("test", "forget"))
+    of_class = y == CLASS
+    knows = max(answered(model, seen, known), answered(model, x[of_class], y[of_class]))
+    right = answered(model, x[~of_class], y[~of_class])
+    assert answered(source, seen, known) > 0.95
+    assert knows <= left, f"it is still right about {knows:.1%} of the class"
+    assert right >= answered(source, x[~of_class], y[~of_class]) - lost, f"test accuracy fell to {right:.1%}"

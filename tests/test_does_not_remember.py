@@ -357,6 +357,8 @@ source:
 data: {class_path: UnlearningDataModule, init_args: {datamodule: {class_path: Digits}, forget: %s}}
 methods: []
 seeds: 1
+retrain_2: false
+short_retrainings: []
 trainer: {accelerator: cpu}
 """
 

@@ -314,12 +314,15 @@ class Pipeline:
             KEPT[source] = self._folder(SOURCE).earlier, math.inf
 
     def _needed(self, folder: RunFolder) -> dict[str, float]:
-        """Return after how many epochs the retraining was as good as it got, where its course was logged."""
+        """Return how long the retraining took and how long it needed, in epochs, where its course was logged."""
         curve = read_curves(folder.path / "log" / "metrics.csv").get("accuracy/test")
         if curve is None:
             return {}
         samples = len(some_of(self.data.split.test, 0))
-        return {"epochs/needed": epochs_needed(curve["value"], samples)}
+        return {
+            "epochs/needed": epochs_needed(curve["value"], samples),
+            "epochs/trained": len(curve["value"]) - 1,
+        }
 
     def _audit(self, name: str, model: nn.Module) -> None:
         folder, seed, controls = self._folder(name), self._seed_of("evaluate"), (name, SOURCE, RETRAIN)
@@ -453,7 +456,7 @@ class Pipeline:
         if len(forget) > 1:
             return "forget and non-member sets drawn anew in each seed"
         if len(nonmember) > 1:
-            return "one forget set, non-members drawn anew in each seed"
+            return "one forget set, non-members drawn anew in each seed: training noise only"
         return "one split" if len(self.splits) == 1 else "one split for all seeds: training noise only"
 
     # ------------------------------------------------------------------ within

@@ -200,6 +200,9 @@ COST: dict[str, DeclaredMetric] = {
         "acceleration look better than it is.",
         digits=1,
     ),
+    "epochs/trained": DeclaredMetric(
+        "Epochs that retraining took", "epochs", "As its recipe asks for.", digits=0
+    ),
     "memory/process_peak_mib": DeclaredMetric(
         "Peak memory of the process", "peak memory", "Most resident memory while training.", unit="MiB"
     ),

@@ -13,7 +13,7 @@ from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD
-from lightning_unlearn.reports.floor import same_cost
+from lightning_unlearn.reports.floor import needed_in_words, same_cost
 from lightning_unlearn.reports.glossary import (
     absent,
     all_models,
@@ -112,6 +112,7 @@ def write_page(
         metrics=metrics,
         verdicts=verdicts,
         floors=same_cost(report),
+        needed=needed_in_words(report),
         deciding={name for verdict in verdicts.values() for name in verdict.by_metric},
         tables=_tables(metrics),
         cells={name: _cells(report, name, metric) for name, metric in metrics.items()},

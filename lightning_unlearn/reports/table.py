@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.terminal import encodable
 from lightning_unlearn.metrics.declared import MATCH
-from lightning_unlearn.reports.floor import same_cost
+from lightning_unlearn.reports.floor import needed_in_words, same_cost
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
     absent,
@@ -166,6 +166,8 @@ def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> 
     controls += ["retrain_Npct = retrained for N% of the steps"] if short_retrainings(report) else []
     if controls:
         yield "; ".join(controls)
+    if needed := needed_in_words(report):
+        yield needed
     marks = "".join(column.marks for column in columns)
     if _BEST in marks:
         described = [describe(name, report) for name in names]

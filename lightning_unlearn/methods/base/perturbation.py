@@ -66,7 +66,6 @@ class Perturbation(MaskedModule):
         ValueError: If an argument is outside its range.
     """
 
-    streams = ("forget", "retain")
     epoch_stream = "retain"
     indexed_streams = ("forget",)
     declared: ClassVar[Declared] = {

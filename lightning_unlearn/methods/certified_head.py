@@ -13,6 +13,7 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.functional import gaussian_epsilon, newton_head
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
+from lightning_unlearn.methods.base.certified import CERTIFIED
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import evaluating
 from lightning_unlearn.models.freezing import trainable
@@ -73,14 +74,7 @@ class CertifiedHead(OneShotModule):
         "delta": Range("(0, 1)", "; the chance that the bound does not hold"),
     }
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
-        "certified/epsilon": DeclaredMetric(
-            "Certified ε",
-            "certified ε",
-            "Bound on what tells the model from a retrained one, at the certified δ and as the method assumes.",
-            direction="lower",
-            digits=4,
-        ),
-        "certified/delta": DeclaredMetric("Certified δ", "certified δ", "Chance that the ε does not hold."),
+        **CERTIFIED,
         "certified/steps": DeclaredMetric(
             "Newton steps of the certified removal", "steps", "How many Newton steps were taken."
         ),

@@ -44,7 +44,7 @@ class Perturbation(MaskedModule):
         epsilon: Coefficient ε of the perturbation; finite and not 0, in (0, 1] with ``mix``. The paper asks
             for a small value and names none.
         mix: Whether chosen weights are mixed with one another rather than scaled.
-        lambda_: Weight λ of the JS term, >= 0.
+        lambda_: Weight λ of the JS term, >= 0; at 0 the forget set is not read.
         teacher: Whose posteriors the JS term pulls to: ``"source"``, as the paper has it, or a model (or its
             checkpoint) that never saw the forget set, which the paper puts the source in place of.
         update: Which weights fine-tuning moves. ``"all"``, or ``"selected"``: the perturbed ones only, as the
@@ -66,7 +66,6 @@ class Perturbation(MaskedModule):
         ValueError: If an argument is outside its range.
     """
 
-    streams = ("forget", "retain")
     epoch_stream = "retain"
     indexed_streams = ("forget",)
     declared: ClassVar[Declared] = {
@@ -105,6 +104,8 @@ class Perturbation(MaskedModule):
         self.lambda_ = lambda_
         self.similarity_threshold = similarity_threshold
         self.epoch_stream = epoch
+        if not lambda_ and similarity_threshold is None and epoch == "retain":
+            self.streams = ("retain",)  # nothing asks for the forget set
         self.perturbed: dict[str, Tensor] = {}
         taught_by = self.source if teacher == "source" else load_source(teacher)
         self._teacher = Teacher(taught_by, self.adapter)
@@ -149,7 +150,7 @@ class Perturbation(MaskedModule):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the teacher, choose weights, and perturb them."""
-        self._teacher.ask(data, runtime)
+        self.prepare_resumed(data, runtime)
         # last, so that a run that is stopped before has not perturbed anything, and one resumed not twice
         generator = torch.Generator().manual_seed(derive_seed(data.order_seed, "perturbation"))
         chosen = self.select(data, runtime, generator)
@@ -167,8 +168,9 @@ class Perturbation(MaskedModule):
         return sum(len(positions) for positions in self.perturbed.values())
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask the teacher; the weights came perturbed with the checkpoint."""
-        self._teacher.ask(data, runtime)
+        """Ask the teacher, where it is needed; the weights came perturbed with the checkpoint."""
+        if "forget" in self.streams:
+            self._teacher.ask(data, runtime)
 
     def on_train_start(self) -> None:
         """Log ``perturbed_parameters``."""
@@ -183,6 +185,8 @@ class Perturbation(MaskedModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 10: CE on the retain set + λ·JS on the forget set."""
+        if "forget" not in self.streams:
+            return super().training_step(batch, batch_idx)
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
         ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
         loss, js, _ = perturbation_loss(

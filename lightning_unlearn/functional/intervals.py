@@ -37,7 +37,7 @@ def pooled_intervals(
     Example:
         >>> intervals = pooled_intervals({"a": [0.9, 0.9, 0.9], "b": [0.88, 0.9, 0.92]}, samples=100)
         >>> [round(end, 3) for end in intervals["a"]]
-        [0.817, 0.944]
+        [0.836, 0.936]
     """
     from scipy import stats
 

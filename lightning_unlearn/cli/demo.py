@@ -2,36 +2,27 @@
 
 import argparse
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lightning_unlearn.comparison.api import compare
+from lightning_unlearn.cli.compare import compared, say_failures
+from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.controls import short_name
 from lightning_unlearn.comparison.folder import RunFolder
-from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, MethodRun, SourceRun
+from lightning_unlearn.comparison.runs import RETRAIN, SOURCE
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import CFk, NegGradPlus, ReferenceKL, Rewind, TopK, UnlearningModule
 from lightning_unlearn.models import MLP, Classifier
-from lightning_unlearn.models.surgery import load_state
 from lightning_unlearn.reports import Report, render_text
+from lightning_unlearn.reports.glossary import is_control
 
-__all__ = ["mislabelled", "run"]
+__all__ = ["MislabelledDigits", "run"]
 
-_WRONG, _EPOCHS, _SHORT, _SHOWN, _RED = 72, 60, 0.05, 8, "C3"
+_WRONG, _SHORT, _SHOWN, _RED = 72, 0.05, 8, "C3"
 _GIVEN, _TEST, _TIME, _SPEED = "accuracy/forget", "accuracy/test", "time/total_s", "acceleration"
-_METHODS: dict[str, tuple[type[UnlearningModule], dict[str, Any], int]] = {
-    "rewind": (Rewind, {"ascent": 0.3}, 2),
-    "neg_grad_plus": (NegGradPlus, {}, 3),
-    "reference_kl": (ReferenceKL, {"lambda_": 0.1, "reference_epochs": 40}, 10),
-    "top_k": (TopK, {"k": 45, "epsilon": 10.0, "sensitivity_stream": "forget"}, 3),
-    "cf_k": (CFk, {"k": 2}, 3),
-}
-"""Each method's class, arguments and epochs; the last two show what too little looks like."""
 
 
 def run(args: list[str]) -> int:
@@ -44,27 +35,9 @@ def run(args: list[str]) -> int:
     parser.add_argument("--seeds", type=int, default=1, help="repetitions; 5 for intervals and a verdict")
     parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to")
     parsed = parser.parse_args(args)
-    result = compare(
-        SourceRun(_classifier, {"max_epochs": _EPOCHS}, keep_every=2),
-        lambda: mislabelled()[0],
-        [MethodRun(partial(cls, **own), name, _trainer(n)) for name, (cls, own, n) in _METHODS.items()],
-        seeds=parsed.seeds,
-        retrain_2=False,
-        short_retrainings=[_SHORT],
-        trainer={"accelerator": "cpu"},
-        output_dir=parsed.output,
-        threads=1,  # the network is too small for more
-        config={
-            "source": {"model": repr(_classifier()), "trainer": _trainer(_EPOCHS)},
-            "data": f"Digits, {_WRONG} of them with a wrong label, which are to be forgotten",
-            "methods": [
-                {"method": {"class_path": cls.__name__, "init_args": own}, "trainer": _trainer(n)}
-                for cls, own, n in _METHODS.values()
-            ],
-        },
-    )
-    for failure in result.report["failures"]:
-        print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
+    given = [f"--seeds={parsed.seeds}", f"--output_dir={parsed.output}"]
+    result, _ = compared([f"--config={recipe_file('digits/demo')}", *given])
+    say_failures(result.report)
     if result.failed:
         return 1
     picture = parsed.output / "demo.png"
@@ -85,20 +58,27 @@ def run(args: list[str]) -> int:
     return 0
 
 
-def mislabelled() -> tuple[UnlearningDataModule, Tensor, Tensor]:
-    """Return the digits of which 72 carry a wrong label.
+class MislabelledDigits(UnlearningDataModule):
+    """The digits, of which 72 for training carry a wrong label, always the same ones, and are to be forgotten.
 
-    Returns:
-        Data that are to forget those, their inputs ``(72, 1, 8, 8)``, and their wrong labels ``(72,)``.
+    Attributes:
+        wrong: Their inputs ``(72, 1, 8, 8)``, and their wrong labels ``(72,)``.
     """
-    data, test = Digits().load()
-    generator = torch.Generator().manual_seed(0)
-    chosen = torch.randperm(len(data), generator=generator)[:_WRONG].sort().values
-    targets = data.targets.clone()
-    targets[chosen] = (targets[chosen] + torch.randint(1, 10, (_WRONG,), generator=generator)) % 10
-    wrong = TensorData(data.inputs, targets, num_classes=10, transform=data.transform)
-    split = UnlearningDataModule(wrong, chosen.tolist(), test_dataset=test, batch_size=64)
-    return split, *wrong.batch(chosen)
+
+    def __init__(self) -> None:
+        data, test = Digits().load()
+        generator = torch.Generator().manual_seed(0)
+        chosen = torch.randperm(len(data), generator=generator)[:_WRONG].sort().values
+        targets = data.targets.clone()
+        targets[chosen] = (targets[chosen] + torch.randint(1, 10, (_WRONG,), generator=generator)) % 10
+        mislabelled = TensorData(data.inputs, targets, num_classes=10, transform=data.transform)
+        self.wrong = mislabelled.batch(chosen)
+        super().__init__(mislabelled, chosen.tolist(), test_dataset=test, batch_size=64)
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data, for reports."""
+        return "digits with wrong labels"
 
 
 def _table(report: Report) -> str:
@@ -118,7 +98,7 @@ def _draw(folder: Path, method: str, file: Path) -> None:
     """Draw eight mislabelled digits and, under each, what source, retrained and unlearned model answer in a seed."""
     from matplotlib.figure import Figure
 
-    _, inputs, labels = mislabelled()
+    inputs, labels = MislabelledDigits().wrong
     names = {SOURCE: "source", RETRAIN: "retrained", method: f"unlearned ({method})"}
     answers = [_answers(folder / name / "seed_0", inputs)[:_SHOWN].tolist() for name in names]
     figure = Figure(figsize=(7.6, 1.2))
@@ -136,22 +116,16 @@ def _draw(folder: Path, method: str, file: Path) -> None:
     figure.savefig(file, dpi=150, bbox_inches="tight", metadata={"Software": None})
 
 
-def _classifier() -> Classifier:
-    return Classifier(MLP(64, [256, 128], 10), optimizer=partial(torch.optim.Adam, lr=2e-3))
-
-
-def _trainer(epochs: int) -> dict[str, Any]:
-    return {"max_epochs": epochs}
-
-
 def _best(report: Report) -> str:
     models = report["models"]
-    return min(_METHODS, key=lambda name: (models[name][_GIVEN]["mean"], -models[name][_TEST]["mean"]))
+    methods = (name for name in models if not is_control(name))
+    return min(methods, key=lambda name: (models[name][_GIVEN]["mean"], -models[name][_TEST]["mean"]))
 
 
 @torch.no_grad()
 def _answers(folder: Path, inputs: Tensor) -> Tensor:
-    model = _classifier().eval()
-    load_state(model, torch.load(RunFolder(folder).checkpoint, weights_only=True)["state_dict"])
+    model = Classifier.load_from_checkpoint(
+        RunFolder(folder).checkpoint, net=MLP(64), weights_only=True
+    ).eval()
     answers: Tensor = model(inputs).argmax(1)
     return answers

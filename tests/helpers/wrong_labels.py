@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from helpers.toys import quiet_trainer
-from lightning_unlearn.cli.demo import mislabelled
+from lightning_unlearn.cli.demo import MislabelledDigits
 from lightning_unlearn.data import Classes, Digits, UnlearningDataModule
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT
@@ -41,7 +41,8 @@ class Project(L.LightningModule):
 @functools.cache
 def known_by_heart() -> tuple[Project, UnlearningDataModule, Tensor, Tensor]:
     torch.manual_seed(0)
-    source, (data, inputs, labels) = Project(), mislabelled()
+    source, data = Project(), MislabelledDigits()
+    inputs, labels = data.wrong
     data.setup("fit")
     train_and_keep(source, data, epochs=40, every=4)
     assert answered(source, inputs, labels) == 1

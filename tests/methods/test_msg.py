@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lightning_unlearn.methods import MSG
 from lightning_unlearn.models import MLP
 
-SETTINGS = {"MSG": {"forgets": {"fraction": 0.5, "kept_step": 1.0}}}
+SETTINGS = {"MSG": {"forgets": {"fraction": 0.8, "kept_step": 1.0}}}
 
 
 @pytest.mark.slow

@@ -141,7 +141,7 @@ def metrics(name: str) -> str:
 def support(kind: str) -> str:
     """Return what of one kind the tests run, option by option."""
     axes, only = support_axes(kind), support_axes("only") if kind == "methods" else {}
-    names = sorted(pages(kind))
+    names = sorted(pages(kind).keys() - support_axes("like").keys())
 
     def cell(name: str, axis: str) -> str:
         if axis in pages(kind)[name].get("refused", {}):

@@ -271,7 +271,7 @@ def test_bad_input_gives_one_message_and_no_folder(
 
 def test_help_names_compare(capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, words in (
-        (["--help"], ["compare", "fit"]),
+        (["--help"], ["demo", "compare", "fit"]),
         (["compare", "--help"], ["--output_dir", "--seeds"]),
     ):
         with pytest.raises(SystemExit):

@@ -6,15 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.toys import Net
+from helpers.toys import Net, toy_data
 from test_compare import reference_kl, timeless, toy_compare
 
 from lightning_unlearn import MethodRun, SourceRun
 from lightning_unlearn.callbacks import ForgettingQuality
 from lightning_unlearn.comparison.controls import Rates, short_name, short_run
+from lightning_unlearn.data import Split
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
+from lightning_unlearn.reports.floor import needed_in_words
+from lightning_unlearn.reports.verdict import margins_in_words
 
 SHORT = {"retrain_2": True, "short_retrainings": [0.1, 0.5]}
 
@@ -42,7 +45,8 @@ def test_the_controls_are_trained_audited_and_kept(tmp_path: Path) -> None:
     ]
     assert "similarity" in models["retrain_2"]
     assert "similarity" not in models["retrain"]
-    assert models["retrain"]["epochs/needed"]["mean"] <= 4
+    assert models["retrain"]["epochs/needed"]["mean"] <= models["retrain"]["epochs/trained"]["mean"] == 4
+    assert "after" in str(needed_in_words(result.report))
     folders = {name: tmp_path / name / "seed_0" for name in models}
     weights = {
         name: torch.cat([p.flatten() for p in read_checkpoint(folder / "model.ckpt")["state_dict"].values()])
@@ -122,3 +126,78 @@ def test_a_method_may_not_be_called_like_a_control(tmp_path: Path) -> None:
             toy_compare(tmp_path, methods=[MethodRun(reference_kl, name, {"max_epochs": 1})])
     with pytest.raises(ValueError, match=r"short_retrainings must .* got 1"):
         toy_compare(tmp_path, short_retrainings=[1])
+
+
+def splits_of(folder: Path) -> list[Split]:
+    return [Split.load(folder / "source" / f"seed_{seed}" / "split.npz") for seed in range(2)]
+
+
+@pytest.mark.slow
+def test_each_seed_draws_its_own_sets_and_is_kept(tmp_path: Path) -> None:
+    def once() -> Any:
+        return toy_compare(tmp_path, vary="all", evaluators=[])
+
+    first = once()
+    assert not first.failed, first.report["failures"]
+    one, other = splits_of(tmp_path)
+    assert set(one.forget) != set(other.forget)
+    assert set(one.nonmember) != set(other.nonmember)
+    assert first.report["data"]["split"] == "forget and non-member sets drawn anew in each seed"
+    assert not (tmp_path / "split.npz").exists()
+    stamps = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("metrics.json")}
+    assert timeless(once().report) == timeless(first.report)
+    assert {path: path.stat().st_mtime_ns for path in stamps} == stamps
+    # what each seed measures, it measures on its own split
+    net = Classifier(Net())
+    net.load_state_dict(read_checkpoint(tmp_path / "source" / "seed_1" / "model.ckpt")["state_dict"])
+    data = toy_data(other.forget.tolist(), nonmember=10)
+    data.setup("fit")
+    right = torch.cat([net(x).argmax(1) == y for x, y in data.loader("forget")]).double().mean()
+    assert first.report["models"]["source"]["accuracy/forget"]["values"][1] == pytest.approx(float(right))
+
+
+@pytest.mark.slow
+def test_a_list_or_a_given_source_keeps_the_forget_set(tmp_path: Path) -> None:
+    listed = toy_compare(
+        tmp_path / "a", vary="all", methods=[], evaluators=[], data=lambda: toy_data([1, 2, 3], nonmember=10)
+    )
+    words = "one forget set, non-members drawn anew in each seed: training noise only"
+    assert listed.report["data"]["split"] == words
+    checkpoint = str(tmp_path / "a" / "source" / "seed_0" / "model.ckpt")
+    source = SourceRun(lambda: Classifier(Net()), {"max_epochs": 1}, checkpoint)
+    given = toy_compare(tmp_path / "b", vary="all", source=source, methods=[], evaluators=[])
+    assert given.report["data"]["split"] == words
+    one, other = splits_of(tmp_path / "b")
+    assert set(one.forget) == set(other.forget)
+    kept = toy_compare(
+        tmp_path / "c", vary="all", methods=[], evaluators=[],
+        data=lambda: toy_data(nonmember=10, split_path=tmp_path / "kept.npz"),
+    )  # fmt: skip
+    assert kept.report["data"]["split"] == "one split for all seeds: training noise only"
+
+
+def test_data_that_are_not_built_anew_are_refused(tmp_path: Path) -> None:
+    data = toy_data(nonmember=10)
+    with pytest.raises(ValueError, match="the same object twice"):
+        toy_compare(tmp_path, vary="all", data=lambda: data)
+
+
+@pytest.mark.slow
+def test_on_one_split_an_attacks_interval_is_over_its_samples_too(tmp_path: Path) -> None:
+    report = toy_compare(tmp_path, methods=[], seeds=3).report
+    value = report["models"]["retrain"]["membership_inference/auc"]
+    low, high = value["ci95"]
+    assert low <= value["mean"] <= high
+    assert high - low > 0.1, "ten non-members cannot tell more"
+
+
+@pytest.mark.slow
+def test_margins_are_declared_in_the_report(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="no evaluator measured nothing/here"):
+        report = toy_compare(
+            tmp_path, methods=[], evaluators=[], seeds=1, margins={"accuracy/test": 0.05, "nothing/here": 1.0}
+        ).report
+    assert report["metrics"]["accuracy/test"]["margin"] == 0.05
+    assert "a loss of 5.00 points" in margins_in_words(report)
+    with pytest.raises(ValueError, match=r"margins.* must be above 0"):
+        toy_compare(tmp_path, margins={"accuracy/test": 0.0})

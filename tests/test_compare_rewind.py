@@ -51,7 +51,9 @@ def test_kept_weights_are_gone_back_to_and_cleaned_away(tmp_path: Path) -> None:
     assert begun == kept  # this seed's own
     assert {path.name for path in kept[0]} == {path.name for path in kept[0][0].parent.iterdir()}
     remembered = {item.file: item.reason for item in result.remembering}
-    assert all(remembered[file].startswith("the source model") for files in kept for file in files)
+    assert all(
+        remembered[file].startswith("weights that a training kept") for files in kept for file in files
+    )
     again = toy_compare(tmp_path, source=source_run(keep_every=2), clean=True, **rewinding(methods=methods))
     assert len(begun) == 4
     assert again.remembering == []

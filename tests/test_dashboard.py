@@ -49,7 +49,7 @@ def test_both_are_built_and_show_one_comparison(dashboard: dict[str, Any]) -> No
         for grid in grids
     ]
     assert all(each[0] == ("group", "digits") for each in filters)
-    assert ("jobType", ["source", "retrain"]) in filters[-1], "the controls stand alone"
+    assert ("jobType", ["source", "retrain", "retrain_2"]) in filters[-1], "the controls stand alone"
 
 
 @pytest.mark.parametrize("kind", ["workspace", "report"])

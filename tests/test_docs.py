@@ -74,10 +74,8 @@ def run(command: str, *more: str) -> int:
 
 
 def test_the_two_commands_of_the_readme_set_everything_up() -> None:
-    main_job, tests = [c for block in blocks(README, "bash") for c in block.splitlines() if "venv" in c]
-    assert main_job.startswith(
-        "python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/lightning-unlearn compare "
-    )
+    demo, tests = [c for block in blocks(README, "bash") for c in block.splitlines() if "venv" in c]
+    assert demo == ("python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/lightning-unlearn demo")
     assert tests.startswith("python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && ")
     assert tests.endswith(".venv/bin/pytest")
     assert "install --quiet --disable-pip-version-check -e '.[test]'\n" in (REPO / ".ci" / "run").read_text()
@@ -102,6 +100,7 @@ def test_our_commands_name_what_there_is(command: str) -> None:
     """That they are understood as well, the slow tests show, which run each."""
     words = shlex.split(command)
     assert words[1] in (
+        "demo",
         "compare",
         "report",
         "ledger",
@@ -121,7 +120,7 @@ def test_the_main_job(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert run("lightning-unlearn compare --config configs/digits/compare.yaml") == 0
     printed = capfd.readouterr().out
     assert (workplace / "runs/digits/report.html").is_file()
-    shown = blocks(PAGES["docs/quickstart.md"], "text")[0]
+    shown = blocks(PAGES["docs/quickstart.md"], "text")[1]
     rows = [
         {line.split()[0] for line in text.splitlines() if "±" in line and not line.startswith("mean")}
         for text in (printed, shown)

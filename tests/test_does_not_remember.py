@@ -201,11 +201,14 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
         trainer = quiet_trainer(max_epochs=1)
         trainer.fit(Retrain(toy_source(), optimizer=lambda p, kind=optimizer: kind(p, lr=0.1)), toy_data())
         trainer.save_checkpoint(tmp_path / "deep" / f"{name}.ckpt")
+    trainer.fit(PlainModule(), toy_data())
+    trainer.save_checkpoint(tmp_path / "deep" / "kept.ckpt", weights_only=True)
     found = names(remembering_files(tmp_path), tmp_path)
     assert {name: reason.split()[0] for name, reason in found.items()} == {
         ".model.0a1b2c3d.tmp.ckpt": "left",
         "config.yaml": "a",
         "deep/adam.ckpt": "momentum",
+        "deep/kept.ckpt": "weights",
         "deep/sgd.ckpt": "the",
         "deep.json": "nested",
         "error.txt": "a",
@@ -354,6 +357,8 @@ source:
 data: {class_path: UnlearningDataModule, init_args: {datamodule: {class_path: Digits}, forget: %s}}
 methods: []
 seeds: 1
+retrain_2: false
+short_retrainings: []
 trainer: {accelerator: cpu}
 """
 

@@ -29,6 +29,13 @@ from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.methods import SSD, UnlearningModule
 from lightning_unlearn.models import Classifier
 
+
+@pytest.fixture(autouse=True)
+def _known_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Noise that certifies is drawn from the system, and never twice alike."""
+    monkeypatch.setattr("secrets.randbits", lambda _: 0)
+
+
 every_method = pytest.mark.parametrize("method", ONE_SHOT, ids=lambda method: method.__name__)
 
 

@@ -41,7 +41,7 @@ def test_an_unknown_name_lists_what_there_is(given: list[str], capsys: pytest.Ca
     assert main(["compare", *given]) == 2
     message = capsys.readouterr().err
     assert "--recipe: there is no " in message
-    assert "digits/compare, digits/forgetting_quality" in message
+    assert "digits/compare, digits/demo, digits/forgetting_quality" in message
 
 
 def test_compare_and_fit_take_recipes(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -16,7 +16,8 @@ from lightning_unlearn import MethodRun, ReferenceKL, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator
 from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.ensembles.fingerprint import fingerprint
-from lightning_unlearn.ensembles.identity import data_identity
+from lightning_unlearn.ensembles.identity import data_identity, evaluator_settings
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import Classifier
 
 
@@ -217,3 +218,16 @@ def test_the_whole_split_and_the_features_count() -> None:
     assert identity() == identity()
     assert len({identity(), identity(nonmember=5), identity(shadow=5), identity(seed=1)}) == 4
     assert train_set().inputs.shape[1] == FEATURES
+
+
+def test_an_audit_that_lacks_a_metric_is_not_finished() -> None:
+    """As one of an earlier release does, whose evaluator measured less."""
+
+    class Measures(Evaluator):
+        default_name = "own"
+        metrics: ClassVar[dict[str, DeclaredMetric]] = {"own/score": DeclaredMetric("Score")}
+
+    before = fingerprint(evaluator_settings(evaluator := Measures()))
+    assert fingerprint(evaluator_settings(evaluator)) == before
+    Measures.metrics = {**Measures.metrics, "own/other": DeclaredMetric("Other")}
+    assert fingerprint(evaluator_settings(evaluator)) != before

@@ -1,15 +1,18 @@
 """Forgetting quality: can any attack on the outputs tell unlearned from retrained models?"""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
-from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.callbacks.base.many_models import ManyModels, confidence_metrics
+from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.functional import (
+    ForgettingQualityResult,
     forgetting_final_score,
     forgetting_quality,
     forgetting_quality_intervals,
@@ -18,6 +21,8 @@ from lightning_unlearn.functional.populations import Thresholds
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
 __all__ = ["ForgettingQuality"]
+
+Nulls = dict[tuple[str, bool], ForgettingQualityResult]  # by stream, and whether confidence was matched
 
 
 class ForgettingQuality(ManyModels):
@@ -31,6 +36,9 @@ class ForgettingQuality(ManyModels):
     - ``<name>/score``: forgetting quality F, the mean of the points that the ε give, in [0, 1].
     - ``<name>/null``: the F of K more retrained models, what a perfect unlearner gets with as many models.
     - ``<name>/relative``: F over the null; absent where the null is 0.
+    - ``<name>/nonmember``: relative on samples that no model was trained on.
+    - ``<name>/difference``: relative − nonmember.
+    - ``<name>/matched``: relative at matched confidence, which decides.
     - ``<name>/final``: F times the ratios of retain and test accuracy to the retrained models'. Absent without a test
       set.
 
@@ -77,8 +85,11 @@ class ForgettingQuality(ManyModels):
             "gets, whatever the number of models.",
             direction="higher",
             digits=3,
-            decides="forgetting",
+            headline=True,
             ideal=1.0,
+        ),
+        **confidence_metrics(
+            "forgetting_quality", "quality / null", direction="higher", decides="forgetting", ideal=1.0
         ),
         "forgetting_quality/final": DeclaredMetric(
             "Forgetting quality: final score",
@@ -112,12 +123,9 @@ class ForgettingQuality(ManyModels):
         """Compare K models of the audited one's kind with K retrained ones, and these with K more."""
         unlearned, retrained = self.audited_population(model, audit), self.retrained_population(model, audit)
         null = self.retrained_population(model, audit, second=True)
-        own, floor = (
-            forgetting_quality(
-                some.confidence["forget"], retrained.confidence["forget"], self.delta, self.thresholds
-            )
-            for some in (unlearned, null)
-        )
+        populations = (unlearned, null, retrained)
+        nulls: Nulls = self.once(audit.seed, [self.populations_of(audit), audit.data], dict)
+        own, floor = self._qualities(populations, "forget", nulls)
         scores = {
             "epsilon_mean": float(own.epsilon.mean()),
             "score": own.score,
@@ -125,6 +133,12 @@ class ForgettingQuality(ManyModels):
         }
         if floor.score > 0:
             scores["relative"] = own.score / floor.score
+
+            def relative(some: Sequence[Population], stream: str) -> float:
+                mine, least = self._qualities(some, stream, nulls, matched=some[-1] is not retrained)
+                return mine.score / least.score if least.score else math.nan
+
+            scores |= self.beside_unseen(scores["relative"], relative, populations, audit)
         if "test" in unlearned.accuracy and "retain" in unlearned.accuracy:
             accuracies = {
                 f"{stream}_{kind}": float(some.accuracy[stream].mean())
@@ -158,3 +172,12 @@ class ForgettingQuality(ManyModels):
         )
         self.save_samples(model, audit, epsilon=own.epsilon, points=own.points, null_epsilon=floor.epsilon)
         return {f"{self.name}/{name}": value for name, value in scores.items()}
+
+    def _qualities(
+        self, populations: Sequence[Population], stream: str, nulls: Nulls, *, matched: bool = False
+    ) -> tuple[ForgettingQualityResult, ForgettingQualityResult]:
+        """Return the audited models' forgetting quality and the null's, which all models of a seed share."""
+        audited, null, retrained = (some.confidence[stream] for some in populations)
+        if (stream, matched) not in nulls:
+            nulls[stream, matched] = forgetting_quality(null, retrained, self.delta, self.thresholds)
+        return forgetting_quality(audited, retrained, self.delta, self.thresholds), nulls[stream, matched]

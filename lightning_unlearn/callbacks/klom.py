@@ -1,13 +1,14 @@
 """KLOM: how far are the unlearned models' margins from the retrained ones'?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
-from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.callbacks.base.many_models import ManyModels, confidence_metrics
+from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional import klom
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
@@ -20,13 +21,16 @@ class KLOM(ManyModels):
 
     For each sample the distributions of the margin over models are compared
     (:func:`~lightning_unlearn.functional.klom`; Georgiev et al., "Attribute-to-Delete", 2024). It depends on K and is
-    never 0, so the same of K more retrained models stands beside it, and what it has above that decides.
+    never 0, so the same of K more retrained models stands beside it and is taken off.
 
     - ``<name>/mean``: mean over the forget set, in nats.
+    - ``<name>/null``: the same between K other retrained models and the retrained ones.
+    - ``<name>/excess``: mean − null, 0 for a perfect unlearner whatever K.
+    - ``<name>/nonmember``: the excess on samples that no model was trained on.
+    - ``<name>/difference``: excess − nonmember.
+    - ``<name>/matched``: the excess at matched confidence, which decides.
     - ``<name>/p95``: its 95th percentile: what the worst-forgotten samples have.
     - ``<name>/test``: mean over the test set: what unlearning has changed that it should not. Absent without one.
-    - ``<name>/null``: mean over the forget set between K other retrained models and the retrained ones.
-    - ``<name>/excess``: the mean minus the null; 0 is what a perfect unlearner has, whatever K.
 
     Args:
         models: K, at least 2; 100 are usual.
@@ -64,11 +68,11 @@ class KLOM(ManyModels):
         "klom/excess": near_score(
             "KLOM: mean over D_f above that of other retrained models",
             "KLOM - null",
-            "KL divergence of the unlearned models' margins from the retrained models', less that of a second set of "
-            "retrained models, mean over D_f, in nats: 0 is what a perfect unlearner gets, however many models.",
-            decides="forgetting",
+            "KLOM minus its null: 0 is what a perfect unlearner gets, whatever the number of models.",
+            headline=True,
             ideal=0.0,
         ),
+        **confidence_metrics("klom", "KLOM - null", decides="forgetting", ideal=0.0),
     }
     least_models: ClassVar[int] = 2
 
@@ -81,20 +85,18 @@ class KLOM(ManyModels):
         """Compare K models of the audited one's kind with K retrained ones, and these with K more."""
         unlearned, retrained = self.audited_population(model, audit), self.retrained_population(model, audit)
         null = self.retrained_population(model, audit, second=True)
-        own, floor = (
-            klom(some.confidence["forget"], retrained.confidence["forget"], bins=self.bins)
-            for some in (unlearned, null)
-        )
-        scores = {
-            "mean": own.mean(),
-            "p95": own.quantile(0.95),
-            "null": floor.mean(),
-            "excess": (own - floor).mean(),
-        }
+        populations = (unlearned, null, retrained)
+        own, floor = self._divergences(populations, "forget")
+
+        def excess(some: Sequence[Population], stream: str) -> float:
+            mine, least = self._divergences(some, stream)
+            return float(mine.mean() - least.mean())
+
+        scores = {"mean": own.mean(), "p95": own.quantile(0.95), "null": floor.mean()}
+        scores["excess"] = scores["mean"] - scores["null"]
+        beside = self.beside_unseen(float(scores["excess"]), excess, populations, audit)
         if "test" in unlearned.confidence:
-            scores["test"] = klom(
-                unlearned.confidence["test"], retrained.confidence["test"], bins=self.bins
-            ).mean()
+            scores["test"] = self._divergences(populations, "test")[0].mean()
         shares = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
         audit.details.update(
             {
@@ -106,4 +108,10 @@ class KLOM(ManyModels):
             }
         )
         self.save_samples(model, audit, klom=own, null=floor)
-        return {f"{self.name}/{name}": float(value) for name, value in scores.items()}
+        found = {**{name: float(value) for name, value in scores.items()}, **beside}
+        return {f"{self.name}/{name}": value for name, value in found.items()}
+
+    def _divergences(self, populations: Sequence[Population], stream: str) -> tuple[Tensor, Tensor]:
+        """Return each sample's KLOM of the audited models and of the null's."""
+        audited, null, retrained = (some.confidence[stream] for some in populations)
+        return klom(audited, retrained, bins=self.bins), klom(null, retrained, bins=self.bins)

@@ -1,14 +1,15 @@
 """LiRA: does the model's confidence look like that of models trained with the sample, or without it?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
-from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.callbacks.base.many_models import ManyModels, confidence_metrics
+from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.core.checks import in_range, one_of
-from lightning_unlearn.functional import lira_scores
+from lightning_unlearn.functional import lira_scores, u_lira_rates
 from lightning_unlearn.functional.lira import Centre, Variance
 from lightning_unlearn.metrics.declared import (
     MODELS_FOUND_OUT,
@@ -35,6 +36,9 @@ class LiRA(ManyModels):
       known than ones never seen.
     - ``<name>/accuracy``: mean of the shares of both kinds that are told right (online only); 0.5 is guessing.
     - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: 0.01 and 0.001 are guessing.
+    - ``<name>/matched``: the AUC at matched confidence.
+    - ``<name>/nonmember``: the AUC on samples that no model was trained on, and ``<name>/difference``: auc − nonmember.
+      Offline only: no online reference is trained with them.
 
     Args:
         models: K, at least 4 with ``variance="per_sample"`` and 2 with ``"global"``.
@@ -66,6 +70,7 @@ class LiRA(ManyModels):
             ideal=0.5,
         ),
         **low_fpr_rates("lira", "LiRA", "LiRA", MODELS_FOUND_OUT),
+        **confidence_metrics("lira", "LiRA AUC", ideal=0.5),
     }
     least_models: ClassVar[int] = 2
 
@@ -98,19 +103,18 @@ class LiRA(ManyModels):
             known, members = self.half_trained_population(model, audit)
         else:
             known = self.retrained_population(model, audit)
-        ours, theirs = (
-            lira_scores(
-                some.confidence["forget"],
-                known.confidence["forget"],
-                members,
-                variance=self.variance,
-                centre=self.centre,
+
+        def scores(some: Sequence[Population], stream: str) -> tuple[Tensor, Tensor]:
+            audited, references, others = (each.confidence[stream] for each in some)
+            ours, theirs = (
+                lira_scores(each, references, members, variance=self.variance, centre=self.centre)
+                for each in (audited, others)
             )
-            for some in (
-                self.audited_population(model, audit),
-                self.retrained_population(model, audit, second=True),
-            )
-        )
+            return ours, theirs
+
+        audited = self.audited_population(model, audit)
+        populations = audited, known, self.retrained_population(model, audit, second=True)
+        ours, theirs = scores(populations, "forget")
         rates = self.attack_rates(
             model,
             audit,
@@ -120,5 +124,12 @@ class LiRA(ManyModels):
             threshold=self.mode == "online",  # offline scores have no natural one
             mode=self.mode,
             variance=self.variance,
+        )
+        rates |= self.beside_unseen(
+            rates["auc"],
+            lambda *some: u_lira_rates(*scores(*some))["auc"],
+            populations,
+            audit,
+            unseen=members is None,
         )
         return {f"{self.name}/{name}": value for name, value in rates.items()}

@@ -1,17 +1,17 @@
 """RMIA: is a sample likelier under the model than others are, once its own difficulty is taken off?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
-from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.callbacks.base.many_models import ManyModels, confidence_metrics
 from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores
+from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores, u_lira_rates
 from lightning_unlearn.metrics.declared import MODELS_FOUND_OUT, DeclaredMetric, low_fpr_rates, near_score
 
 __all__ = ["RMIA"]
@@ -41,6 +41,8 @@ class RMIA(ManyModels):
     - ``<name>/auc``: area under its receiver operating characteristic; 0.5 is guessing. Below: the samples look less
       known than ones never seen.
     - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: 0.01 and 0.001 are guessing.
+    - ``<name>/nonmember``: the AUC on the non-members, if there are any beside the test set; ``<name>/difference``:
+      auc − nonmember; ``<name>/matched``: the AUC at matched confidence.
 
     Args:
         models: K, at least 2.
@@ -65,6 +67,7 @@ class RMIA(ManyModels):
             ideal=0.5,
         ),
         **low_fpr_rates("rmia", "RMIA", "RMIA", MODELS_FOUND_OUT),
+        **confidence_metrics("rmia", "RMIA AUC", ideal=0.5),
     }
     least_models: ClassVar[int] = 2
 
@@ -100,30 +103,39 @@ class RMIA(ManyModels):
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Attack K models of the audited one's kind and K retrained ones."""
-        audited, retrained = self.audited_population(model, audit), self.retrained_population(model, audit)
-        if self.references == "unlearned":
-            ours, theirs = rmia_unlearned_scores(
-                *(
-                    _log_posterior(some, stream)
-                    for stream in ("forget", "test")
-                    for some in (audited, retrained)
-                ),
-                gamma=self.gamma,
-            )
-        else:
-            others = self.retrained_population(model, audit, second=True)
-            ours, theirs = (self._attack(some, retrained) for some in (audited, others))
+        populations = [self.audited_population(model, audit), self.retrained_population(model, audit)]
+        if self.references == "retrained":
+            populations.insert(1, self.retrained_population(model, audit, second=True))
+        ours, theirs = self._scores(populations, "forget")
         details = {"references": self.references, "gamma": self.gamma}
         if self.offline is not None:
             details["offline"] = self.offline
         # its scores have no natural threshold
         rates = self.attack_rates(model, audit, ours, theirs, self.bootstrap, threshold=False, **details)
+        rates |= self.beside_unseen(
+            rates["auc"],
+            lambda *some: u_lira_rates(*self._scores(*some))["auc"],
+            populations,
+            audit,
+            unseen=populations[0].unseen == "nonmember",
+        )
         return {f"{self.name}/{name}": value for name, value in rates.items()}
 
-    def _attack(self, attacked: Population, references: Population) -> Tensor:
-        """Return the scores of each model on the forget set, ``(K, n)``."""
-        known, known_population = (_log_posterior(references, stream) for stream in ("forget", "test"))
-        pairs = zip(*(_log_posterior(attacked, stream) for stream in ("forget", "test")), strict=True)
+    def _scores(self, populations: Sequence[Population], stream: str) -> tuple[Tensor, Tensor]:
+        """Return the scores on a stream of the audited models and of those that never saw it, ``(K, n)`` each."""
+        *attacked, references = populations
+        if self.references == "unlearned":
+            parts = [
+                _log_posterior(some, part) for part in (stream, "test") for some in (attacked[0], references)
+            ]
+            return rmia_unlearned_scores(*parts, gamma=self.gamma)
+        ours, theirs = (self._attack(some, references, stream) for some in attacked)
+        return ours, theirs
+
+    def _attack(self, attacked: Population, references: Population, stream: str) -> Tensor:
+        """Return the scores of each model on a stream, ``(K, n)``."""
+        known, known_population = (_log_posterior(references, part) for part in (stream, "test"))
+        pairs = zip(*(_log_posterior(attacked, part) for part in (stream, "test")), strict=True)
         return torch.stack(
             [
                 rmia_scores(own, known, population, known_population, gamma=self.gamma, offline=self.offline)

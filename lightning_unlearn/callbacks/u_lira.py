@@ -1,13 +1,14 @@
 """U-LiRA: was this model trained with the sample and made to forget it, or did it never see it?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
-from lightning_unlearn.callbacks.base.many_models import ManyModels
+from lightning_unlearn.callbacks.base.many_models import ManyModels, confidence_metrics
+from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional import u_lira_rates, u_lira_scores
 from lightning_unlearn.metrics.declared import (
@@ -37,6 +38,9 @@ class ULiRA(ManyModels):
     - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: share of unlearned models found out where so few of
       the others are mistaken for one; 0.01 and 0.001 are guessing.
     - ``<name>/null``: the AUC between K other retrained models and the retrained ones, near 0.5.
+    - ``<name>/nonmember``: the AUC on samples that no model was trained on.
+    - ``<name>/difference``: auc − nonmember.
+    - ``<name>/matched``: the AUC at matched confidence, which decides.
 
     The results' file also holds K and the intervals over models and samples; beside it stands an .npz file with the
     scores of every model on every sample.
@@ -59,7 +63,7 @@ class ULiRA(ManyModels):
             "U-LiRA AUC",
             "How well an attacker who can repeat the unlearning tells models that unlearned a sample of D_f from "
             "models that never saw it: 0.5 is guessing, 1 is certainty.",
-            decides="forgetting",
+            headline=True,
             ideal=0.5,
         ),
         "u_lira/accuracy": near_share(
@@ -76,6 +80,7 @@ class ULiRA(ManyModels):
             "The same attack on a second set of retrained models: 0.5 but for chance.",
             digits=3,
         ),
+        **confidence_metrics("u_lira", "U-LiRA AUC", decides="forgetting", ideal=0.5),
     }
     least_models: ClassVar[int] = 4
 
@@ -91,9 +96,15 @@ class ULiRA(ManyModels):
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Attack K models of the audited one's kind and K retrained ones."""
-        retrained = self.retrained_population(model, audit).confidence["forget"]
-        ours, theirs = u_lira_scores(self.audited_population(model, audit).confidence["forget"], retrained)
-        null = self.retrained_population(model, audit, second=True).confidence["forget"]
+        populations = self.audited_population(model, audit), self.retrained_population(model, audit)
+        null = self.retrained_population(model, audit, second=True)
+        ours, theirs = u_lira_scores(*(some.confidence["forget"] for some in populations))
         rates = self.attack_rates(model, audit, ours, theirs, self.bootstrap)
-        rates["null"] = u_lira_rates(*u_lira_scores(null, retrained))["auc"]
+        rates["null"] = _auc((null, populations[1]), "forget")
+        rates |= self.beside_unseen(rates["auc"], _auc, populations, audit)
         return {f"{self.name}/{name}": value for name, value in rates.items()}
+
+
+def _auc(populations: Sequence[Population], stream: str) -> float:
+    scores = u_lira_scores(*(some.confidence[stream] for some in populations))
+    return u_lira_rates(*scores)["auc"]

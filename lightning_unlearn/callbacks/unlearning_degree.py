@@ -55,7 +55,9 @@ class UnlearningDegree(Evaluator):
     - ``<name>/degree``: the published score, in [-1, 1]. For the source itself it is 0 whatever is added, so nothing
       is: no generator is trained, and its perturbation is 0.
     - ``<name>/null``: the same score of the null control.
-    - ``<name>/calibrated``: degree − null. 0 or less: nothing is seen of forgetting.
+    - ``<name>/calibrated``: degree − null. 0 or less: nothing is seen of forgetting. The verdict pairs the degrees by
+      seed and asks the null only whether the retrained model stands out from it: a null that all models of a seed
+      share cancels in the paired difference, and widens any other.
     - ``<name>/source_accuracy_perturbed``: the source's accuracy on D_p.
     - ``<name>/source_accuracy_drop``: its accuracy on D_f minus that; eq. 11 asks for about 0.
     - ``<name>/constraint_met``: 1 if the drop, the null control's too, is within ``tolerance``; 0 marks a
@@ -84,8 +86,8 @@ class UnlearningDegree(Evaluator):
             - A module: a model of your own that forgot nothing.
             - ``None``: none, and then only the published score is reported.
         eta: Weight η of the audited model's failure against the source's success; 0.03 in the paper.
-        size: Largest absolute value of a perturbation, in the units of the model's input. The paper's is 1; at
-            that size two models that forgot nothing are told apart as well.
+        size: Largest absolute value of a perturbation, in the units of the model's input, named in the metrics'
+            labels. The paper's is 1; at that size two models that forgot nothing are told apart as well.
         epochs: Passes of the generator over D_f.
         least_steps: Steps that the generator takes at least, by further passes: with fewer it has not learned how far
             a small forget set can be pushed.
@@ -108,8 +110,9 @@ class UnlearningDegree(Evaluator):
             "Unlearning degree",
             "degree",
             "The published SPD-GAN score; models that forgot nothing score high too, so it is read beside its "
-            "null control.",
-            headline=True,
+            "null control, which takes the source model's place in the verdict: the source has 0 by definition.",
+            decides="forgetting",
+            null="null",
         ),
         "unlearning_degree/null": DeclaredMetric(
             "Unlearning degree of the null control",
@@ -121,8 +124,9 @@ class UnlearningDegree(Evaluator):
         "unlearning_degree/calibrated": near_score(
             "Unlearning degree, calibrated",
             "degree - null",
-            "The degree minus its null control: 0 means no more than any change to the model gives.",
-            decides="forgetting",
+            "The degree minus its null control: 0 means no more than any change to the model gives. The verdict pairs "
+            "the degrees themselves, since a null that models share would only add its noise.",
+            headline=True,
         ),
         "unlearning_degree/constraint_met": DeclaredMetric(
             "Unlearning degree: constraint met",
@@ -197,6 +201,14 @@ class UnlearningDegree(Evaluator):
         self.null_epochs = null_epochs
         self.null_optimizer = null_optimizer
         self.tolerance = tolerance
+
+    def declared(self) -> dict[str, DeclaredMetric]:
+        """Return the metrics, with the bound of the perturbation in the names of those that depend on it."""
+        found, bound = super().declared(), f" (±{self.size:g})"
+        for name in (f"{self.name}/{part}" for part in ("degree", "null", "calibrated")):
+            metric = found[name]
+            found[name] = replace(metric, label=metric.label + bound, short=metric.short + bound)
+        return found
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Train the generator against source and model, and take or make the null control's score."""

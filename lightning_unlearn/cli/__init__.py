@@ -4,7 +4,7 @@ from importlib import import_module
 
 __all__ = ["COMMANDS", "run"]
 
-COMMANDS = ("compare", "dashboard", "ledger", "report")
+COMMANDS = ("compare", "dashboard", "demo", "ledger", "report")
 """Names of the subcommands; the module of that name has ``run(arguments) -> exit status``."""
 
 

@@ -19,17 +19,25 @@ from lightning_unlearn.core.remembering import summary
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
+from lightning_unlearn.reports import Report
 from lightning_unlearn.reports.paper import PaperFormat, paper_table
 
-__all__ = ["run"]
+__all__ = ["compared", "run", "say_failures"]
 
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key"}
-_DECIDING = {"seeds", "vary"}
+_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
 
 
 def run(args: list[str]) -> int:
     """Parse the arguments, compare and print the table; the status is 1 if a part failed."""
+    comparison, table = compared(args)
+    _print_result(comparison, table)
+    return 1 if comparison.failed else 0
+
+
+def compared(args: list[str]) -> tuple[Comparison, PaperFormat | None]:
+    """Parse the arguments and compare; return the comparison and the form of table that is asked for."""
     parser = ArgumentParser(
         prog="lightning-unlearn compare",
         description="Compare unlearning methods with the source and the retrained model.",
@@ -50,9 +58,13 @@ def run(args: list[str]) -> int:
         help="Print the columns of papers too (UA, RA, TA, MIA, run time, average gap, ToW), in this form.",
     )
     config = parser.parse_args(args)
-    comparison = compare(**_arguments(parser, config))
-    _print_result(comparison, config.table)
-    return 1 if comparison.failed else 0
+    return compare(**_arguments(parser, config)), config.table
+
+
+def say_failures(report: Report) -> None:
+    """Name the parts of a comparison that failed."""
+    for failure in report["failures"]:
+        print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
 
 
 def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
@@ -144,8 +156,7 @@ def _print_result(comparison: Comparison, table: PaperFormat | None) -> None:
     say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
     if table is not None:
         say(paper_table(comparison.report, table))
-    for failure in comparison.report["failures"]:
-        print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
+    say_failures(comparison.report)
     lines = [f"Report: {comparison.output_dir / 'report.html'}"]
     if comparison.removed:
         lines.append(f"Removed, {len(comparison.removed)} files that remembered what was forgotten:")

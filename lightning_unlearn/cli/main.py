@@ -24,10 +24,11 @@ __all__ = ["main"]
 
 _DESCRIPTION = """Make a trained Lightning model forget chosen training samples, and measure that it did.
 
-compare is the main job: source, retrained model and every method, over several seeds, in one table and report
-(lightning-unlearn compare --help). report writes its page again, or merges several (lightning-unlearn report
---help). ledger verify checks a deletion ledger. The others are LightningCLI's, for one model at a time. --recipe NAME
-takes a configuration that comes with the package, such as digits/compare, in place of --config FILE."""
+demo shows it at work in under a minute, without a download (lightning-unlearn demo). compare is the main job: source,
+retrained model and every method, over several seeds, in one table and report (lightning-unlearn compare --help). report
+writes its page again, or merges several (lightning-unlearn report --help). ledger verify checks a deletion ledger. The
+others are LightningCLI's, for one model at a time. --recipe NAME takes a configuration that comes with the package,
+such as digits/compare, in place of --config FILE."""
 
 _TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 

@@ -68,10 +68,11 @@ def compare(
     evaluators: Sequence[Callable[[], Evaluator]] = (),
     *,
     seeds: int | Sequence[int] = 3,
-    vary: Literal["all", "source", "unlearn", "evaluate"] = "all",
+    vary: Literal["all", "training", "source", "unlearn", "evaluate"] = "all",
     retrain: MethodRun | None = None,
     retrain_2: bool = True,
     short_retrainings: Sequence[float] = SHARES,
+    margins: Mapping[str, float] | None = None,
     trainer: Mapping[str, Any] | None = None,
     adapter: Adapter | None = None,
     output_dir: str | Path = "runs/compare",
@@ -92,18 +93,23 @@ def compare(
 
     Args:
         source: The source model.
-        data: Builds the split data; the split is the same for every seed.
+        data: Builds the split data, a new object each time.
         methods: The methods.
         evaluators: Build the evaluators; accuracies and forgetting metrics are always measured.
         seeds: Number of seeds, or the seeds. A seed is a full repetition.
-        vary: Which randomness differs between seeds: ``all``, or only that of training the ``source``, of
-            ``unlearn``-ing (retraining included), or of evaluating.
+        vary: What differs between seeds. ``all``: each draws its own forget and non-member sets, as far as the rule
+            draws any; of a source that is given as a checkpoint only the non-members from the test set are drawn anew,
+            and a split that is kept under ``split_path`` is the same for all. ``training``: all but the split, so that
+            intervals tell of training noise only. Or the randomness of training the ``source``, of ``unlearn``-ing
+            (retraining included), or of ``evaluate``-ing alone.
         retrain: How to retrain; ``None`` for :class:`~lightning_unlearn.methods.Retrain` with the source's trainer.
         retrain_2: Whether to retrain a second time with another seed: the yardstick for every distance to the
             retrained model.
         short_retrainings: Shares of the retraining's steps, in (0, 1), to retrain for, with its learning rates
             compressed and ending near zero: the floor that a method must lie above to be worth its time. Evaluators
             that need many models of a kind leave these out, and ``retrain_2``.
+        margins: Differences from the retrained model that do not matter, by metric, in its own unit (0.01 is a point of
+            an accuracy); left out, half the gap between source and retrained model, of test accuracy one point lost.
         trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``. Every Trainer
             logs to CSV, in the run's folder, unless ``logger`` is False; other loggers beside it. A ``WandbLogger``
             says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
@@ -140,9 +146,11 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
     in_range("threads", threads, "[1, inf)", "; None leaves them as they are", whole=True, none=True)
-    one_of("vary", vary, "all", "source", "unlearn", "evaluate")
+    one_of("vary", vary, "all", "training", "source", "unlearn", "evaluate")
     for share in short_retrainings:
         in_range("short_retrainings", share, "(0, 1)", "; [] trains none")
+    for name, margin in (margins or {}).items():
+        in_range(f"margins[{name!r}]", margin, "(0, inf)")
     wandb, loggers = split_loggers((trainer or {}).get("logger"))
     split_data, record = _prepared(data(), ledger)
     folder, files = Path(output_dir), (split_data.split_path, source.checkpoint, forget_key)
@@ -153,9 +161,11 @@ def compare(
         source=source,
         runs=runs,
         data=split_data,
+        build_data=data,
         evaluators=[ForgettingMetrics, *evaluators],
         retrain_2=retrain_2,
         shares=sorted(set(short_retrainings)),
+        margins=dict(margins or {}),
         seeds=seeds,
         vary=vary,
         trainer={**(trainer or {}), "logger": loggers},
@@ -170,7 +180,7 @@ def compare(
         pipeline.check()
     with in_use(folder):
         if record is not None:
-            recorder = Recorder(record, split_data, source.checkpoint)
+            recorder = Recorder(record, lambda: pipeline.data, source.checkpoint)
             pipeline.observers = [recorder, *pipeline.observers]
             forget_key = forget_key or record.key_path
         pipeline.claim_folder(overwrite, inputs, None if forget_key is None else Path(forget_key))

@@ -24,7 +24,7 @@ _FILES = (_MARK, "report.json", "report.html", "remembering.json", "split.npz", 
 _FOLDERS = ("figures", "wandb")
 _CACHES = ("populations", "shadow_models")
 _RUN_JSON = ("config", "training", "metrics", "facts", "watched", "rates", "wandb")
-_RUN_FILES = (*(f"{name}.json" for name in _RUN_JSON), "model.ckpt", "error.txt")
+_RUN_FILES = (*(f"{name}.json" for name in _RUN_JSON), "model.ckpt", "split.npz", "error.txt")
 _RUN_FOLDERS = ("log", "evaluation", "earlier")
 _NAME = r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}"
 
@@ -39,6 +39,7 @@ class RunFolder:
         checkpoint: The exported model.
         facts: What is known of the training only while it runs.
         watched: What evaluators saw during the training.
+        split: Who is forgotten, where each seed has a split of its own; in the source's folder.
         learning_rates: The steps and learning rates of a retraining.
         evaluation: Folder of the evaluators' own files.
         earlier: Folder of the weights that a source had earlier in its training.
@@ -49,6 +50,7 @@ class RunFolder:
         self.checkpoint = path / "model.ckpt"
         self.facts = path / "facts.json"
         self.watched = path / "watched.json"
+        self.split = path / "split.npz"
         self.learning_rates = path / "rates.json"
         self.evaluation = path / "evaluation"
         self.earlier = path / "earlier"
@@ -121,6 +123,13 @@ class RunFolder:
     def audit(self, fingerprint: str) -> dict[str, Any] | None:
         """Return what the audit with this fingerprint left, or None if none did."""
         return _record(self._metrics, fingerprint)
+
+    def samples(self) -> dict[str, dict[str, list[Any]]]:
+        """Return the scores of single samples that attacks left in the last audit, by evaluator."""
+        details = (_read_json(self._metrics) or {}).get("details", {})
+        return {
+            key: noted["samples"] for key, noted in details.items() if isinstance(noted.get("samples"), dict)
+        }
 
     def forget_audit(self) -> None:
         """Remove what an earlier audit left: the report reads these files, and must not take them for the new one's."""

@@ -4,11 +4,12 @@ import math
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import lightning as L
+import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -35,11 +36,13 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.surroundings import seeded
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
+from lightning_unlearn.data.selection import as_rule
 from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
 from lightning_unlearn.functional import acceleration, epochs_needed
+from lightning_unlearn.functional.intervals import pigeonhole_auc_interval
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
@@ -53,6 +56,7 @@ from lightning_unlearn.models.surgery import load_state
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.reports.details import read_curves
 from lightning_unlearn.reports.glossary import is_control
+from lightning_unlearn.reports.pooling import set_intervals
 
 __all__ = ["Observer", "Pipeline"]
 
@@ -95,7 +99,8 @@ class Pipeline:
 
     source: SourceRun
     runs: dict[str, MethodRun]
-    data: UnlearningDataModule
+    data: UnlearningDataModule  # of the running seed; before the first, as the arguments describe it
+    build_data: Callable[[], UnlearningDataModule]
     evaluators: Sequence[Callable[[], Evaluator]]
     seeds: list[int]
     vary: str
@@ -106,12 +111,16 @@ class Pipeline:
     progress: Progress
     retrain_2: bool = False
     shares: Sequence[float] = ()  # of the retraining's steps, for short retrainings
+    margins: dict[str, float] = field(default_factory=dict)
     observers: Sequence[Observer] = ()
     key: bytes = b""  # what the forgotten samples are hashed with
     key_is_shared: bool = False  # only then does the hash say anything to others
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
     identities: dict[tuple[str, int], str] = field(default_factory=dict)
+    splits: dict[int, tuple[bytes, bytes]] = field(
+        default_factory=dict
+    )  # who is forgotten, and who non-member
     _data_identity: str = ""
     _seed: int = -1
     _source: nn.Module | None = None
@@ -127,7 +136,11 @@ class Pipeline:
     def run_seed(self, seed: int) -> None:
         """Train and audit everything of one seed; what fails is noted and the rest goes on."""
         self._seed = seed
+        self.data, self._data_identity = self._data_of(seed), ""
+        self.splits[seed] = self.data.split.forget.tobytes(), self.data.split.nonmember.tobytes()
         self._source = self._train_source()
+        if is_first() and self.data is not self.given:
+            self.data.split.save(self._folder(SOURCE).split)
         if self._source is None:
             for name in self.names[1:]:
                 self._fail(name, "not run: the source model failed")
@@ -146,6 +159,30 @@ class Pipeline:
                 self.progress.skip(1)
             else:
                 self._audit(name, model)
+
+    def __post_init__(self) -> None:
+        self.given = self.data  # as the arguments describe it
+
+    @property
+    def draws_anew(self) -> bool:
+        """Whether each seed has a split of its own; of a source that is given, only the test set can be split anew."""
+        held = self.given.held_out
+        from_train = held["nonmember_from"] == "train" or (held["shadow"] and held["shadow_from"] == "train")
+        fixed = self.given.split_path is not None or (self.source.checkpoint is not None and from_train)
+        return self.vary == "all" and not fixed
+
+    def _data_of(self, seed: int) -> UnlearningDataModule:
+        """Return the data with the split of a seed."""
+        if not self.draws_anew:
+            return self.given
+        data = self.build_data()
+        data.ledger = None
+        data.seed = derive_seed(data.seed, "split", seed) % 2**32
+        if self.source.checkpoint is not None:
+            data.rule = as_rule(self.given.split.forget)
+        data.prepare_data()
+        data.setup("fit")
+        return data
 
     @property
     def names(self) -> list[str]:
@@ -277,12 +314,15 @@ class Pipeline:
             KEPT[source] = self._folder(SOURCE).earlier, math.inf
 
     def _needed(self, folder: RunFolder) -> dict[str, float]:
-        """Return after how many epochs the retraining was as good as it got, where its course was logged."""
+        """Return how long the retraining took and how long it needed, in epochs, where its course was logged."""
         curve = read_curves(folder.path / "log" / "metrics.csv").get("accuracy/test")
         if curve is None:
             return {}
         samples = len(some_of(self.data.split.test, 0))
-        return {"epochs/needed": epochs_needed(curve["value"], samples)}
+        return {
+            "epochs/needed": epochs_needed(curve["value"], samples),
+            "epochs/trained": len(curve["value"]) - 1,
+        }
 
     def _audit(self, name: str, model: nn.Module) -> None:
         folder, seed, controls = self._folder(name), self._seed_of("evaluate"), (name, SOURCE, RETRAIN)
@@ -368,19 +408,56 @@ class Pipeline:
                 retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
                 if retrain_seconds and own_seconds:
                     metrics["acceleration"] = acceleration(retrain_seconds, own_seconds)
-        return build_report(
+        report = build_report(
             self.metrics,
             seeds=self.seeds,
             config=self.config,
             data={
-                "name": self.data.data_name,
-                **{f"n_{part}": len(getattr(self.data.split, part)) for part in _PARTS},
+                "name": self.given.data_name,
+                "split": self._split_in_words(),
+                **{f"n_{part}": len(getattr(self.given.split, part)) for part in _PARTS},
                 **({"forget_hmac": self._forget_hmac} if self.key_is_shared else {}),
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
-            metrics={**self._declared, **COST},
+            metrics={
+                name: replace(metric, margin=self.margins.get(name, metric.margin))
+                for name, metric in {**self._declared, **COST}.items()
+            },
         )
+        if unknown := self.margins.keys() - report["metrics"].keys():
+            rank_zero_warn(
+                f"margins: no evaluator measured {', '.join(sorted(unknown))}; the margin decides nothing"
+            )
+        set_intervals(report, self._over_samples())
+        return report
+
+    def _over_samples(self) -> dict[tuple[str, str], tuple[float, float]]:
+        """Return intervals of attacks over seeds and samples, where all seeds share the samples."""
+        intervals: dict[tuple[str, str], tuple[float, float]] = {}
+        if len(set(self.splits.values())) > 1 or len(self.splits) < 2:
+            return intervals
+        for name in self.metrics:
+            scores: dict[str, list[list[np.ndarray[Any, Any]]]] = {}
+            for seed in self.splits:
+                for key, samples in RunFolder(self.folder / name / f"seed_{seed}").samples().items():
+                    of_set, score = np.array(samples["set"]), np.array(samples["score"], dtype=float)
+                    both = [score[of_set == part] for part in ("forget set", "non-member set")]
+                    scores.setdefault(key, []).append(both)
+            for key, seeds in scores.items():
+                if len(seeds) == len(self.splits):
+                    forget, nonmember = zip(*seeds, strict=True)
+                    intervals[name, f"{key}/auc"] = pigeonhole_auc_interval(forget, nonmember)
+        return intervals
+
+    def _split_in_words(self) -> str:
+        """Say what differs between the seeds' splits: an interval over seeds tells of nothing that does not."""
+        forget, nonmember = (set(parts) for parts in zip(*self.splits.values(), strict=True))
+        if len(forget) > 1:
+            return "forget and non-member sets drawn anew in each seed"
+        if len(nonmember) > 1:
+            return "one forget set, non-members drawn anew in each seed: training noise only"
+        return "one split" if len(self.splits) == 1 else "one split for all seeds: training noise only"
 
     # ------------------------------------------------------------------ within
 
@@ -407,6 +484,11 @@ class Pipeline:
                 model = self.source.model()
                 model.configure_model()
                 _load_source(model, self.source.checkpoint)
+        if self.draws_anew and self.build_data() is self.given:
+            raise ValueError(
+                "data: returned the same object twice, so no seed could draw a split of its own; build a new "
+                "UnlearningDataModule each time, or give vary='training' for one split"
+            )
         names: set[str] = set()
         for build in self.evaluators:
             evaluator = build()
@@ -430,11 +512,13 @@ class Pipeline:
         runs = [f"{name}/seed_{seed}" for name in self.names for seed in self.seeds]
         claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():
-            self.data.split.save(self.folder / "split.npz")
+            (self.folder / "split.npz").unlink(missing_ok=True)
+            if not self.draws_anew:
+                self.given.split.save(self.folder / "split.npz")
 
     @property
     def _forget_hmac(self) -> str:
-        return positions_hash(self.data.split.forget, self.key)
+        return positions_hash(self.given.split.forget, self.key)
 
     def _trainer(self, name: str, own: Mapping[str, Any], *callbacks: L.Callback) -> L.Trainer:
         arguments, folder = {**self.trainer, **own}, self._folder(name)
@@ -476,7 +560,7 @@ class Pipeline:
         return self._short.get(name) or self.runs[RETRAIN if name == RETRAIN_2 else name]
 
     def _seed_of(self, purpose: str, name: str = "") -> int:
-        chosen = self._seed if self.vary in ("all", purpose) else self.seeds[0]
+        chosen = self._seed if self.vary in ("all", "training", purpose) else self.seeds[0]
         return derive_seed(chosen, purpose, *([name] if name == RETRAIN_2 else [])) % 2**32
 
     def _folder(self, name: str) -> RunFolder:

@@ -1,6 +1,7 @@
 """Put the models of a comparison on record in a deletion ledger."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class Recorder:
 
     Args:
         ledger: The ledger.
-        data: The split data of the comparison.
+        data: Returns the split data of the running seed.
         checkpoint: Weights that the source is taken from, if it is not trained in the comparison.
 
     Attributes:
@@ -35,10 +36,12 @@ class Recorder:
             back.
     """
 
-    def __init__(self, ledger: Ledger, data: UnlearningDataModule, checkpoint: str | None) -> None:
+    def __init__(
+        self, ledger: Ledger, data: Callable[[], UnlearningDataModule], checkpoint: str | None
+    ) -> None:
         self.known = ledger.prepare()
         if checkpoint is not None:
-            require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data.split.previous)
+            require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data().split.previous)
         self.ledger = ledger
         self.data = data
         self.lines: list[dict[str, Any]] = []
@@ -56,8 +59,8 @@ class Recorder:
         }
         facts = entry(
             self.ledger,
-            forget=self.data.split.forget,
-            earlier=self.data.split.previous,
+            forget=self.data().split.forget,
+            earlier=self.data().split.previous,
             before=_file_hash(root / SOURCE / leaf / "model.ckpt"),
             after=_file_hash(folder / "model.ckpt"),
             file=folder.resolve() / "model.ckpt",

@@ -38,11 +38,12 @@ class Remembering:
 def remembering_files(folder: str | Path) -> list[Remembering]:
     """Look through a folder for files that hold what unlearning has removed from the exported model.
 
-    Listed are the source model of a comparison, checkpoints to resume from (optimizer momentum, the state of an
-    unfinished method), splits and the key of their hashes, configurations that name samples (see
-    :func:`without_names`) and the page made of them, texts with an e-mail address, tracebacks (which may quote ids),
-    what an interrupted write left, and checkpoints that cannot be read without executing them. Not listed are
-    exported models and scores, those of single samples included: they name none. Links to folders are followed.
+    Listed are the source model of a comparison, checkpoints of trainings (optimizer momentum, the state of an
+    unfinished method, weights that ``ModelCheckpoint`` kept), splits and the key of their hashes, configurations that
+    name samples (see :func:`without_names`) and the page made of them, texts with an e-mail address, tracebacks (which
+    may quote ids), what an interrupted write left, and checkpoints that cannot be read without executing them. Not
+    listed are exported models and scores, those of single samples included: they name none. Links to folders are
+    followed.
 
     Args:
         folder: Folder of a run or of a comparison.
@@ -140,7 +141,8 @@ def _of_checkpoint(file: Path) -> str | None:
         return "momentum of an optimizer that saw the source or the forgotten samples"
     if "lightning_unlearn" in content:  # where UnlearningModule.on_save_checkpoint puts it
         return "the state of an unlearning that can be resumed"
-    return None
+    # Lightning writes it into every checkpoint of a training, and an export has none
+    return "weights that a training kept on its way" if "loops" in content else None
 
 
 def _names_forgotten(file: Path) -> bool:

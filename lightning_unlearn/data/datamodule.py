@@ -49,6 +49,8 @@ _WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample m
 class StreamConsumer(Protocol):
     """What a module says to be served several streams a step instead of plain training batches.
 
+    One whose epochs differ has a method ``phase(epoch)`` that returns a :class:`Phase`, and reloads its loaders.
+
     Attributes:
         streams: Names of the streams; every training batch is a dict with these keys.
         epoch_stream: The stream whose length is the epoch's.
@@ -241,12 +243,15 @@ class UnlearningDataModule(L.LightningDataModule):
             return "there are no non-members"
         if self.backdoor is not None:
             return "the forget set carries a backdoor"
+        return "a class is forgotten whole" if self.forgets_a_class else ""
+
+    @property
+    def forgets_a_class(self) -> bool:
+        """Whether the forget set is chosen by class, or a class of it is nowhere retained."""
         known = self.known_targets()
-        if isinstance(self.rule, Classes) or (
-            known is not None and np.setdiff1d(known[self.split.forget], known[self.split.retain]).size
-        ):
-            return "a class is forgotten whole"
-        return ""
+        return isinstance(self.rule, Classes) or (
+            known is not None and np.setdiff1d(known[self.split.forget], known[self.split.retain]).size > 0
+        )
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -323,7 +328,7 @@ class UnlearningDataModule(L.LightningDataModule):
         if not isinstance(module, StreamConsumer):
             return self.loader("train", train=True)
         phase = getattr(module, "phase", None)
-        if phase is None:
+        if not callable(phase):
             return self.stream_loaders(module, Phase(module.streams, module.epoch_stream))
         assert self.trainer is not None
         return self.stream_loaders(module, phase(self.trainer.current_epoch))

@@ -52,10 +52,11 @@ def canonical(content: Any) -> Any:
 
 
 def evaluator_settings(evaluator: Any) -> list[Any]:
-    """Return an evaluator's class and arguments."""
+    """Return an evaluator's class, arguments and metrics: an audit that lacks one of these is no longer finished."""
     assigned = _ASSIGNED if evaluator.keeps is None else {*_ASSIGNED, "cache"}
     return [
         type(evaluator),
+        sorted(evaluator.declared()),
         {key: value for key, value in _settings(evaluator).items() if key not in assigned},
     ]
 

@@ -15,6 +15,7 @@ import numpy as np
 __all__ = [
     "Difference",
     "Noise",
+    "cochran",
     "contrast",
     "holm",
     "paired_difference",
@@ -114,15 +115,12 @@ def pooled_noise(scores: Array, *, floor: float = 0.0, level: float = 0.01) -> N
         squares = np.square(residuals).sum(1)
         df = (len(pool) - 1) * (scores.shape[1] - 1)
         worst = int(squares.argmax())
-        if (
-            len(pool) <= 2
-            or squares[worst] <= _cochran(len(pool), scores.shape[1] - 1, level) * squares.sum()
-        ):
+        if len(pool) <= 2 or squares[worst] <= cochran(len(pool), scores.shape[1] - 1, level) * squares.sum():
             return Noise(max(float(squares.sum()) / df, floor), df, tuple(map(bool, apart)))
         apart[np.flatnonzero(~apart)[worst]] = True
 
 
-def _cochran(groups: int, df: int, level: float) -> float:
+def cochran(groups: int, df: int, level: float = 0.01) -> float:
     """Return the critical share of the largest of ``groups`` variances, each with ``df`` degrees of freedom."""
     from scipy import stats
 

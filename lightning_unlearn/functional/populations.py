@@ -21,6 +21,7 @@ __all__ = [
     "forgetting_quality",
     "forgetting_quality_intervals",
     "klom",
+    "match_confidence",
 ]
 
 Thresholds = Literal["competition", "all"]
@@ -34,6 +35,7 @@ _MARGIN = (
 _PEAKED = 0.01  # ratio of the two ranges below which ε is the cap without any counting
 _BUCKET = 0.5  # width of a bucket of ε
 
+_STD_FLOOR = 1e-3  # of φ over samples; a model below it answers all of them alike
 _MIN_MODELS = 3  # ceil(ln(N - 1)), the largest ε that counts, is 0 below
 _MIN_MODELS_KLOM = 2
 _BLOCK_PAIRS = 2_000_000  # pairs of thresholds counted at a time (12 bytes each), to bound memory
@@ -258,6 +260,44 @@ def klom(
     # of a bin without unlearned models p·ln p is 0, and no logarithm of q is needed
     divergence: Tensor = (torch.special.xlogy(p, p) - torch.special.xlogy(p, q)).sum(1)
     return divergence.clamp_min(0.0)
+
+
+def match_confidence(scores: Tensor, unseen: Tensor, references_unseen: Tensor) -> Tensor:
+    r"""Shift and scale each model's φ so that on unseen samples it has the references' mean and spread.
+
+    .. math:: φ' = (φ - m) \cdot S / s + M
+
+    with m and s the mean and standard deviation over the unseen samples under the model itself, and M and S their means
+    over the reference models. Dividing logits by a temperature divides φ by nearly as much, for memory as for
+    mere confidence; on samples that no model was trained on there is only the latter, and it is taken off. What
+    differs from sample to sample stays.
+
+    Args:
+        scores: φ of N models on n samples, shape ``(N, n)``.
+        unseen: φ of the same models on samples that they were not trained on, ``(N, m)``, m >= 2.
+        references_unseen: φ of M reference models, retrained ones, on the same unseen samples, ``(M, m)``.
+
+    Returns:
+        Matched φ, ``(N, n)`` float64.
+
+    Raises:
+        ValueError: If the shapes do not fit.
+
+    Example:
+        >>> import torch
+        >>> references = torch.tensor([[0.0, 2.0, 4.0]])
+        >>> match_confidence(torch.tensor([[3.0]]), references / 2, references).tolist()
+        [[6.0]]
+    """
+    own, references = unseen.double(), references_unseen.double()
+    if scores.ndim != 2 or own.ndim != 2 or references.ndim != 2 or len(scores) != len(own):
+        found = shapes(scores, unseen, references_unseen)
+        raise ValueError(f"scores, unseen and references_unseen must have a row a model, got {found}")
+    if own.shape[1] != references.shape[1] or own.shape[1] < 2:
+        found = shapes(unseen, references_unseen)
+        raise ValueError(f"unseen and references_unseen must be of the same 2 samples or more, got {found}")
+    scale = references.std(1).mean() / own.std(1, keepdim=True).clamp_min(_STD_FLOOR)
+    return (scores.double() - own.mean(1, keepdim=True)) * scale + references.mean()
 
 
 def _shares(margins: Tensor, low: Tensor, width: Tensor, bins: int) -> Tensor:

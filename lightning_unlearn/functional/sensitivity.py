@@ -22,6 +22,7 @@ __all__ = [
     "select_random_top_k",
     "select_top_k",
     "select_top_k_tensors",
+    "selection_masks",
 ]
 
 
@@ -182,6 +183,28 @@ def select_random_top_k(
     others = random[~torch.isin(random, top)]
     kept = others[torch.randperm(others.numel(), generator=generator, device=generator.device)[: count - k]]
     return _split(torch.cat([top, kept]).sort().values, sizes)
+
+
+def selection_masks(selection: Mapping[str, Tensor], parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks that are true where a selection is, one for each of its names, in the parameters' shapes, on their devices.
+
+    Args:
+        selection: Flat row-major positions by name.
+        parameters: The parameters by name.
+
+    Example:
+        >>> import torch
+        >>> selection_masks({"weight": torch.tensor([1])}, {"weight": torch.zeros(2, 1)})
+        {'weight': tensor([[False],
+                [ True]])}
+    """
+    masks: dict[str, Tensor] = {}
+    for name, positions in selection.items():
+        parameter = parameters[name]
+        mask = torch.zeros(parameter.numel(), dtype=torch.bool, device=parameter.device)
+        mask[positions.to(mask.device)] = True
+        masks[name] = mask.view(parameter.shape)
+    return masks
 
 
 @torch.no_grad()

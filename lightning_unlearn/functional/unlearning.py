@@ -1,5 +1,6 @@
 """Losses of the unlearning methods that fine-tune on D_f and D_r together, and their learning rate."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal
 
@@ -19,6 +20,7 @@ __all__ = [
     "perturbation_loss",
     "preference_loss",
     "reference_kl_loss",
+    "wrong_labels",
 ]
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -171,8 +173,9 @@ def distillation_loss(teacher_logits: Tensor, logits: Tensor, temperature: float
 
     Example:
         >>> import torch
-        >>> distillation_loss(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), temperature=2.0)
-        tensor(0.4804)
+        >>> loss = distillation_loss(torch.zeros(1, 2), torch.tensor([[2.0, 0.0]]), temperature=2.0)
+        >>> round(float(loss), 3)  # 4 log cosh(1/2)
+        0.48
     """
     return temperature**2 * kl_from_logits(teacher_logits / temperature, logits / temperature)
 
@@ -225,6 +228,36 @@ def preference_loss(
     in_range("beta", beta, "(0, inf)", "; 0.1 is the paper's")
     ratio = log_p if reference_log_p is None else log_p - reference_log_p.detach()
     return (2 / beta) * F.softplus(beta * ratio + gamma).mean()
+
+
+def wrong_labels(labels: Tensor, index: Tensor, *, count: int, classes: int, seed: int) -> Tensor:
+    """Return a label for each sample that is not its own, uniform over all other classes.
+
+    It belongs to the sample and the seed: neither the order of the batches nor a resumed run changes it.
+
+    Args:
+        labels: The true classes, ``(B,)`` int64.
+        index: Places of the samples in their set, ``(B,)`` in ``[0, count)``.
+        count: How many samples the set has.
+        classes: How many classes there are, at least 2.
+        seed: Seed of the draw.
+
+    Raises:
+        ValueError: If there is no other class.
+
+    Example:
+        >>> import torch
+        >>> wrong_labels(torch.tensor([0, 1, 1]), torch.tensor([2, 0, 1]), count=3, classes=2, seed=0)
+        tensor([1, 0, 0])
+    """
+    in_range("classes", classes, "[2, inf)", ": a wrong label needs another class", whole=True)
+    shifts = _shifts(count, classes, seed).to(labels.device)
+    return (labels + shifts[index.to(labels.device)]) % classes
+
+
+@functools.lru_cache(maxsize=2)  # one draw serves all steps of an epoch
+def _shifts(count: int, classes: int, seed: int) -> Tensor:
+    return torch.randint(1, classes, (count,), generator=torch.Generator().manual_seed(seed))
 
 
 def dampening(forget: Tensor, whole: Tensor, alpha: float, lambda_: float) -> Tensor:

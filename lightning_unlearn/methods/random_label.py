@@ -2,10 +2,10 @@
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.functional import wrong_labels
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 
 __all__ = ["RandomLabel"]
@@ -62,9 +62,8 @@ class RandomLabel(UnlearningModule):
             classes: How many classes there are, at least 2.
         """
         seed = derive_seed(self.data.order_seed, "wrong labels", self.current_epoch)
-        generator = torch.Generator().manual_seed(seed)
-        shifts = torch.randint(1, classes, (len(self.data.split.forget),), generator=generator)
-        return (labels + shifts.to(labels.device)[index.to(labels.device)]) % classes
+        count = len(self.data.split.forget)
+        return wrong_labels(labels, index, count=count, classes=classes, seed=seed)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Train D_f on wrong labels and D_r on its own."""

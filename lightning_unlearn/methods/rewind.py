@@ -1,5 +1,6 @@
 """Rewind: go back to an earlier checkpoint of the source's own training, and train on from there on the retain set."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
-from lightning_unlearn.methods.base.certified import NoisyBound
+from lightning_unlearn.methods.base.certified import CERTIFIED, NoisyBound
 from lightning_unlearn.methods.base.checkpoints import (
     checkpoints_in,
     content_of,
@@ -18,6 +19,7 @@ from lightning_unlearn.methods.base.checkpoints import (
     kept_of,
     steps_of,
 )
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import load_state
@@ -67,6 +69,7 @@ class Rewind(AscendingModule):
             executing something.
     """
 
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = CERTIFIED  # with noise
     declared: ClassVar[Declared] = {
         **AscendingModule.declared,
         "noise": Range("[0, inf)", "; 0 adds none and certifies nothing"),

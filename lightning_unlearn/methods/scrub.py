@@ -26,8 +26,7 @@ class SCRUB(UnlearningModule):
     algorithm 1. An epoch of the Trainer is one pass over one of the sets: the retain set, then ``msteps`` times the
     forget set and the retain set, then the retain set for what is left of ``max_epochs``. The paper begins with the
     forget set; but at the source the divergence and its gradient are 0, so that a pass over it would do nothing on a
-    network whose answers in training are those in evaluation. The bound and the annealed rate are ours as well. In
-    training on the forget set alone, layers normalise by their running statistics, which do not move.
+    network whose answers in training are those in evaluation. The bound and the annealed rate are ours as well.
 
     Args:
         source: The source model.
@@ -98,8 +97,7 @@ class SCRUB(UnlearningModule):
             )
         first = int(epochs >= _LEAST_EPOCHS)
         forgets = epoch % 2 == first and epoch < min(2 * self.msteps, epochs - 1)
-        stream = "forget" if forgets else "retain"
-        return Phase((stream,), stream)
+        return Phase(self.forget_alone, "forget") if forgets else Phase(("retain",), "retain")
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source once where a set is not augmented."""
@@ -113,8 +111,8 @@ class SCRUB(UnlearningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Leave the source's answers on D_f, or keep to them, and to the labels, on D_r."""
-        ((stream, part),) = batch.items()
-        answered = self.stream_logits(part)[0]
+        stream, part = next(iter(batch.items()))
+        answered = self.stream_logits(*batch.values())[0]
         divergence = distillation_loss(self._teachers[stream].logits(part), answered[0], self.temperature)
         if stream == "forget":
             loss = bounded_ascent(divergence, self.clamp)
@@ -145,7 +143,7 @@ class SCRUB(UnlearningModule):
 
     def on_train_epoch_end(self) -> None:
         """Keep the weights that are nearest so far, as the exported model answers."""
-        if not self.rewind or self.phase(self.current_epoch).streams == ("forget",):
+        if not self.rewind or self.phase(self.current_epoch).epoch_stream == "forget":
             return
         with self.looked_at():
             runtime = Runtime(self.trainer)

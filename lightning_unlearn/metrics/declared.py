@@ -46,6 +46,8 @@ class DeclaredMetric:
             cannot take.
         goal: The model whose value a perfect method has: "retrain", or "retrain_2", the model retrained once more, for
             a distance to the retrained model, which has none to itself.
+        null: The evaluator's metric that holds this one's value for a model which forgot nothing, where the source
+            model's own says nothing, as in a distance from the source; it takes the source's place in the verdict.
         ideal: The value that a perfect method has on any data, such as 0.5 for an attack that can only guess; None
             where there is none. Figures mark it by a line.
         absent: What stands in the place of a number that the evaluator left out of its scores, such as "never".
@@ -69,11 +71,12 @@ class DeclaredMetric:
     decides: Question | None = None
     margin: float | None = None
     goal: Goal = "retrain"
+    null: str = ""
     ideal: float | None = None
     absent: str = ""
 
     def __post_init__(self) -> None:
-        for argument in ("label", "short", "explanation", "unit", "absent"):
+        for argument in ("label", "short", "explanation", "unit", "null", "absent"):
             if not isinstance(getattr(self, argument), str):
                 raise ValueError(f"{argument} must be a text, got {getattr(self, argument)!r}")
         if not self.label:
@@ -196,6 +199,9 @@ COST: dict[str, DeclaredMetric] = {
         "The first epoch within one binomial standard error of the best test accuracy: a longer retraining makes every "
         "acceleration look better than it is.",
         digits=1,
+    ),
+    "epochs/trained": DeclaredMetric(
+        "Epochs that retraining took", "epochs", "As its recipe asks for.", digits=0
     ),
     "memory/process_peak_mib": DeclaredMetric(
         "Peak memory of the process", "peak memory", "Most resident memory while training.", unit="MiB"

@@ -60,21 +60,16 @@ def other_buffers(model: nn.Module) -> dict[str, Tensor]:
 
 
 @contextmanager
-def by_running_statistics(layers: Iterable[nn.Module], *, on_every_rank: bool = False) -> Iterator[None]:
+def by_running_statistics(layers: Iterable[nn.Module]) -> Iterator[None]:
     """Normalise by the running statistics, as in evaluation mode, and do not move them.
 
-    Unless every process does so, layers that share statistics among processes (SyncBatchNorm) stay as they are: their
-    batch is that of all processes, and one that did not take part would make the others wait.
+    Layers that share statistics among processes (SyncBatchNorm) stay as they are: their batch is that of all
+    processes, and one that did not take part would make the others wait.
 
     Args:
         layers: The normalisation layers.
-        on_every_rank: Whether every process does so at the same time.
     """
-    training = [
-        layer
-        for layer in layers
-        if layer.training and (on_every_rank or not isinstance(layer, nn.SyncBatchNorm))
-    ]
+    training = [layer for layer in layers if layer.training and not isinstance(layer, nn.SyncBatchNorm)]
     for layer in training:
         layer.training = False
     try:

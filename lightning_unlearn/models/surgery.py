@@ -19,6 +19,7 @@ __all__ = [
     "call_with",
     "class_state",
     "clone",
+    "convolution_kernels",
     "count_parameters",
     "evaluating",
     "frozen",
@@ -387,6 +388,21 @@ def last_parameter_tensors(module: nn.Module, k: int) -> list[str]:
             f"k must be from 1 to {len(names)}, the trainable parameter tensors of {type(module).__name__}, got {k}"
         )
     return names[-k:]
+
+
+def convolution_kernels(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the trainable kernels of a module's convolutions, by name.
+
+    A kernel that is computed from other tensors (:mod:`torch.nn.utils.parametrizations`) is not among them.
+
+    Example:
+        >>> list(convolution_kernels(nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(2, 2))))
+        ['0.weight']
+    """
+    parameters = {n: parameter for n, parameter in module.named_parameters() if parameter.requires_grad}
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+    names = [f"{name}.weight".lstrip(".") for name, part in module.named_modules() if isinstance(part, kinds)]
+    return {name: parameters[name] for name in names if name in parameters}
 
 
 def head_of(module: nn.Module, call: Callable[[], Any]) -> nn.Module:

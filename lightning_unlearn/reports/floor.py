@@ -19,7 +19,7 @@ from lightning_unlearn.reports.glossary import (
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import LEAST_SEEDS, scores_of, separates
 
-__all__ = ["Floor", "costs", "same_cost"]
+__all__ = ["Floor", "costs", "needed_in_words", "same_cost"]
 
 _ALPHA = 0.05
 _COST = "time/total_s"
@@ -55,6 +55,18 @@ def costs(report: Report) -> dict[str, float]:
         if "retrain" in times
     }
     return {name: float(np.mean(each)) for name, each in shares.items() if each}
+
+
+def needed_in_words(report: Report) -> str | None:
+    """Say after how many of its epochs the retraining was as good as it got; None where that is not known."""
+    retrain = report["models"].get("retrain", {})
+    if not {"epochs/needed", "epochs/trained"} <= retrain.keys():
+        return None
+    needed, trained = (retrain[f"epochs/{name}"]["mean"] for name in ("needed", "trained"))
+    return (
+        f"retraining was as good as it got, within a standard error of its test accuracy, after {needed:.3g} of "
+        f"{trained:.3g} epochs"
+    )
 
 
 def same_cost(report: Report) -> dict[str, Floor]:

@@ -67,6 +67,15 @@ def describe(name: str, report: Report | None = None) -> DeclaredMetric:
     return DeclaredMetric(label, explanation="A metric of which its evaluator declares nothing.")
 
 
+def forgot_nothing(report: Report, name: str) -> Value | None:
+    """Return what a model that forgot nothing has of a metric: the source, or the goal's null where one is declared."""
+    metric = describe(name, report)
+    model, there = (
+        ("source", name) if not metric.null else (metric.goal, f"{name.rpartition('/')[0]}/{metric.null}")
+    )
+    return report["models"].get(model, {}).get(there)
+
+
 def absent(report: Report, model: str, name: str, place: int | None = None) -> str:
     """Return what to say of a number that a model lacks: what its evaluator, if it measured the model, declares.
 
@@ -158,6 +167,12 @@ def declared_in(report: Report) -> dict[str, DeclaredMetric]:
 def headline_metrics(report: Report) -> list[str]:
     """Return the measured metrics that stand in the first table."""
     return [name for name in measured_metrics(report) if describe(name, report).headline]
+
+
+def what_varies(report: Report) -> str:
+    """Say what an interval over the seeds is over."""
+    split = report["data"].get("split")
+    return f"{len(report['seeds'])} seeds" + (f" ({clean(str(split))})" if split else "")
 
 
 def half_width(value: Value) -> float | None:

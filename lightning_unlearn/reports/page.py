@@ -13,7 +13,7 @@ from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD
-from lightning_unlearn.reports.floor import same_cost
+from lightning_unlearn.reports.floor import needed_in_words, same_cost
 from lightning_unlearn.reports.glossary import (
     absent,
     all_models,
@@ -24,10 +24,11 @@ from lightning_unlearn.reports.glossary import (
     format_interval,
     format_number,
     format_value,
+    what_varies,
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.verdict import control_findings, judge_all, summary_sentences
+from lightning_unlearn.reports.verdict import control_findings, judge_all, margins_in_words, summary_sentences
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -38,6 +39,7 @@ _CSS_DPI = 96
 """Pixels of a style sheet in an inch."""
 _DATA_LABELS = {
     "name": "Data set",
+    "split": "What differs between the seeds' splits",
     "n_forget": "Forget set D_f, samples",
     "n_retain": "Retain set D_r, samples",
     "n_test": "Test set, samples",
@@ -110,6 +112,7 @@ def write_page(
         metrics=metrics,
         verdicts=verdicts,
         floors=same_cost(report),
+        needed=needed_in_words(report),
         deciding={name for verdict in verdicts.values() for name in verdict.by_metric},
         tables=_tables(metrics),
         cells={name: _cells(report, name, metric) for name, metric in metrics.items()},
@@ -122,6 +125,8 @@ def write_page(
         versions=[(key, _text(value)) for key, value in report["versions"].items()],
         config=_yaml(report["config"]),
         clean=clean,
+        margins=margins_in_words(report),
+        varied=what_varies(report),
         printed=format_number,
     )
     return write_text_atomic(path, page)

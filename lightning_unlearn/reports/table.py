@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.terminal import encodable
 from lightning_unlearn.metrics.declared import MATCH
-from lightning_unlearn.reports.floor import same_cost
+from lightning_unlearn.reports.floor import needed_in_words, same_cost
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
     absent,
@@ -23,10 +23,11 @@ from lightning_unlearn.reports.glossary import (
     is_control,
     measured_metrics,
     short_retrainings,
+    what_varies,
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all
+from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all, margins_in_words
 
 __all__ = ["render_text"]
 
@@ -157,15 +158,16 @@ def _chunks(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
 
 def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> Iterator[str]:
     """Say how to read the numbers and the marks that occur."""
-    n_seeds = len(report["seeds"])
-    if n_seeds > 1:
-        yield f"mean ± half the width of the 95% interval over {n_seeds} seeds (Student t)"
+    if len(report["seeds"]) > 1:
+        yield f"mean ± half the width of the 95% interval over {what_varies(report)}"
     else:
         yield "no interval: one seed"
     controls = [f"{name} = {meaning}" for name, meaning in CONTROLS.items() if name in report["models"]]
     controls += ["retrain_Npct = retrained for N% of the steps"] if short_retrainings(report) else []
     if controls:
         yield "; ".join(controls)
+    if needed := needed_in_words(report):
+        yield needed
     marks = "".join(column.marks for column in columns)
     if _BEST in marks:
         described = [describe(name, report) for name in names]
@@ -205,10 +207,7 @@ def _verdicts(report: Report, width: int, spell: _Spell) -> Iterator[str]:
         "Is the method close to the retrained model? Beside it the share of the gap between source (0%) and "
         "retrained model (100%) that it closed."
     )
-    yield (
-        f"{_SIGNS['close']} within half that gap, or less than a point of test accuracy lost, two one-sided tests "
-        "at 5%"
-    )
+    yield f"{_SIGNS['close']} within {margins_in_words(report)}, two one-sided tests at 5%"
     yield f"{_SIGNS['not close']} beyond (Holm over metrics and methods); one such metric decides the verdict"
     yield f"{_UNKNOWN} undecided: more seeds would tell; {_BLIND} blind: source and retrained model do not differ"
     if floors:

@@ -22,11 +22,13 @@ from lightning_unlearn.functional.equivalence import (
     seeds_to_decide,
     share_of_gap,
 )
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
     clean,
     decimals,
     describe,
+    forgot_nothing,
     format_number,
     is_control,
     measured_metrics,
@@ -211,6 +213,10 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
     goal, utility = metric.goal, metric.decides == "utility"
     if not {name} <= report["models"][model].keys() & report["models"].get(goal, {}).keys():
         return None
+    if (
+        metric.null and forgot_nothing(report, name) is None
+    ):  # any two models lie apart, so it would say nothing
+        return None
     table, rows = scores_of(report, name, (model, goal))
     test = _Test(model, name, utility, below_only=utility or goal == "retrain_2")
     if table.shape[1] < LEAST_SEEDS or model == goal:
@@ -235,16 +241,20 @@ def scores_of(
 ) -> tuple["np.ndarray[tuple[int, int], np.dtype[np.float64]]", dict[str, int]]:
     """Return a metric's scores, models × seeds, and each model's row, of the seeds that the needed models have.
 
+    In the row of the source stands what a model that forgot nothing has.
+
     Args:
         report: The report.
         name: The metric.
         needed: Models without which a seed is left out.
         short: Whether the short retrainings take part, whose noise is another.
     """
+    found = {model: scores.get(name) for model, scores in report["models"].items()}
+    found["source"] = forgot_nothing(report, name)
     values = {
-        model: [math.nan if value is None else float(value) for value in scores[name]["values"]]
-        for model, scores in report["models"].items()
-        if name in scores and (short or model in CONTROLS or not is_control(model))
+        model: [math.nan if value is None else float(value) for value in scores["values"]]
+        for model, scores in found.items()
+        if scores is not None and (short or model in CONTROLS or not is_control(model))
     }
     if not set(needed) <= values.keys():
         return np.empty((0, 0)), {}
@@ -293,8 +303,8 @@ def _finding(report: Report, test: _Test) -> Finding:
         return Finding(
             test.metric,
             "cannot tell",
-            f"{shown}; the source model, which forgot nothing, does not differ from the retrained one, so this metric "
-            "is blind here.",
+            f"{shown}; {_nothing(metric)}, which forgot nothing, does not differ from the retrained one, so this "
+            "metric is blind here.",
         )
     low, high = test.difference.interval(1 - 2 * _ALPHA)
     mean = f"{number(test.difference.mean)}{points}"
@@ -315,15 +325,20 @@ def _finding(report: Report, test: _Test) -> Finding:
         needed = _seeds_needed(test)
     sentence = f"{found}, {verb} {allowed}"
     if test.share is not None:
+        nothing = "null control" if metric.null else "source"
         ends = test.share_ci95
         width = (
             f", 95% interval [{ends[0]:.0%}, {ends[1]:.0%}]" if ends else ", too small a gap for an interval"
         )
         overshot = ", an overshoot" if status == "not close" and test.share > 1 else ""
         sentence += (
-            f"; {test.share:.0%} of the gap between source and retrained model is closed{width}{overshot}"
+            f"; {test.share:.0%} of the gap between {nothing} and retrained model is closed{width}{overshot}"
         )
     return Finding(test.metric, status, f"{sentence}.", test.share, test.share_ci95, needed)
+
+
+def _nothing(metric: DeclaredMetric) -> str:
+    return "the null control" if metric.null else "the source model"
 
 
 def _seeds_needed(test: _Test) -> int | None:
@@ -352,6 +367,25 @@ def _overall(report: Report, findings: tuple[Finding, ...]) -> Status:
     return "undecided" if "undecided" in statuses else "close"
 
 
+def margins_in_words(report: Report) -> str:
+    """Say which differences do not matter: half the gap, and what is declared otherwise.
+
+    Example:
+        >>> from lightning_unlearn.reports.schema import build_report
+        >>> margins_in_words(build_report({"source": {0: {"accuracy/test": 0.9}}}, seeds=[0], config={}, data={}))
+        'half that gap (test accuracy: a loss of 1.00 points)'
+    """
+    declared = []
+    for name in measured_metrics(report):
+        metric = describe(name, report)
+        if metric.decides is not None and metric.margin is not None:
+            number = f"{format_number(metric, metric.margin)}{' points' if metric.unit == '%' else ''}"
+            declared.append(
+                f"{metric.short}: {f'a loss of {number}' if metric.decides == 'utility' else f'±{number}'}"
+            )
+    return "half that gap" + (f" ({'; '.join(declared)})" if declared else "")
+
+
 def separates(report: Report, name: str) -> bool | None:
     """Say whether a metric tells the source model from the retrained one.
 
@@ -364,7 +398,7 @@ def separates(report: Report, name: str) -> bool | None:
         are fewer than three seeds.
     """
     goal = describe(name, report).goal
-    if not all(name in report["models"].get(control, {}) for control in ("source", goal)):
+    if forgot_nothing(report, name) is None or name not in report["models"].get(goal, {}):
         return None
     test = _test(report, "source", name, {})
     return None if test is None or test.difference is None else test.sees
@@ -379,11 +413,11 @@ def control_findings(report: Report) -> list[str]:
     sentences = []
     for name in measured_metrics(report):
         metric = describe(name, report)
-        source, goal = (report["models"].get(model, {}) for model in ("source", metric.goal))
-        if metric.decides != "forgetting" or name not in source or name not in goal:
+        least, most = forgot_nothing(report, name), report["models"].get(metric.goal, {}).get(name)
+        if metric.decides != "forgetting" or least is None or most is None:
             continue
-        floor, ceiling = (with_unit(metric, control[name]) for control in (source, goal))
-        numbers = f"{metric.label}: source model {floor}, {_GOALS[metric.goal]} {ceiling}"
+        floor, ceiling = (with_unit(metric, value) for value in (least, most))
+        numbers = f"{metric.label}: {_nothing(metric)} {floor}, {_GOALS[metric.goal]} {ceiling}"
         told_apart = separates(report, name)
         if told_apart is None:
             sentences.append(f"{numbers}; fewer than {LEAST_SEEDS} seeds cannot show whether they differ.")

@@ -141,7 +141,9 @@ class WandbRuns:
         comparison = folder.parent.parent
         sent: dict[str, str | None] = {}
         if name == "source":
-            sent["split"] = _send(run, comparison, "split", "dataset", [comparison / "split.npz"])
+            own = folder / "split.npz"
+            file = own if own.is_file() else comparison / "split.npz"
+            sent["split"] = _send(run, comparison, "split", "dataset", [file])
         else:
             made_from = _read(comparison / "source" / f"seed_{seed}" / MARK)
             _use(run, made_from.get("artifact"))

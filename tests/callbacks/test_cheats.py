@@ -18,7 +18,12 @@ def test_the_table_of_what_fools_which_evaluator_is_what_is_measured() -> None:
             assert list(scores) == list(expected)
             for name, value in scores.items():
                 # nats, steps, and shares: other kernels train other models
-                allowed = {"klom/excess": 0.7, "relearn_time/steps": 5}.get(name, 0.1)
+                allowed = {
+                    "klom/excess": 0.7,
+                    "klom/matched": 0.7,
+                    "forgetting_quality/matched": 0.2,
+                    "relearn_time/steps": 5,
+                }.get(name, 0.1)
                 assert value == pytest.approx(expected[name], abs=allowed), (model, name)
 
 
@@ -35,6 +40,10 @@ def test_what_the_documentation_concludes_from_it() -> None:
     assert {"accuracy/forget", "similarity", "forgetting_quality/score", "u_lira/auc", "lira/auc"} < looks
     doubted = by_model["another retrained model, logits ÷ 1.3"]
     assert {"forgetting_quality/score", "lira/auc", "u_lira/auc", "klom/excess"} <= doubted
+    at_matched_confidence = {f"{name}/matched" for name in ("forgetting_quality", "u_lira", "klom")}
+    assert not doubted & at_matched_confidence
+    assert not looks & {"forgetting_quality/matched", "u_lira/matched"}, "among others it is the source"
+    assert not by_model["its logits ÷ 5"] & at_matched_confidence
     assert not doubted & set(cheats.ALONE), (
         "evaluators of one model are not fooled by a little less confidence"
     )

@@ -22,6 +22,7 @@ from lightning_unlearn.functional import (
     forgetting_quality,
     klom,
     logit_scaled_confidence,
+    match_confidence,
     rmia_unlearned_scores,
     u_lira_rates,
     u_lira_scores,
@@ -121,11 +122,12 @@ def test_a_module_that_is_no_method_is_repeated_with_its_own_data() -> None:
     assert len(torch.unique(look.seen["own"].confidence["forget"], dim=0)) == 3
 
 
-def test_the_source_is_one_model_or_many_and_the_retrained_control_is_the_null() -> None:
+def test_the_source_is_one_model_or_many_and_the_retrained_control_has_models_of_its_own() -> None:
     source, retrained = toy_source(), toy_source(7)
     one = looked(Retrain(source), source=source, retrained=retrained)
     assert len(torch.unique(one.seen["source"].confidence["forget"], dim=0)) == 1
-    assert torch.equal(one.seen["retrain"].confidence["forget"], one.seen["null"].confidence["forget"])
+    rows = [one.seen[key].confidence["forget"] for key in ("retrain", "retrained", "null", "own")]
+    assert len(torch.unique(torch.cat(rows), dim=0)) == 12, "compared with itself a row would have no width"
     many = looked(Retrain(source), source=source, retrained=retrained, sources="many")
     assert len(torch.unique(many.seen["source"].confidence["forget"], dim=0)) == 3
 
@@ -374,15 +376,32 @@ def test_the_scores_are_the_functions_of_the_populations() -> None:
     assert {name: attack.results[f"u_lira/{name}"] for name in rates} == pytest.approx(rates)
     assert margins.results["klom/mean"] == pytest.approx(float(klom(own, retrained).mean()))
     assert margins.results["klom/null"] == pytest.approx(float(klom(null, retrained).mean()))
-    excess = margins.results["klom/mean"] - margins.results["klom/null"]
+    excess = float(klom(own, retrained).mean() - klom(null, retrained).mean())
     assert margins.results["klom/excess"] == pytest.approx(excess)
+    unseen = [look.seen[key].confidence["nonmember"] for key in ("own", "retrained", "null")]
+    assert attack.results["u_lira/nonmember"] == u_lira_rates(*u_lira_scores(*unseen[:2]))["auc"]
+    assert attack.results["u_lira/difference"] == pytest.approx(
+        rates["auc"] - attack.results["u_lira/nonmember"]
+    )
+    matched = [
+        match_confidence(look.seen[key].confidence["forget"], others, unseen[1])
+        for key, others in zip(("own", "retrained", "null"), unseen, strict=True)
+    ]
+    assert attack.results["u_lira/matched"] == u_lira_rates(*u_lira_scores(*matched[:2]))["auc"]
+    ours, floor_there = (forgetting_quality(unseen[place], unseen[1]).score for place in (0, 2))
+    assert quality.results["forgetting_quality/nonmember"] == pytest.approx(ours / floor_there)
+    ours, floor_there = (forgetting_quality(matched[place], matched[1]).score for place in (0, 2))
+    assert quality.results["forgetting_quality/matched"] == pytest.approx(ours / floor_there)
+    assert quality.details["unseen"] == "nonmember"
 
 
 def test_no_test_set_leaves_out_what_needs_one() -> None:
     quick: dict[str, Any] = {"models": 4, "retrain_epochs": 1, "on_error": "raise", "controls": False}
     quality, margins = ForgettingQuality(**quick), KLOM(**quick)
     data = toy_data(test_dataset=None, nonmember=0)
-    quiet_trainer(max_epochs=1, callbacks=[quality, margins]).fit(Retrain(toy_source()), data)
+    with pytest.warns(UserWarning, match="neither non-members nor a test set"):
+        quiet_trainer(max_epochs=1, callbacks=[quality, margins]).fit(Retrain(toy_source()), data)
+    assert not {"forgetting_quality/matched", "klom/difference"} & {*quality.results, *margins.results}
     assert "forgetting_quality/final" not in quality.results
     assert "klom/test" not in margins.results
     with pytest.raises(ValueError, match="RMIA needs a test set"):

@@ -514,3 +514,15 @@ def test_forgetting_digits_is_seen_and_training_them_anew_is_not() -> None:
     low, high = degree.details["ci95"]["calibrated"]
     assert low <= 0 <= high
     assert knows["degree"] < forgot["degree"] / 2
+
+
+def test_the_bound_of_the_perturbation_is_in_the_names() -> None:
+    """The paper's bound is 1, and a degree at another is another number."""
+    for evaluator, bound in (
+        (UnlearningDegree(), "(±0.2)"),
+        (UnlearningDegree(size=1.0, name="own"), "(±1)"),
+    ):
+        found = evaluator.declared()
+        for part in ("degree", "null", "calibrated"):
+            assert found[f"{evaluator.name}/{part}"].label.endswith(bound)
+        assert found[f"{evaluator.name}/degree"].null == "null"

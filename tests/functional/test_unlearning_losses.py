@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from scipy.spatial.distance import jensenshannon
 from scipy.special import log_softmax, softmax
+from scipy.stats import chisquare
+from torch import Tensor
 from torch.testing import assert_close
 
-from lightning_unlearn.functional import perturbation_loss, reference_kl_loss
+from lightning_unlearn.functional import perturbation_loss, reference_kl_loss, wrong_labels
 
 
 @pytest.fixture
@@ -123,3 +125,27 @@ def test_bad_batches_are_refused(batch):
         perturbation_loss(unlearned[:0], other[:0], retain, targets, 0.5)
     with pytest.raises(ValueError, match="reference_kind must be"):
         reference_kl_loss(unlearned, other, retain, targets, 0.5, reference_kind="probabilities")
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+def test_wrong_labels_are_never_the_true_one_and_uniform_over_the_others(classes: int) -> None:
+    count = 9000
+    labels = torch.arange(count) % classes
+    drawn = wrong_labels(labels, torch.arange(count), count=count, classes=classes, seed=1)
+    assert not bool((drawn == labels).any())
+    assert 0 <= int(drawn.min()) <= int(drawn.max()) < classes
+    observed = ((drawn - labels) % classes).bincount(minlength=classes)[1:].numpy()
+    assert chisquare(observed).pvalue > 1e-3
+
+
+def test_a_wrong_label_belongs_to_the_sample_and_the_seed() -> None:
+    labels, order = torch.randint(0, 5, (50,)), torch.randperm(50)
+
+    def drawn(index: Tensor, seed: int) -> Tensor:
+        return wrong_labels(labels[index], index, count=50, classes=5, seed=seed)
+
+    assert torch.equal(drawn(order, 3), drawn(torch.arange(50), 3)[order])
+    assert torch.equal(drawn(order[:7], 3), drawn(order, 3)[:7])
+    assert not torch.equal(drawn(order, 3), drawn(order, 4))
+    with pytest.raises(ValueError, match="classes must be at least 2, got 1"):
+        wrong_labels(labels, order, count=50, classes=1, seed=0)

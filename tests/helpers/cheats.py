@@ -33,6 +33,7 @@ from lightning_unlearn.functional import (
     klom,
     lira_scores,
     logit_scaled_confidence,
+    match_confidence,
     rmia_unlearned_scores,
     u_lira_rates,
     u_lira_scores,
@@ -187,13 +188,20 @@ def _together(
         ]
     own, references, null = phi["forget"]
     log_p = [nn.functional.logsigmoid(each) for stream in ("forget", "test") for each in phi[stream][:2]]
+    matched, references_there, null_there = (
+        match_confidence(each, unseen, phi["test"][1]) for each, unseen in zip(*phi.values(), strict=True)
+    )
+    least = forgetting_quality(null_there, references_there).score
     attacked, beside = (lira_scores(each, references, variance="global") for each in (own, null))
     return {
         "forgetting_quality/score": forgetting_quality(own, references).score,
+        "forgetting_quality/matched": forgetting_quality(matched, references_there).score / least,
         "klom/excess": float((klom(own, references) - klom(null, references)).mean()),
+        "klom/matched": float((klom(matched, references_there) - klom(null_there, references_there)).mean()),
         "lira/auc": u_lira_rates(attacked, beside)["auc"],
         "rmia/auc": u_lira_rates(*rmia_unlearned_scores(*log_p))["auc"],
         "u_lira/auc": u_lira_rates(*u_lira_scores(own, references))["auc"],
+        "u_lira/matched": u_lira_rates(*u_lira_scores(matched, references_there))["auc"],
     }
 
 

@@ -27,6 +27,8 @@ from lightning_unlearn.methods import Perturbation, UnlearningModule
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import class_state
 
+# What differs from another method in nothing that a Trainer sees, and needs networks that the toys are not.
+LIKE: dict[str, str] = doc_tables.support_axes("like")
 EXPORTED: list[type[UnlearningModule]] = [
     method
     for name in lightning_unlearn.methods.__all__
@@ -34,7 +36,7 @@ EXPORTED: list[type[UnlearningModule]] = [
     and issubclass(method, UnlearningModule)
     and method not in (UnlearningModule, Perturbation)  # the bases, which train nothing
 ]
-METHODS = [method for method in EXPORTED if not method.one_shot]
+METHODS = [method for method in EXPORTED if not method.one_shot and method.__name__ not in LIKE]
 ONE_SHOT = [method for method in EXPORTED if method.one_shot]  # they edit the weights, and take no step
 EVALUATORS: list[type[Evaluator]] = [
     evaluator

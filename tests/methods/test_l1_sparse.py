@@ -1,13 +1,14 @@
 """L1Sparse: the penalty over the steps, the weights it drives to zero, and what the exported model has forgotten."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from helpers.toys import quiet_trainer, toy_data, toy_source
-from helpers.wrong_labels import check_wrong_labels_are_forgotten
-from torch import Tensor
+from helpers.wrong_labels import check_wrong_labels_are_forgotten, unlearned
+from torch import Tensor, nn
 
 from lightning_unlearn.methods import L1Sparse
 
@@ -15,10 +16,15 @@ SETTINGS = {"L1Sparse": {"forgets": {"promised": False}}}
 
 
 @pytest.mark.slow
-def test_wrong_labels_are_forgotten(tmp_path: Path) -> None:
-    check_wrong_labels_are_forgotten(
-        lambda source: L1Sparse(source, 1e-3, optimizer=lambda p: torch.optim.Adam(p, lr=1e-2)), tmp_path
-    )
+def test_wrong_labels_are_forgotten_by_the_penalty(tmp_path: Path) -> None:
+    """At a rate that is too low to forget by itself."""
+
+    def sparse(gamma: float) -> Callable[[nn.Module], L1Sparse]:
+        return lambda source: L1Sparse(source, gamma, optimizer=lambda p: torch.optim.Adam(p, lr=2e-3))
+
+    check_wrong_labels_are_forgotten(sparse(3e-3), tmp_path, epochs=6)
+    given, _ = unlearned(sparse(0.0), tmp_path, epochs=6)
+    assert given > 0.3
 
 
 @pytest.mark.parametrize(

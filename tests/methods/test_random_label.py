@@ -20,7 +20,7 @@ def test_wrong_labels_are_forgotten(tmp_path: Path) -> None:
     check_wrong_labels_are_forgotten(RandomLabel, tmp_path, left=0.25, lost=0.02)
 
 
-def test_labels_are_wrong_spread_over_all_others_and_of_one_draw_a_pass() -> None:
+def test_labels_are_wrong_and_of_one_draw_a_pass() -> None:
     found: list[tuple[int, Tensor, Tensor, Tensor]] = []
 
     class Noted(RandomLabel):
@@ -29,21 +29,17 @@ def test_labels_are_wrong_spread_over_all_others_and_of_one_draw_a_pass() -> Non
             assert torch.equal(drawn, super().wrong_labels(index, labels, classes)), (
                 "a resumed run draws the same"
             )
-            many = super().wrong_labels(index.repeat(1), torch.zeros_like(labels), 7)
-            found.append((self.current_epoch, labels, drawn, many))
+            found.append((self.current_epoch, index, labels, drawn))
             return drawn
 
     method = Noted(toy_source())
-    quiet_trainer(max_epochs=30, limit_val_batches=0).fit(method, toy_data())
-    assert found
-    for _, labels, drawn, _ in found:
-        assert not bool((labels == drawn).any())
-    counts = torch.cat([many for *_, many in found]).bincount(minlength=7)
-    assert int(counts[0]) == 0
-    expected = counts.sum() / 6
-    assert bool(((counts[1:] - expected).abs() < 4 * expected.sqrt()).all())
-    first = [drawn for epoch, _, drawn, _ in found if epoch == 0]
-    assert any(not torch.equal(drawn, first[0]) for epoch, _, drawn, _ in found if epoch == 1)
+    quiet_trainer(max_epochs=2, limit_val_batches=0).fit(method, toy_data())
+    assert not any(bool((labels == drawn).any()) for *_, labels, drawn in found)
+    index, drawn = (
+        [torch.cat([part[k] for part in found if part[0] == epoch]) for epoch in (0, 1)] for k in (1, 3)
+    )
+    orders = [places.argsort() for places in index]
+    assert not torch.equal(drawn[0][orders[0]], drawn[1][orders[1]])
 
 
 def test_the_step_has_both_terms() -> None:

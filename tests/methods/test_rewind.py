@@ -30,11 +30,11 @@ from helpers.wrong_labels import (
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
-from lightning_unlearn.data import Classes, Digits, TensorData, UnlearningDataModule
+from lightning_unlearn.data import Classes, Digits, Location, TensorData, UnlearningDataModule
 from lightning_unlearn.functional import gaussian_epsilon, rewind_sensitivity
 from lightning_unlearn.methods import Rewind, SourceCheckpoint
 from lightning_unlearn.methods.base.checkpoints import KEPT, likeness
-from lightning_unlearn.models import MLP, Classifier
+from lightning_unlearn.models import MLP, Classifier, PurchaseNet
 
 SETTINGS = {"Rewind": {"forgets": {"ascent": 1.0}}}
 
@@ -81,6 +81,31 @@ def test_a_class_is_forgotten(tmp_path: Path) -> None:
         assert answered(model, *others) >= answered(source, *others) - 0.03
     assert known[0] <= 0.02
     assert known[1] >= 0.9
+
+
+@pytest.mark.slow
+def test_random_samples_are_forgotten_and_known_as_little_as_non_members(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    """Location-30: from epoch 6 of 30 in two epochs. From the source and without the ascent nothing is forgotten."""
+    L.seed_everything(0, verbose=False)
+    places = Location(shared_data / "location30.npz", test_size=1010, batch_size=64)
+    data = UnlearningDataModule(places, 0.0375, nonmember=500, shadow=2500)
+    data.setup("fit")
+    source = Classifier(PurchaseNet(446, [256, 128], 30))
+    early, *_, last = train_and_keep(source, data, epochs=30, every=6)
+    gaps = []
+    for checkpoint, ascent in ((early, 0.15), (last, 0.0)):
+        method = Rewind(source.eval(), checkpoint, ascent=ascent)
+        quiet_trainer(limit_val_batches=0).fit(method, data)
+        model = Classifier.load_from_checkpoint(
+            method.export(tmp_path / "m.ckpt"), net=PurchaseNet(446, [256, 128], 30)
+        )
+        model.eval()
+        assert right(model, data, "retain") > 0.9
+        gaps.append(right(model, data, "forget") - right(model, data, "nonmember"))
+    assert abs(gaps[0]) < 0.08
+    assert gaps[1] > 0.3
 
 
 # ---------------------------------------------------------------------- which checkpoint it starts from

@@ -134,20 +134,6 @@ def test_a_run_resumed_in_any_epoch_ends_in_the_same_weights(step: int, tmp_path
     assert all(torch.equal(expected[name], resumed[name]) for name in expected)
 
 
-def test_a_forget_set_that_comes_alone_is_normalised_by_the_running_statistics() -> None:
-    moved: list[bool] = []
-
-    class Watched(InTurn):
-        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-            before = self.model.net[1].running_mean.clone()  # type: ignore[union-attr, index, operator]
-            loss = super().training_step(batch, batch_idx)
-            moved.append(not torch.equal(before, self.model.net[1].running_mean))  # type: ignore[union-attr, index, arg-type]
-            return loss
-
-    quiet_trainer(max_epochs=2, limit_val_batches=0).fit(Watched(toy_source()), toy_data())
-    assert moved == [True] * 6 + [False] * 2
-
-
 def test_epochs_alike_are_not_served_anew() -> None:
     trainer = quiet_trainer(max_epochs=3, limit_val_batches=0)
     loaders = set()

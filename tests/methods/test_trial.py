@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import CFk, RandomK, ReferenceKL, Retrain, TopK, UnlearningModule
+from lightning_unlearn.methods import MSG, CFk, RandomK, ReferenceKL, Retrain, SalUn, TopK, UnlearningModule
 from lightning_unlearn.methods.base.trial import Trial, warn_of_guessing
 from lightning_unlearn.models import MLP, Classifier
 
@@ -57,6 +57,10 @@ def build(method: type[UnlearningModule], source: Any, **arguments: Any) -> Unle
     settings = settings_of(method, source=source)
     if issubclass(method, TopK):  # the sensitivity to the loss is one to the argument ``loss``
         settings["sensitivity"] = "output_norm"
+    if issubclass(
+        method, SalUn | MSG
+    ):  # and so is the gradient that chooses weights: all move, or none is drawn anew
+        settings["fraction"] = 1.0 if method is SalUn else 1e-3
     return method(source, **settings, **arguments)
 
 

@@ -84,6 +84,36 @@ def test_an_unstable_method_is_judged_by_its_own_noise() -> None:
     assert {each.status for name, each in judge_all(report).items() if name != "m"} == {"close"}
 
 
+DEGREE, NULL = "unlearning_degree/degree", "unlearning_degree/null"
+
+
+def degrees(retrain: float, method: float, **null: tuple[float, ...]) -> Report:
+    """Degrees above a null that moves much from seed to seed; the source's own is 0 by definition."""
+    moves = (0.2, 0.6, 0.4)
+
+    def scores(above: float, shift: int) -> dict[str, tuple[float, ...]]:
+        own = tuple(move + above + noise for move, noise in zip(moves, around(0.0, shift), strict=True))
+        return {DEGREE: own, **null}
+
+    source = {DEGREE: (0.0, 0.0, 0.0), **null}
+    return report_of(source=source, retrain=scores(retrain, 0), m=scores(method, 1))
+
+
+def test_the_unlearning_degree_is_paired_and_its_null_stands_for_the_source() -> None:
+    null = {NULL: tuple(move + noise for move, noise in zip((0.2, 0.6, 0.4), around(0.0, 2), strict=True))}
+    found = judge(degrees(0.3, 0.27, **null), "m").by_metric[DEGREE]
+    assert found.status == "close", "the null's moves are in both and cancel"
+    assert found.share == pytest.approx(0.9), "counted from the null, not from the source's 0"
+    assert "gap between null control and retrained model" in found.sentence
+    assert judge(degrees(0.3, 0.0, **null), "m").status == "not close", "a model that forgot nothing"
+    # the source's 0 lies far from the retrained model's degree, and that says nothing
+    blind = degrees(0.0, 0.0, **null)
+    assert separates(blind, DEGREE) is False
+    assert judge(blind, "m").status == "cannot tell"
+    assert "null control 0.400 ± " in control_findings(blind)[0]
+    assert judge(degrees(0.3, 0.27), "m").status == "nothing to compare", "without a null it decides nothing"
+
+
 def test_a_margin_of_ones_own() -> None:
     report = report_of(source={AUC: around(0.9, 2)}, retrain={AUC: RETRAIN_AUC}, m={AUC: around(0.60, 1)})
     assert judge(report, "m").status == "close"

@@ -1,9 +1,11 @@
 """The base of evaluators that compare populations of models."""
 
 import io
+import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,6 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
@@ -18,6 +21,7 @@ from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.populations import Kinds, Population, Populations, Sources
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.files import write_bytes_atomic
+from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.functional import u_lira_intervals, u_lira_rates
 from lightning_unlearn.methods.base.again import (
@@ -29,8 +33,51 @@ from lightning_unlearn.methods.base.again import (
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.retrain import Retrain
+from lightning_unlearn.metrics.declared import MATCH, DeclaredMetric, near_score
 
-__all__ = ["ManyModels"]
+__all__ = ["ManyModels", "confidence_metrics"]
+
+
+def confidence_metrics(
+    prefix: str, short: str, *, digits: int = 3, unseen: bool = True, **matched: Any
+) -> dict[str, DeclaredMetric]:
+    """Declare what :meth:`ManyModels.beside_unseen` gives.
+
+    Args:
+        prefix: What the names begin with.
+        short: The score in a few words.
+        digits: Decimals printed.
+        unseen: Whether the score has a meaning on unseen samples.
+        **matched: What else is declared of the score with matched confidence.
+    """
+    score = partial(near_score, digits=digits)
+    found = {
+        "nonmember": score(
+            f"{short} on non-members",
+            f"{short}, non-members",
+            f"{short} on samples that no model was trained on (non-members, or else the test set): what is seen there "
+            "is no memory of D_f but how sure the models are, and what the method did to all samples.",
+        ),
+        "difference": score(
+            f"{short} on D_f less that on non-members",
+            f"{short}, D_f - non-members",
+            f"{short} on D_f minus that on non-members: what is seen of D_f alone. Where both are as large as they can "
+            "be it is 0 and says nothing.",
+        ),
+    }
+    found = found if unseen else {}
+    found["matched"] = DeclaredMetric(
+        **{
+            "label": f"{short} at matched confidence",
+            "short": f"{short}, matched",
+            "explanation": f"{short} on D_f after each model's confidence was shifted and scaled to that of retrained "
+            "models on non-members: a temperature neither looks like memory nor hides it.",
+            "direction": MATCH,
+            "digits": digits,
+            **matched,
+        }
+    )
+    return {f"{prefix}/{name}": metric for name, metric in found.items()}
 
 
 @dataclass
@@ -60,10 +107,16 @@ class ManyModels(Evaluator):
     null: what a perfect unlearner gets. Plain retraining is done as one computation
     (:func:`~lightning_unlearn.ensembles.train_ensemble`).
 
+    How sure a model is of itself is no memory, and moves every such score. So beside the score on the forget set stands
+    the same on samples that no model was trained on (the non-members, or else the test set) with their difference, and
+    the score once more with each model's confidence matched on those samples
+    (:func:`~lightning_unlearn.functional.match_confidence`).
+
     A comparison passes its own ways of unlearning and retraining, and shares all models between evaluators and
     methods. Under ``Trainer.test``, and for a control, it is not known how the model came to be; it is then taken K
-    times as it is, which no statistic over models takes for forgetting, unless it is the retrained model (whose
-    score is the null) or, with ``sources="many"``, the source (for which K are trained).
+    times as it is, which no statistic over models takes for forgetting, unless it is the retrained model (for which a
+    third K are retrained, since compared with themselves the others would have no width) or, with ``sources="many"``,
+    the source (for which K are trained).
 
     Args:
         models: K, the number of models of each kind.
@@ -129,6 +182,14 @@ class ManyModels(Evaluator):
                 if self.cache is not None:
                     raise
 
+    def require(self, data: UnlearningDataModule) -> None:
+        """Name data without samples that no model was trained on, where nothing tells memory from confidence."""
+        if max(data.stream_size("nonmember"), data.stream_size("test")) < 2:
+            rank_zero_warn(
+                f"the evaluator {self.name!r} has neither non-members nor a test set, so confidence cannot be told "
+                f"from memory: '{self.name}/matched', which decides, is not measured; give the data a test set"
+            )
+
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let go of copies and populations."""
         super().teardown(trainer, pl_module, stage)
@@ -136,17 +197,57 @@ class ManyModels(Evaluator):
 
     # ------------------------------------------------------------------ what an evaluator asks for
 
+    def populations_of(self, audit: Audit) -> Populations:
+        """Return what the evaluators of a run, or of a seed of a comparison, share."""
+        if self.shared is not None:
+            return self.shared
+        assert audit.runtime.trainer is not None
+        return _RUNS[audit.runtime.trainer].populations
+
     def audited_population(self, model: nn.Module, audit: Audit) -> Population:
         """Return K models of the audited model's kind."""
-        return self._shared(audit).audited(self._kinds(model, audit), model, self.models, self.sources, audit)
+        return self.populations_of(audit).audited(
+            self._kinds(model, audit), model, self.models, self.sources, audit
+        )
 
     def retrained_population(self, model: nn.Module, audit: Audit, *, second: bool = False) -> Population:
         """Return K retrained models, or K others, which give the null."""
-        return self._shared(audit).retrained(self._kinds(model, audit), self.models, audit, second=second)
+        return self.populations_of(audit).retrained(
+            self._kinds(model, audit), self.models, audit, second=second
+        )
 
     def half_trained_population(self, model: nn.Module, audit: Audit) -> tuple[Population, Tensor]:
         """Return 2K models trained on the retain set and half of the forget set each, and on which half."""
-        return self._shared(audit).half_trained(self._kinds(model, audit), self.models, audit)
+        return self.populations_of(audit).half_trained(self._kinds(model, audit), self.models, audit)
+
+    def beside_unseen(
+        self,
+        own: float,
+        statistic: Callable[[Sequence[Population], str], float],
+        populations: Sequence[Population],
+        audit: Audit,
+        *,
+        unseen: bool = True,
+    ) -> dict[str, float]:
+        """Return what tells memory from confidence, under the names of :func:`confidence_metrics`.
+
+        Args:
+            own: The score on the forget set.
+            statistic: The score of populations on a stream; NaN where it has none.
+            populations: The audited models' and all others that the score needs, the last of them retrained.
+            audit: The audit, whose details name the unseen stream.
+            unseen: Whether the score has a meaning on unseen samples.
+        """
+        stream = populations[-1].unseen
+        if stream is None:
+            return {}
+        audit.details["unseen"] = stream
+        matched = [population.as_sure_as(populations[-1]) for population in populations]
+        scores = {"matched": statistic(matched, "forget")}
+        if unseen:
+            scores["nonmember"] = statistic(populations, stream)
+            scores["difference"] = own - scores["nonmember"]
+        return {name: score for name, score in scores.items() if math.isfinite(score)}
 
     def save_samples(self, model: nn.Module, audit: Audit, **scores: Tensor) -> None:
         """Write scores of single samples next to the results' file, in the order of the stream; no sample is named."""
@@ -196,12 +297,6 @@ class ManyModels(Evaluator):
         return {"models": self.models, "sources": self.sources}
 
     # ------------------------------------------------------------------ within
-
-    def _shared(self, audit: Audit) -> Populations:
-        if self.shared is not None:
-            return self.shared
-        assert audit.runtime.trainer is not None
-        return _RUNS[audit.runtime.trainer].populations
 
     def _kinds(self, model: nn.Module, audit: Audit) -> Kinds:
         kinds = self.kinds or self._own_kinds(model, audit)

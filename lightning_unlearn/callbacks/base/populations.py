@@ -27,7 +27,7 @@ from lightning_unlearn.ensembles import Member, Outputs, Recipe, Runtime, predic
 from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
-from lightning_unlearn.functional import logit_scaled_confidence
+from lightning_unlearn.functional import logit_scaled_confidence, match_confidence
 from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, without
 
 __all__ = ["Kinds", "Population", "Populations", "Sources"]
@@ -36,7 +36,8 @@ Sources = Literal["one", "many"]
 
 _SHORT = 32  # characters of a hash that name a folder
 _SOURCE = "source"  # of which the models are kept too
-_FORGETFUL = ("retrained", "second retrained")  # populations whose models never saw the forget set
+# populations whose models never saw the forget set: references, the null's, and the retrained model's own
+_FORGETFUL = ("retrained", "second retrained", "third retrained")
 _STREAMS = ("forget", "retain", "test", "nonmember")
 Answers = dict[str, Tensor]
 
@@ -56,6 +57,21 @@ class Population:
 
     def __len__(self) -> int:
         return len(self.confidence["forget"])
+
+    @property
+    def unseen(self) -> str | None:
+        """The stream that no model was trained on: ``nonmember`` or else ``test``; ``None`` without any."""
+        return next((stream for stream in ("nonmember", "test") if _many(self.confidence.get(stream))), None)
+
+    def as_sure_as(self, references: "Population") -> "Population":
+        """Return it with each model's confidence on unseen samples brought to that of the references."""
+        stream = self.unseen
+        assert stream is not None
+        moved = {
+            name: match_confidence(values, self.confidence[stream], references.confidence[stream])
+            for name, values in self.confidence.items()
+        }
+        return Population(moved, self.accuracy)
 
 
 @dataclass(frozen=True)
@@ -106,11 +122,12 @@ class Populations:
             model: The audited model.
             number: K.
             sources: Whether unlearning starts K times from the run's one source, or once from each of K sources that
-                are trained anew. The source itself is K times the same model, or these K.
+                are trained anew. The source itself is K times the same model, or these K; the retrained model is a
+                third K retrained models.
             audit: Data and runtime.
         """
-        if kinds.audited == "retrained":
-            return self.retrained(kinds, number, audit, second=True)
+        if kinds.audited == "retrained":  # neither the references nor the null, or it had no width
+            return self._of(_FORGETFUL[2], None, kinds.retrain, kinds, number, audit)
         if kinds.audited == "unlearned":
             assert kinds.method is not None
             if sources == "one":
@@ -313,6 +330,11 @@ def _said(stream: str, outputs: Outputs) -> Answers:
     if stream != "retain":  # it may be millions of samples, and no statistic looks at single ones of it
         answers[f"confidence/{stream}"] = logit_scaled_confidence(outputs.logits, outputs.targets)
     return answers
+
+
+def _many(values: Tensor | None) -> bool:
+    """Return whether there are samples enough to have a spread."""
+    return values is not None and values.shape[1] > 1
 
 
 def _streams(data: UnlearningDataModule) -> list[str]:

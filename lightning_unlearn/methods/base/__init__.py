@@ -2,6 +2,7 @@
 
 from lightning_unlearn.core.checks import Choice, Declared, Range
 from lightning_unlearn.methods.base.ascent import AscendingModule
+from lightning_unlearn.methods.base.masked import MaskedModule
 from lightning_unlearn.methods.base.module import Step, UnlearningModule
 from lightning_unlearn.methods.base.one_shot import OneShotModule
 from lightning_unlearn.methods.base.source import Source
@@ -11,6 +12,7 @@ __all__ = [
     "AscendingModule",
     "Choice",
     "Declared",
+    "MaskedModule",
     "OneShotModule",
     "Range",
     "Source",

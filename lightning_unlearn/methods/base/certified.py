@@ -15,10 +15,23 @@ from lightning_unlearn.core.compat import AnyDropout, batches_stepped
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.functional import gaussian_epsilon, rewind_sensitivity
 from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.statistics import running_layers
 
-__all__ = ["NoisyBound"]
+__all__ = ["CERTIFIED", "NoisyBound"]
+
+CERTIFIED: dict[str, DeclaredMetric] = {
+    "certified/epsilon": DeclaredMetric(
+        "Certified ε",
+        "certified ε",
+        "Bound on what tells the model from a retrained one, at the certified δ and as the method assumes.",
+        direction="lower",
+        digits=4,
+    ),
+    "certified/delta": DeclaredMetric("Certified δ", "certified δ", "Chance that the ε does not hold."),
+}
+"""What a certificate measures."""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,8 @@ def kept_of(source: Source) -> str:
         return str(KEPT[source][0])
     raise ValueError(
         "checkpoint: 'auto' is the folder of the source's own checkpoint, and this source was given as a module; give "
-        "source='run/last.ckpt' or a SourceCheckpoint, or name the folder. In a comparison give the source keep_every=1"
+        "source='run/last.ckpt' or a SourceCheckpoint, or name the folder. In a comparison give the source "
+        "keep_every=1; of the sources that an evaluator trains anew (sources='many') nothing is kept"
     )
 
 

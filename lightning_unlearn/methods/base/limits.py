@@ -6,10 +6,17 @@ from collections.abc import Iterator
 import lightning as L
 from lightning.pytorch.callbacks import BatchSizeFinder, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.methods.base.curves import GAP
 
-__all__ = ["refuse_idle_averaging", "refuse_impossible", "refuse_no_gap", "require_data_parallel"]
+__all__ = [
+    "refuse_idle_averaging",
+    "refuse_impossible",
+    "refuse_no_gap",
+    "require_data_parallel",
+    "warn_without_a_class",
+]
 
 
 def refuse_impossible(method: L.LightningModule, trainer: L.Trainer) -> None:
@@ -116,6 +123,21 @@ def refuse_no_gap(trainer: L.Trainer, reason: str) -> None:
         raise ValueError(
             f"{type(watching[0]).__name__}(monitor={GAP!r}): {reason}, so what a model that never saw the forget set "
             "answers on it is not what it answers on non-members; watch accuracy/forget, against a bound of your own"
+        )
+
+
+def warn_without_a_class(method: L.LightningModule, *, forgets_a_class: bool) -> None:
+    """Warn of a method that makes a model wrong about every sample, where a retrained one would be right about many.
+
+    Args:
+        method: The unlearning method.
+        forgets_a_class: Whether that is what is asked for.
+    """
+    if not forgets_a_class:
+        rank_zero_warn(
+            f"{type(method).__name__} is made for whole classes, and none is forgotten: it makes the model wrong about "
+            "all of the forget set, while a retrained model is right about much of it; NegGradPlus, Rewind or "
+            "ReferenceKL is the better choice, unless the labels are wrong or poisoned"
         )
 
 

@@ -295,8 +295,7 @@ class UnlearningModule(SpreadableModule):
         retain set. Normalised by its own, a forget set would be forgotten in training mode only. Elsewhere inputs
         that are tensors of one shape go through together, which halves the fixed price of a step.
 
-        A batch of one sample has no statistics of its own, and is normalised by the running ones; so is the forget set
-        in an epoch that reads nothing else.
+        A batch of one sample has no statistics of its own, and is normalised by the running ones.
         """
         parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
         inputs, sizes = [part[0] for part in parts], [len(part[1]) for part in parts]
@@ -333,6 +332,11 @@ class UnlearningModule(SpreadableModule):
         known = (inputs, answered[0]) if answered is not None and self._plain_answers else None
         with self._normalising(len(targets)):
             return own_loss(cast(L.LightningModule, self.model), batch, batch_idx, known)
+
+    @property
+    def forget_alone(self) -> tuple[str, ...]:
+        """Streams of a step that trains on the forget set alone: the retain set too where it has to normalise it."""
+        return ("forget", "retain") if running_layers(self.model) else ("forget",)
 
     def samples_beside(self, stream: str) -> float:
         """Return how many samples of a stream this step has for each of ``epoch_stream``.
@@ -521,10 +525,8 @@ class UnlearningModule(SpreadableModule):
 
     @contextmanager
     def _normalising(self, size: int) -> Iterator[None]:
-        """Normalise by the running statistics a batch of one sample, or where there are none but forgotten ones."""
-        alone = self.training and self.phase(self.current_epoch).streams == ("forget",)
-        layers = running_layers(self.model).values() if size == 1 or alone else ()
-        with by_running_statistics(layers, on_every_rank=alone):
+        """Normalise a batch of one sample by the running statistics."""
+        with by_running_statistics(running_layers(self.model).values() if size == 1 else ()):
             yield
 
     # ------------------------------------------------------------------ after the last step

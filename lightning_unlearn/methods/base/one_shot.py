@@ -62,6 +62,10 @@ class OneShotModule(UnlearningModule):
         """Edit the weights, refuse what is not finite, and estimate running statistics on the retain set."""
         self.edit(data, runtime)
         require_finite(self.model, f"the model that {type(self).__name__} unlearned")
+        self.estimate(data, runtime)
+
+    def estimate(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Estimate running statistics on the retain set; an edit that asks the model for features needs that before."""
         if moving := [name for name, layer in running_layers(self.model).items() if layer.training]:
             estimate_statistics(self.model, moving, data, runtime, self.adapter)
 

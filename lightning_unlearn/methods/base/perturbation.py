@@ -10,18 +10,23 @@ from lightning_unlearn.core.checks import Choice, Declared, Range, in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.functional import perturb_mixed, perturb_scaled, perturbation_loss, similarity
-from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.functional import (
+    perturb_mixed,
+    perturb_scaled,
+    perturbation_loss,
+    selection_masks,
+    similarity,
+)
+from lightning_unlearn.methods.base.masked import MaskedModule
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher
 from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import hold_statistics, trainable
-from lightning_unlearn.models.sharding import local_part, local_part_of
 
 __all__ = ["Perturbation"]
 
 
-class Perturbation(UnlearningModule):
+class Perturbation(MaskedModule):
     r"""Perturbs the weights that :meth:`select` names, then fine-tunes; the base of Top-K and Random-k.
 
     Before the first step each chosen weight becomes :math:`\omega + \epsilon\,\omega` (eq. 7) or is mixed
@@ -39,7 +44,7 @@ class Perturbation(UnlearningModule):
         epsilon: Coefficient ε of the perturbation; finite and not 0, in (0, 1] with ``mix``. The paper asks
             for a small value and names none.
         mix: Whether chosen weights are mixed with one another rather than scaled.
-        lambda_: Weight λ of the JS term, >= 0.
+        lambda_: Weight λ of the JS term, >= 0; at 0 the forget set is not read.
         teacher: Whose posteriors the JS term pulls to: ``"source"``, as the paper has it, or a model (or its
             checkpoint) that never saw the forget set, which the paper puts the source in place of.
         update: Which weights fine-tuning moves. ``"all"``, or ``"selected"``: the perturbed ones only, as the
@@ -61,7 +66,6 @@ class Perturbation(UnlearningModule):
         ValueError: If an argument is outside its range.
     """
 
-    streams = ("forget", "retain")
     epoch_stream = "retain"
     indexed_streams = ("forget",)
     declared: ClassVar[Declared] = {
@@ -100,11 +104,11 @@ class Perturbation(UnlearningModule):
         self.lambda_ = lambda_
         self.similarity_threshold = similarity_threshold
         self.epoch_stream = epoch
+        if not lambda_ and similarity_threshold is None and epoch == "retain":
+            self.streams = ("retain",)  # nothing asks for the forget set
         self.perturbed: dict[str, Tensor] = {}
         taught_by = self.source if teacher == "source" else load_source(teacher)
         self._teacher = Teacher(taught_by, self.adapter)
-        self._movable: dict[str, Tensor] = {}
-        self._still: dict[str, Tensor] = {}
         self.train()
 
     # ------------------------------------------------------------------ what may be chosen
@@ -146,7 +150,7 @@ class Perturbation(UnlearningModule):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the teacher, choose weights, and perturb them."""
-        self._teacher.ask(data, runtime)
+        self.prepare_resumed(data, runtime)
         # last, so that a run that is stopped before has not perturbed anything, and one resumed not twice
         generator = torch.Generator().manual_seed(derive_seed(data.order_seed, "perturbation"))
         chosen = self.select(data, runtime, generator)
@@ -164,30 +168,25 @@ class Perturbation(UnlearningModule):
         return sum(len(positions) for positions in self.perturbed.values())
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask the teacher; the weights came perturbed with the checkpoint."""
-        self._teacher.ask(data, runtime)
+        """Ask the teacher, where it is needed; the weights came perturbed with the checkpoint."""
+        if "forget" in self.streams:
+            self._teacher.ask(data, runtime)
 
     def on_train_start(self) -> None:
-        """Log ``perturbed_parameters`` and note which numbers may move."""
+        """Log ``perturbed_parameters``."""
         super().on_train_start()
         self.log("perturbed_parameters", float(self.n_perturbed), sync_dist=True)
-        if self.update == "selected":
-            for name, parameter in trainable(self.model).items():
-                mask = torch.zeros(parameter.numel(), dtype=torch.bool)
-                mask[self.perturbed[name]] = True
-                mask = mask.view(parameter.shape).to(parameter.device)
-                self._movable[name] = local_part_of(mask, parameter)
-                self._still[name] = local_part(parameter.detach()).clone()
 
-    def on_train_end(self) -> None:
-        """Stop the clock, and let go of the copy of what was not to move."""
-        super().on_train_end()
-        self._movable, self._still = {}, {}
+    def step_scales(self) -> dict[str, Tensor]:
+        """Return 1 for the perturbed weights and 0 for the others, where only these may move."""
+        return selection_masks(self.perturbed, trainable(self.model)) if self.update == "selected" else {}
 
     # ------------------------------------------------------------------ fine-tuning
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 10: CE on the retain set + λ·JS on the forget set."""
+        if "forget" not in self.streams:
+            return super().training_step(batch, batch_idx)
         (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
         ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
         loss, js, _ = perturbation_loss(
@@ -202,22 +201,6 @@ class Perturbation(UnlearningModule):
         if mode and self.update == "selected":
             hold_statistics(self.model, everything=True)
         return self
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Hide the gradients of what stays from clipping, momentum and norms of whole tensors."""
-        for name, movable in self._movable.items():
-            gradient = self.model.get_parameter(name).grad
-            if gradient is not None:
-                local_part(gradient).masked_fill_(~movable, 0)
-        super().on_before_optimizer_step(optimizer)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then put back what weight decay moved without a gradient."""
-        super().optimizer_step(*args, **kwargs)
-        with torch.no_grad():
-            for name, movable in self._movable.items():
-                parameter = local_part(self.model.get_parameter(name))
-                parameter.copy_(torch.where(movable, parameter, self._still[name]))
 
     def on_train_epoch_end(self) -> None:
         """Log ``train/similarity`` and stop as soon as it reaches the threshold."""

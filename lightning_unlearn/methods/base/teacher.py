@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,11 +23,19 @@ class Teacher:
         model: The model; a frozen copy of it is kept, for as long as it is needed.
         adapter: How batches and outputs are taken apart.
         stream: Which samples it answers on.
+        positions: Those of the stream that a method takes (``stream_positions``); ``None`` for all.
     """
 
-    def __init__(self, model: nn.Module, adapter: Adapter, stream: str = "forget") -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        adapter: Adapter,
+        stream: str = "forget",
+        positions: np.ndarray[Any, Any] | None = None,
+    ) -> None:
         self.adapter = adapter
         self.stream = stream
+        self.positions = positions
         self._model: nn.Module | None = frozen(model)
         self._table: Tensor | None = None
 
@@ -55,7 +64,7 @@ class Teacher:
         if self._table is not None:
             return self._table
         assert self._model is not None
-        loader = data.loader(self.stream, indexed=True)
+        loader = data.loader(self.stream, indexed=True, positions=self.positions)
         return predict(self._model, loader, runtime, self.adapter).logits.to(runtime.device)
 
     def logits(self, batch: Indexed) -> Tensor:

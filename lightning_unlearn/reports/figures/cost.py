@@ -9,7 +9,13 @@ from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures import base
 from lightning_unlearn.reports.figures.trade_off import forgetting_axis
 from lightning_unlearn.reports.floor import costs
-from lightning_unlearn.reports.glossary import describe, half_width, method_names, short_retrainings
+from lightning_unlearn.reports.glossary import (
+    describe,
+    forgot_nothing,
+    half_width,
+    method_names,
+    short_retrainings,
+)
 from lightning_unlearn.reports.schema import Report, Value
 
 if TYPE_CHECKING:
@@ -39,8 +45,9 @@ def cost_quality(report: Report, details: Details) -> Figure | None:
     panels: list[tuple[str, dict[str, _Point]]] = []
     about = describe(_UTILITY, report)
     panels.append((about.heading, _points(report, cost, _UTILITY, 0.0, about.scale)))
-    if choice is not None and {"source", "retrain"} <= (known := _having(report, choice.metric)).keys():
-        source, retrained = known["source"]["mean"], known["retrain"]["mean"]
+    nothing = None if choice is None else forgot_nothing(report, choice.metric)
+    if choice is not None and nothing and "retrain" in (known := _having(report, choice.metric)):
+        source, retrained = nothing["mean"], known["retrain"]["mean"]
         if source != retrained:
             label = f"Share of the gap closed [%], {describe(choice.metric, report).short}"
             panels.append((label, _points(report, cost, choice.metric, source, 100 / (retrained - source))))

@@ -146,7 +146,7 @@ def unlearning_degree(report: Report, details: Details) -> Figure | None:
     base.reference_line(difference, report, _CALIBRATED)
     difference.axvline(0.0, color=base.WHISKER, linewidth=1.0, zorder=1)
     about = describe(_CALIBRATED, report)
-    both.set(title="Degree and null control", xlabel="unlearning degree")
+    both.set(title="Degree and null control", xlabel=base.typeset(describe(_DEGREE, report).label))
     difference.set(title=base.typeset(about.label, 30), xlabel=base.typeset(about.short_heading))
     for axes in (both, difference):
         axes.xaxis.set_major_locator(MaxNLocator(5))

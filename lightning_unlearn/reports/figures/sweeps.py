@@ -29,11 +29,11 @@ _PANELS = (
     "backdoor/recovered_accuracy",
     "membership_inference/fnr",
     "membership_inference/auc",
-    "unlearning_degree/calibrated",
-    "forgetting_quality/epsilon_mean",
+    "unlearning_degree/degree",
+    "forgetting_quality/matched",
 )
 """What is drawn against the parameter: utility first, then forgetting; after these, what else decides on it."""
-_NOT_DRAWN = ("membership_inference/hit_rate", "forgetting_quality/relative")
+_NOT_DRAWN = ("membership_inference/hit_rate",)
 """What decides and stands in another of these already."""
 _COLUMNS = 3
 

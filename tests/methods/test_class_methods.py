@@ -1,0 +1,101 @@
+"""DELETE and BoundaryShrink, for whole classes: their targets by hand, and what the exported model has forgotten."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.toys import FEATURES, quiet_trainer, toy_data, toy_source
+from helpers.wrong_labels import check_a_class_is_forgotten
+from torch import Tensor, nn
+
+from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
+from lightning_unlearn.methods import DELETE, BoundaryShrink, UnlearningModule
+
+both = pytest.mark.parametrize("method", [DELETE, BoundaryShrink], ids=lambda method: method.__name__)
+
+
+@pytest.mark.slow
+@both
+def test_a_class_is_forgotten(method: type[UnlearningModule], tmp_path: Path) -> None:
+    # without the retain set's batches to normalise by, the exported model is right about 99%
+    check_a_class_is_forgotten(method, tmp_path, epochs=10, left=0.02, lost=0.03)
+
+
+@both
+def test_a_forget_set_that_is_no_class_is_warned_of(method: type[UnlearningModule]) -> None:
+    with pytest.warns(
+        UserWarning, match=f"{method.__name__} is made for whole classes.*NegGradPlus, Rewind or"
+    ):
+        quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method(toy_source()), toy_data())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*whole classes")
+        quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method(toy_source()), toy_data(Classes([1])))
+
+
+@both
+def test_the_retain_set_is_read_where_it_has_to_normalise(method: type[UnlearningModule]) -> None:
+    assert method(toy_source()).streams == ("forget", "retain")
+    assert method(nn.Linear(FEATURES, 3)).streams == ("forget",)
+
+
+def test_the_target_of_delete_is_the_source_without_the_true_class() -> None:
+    found: list[tuple[float, float]] = []
+
+    class Noted(DELETE):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            x, y = batch["forget"].batch
+            with torch.no_grad():
+                target, answers = self.source(x).softmax(1), self.model(x).log_softmax(1)
+            total = 0.0
+            for sample, label in enumerate(y.tolist()):
+                others = [c for c in range(3) if c != label]
+                left = target[sample, others] / target[sample, others].sum()
+                total += float((left * (left.log() - answers[sample, others])).sum())
+            found.append((float(loss), total / len(y)))
+            return loss
+
+    source = nn.Linear(FEATURES, 3)
+    quiet_trainer(max_epochs=3, limit_val_batches=0).fit(Noted(source), toy_data(Classes([1])))
+    for loss, expected in found:
+        assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_nearest_class_is_that_past_the_boundary_and_never_the_label() -> None:
+    torch.manual_seed(0)
+    source = nn.Linear(FEATURES, 3)
+    for bound in (1e-6, 0.5):
+        method = BoundaryShrink(source, bound)
+        data = toy_data(Classes([1]))
+        quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, data)
+        x, y = next(iter(data.loader("forget", batch_size=99)))
+        low, high = x.min(), x.max()
+        posterior = source(x).softmax(1).detach()
+        posterior[torch.arange(len(y)), y] -= 1
+        gradient = posterior @ source.weight.detach()  # of the cross-entropy, by the inputs
+        answers = source((x + bound * (high - low) * gradient.sign()).clamp(low, high)).detach()
+        answers[torch.arange(len(y)), y] = -torch.inf
+        assert torch.equal(method._labels, answers.argmax(1))
+        assert not bool((method._labels == y).any())
+
+
+def test_inputs_in_which_no_step_can_be_taken_are_refused() -> None:
+    class Words(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(9, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.table(x).mean(1)
+
+    data = TensorData(torch.randint(0, 9, (30, 4)), torch.arange(30) % 3)
+    split = UnlearningDataModule(data, Classes([1]), batch_size=8)
+    with pytest.raises(ValueError, match="one floating-point tensor; DELETE takes none"):
+        quiet_trainer().fit(BoundaryShrink(Words()), split)
+
+
+def test_arguments_outside_their_range_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"bound must .* got 0"):
+        BoundaryShrink(toy_source(), 0.0)

@@ -5,14 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from helpers.toys import assert_same_state
 
+from lightning_unlearn import methods
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.methods.base import OneShotModule
 from lightning_unlearn.methods.base.source import SourceCheckpoint, read_checkpoint
 from lightning_unlearn.models import Classifier
 
@@ -23,6 +27,11 @@ FIT = [
     "--trainer.logger=false",
     "--trainer.num_sanity_val_steps=0",
 ]
+IMAGE_NET = [
+    "--model.net=lightning_unlearn.models.ResNet8",
+    "--model.net.in_channels=1",
+    "--model.net.width=4",
+]
 NET = ["--model.net=lightning_unlearn.models.MLP", "--model.net.in_features=64", "--model.net.hidden=[16,16]"]
 DATA = ["--data=UnlearningDataModule", "--data.datamodule=Digits", "--data.forget=0.1"]
 
@@ -32,8 +41,8 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def train_source() -> Path:
-    assert main(["fit", "--model=Classifier", *NET, "--data=Digits", "--trainer.max_epochs=2", *FIT]) == 0
+def train_source(net: Sequence[str] = NET) -> Path:
+    assert main(["fit", "--model=Classifier", *net, "--data=Digits", "--trainer.max_epochs=2", *FIT]) == 0
     (found,) = Path("checkpoints").glob("*.ckpt")
     return found.rename("source.ckpt")
 
@@ -130,6 +139,8 @@ methods:
     trainer: {max_epochs: 1}
 evaluators: [{class_path: MembershipInference, init_args: {bootstrap: 10, attack: logistic}}]
 seeds: 2
+retrain_2: false
+short_retrainings: []
 trainer: {accelerator: cpu}
 """
 
@@ -344,6 +355,17 @@ RUN = [
 ]
 
 
+def earlier(source: Path) -> Path:
+    """Write what stands for a checkpoint of the source's training, from before it was as it is."""
+    content = torch.load(source, weights_only=True)
+    for value in content["state_dict"].values():
+        if value.is_floating_point():
+            value.mul_(0.99)
+    content["global_step"] -= 1
+    torch.save(content, "earlier.ckpt")
+    return Path("earlier.ckpt")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", RUN, ids=config_name)
 def test_a_shipped_config_of_each_kind_runs(path: Path, request: pytest.FixtureRequest) -> None:
@@ -363,10 +385,13 @@ def test_a_shipped_config_of_each_kind_runs(path: Path, request: pytest.FixtureR
         arguments += ["--trainer.accelerator=cpu", "--trainer.limit_train_batches=2"]
         assert main(arguments) == 0
     elif kind == "methods":
-        source = train_source()
+        method = getattr(methods, content["model"]["class_path"])
+        source = train_source(IMAGE_NET if method is methods.CT else NET)
         for old in Path("checkpoints").glob("*.ckpt"):
             old.unlink()
-        assert main(["fit", f"--config={path}", f"--model.source={source}", *DATA, "--data.shadow=0.1", *FIT, "--trainer.max_epochs=1", "--trainer.limit_train_batches=2"]) == 0  # fmt: skip
+        given = [f"--model.checkpoint={earlier(source)}"] if method is methods.Rewind else []
+        epochs = 0 if issubclass(method, OneShotModule) else 1
+        assert main(["fit", f"--config={path}", f"--model.source={source}", *given, *DATA, "--data.shadow=0.1", *FIT, f"--trainer.max_epochs={epochs}", "--trainer.limit_train_batches=2"]) == 0  # fmt: skip
     elif kind == "evaluators":
         Path("compare.yaml").write_text(COMPARE)
         assert (

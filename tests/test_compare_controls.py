@@ -2,8 +2,9 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import lightning as L
 import pytest
 import torch
 from helpers.toys import Net, toy_data
@@ -11,7 +12,7 @@ from test_compare import reference_kl, timeless, toy_compare
 
 from lightning_unlearn import MethodRun, SourceRun
 from lightning_unlearn.callbacks import ForgettingQuality
-from lightning_unlearn.comparison.controls import Rates, short_name, short_run
+from lightning_unlearn.comparison.controls import Rates, RatesRecorder, short_name, short_run
 from lightning_unlearn.data import Split
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.methods.base.source import read_checkpoint
@@ -100,10 +101,11 @@ def test_the_rates_are_compressed_and_end_near_zero(steps: int) -> None:
     assert constant[0] == pytest.approx(0.1)
     assert constant == sorted(constant, reverse=True)
     assert steps == 1 or constant[-1] == pytest.approx(0.002)
-    # a recipe that falls by itself keeps its course: at half of the steps the rate of step 50
-    ending = rates_of([(0, 0.1), (50, 0.05), (90, 0.001)])
+    # a recipe that falls by itself keeps its course, from its first step to its last
+    ending = rates_of([(0, 0.1), (50, 0.05), (99, 0.001)])
     assert ending[0] == pytest.approx(0.1)
-    assert ending[steps // 2] == pytest.approx(0.05 if steps > 1 else 0.1)
+    assert ending[(steps - 1) // 2 + (steps > 1)] == pytest.approx(0.05 if steps > 1 else 0.1)
+    assert steps == 1 or ending[-1] == pytest.approx(0.001)
 
 
 def test_a_short_run_is_the_retraining_but_for_its_length() -> None:
@@ -111,13 +113,72 @@ def test_a_short_run_is_the_retraining_but_for_its_length() -> None:
         pass
 
     given = {"max_epochs": 9, "callbacks": Mine(), "gradient_clip_val": 1.0}
-    run = short_run(MethodRun(Retrain, "retrain", given, 7), {"steps": 50, "rates": [[(0, 0.1)]]}, 0.001)
+    trained = {"steps": 50, "rates": [[(0, 0.1)]]}
+    run, rates = short_run(MethodRun(Retrain, "retrain", given, 7), trained, 0.001)
     assert run.label == short_name(0.001) == "retrain_0.1pct"
     assert run.batch_size == 7
     assert run.trainer["max_steps"] == 1
-    assert run.trainer["max_epochs"] == -1
+    assert run.trainer["max_epochs"] == 9, "a recipe may read it"
     assert run.trainer["gradient_clip_val"] == 1.0
-    assert [type(callback).__name__ for callback in run.trainer["callbacks"]] == ["Mine", "Rates"]
+    assert run.trainer["callbacks"] is given["callbacks"]
+    assert (rates.steps, rates.long_steps, rates.rates) == (1, 50, trained["rates"])
+
+
+def test_parameter_groups_may_come_and_choose_their_own_rates(tmp_path: Path) -> None:
+    class Trainer:
+        global_step = 0
+        is_global_zero = True
+
+        def __init__(self) -> None:
+            self.optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)]
+
+    trainer: Any = Trainer()
+    recorder = RatesRecorder(tmp_path / "rates.json")
+    recorder.on_train_batch_start(trainer)
+    trainer.optimizers[0].add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": None})
+    trainer.global_step = 3
+    recorder.on_train_batch_start(trainer)
+    recorder.on_train_end(trainer, None)  # type: ignore[arg-type]
+    assert json.loads((tmp_path / "rates.json").read_text())["rates"] == [[[0, 0.5]], [[3, 0.0]]]
+    Rates(2, 4, recorder.rates).on_train_batch_start(trainer)
+    assert trainer.optimizers[0].param_groups[1]["lr"] is None
+
+
+class Counts(L.Callback):
+    """Counts the fits that it takes part in."""
+
+    fits: ClassVar[list[int]] = []
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count."""
+        self.fits.append(trainer.global_step)
+
+
+@pytest.mark.slow
+def test_a_short_retraining_has_the_callbacks_of_all_and_a_recipe_that_reads_the_epochs(
+    tmp_path: Path,
+) -> None:
+    class Cycle(Classifier):
+        def configure_optimizers(self) -> Any:
+            optimizer = torch.optim.SGD(self.parameters(), lr=0.01)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, 0.1, epochs=self.trainer.max_epochs, steps_per_epoch=50
+            )
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    Counts.fits.clear()
+    result = toy_compare(
+        tmp_path, source=SourceRun(lambda: Cycle(Net()), {"max_epochs": 2}), seeds=1, methods=[], evaluators=[],
+        trainer={"accelerator": "cpu", "callbacks": [Counts()]}, **SHORT,
+    )  # fmt: skip
+    assert not result.failed, result.report["failures"]
+    assert len(Counts.fits) == 5, "source, three retrainings in full or half, one in a tenth"
+    (tmp_path / "retrain" / "seed_0" / "rates.json").unlink()
+    again = toy_compare(
+        tmp_path, source=SourceRun(lambda: Cycle(Net()), {"max_epochs": 2}), seeds=1, methods=[], evaluators=[],
+        trainer={"accelerator": "cpu", "callbacks": [Counts()]}, **SHORT,
+    )  # fmt: skip
+    assert not again.failed, "what is missing is made again"
 
 
 def test_a_method_may_not_be_called_like_a_control(tmp_path: Path) -> None:

@@ -90,7 +90,6 @@ class MembershipInference(AgainstNonmembers):
             "Share of the forget set that a membership inference attack (MIA) takes for training data; read it beside "
             "the false positive rate, since it moves with a model's confidence alone.",
             headline=True,
-            ideal=0.5,
         ),
         "membership_inference/auc": near_score(
             "Membership inference: area under the ROC curve",

@@ -1,7 +1,7 @@
 """Retraining as a control: once more with another seed, and for a small part of its steps."""
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["SHARES", "Rates", "RatesRecorder", "short_name", "short_run"]
 
 SHARES = (0.025, 0.05, 0.1, 0.2)
 """Parts of the retraining's steps that a short retraining takes, unless others are asked for."""
-_LENGTHS = ("max_epochs", "min_epochs", "max_steps", "min_steps")
+_LENGTHS = ("min_epochs", "max_steps", "min_steps")
 _MOST_CHANGES = 1000
 
 
@@ -44,9 +44,9 @@ class RatesRecorder(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Note the rates that have changed."""
         groups = _groups(trainer)
-        self.rates = self.rates or [[] for _ in groups]
+        self.rates += [[] for _ in groups[len(self.rates) :]]  # some are added while it trains
         for changes, group in zip(self.rates, groups, strict=True):
-            rate = float(group["lr"])
+            rate = float(group["lr"] or 0.0)  # an optimizer may choose its own
             if not changes or changes[-1][1] != rate:
                 changes.append((trainer.global_step, rate))
             if len(changes) > 2 * _MOST_CHANGES:  # a rate of every step's own
@@ -75,15 +75,17 @@ class Rates(L.Callback):
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Set the rates of the step, whatever the recipe's own schedule says."""
         step = trainer.global_step
-        for changes, group in zip(self.rates, _groups(trainer), strict=True):
-            at = bisect_right([change for change, _ in changes], step * self.long_steps // self.steps)
+        place = step * (self.long_steps - 1) // max(1, self.steps - 1)  # the last step has the last rate
+        for changes, group in zip(self.rates, _groups(trainer), strict=False):
+            at = bisect_right([change for change, _ in changes], place)
             falls = changes[-1][1] <= 0.05 * max(rate for _, rate in changes)
             down = 1.0 if falls else annealed(step, self.steps, warm_up=0.0)
-            group["lr"] = changes[max(at - 1, 0)][1] * down
+            if group["lr"] is not None:
+                group["lr"] = changes[max(at - 1, 0)][1] * down
 
 
-def short_run(retrain: MethodRun, trained: Mapping[str, Any], share: float) -> MethodRun:
-    """Return the run that retrains for a share of the steps.
+def short_run(retrain: MethodRun, trained: Mapping[str, Any], share: float) -> tuple[MethodRun, Rates]:
+    """Return the run that retrains for a share of the steps, and the rates that it trains with.
 
     Args:
         retrain: The retraining.
@@ -91,12 +93,9 @@ def short_run(retrain: MethodRun, trained: Mapping[str, Any], share: float) -> M
         share: The share, in (0, 1).
     """
     steps = max(1, round(share * trained["steps"]))
-    given = retrain.trainer.get("callbacks") or []
-    own = list(given) if isinstance(given, Sequence) else [given]
     others = {key: value for key, value in retrain.trainer.items() if key not in _LENGTHS}
-    rates = Rates(steps, trained["steps"], trained["rates"])
-    length = {"max_steps": steps, "max_epochs": -1, "callbacks": [*own, rates]}
-    return MethodRun(retrain.method, short_name(share), {**others, **length}, retrain.batch_size)
+    run = MethodRun(retrain.method, short_name(share), {**others, "max_steps": steps}, retrain.batch_size)
+    return run, Rates(steps, trained["steps"], trained["rates"])
 
 
 def _groups(trainer: L.Trainer) -> list[dict[str, Any]]:

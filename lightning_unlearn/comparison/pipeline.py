@@ -16,7 +16,7 @@ from torch import nn
 from lightning_unlearn.callbacks import Evaluator, ManyModels
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
 from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
-from lightning_unlearn.comparison.controls import RatesRecorder, short_name, short_run
+from lightning_unlearn.comparison.controls import Rates, RatesRecorder, short_name, short_run
 from lightning_unlearn.comparison.folder import KEY, RunFolder, add_written, claim
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.runs import RETRAIN, RETRAIN_2, SOURCE, MethodRun, SourceRun
@@ -36,7 +36,7 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.surroundings import seeded
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
-from lightning_unlearn.data.selection import as_rule
+from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.ensembles import isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
@@ -54,7 +54,7 @@ from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.surgery import load_state
 from lightning_unlearn.reports import Report, build_report
-from lightning_unlearn.reports.details import read_curves
+from lightning_unlearn.reports.details import read_log
 from lightning_unlearn.reports.glossary import is_control
 from lightning_unlearn.reports.pooling import set_intervals
 
@@ -125,7 +125,7 @@ class Pipeline:
     _seed: int = -1
     _source: nn.Module | None = None
     _retrained: nn.Module | None = None
-    _short: dict[str, MethodRun] = field(default_factory=dict)
+    _short: dict[str, tuple[MethodRun, Rates]] = field(default_factory=dict)
     _evaluators: list[Evaluator] = field(default_factory=list)
     _settings: list[Any] = field(default_factory=list)
     _populations: Populations = field(default_factory=Populations)
@@ -175,11 +175,17 @@ class Pipeline:
         """Return the data with the split of a seed."""
         if not self.draws_anew:
             return self.given
+        data = self._drawn(seed)
+        forget = self.given.split.forget
+        if self.source.checkpoint is not None and not np.array_equal(data.split.forget, forget):
+            data = self._drawn(seed, as_rule(forget))
+        return data
+
+    def _drawn(self, seed: int, rule: ForgetRule | None = None) -> UnlearningDataModule:
         data = self.build_data()
         data.ledger = None
         data.seed = derive_seed(data.seed, "split", seed) % 2**32
-        if self.source.checkpoint is not None:
-            data.rule = as_rule(self.given.split.forget)
+        data.rule = rule or data.rule
         data.prepare_data()
         data.setup("fit")
         return data
@@ -191,16 +197,16 @@ class Pipeline:
         methods = [name for name in self.runs if name != RETRAIN]
         return [SOURCE, RETRAIN, *others, *map(short_name, self.shares), *methods]
 
-    def _short_runs(self) -> dict[str, MethodRun]:
+    def _short_runs(self) -> dict[str, tuple[MethodRun, Rates]]:
         """Return the short retrainings by name, each number of steps once; none without the retraining."""
         if self._retrained is None:
             for share in self.shares:
                 self._fail(short_name(share), "not run: the retrained model failed")
             return {}
-        trained = self._folder(RETRAIN).rates()
-        runs = [short_run(self.runs[RETRAIN], trained, share) for share in sorted(self.shares)]
-        by_steps = {run.trainer["max_steps"]: run for run in reversed(runs)}
-        return {run.label: run for run in by_steps.values() if run.trainer["max_steps"] < trained["steps"]}
+        trained = self._folder(RETRAIN).rates() if self.shares else {}
+        runs = [short_run(self.runs[RETRAIN], trained, share) for share in sorted(self.shares, reverse=True)]
+        by_steps = {rates.steps: (run, rates) for run, rates in runs}
+        return {run.label: (run, rates) for run, rates in by_steps.values() if rates.steps < rates.long_steps}
 
     def _build_evaluators(self) -> None:
         self._populations = Populations()
@@ -252,7 +258,9 @@ class Pipeline:
         def train(method: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             folder = self._folder(name)
             looking = [*watchers.values(), WatchRecorder(folder.watched, watchers)] if watchers else []
-            rates = [RatesRecorder(folder.learning_rates)] if name == RETRAIN else []
+            rates = [RatesRecorder(folder.learning_rates)] if name == RETRAIN and self.shares else []
+            if name in self._short:
+                looking.append(self._short[name][1])
             trainer = self._trainer(name, _own_arguments(run), *looking, *rates)
             with batches_of(self.data, run.batch_size):
                 trainer.fit(method, self.data)
@@ -276,9 +284,15 @@ class Pipeline:
             config = self._run_config(name)
             with together(part), seeded(seed):
                 subject = build()
-                fingerprint = self.identities[name, self._seed] = self._fingerprint(name, subject)
+                made = [subject, vars(self._short[name][1])] if name in self._short else subject
+                fingerprint = self.identities[name, self._seed] = self._fingerprint(name, made)
+                needs_rates = name == RETRAIN and bool(self.shares)
                 if not decided(
-                    lambda: folder.is_trained(fingerprint) and was_watched(folder.watched, watchers or {})
+                    lambda: (
+                        folder.is_trained(fingerprint)
+                        and was_watched(folder.watched, watchers or {})
+                        and (folder.learning_rates.is_file() or not needs_rates)
+                    )
                 ):
                     shared(lambda: folder.begin(config))
                     self.data.order_seed = seed
@@ -315,14 +329,13 @@ class Pipeline:
 
     def _needed(self, folder: RunFolder) -> dict[str, float]:
         """Return how long the retraining took and how long it needed, in epochs, where its course was logged."""
-        curve = read_curves(folder.path / "log" / "metrics.csv").get("accuracy/test")
-        if curve is None:
+        # validation logs the same, with its epoch
+        looked_at = [row for row in read_log(folder.path / "log" / "metrics.csv") if "epoch" not in row]
+        curve = [row["accuracy/test"] for row in looked_at if "accuracy/test" in row]
+        if len(curve) < 2:
             return {}
         samples = len(some_of(self.data.split.test, 0))
-        return {
-            "epochs/needed": epochs_needed(curve["value"], samples),
-            "epochs/trained": len(curve["value"]) - 1,
-        }
+        return {"epochs/needed": epochs_needed(curve, samples), "epochs/trained": len(curve) - 1}
 
     def _audit(self, name: str, model: nn.Module) -> None:
         folder, seed, controls = self._folder(name), self._seed_of("evaluate"), (name, SOURCE, RETRAIN)
@@ -402,6 +415,11 @@ class Pipeline:
 
     def report(self, seconds: float) -> Report:
         """Put together what the runs gave."""
+        forgotten = np.concatenate(
+            [np.frombuffer(forget, dtype=np.int64) for forget, _ in self.splits.values()]
+        )
+        if not self.draws_anew:
+            forgotten = self.given.split.forget
         totals = {seed: m.get("time/total_s") for seed, m in self.metrics.get(RETRAIN, {}).items()}
         for name in self.names[1:]:
             for seed, metrics in self.metrics.get(name, {}).items():
@@ -416,7 +434,7 @@ class Pipeline:
                 "name": self.given.data_name,
                 "split": self._split_in_words(),
                 **{f"n_{part}": len(getattr(self.given.split, part)) for part in _PARTS},
-                **({"forget_hmac": self._forget_hmac} if self.key_is_shared else {}),
+                **({"forget_hmac": positions_hash(forgotten, self.key)} if self.key_is_shared else {}),
                 "seconds": seconds,
             },
             failures=self.failures,  # type: ignore[arg-type]
@@ -557,7 +575,9 @@ class Pipeline:
     def _run_of(self, name: str) -> SourceRun | MethodRun:
         if name == SOURCE:
             return self.source
-        return self._short.get(name) or self.runs[RETRAIN if name == RETRAIN_2 else name]
+        return (
+            self._short[name][0] if name in self._short else self.runs[RETRAIN if name == RETRAIN_2 else name]
+        )
 
     def _seed_of(self, purpose: str, name: str = "") -> int:
         chosen = self._seed if self.vary in ("all", "training", purpose) else self.seeds[0]

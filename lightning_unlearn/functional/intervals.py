@@ -20,8 +20,8 @@ def pooled_intervals(
     """Return the 95% interval of each model's mean over seeds, with the noise that all models share.
 
     With three seeds the noise of one model alone is hardly known, and three equal accuracies do not show that there is
-    none. A model whose variance stands out by Cochran's test at 1%, or that has fewer seeds than the others, is judged
-    by its own.
+    none. A model whose variance stands out by Cochran's test at 1%, that has fewer seeds than the others, or whose
+    scores are all equal, is judged by its own.
 
     Args:
         values: Model name to one score a seed, at least two.
@@ -37,7 +37,7 @@ def pooled_intervals(
     Example:
         >>> intervals = pooled_intervals({"a": [0.9, 0.9, 0.9], "b": [0.88, 0.9, 0.92]}, samples=100)
         >>> [round(end, 3) for end in intervals["a"]]
-        [0.836, 0.936]
+        [0.793, 0.951]
     """
     from scipy import stats
 
@@ -48,11 +48,14 @@ def pooled_intervals(
     within = {model: row if samples is None else _log_odds(row, samples) for model, row in scores.items()}
     variance = {model: float(row.var(ddof=1)) for model, row in within.items()}
     seeds = max(map(len, within.values()), default=0)
-    pool = _alike({model: variance[model] for model, row in within.items() if len(row) == seeds}, seeds)
-    pooled = sum(pool.values()) / max(len(pool), 1)
+    complete = {
+        model: variance[model] for model, row in within.items() if len(row) == seeds and variance[model]
+    }
+    pool = _alike(complete, seeds)
+    pooled, pooled_df = _pooled(np.array([within[model] for model in pool]))
     intervals = {}
     for model, row in within.items():
-        noise, df = (pooled, len(pool) * (seeds - 1)) if model in pool else (variance[model], len(row) - 1)
+        noise, df = (pooled, pooled_df) if model in pool else (variance[model], len(row) - 1.0)
         mean, plain = float(row.mean()), float(scores[model].mean())
         if samples is not None:
             noise = max(noise, 1 / (samples * _share(mean) * (1 - _share(mean))))
@@ -60,6 +63,24 @@ def pooled_intervals(
         ends = (mean - half, mean + half) if samples is None else (_share(mean - half), _share(mean + half))
         intervals[model] = min(ends[0], plain), max(ends[1], plain)
     return intervals
+
+
+def _pooled(table: Array) -> tuple[float, float]:
+    """Return the variance of a score over seeds, from all models' scores ``(M, S)``, and its degrees of freedom.
+
+    What a seed does to all models at once, such as an easy forget set, is no independent evidence of M models:
+    Satterthwaite, 1946, for the sum of the mean squares of seeds and of residuals.
+    """
+    if len(table) < 2:
+        return (float(table.var(ddof=1)), table.shape[1] - 1.0) if table.size else (0.0, 1.0)
+    models, seeds = table.shape
+    centred = table - table.mean(1, keepdims=True)
+    of_seeds = models * float(np.square(centred.mean(0)).sum()) / (seeds - 1)
+    residual = float(np.square(centred - centred.mean(0)).sum()) / ((models - 1) * (seeds - 1))
+    parts = of_seeds / models, residual * (models - 1) / models
+    total = sum(parts)
+    spread = parts[0] ** 2 / (seeds - 1) + parts[1] ** 2 / ((models - 1) * (seeds - 1))
+    return total, total**2 / spread if spread else seeds - 1.0
 
 
 def _alike(variance: dict[str, float], seeds: int) -> dict[str, float]:

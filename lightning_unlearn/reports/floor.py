@@ -127,7 +127,7 @@ def _gain(report: Report, model: str, name: str, weights: dict[str, float]) -> D
     metric = describe(name, report)
     weights = {metric.goal if short == "retrain" else short: weight for short, weight in weights.items()}
     table, rows = scores_of(report, name, (model, *weights, metric.goal), short=True)
-    if table.shape[1] < 2:
+    if table.shape[1] < LEAST_SEEDS:
         return None
     of_method, of_line, of_goal = np.zeros(len(table)), np.zeros(len(table)), np.zeros(len(table))
     of_method[rows[model]] = of_goal[rows[metric.goal]] = 1.0

@@ -218,7 +218,9 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
     ):  # any two models lie apart, so it would say nothing
         return None
     table, rows = scores_of(report, name, (model, goal))
-    test = _Test(model, name, utility, below_only=utility or goal == "retrain_2")
+    test = _Test(
+        model, name, utility, below_only=utility or (goal == "retrain_2" and metric.direction == "higher")
+    )
     if table.shape[1] < LEAST_SEEDS or model == goal:
         return test
     floor = _floor(report, name)
@@ -346,6 +348,9 @@ def _seeds_needed(test: _Test) -> int | None:
     assert test.noise is not None
     mean = test.difference.mean
     room = test.margin + min(mean, 0.0) if test.below_only else test.margin - abs(mean)
+    if test.difference.df != test.noise.df:  # judged by the pair's own noise
+        own = test.difference.se**2 * (test.difference.df + 1) / 2
+        return seeds_to_decide(room, test.noise._replace(variance=own), 2)
     return seeds_to_decide(room, test.noise, test.models)
 
 

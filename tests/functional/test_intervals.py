@@ -10,8 +10,8 @@ from lightning_unlearn.functional.intervals import pigeonhole_auc_interval, pool
 
 def test_two_models_by_hand() -> None:
     values = {"a": [1.0, 2.0, 3.0], "b": [5.0, 5.0, 8.0]}
-    # variances 1 and 3: pooled 2, four degrees of freedom
-    half = float(stats.t.ppf(0.975, 4)) * np.sqrt(2 / 3)
+    # variances 1 and 3: pooled 2. Mean squares: seeds 3.5 (2 df), residual 0.5 (2 df); 2 = 3.5/2 + 0.5/2
+    half = float(stats.t.ppf(0.975, 2**2 / (1.75**2 / 2 + 0.25**2 / 2))) * np.sqrt(2 / 3)
     intervals = pooled_intervals(values)
     assert intervals["a"] == pytest.approx((2 - half, 2 + half))
     assert intervals["b"] == pytest.approx((6 - half, 6 + half))
@@ -54,6 +54,18 @@ def test_pooled_intervals_cover_where_t_over_three_seeds_does_not() -> None:
     assert 0.94 <= np.mean(pooled) <= 0.985, "the binomial floor errs on the side of width"
     assert np.mean([w[0] for w in widths]) < 0.8 * np.mean([w[1] for w in widths])
     assert np.mean(single) < np.mean(pooled)
+
+
+@pytest.mark.parametrize(("models", "seeds"), [(9, 3), (12, 3), (9, 5), (9, 10)])
+def test_what_a_seed_does_to_all_models_is_no_evidence_of_many(models: int, seeds: int) -> None:
+    # a split of its own for each seed: sd .027 over splits, .008 over trainings
+    random = np.random.default_rng(4)
+    covered = []
+    for _ in range(600):
+        scores = random.normal(0, 0.027, seeds) + random.normal(0, 0.008, (models, seeds))
+        low, high = pooled_intervals({str(m): row.tolist() for m, row in enumerate(scores)})["0"]
+        covered.append(low <= 0 <= high)
+    assert np.mean(covered) == pytest.approx(0.95, abs=0.03)
 
 
 @pytest.mark.parametrize("values", [{"a": [0.5]}, {"a": [0.5, 1.2]}])

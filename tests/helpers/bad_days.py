@@ -48,6 +48,8 @@ def run(folder: Path) -> bool:
         lambda: toy_data(nonmember=10),
         [MethodRun(reference_kl, "reference_kl", {"max_epochs": 2})],
         seeds=1,
+        retrain_2=False,
+        short_retrainings=[],
         trainer={"accelerator": "cpu"},
         output_dir=folder / "out",
         ledger=folder / "ledger.jsonl",

@@ -118,8 +118,26 @@ def test_a_distance_to_the_retrained_model_is_judged_by_a_second_one() -> None:
     assert judge(report(0.895), "m").status == "close"
     assert judge(report(0.81), "m").status == "not close"
     assert judge(report(0.97), "m").status == "close", "nearer than another retrained model is no fault"
+    lower = report(0.81)
+    declared = {"label": "Distance", "direction": "lower", "decides": "forgetting", "goal": "retrain_2"}
+    lower["metrics"] = {"similarity": declared}
+    assert judge(lower, "m").status == "not close", "where less is better, more is not taken for good"
     share = judge(report(0.85), "m").findings[0].share
     assert share == pytest.approx(0.5, abs=0.05)
+
+
+def test_seeds_needed_by_an_unstable_method_are_counted_from_its_own_noise() -> None:
+    random = np.random.default_rng(5)
+    levels = {"source": 1.0, "retrain": 0.8, **{f"m{n}": 0.8 for n in range(6)}}
+    runs = {
+        name: {seed: {"accuracy/forget": level + 0.003 * random.standard_normal()} for seed in range(3)}
+        for name, level in levels.items()
+    }
+    runs["m0"] = {0: {"accuracy/forget": 0.75}, 1: {"accuracy/forget": 0.89}, 2: {"accuracy/forget": 0.77}}
+    finding = judge(build_report(runs, seeds=[0, 1, 2], config={}, data={}, environment={}), "m0").findings[0]
+    assert finding.status == "undecided"
+    assert finding.seeds_needed is not None
+    assert finding.seeds_needed > 3
 
 
 def test_epochs_needed_by_hand() -> None:

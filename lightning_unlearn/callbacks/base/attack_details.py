@@ -28,7 +28,7 @@ def attack_details(
     Returns:
         Plain values that JSON can hold: ``ci95``; ``guessing``, what guessing has as rates at low false positive rates;
         ``fpr`` and ``tpr``, at most 200 points of the characteristic from ``(0, 0)`` to ``(1, 1)``; and ``samples``,
-        the columns ``set`` and ``score`` (six decimals) in the order of the streams, by which no sample is named.
+        the columns ``set`` and ``score`` (twelve decimals) in the order of the streams, by which no sample is named.
 
     Raises:
         ValueError: If the scores are not one-dimensional, are empty or hold NaN.
@@ -46,6 +46,6 @@ def attack_details(
         "tpr": tpr[shown].tolist(),
         "samples": {
             "set": ["forget set"] * len(forget) + ["non-member set"] * len(nonmember),
-            "score": [round(score, 6) for score in torch.cat([forget, nonmember]).tolist()],
+            "score": [round(score, 12) for score in torch.cat([forget, nonmember]).tolist()],
         },
     }

@@ -35,7 +35,8 @@ class LiRA(ManyModels):
     - ``<name>/auc``: area under its receiver operating characteristic; 0.5 is guessing. Below: the samples look less
       known than ones never seen.
     - ``<name>/accuracy``: mean of the shares of both kinds that are told right (online only); 0.5 is guessing.
-    - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: 0.01 and 0.001 are guessing.
+    - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``; guessing gives (k + 1) / (K + 1) where k of K models
+      may be mistaken.
     - ``<name>/matched``: the AUC at matched confidence.
     - ``<name>/nonmember``: the AUC on samples that no model was trained on, and ``<name>/difference``: auc − nonmember.
       Offline only: no online reference is trained with them.

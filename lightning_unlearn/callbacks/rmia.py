@@ -40,7 +40,8 @@ class RMIA(ManyModels):
 
     - ``<name>/auc``: area under its receiver operating characteristic; 0.5 is guessing. Below: the samples look less
       known than ones never seen.
-    - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: 0.01 and 0.001 are guessing.
+    - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``; guessing gives (k + 1) / (K + 1) where k of K models
+      may be mistaken.
     - ``<name>/nonmember``: the AUC on the non-members, if there are any beside the test set; ``<name>/difference``:
       auc − nonmember; ``<name>/matched``: the AUC at matched confidence.
 

@@ -36,7 +36,7 @@ class ULiRA(ManyModels):
     - ``<name>/auc``: area under its receiver operating characteristic; 0.5 is guessing.
     - ``<name>/accuracy``: mean of the shares of both kinds that are told right; 0.5 is guessing.
     - ``<name>/tpr_at_1pct_fpr`` and ``<name>/tpr_at_0.1pct_fpr``: share of unlearned models found out where so few of
-      the others are mistaken for one; 0.01 and 0.001 are guessing.
+      the others are mistaken for one; guessing gives (k + 1) / (K + 1) where it may mistake k of K.
     - ``<name>/null``: the AUC between K other retrained models and the retrained ones, near 0.5.
     - ``<name>/nonmember``: the AUC on samples that no model was trained on.
     - ``<name>/difference``: auc − nonmember.

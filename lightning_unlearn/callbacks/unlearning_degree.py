@@ -41,7 +41,7 @@ _WORDS = {
 
 
 class UnlearningDegree(Evaluator):
-    """Pushes the forget set until the source model is still right and the audited model is not.
+    """Pushes the forget set by up to 0.2 (the paper: 1), until the source is still right and the audited model is not.
 
     A generator (:mod:`lightning_unlearn.models.spd_gan`) is trained to perturb D_f into D_p so that the source
     model classifies D_p correctly and the audited model does not; the degree is the difference of their

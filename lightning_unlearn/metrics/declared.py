@@ -159,7 +159,7 @@ def low_fpr_rates(
 
 MODELS_FOUND_OUT = (
     "Share of unlearned models, sample by sample, that the attack finds out when it may mistake {rate} % of the "
-    "retrained models for one; {rate} % is guessing."
+    "K retrained models for one. Guessing gives (k + 1) / (K + 1) where it may mistake k of K."
 )
 """What :func:`low_fpr_rates` says of attacks on models."""
 

@@ -98,9 +98,9 @@ def test_spawned_processes() -> None:
     assert scores.keys() == expected.keys()
     for name, value in expected.items():
         if not name.startswith("time/"):
-            # weights that agree up to rounding, and generators trained by other batches; margins of a few models fall
-            # into bins, which a rounding changes
-            most = 0.5 if name.startswith("klom") else 0.15
+            # weights that agree up to rounding, and generators trained by other batches; what counts few models in bins
+            # or above thresholds jumps with a rounding
+            most = 0.5 if name.startswith(("klom", "forgetting_quality")) else 0.15
             assert scores[name] == pytest.approx(value, abs=most, rel=0.15), name
 
 

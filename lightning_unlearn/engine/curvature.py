@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.loading import Indexed
-from lightning_unlearn.engine.gradients import loss_of
+from lightning_unlearn.engine.gradients import counted, differentiating, loss_of
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.models.freezing import trainable
-from lightning_unlearn.models.surgery import evaluating
 
 __all__ = ["gauss_newton_product"]
 
@@ -68,20 +66,11 @@ def gauss_newton_product(
 
     def product(vector: dict[str, Tensor]) -> dict[str, Tensor]:
         totals = {name: torch.zeros_like(value) for name, value in vector.items()}
-        with (
-            evaluating(model),
-            runtime.not_training(),
-            runtime.forward_context(),
-            torch.autocast(runtime.device.type, enabled=False),
-            torch.inference_mode(False),
-            torch.enable_grad(),
-        ):
+        with differentiating(model, runtime):
             for batch in loader:
-                assert isinstance(batch, Indexed)
-                inputs, targets = adapter.split(runtime.to_device(batch.batch))
-                counted = (batch.index % runtime.world_size == runtime.rank).sum().to(runtime.device)
+                inputs, targets, weights = counted(batch, adapter, runtime)
                 for name, value in of_batch(inputs, targets, vector).items():
-                    totals[name] += value.detach() * counted
+                    totals[name] += value.detach() * weights.sum()
         for total in totals.values():
             if runtime.world_size > 1:
                 torch.distributed.all_reduce(total)

@@ -1,6 +1,7 @@
 """Measure statistics of a model's gradients over a stream, per sample, on all ranks together."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from lightning_unlearn.functional.gradients import Statistic, add_statistics, sa
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import call_with, evaluating
 
-__all__ = ["gradient_statistics", "loss_of"]
+__all__ = ["counted", "differentiating", "gradient_statistics", "loss_of"]
 
 Objective = Callable[[Mapping[str, Tensor], Any, Tensor], Tensor]
 
@@ -66,19 +67,9 @@ def gradient_statistics(
     }
     loader = data.loader(stream, positions=positions, indexed=True)
     gradients_of = _of_batch if not per_sample or set(statistics) <= {"mean"} else None
-    with (
-        evaluating(model),
-        runtime.not_training(),
-        runtime.forward_context(),
-        torch.autocast(runtime.device.type, enabled=False),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-    ):
+    with differentiating(model, runtime):
         for batch in loader:
-            assert isinstance(batch, Indexed)
-            inputs, targets = (adapter or Adapter()).split(runtime.to_device(batch.batch))
-            # a sample that was repeated to give every rank one counts where it belongs
-            weights = (batch.index % runtime.world_size == runtime.rank).to(runtime.device, torch.float32)
+            inputs, targets, weights = counted(batch, adapter or Adapter(), runtime)
             gradients_of = gradients_of or _way(objective, parameters, inputs, targets)
             for gradients, counts in gradients_of(objective, parameters, inputs, targets, weights):
                 add_statistics(totals, gradients, counts)
@@ -88,6 +79,28 @@ def gradient_statistics(
                 torch.distributed.all_reduce(total)
             total /= loader.sampler.size
     return totals
+
+
+@contextmanager
+def differentiating(model: nn.Module, runtime: Runtime) -> Iterator[None]:
+    """Let gradients be taken of a model in evaluation mode and full precision, wherever the trainer stands."""
+    with (
+        evaluating(model),
+        runtime.not_training(),
+        runtime.forward_context(),
+        torch.autocast(runtime.device.type, enabled=False),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+    ):
+        yield
+
+
+def counted(batch: Any, adapter: Adapter, runtime: Runtime) -> tuple[Any, Tensor, Tensor]:
+    """Return inputs, targets and weights ``(B,)`` of a batch, 0 for a sample repeated to give every rank one."""
+    assert isinstance(batch, Indexed)
+    inputs, targets = adapter.split(runtime.to_device(batch.batch))
+    weights = (batch.index % runtime.world_size == runtime.rank).to(runtime.device, torch.float32)
+    return inputs, targets, weights
 
 
 def loss_of(model: nn.Module, adapter: Adapter, loss: Loss) -> Objective:

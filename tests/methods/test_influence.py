@@ -27,7 +27,9 @@ def test_the_class_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         return right / settings["damping"], 0.0
 
     monkeypatch.setattr(influence, "conjugate_gradients", not_solved)
-    with pytest.raises(AssertionError, match="accuracy on the other classes fell"):  # it is gradient ascent then
+    with pytest.raises(
+        AssertionError, match="accuracy on the other classes fell"
+    ):  # it is gradient ascent then
         check_the_class_is_forgotten(partial(Influence, **settings), tmp_path)
 
 

@@ -93,7 +93,7 @@ def _first_sentence(kind: type | None) -> str:
     return re.sub(r":\w+:`~?(?:[\w.]*\.)?([^`]+)`", r"\1", paragraph).replace("`", "")
 
 
-def _row(name: str, found: Mapping[str, float]) -> list[str]:
+def _row(name: str, found: Mapping[str, Any]) -> list[str]:
     """Return a metric's heading and what was measured before, after, and on the retrained model."""
     metric = describe(name)
     values = (found.get("source"), found["value"], found.get("retrain"))

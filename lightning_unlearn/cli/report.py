@@ -1,4 +1,4 @@
-"""``lightning-unlearn report``: write a comparison's page again, or merge several."""
+"""``lightning-unlearn report``: write a comparison's page again, merge several, or show them side by side."""
 
 import argparse
 from pathlib import Path
@@ -6,20 +6,25 @@ from typing import get_args
 
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports import rebuild
+from lightning_unlearn.reports.merge import beside
 from lightning_unlearn.reports.paper import PaperFormat, paper_table
 from lightning_unlearn.reports.schema import read_json
 
 __all__ = ["run"]
+
+_BESIDE = "side_by_side.html"
+"""The page of several comparisons, in the working folder."""
 
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``report``, write the page and say where it is."""
     parser = argparse.ArgumentParser(
         prog="lightning-unlearn report",
-        description="Write the page and figures of a comparison again, or of several on the same data as one.",
+        description="Write the page and figures of a comparison again. Several are shown side by side; with --output "
+        "those on the same data become one.",
     )
     parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output_dir of a comparison")
-    parser.add_argument("--output", type=Path, help="folder to write to; the first DIR if there is only one")
+    parser.add_argument("--output", type=Path, help="folder to write to; DIR itself if left out")
     parser.add_argument(
         "--table",
         choices=get_args(PaperFormat),
@@ -27,7 +32,8 @@ def run(args: list[str]) -> int:
     )
     parsed = parser.parse_args(args)
     if parsed.output is None and len(parsed.folders) > 1:
-        parser.error("--output is needed where several comparisons become one")
+        say(f"Report: {beside(parsed.folders, _BESIDE)}")
+        return 0
     output = parsed.output or parsed.folders[0]
     rebuild(parsed.folders, output)
     if parsed.table:

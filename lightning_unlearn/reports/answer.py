@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from lightning_unlearn.reports.figures.trade_off import forgetting_axis
 from lightning_unlearn.reports.floor import costs, same_cost
@@ -14,8 +15,9 @@ __all__ = ["Answer", "answer_of", "gap_closed"]
 
 _UTILITY = "accuracy/test"
 _ORDER: dict[Status, int] = {"close": 0, "undecided": 1, "illustration": 1, "cannot tell": 1, "not close": 2}
+_OUTCOMES: dict[Status, Literal["shown", "not shown"]] = {"close": "shown", "not close": "not shown"}
 _FORGOTTEN: dict[Status, str] = {
-    "close": "Yes: it is close to the retrained model in every metric that can tell.",
+    "close": "Shown: it is close to the retrained model in every metric that can tell.",
     "cannot tell": "Cannot tell: the test was blind. Source and retrained model do not differ in any metric of "
     "forgetting, so no method can be shown to have forgotten, and none has failed.",
 }
@@ -41,6 +43,11 @@ class Answer:
     cost: str
     sure: str
 
+    @property
+    def outcome(self) -> Literal["shown", "not shown", "cannot tell"]:
+        """Whether it was forgotten, in the words that a single request is answered in."""
+        return _OUTCOMES.get(self.status, "cannot tell")
+
 
 def answer_of(report: Report, verdicts: Mapping[str, Verdict] | None = None) -> Answer | None:
     """Return the answer; None without a method and a retrained model that can be compared.
@@ -65,11 +72,11 @@ def answer_of(report: Report, verdicts: Mapping[str, Verdict] | None = None) -> 
     )
     forgotten = _FORGOTTEN.get(verdict.status, f"By its numbers it looks {looks}.")
     if verdict.status == "undecided":
-        forgotten = f"{verdict.headline[0].upper()}{verdict.headline[1:]}."
+        forgotten = f"Cannot tell yet: {verdict.headline}."
     if verdict.status == "not close":
         far_in = [describe(one.metric, report).short for one in verdict.findings if one.status == "not close"]
         forgotten = (
-            f"No: it differs from the retrained model in {', '.join(far_in)}; so does every method somewhere."
+            f"Not shown: it differs from the retrained model in {', '.join(far_in)}; so does every method."
         )
     return Answer(best, verdict.status, forgotten, _evidence(report, best), _cost(report, best), sure)
 

@@ -33,7 +33,7 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
-from lightning_unlearn.reports.thumbnails import ACROSS, SIDE
+from lightning_unlearn.reports.thumbnails import ACROSS, FILE, SIDE
 from lightning_unlearn.reports.verdict import control_findings, judge_all, margins_in_words, summary_sentences
 
 if TYPE_CHECKING:
@@ -129,6 +129,7 @@ def write_page(report: Report, path: str | os.PathLike[str], details: Details | 
         config=_yaml(report["config"]),
         printed=format_number,
         drawn=_json([_as_data(report, chart) for chart in charts]),
+        pictured=(Path(path).parent / FILE).is_file(),
         side=SIDE,
         across=ACROSS,
     )

@@ -287,7 +287,10 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
     """
     return {
         name: Look(
-            round((137.508 * place + 250) % 360, 1), (0.56, 0.68, 0.44)[place % 3], 0.14, place % len(_SHAPES)
+            round((137.508 * place + 250) % 360, 1),
+            (0.56, 0.67, 0.45)[place // 13 % 3],
+            0.14,
+            place % len(_SHAPES),
         )
         for place, name in enumerate(name for name in names if name not in _INK)
     }
@@ -307,7 +310,8 @@ def colour(look: Look) -> str:
         -0.0041960863 * long - 0.7034186147 * middle + 1.7076147010 * short,
     )
     clipped = [min(max(part, 0.0), 1.0) for part in linear]
-    return str(to_hex([12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in clipped]))
+    red, green, blue = (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in clipped)
+    return str(to_hex((red, green, blue)))
 
 
 def chart_looks(report: Report, panels: Panels) -> dict[str, Look]:

@@ -54,7 +54,8 @@ def _panel(
     }
     at = {name: (100 * cost[name], (value["mean"] - zero) * scale) for name, value in values.items()}
     line = [name for name in (*short_retrainings(report), "retrain") if name in at]
-    series = [Series(FLOOR, *zip(*(at[name] for name in line), strict=True))] if len(line) > 1 else []
+    floor = Series(FLOOR, [at[name][0] for name in line], [at[name][1] for name in line])
+    series = [floor] if len(line) > 1 else []
     series += [
         Series(name, [at[name][0]], [at[name][1]], [scaled(values[name], scale, zero)], kind="points")
         for name in method_names(report)

@@ -45,6 +45,10 @@ const add = (parent, tag, attributes = {}, text = "") => {
   node.textContent = text;
   return parent.appendChild(node);
 };
+const shorten = (node, room) => {
+  while (node.getComputedTextLength() > room && node.textContent.length > 3) node.textContent = `${node.textContent.slice(0, -2)}…`;
+  return node.getComputedTextLength();
+};
 const ticks = ([one, other], log, most) => {
   const low = Math.min(one, other), high = Math.max(one, other), found = [];
   if (log) {
@@ -93,8 +97,7 @@ function draw(panel, looks, host, width) {
   }
   add(axis, "text", {x: right, y: bottom + 33, "text-anchor": "end"}, panel.x);
   if (rows) panel.rows.forEach((name, row) => {
-    const text = add(svg, "text", {x: 0, y: y(row) + 4, "data-model": name}, name);
-    while (text.getComputedTextLength() > left - 6 && text.textContent.length > 3) text.textContent = `${text.textContent.slice(0, -2)}…`;
+    shorten(add(svg, "text", {x: 0, y: y(row) + 4, "data-model": name}, name), left - 6);
   });
   else {
     for (const tick of ticks(panel.limits[1], panel.log.includes("y"), (bottom - top) / 40)) {
@@ -151,7 +154,7 @@ function draw(panel, looks, host, width) {
   }
   // A name goes to the nearest place around its point that is free.
   for (const [name, px, py, group] of named) {
-    const text = add(group, "text", {class: "name"}, name), w = text.getComputedTextLength() + 4, h = 13;
+    const text = add(group, "text", {class: "name"}, name), w = shorten(text, 0.4 * width) + 4, h = 13;
     const free = box => box.x >= left && box.x + box.w <= right + 12 && box.y >= top - 6 && box.y + box.h <= bottom
       && !taken.some(other => box.x < other.x + other.w && other.x < box.x + box.w && box.y < other.y + other.h && other.y < box.y + box.h);
     let box = null;
@@ -205,7 +208,7 @@ addEventListener("pointerover", event => {
 // ---- samples
 const chosen = document.getElementById("chosen");
 if (chosen) {
-  const {dataset: {side, across}} = document.getElementById("confidences");
+  const {dataset: {side, across, pictured}} = document.getElementById("confidences");
   const sure = data("confidences"), {source: before, retrain} = sure, body = document.getElementById("one-by-one");
   const looks = Object.assign({}, ...data("drawn").map(chart => chart.looks));
   const show = () => {
@@ -217,11 +220,11 @@ if (chosen) {
     for (const [, place] of all.sort((a, b) => b[0] - a[0]).slice(0, 20)) {
       const row = body.insertRow();
       row.insertCell().textContent = `no. ${place + 1}`;
-      const cell = row.insertCell(), image = cell.appendChild(new Image());
-      cell.className = "pictured";
-      Object.assign(image, {src: "samples.png", className: "thumb", alt: `forgotten sample no. ${place + 1}`});
-      image.style.objectPosition = `${-side * (place % across)}px ${-side * Math.floor(place / across)}px`;
-      image.addEventListener("error", () => find(".pictured").forEach(each => { each.hidden = true; }));
+      if (pictured !== undefined) {
+        const image = row.insertCell().appendChild(new Image());
+        Object.assign(image, {src: "samples.png", className: "thumb", alt: `forgotten sample no. ${place + 1}`});
+        image.style.objectPosition = `${-side * (place % across)}px ${-side * Math.floor(place / across)}px`;
+      }
       const strip = add(row.insertCell(), "svg", {viewBox: "0 0 160 16", class: "sure", "aria-hidden": "true"});
       add(strip, "line", {x1: 6, x2: 154, y1: 8, y2: 8, stroke: "var(--line)"});
       const at = value => 6 + 148 * value;

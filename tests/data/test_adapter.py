@@ -64,7 +64,9 @@ def test_a_batch_it_cannot_take_apart_is_described(batch: object, adapter: Adapt
 
 
 def test_an_output_without_logits_is_described() -> None:
-    with pytest.raises(ValueError, match=r"forward of Identity must give logits, got shape \(2,\) of torch.int64"):
+    with pytest.raises(
+        ValueError, match=r"forward of Identity must give logits, got shape \(2,\) of torch.int64"
+    ):
         Adapter().call(nn.Identity(), Y)
     with pytest.raises(ValueError, match="logits='scores' is not in the model's output"):
         Adapter(logits="scores").call(nn.Identity(), X)

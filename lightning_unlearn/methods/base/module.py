@@ -697,8 +697,9 @@ class UnlearningModule(SpreadableModule):
     def _know_task(self, data: UnlearningDataModule | None) -> None:
         """Find the task out, where no fit has."""
         if self.adapter.task is None and data is not None:
-            runtime = Runtime(self.trainer)
-            self._use_task(try_model(self.source, data, runtime, self.adapter, step=True).task)
+            with torch.inference_mode(False):
+                trial = try_model(self.model, data, Runtime(self.trainer), self.adapter, step=False)
+            self._use_task(trial.task)
 
     def _use_task(self, task: Task) -> None:
         self.adapter = self.adapter.of_task(task)

@@ -227,6 +227,11 @@ def _followed(loader: DataLoader[Any], where: str) -> tuple[Dataset[Any], Tensor
     """Return what a loader really reads, and the weights that it draws by: samplers may leave out samples."""
     dataset, batches = loader.dataset, loader.batch_sampler
     if isinstance(dataset, IterableDataset):
+        if loader.batch_size is None:
+            advice = "have it yield samples, and give the DataLoader batch_size=..."
+            raise TypeError(
+                f"{where} reads whole batches from {type(dataset).__name__} (batch_size=None); {advice}"
+            )
         return dataset, None
     plain_batches = batches is None or type(batches) is BatchSampler
     sampler: Any = getattr(batches, "sampler", loader.sampler) if plain_batches else batches
@@ -278,7 +283,9 @@ def _require_every_sample_once(sampler: Any, plain: bool, size: int, where: str)
 
 def _indexable(part: Part, argument: str) -> Part:
     dataset = part.dataset
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+    if isinstance(dataset, IterableDataset):
+        return part  # which is counted later
+    if not hasattr(dataset, "__len__"):
         advice = "so no sample of it can be named; give a map-style dataset with __len__ and __getitem__"
         raise TypeError(f"{argument}: {type(dataset).__name__} cannot be indexed by position, {advice}")
     held = _as_tensor_data(dataset) if part.collate_fn is None else None

@@ -45,6 +45,9 @@ __all__ = [
 
 _DEFAULT_BATCH_SIZE = 128
 _WORKERS = ("num_workers", "persistent_workers", "pin_memory", "worker_init_fn")
+_COPIED = (
+    2**31
+)  # bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come
 _COMPARED = 64  # samples, and again of different classes, whose listed label is compared with the served one
 
 
@@ -298,7 +301,11 @@ def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
         return dataset
     if type(dataset) is Subset:  # a subclass may transform its samples
         whole = _as_tensor_data(dataset.dataset)
-        return None if whole is None else whole.subset(torch.as_tensor(dataset.indices))
+        return (
+            None
+            if whole is None or whole.inputs.nbytes > _COPIED
+            else whole.subset(torch.as_tensor(dataset.indices))
+        )
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].ndim == 1:
         inputs, targets = dataset.tensors
         return TensorData(inputs, targets) if not targets.is_floating_point() else None

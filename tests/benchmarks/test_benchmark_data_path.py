@@ -81,7 +81,9 @@ def test_datasets_and_streams_are_served_at_the_speed_of_their_own_loader(
     interleave: Callable[..., Turns], table: Table
 ) -> None:
     dataset, order = PILImages(IMAGES), {"batch_size": BATCH, "shuffle": True}
-    part = counted(part_of_loader(DataLoader(Streamed(IMAGES), BATCH, num_workers=2), "train"), None, Adapter())
+    part = counted(
+        part_of_loader(DataLoader(Streamed(IMAGES), BATCH, num_workers=2), "train"), None, Adapter()
+    )
     everything = np.arange(IMAGES)
     arms = {
         "own": through(DataLoader(dataset, BATCH, shuffle=True, num_workers=2, persistent_workers=True)),

@@ -138,6 +138,7 @@ def trained(source: PlainModule) -> None:
         optimizer.step()
 
 
+@pytest.mark.slow
 def test_a_stream_forgets_and_exports_what_a_dataset_does(tmp_path: Any) -> None:
     torch.manual_seed(0)
     source = PlainModule()

@@ -103,9 +103,7 @@ class UnlearningModule(SpreadableModule):
     declared: ClassVar[Declared] = {}  # what the method's own arguments may be
     follows_source_recipe: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given
-    anneals: ClassVar[bool] = (
-        False  # whether, without a schedule, the rate warms up and falls to almost nothing
-    )
+    anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     needs: ClassVar[tuple[str, ...]] = ("loss",)  # what of a task it speaks of
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
@@ -153,6 +151,13 @@ class UnlearningModule(SpreadableModule):
         self._validated: list[str] = []
         self._validation = nn.ModuleDict()
         adopt_transfer_hooks(self, self.model, self._transfer)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have a class declare what its bases do, too."""
+        super().__init_subclass__(**options)
+        cls.declared = {
+            k: v for base in reversed(cls.__mro__) for k, v in vars(base).get("declared", {}).items()
+        }
 
     def check(self, **arguments: object) -> None:
         """Refuse arguments outside what the class declares for them, by their names.

@@ -35,7 +35,9 @@ class Perturbation(MaskedModule):
     is minimised (eq. 10). Source: Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters
     Perturbation", section III-B. Their eq. 10 lacks the minus sign of the cross-entropy and their eq. 9 has
     the sign of log 2 reversed and lacks a factor; both are corrected here, and JS is in base 2, so that it
-    lies in [0, 1] as they state. Eq. 7 leaves a weight of exactly 0 as it is.
+    lies in [0, 1] as they state. Eq. 7 leaves a weight of exactly 0 as it is. Unless ``lr_scheduler`` or
+    ``similarity_threshold`` is given, the rate rises for a fifth of the steps and then falls to a fiftieth of its
+    peak; the paper says nothing of it.
 
     Args:
         source: The source model.
@@ -65,6 +67,7 @@ class Perturbation(MaskedModule):
     """
 
     epoch_stream = "retain"
+    anneals = True
     indexed_streams = ("forget",)
     declared: ClassVar[Declared] = {
         "epsilon": Range("(-inf, inf)"),
@@ -102,6 +105,7 @@ class Perturbation(MaskedModule):
         self.lambda_ = lambda_
         self.similarity_threshold = similarity_threshold
         self.epoch_stream = epoch
+        self.anneals = similarity_threshold is None  # or nobody knows how many steps there will be
         if not lambda_ and similarity_threshold is None and epoch == "retain":
             self.streams = ("retain",)  # nothing asks for the forget set
         self.perturbed: dict[str, Tensor] = {}

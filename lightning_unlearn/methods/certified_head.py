@@ -79,6 +79,9 @@ class CertifiedHead(OneShotModule):
             "Newton steps of the certified removal", "steps", "How many Newton steps were taken."
         ),
     }
+    assumed: ClassVar[str] = (
+        "that the features were not trained on the forget set, and that the noise, which is kept nowhere, is unknown"
+    )
 
     def __init__(
         self,
@@ -140,8 +143,8 @@ class CertifiedHead(OneShotModule):
         }
         rank_zero_info(
             f"CertifiedHead: ({epsilon:.4g}, {self.delta:g})-certified removal from the head {self.head} in {steps} "
-            f"Newton steps: a gradient of at most {hidden:.3g} is left under noise of {self.noise:g}. Assumed is that "
-            "the features were not trained on the forget set, and that the noise, which is kept nowhere, is unknown"
+            f"Newton steps: a gradient of at most {hidden:.3g} is left under noise of {self.noise:g}. Assumed is "
+            f"{self.assumed}"
         )
 
     def _features(

@@ -11,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
-from lightning_unlearn.methods.base.certified import CERTIFIED, NoisyBound
+from lightning_unlearn.methods.base.certified import ASSUMED, CERTIFIED, NoisyBound
 from lightning_unlearn.methods.base.checkpoints import (
     checkpoints_in,
     content_of,
@@ -70,6 +70,7 @@ class Rewind(AscendingModule):
     """
 
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = CERTIFIED  # with noise
+    assumed: ClassVar[str] = ASSUMED
     declared: ClassVar[Declared] = {
         **AscendingModule.declared,
         "noise": Range("[0, inf)", "; 0 adds none and certifies nothing"),

@@ -129,18 +129,19 @@ def pigeonhole_auc_interval(
     in_range("resamples", resamples, "[2, inf)", whole=True)
     if len({len(each) for each in forget}) != 1 or len({len(each) for each in nonmember}) != 1:
         raise ValueError("forget and nonmember must hold the same samples in each seed, at least one seed")
-    random, seeds = np.random.default_rng(seed), len(forget)
-    n, m = len(forget[0]), len(nonmember[0])
-    of_forget = random.multinomial(n, np.full(n, 1 / n), resamples).astype(float)
-    of_nonmember = random.multinomial(m, np.full(m, 1 / m), resamples).astype(float)
-    of_seed = random.multinomial(seeds, np.full(seeds, 1 / seeds), resamples).astype(float)
-    total = np.zeros(resamples)
-    for place, (ours, theirs) in enumerate(zip(forget, nonmember, strict=True)):
-        order = np.argsort(theirs, kind="stable")
-        below = np.concatenate([np.zeros((resamples, 1)), of_nonmember[:, order].cumsum(1)], axis=1)
-        ranked = np.asarray(theirs)[order]
-        lower, upper = (np.searchsorted(ranked, ours, side) for side in ("left", "right"))
-        wins = (below[:, lower] + below[:, upper]) / 2
-        total += of_seed[:, place] * (of_forget * wins).sum(1) / (n * m)
-    low, high = np.quantile(total / seeds, [0.025, 0.975])
+    n, m, seeds = len(forget[0]), len(nonmember[0]), len(forget)
+    order = [np.argsort(theirs, kind="stable") for theirs in nonmember]
+    ranks = [
+        [np.searchsorted(theirs[by_score], ours, side) for side in ("left", "right")]
+        for ours, theirs, by_score in zip(forget, map(np.asarray, nonmember), order, strict=True)
+    ]
+    random, means = np.random.default_rng(seed), np.zeros(resamples)
+    for draw in range(resamples):  # one at a time: together they would fill the memory
+        of_forget, of_nonmember, of_seed = (
+            np.bincount(random.integers(k, size=k), minlength=k) for k in (n, m, seeds)
+        )
+        for weight, by_score, (left, right) in zip(of_seed, order, ranks, strict=True):
+            below = np.concatenate([[0], of_nonmember[by_score].cumsum()])
+            means[draw] += weight * (of_forget @ (below[left] + below[right])) / (2 * n * m * seeds)
+    low, high = np.quantile(means, [0.025, 0.975])
     return float(low), float(high)

@@ -38,7 +38,7 @@ class Acceleration(Metric):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         for state in ("method_seconds", "retrain_seconds"):
-            self.add_state(state, torch.zeros((), dtype=torch.float64), dist_reduce_fx="max")
+            self.add_state(state, torch.zeros(()), dist_reduce_fx="max")
 
     def update(self, method_seconds: float, retrain_seconds: float) -> None:
         """Add the times of one run.

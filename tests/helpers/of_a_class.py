@@ -1,5 +1,6 @@
 """A network with batch normalisation that was trained on digits, one class of which is to be forgotten."""
 
+import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,9 @@ from torch import Tensor
 from helpers.toys import quiet_trainer
 from helpers.wrong_labels import Project, answered
 from lightning_unlearn.data import Classes, Digits, UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.methods.base import OneShotModule
 
 CLASS = 3
 
@@ -55,3 +58,15 @@ def check_the_class_is_forgotten(
     remembered, kept = remembered_and_kept(method(source), folder)
     assert remembered <= left, f"it still knows {remembered:.1%} of the class"
     assert kept >= before - lost, f"accuracy on the other classes fell from {before:.1%} to {kept:.1%}"
+
+
+def instead(kind: type[OneShotModule], **streams: str) -> type[OneShotModule]:
+    """Return the method with its essential term off: its edit is served other streams than those it asks for."""
+
+    class Off(kind):  # type: ignore[misc, valid-type]
+        def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+            view: Any = copy.copy(data)
+            view.loader = lambda stream, **how: data.loader(streams.get(stream, stream), **how)
+            super().edit(view, runtime)
+
+    return Off

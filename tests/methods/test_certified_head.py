@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from helpers.of_a_class import instead
 from helpers.toys import quiet_trainer, toy_data, toy_source
 from helpers.wrong_labels import answered
 from scipy.stats import norm
@@ -80,6 +81,9 @@ def test_the_backdoor_is_forgotten(tmp_path: Path) -> None:
     assert 0.05 < found["certified/epsilon"] <= 0.1
     assert found["certified/delta"] == 1e-5
     assert 1 <= found["certified/steps"] < 20
+    on_all = instead(CertifiedHead, retain="train")(source)
+    quiet_trainer(max_epochs=0).fit(on_all, data)
+    assert answered(on_all.model, *forget) > 0.5, "steps on all of the data remove nobody"
 
 
 def problem(classes: int = 3, noise: float = 0.1) -> tuple[Tensor, Tensor, Tensor]:

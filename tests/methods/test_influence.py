@@ -1,25 +1,36 @@
 """Influence: the system is solved, as an exact inverse solves it, and what the exported model has forgotten."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.of_a_class import check_the_class_is_forgotten
+from helpers.of_a_class import check_the_class_is_forgotten, instead
 from helpers.toys import quiet_trainer, toy_data, toy_source
 from torch import Tensor, nn
 
 from lightning_unlearn.functional import conjugate_gradients
-from lightning_unlearn.methods import Influence
+from lightning_unlearn.methods import Influence, influence
 
 SETTINGS = {"Influence": {"quick": {"iterations": 60, "damping": 1.0, "tolerance": 1e-5}}}
 
 
 @pytest.mark.slow
-def test_the_class_is_forgotten(tmp_path: Path) -> None:
-    check_the_class_is_forgotten(
-        lambda source: Influence(source, 2.0, damping=0.03, samples=300, tolerance=0.1), tmp_path
-    )
+def test_the_class_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"scale": 2.0, "damping": 0.03, "samples": 300, "tolerance": 0.1}
+    check_the_class_is_forgotten(partial(Influence, **settings), tmp_path)
+    with pytest.raises(AssertionError, match=r"it still knows 9\d"):
+        check_the_class_is_forgotten(partial(instead(Influence, forget="retain"), **settings), tmp_path)
+
+    def not_solved(product: Any, right: Tensor, **_: Any) -> tuple[Tensor, float]:
+        return right / settings["damping"], 0.0
+
+    monkeypatch.setattr(influence, "conjugate_gradients", not_solved)
+    with pytest.raises(
+        AssertionError, match="accuracy on the other classes fell"
+    ):  # it is gradient ascent then
+        check_the_class_is_forgotten(partial(Influence, **settings), tmp_path)
 
 
 def linear() -> nn.Sequential:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.of_a_class import check_the_class_is_forgotten
+from helpers.of_a_class import check_the_class_is_forgotten, instead
 from helpers.toys import quiet_trainer, state, toy_data, toy_source
 from torch import nn
 
@@ -18,6 +18,12 @@ SETTINGS = {"SSD": {"quick": {"alpha": 1.2}}}
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_class_is_forgotten(labels: bool, tmp_path: Path) -> None:
     check_the_class_is_forgotten(lambda source: SSD(source, labels=labels), tmp_path)
+    of_others = instead(SSD, forget="retain")  # whose importance is the retain set's alone
+    with (
+        pytest.warns(UserWarning, match="nothing is forgotten"),
+        pytest.raises(AssertionError, match=r"it still knows 9\d"),
+    ):
+        check_the_class_is_forgotten(lambda source: of_others(source, labels=labels), tmp_path)
 
 
 def test_importance_is_of_each_sample_s_own_gradient_whatever_the_batch_size() -> None:

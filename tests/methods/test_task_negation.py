@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.of_a_class import check_the_class_is_forgotten
+from helpers.of_a_class import check_the_class_is_forgotten, instead
 from helpers.toys import quiet_trainer, state, toy_data, toy_source
 from torch import nn
 
@@ -17,6 +17,8 @@ SETTINGS = {"TaskNegation": {"quick": {"epochs": 1}}}
 @pytest.mark.slow
 def test_the_class_is_forgotten(tmp_path: Path) -> None:
     check_the_class_is_forgotten(TaskNegation, tmp_path)
+    with pytest.raises(AssertionError, match=r"it still knows 100"):  # as far away from the others' training
+        check_the_class_is_forgotten(instead(TaskNegation, forget="retain"), tmp_path)
 
 
 def test_it_goes_the_other_way_than_a_step_on_the_forget_set() -> None:

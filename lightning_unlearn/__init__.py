@@ -19,7 +19,16 @@ from lightning_unlearn.callbacks import (
 )
 from lightning_unlearn.comparison.api import compare
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun
-from lightning_unlearn.data import Adapter, Classes, Digits, Groups, Ids, RandomFraction, UnlearningDataModule
+from lightning_unlearn.data import (
+    Adapter,
+    Classes,
+    Digits,
+    Groups,
+    Ids,
+    RandomFraction,
+    StreamRule,
+    UnlearningDataModule,
+)
 from lightning_unlearn.methods import (
     WGAN,
     CFk,
@@ -68,6 +77,7 @@ __all__ = [
     "Retrain",
     "SourceCheckpoint",
     "SourceRun",
+    "StreamRule",
     "TopK",
     "ULiRA",
     "UnlearningDataModule",

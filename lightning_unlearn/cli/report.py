@@ -7,7 +7,8 @@ from typing import get_args
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports import rebuild
 from lightning_unlearn.reports.merge import beside
-from lightning_unlearn.reports.paper import PaperFormat, paper_table
+from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
+from lightning_unlearn.reports.scenarios import SCENARIOS, read_scenarios, write_scenarios
 from lightning_unlearn.reports.schema import read_json
 
 __all__ = ["run"]
@@ -23,7 +24,13 @@ def run(args: list[str]) -> int:
         description="Write the page and figures of a comparison again. Several are shown side by side; with --output "
         "those on the same data become one.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output_dir of a comparison")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="output_dir of a comparison, or of one over scenarios",
+    )
     parser.add_argument("--output", type=Path, help="folder to write to; DIR itself if left out")
     parser.add_argument(
         "--table",
@@ -35,6 +42,15 @@ def run(args: list[str]) -> int:
         say(f"Report: {beside(parsed.folders, _BESIDE)}")
         return 0
     output = parsed.output or parsed.folders[0]
+    if len(parsed.folders) == 1 and (output / SCENARIOS).is_file():
+        names, _ = read_scenarios(output)
+        for name in names:
+            rebuild([output / name], output / name)
+        page, *_ = write_scenarios(output)
+        if parsed.table:
+            say(paper_tables(read_scenarios(output)[0], parsed.table))
+        say(f"Report: {page}")
+        return 0
     rebuild(parsed.folders, output)
     if parsed.table:
         say(paper_table(read_json(output / "report.json"), parsed.table))

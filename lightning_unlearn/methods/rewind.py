@@ -49,7 +49,8 @@ class Rewind(AscendingModule):
             half the source's, found by halving, since the gap grows with training. For a class or a backdoor, and
             where D_f is answered far worse than non-members (wrong labels), its accuracy on D_f is at most half the
             source's. Where none is, a warning says so and the earliest is taken.
-        ascent: Weight of a bounded ascent on the forget set beside the training, >= 0.
+        ascent: Weight of a bounded ascent on the forget set beside the training, >= 0. From the checkpoint of a folder
+            more than a little goes too far: the model is then worse on D_f than one that never saw it.
         noise: Standard deviation of Gaussian noise that is added to the trained weights at the end; above 0 the
             certified form. Then (ε, δ) is printed and logged as ``certified/epsilon`` and ``certified/delta``: nobody
             who sees the weights can tell them from retrained ones with the same noise any better. It holds for plain
@@ -69,10 +70,10 @@ class Rewind(AscendingModule):
             executing something.
     """
 
+    streams = ("forget", "retain")
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = CERTIFIED  # with noise
     assumed: ClassVar[str] = ASSUMED
     declared: ClassVar[Declared] = {
-        **AscendingModule.declared,
         "noise": Range("[0, inf)", "; 0 adds none and certifies nothing"),
         "delta": Range("(0, 1)", "; 1e-5 is usual"),
         "smoothness": Range("(0, inf)", "; None without noise", none=True),
@@ -84,7 +85,7 @@ class Rewind(AscendingModule):
         source: Source,
         checkpoint: str | Path = "auto",
         *,
-        ascent: float = 0.3,
+        ascent: float = 0.05,
         noise: float = 0.0,
         delta: float = 1e-5,
         smoothness: float | None = None,
@@ -108,7 +109,7 @@ class Rewind(AscendingModule):
                     f"noise={noise} asks for smoothness=... and gradient_bound=..., to bound with"
                 )
             self._bound = NoisyBound(self._files[0], noise, delta, smoothness, gradient_bound)
-            self.anneals = False  # type: ignore[misc]  # the bound is of one rate
+            self.anneals = False  # the bound is of one rate
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Ascend on earlier requests too: the checkpoint saw them."""

@@ -12,9 +12,10 @@ from torch import nn
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import Evaluator
+from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
-from lightning_unlearn.core.compat import CLASS_PATH
+from lightning_unlearn.core.compat import CLASS_PATH, hide_options
 from lightning_unlearn.core.remembering import summary
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.methods import UnlearningModule
@@ -29,6 +30,12 @@ _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
 
 
+class _Parser(OneLine, ArgumentParser):  # type: ignore[misc]
+    """jsonargparse's parser, with our help and errors."""
+
+    example = "lightning-unlearn compare --recipe digits/compare --seeds 5"
+
+
 def run(args: list[str]) -> int:
     """Parse the arguments, compare and print the table; the status is 1 if a part failed."""
     comparison, table = compared(args)
@@ -38,9 +45,10 @@ def run(args: list[str]) -> int:
 
 def compared(args: list[str]) -> tuple[Comparison, PaperFormat | None]:
     """Parse the arguments and compare; return the comparison and the form of table that is asked for."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="lightning-unlearn compare",
-        description="Compare unlearning methods with the source and the retrained model.",
+        description="Compare unlearning methods with the source and the retrained model. All arguments of Lightning's "
+        "Trainer can be given as well, as lightning-unlearn fit --help lists them.",
         version=__version__,
     )
     parser.add_argument(
@@ -52,6 +60,7 @@ def compared(args: list[str]) -> tuple[Comparison, PaperFormat | None]:
     parser.add_function_arguments(compare, skip={"trainer", "observers", "config"})
     # as under LightningCLI, so that one file with a logger or an accelerator serves both
     parser.add_class_arguments(L.Trainer, "trainer", instantiate=False, fail_untyped=False)
+    hide_options(parser, "trainer")
     parser.add_argument(
         "--table",
         type=PaperFormat | None,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         Groups,
         Ids,
         RandomFraction,
+        StreamRule,
         UnlearningDataModule,
     )
     from lightning_unlearn.methods import (
@@ -81,6 +82,7 @@ __all__ = [
     "Retrain",
     "SourceCheckpoint",
     "SourceRun",
+    "StreamRule",
     "TopK",
     "ULiRA",
     "UnlearningDataModule",

@@ -18,7 +18,7 @@ from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
-from lightning_unlearn.core.compat import CLASS_PATH, hide_options
+from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.methods import UnlearningModule
@@ -38,6 +38,11 @@ class _Parser(OneLine, ArgumentParser):  # type: ignore[misc]
     """jsonargparse's parser, with our help and errors."""
 
     example = "lightning-unlearn compare --recipe digits/compare --seeds 5"
+
+    def format_help(self) -> str:  # type: ignore[override]
+        """Return the help without the Trainer's options, which would be the greater part."""
+        with hidden_options(self, "trainer"):
+            return super().format_help()
 
 
 def run(args: list[str]) -> int:
@@ -71,7 +76,6 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
     parser.add_function_arguments(compare, skip={"trainer", "observers", "config"})
     # as under LightningCLI, so that one file with a logger or an accelerator serves both
     parser.add_class_arguments(L.Trainer, "trainer", instantiate=False, fail_untyped=False)
-    hide_options(parser, "trainer")
     parser.add_argument(
         "--table",
         type=PaperFormat | None,
@@ -100,7 +104,10 @@ def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
     import yaml  # type: ignore[import-untyped]
 
     def content(file: Path) -> Any:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        try:
+            return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except yaml.YAMLError:  # the parser says where
+            return None
 
     found: dict[str, Any] = {}
     for place in _files_in(args):

@@ -30,8 +30,9 @@ def recipe_file(name: str) -> Path:
     """
     known = recipes()
     if name not in known:
-        hint = nearest(name, known) or f"; there are {', '.join(known)}"
-        raise ValueError(f"{_OPTION}: there is no {name!r}{hint}")
+        raise ValueError(
+            f"{_OPTION}: there is no {name!r}{nearest(name, known)}; there are {', '.join(known)}"
+        )
     return known[name]
 
 

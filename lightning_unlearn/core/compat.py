@@ -194,8 +194,14 @@ def options_of(parser: argparse.ArgumentParser) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def hide_options(parser: argparse.ArgumentParser, prefix: str) -> None:
-    """Leave the options of a prefix out of a parser's help."""
-    for action in parser._actions:
-        if action.dest.startswith(prefix):
-            action.help = argparse.SUPPRESS
+@contextmanager
+def hidden_options(parser: argparse.ArgumentParser, prefix: str) -> Iterator[None]:
+    """Leave the options of a prefix out of a parser's help for a while."""
+    told = [(action, action.help) for action in parser._actions if action.dest.startswith(prefix)]
+    for action, _ in told:
+        action.help = argparse.SUPPRESS
+    try:
+        yield
+    finally:
+        for action, text in told:
+            action.help = text

@@ -34,7 +34,7 @@ _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
 
 
-class _Parser(OneLine, ArgumentParser):  # type: ignore[misc]
+class _Parser(OneLine, ArgumentParser):
     """jsonargparse's parser, with our help and errors."""
 
     example = "lightning-unlearn compare --recipe digits/compare --seeds 5"

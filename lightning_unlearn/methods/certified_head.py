@@ -67,6 +67,7 @@ class CertifiedHead(OneShotModule):
     streams = ("retain",)
     epoch_stream = "retain"
     keeps_source_tensors = True
+    needs = ("classes",)
     declared: ClassVar[Declared] = {
         "epsilon": Range("(0, inf)", "; 0.1 is strict, 1 usual"),
         "l2": Range("(0, inf)", "; without any there is no unique head"),

@@ -13,9 +13,7 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import (
     perturb_mixed,
     perturb_scaled,
-    perturbation_loss,
     selection_masks,
-    similarity,
 )
 from lightning_unlearn.methods.base.masked import MaskedModule
 from lightning_unlearn.methods.base.source import Source, load_source
@@ -191,11 +189,10 @@ class Perturbation(MaskedModule):
         """Eq. 10: CE on the retain set + λ·JS on the forget set."""
         if "forget" not in self.streams:
             return super().training_step(batch, batch_idx)
-        (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
-        loss, js, _ = perturbation_loss(
-            forget, self._teacher.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
-        )
+        (forget, targets), retain = self.stream_logits(batch["forget"], batch["retain"])
+        ce = self.retain_loss(batch["retain"], batch_idx, retain)
+        js = self.task.js(forget, self._teacher.logits(batch["forget"]), targets).mean()
+        loss = ce + self.lambda_ * js
         self.log_terms(loss=loss, js=js, ce=ce)
         return loss
 
@@ -211,7 +208,8 @@ class Perturbation(MaskedModule):
         if self.similarity_threshold is None:
             return
         teacher = self._teacher.answers(self.data, Runtime(self.trainer)).cpu()
-        reached = similarity(self.forget_answers().posteriors, teacher.softmax(dim=-1))
+        ours = self.forget_answers()
+        reached = self.task.similarity(ours.logits, teacher, ours.targets).mean()
         self.log("train/similarity", reached, sync_dist=True)
         if float(reached) >= self.similarity_threshold:
             self.trainer.should_stop = True

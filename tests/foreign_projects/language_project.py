@@ -45,8 +45,16 @@ class ReviewData(L.LightningDataModule):
 
 def bert():
     config = BertConfig(
-        vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        max_position_embeddings=LENGTH, num_labels=2, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=LENGTH,
+        num_labels=2,
+        initializer_range=0.2,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
     )
     return BertForSequenceClassification(config)
 
@@ -74,18 +82,27 @@ class LoraBert(Bert):
         super().__init__(lr)
         self.save_hyperparameters()
         self.model.load_state_dict(torch.load(pretrained, weights_only=True))
-        self.model = get_peft_model(self.model, LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=32, target_modules=["query", "value", "dense"]))
+        self.model = get_peft_model(
+            self.model,
+            LoraConfig(task_type="SEQ_CLS", r=8, lora_alpha=32, target_modules=["query", "value", "dense"]),
+        )
 
 
 class Sentences(Dataset):
     def __init__(self, count, seed):
-        self.ids = torch.randint(1, VOCABULARY, (count, LENGTH), generator=torch.Generator().manual_seed(seed))
+        self.ids = torch.randint(
+            1, VOCABULARY, (count, LENGTH), generator=torch.Generator().manual_seed(seed)
+        )
 
     def __len__(self):
         return len(self.ids)
 
     def __getitem__(self, place):
-        return {"input_ids": self.ids[place], "attention_mask": torch.ones(LENGTH).long(), "labels": self.ids[place]}
+        return {
+            "input_ids": self.ids[place],
+            "attention_mask": torch.ones(LENGTH).long(),
+            "labels": self.ids[place],
+        }
 
 
 class SentenceData(L.LightningDataModule):
@@ -100,9 +117,17 @@ class Gpt(L.LightningModule):
     def __init__(self, lr=3e-3):
         super().__init__()
         self.save_hyperparameters()
-        self.model = GPT2LMHeadModel(GPT2Config(
-            vocab_size=VOCABULARY, n_positions=LENGTH, n_embd=32, n_layer=2, n_head=2, bos_token_id=0, eos_token_id=0
-        ))
+        self.model = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=VOCABULARY,
+                n_positions=LENGTH,
+                n_embd=32,
+                n_layer=2,
+                n_head=2,
+                bos_token_id=0,
+                eos_token_id=0,
+            )
+        )
 
     def forward(self, **batch):
         return self.model(**batch)

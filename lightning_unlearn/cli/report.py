@@ -1,9 +1,9 @@
 """``lightning-unlearn report``: write a comparison's page again, merge several, or show them side by side."""
 
-import argparse
 from pathlib import Path
 from typing import get_args
 
+from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports import rebuild
 from lightning_unlearn.reports.merge import beside
@@ -19,10 +19,11 @@ _BESIDE = "side_by_side.html"
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``report``, write the page and say where it is."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn report",
-        description="Write the page and figures of a comparison again. Several are shown side by side; with --output "
-        "those on the same data become one.",
+    parser = Parser(
+        "report",
+        "runs/digits",
+        "Write the page and figures of a comparison again. Several are shown side by side; with --output those on the "
+        "same data become one.",
     )
     parser.add_argument(
         "folders",

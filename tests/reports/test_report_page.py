@@ -282,6 +282,7 @@ def test_two_comparisons_stand_side_by_side(
         answer = answer_of(report)
         assert answer is not None
         assert answer.forgotten in " ".join(joined.split())
+    assert not [value for tag, key, value in parsed.attributes if (tag, key) == ("a", "href")]
     assert set(charts(text)) == {"0-cost_quality.png", "1-cost_quality.png"}
 
 

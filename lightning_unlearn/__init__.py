@@ -18,6 +18,7 @@ from lightning_unlearn.callbacks import (
     UnlearningDegree,
 )
 from lightning_unlearn.comparison.api import compare
+from lightning_unlearn.comparison.request import forget
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun
 from lightning_unlearn.data import Adapter, Classes, Digits, Groups, Ids, RandomFraction, UnlearningDataModule
 from lightning_unlearn.methods import (
@@ -75,4 +76,5 @@ __all__ = [
     "UnlearningModule",
     "__version__",
     "compare",
+    "forget",
 ]

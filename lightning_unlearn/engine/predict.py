@@ -30,6 +30,10 @@ class Outputs:
         """Softmax of the logits, ``(N, C)`` float32."""
         return self.logits.softmax(dim=-1)
 
+    def subset(self, chosen: Tensor) -> "Outputs":
+        """Return those of some samples, ``(N,)`` bool or positions."""
+        return Outputs(self.logits[chosen], self.targets[chosen])
+
     @property
     def accuracy(self) -> float:
         """Share of samples whose largest logit is at their target, in [0, 1]."""

@@ -20,7 +20,16 @@ from lightning_unlearn.callbacks import (
 from lightning_unlearn.comparison.api import compare
 from lightning_unlearn.comparison.request import forget
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun
-from lightning_unlearn.data import Adapter, Classes, Digits, Groups, Ids, RandomFraction, UnlearningDataModule
+from lightning_unlearn.data import (
+    Adapter,
+    Classes,
+    Digits,
+    Groups,
+    Ids,
+    RandomFraction,
+    StreamRule,
+    UnlearningDataModule,
+)
 from lightning_unlearn.methods import (
     WGAN,
     CFk,
@@ -69,6 +78,7 @@ __all__ = [
     "Retrain",
     "SourceCheckpoint",
     "SourceRun",
+    "StreamRule",
     "TopK",
     "ULiRA",
     "UnlearningDataModule",

@@ -29,6 +29,7 @@ from helpers.support import (
     covered,
 )
 
+from lightning_unlearn import cli
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.recipes import recipes
 
@@ -99,18 +100,7 @@ def test_other_commands_name_what_there_is(part: str) -> None:
 def test_our_commands_name_what_there_is(command: str) -> None:
     """That they are understood as well, the slow tests show, which run each."""
     words = shlex.split(command)
-    assert words[1] in (
-        "demo",
-        "compare",
-        "report",
-        "ledger",
-        "dashboard",
-        "fit",
-        "validate",
-        "test",
-        "predict",
-        "--help",
-    )
+    assert words[1] in (*cli.COMMANDS, "fit", "validate", "test", "predict", "--help")
     assert all((REPO / word).is_file() for word in words if word.startswith("configs/"))
     assert all(name in recipes() for option, name in pairwise(words) if option == "--recipe")
 

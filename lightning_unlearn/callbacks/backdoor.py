@@ -56,6 +56,7 @@ class Backdoor(Evaluator):
         ValueError: If ``every_n_epochs`` is less than 1, or, when the run starts, the data has no backdoor.
     """
 
+    needs = ("classes",)
     default_name: ClassVar[str] = "backdoor"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "backdoor/success_rate_forget": near_share(

@@ -14,7 +14,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
-from lightning_unlearn.functional import forgetting_rate, memory_retention_rate, similarity
+from lightning_unlearn.functional import forgetting_rate, memory_retention_rate
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
 
 __all__ = ["ForgettingMetrics"]
@@ -127,13 +127,16 @@ class ForgettingMetrics(Evaluator):
         }
         if audit.retrained is not None:
             ours, theirs = audit.outputs(model, "forget"), audit.outputs(audit.retrained, "forget")
-            metrics["similarity"] = float(similarity(ours.posteriors, theirs.posteriors))
+            alike = ours.task.similarity(ours.logits, theirs.logits, ours.targets)
+            metrics["similarity"] = float(alike.mean())
         return metrics
 
 
 def _test_accuracy_by_class(forget: Outputs, retain: Outputs, test: Outputs) -> dict[str, float]:
     """Return the accuracy on test samples of retained classes, and of classes that are forgotten whole, if any are."""
-    right = (test.posteriors.argmax(dim=1) == test.targets).double()
+    if "classes" not in test.task.offers:
+        return {}
+    right = test.task.correct(test.logits, test.targets).double()
     retained = torch.isin(test.targets, retain.targets)
     forgotten = torch.isin(test.targets, forget.targets) & ~retained
     if not (forgotten.any() and retained.any()):
@@ -156,5 +159,4 @@ def _accuracies(
 
 
 def _true_class_posteriors(outputs: Outputs) -> list[float]:
-    chosen = outputs.posteriors.gather(1, outputs.targets[:, None]).squeeze(1)
-    return [round(value, 6) for value in chosen[:_SHOWN].tolist()]
+    return [round(value, 6) for value in outputs.loss[:_SHOWN].neg().exp().tolist()]

@@ -47,6 +47,7 @@ class LinearProbe(AgainstNonmembers):
             the part that gives the logits is not called with one floating-point tensor, a row a sample.
     """
 
+    needs = ("classes",)
     default_name: ClassVar[str] = "linear_probe"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "linear_probe/auc": near_score(

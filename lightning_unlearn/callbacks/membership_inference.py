@@ -82,6 +82,7 @@ class MembershipInference(AgainstNonmembers):
         ValueError: If an argument is outside its range, or ``"shadow"`` is asked for without a shadow set.
     """
 
+    needs = ("posteriors",)
     default_name: ClassVar[str] = "membership_inference"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "membership_inference/hit_rate": near_share(

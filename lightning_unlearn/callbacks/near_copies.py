@@ -14,7 +14,7 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.loading import TensorLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.ensembles import Outputs
-from lightning_unlearn.functional import auc, logit_scaled_confidence
+from lightning_unlearn.functional import auc
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score, near_share
 
 __all__ = ["NearCopies"]
@@ -50,6 +50,7 @@ class NearCopies(AgainstNonmembers):
             floating-point tensor, of which alone such copies can be made.
     """
 
+    needs = ("loss", "correct")
     default_name: ClassVar[str] = "near_copies"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "near_copies/accuracy": near_share(
@@ -185,4 +186,4 @@ def _mean_accuracy(answers: list[Outputs]) -> float:
 
 def _mean_confidence(answers: list[Outputs]) -> Tensor:
     """Return each sample's logit-scaled confidence, averaged over its copies, ``(n,)`` float64."""
-    return torch.stack([logit_scaled_confidence(each.logits, each.targets) for each in answers]).mean(dim=0)
+    return torch.stack([each.confidence for each in answers]).mean(dim=0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
@@ -19,7 +19,7 @@ __all__ = ["PopulationAttack"]
 class PopulationAttack(AgainstNonmembers):
     """The attack that needs no further model: a loss below that of samples never trained on.
 
-    A sample's score is the share of the non-members whose cross-entropy is higher than its own
+    A sample's score is the share of the non-members whose loss is higher than its own
     (:func:`~lightning_unlearn.functional.population_attack_scores`; Ye et al., "Enhanced Membership Inference Attacks
     against Machine Learning Models", 2022, attack P). The score keeps the order of the losses, so its rates are those
     of the loss itself. How difficult a single sample is, the attack does not know, so it is the weakest and the
@@ -73,17 +73,11 @@ class PopulationAttack(AgainstNonmembers):
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Rank the losses of the forget set among those of the non-members."""
-        losses = _losses(model, "nonmember", audit)
-        forget = population_attack_scores(_losses(model, "forget", audit), losses)
+        losses = audit.outputs(model, "nonmember").loss
+        forget = population_attack_scores(audit.outputs(model, "forget").loss, losses)
         nonmember = population_attack_scores(losses, losses)
         intervals = ranking_intervals(
             forget, nonmember, torch.Generator().manual_seed(audit.seed), resamples=self.bootstrap
         )
         audit.details.update(attack_details(forget, nonmember, intervals))
         return {f"{self.name}/{rate}": value for rate, value in ranking_rates(forget, nonmember).items()}
-
-
-def _losses(model: nn.Module, stream: str, audit: Audit) -> Tensor:
-    """Return the cross-entropy of every sample, ``(n,)`` float64."""
-    outputs = audit.outputs(model, stream)
-    return nn.functional.cross_entropy(outputs.logits.double(), outputs.targets, reduction="none")

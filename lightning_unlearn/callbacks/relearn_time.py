@@ -140,7 +140,7 @@ class RelearnTime(Evaluator):
             for inputs, targets in self._endless(audit):
                 if losses[-1] <= target or len(losses) > self.max_steps:
                     return losses
-                loss = nn.functional.cross_entropy(audit.adapter.call(model, inputs), targets)
+                loss = audit.adapter.kind.batch_loss(audit.adapter.call(model, inputs), targets)
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 runtime.average_gradients(model)  # equal but for rounding, which must not add up
@@ -159,7 +159,7 @@ class RelearnTime(Evaluator):
         with torch.no_grad():
             for inputs, targets in self._batches(audit):
                 logits = audit.adapter.call(model, inputs)
-                total += nn.functional.cross_entropy(logits, targets, reduction="sum")
+                total += audit.adapter.kind.loss(logits, targets).sum()
                 count += len(targets)
         return float(total) / count
 

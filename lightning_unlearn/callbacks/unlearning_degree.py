@@ -104,6 +104,7 @@ class UnlearningDegree(Evaluator):
         ValueError: If an argument is outside its range.
     """
 
+    needs = ("classes",)
     default_name: ClassVar[str] = "unlearning_degree"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "unlearning_degree/degree": near_score(

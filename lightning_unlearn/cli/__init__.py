@@ -4,8 +4,15 @@ from importlib import import_module
 
 __all__ = ["COMMANDS", "run"]
 
-COMMANDS = ("compare", "dashboard", "demo", "ledger", "report")
-"""Names of the subcommands; the module of that name has ``run(arguments) -> exit status``."""
+COMMANDS = {
+    "demo": "show it at work in under a minute, without a download",
+    "compare": "compare methods with source and retrained model over seeds, in one table and page",
+    "report": "write a comparison's page again, or merge several",
+    "certificate": "write the page on a deletion request that somebody can sign",
+    "ledger": "check a deletion ledger",
+    "dashboard": "build a W&B workspace and report",
+}
+"""What each subcommand does, in the order of ``--help``; its module has ``run(arguments) -> exit status``."""
 
 
 def run(name: str, arguments: list[str]) -> int:

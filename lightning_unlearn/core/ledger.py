@@ -438,8 +438,8 @@ def _require_key(line: Mapping[str, Any], key: str, file: Path) -> None:
 
 def _unsound(path: str | os.PathLike[str], mismatch: Mismatch) -> ValueError:
     return ValueError(
-        f"ledger: {path} does not verify ({mismatch}), and nothing was appended to it; "
-        "`lightning-unlearn ledger verify` lists everything. Restore the file, or begin another"
+        f"ledger: {path} does not verify ({mismatch}), so nothing is made of it; `lightning-unlearn ledger verify` "
+        "lists everything. Restore the file, or begin another"
     )
 
 

@@ -14,6 +14,7 @@ from lightning_unlearn.data.poisoning import Poison
 from lightning_unlearn.data.selection import Classes, ForgetRule, Groups, Ids, RandomFraction
 from lightning_unlearn.data.selection_data import SelectionData
 from lightning_unlearn.data.splits import Split, make_split
+from lightning_unlearn.data.streaming import StreamRule
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 from lightning_unlearn.data.triggers import BlendTrigger, ColumnTrigger, PatchTrigger, Trigger
@@ -48,6 +49,7 @@ __all__ = [
     "SelectionData",
     "Split",
     "StreamConsumer",
+    "StreamRule",
     "TensorData",
     "TensorDataModule",
     "TensorLoader",

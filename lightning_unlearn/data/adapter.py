@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task, task_named
+
 __all__ = ["TARGET_KEYS", "Adapter"]
 
 TARGET_KEYS = ("labels", "label", "targets", "target", "y")
@@ -27,6 +29,8 @@ class Adapter:
         targets: Position or key of the targets. With ``None``, the second element of a sequence, or one of
             ``labels, label, targets, target, y`` of a mapping.
         logits: Position, key or attribute of the logits in the model's output; ``None`` finds them.
+        task: What outputs and targets mean, a :class:`~lightning_unlearn.functional.Task` or its name; ``None`` finds
+            out on one batch, by their shapes and values and by the loss of the model's own ``training_step``.
 
     Example:
         >>> import torch
@@ -41,22 +45,40 @@ class Adapter:
     inputs: int | str | None = None
     targets: int | str | None = None
     logits: int | str | None = None
+    task: Task | str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.task, str):
+            object.__setattr__(self, "task", task_named(self.task))
+
+    @property
+    def kind(self) -> Task:
+        """The task; single labels while it is not known."""
+        return self.task if isinstance(self.task, Task) else SINGLE_LABEL
+
+    def of_task(self, task: Task) -> "Adapter":
+        """Return the same adapter, knowing the task."""
+        known = copy.copy(self)
+        object.__setattr__(known, "task", task)
+        return known
 
     def split(self, batch: Any) -> tuple[Any, Tensor]:
         """Split a batch into what the model is called with and its targets.
 
         Returns:
-            The inputs (a tensor, or whatever structure the model takes) and the targets, integer ``(B,)``.
+            The inputs (a tensor, or whatever structure the model takes) and the targets, ``(B, ...)``; a column of
+            whole numbers ``(B, 1)`` as ``(B,)``.
 
         Raises:
             ValueError: If the batch has no such place; the message lists what it has.
         """
         target_at = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
         targets, inputs = batch[target_at], self._inputs(batch, (target_at,))
-        if not isinstance(targets, Tensor) or targets.ndim != 1 or targets.is_floating_point():
-            wanted = f"a tensor of class numbers of shape (B,), got {_described(targets)}"
+        if not isinstance(targets, Tensor) or not targets.ndim:
+            wanted = f"a tensor with a row a sample, got {_described(targets)}"
             raise ValueError(f"targets must be {wanted}; say where they are with Adapter(targets=...)")
-        return inputs, targets
+        column = targets.ndim == 2 and targets.shape[1] == 1 and not targets.is_floating_point()
+        return inputs, targets.squeeze(1) if column else targets
 
     def relabelled(self, batch: Any, targets: Tensor) -> Any:
         """Return a batch of the same kind with other targets; the given one stays as it is.
@@ -67,6 +89,8 @@ class Adapter:
             tensor([2])
         """
         place = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
+        if batch[place].numel() == targets.numel():
+            targets = targets.view_as(batch[place])
         if isinstance(batch, Mapping):
             other = copy.copy(batch)
             other[place] = targets  # type: ignore[index]  # a batch with keys is a dict or behaves like one
@@ -85,22 +109,22 @@ class Adapter:
         return batch[self._place(batch, self.inputs, _INPUT_KEYS, 0, "inputs")]
 
     def call(self, module: nn.Module, inputs: Any) -> Tensor:
-        """Call a model on inputs and return its logits.
+        """Call a model on inputs and return its logits, or whatever its task's outputs are.
 
         Args:
             module: Any model.
             inputs: As :meth:`split` gives them; a mapping is passed as keyword arguments.
 
         Returns:
-            Logits, shape ``(B, C)``, floating point.
+            A floating-point tensor, samples first; logits ``(B, C)`` of single labels.
 
         Raises:
             ValueError: If the output holds no such tensor.
         """
         output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
         logits = self._logits_of(output)
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.is_floating_point():
-            wanted = f"logits of shape (B, C), got {_described(logits)}; say where with Adapter(logits=...)"
+        if not isinstance(logits, Tensor) or not logits.ndim or not logits.is_floating_point():
+            wanted = f"logits, got {_described(logits)}; say where with Adapter(logits=...)"
             raise ValueError(f"the forward of {type(module).__name__} must give {wanted}")
         return logits
 

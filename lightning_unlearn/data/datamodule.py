@@ -35,6 +35,7 @@ from lightning_unlearn.data.project_loaders import (
 from lightning_unlearn.data.selection import Classes, ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split, some_of
+from lightning_unlearn.data.streaming import Stream, StreamLoader, counted
 from lightning_unlearn.data.tensors import TensorData
 
 __all__ = ["Phase", "StreamConsumer", "UnlearningDataModule", "batches_of"]
@@ -94,7 +95,8 @@ class UnlearningDataModule(L.LightningDataModule):
             whole, each sample once a pass.
         forget: What to forget: a fraction in (0, 1), a list of positions in the training set, the path of a
             .csv, .json or .txt file with them, a rule of :mod:`lightning_unlearn.data.selection`, or a
-            function of :class:`~lightning_unlearn.data.selection.SelectionData`.
+            function of :class:`~lightning_unlearn.data.selection.SelectionData`; of a stream (an ``IterableDataset``) a
+            :class:`~lightning_unlearn.data.streaming.StreamRule`.
         test_dataset: The test set; ``None`` takes that of the project's datamodule (its validation set, if it has
             no test loader).
         evaluation_dataset: The training set without random augmentation, used wherever nothing is trained;
@@ -124,7 +126,7 @@ class UnlearningDataModule(L.LightningDataModule):
             knows to have forgotten samples which ``previous`` would put back. ``None`` keeps no record.
 
     Raises:
-        TypeError: If the data cannot be indexed by position.
+        TypeError: If the data cannot be indexed by position, and ``forget`` is no StreamRule.
         ValueError: If an argument does not fit the data; the message says which. On setup also if the training set is
             dealt anew in every run, as by ``random_split`` without a generator, or is known to differ between
             processes, from ``previous`` splits, or from what the source's checkpoint was trained on.
@@ -282,17 +284,22 @@ class UnlearningDataModule(L.LightningDataModule):
         if self.test_dataset is None and is_overridden("test_dataloader", self.inner, L.LightningDataModule):
             # before the training set is asked for: a setup that heeds no stage makes that anew as well
             self.project.set_up("test", self.trainer)
-        self._train = self.project.training_part(self.batch_size)
+        self._train = counted(self.project.training_part(self.batch_size), self.rule, self.adapter)
         if self.test_dataset is None:
             self._test = self.project.test_part()
         else:
             self._test = part_of_dataset(self.test_dataset, self.batch_size, "test_dataset")
         self._evaluation = self.evaluation_dataset
         if self._test is not None:
+            self._test = counted(self._test, None, self.adapter)
             require_apart(self._train.owner, self._test.owner)
-        self._labels = known_labels(self._train, self.adapter)
+        if isinstance(self._train.dataset, Stream):
+            self._evaluation = evaluated = self._checked_stream(self._train, self._train.dataset)
+            self._train, self._labels = replace(self._train, owner=evaluated), evaluated.targets
+        else:
+            self._labels = known_labels(self._train, self.adapter)
         fingerprint = self._checked_fingerprint()
-        if self.evaluation_dataset is not None and (n := len(self.evaluation_dataset)) != len(self._train):  # type: ignore[arg-type]
+        if self._evaluation is not None and (n := len(self._evaluation)) != len(self._train):  # type: ignore[arg-type]
             wanted = (
                 f"the same {len(self._train)} in the same order as the training set, without augmentation"
             )
@@ -302,7 +309,7 @@ class UnlearningDataModule(L.LightningDataModule):
         source = getattr(self._module(), "source", None)
         require_same(getattr(source, "training_fingerprint", ""), fingerprint, "source: the checkpoint")
         require_no_copies(self._train.owner, split.forget, split.previous)
-        if self.evaluation_dataset is None and varies(self._train.dataset):
+        if self._evaluation is None and varies(self._train.dataset):
             rank_zero_warn(
                 f"the training set of {self.data_name} gives another sample each time it is read (augmentation), and "
                 "evaluators would measure that too; pass UnlearningDataModule(evaluation_dataset=...), the same "
@@ -311,6 +318,34 @@ class UnlearningDataModule(L.LightningDataModule):
         if self.backdoor is not None:
             self._poison(self.backdoor, split.forget)
         self._split = split
+
+    def _checked_stream(self, part: Part, train: Stream) -> Stream:
+        """Return the stream that evaluators are served, and refuse what cannot be done on streams."""
+        name = type(train.stream).__name__
+        given = {"backdoor": self.backdoor, "previous": self.previous}
+        if named := [argument for argument, value in given.items() if value]:
+            raise ValueError(
+                f"{named[0]}: the samples of {name}, a stream, cannot be named by position; leave it out"
+            )
+        if self.evaluation_dataset is None:
+            evaluated = train
+        else:
+            evaluated = counted(
+                replace(part, dataset=self.evaluation_dataset), self.rule, self.adapter
+            ).dataset  # type: ignore[assignment]
+        if not isinstance(evaluated, Stream) or not evaluated.fixed:
+            raise ValueError(
+                f"datamodule: {name} gives other samples each time it is read (shuffled or augmented), so that models "
+                "cannot be compared on them; pass UnlearningDataModule(evaluation_dataset=...), the same stream "
+                "without shuffling and augmentation (training shuffles it anyhow)"
+            )
+        chosen = [int(sum(stream.attributes.values()).sum()) for stream in (train, evaluated)]  # type: ignore[union-attr]
+        if chosen[0] != chosen[1]:
+            raise ValueError(
+                f"evaluation_dataset: forget's predicate chooses {chosen[1]} of its samples and {chosen[0]} of {name}; "
+                "both must hold the same samples, and the predicate must not depend on augmentation"
+            )
+        return evaluated
 
     def teardown(self, stage: str) -> None:
         """Let the project's datamodule clean up."""
@@ -346,7 +381,8 @@ class UnlearningDataModule(L.LightningDataModule):
             phase: What the epoch is served.
         """
         epoch = self._stream_loader(module, phase.epoch_stream)
-        length, steps = {"num_samples": epoch.sampler.num_samples}, {"steps": len(epoch)}
+        steps = {"steps": len(epoch)}
+        length = steps if isinstance(epoch, StreamLoader) else {"num_samples": epoch.sampler.num_samples}
         return {
             stream: self._stream_loader(module, stream, **(steps if stream in phase.once else length))
             for stream in phase.streams
@@ -434,6 +470,13 @@ class UnlearningDataModule(L.LightningDataModule):
         dataset = part.dataset
         if not train and self._evaluation is not None and part is self._train:
             dataset = self._evaluation
+        if isinstance(dataset, Stream):
+            kept = (
+                None
+                if dataset.fixed
+                else self._kept(stream, named=positions is not None or order.get("indexed"))
+            )
+            return StreamLoader(dataset, chosen, part, kept=kept, **order)
         if isinstance(dataset, TensorData) and part.collate_fn is None:
             return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
         return DatasetLoader(dataset, chosen, collate_fn=part.collate_fn, **part.workers, **order)
@@ -483,6 +526,17 @@ class UnlearningDataModule(L.LightningDataModule):
         one_of("stream", stream, *_STREAMS)
         positions: np.ndarray[Any, Any] = getattr(split, stream)
         return positions
+
+    def _kept(self, stream: str, *, named: bool | None) -> str | None:
+        """Return by which name the predicate serves a stream whose order changes."""
+        if stream not in ("forget", "retain", "train"):
+            return None
+        if named or len(self.split.members) < self.split.train_size:
+            raise ValueError(
+                f"datamodule: {self.data_name} gives its samples in another order each time, and what is asked for "
+                "needs to know each sample; give the stream without shuffling, and no nonmember or shadow of 'train'"
+            )
+        return stream
 
     def _validated(self, stream: str) -> np.ndarray[Any, Any] | None:
         """Return which positions are validated, None for all: of the retain set a part, or it would cost too much."""

@@ -18,7 +18,7 @@ from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["require_same", "spread", "training_fingerprint", "varies"]
+__all__ = ["add", "require_same", "spread", "training_fingerprint", "varies"]
 
 _READ = 16  # samples that are read, spread over the dataset
 _FILES = 20_000  # files of a dataset that are looked at, likewise
@@ -58,18 +58,18 @@ def training_fingerprint(
     digest = hashlib.sha256()
     origin = origin_of(dataset)
     for part in (origin.base, origin.position, targets):
-        _add(digest, part)
+        add(digest, part)
     known = True
     for number, base in enumerate(origin.bases):
         rows = origin.position[origin.base == number]
         known &= not len(rows) or _add_stored(digest, base, rows)
     if served or not known:
         reading = _reading(dataset, 0)
-        _add(digest, reading if reading == _reading(dataset, 0) else None)
+        add(digest, reading if reading == _reading(dataset, 0) else None)
     if served:
         for file in (file for base in origin.bases for file in _files(base)):
             state = file.stat()
-            _add(digest, (file.name, state.st_size, state.st_mtime_ns))
+            add(digest, (file.name, state.st_size, state.st_mtime_ns))
     return digest.hexdigest()
 
 
@@ -110,7 +110,7 @@ def _reading(dataset: Dataset[Any], seed: int) -> str:
         np.random.seed(seed)  # noqa: NPY002  the legacy state is what transforms draw from
         for place in spread(len(dataset), _READ).tolist():  # type: ignore[arg-type]
             for leaf in tree_leaves(dataset[place]):
-                _add(digest, leaf)
+                add(digest, leaf)
     return digest.hexdigest()
 
 
@@ -123,7 +123,7 @@ def _add_stored(digest: Any, base: Dataset[Any], rows: npt.NDArray[np.int64]) ->
         for column in values if name == "tensors" and isinstance(values, tuple) else (values,):
             content = _stored(column, rows, len(base))  # type: ignore[arg-type]
             if content is not None:
-                _add(digest, content)
+                add(digest, content)
                 found |= name in _STORED
     return found
 
@@ -159,7 +159,7 @@ def _files(base: Dataset[Any]) -> Iterator[Path]:
         yield from (Path(entry) for entry in chosen if os.path.isfile(entry))
 
 
-def _add(digest: Any, value: Any) -> None:
+def add(digest: Any, value: Any) -> None:
     """Hash a value with its type and shape; of an unknown object its type alone, for its address changes."""
     shape: Any = ()
     if isinstance(value, Tensor):

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from lightning_unlearn.data.dealing import Deals
 from lightning_unlearn.data.project_loaders import Part, part_of_dataset, part_of_loader
@@ -85,6 +85,6 @@ class Project:
         for name in ("test_dataloader", "val_dataloader"):
             if (loader := self.loader(name)) is not None:
                 part = part_of_loader(loader, f"{self.name}.{name}()")
-                if len(part):
+                if isinstance(part.dataset, IterableDataset) or len(part):
                     return part
         return None

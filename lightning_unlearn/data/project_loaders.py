@@ -45,6 +45,9 @@ __all__ = [
 
 _DEFAULT_BATCH_SIZE = 128
 _WORKERS = ("num_workers", "persistent_workers", "pin_memory", "worker_init_fn")
+_COPIED = (
+    2**31
+)  # bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come
 _COMPARED = 64  # samples, and again of different classes, whose listed label is compared with the served one
 
 
@@ -227,6 +230,11 @@ def _followed(loader: DataLoader[Any], where: str) -> tuple[Dataset[Any], Tensor
     """Return what a loader really reads, and the weights that it draws by: samplers may leave out samples."""
     dataset, batches = loader.dataset, loader.batch_sampler
     if isinstance(dataset, IterableDataset):
+        if loader.batch_size is None:
+            advice = "have it yield samples, and give the DataLoader batch_size=..."
+            raise TypeError(
+                f"{where} reads whole batches from {type(dataset).__name__} (batch_size=None); {advice}"
+            )
         return dataset, None
     plain_batches = batches is None or type(batches) is BatchSampler
     sampler: Any = getattr(batches, "sampler", loader.sampler) if plain_batches else batches
@@ -278,7 +286,9 @@ def _require_every_sample_once(sampler: Any, plain: bool, size: int, where: str)
 
 def _indexable(part: Part, argument: str) -> Part:
     dataset = part.dataset
-    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+    if isinstance(dataset, IterableDataset):
+        return part  # which is counted later
+    if not hasattr(dataset, "__len__"):
         advice = "so no sample of it can be named; give a map-style dataset with __len__ and __getitem__"
         raise TypeError(f"{argument}: {type(dataset).__name__} cannot be indexed by position, {advice}")
     held = _as_tensor_data(dataset) if part.collate_fn is None else None
@@ -291,7 +301,11 @@ def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
         return dataset
     if type(dataset) is Subset:  # a subclass may transform its samples
         whole = _as_tensor_data(dataset.dataset)
-        return None if whole is None else whole.subset(torch.as_tensor(dataset.indices))
+        return (
+            None
+            if whole is None or whole.inputs.nbytes > _COPIED
+            else whole.subset(torch.as_tensor(dataset.indices))
+        )
     if type(dataset) is TensorDataset and len(dataset.tensors) == 2 and dataset.tensors[1].ndim == 1:
         inputs, targets = dataset.tensors
         return TensorData(inputs, targets) if not targets.is_floating_point() else None

@@ -24,7 +24,7 @@ def gauss_newton_product(
     stream: str,
     *,
     runtime: Runtime,
-    loss: Loss = nn.functional.cross_entropy,
+    loss: Loss | None = None,
     adapter: Adapter | None = None,
     positions: np.ndarray[Any, Any] | None = None,
 ) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -39,7 +39,8 @@ def gauss_newton_product(
         data: The split data, set up.
         stream: Which samples.
         runtime: Device, precision and ranks.
-        loss: A function of logits ``(B, C)`` and targets ``(B,)``, a mean over samples.
+        loss: A function of logits ``(B, C)`` and targets ``(B,)``, a mean over samples;
+            ``None`` for that of the adapter's task.
         adapter: How batches and outputs are taken apart.
         positions: A subset of the stream, as positions in its dataset; ``None`` for all of it.
 
@@ -47,6 +48,7 @@ def gauss_newton_product(
         A function of a vector, by parameter name, that returns the product, the same on every rank.
     """
     adapter = adapter or Adapter()
+    loss = loss or adapter.kind.batch_loss
     logits_of = loss_of(model, adapter, lambda logits, _: logits)
     parameters = {name: parameter.detach() for name, parameter in trainable(model).items()}
     loader = data.loader(stream, positions=positions, indexed=True)

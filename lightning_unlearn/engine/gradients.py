@@ -32,7 +32,7 @@ def gradient_statistics(
     statistics: Sequence[Statistic],
     *,
     runtime: Runtime,
-    loss: Loss = nn.functional.cross_entropy,
+    loss: Loss | None = None,
     adapter: Adapter | None = None,
     positions: np.ndarray[Any, Any] | None = None,
     per_sample: bool = True,
@@ -50,7 +50,8 @@ def gradient_statistics(
         statistics: What to measure: ``"mean"`` of the gradients (which costs one pass), ``"magnitude"`` for the mean of
             :math:`|g|`, ``"square"`` for that of :math:`g^2`, ``"norm"`` for that of the L2 norm by whole tensors.
         runtime: Device, precision and ranks.
-        loss: Of what: a function of logits ``(B, C)`` and targets ``(B,)``, a mean over samples.
+        loss: Of what: a function of logits ``(B, C)`` and targets ``(B,)``, a mean over samples;
+            ``None`` for that of the adapter's task.
         adapter: How batches and outputs are taken apart.
         positions: A subset of the stream, as positions in its dataset; ``None`` for all of it.
         per_sample: ``False`` takes each batch's mean for the gradient of all its samples.
@@ -59,7 +60,8 @@ def gradient_statistics(
         Float32 means (or of the parameters' type, if that is wider) by statistic and parameter name, of the parameters'
         shapes (scalars for ``"norm"``), on the model's device, the same on every rank.
     """
-    objective = loss_of(model, adapter or Adapter(), loss)
+    adapter = adapter or Adapter()
+    objective = loss_of(model, adapter, loss or adapter.kind.batch_loss)
     parameters = {name: parameter.detach() for name, parameter in trainable(model).items()}
     totals = {
         kind: {name: _zeros(p, scalar=kind == "norm") for name, p in parameters.items()}
@@ -69,7 +71,7 @@ def gradient_statistics(
     gradients_of = _of_batch if not per_sample or set(statistics) <= {"mean"} else None
     with differentiating(model, runtime):
         for batch in loader:
-            inputs, targets, weights = counted(batch, adapter or Adapter(), runtime)
+            inputs, targets, weights = counted(batch, adapter, runtime)
             gradients_of = gradients_of or _way(objective, parameters, inputs, targets)
             for gradients, counts in gradients_of(objective, parameters, inputs, targets, weights):
                 add_statistics(totals, gradients, counts)

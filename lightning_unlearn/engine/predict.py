@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.loading import BatchLoader, Indexed
 from lightning_unlearn.engine.runtime import Runtime
+from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task
 from lightning_unlearn.models.surgery import evaluating
 
 __all__ = ["Outputs", "predict"]
@@ -18,17 +19,19 @@ class Outputs:
     """A model's answers on a stream, in stream order, on every rank the same.
 
     Attributes:
-        logits: ``(N, C)`` float32 on the CPU.
-        targets: ``(N,)`` int64 on the CPU.
+        logits: ``(N, C)`` float32 on the CPU, or the outputs of another task, ``(N, ...)``.
+        targets: ``(N,)`` int64 on the CPU, or the targets of another task, ``(N, ...)``.
+        task: What they mean.
     """
 
     logits: Tensor
     targets: Tensor
+    task: Task = SINGLE_LABEL
 
     @property
     def posteriors(self) -> Tensor:
-        """Softmax of the logits, ``(N, C)`` float32."""
-        return self.logits.softmax(dim=-1)
+        """Probabilities, the last dimension over classes, float32; ``(N, C)`` of single labels."""
+        return self.task.posteriors(self.logits)
 
     def subset(self, chosen: Tensor) -> "Outputs":
         """Return those of some samples, ``(N,)`` bool or positions."""
@@ -36,8 +39,18 @@ class Outputs:
 
     @property
     def accuracy(self) -> float:
-        """Share of samples whose largest logit is at their target, in [0, 1]."""
-        return float((self.logits.argmax(dim=-1) == self.targets).double().mean())
+        """How right the answers are, a mean over samples in [0, 1]."""
+        return float(self.task.correct(self.logits, self.targets).double().mean())
+
+    @property
+    def loss(self) -> Tensor:
+        """Each sample's loss, ``(N,)`` float64."""
+        return self.task.loss(self.logits.double(), self.targets)
+
+    @property
+    def confidence(self) -> Tensor:
+        """How well each sample is known, φ, ``(N,)`` float64."""
+        return self.task.confidence(self.logits, self.targets)
 
 
 def predict(
@@ -68,12 +81,13 @@ def predict(
             targets.append(target)
             places.append(batch.index)
     place = runtime.gather(torch.cat(places).to(runtime.device)).cpu()
-    values, labels = runtime.gather(torch.cat(logits)).cpu(), runtime.gather(torch.cat(targets)).cpu()
-    size = loader.sampler.size
-    ordered = torch.empty((size, values.shape[1]))
-    ordered_targets = torch.empty(size, dtype=torch.int64)
-    ordered[place], ordered_targets[place] = (
-        values,
-        labels.long(),
-    )  # a sample repeated to fill ranks lands once
-    return Outputs(ordered, ordered_targets)
+    values, labels = (_precise(runtime.gather(torch.cat(parts)).cpu()) for parts in (logits, targets))
+    ordered, ordered_targets = (
+        torch.empty((loader.sampler.size, *x.shape[1:]), dtype=x.dtype) for x in (values, labels)
+    )
+    ordered[place], ordered_targets[place] = values, labels  # a sample repeated to fill ranks lands once
+    return Outputs(ordered, ordered_targets, adapter.kind)
+
+
+def _precise(values: Tensor) -> Tensor:
+    return values.float() if values.is_floating_point() else values.long()

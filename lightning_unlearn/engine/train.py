@@ -32,7 +32,7 @@ def train_classifier(
     optimizer: OptimizerCallable,
     runtime: Runtime,
     lr_scheduler: LRSchedulerCallable | None = None,
-    loss: Loss = nn.functional.cross_entropy,
+    loss: Loss | None = None,
     step: Callable[[nn.Module, Any], Tensor] | None = None,
     adapter: Adapter | None = None,
     seed: int = 0,
@@ -49,7 +49,7 @@ def train_classifier(
         optimizer: Makes the optimizer from the trainable parameters.
         runtime: Device, precision and ranks.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
-        loss: Loss of logits ``(B, C)`` and targets ``(B,)``.
+        loss: Loss of logits ``(B, C)`` and targets ``(B,)``; ``None`` for the adapter's task's.
         step: Returns the loss of the module on a batch, in place of ``loss``.
         adapter: How batches and outputs are taken apart.
         seed: Seed of whatever the model itself draws.
@@ -63,6 +63,7 @@ def train_classifier(
     """
     in_range("epochs", epochs, "[1, inf)", whole=True)
     adapter = adapter or Adapter()
+    loss = loss or adapter.kind.batch_loss
     trainable = [p for p in module.parameters() if p.requires_grad]
     stepper = optimizer(trainable)
     schedule: Any = None if lr_scheduler is None else lr_scheduler(stepper)

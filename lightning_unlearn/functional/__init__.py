@@ -13,6 +13,7 @@ from lightning_unlearn.functional import (
     sensitivity,
     solving,
     statistics,
+    tasks,
     unlearning,
 )
 from lightning_unlearn.functional.certified import *
@@ -27,6 +28,7 @@ from lightning_unlearn.functional.rmia import *
 from lightning_unlearn.functional.sensitivity import *
 from lightning_unlearn.functional.solving import *
 from lightning_unlearn.functional.statistics import *
+from lightning_unlearn.functional.tasks import *
 from lightning_unlearn.functional.unlearning import *
 
 __all__ = [
@@ -42,5 +44,6 @@ __all__ = [
     *sensitivity.__all__,
     *solving.__all__,
     *statistics.__all__,
+    *tasks.__all__,
     *unlearning.__all__,
 ]

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
-from lightning_unlearn.functional import distillation_loss
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.models import fresh_copy
 
@@ -101,8 +100,10 @@ class BadTeacher(UnlearningModule):
         """Follow the untrained network on D_f and the source on D_s."""
         answers = self.stream_logits(batch["forget"], batch["retain"])
         bad, good = (
-            distillation_loss(self._teachers[name].logits(batch[name]), logits, self.temperature)
-            for name, (logits, _) in zip(("forget", "retain"), answers, strict=True)
+            self.task.distillation(
+                self._teachers[name].logits(batch[name]), logits, self.temperature, targets
+            )
+            for name, (logits, targets) in zip(("forget", "retain"), answers, strict=True)
         )
         loss = good + self.samples_beside("forget") * bad
         self.log_terms(loss=loss, good=good, bad=bad)

@@ -47,6 +47,7 @@ class BoundaryShrink(UnlearningModule):
     """
 
     indexed_streams = ("forget",)
+    needs = ("loss", "classes")
     anneals = True
     declared: ClassVar[Declared] = {"bound": Range("(0, inf)", "; 0.1 is the paper's")}
 
@@ -83,7 +84,7 @@ class BoundaryShrink(UnlearningModule):
 
     def _nearest(self, model: nn.Module, inputs: Tensor, labels: Tensor, low: float, high: float) -> Tensor:
         inputs = inputs.detach().requires_grad_()
-        loss = nn.functional.cross_entropy(self.adapter.call(model, inputs).float(), labels)
+        loss = self.task.batch_loss(self.adapter.call(model, inputs).float(), labels)
         (gradient,) = torch.autograd.grad(loss, inputs)
         moved = (inputs.detach() + self.bound * (high - low) * gradient.sign()).clamp(low, high)
         with torch.no_grad():

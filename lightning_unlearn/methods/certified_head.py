@@ -67,6 +67,7 @@ class CertifiedHead(OneShotModule):
     streams = ("retain",)
     epoch_stream = "retain"
     keeps_source_tensors = True
+    needs = ("classes",)
     declared: ClassVar[Declared] = {
         "epsilon": Range("(0, inf)", "; 0.1 is strict, 1 usual"),
         "l2": Range("(0, inf)", "; without any there is no unique head"),
@@ -79,6 +80,9 @@ class CertifiedHead(OneShotModule):
             "Newton steps of the certified removal", "steps", "How many Newton steps were taken."
         ),
     }
+    assumed: ClassVar[str] = (
+        "that the features were not trained on the forget set, and that the noise, which is kept nowhere, is unknown"
+    )
 
     def __init__(
         self,
@@ -140,8 +144,8 @@ class CertifiedHead(OneShotModule):
         }
         rank_zero_info(
             f"CertifiedHead: ({epsilon:.4g}, {self.delta:g})-certified removal from the head {self.head} in {steps} "
-            f"Newton steps: a gradient of at most {hidden:.3g} is left under noise of {self.noise:g}. Assumed is that "
-            "the features were not trained on the forget set, and that the noise, which is kept nowhere, is unknown"
+            f"Newton steps: a gradient of at most {hidden:.3g} is left under noise of {self.noise:g}. Assumed is "
+            f"{self.assumed}"
         )
 
     def _features(

@@ -4,14 +4,14 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
+from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
 from lightning_unlearn.models import last_parameter_tensors
 from lightning_unlearn.models.freezing import share_frozen
 
 __all__ = ["CFk"]
 
 
-class CFk(UnlearningModule):
+class CFk(AscendingModule):
     """Fine-tunes the last k parameter tensors on the retain set, so that they forget catastrophically.
 
     All else is frozen and stays bit-identical to the source's: parameters, and the running statistics of
@@ -25,7 +25,7 @@ class CFk(UnlearningModule):
         source: The source model.
         k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
-        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+        **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
     Raises:
         ValueError: If ``k`` is outside its range.
@@ -37,18 +37,17 @@ class CFk(UnlearningModule):
         ValueError: k must be from 1 to 4, the trainable parameter tensors of MLP, got 5
     """
 
-    streams = ("retain",)
-    epoch_stream = "retain"
     keeps_source_tensors = True
     default_lr = 1e-4
+    anneals = False
     declared: ClassVar[Declared] = {
         "k": Range("(-inf, inf)", whole=True)
     }  # how many there are, the source says
 
-    def __init__(self, source: Source, k: int = 5, **method: Any) -> None:
+    def __init__(self, source: Source, k: int = 5, **ascending: Any) -> None:
         self.check(k=k)
         self.k = k  # initial_model() asks for it
-        super().__init__(source, **method)
+        super().__init__(source, **ascending)
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source, which must have k tensors to train."""

@@ -24,7 +24,7 @@ class CT(FineTune):
     Args:
         source: The source model; it must have a convolution in two or three dimensions with a square kernel.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
-        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+        **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
     Raises:
         ValueError: If there is no kernel to transpose.

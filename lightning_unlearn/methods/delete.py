@@ -39,6 +39,7 @@ class DELETE(UnlearningModule):
     """
 
     indexed_streams = ("forget",)
+    needs = ("classes",)
     anneals = True
 
     def __init__(self, source: Source, **method: Any) -> None:

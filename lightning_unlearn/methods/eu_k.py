@@ -26,7 +26,7 @@ class EUk(CFk):
         k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
         fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
-        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+        **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
     Raises:
         ValueError: If ``k`` is outside its range, or ``fresh`` builds another architecture.
@@ -41,10 +41,10 @@ class EUk(CFk):
     """
 
     def __init__(
-        self, source: Source, k: int = 5, *, fresh: Callable[[], nn.Module] | None = None, **method: Any
+        self, source: Source, k: int = 5, *, fresh: Callable[[], nn.Module] | None = None, **ascending: Any
     ) -> None:
         self._fresh = fresh
-        super().__init__(source, k, **method)
+        super().__init__(source, k, **ascending)
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source with new last tensors."""

@@ -1,11 +1,11 @@
 """FineTune: train on the retain set alone, from the source's weights."""
 
-from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base import AscendingModule
 
 __all__ = ["FineTune"]
 
 
-class FineTune(UnlearningModule):
+class FineTune(AscendingModule):
     """Trains all weights on the retain set, so that the forget set is forgotten by the way.
 
     The first baseline of every paper, and a weak one: what forgets is the learning rate. Source: Golatkar, Achille
@@ -16,15 +16,10 @@ class FineTune(UnlearningModule):
     Args:
         source: The source model.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
-        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+        **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
     Example:
         >>> from lightning_unlearn.models import MLP
         >>> FineTune(MLP(in_features=4, hidden=(3,), num_classes=2)).streams
         ('retain',)
     """
-
-    streams = ("retain",)
-    epoch_stream = "retain"
-    default_lr = 3e-3
-    anneals = True

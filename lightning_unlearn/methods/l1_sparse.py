@@ -4,14 +4,14 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
-from lightning_unlearn.methods.base import Choice, Declared, Range, Source, UnlearningModule
+from lightning_unlearn.methods.base import AscendingModule, Choice, Declared, Range, Source
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.sharding import whole
 
 __all__ = ["L1Sparse"]
 
 
-class L1Sparse(UnlearningModule):
+class L1Sparse(AscendingModule):
     r"""Fine-tunes on the retain set under an L1 penalty, which forgets more than fine-tuning alone.
 
     .. math:: L = CE(D_r) + \gamma_t \, \lVert \theta \rVert_1
@@ -29,7 +29,7 @@ class L1Sparse(UnlearningModule):
         schedule: How the weight goes over the steps: ``"decrease"`` as the paper recommends, ``"constant"`` or
             ``"increase"``.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
-        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+        **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
     Raises:
         ValueError: If an argument is outside its range.
@@ -41,10 +41,6 @@ class L1Sparse(UnlearningModule):
         ValueError: gamma must be at least 0, got -1.0; 5e-4 is the paper's
     """
 
-    streams = ("retain",)
-    epoch_stream = "retain"
-    default_lr = 3e-3
-    anneals = True
     declared: ClassVar[Declared] = {
         "gamma": Range("[0, inf)", "; 5e-4 is the paper's"),
         "schedule": Choice(("decrease", "constant", "increase")),
@@ -56,10 +52,10 @@ class L1Sparse(UnlearningModule):
         gamma: float = 5e-4,
         *,
         schedule: Literal["decrease", "constant", "increase"] = "decrease",
-        **method: Any,
+        **ascending: Any,
     ) -> None:
         self.check(gamma=gamma, schedule=schedule)
-        super().__init__(source, **method)
+        super().__init__(source, **ascending)
         self.gamma = gamma
         self.schedule = schedule
         self._steps = 1
@@ -69,12 +65,9 @@ class L1Sparse(UnlearningModule):
         super().on_train_start()
         self._steps = self.total_steps
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Return the loss on the retain set and the penalty."""
-        ce = self.retain_loss(batch["retain"], batch_idx)
+    def penalty(self) -> dict[str, Tensor]:
+        """Return the weighted norm."""
         norm = whole(sum(weight.abs().sum() for weight in trainable(self.model).values() if weight.ndim > 1))
         gone = self.trainer.global_step / self._steps
         share = {"decrease": 2 * (1 - gone), "constant": 1.0, "increase": 2 * gone}[self.schedule]
-        loss = ce + self.gamma * share * norm
-        self.log_terms(loss=loss, ce=ce, l1_norm=norm)
-        return loss
+        return {"l1": self.gamma * share * norm}

@@ -12,7 +12,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional import select_top_k, selection_masks
-from lightning_unlearn.methods.base import Declared, MaskedModule, Range, Source
+from lightning_unlearn.methods.base import AscendingModule, Declared, MaskedModule, Range, Source
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import convolution_kernels
@@ -20,7 +20,7 @@ from lightning_unlearn.models.surgery import convolution_kernels
 __all__ = ["MSG"]
 
 
-class MSG(MaskedModule):
+class MSG(MaskedModule, AscendingModule):
     r"""Draws the kernel weights of smallest gradient anew, then trains on the retain set with the others held back.
 
     .. math:: g = \nabla_\theta CE(D_r') - \nabla_\theta CE(D_f)
@@ -40,7 +40,7 @@ class MSG(MaskedModule):
         fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         step: ``"loss"``, or ``"source"`` for the source's own training step; the gradient is of ``loss`` either way.
-        **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
+        **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
     Attributes:
         redrawn: True for the weights that were drawn anew, by the kernels' names; empty before ``fit``.
@@ -55,10 +55,6 @@ class MSG(MaskedModule):
         ValueError: fraction must lie in (0, 1), got 1.0; 0.3 is the published one, and all of them are Retrain's
     """
 
-    streams = ("retain",)
-    epoch_stream = "retain"
-    default_lr = 3e-3
-    anneals = True
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1)", "; 0.3 is the published one, and all of them are Retrain's"),
         "kept_step": Range("[0, 1]", "; 0.1 is the published one"),
@@ -71,10 +67,10 @@ class MSG(MaskedModule):
         *,
         kept_step: float = 0.1,
         fresh: Callable[[], nn.Module] | None = None,
-        **method: Any,
+        **ascending: Any,
     ) -> None:
         self.check(fraction=fraction, kept_step=kept_step)
-        super().__init__(source, **method)
+        super().__init__(source, **ascending)
         self.fraction = fraction
         self.kept_step = kept_step
         self._fresh = fresh

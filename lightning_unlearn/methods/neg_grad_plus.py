@@ -42,8 +42,8 @@ class NegGradPlus(AscendingModule):
         ValueError: alpha must lie in [0, 1], got 1.5: it weighs the retain set against the forget set
     """
 
+    streams = ("forget", "retain")
     declared: ClassVar[Declared] = {
-        **AscendingModule.declared,
         "alpha": Range("[0, 1]", ": it weighs the retain set against the forget set"),
     }
 

@@ -73,15 +73,10 @@ class NPO(UnlearningModule):
         """Push down the true classes of D_f, and keep D_r."""
         (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
         reference = (
-            None if self._teacher is None else _true_class(self._teacher.logits(batch["forget"]), labels)
+            None if self._teacher is None else -self.task.loss(self._teacher.logits(batch["forget"]), labels)
         )
-        push = preference_loss(_true_class(forget, labels), reference, beta=self.beta)
+        push = preference_loss(-self.task.loss(forget, labels), reference, beta=self.beta)
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
         loss = push + self.alpha * ce
         self.log_terms(loss=loss, push=push, ce=ce)
         return loss
-
-
-def _true_class(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the log posterior of the true class, ``(B,)``."""
-    return logits.float().log_softmax(-1).gather(1, labels[:, None]).squeeze(1)

@@ -5,7 +5,6 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.functional import wrong_labels
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 
 __all__ = ["RandomLabel"]
@@ -44,6 +43,7 @@ class RandomLabel(UnlearningModule):
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget",)
+    needs = ("loss", "wrong targets")
     default_lr = 3e-3
     anneals = True
     declared: ClassVar[Declared] = {"weight": Range("[0, inf)", "; 1 is usual")}
@@ -53,22 +53,21 @@ class RandomLabel(UnlearningModule):
         super().__init__(source, **method)
         self.weight = weight
 
-    def wrong_labels(self, index: Tensor, labels: Tensor, classes: int) -> Tensor:
+    def wrong_labels(self, index: Tensor, labels: Tensor, outputs: Tensor) -> Tensor:
         """Return a wrong label for each sample, of this epoch's draw.
 
         Args:
             index: Places of the samples in the forget set, ``(B,)``.
             labels: Their true classes, ``(B,)``.
-            classes: How many classes there are, at least 2.
+            outputs: What the model answers, which tells how many classes there are.
         """
         seed = derive_seed(self.data.order_seed, "wrong labels", self.current_epoch)
-        count = len(self.data.split.forget)
-        return wrong_labels(labels, index, count=count, classes=classes, seed=seed)
+        return self.task.wrong_targets(outputs, labels, index, count=len(self.data.split.forget), seed=seed)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Train D_f on wrong labels and D_r on its own."""
         (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
-        given = self.wrong_labels(batch["forget"].index, labels, forget.shape[1])
+        given = self.wrong_labels(batch["forget"].index, labels, forget)
         relabelled = self.adapter.relabelled(batch["forget"].batch, given)
         wrong = self.retain_loss(relabelled, batch_idx, (forget, given))  # the same loss, on other labels
         ce = self.retain_loss(batch["retain"], batch_idx, answered)

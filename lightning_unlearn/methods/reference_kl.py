@@ -13,7 +13,6 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
-from lightning_unlearn.functional import kl_from_logits, reference_kl_loss
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.models import fresh_copy
 
@@ -129,11 +128,10 @@ class ReferenceKL(UnlearningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Eq. 3: λ·KL on the forget set + (1−λ)·CE on as many retain samples."""
         assert self._reference is not None  # prepare() made it
-        (forget, _), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
-        ce = self.retain_loss(batch["retain"], batch_idx, (retain, targets))
-        loss, kl, _ = reference_kl_loss(
-            forget, self._reference.logits(batch["forget"]), retain, targets, self.lambda_, loss=lambda *_: ce
-        )
+        (forget, targets), retain = self.stream_logits(batch["forget"], batch["retain"])
+        ce = self.retain_loss(batch["retain"], batch_idx, retain)
+        kl = self.task.kl(self._reference.logits(batch["forget"]), forget, targets).mean()
+        loss = self.lambda_ * kl + (1.0 - self.lambda_) * ce
         self.log_terms(loss=loss, kl=kl, ce=ce)
         return loss
 
@@ -143,7 +141,8 @@ class ReferenceKL(UnlearningModule):
             return
         assert self._reference is not None  # prepare() made it
         reference = self._reference.answers(self.data, Runtime(self.trainer)).cpu()
-        if float(kl_from_logits(reference, self.forget_answers().logits)) < self.kl_tolerance:
+        ours = self.forget_answers()
+        if float(self.task.kl(reference, ours.logits, ours.targets).mean()) < self.kl_tolerance:
             self.trainer.should_stop = True
 
     def preparation_state(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
-from lightning_unlearn.methods.base.certified import CERTIFIED, NoisyBound
+from lightning_unlearn.methods.base.certified import ASSUMED, CERTIFIED, NoisyBound
 from lightning_unlearn.methods.base.checkpoints import (
     checkpoints_in,
     content_of,
@@ -69,9 +69,10 @@ class Rewind(AscendingModule):
             executing something.
     """
 
+    streams = ("forget", "retain")
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = CERTIFIED  # with noise
+    assumed: ClassVar[str] = ASSUMED
     declared: ClassVar[Declared] = {
-        **AscendingModule.declared,
         "noise": Range("[0, inf)", "; 0 adds none and certifies nothing"),
         "delta": Range("(0, 1)", "; 1e-5 is usual"),
         "smoothness": Range("(0, inf)", "; None without noise", none=True),
@@ -107,7 +108,7 @@ class Rewind(AscendingModule):
                     f"noise={noise} asks for smoothness=... and gradient_bound=..., to bound with"
                 )
             self._bound = NoisyBound(self._files[0], noise, delta, smoothness, gradient_bound)
-            self.anneals = False  # type: ignore[misc]  # the bound is of one rate
+            self.anneals = False  # the bound is of one rate
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Ascend on earlier requests too: the checkpoint saw them."""

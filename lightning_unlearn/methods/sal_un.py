@@ -53,7 +53,6 @@ class SalUn(MaskedModule, RandomLabel):
     """
 
     declared: ClassVar[Declared] = {
-        **RandomLabel.declared,
         "fraction": Range("(0, 1]", "; half the weights are 0.5"),
     }
 

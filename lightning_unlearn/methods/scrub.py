@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_unlearn.data import Phase, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
-from lightning_unlearn.functional import bounded_ascent, distillation_loss
+from lightning_unlearn.functional import bounded_ascent
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 
 __all__ = ["SCRUB"]
@@ -113,7 +113,8 @@ class SCRUB(UnlearningModule):
         """Leave the source's answers on D_f, or keep to them, and to the labels, on D_r."""
         stream, part = next(iter(batch.items()))
         answered = self.stream_logits(*batch.values())[0]
-        divergence = distillation_loss(self._teachers[stream].logits(part), answered[0], self.temperature)
+        teacher = self._teachers[stream].logits(part)
+        divergence = self.task.distillation(teacher, answered[0], self.temperature, answered[1])
         if stream == "forget":
             loss = bounded_ascent(divergence, self.clamp)
             self.log_terms(loss=loss, forget_kl=divergence)

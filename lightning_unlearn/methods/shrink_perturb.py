@@ -43,7 +43,6 @@ class ShrinkPerturb(AscendingModule):
     """
 
     declared: ClassVar[Declared] = {
-        **AscendingModule.declared,
         "shrink": Range("[0, 1]", "; 1 keeps the source's weights whole"),
         "perturb": Range("[0, 1]", "; 0 adds nothing"),
     }

@@ -64,7 +64,6 @@ class TopK(Perturbation):
     """
 
     declared: ClassVar[Declared] = {
-        **Perturbation.declared,
         "sensitivity": Choice(("loss", "output_norm")),
         "sensitivity_stream": Choice(("forget", "retain", "train")),
         "sensitivity_samples": Range("[1, inf)", "; None takes all", whole=True, none=True),

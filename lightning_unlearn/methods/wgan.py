@@ -89,6 +89,7 @@ class WGAN(UnlearningModule):
     streams = ("forget", "nonmember", "retain")
     epoch_stream = "forget"
     indexed_streams = ("nonmember",)
+    needs = ("loss", "distribution")
     default_lr = 1e-4
     declared: ClassVar[Declared] = {
         "alpha": Range("[0, 1]", ": it weighs forgetting against the loss on the retain set"),
@@ -196,7 +197,7 @@ class WGAN(UnlearningModule):
     def _count_classes(self, runtime: Runtime) -> int:
         batch = runtime.to_device(next(iter(self.data.loader("forget", batch_size=1))))
         with evaluating(self.model), torch.no_grad(), runtime.forward_context():
-            return self.adapter.call(self.model, self.adapter.split(batch)[0]).shape[-1]
+            return self.task.posteriors(self.adapter.call(self.model, self.adapter.split(batch)[0])).shape[-1]
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source about the non-members, once for all where they are not augmented."""
@@ -276,7 +277,7 @@ class WGAN(UnlearningModule):
         return drawn[runtime.rank :: runtime.world_size].T.to(runtime.device)
 
     def _ordered(self, logits: Tensor) -> Tensor:
-        posteriors = logits.float().softmax(dim=-1)
+        posteriors = self.task.posteriors(logits.float())
         return sort_posteriors(posteriors) if self.sort else posteriors
 
     # ------------------------------------------------------------------ between epochs

@@ -1,5 +1,6 @@
 """Reports from results: report.json, terminal table, figures and page."""
 
+from lightning_unlearn.reports.certificate import write_certificate
 from lightning_unlearn.reports.details import Details, RunDetails, read_details
 from lightning_unlearn.reports.figures import FIGURES, draw_figures, posterior_histograms
 from lightning_unlearn.reports.glossary import CONTROLS, METRICS, describe
@@ -32,6 +33,7 @@ __all__ = [
     "rebuild",
     "render_text",
     "write_all",
+    "write_certificate",
     "write_json",
     "write_page",
 ]

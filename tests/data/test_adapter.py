@@ -54,7 +54,7 @@ def test_logits_are_found(output: object) -> None:
         ((X,), Adapter(), r"targets=1 not found in a batch of 1 elements"),
         ({"x": X}, Adapter(), r"targets=None not found in a batch with the keys \['x'\]"),
         ({"x": X, "y": Y}, Adapter(targets="z"), r"targets='z' not found"),
-        ((X, X), Adapter(), r"class numbers of shape \(B,\), got shape \(2, 3\) of torch.float32"),
+        ((X, torch.tensor(1)), Adapter(), r"a row a sample, got shape \(\) of torch.int64"),
         (X, Adapter(), "must be a sequence or mapping"),
     ],
 )
@@ -65,8 +65,8 @@ def test_a_batch_it_cannot_take_apart_is_described(batch: object, adapter: Adapt
 
 def test_an_output_without_logits_is_described() -> None:
     with pytest.raises(
-        ValueError, match=r"forward of Flatten must give logits of shape \(B, C\), got shape \(6,\)"
+        ValueError, match=r"forward of Identity must give logits, got shape \(2,\) of torch.int64"
     ):
-        Adapter().call(nn.Flatten(0), X)
+        Adapter().call(nn.Identity(), Y)
     with pytest.raises(ValueError, match="logits='scores' is not in the model's output"):
         Adapter(logits="scores").call(nn.Identity(), X)

@@ -501,7 +501,7 @@ class Endless(IterableDataset[Any]):
 @pytest.mark.parametrize(
     ("loader", "message"),
     [
-        (lambda: DataLoader(Endless()), "Endless cannot be indexed by position"),
+        (lambda: DataLoader(Endless()), "Endless is a stream and cannot be indexed by position"),
         (
             lambda: CombinedLoader({"a": DataLoader(TensorDataset(X, Y))}),
             "gives a CombinedLoader; give one DataLoader",

@@ -43,9 +43,9 @@ def test_the_loss_is_cross_entropy_and_the_scheduled_norm(schedule: Any, share: 
     trainer = quiet_trainer(max_epochs=2, limit_val_batches=0)
     trainer.fit(Noted(toy_source(), 0.01, schedule=schedule), toy_data())
     for step, found in enumerate(terms):
-        assert found["l1_norm"] == pytest.approx(found["expected"], rel=1e-5)
-        expected = found["ce"] + 0.01 * share(step / trainer.global_step) * found["l1_norm"]
-        assert found["loss"] == pytest.approx(expected, rel=1e-5)
+        expected = 0.01 * share(step / trainer.global_step) * found["expected"]
+        assert found["l1"] == pytest.approx(expected, rel=1e-5)
+        assert found["loss"] == pytest.approx(found["ce"] + found["l1"], rel=1e-5)
 
 
 def test_a_large_penalty_leaves_small_weights() -> None:

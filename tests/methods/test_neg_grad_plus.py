@@ -1,6 +1,7 @@
 """FineTune and NegGradPlus: the wrong labels that they forget, the loss they step, and the rate they step it with."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,18 @@ from helpers.wrong_labels import check_wrong_labels_are_forgotten, unlearned
 from torch import Tensor
 
 from lightning_unlearn.functional import annealed
-from lightning_unlearn.methods import FineTune, NegGradPlus
+from lightning_unlearn.methods import (
+    MSG,
+    CFk,
+    EUk,
+    FineTune,
+    L1Sparse,
+    NegGradPlus,
+    RandomK,
+    ShrinkPerturb,
+    UnlearningModule,
+)
+from lightning_unlearn.methods.base import AscendingModule
 
 # what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
 SETTINGS = {"NegGradPlus": {"forgets": {"alpha": 0.5}}, "FineTune": {"forgets": {"promised": False}}}
@@ -43,6 +55,36 @@ def test_fine_tuning_forgets_what_it_leaves_out_if_the_rate_is_high_enough(tmp_p
     assert unlearned(tuned(FineTune, 1e-3), tmp_path, epochs=2)[0] > 0.8
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [L1Sparse, CFk])
+def test_ascent_beside_a_method_of_the_retain_set_alone_forgets(
+    kind: type[AscendingModule], tmp_path: Path
+) -> None:
+    def method(ascent: float) -> Any:
+        own: dict[str, Any] = {"k": 20} if kind is CFk else {}
+        optimizer = partial(torch.optim.Adam, lr=3e-3)
+        return lambda source: kind(source, ascent=ascent, optimizer=optimizer, **own)
+
+    check_wrong_labels_are_forgotten(method(0.3), tmp_path, left=0.05)
+    assert unlearned(method(0.0), tmp_path)[0] > 0.25
+
+
+@pytest.mark.parametrize("kind", [CFk, EUk, FineTune, L1Sparse, MSG, ShrinkPerturb])
+def test_every_method_of_the_retain_set_alone_takes_an_ascent(kind: type[AscendingModule]) -> None:
+    terms: list[dict[str, float]] = []
+
+    def log_terms(self: AscendingModule, **values: Tensor) -> None:
+        terms.append({name: float(value.detach()) for name, value in values.items()})
+
+    method = type(kind.__name__, (kind,), {"log_terms": log_terms})(toy_source(), ascent=0.4, clamp=0.5)
+    quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, toy_data())
+    first, last = terms[0], terms[-1]
+    ascended = 0.4 * min(first["forget_ce"], 0.5)
+    assert first["loss"] == pytest.approx(first["ce"] + first.get("l1", 0) - ascended, abs=1e-5)
+    assert last["loss"] == pytest.approx(last["ce"] + last.get("l1", 0), abs=1e-5)
+    assert kind(toy_source()).streams == ("retain",)
+
+
 def test_the_bound_and_the_end_of_the_ascent() -> None:
     terms: list[dict[str, float]] = []
 
@@ -60,7 +102,8 @@ def test_the_bound_and_the_end_of_the_ascent() -> None:
     assert any(step.get("forget_ce", 0) > 0.5 for step in terms), "the bound was met"
 
 
-def test_the_rate_rises_and_falls_to_almost_nothing() -> None:
+@pytest.mark.parametrize("kind", [FineTune, RandomK])
+def test_the_rate_rises_and_falls_to_almost_nothing(kind: type[UnlearningModule]) -> None:
     rates: list[float] = []
 
     class Noted(L.Callback):
@@ -68,14 +111,15 @@ def test_the_rate_rises_and_falls_to_almost_nothing() -> None:
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     trainer = quiet_trainer(max_epochs=2, limit_val_batches=0, callbacks=[Noted()])
-    trainer.fit(FineTune(toy_source()), toy_data())
-    assert rates == pytest.approx([3e-3 * annealed(step, len(rates)) for step in range(len(rates))])
-    assert max(rates) == pytest.approx(3e-3)
-    assert rates[-1] == pytest.approx(0.02 * 3e-3)
-    constant = FineTune(toy_source(), lr_scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0))
+    trainer.fit(kind(toy_source()), toy_data())
+    peak = kind.default_lr
+    assert rates == pytest.approx([peak * annealed(step, len(rates)) for step in range(len(rates))])
+    assert max(rates) == pytest.approx(peak)
+    assert rates[-1] == pytest.approx(0.02 * peak)
+    constant = kind(toy_source(), lr_scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0))
     rates.clear()
     quiet_trainer(max_epochs=1, limit_val_batches=0, callbacks=[Noted()]).fit(constant, toy_data())
-    assert set(rates) == {3e-3}
+    assert set(rates) == {peak}
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 997])

@@ -273,7 +273,7 @@ AMBIGUOUS = [
     (
         Sequences,
         Measured,
-        r"targets must be .*several inputs, .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
+        r"Sequences cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
     ),
     (Doubled, PlainData, r"Doubled cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
     (

@@ -25,7 +25,7 @@ class AuditCache:
     def __init__(self) -> None:
         self.outputs: dict[tuple[int, int, str, Adapter], Outputs] = {}
         self.placed: dict[int, tuple[nn.Module, nn.Module]] = {}
-        self.tried: set[tuple[int, int, Adapter]] = set()
+        self.tried: dict[tuple[int, int, Adapter], Adapter] = {}
 
 
 _CACHES: weakref.WeakKeyDictionary[L.Trainer, AuditCache] = weakref.WeakKeyDictionary()
@@ -131,7 +131,7 @@ class Audit:
                 with self.runtime.forward_context():
                     logits.append(self.adapter.call(model, inputs).float())
                 targets.append(target)
-        return Outputs(torch.cat(logits).cpu(), torch.cat(targets).cpu().long())
+        return Outputs(torch.cat(logits).cpu(), torch.cat(targets).cpu(), self.adapter.kind)
 
     def original(self, model: nn.Module) -> nn.Module:
         """Return the user's module that a control is a copy of, or the model itself."""
@@ -149,7 +149,9 @@ class Audit:
         return kept[1]
 
 
-def try_answers(trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule, adapter: Adapter) -> None:
+def try_answers(
+    trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule, adapter: Adapter
+) -> Adapter:
     """Refuse a model whose answers to one batch cannot be measured; asked once for all evaluators of the run.
 
     Args:
@@ -158,16 +160,20 @@ def try_answers(trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule
         data: The split data, attached to the trainer.
         adapter: How batches and outputs are taken apart.
 
+    Returns:
+        The adapter, knowing the task.
+
     Raises:
         ValueError: If it gives posteriors, cannot be called so, or may be understood in two ways.
     """
     tried, key = _CACHES.setdefault(trainer, AuditCache()).tried, (id(model), id(data), adapter)
     if key not in tried:
-        tried.add(key)
         trial = try_model(model, data, Runtime(trainer), adapter, step=False)
-        require_logits(trial.logits, trial.targets, type(model).__name__)
+        require_logits(trial.logits, trial.targets, type(model).__name__, trial.task)
+        tried[key] = adapter.of_task(trial.task)
         if trainer.testing:  # a model that is about to be fitted may know nothing yet
             warn_of_guessing(trial, type(model).__name__)
+    return tried[key]
 
 
 def forget_answers(trainer: L.Trainer) -> None:

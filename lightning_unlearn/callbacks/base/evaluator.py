@@ -71,6 +71,7 @@ class Evaluator(L.Callback):
 
     default_name: ClassVar[str]
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}
+    needs: ClassVar[tuple[str, ...]] = ("loss",)  # what of a task it speaks of
     copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
     keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
     cache: Path | None = None
@@ -108,6 +109,7 @@ class Evaluator(L.Callback):
         self.results: dict[str, float] = {}
         self.details: dict[str, Any] = {}
         self.error: str | None = None
+        self._known: Adapter | None = None  # the adapter, once the task was found out
         self._made: tuple[Any, list[weakref.ref[Any]], Any] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,8 +195,9 @@ class Evaluator(L.Callback):
 
     def adapter_for(self, pl_module: L.LightningModule) -> Adapter:
         """Return how batches are taken apart; a module that is no method may call anything its "adapter"."""
-        found = getattr(pl_module, "adapter", None)
-        return self.adapter or (found if isinstance(found, Adapter) else Adapter())
+        theirs = _adapter_of(pl_module)
+        adapter = self._known or self.adapter or theirs
+        return adapter if adapter.task else adapter.of_task(theirs.kind)
 
     # ------------------------------------------------------------------ when it fires
 
@@ -203,6 +206,7 @@ class Evaluator(L.Callback):
         if stage not in ("fit", "test"):
             return
         forget_answers(trainer)
+        self._known = None
         twins = [c for c in trainer.callbacks if isinstance(c, Evaluator) and c.name == self.name]  # type: ignore[attr-defined]
         if len(twins) > 1:
             raise ValueError(
@@ -346,7 +350,8 @@ class Evaluator(L.Callback):
         data = self.data_of(trainer)
         model = getattr(pl_module, "model", pl_module) if isinstance(pl_module, StreamConsumer) else pl_module
         with torch.inference_mode(False), _attached(data, trainer):
-            try_answers(trainer, model, data, self.adapter_for(pl_module))
+            self._known = try_answers(trainer, model, data, self.adapter or _adapter_of(pl_module))
+        self._known.kind.require(type(self).__name__, self.needs)
 
     def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
         # a method of ours is whole again when it is evaluated
@@ -369,6 +374,11 @@ class Evaluator(L.Callback):
             run = [str(first.name), str(first.version)] if trainer.is_global_zero else []
             log_dir = trainer.strategy.broadcast(str(Path(log_dir, *run)))
         return Path(log_dir) / "evaluation"
+
+
+def _adapter_of(module: nn.Module) -> Adapter:
+    found = getattr(module, "adapter", None)
+    return found if isinstance(found, Adapter) else Adapter()
 
 
 def _require_finite(value: Any, name: str) -> None:

@@ -27,7 +27,7 @@ from lightning_unlearn.ensembles import Member, Outputs, Recipe, Runtime, predic
 from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
-from lightning_unlearn.functional import logit_scaled_confidence, match_confidence
+from lightning_unlearn.functional import SINGLE_LABEL, match_confidence
 from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, without
 
 __all__ = ["Kinds", "Population", "Populations", "Sources"]
@@ -222,7 +222,9 @@ class Populations:
         """Make models, keep what they say, and of sources the models, since methods start from them."""
         procedure, kinds = order.procedure, order.kinds
         seeds = {k: derive_seed(kinds.seed, "population", order.name, k) for k in missing}
-        plan = None if procedure.data is not None else ensemble_plan(procedure, order.begun[0], audit.data)
+        plan = None
+        if procedure.data is None and audit.adapter.kind == SINGLE_LABEL:  # other tasks one after another
+            plan = ensemble_plan(procedure, order.begun[0], audit.data)
         make = _one_by_one if plan is None else partial(_side_by_side, plan)
         answers, sources = self._kept.setdefault(order.place, {}), self._sources.setdefault(order.place, {})
         for k, (said, model) in make(order, seeds, audit).items():
@@ -328,7 +330,7 @@ def _answers(model: nn.Module, data: UnlearningDataModule, runtime: Runtime, ada
 def _said(stream: str, outputs: Outputs) -> Answers:
     answers = {f"accuracy/{stream}": torch.tensor(outputs.accuracy, dtype=torch.float64)}
     if stream != "retain":  # it may be millions of samples, and no statistic looks at single ones of it
-        answers[f"confidence/{stream}"] = logit_scaled_confidence(outputs.logits, outputs.targets)
+        answers[f"confidence/{stream}"] = outputs.confidence
     return answers
 
 

@@ -60,6 +60,7 @@ def shadow_models(
         epochs=epochs,
         batch_size=loader.batch_size,
         optimizer=optimizer,
+        loss=adapter.kind.batch_loss,
         adapter=adapter,
     )
     members = [

@@ -18,9 +18,9 @@ class AscendingModule(UnlearningModule):
     .. math:: L = CE(D_r) - ascent \cdot \min(CE(D_f), clamp)
 
     for the first ``ascent_share`` of the steps, and :math:`CE(D_r)` alone afterwards and where ``ascent`` is 0, when
-    the forget set is not read. One epoch is one pass over the retain set, with as many samples of the forget set
-    beside each batch. Unless ``lr_scheduler`` is given, the rate rises for a fifth of the steps and then falls to a
-    fiftieth of its peak.
+    the forget set is not read. What :meth:`penalty` returns is added to both. One epoch is one pass over the retain
+    set, with as many samples of the forget set beside each batch. Unless ``lr_scheduler`` is given, the rate rises for
+    a fifth of the steps and then falls to a fiftieth of its peak.
 
     Args:
         source: The source model.
@@ -34,6 +34,7 @@ class AscendingModule(UnlearningModule):
         ValueError: If an argument is outside its range.
     """
 
+    streams: tuple[str, ...] = ("retain",)
     epoch_stream = "retain"
     default_lr = 3e-3
     anneals = True
@@ -61,6 +62,10 @@ class AscendingModule(UnlearningModule):
         self.ascent_share = ascent_share
         self._last_ascent = 0
 
+    def penalty(self) -> dict[str, Tensor]:
+        """Return the terms, by the names they are logged under, that a method adds to the loss; none here."""
+        return {}
+
     def on_train_start(self) -> None:
         """Note when ascent ends."""
         super().on_train_start()
@@ -68,11 +73,15 @@ class AscendingModule(UnlearningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Descend on D_r and ascend on D_f, or descend alone."""
-        if self.trainer.global_step >= self._last_ascent:
-            return super().training_step(batch, batch_idx)
-        (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
-        ce = self.retain_loss(batch["retain"], batch_idx, answered)
-        forget_ce = self.retain_loss(batch["forget"], batch_idx, (forget, labels))  # the same loss, on D_f
-        loss = self.retain_weight * ce + self.ascent * bounded_ascent(forget_ce, self.clamp)
-        self.log_terms(loss=loss, ce=ce, forget_ce=forget_ce)
+        terms = self.penalty()
+        loss = sum(terms.values())
+        if self.trainer.global_step < self._last_ascent:
+            asked, answered = self.stream_logits(batch["forget"], batch["retain"])
+            ce = self.retain_loss(batch["retain"], batch_idx, answered)
+            terms["forget_ce"] = self.retain_loss(batch["forget"], batch_idx, asked)  # the same loss, on D_f
+            loss += self.retain_weight * ce + self.ascent * bounded_ascent(terms["forget_ce"], self.clamp)
+        else:
+            ce = self.retain_loss(batch["retain"], batch_idx)
+            loss += ce
+        self.log_terms(loss=loss, ce=ce, **terms)
         return loss

@@ -19,7 +19,14 @@ from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.statistics import running_layers
 
-__all__ = ["CERTIFIED", "NoisyBound"]
+__all__ = ["ASSUMED", "CERTIFIED", "NoisyBound"]
+
+ASSUMED = (
+    "that the source was trained by full-batch gradient descent at the same rate on the mean loss of all samples, from "
+    "weights that no forgotten one decided; that the mean loss on D_r is {smoothness:g}-smooth; that no sample's "
+    "gradient is longer than {gradient_bound:g}; and that nothing else of the training is given away"
+)
+"""What the bound takes for granted, with the method's own arguments to be put in."""
 
 CERTIFIED: dict[str, DeclaredMetric] = {
     "certified/epsilon": DeclaredMetric(
@@ -101,11 +108,8 @@ class NoisyBound:
         epsilon = gaussian_epsilon(distance / self.noise, self.delta)
         rank_zero_info(
             f"Rewind: ({epsilon:.4g}, {self.delta:g})-certified: noise of {self.noise:g} over a distance of at most "
-            f"{distance:.4g} to a model retrained for {before} + {trainer.global_step} steps. Assumed is that the "
-            f"source was trained by full-batch gradient descent at lr={lr:g} on the mean loss of these {members} "
-            f"samples, from weights that no forgotten one decided; that the mean loss on D_r is {self.smoothness:g}-"
-            f"smooth; that no sample's gradient is longer than {self.gradient_bound:g}; and that nothing else of the "
-            "training is given away"
+            f"{distance:.4g} to a model retrained for {before} + {trainer.global_step} steps at lr={lr:g} on {members} "
+            f"samples. Assumed is {ASSUMED.format(smoothness=self.smoothness, gradient_bound=self.gradient_bound)}"
         )
         scores = {"certified/epsilon": epsilon, "certified/delta": self.delta}
         trainer.callback_metrics.update(

@@ -48,7 +48,7 @@ class Curves:
         answered, self.answered = self.answered, []
         if answered and isinstance(batch, Mapping):
             for name, accuracy in batch_accuracies(answered, batch, adapter).items():
-                method.log(f"train/accuracy_{name}", accuracy)
+                method.log(f"train/{adapter.kind.measured}_{name}", accuracy)
 
     def log_gradients(
         self, method: L.LightningModule, model: nn.Module, optimizer: torch.optim.Optimizer
@@ -100,12 +100,12 @@ def batch_accuracies(
         Scalars in [0, 1] on the logits' device, by the stream's name.
     """
     parts = {name: part.batch if isinstance(part, Indexed) else part for name, part in batch.items()}
-    # told by their targets: a strategy may have put the same tensors into new containers
-    names = {id(adapter.split(part)[1]): name for name, part in parts.items()}
+    # told by where their targets lie: a strategy may have put the same tensors into new containers
+    names = {adapter.split(part)[1].data_ptr(): name for name, part in parts.items()}
     return {
-        names[id(targets)]: (logits.argmax(dim=-1) == targets).float().mean()
+        names[targets.data_ptr()]: adapter.kind.measure(logits, targets).mean()
         for logits, targets in answered
-        if id(targets) in names
+        if targets.data_ptr() in names
     }
 
 

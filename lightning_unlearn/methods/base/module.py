@@ -30,7 +30,7 @@ from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
-from lightning_unlearn.functional import annealed
+from lightning_unlearn.functional import Task, annealed
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
@@ -76,13 +76,14 @@ class UnlearningModule(SpreadableModule):
             rate 1e-3 unless the method's description names another.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate, or the method's own
             schedule.
-        loss: Classification loss of logits ``(B, C)`` and targets ``(B,)``; ``None`` for the cross-entropy.
+        loss: Loss of outputs and targets, logits ``(B, C)`` and classes ``(B,)`` of a classifier; ``None`` for that of
+            the task, the cross-entropy there.
         step: What is minimised on the retain set: ``"loss"``, the argument ``loss``, or ``"source"``, what the
             source's own ``training_step`` returns for its batch (class weights, label smoothing, focal or auxiliary
             losses, mixing of samples). Where the forget set goes through the model with it, a step that calls
             ``self(inputs)`` gets the answers of that pass, and any other costs one more pass over the batch. A warning
             names both losses where they differ.
-        adapter: How batches and outputs are taken apart; ``None`` for the usual layouts.
+        adapter: How batches and outputs are taken apart, and what they mean; ``None`` for the usual layouts.
         frozen: Names of the parameters, or of the modules that hold them, that the source was not trained on
             (``["backbone"]``, ``["*.bias"]``): no method changes, perturbs or redraws them. ``None`` for those that
             do not require a gradient, ``[]`` for none.
@@ -102,10 +103,9 @@ class UnlearningModule(SpreadableModule):
     declared: ClassVar[Declared] = {}  # what the method's own arguments may be
     follows_source_recipe: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given
-    anneals: ClassVar[bool] = (
-        False  # whether, without a schedule, the rate warms up and falls to almost nothing
-    )
+    anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
+    needs: ClassVar[tuple[str, ...]] = ("loss",)  # what of a task it speaks of
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -130,7 +130,7 @@ class UnlearningModule(SpreadableModule):
         if step == "source":
             require_own_step(self.model)
         self.adapter = adapter or Adapter()
-        self.loss: Loss = loss or nn.functional.cross_entropy
+        self.loss: Loss = loss or self.task.batch_loss
         self.step = step
         self.share = 1.0
         self._own: dict[str, int] = {}  # samples of the running step that are this process's, by stream
@@ -152,6 +152,13 @@ class UnlearningModule(SpreadableModule):
         self._validated: list[str] = []
         self._validation = nn.ModuleDict()
         adopt_transfer_hooks(self, self.model, self._transfer)
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Have a class declare what its bases do, too."""
+        super().__init_subclass__(**options)
+        cls.declared = {
+            k: v for base in reversed(cls.__mro__) for k, v in vars(base).get("declared", {}).items()
+        }
 
     def check(self, **arguments: object) -> None:
         """Refuse arguments outside what the class declares for them, by their names.
@@ -222,6 +229,11 @@ class UnlearningModule(SpreadableModule):
     def source(self) -> nn.Module:
         """The source model, never changed; evaluators use it as the control that forgot nothing."""
         return self._source[0]
+
+    @property
+    def task(self) -> Task:
+        """What outputs and targets mean; known from ``on_fit_start`` on, single labels before."""
+        return self.adapter.kind
 
     @property
     def data(self) -> UnlearningDataModule:
@@ -309,7 +321,8 @@ class UnlearningModule(SpreadableModule):
         else:
             logits = [self._answers(x, size) for x, size in zip(inputs, sizes, strict=True)]
         if not self._outputs_checked:
-            self._check_outputs(logits[0], torch.cat([targets for _, targets in parts]))
+            for values, (_, targets) in zip(logits, parts, strict=True):
+                self._check_outputs(values, targets)
         answers = [(values, targets) for values, (_, targets) in zip(logits, parts, strict=True)]
         if trainer_of(self) is not None and self.trainer.training and self._is_shown_step:
             self._curves.answered += [(values.detach(), targets) for values, targets in answers]
@@ -579,6 +592,7 @@ class UnlearningModule(SpreadableModule):
             self._statistics.keep(self.model)
         self.settle_statistics()
         data = self._split_data
+        self._know_task(data)
         self._validated = ["validation"] if data is None else data.validation_streams
         for name in self._validated:
             self._add_mean(name)
@@ -593,6 +607,7 @@ class UnlearningModule(SpreadableModule):
         """Put the model together: evaluators look at it when the test ends."""
         self.gather_model()
         self.settle_statistics()
+        self._know_task(self._split_data)
         self._add_mean("test")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -615,9 +630,10 @@ class UnlearningModule(SpreadableModule):
         self._log_accuracy("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
-        """Return posteriors, ``(B, C)``, of a batch with or without targets."""
+        """Return posteriors, ``(B, C)``, of a batch with or without targets; outputs where the task has none."""
         inputs = self.adapter.inputs_of(batch)
-        return self.adapter.call(self.model, inputs).float().softmax(dim=-1)
+        outputs = self.adapter.call(self.model, inputs).float()
+        return self.task.posteriors(outputs) if "posteriors" in self.task.offers else outputs
 
     def _add_mean(self, name: str) -> None:
         if name not in self._validation:
@@ -631,8 +647,10 @@ class UnlearningModule(SpreadableModule):
         # with fewer samples than processes, the last of these are served repeated ones, which do not count
         data = self._split_data
         own = data is None or self.global_rank < data.stream_size(name)
-        metric.update((logits.argmax(dim=-1) == targets).float(), float(own))
-        self.log(f"accuracy/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False)
+        metric.update(self.task.measure(logits, targets), float(own))
+        self.log(
+            f"{self.task.measured}/{name}", metric, on_epoch=True, on_step=False, add_dataloader_idx=False
+        )
 
     # ------------------------------------------------------------------ checkpoints
 
@@ -670,9 +688,15 @@ class UnlearningModule(SpreadableModule):
 
     def _try_source(self, data: UnlearningDataModule) -> None:
         """Look at the source's answers to one batch, and at its own loss, before hours are spent on preparing."""
-        trial = try_model(self.source, data, Runtime(self.trainer), self.adapter, self.loss, step=True)
-        known = data.known_targets()
+        given = self.loss if self._given_loss else None
+        trial = try_model(self.source, data, Runtime(self.trainer), self.adapter, given, step=True)
+        self._use_task(trial.task)
+        known = data.known_targets() if "classes" in self.task.offers else None
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
+        needs = tuple(need for need in self.needs if need != "loss" or self.step == "loss")
+        self.task.require(type(self).__name__, needs)
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            self.task.require(type(callback).__name__, getattr(callback, "needs", ()))
         self._plain_answers = trial.plain
         source, method = type(self.source).__name__, type(self).__name__
         if self.step == "loss" and not self._given_loss:
@@ -680,9 +704,21 @@ class UnlearningModule(SpreadableModule):
         if not self.follows_source_recipe:  # which needs a source's architecture, and not what it has learned
             warn_of_guessing(trial, source)
 
+    def _know_task(self, data: UnlearningDataModule | None) -> None:
+        """Find the task out, where no fit has."""
+        if self.adapter.task is None and data is not None:
+            with torch.inference_mode(False):
+                trial = try_model(self.model, data, Runtime(self.trainer), self.adapter, step=False)
+            self._use_task(trial.task)
+
+    def _use_task(self, task: Task) -> None:
+        self.adapter = self.adapter.of_task(task)
+        if not self._given_loss:
+            self.loss = task.batch_loss
+
     def _check_outputs(self, logits: Tensor, targets: Tensor) -> None:
         self._outputs_checked = True
-        require_logits(logits, targets, type(self.model).__name__)
+        require_logits(logits, targets, type(self.model).__name__, self.task)
 
     def _require_same_request(self, request: str) -> None:
         """Refuse another forget set than the one that was prepared for: tables and weights belong to that one."""

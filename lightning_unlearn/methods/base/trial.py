@@ -16,6 +16,7 @@ from lightning_unlearn.data.adapter import TARGET_KEYS
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task, tasks_of
 from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
 
@@ -39,10 +40,11 @@ class Trial(NamedTuple):
 
     Attributes:
         logits: ``(B, C)``.
-        targets: ``(B,)`` int64.
+        targets: ``(B,)``.
         loss: Of these, as the method has it.
         own: What the model's own ``training_step`` returned for the batch; ``None`` where it was not asked or failed.
         plain: Whether the model's output is the tensor of logits itself.
+        task: What outputs and targets mean.
     """
 
     logits: Tensor
@@ -50,6 +52,7 @@ class Trial(NamedTuple):
     loss: float
     own: float | None
     plain: bool
+    task: Task = SINGLE_LABEL
 
 
 def try_model(
@@ -57,7 +60,7 @@ def try_model(
     data: UnlearningDataModule,
     runtime: Runtime,
     adapter: Adapter,
-    loss: Loss = nn.functional.cross_entropy,
+    loss: Loss | None = None,
     *,
     step: bool,
 ) -> Trial:
@@ -71,12 +74,13 @@ def try_model(
         data: The split data.
         runtime: Device, precision and ranks.
         adapter: How batches and outputs are taken apart.
-        loss: Loss of logits and targets.
+        loss: Loss of logits and targets; ``None`` for that of the task.
         step: Whether to ask a copy of the model, and its own step too, and not only where that decides what is meant.
 
     Raises:
-        ValueError: If the model cannot be called so, answers in evaluation mode with none of what is trained, or there
-            are several logits or targets to choose from and its own loss does not say that the first are meant.
+        ValueError: If the model cannot be called so, answers in evaluation mode with none of what is trained, outputs
+            and targets are of no task, or there are several tasks, logits or targets to choose from and its own loss
+            does not say which is meant, or that the first are.
     """
     asked = _copied(model, runtime) if step else model
     outputs: list[Any] = []
@@ -107,20 +111,57 @@ def try_model(
         finally:
             hook.remove()
         output = outputs[-1] if outputs else None
-        answers = _logits_in(output, logits, targets, adapter)
-        columns = _targets_in(batch, targets, logits.shape[1], adapter)
+        name = type(model).__name__
+        tasks = tasks_of(logits, targets) if adapter.task is None else [adapter.kind]
+        if not any(task.fits(logits, targets) for task in tasks):
+            raise ValueError(_unfitting(name, logits, targets, adapter))
+        single = tasks == [SINGLE_LABEL]
+        answers = _logits_in(output, logits, targets, adapter) if single else {}
+        columns = _targets_in(batch, targets, logits.shape[1], adapter) if single else {}
         own = None
-        if step or answers or columns:
+        if step or answers or columns or len(tasks) > 1:
             stepper = asked if step else _copied(model, runtime)
             with evaluating(stepper):
                 own = _loss_of_own_step(stepper, batch)
+        task = _chosen(tasks, logits, targets, own, name)
+        loss = loss or task.batch_loss
         if answers or columns:
-            _require_one(answers, columns, (logits, targets), loss, own, type(model).__name__)
-        in_range = bool((targets >= 0).all()) and int(targets.max()) < logits.shape[1]
+            _require_one(answers, columns, (logits, targets), loss, own, name)
+        in_range = not single or (bool((targets >= 0).all()) and int(targets.max()) < logits.shape[1])
         ours = float(loss(logits, targets)) if step and in_range else math.nan
         if step and not logits.requires_grad:
             _require_trained_answers(asked, logits, adapter.call(_zeroed(asked), inputs))
-    return Trial(logits.detach(), targets, ours, own, plain=output is logits)
+    return Trial(logits.detach(), targets, ours, own, plain=output is logits, task=task)
+
+
+def _unfitting(model: str, logits: Tensor, targets: Tensor, adapter: Adapter) -> str:
+    """Say that what a model gives and what the data hold are of no task, or not of the one that was named."""
+    found = ", ".join(f"{tuple(x.shape)} {x.dtype}".replace("torch.", "") for x in (logits, targets))
+    meant = "any task" if adapter.task is None else f"the task {adapter.kind.name!r}"
+    return (
+        f"the forward of {model} must give logits that fit the targets, and {found} are not of {meant}; say where they "
+        f"are with Adapter(logits=..., targets=...), or what they mean with Adapter(task=...). If the model takes "
+        f"several inputs, {_OWN_ADAPTER}"
+    )
+
+
+def _chosen(tasks: Sequence[Task], logits: Tensor, targets: Tensor, own: float | None, model: str) -> Task:
+    """Return the only task there is, or that whose loss is the model's own."""
+    if len(tasks) == 1:
+        return tasks[0]
+    losses = {task: float(task.batch_loss(logits, targets)) for task in tasks}
+    if own is not None:
+        alike = [
+            task for task, loss in losses.items() if abs(loss - own) <= _SURELY_SAME * max(1.0, abs(own))
+        ]
+        if alike:
+            return alike[0]
+    listed = ", ".join(f"{loss:.4g} of {task.name!r}" for task, loss in losses.items())
+    told = "has none to tell by" if own is None else f"gives {own:.4g}"
+    raise ValueError(
+        f"adapter: outputs and targets of {model} may be of several tasks; the loss is {listed}, and its own "
+        f"training_step {told}. Name the one that is meant, as in adapter=Adapter(task={tasks[0].name!r})"
+    )
 
 
 def _zeroed(model: nn.Module) -> nn.Module:
@@ -140,17 +181,20 @@ def _require_trained_answers(model: nn.Module, logits: Tensor, without: Tensor) 
         )
 
 
-def require_logits(logits: Tensor, targets: Tensor, model: str) -> None:
+def require_logits(logits: Tensor, targets: Tensor, model: str, task: Task | None = None) -> None:
     """Refuse posteriors in place of logits, and targets outside the classes.
 
     Args:
         logits: What a model answered, ``(B, C)``.
         targets: Classes that occur in the data, int64.
         model: The model's class, for the message.
+        task: What they mean; of other tasks than single labels nothing is refused.
 
     Raises:
         ValueError: If rows are posteriors, or a target is below 0 or at least C.
     """
+    if task not in (None, SINGLE_LABEL):
+        return
     rows = logits.detach().float()
     slack = _SLACK if logits.dtype in (torch.float32, torch.float64) else _HALF_SLACK
     if bool((rows >= 0).all()) and torch.allclose(rows.sum(dim=-1), rows.new_ones(len(rows)), atol=slack):
@@ -190,8 +234,10 @@ def warn_of_guessing(trial: Trial, model: str) -> None:
         trial: One batch's answers.
         model: The model's class.
     """
+    if "classes" not in trial.task.offers:
+        return
     classes, size = trial.logits.shape[1], len(trial.targets)
-    accuracy = float((trial.logits.argmax(dim=1) == trial.targets).double().mean())
+    accuracy = float(trial.task.correct(trial.logits, trial.targets).double().mean())
     if size >= _FEWEST and accuracy <= (1 + _BY_CHANCE * math.sqrt((classes - 1) / size)) / classes:
         rank_zero_warn(
             f"{model} is right about {accuracy:.0%} of {size} retained samples, and guessing about {1 / classes:.0%}; "

@@ -1,0 +1,72 @@
+"""Large arrays in files are read in loader processes and never held in memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from helpers.toys import quiet_trainer
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from lightning_unlearn.callbacks import MembershipInference
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.methods import FineTune
+
+MIB, ROWS, WIDTH = 2**20, 1024, 131_072  # 128 MiB of bytes
+
+
+def own_mib() -> float:
+    """Return the memory that is this process's own, without pages of files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+class Rows(Dataset[Any]):
+    def __init__(self, data: Any, first: int) -> None:
+        self.data, self.targets = data, (np.arange(len(data)) + first) % 3
+        self.grown, self.before = torch.zeros(1).share_memory_(), 0.0
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, place: int) -> Any:
+        self.before = self.before or own_mib()
+        self.grown[0] = max(float(self.grown[0]), own_mib() - self.before)
+        row = self.data[place].reshape(16, -1).mean(axis=1)
+        return torch.from_numpy(row).float(), int(self.targets[place])
+
+
+class Project(L.LightningDataModule):
+    def __init__(self, data: Any) -> None:
+        super().__init__()
+        self.rows, self.tests = Rows(data, 0), Rows(data[:100], 1)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(self.rows, batch_size=64, num_workers=2)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(self.tests, batch_size=64)
+
+
+def growth(file: Path, hold: Callable[..., Any]) -> float:
+    """Return by how much this process and its loader processes grow when the data are unlearned and audited."""
+    before = own_mib()
+    project = Project(hold(np.memmap(file, np.uint8, "r", shape=(ROWS, WIDTH))))
+    trainer = quiet_trainer(max_epochs=1, callbacks=[MembershipInference()])
+    trainer.fit(FineTune(nn.Linear(16, 3)), UnlearningDataModule(project, 0.3))
+    return own_mib() - before + float(project.rows.grown)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is told by Linux's /proc")
+def test_a_memory_mapped_array_is_read_from_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "rows.bin"
+    with file.open("wb") as opened:
+        opened.truncate(ROWS * WIDTH)
+    size = ROWS * WIDTH / MIB
+    assert growth(file, np.asarray) < 0.75 * size, "held in memory"
+    assert growth(file, np.array) > 0.9 * size, "what is held is seen to be"

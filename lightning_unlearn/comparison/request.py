@@ -18,6 +18,7 @@ from lightning_unlearn.callbacks import CollapseGuard
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, as_ledger, require_forgotten_before
+from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.terminal import boxed
 from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
@@ -30,6 +31,7 @@ from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.source import Source, load_source, read_checkpoint
 from lightning_unlearn.models.surgery import class_state, clone
+from lightning_unlearn.reports.certificate import write_certificate
 
 __all__ = ["Result", "forget"]
 
@@ -58,11 +60,15 @@ class Result:
     Attributes:
         answered: The answer with what it rests on.
         file: The unlearned model, which loads into its own class.
-        line: The line in the ledger.
+        certificate: The page on it that somebody can sign.
+        ledger: The ledger.
+        line: Its line in there.
     """
 
     answered: Answered
     file: Path
+    certificate: Path
+    ledger: Path
     line: Mapping[str, Any]
 
     @property
@@ -172,7 +178,9 @@ def forget(
     done.trainer.callback_metrics.update(request.scores)
     line = record_fit(done, split, source=model, model=done.model, exported=file, answer=found.record())
     assert line is not None  # of one process
-    return Result(found, file, line)
+    kept = [Remembering(each.file.relative_to(folder), each.reason) for each in remembering_files(folder)]
+    page = write_certificate(line, folder / "certificate.html", remembering=kept)
+    return Result(found, file, page, Path(record.path), line)
 
 
 def _split_data(
@@ -237,17 +245,20 @@ def _require_current(
 
 def _recipes(data: UnlearningDataModule, *, rewinds: bool) -> list[tuple[Method, dict[str, Any]]]:
     """Return what ``auto`` tries, in this order, with arguments of the Trainer."""
-    found: list[tuple[Method, dict[str, Any]]] = [
-        (partial(NegGradPlus, optimizer=_adam(5e-3), adapter=data.adapter), {"max_epochs": 4}),
-        (partial(NegGradPlus, 0.6, optimizer=_adam(5e-3), ascent_share=0.4, adapter=data.adapter), {"max_epochs": 3}),
-        (partial(NegGradPlus, optimizer=_adam(1e-2), adapter=data.adapter), {"max_epochs": 3}),
+
+    def made(method: Callable[..., UnlearningModule], epochs: int, **own: Any) -> tuple[Method, dict[str, Any]]:
+        return partial(method, adapter=data.adapter, **own), {"max_epochs": epochs}
+
+    def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
+        return partial(torch.optim.Adam, lr=rate)
+
+    back = [made(Rewind, 2), made(Rewind, 2, ascent=0.0)] if rewinds else []
+    return [
+        *back,
+        made(NegGradPlus, 4, optimizer=adam(5e-3)),
+        made(NegGradPlus, 3, optimizer=adam(5e-3), alpha=0.6, ascent_share=0.4),
+        made(NegGradPlus, 3, optimizer=adam(1e-2)),
     ]
-    back = [(partial(Rewind, ascent=weight, adapter=data.adapter), {"max_epochs": 2}) for weight in (0.3, 0.0)]
-    return back + found if rewinds else found
-
-
-def _adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
-    return partial(torch.optim.Adam, lr=rate)
 
 
 class _Request:
@@ -273,15 +284,18 @@ class _Request:
         self._choosing = torch.from_numpy(order < len(order) // 2)
 
     def fit(self, make: Method, **arguments: Any) -> UnlearningModule:
-        """Fit a method, by default for two epochs."""
+        """Fit a method, by default for two epochs; one that could destroy the model is guarded."""
         method = make(self.source)
         given = dict(self.trainer)
         if "max_steps" in arguments:
             given = {key: value for key, value in given.items() if not key.startswith("max_")}
         else:
             arguments = {"max_epochs": 0 if method.one_shot else _EPOCHS, **arguments}
+        guarded = isinstance(method, NegGradPlus)
+        if not guarded and not isinstance(method, Retrain):  # whose schedule may watch an accuracy
+            arguments["limit_val_batches"] = 0
         trainer = L.Trainer(**{**_QUIET, **arguments, **given})
-        if isinstance(method, NegGradPlus) and trainer.limit_val_batches:
+        if guarded and trainer.limit_val_batches:
             trainer.validate(method, self.data, verbose=False)
             least = _COLLAPSED * float(trainer.callback_metrics["accuracy/retain"])
             trainer.callbacks.append(CollapseGuard(least, below=1.0))  # type: ignore[attr-defined]
@@ -356,10 +370,13 @@ class _Request:
         """Return how far the last one is from the target, and from the source's accuracy on unseen samples."""
         found = self.answered(choosing=True).answer
         beyond = (found.after.value - found.target) * math.copysign(1.0, found.before.value - found.target)
-        lost = 0.0
-        if "nonmember" in self.answers["source"]:
-            before, after = (self.answers[name]["nonmember"] for name in ("source", "unlearned"))
-            lost = max(0.0, before.subset(self._choosing).accuracy - after.subset(self._choosing).accuracy)
+        unseen = [self.answers[name].get("nonmember") for name in ("source", "unlearned")]
+        right = [
+            float(each.subset(self._choosing).accuracy)
+            for each in unseen
+            if each is not None and "correct" in each.task.offers
+        ]
+        lost = max(0.0, right[0] - right[1]) if right else 0.0
         return (max(0.0, beyond) if measure_of(self.data) != "membership" else abs(beyond)) + lost
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection import Classes
@@ -52,32 +52,17 @@ class Answered:
     answer: Answer
     measure: str
     shares: tuple[float, ...]
-    test: tuple[float, float] | None = None
+    test: tuple[float, ...] = ()
     seconds: float | None = None
     compared: bool = False
     tried: int = 1
 
     @property
     def text(self) -> str:
-        """The answer in words, with what it rests on, what it cost and what it was not compared with."""
-        found, unseen = self.answer, "the retrained model" if self.compared else "unseen samples"
-        shares = [f"{100 * share:.0f}" for share in self.shares]
+        """The answer in words: what it rests on, what it cost, and that it was not compared, where it was not."""
+        found = self.answer
         samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
-        if self.measure == "membership":
-            ends = f"95%: {_two(found.after.low)}-{_two(found.after.high)}"
-            aim = f", {unseen} {_two(found.target)}" if self.compared else ""
-            evidence = (
-                f"accuracy {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), an attacker tells them from "
-                f"unseen ones with AUC {_two(found.before.value)} → {_two(found.after.value)} ({ends}{aim})"
-            )
-        else:
-            what = "the given labels" if self.measure == "labels" else "the class"
-            ends = f"95%: {100 * found.after.low:.0f}-{100 * found.after.high:.0f}%"
-            aim = f"{unseen if self.compared or self.measure == 'labels' else 'a model that never saw it'}"
-            evidence = (
-                f"{what} still answered {shares[0]} → {shares[1]}% ({ends}; {aim} {100 * found.target:.0f}%)"
-            )
-        parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {evidence}."]
+        parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
         if found.outcome == "cannot tell":
             why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
             needed = f"about {found.needed:,} like them would tell" if found.needed else "more would not tell"
@@ -88,18 +73,33 @@ class Answered:
             parts.append(
                 "They look less known than unseen ones; if their labels are wrong, say so (wrong_labels)."
             )
-        cost = (
+        lost = (
             [f"{max(0.0, 100 * (self.test[0] - self.test[1])):.1f} points of test accuracy"]
             if self.test
             else []
         )
-        cost += [f"{self.seconds:.{0 if self.seconds >= 10 else 1}f} s"] if self.seconds is not None else []
-        parts += [f"Cost: {', '.join(cost)}."] if cost else []
+        took = [] if self.seconds is None else [f"{self.seconds:.{0 if self.seconds >= 10 else 1}f} s"]
+        parts += [f"Cost: {', '.join(lost + took)}."] if lost + took else []
         if self.tried > 1:
-            parts.append(f"The best of {self.tried} tried, chosen on other unseen samples.")
-        if not self.compared:
-            parts.append("Not compared with a retrained model.")
-        return " ".join(parts)
+            elsewhere = ", chosen on other unseen samples" if self.measure == "membership" else ""
+            parts.append(f"The best of {self.tried} tried{elsewhere}.")
+        return " ".join([*parts, *([] if self.compared else ["Not compared with a retrained model."])])
+
+    @property
+    def _evidence(self) -> str:
+        """What was measured before, after, and of the target."""
+        found, unseen = self.answer, "the retrained model" if self.compared else "unseen samples"
+        shares = [f"{100 * share:.0f}" for share in self.shares]
+        if self.measure == "membership":
+            right = f"accuracy {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), " if shares else ""
+            areas = f"{_two(found.before.value)} → {_two(found.after.value)}"
+            ends = f"95%: {_two(found.after.low)}-{_two(found.after.high)}"
+            aim = f", {unseen} {_two(found.target)}" if self.compared else ""
+            return f"{right}an attacker tells them from unseen ones with AUC {areas} ({ends}{aim})"
+        what = "the given labels" if self.measure == "labels" else "the class"
+        ends = f"95%: {100 * found.after.low:.0f}-{100 * found.after.high:.0f}%"
+        aim = "a model that never saw it" if self.measure == "class" and not self.compared else unseen
+        return f"{what} still answered {shares[0]} → {shares[1]}% ({ends}; {aim} {100 * found.target:.0f}%)"
 
     def record(self) -> dict[str, Any]:
         """Return what a ledger keeps."""
@@ -150,12 +150,14 @@ def answered(
     needed = {"forget"} if measure == "class" else {"forget", "nonmember"}
     if any(not needed <= model.keys() for model in (before, after, retrained) if model is not None):
         return None
+    if measure != "membership":
+        before["forget"].task.require(f"the {_MEASURES[measure]}", ("classes",))
 
     def estimate(model: Measured) -> Estimate:
         if measure != "membership":
-            return share_estimate(_right(model["forget"]))
+            return share_estimate(model["forget"].logits.argmax(dim=-1) == model["forget"].targets)
         others = model["nonmember"] if chosen is None else model["nonmember"].subset(chosen)
-        return auc_estimate(-_losses(model["forget"]), -_losses(others))
+        return auc_estimate(-model["forget"].loss, -others.loss)
 
     if retrained is not None:
         target = estimate(retrained).value
@@ -171,28 +173,22 @@ def answered(
         below=measure != "membership",
     )
     seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
-    gone = before["forget"].targets if measure == "class" else torch.empty(0, dtype=torch.int64)
-    tests = [_right(m["test"])[~torch.isin(m["test"].targets, gone)] for m in (before, after) if "test" in m]
-    accuracies = [float(right.double().mean()) for right in tests if len(right)]
+    gone = before["forget"].targets if measure == "class" else torch.empty(0)
+    tests = [m["test"].subset(~torch.isin(m["test"].targets, gone)) for m in (before, after) if "test" in m]
     return Answered(
         found,
         measure,
-        tuple(each.accuracy for each in seen),
-        (accuracies[0], accuracies[1]) if len(accuracies) == 2 else None,
+        _accuracies(*seen),
+        test if len(test := _accuracies(*tests)) == 2 else (),
         seconds,
         retrained is not None,
         tried,
     )
 
 
-def _losses(outputs: Outputs) -> Tensor:
-    """Return the loss of each sample, ``(N,)``: what the attacker goes by."""
-    return nn.functional.cross_entropy(outputs.logits.double(), outputs.targets, reduction="none")
-
-
-def _right(outputs: Outputs) -> Tensor:
-    """Return for each sample whether the given label is answered, ``(N,)`` bool."""
-    return outputs.logits.argmax(dim=-1) == outputs.targets
+def _accuracies(*models: Outputs) -> tuple[float, ...]:
+    """Return accuracies, none where no answer of the task is right or wrong."""
+    return tuple(each.accuracy for each in models if "correct" in each.task.offers and len(each.targets))
 
 
 def _by_mistake(labels: Tensor, others: Outputs) -> float:

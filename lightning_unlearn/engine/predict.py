@@ -35,7 +35,7 @@ class Outputs:
 
     def subset(self, chosen: Tensor) -> "Outputs":
         """Return those of some samples, ``(N,)`` bool or positions."""
-        return Outputs(self.logits[chosen], self.targets[chosen])
+        return Outputs(self.logits[chosen], self.targets[chosen], self.task)
 
     @property
     def accuracy(self) -> float:

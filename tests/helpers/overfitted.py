@@ -28,10 +28,10 @@ class Data(L.LightningDataModule):
         self.train, self.test = TensorDataset(x, y), TensorDataset(*samples(TEST, 1))
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.train, 64, shuffle=True)
+        return DataLoader(self.train, 120, shuffle=True)
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self.test, 64)
+        return DataLoader(self.test, 400)
 
 
 class Module(L.LightningModule):
@@ -49,7 +49,7 @@ class Module(L.LightningModule):
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=5e-3)
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
 def train(folder: Path, epochs: int = 20) -> Path:

@@ -1,5 +1,6 @@
 """The command, run in this process as a user would type it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -182,6 +183,57 @@ def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
     assert isinstance(loaded, Classifier)
     config = json.loads(Path("out/strong/seed_1/config.json").read_text())
     assert config["method"]["method"]["init_args"]["lambda_"] == 0.9
+
+
+SCENARIOS = """
+scenarios:
+  few: {data: {init_args: {forget: 0.05}}}
+  many:
+    data: {init_args: {forget: 0.1}}
+    methods+: [{method: {class_path: FineTune}, trainer: {max_epochs: 1}}]
+  elsewhere: {data: {init_args: {datamodule: {class_path: Location, init_args: {root: nowhere}}}}}
+"""
+
+
+@pytest.mark.slow
+def test_scenarios_are_one_command_one_folder_and_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(COMPARE.replace("seeds: 2", "seeds: 1") + SCENARIOS)
+    command = ["compare", "--config=compare.yaml", "--output_dir=out", "--quiet=true", "--table=latex"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "NOT RUN  elsewhere: Location not found" in printed
+    assert printed.count(r"\begin{tabular}") == 1
+    few, many = (json.loads(Path(f"out/{name}/report.json").read_text()) for name in ("few", "many"))
+    assert (few["data"]["n_forget"], many["data"]["n_forget"]) == (72, 144)
+    assert "fine_tune" not in few["models"]
+    assert "fine_tune" in many["models"]
+    trained = Path("out/many/fine_tune/seed_0/training.json").stat().st_mtime_ns
+    assert main([*command, "--data.init_args.nonmember=110"]) == 2, (
+        "what is given after the file holds for all"
+    )
+    assert "forget 0.1" not in capsys.readouterr().err
+    page = Path("out/report.html")
+    page.unlink()
+    assert main(["report", "out"]) == 0
+    assert page.is_file()
+    assert Path("out/many/fine_tune/seed_0/training.json").stat().st_mtime_ns == trained
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "message"),
+    [
+        ("{a b: {}}", "the name 'a b' becomes a folder"),
+        ("{a: {output_dir: b}}", "'a' must be the name of a recipe, or hold settings"),
+        ("{a: nowhere}", "there is no 'nowhere'"),
+        ("{a: {data: {init_args: {forgett: 1}}}}", "forgett"),
+    ],
+)
+def test_bad_scenarios_are_named(scenarios: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(f"{COMPARE}\nscenarios: {scenarios}\n")
+    with contextlib.suppress(SystemExit):  # jsonargparse's own way to say no
+        assert main(["compare", "--config=compare.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
 
 
 @pytest.mark.slow

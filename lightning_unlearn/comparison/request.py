@@ -246,7 +246,9 @@ def _require_current(
 def _recipes(data: UnlearningDataModule, *, rewinds: bool) -> list[tuple[Method, dict[str, Any]]]:
     """Return what ``auto`` tries, in this order, with arguments of the Trainer."""
 
-    def made(method: Callable[..., UnlearningModule], epochs: int, **own: Any) -> tuple[Method, dict[str, Any]]:
+    def made(
+        method: Callable[..., UnlearningModule], epochs: int, **own: Any
+    ) -> tuple[Method, dict[str, Any]]:
         return partial(method, adapter=data.adapter, **own), {"max_epochs": epochs}
 
     def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
@@ -297,8 +299,9 @@ class _Request:
         trainer = L.Trainer(**{**_QUIET, **arguments, **given})
         if guarded and trainer.limit_val_batches:
             trainer.validate(method, self.data, verbose=False)
-            least = _COLLAPSED * float(trainer.callback_metrics["accuracy/retain"])
-            trainer.callbacks.append(CollapseGuard(least, below=1.0))  # type: ignore[attr-defined]
+            right = trainer.callback_metrics.get("accuracy/retain")  # which not every task has
+            if right is not None:
+                trainer.callbacks.append(CollapseGuard(_COLLAPSED * float(right), below=1.0))  # type: ignore[attr-defined]
         trainer.fit(method, self.data)
         return method
 

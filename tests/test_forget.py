@@ -218,7 +218,7 @@ def test_the_help_begins_with_an_example(capsys: pytest.CaptureFixture[str]) -> 
     first = capsys.readouterr().out.splitlines()[0]
     assert (
         first
-        == "usage: lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule"
+        == "example: lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule"
     )
 
 

@@ -2,7 +2,7 @@
 
 from importlib import import_module
 
-__all__ = ["COMMANDS", "run"]
+__all__ = ["COMMANDS", "LIGHTNING", "run"]
 
 COMMANDS = {
     "demo": "show it at work in under a minute, without a download",
@@ -15,13 +15,21 @@ COMMANDS = {
 }
 """What each subcommand does, in the order of ``--help``; its module has ``run(arguments) -> exit status``."""
 
+LIGHTNING = {
+    "fit": "train a source, or unlearn from one",
+    "validate": "validate a model",
+    "test": "audit a model",
+    "predict": "predict with a model",
+}
+"""What LightningCLI's subcommands do, each for one model at a time."""
 
-def run(name: str, arguments: list[str]) -> int:
-    """Run one of :data:`COMMANDS`.
+
+def run(name: str, arguments: list[str] | None) -> int:
+    """Run one of :data:`COMMANDS`, or ``lightning`` for those of LightningCLI.
 
     Args:
         name: Its name.
-        arguments: What follows the name on the command line.
+        arguments: What follows the name on the command line; for ``lightning``, all of it.
 
     Returns:
         The exit status.

@@ -13,11 +13,12 @@ from torch import nn
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import Evaluator
+from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
-from lightning_unlearn.core.compat import CLASS_PATH
+from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.methods import UnlearningModule
@@ -31,6 +32,17 @@ __all__ = ["compared", "run", "say_failures"]
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key"}
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
+
+
+class _Parser(OneLine, ArgumentParser):
+    """jsonargparse's parser, with our help and errors."""
+
+    example = "lightning-unlearn compare --recipe digits/compare --seeds 5"
+
+    def format_help(self) -> str:  # type: ignore[override]
+        """Return the help without the Trainer's options, which would be the greater part."""
+        with hidden_options(self, "trainer"):
+            return super().format_help()
 
 
 def run(args: list[str]) -> int:
@@ -49,9 +61,10 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
         args: The arguments.
         scenario: The subfolder of ``output_dir`` to write to; ``None`` for the folder itself.
     """
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="lightning-unlearn compare",
-        description="Compare unlearning methods with the source and the retrained model.",
+        description="Compare unlearning methods with the source and the retrained model. All arguments of Lightning's "
+        "Trainer can be given as well, as lightning-unlearn fit --help lists them.",
         version=__version__,
     )
     parser.add_argument(
@@ -91,7 +104,10 @@ def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
     import yaml  # type: ignore[import-untyped]
 
     def content(file: Path) -> Any:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        try:
+            return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except yaml.YAMLError:  # the parser says where
+            return None
 
     found: dict[str, Any] = {}
     for place in _files_in(args):

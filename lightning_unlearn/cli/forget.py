@@ -9,6 +9,7 @@ import lightning as L
 from jsonargparse import ArgumentParser
 from torch import nn
 
+from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.comparison.request import forget
 from lightning_unlearn.core.compat import INSTANTIATOR
 from lightning_unlearn.core.terminal import say
@@ -21,11 +22,16 @@ STATUS = {"shown": 0, "not shown": 3, "cannot tell": 4}
 """Exit status by outcome."""
 
 
+class _Parser(OneLine, ArgumentParser):
+    """jsonargparse's parser, with our help and errors."""
+
+    example = "lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule"
+
+
 def run(args: list[str]) -> int:
     """Parse the arguments, forget, say where everything is and what the answer is; the status is in :data:`STATUS`."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="lightning-unlearn forget",
-        usage="lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule",
         description="Make a model forget what a request names, and answer by measurement whether it did. Status: 0 "
         "shown, 3 not shown, 4 cannot tell, 2 if the input does not fit.",
     )

@@ -1,10 +1,10 @@
 """``lightning-unlearn ledger verify``: check a deletion ledger, and list what does not match."""
 
-import argparse
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.cli.parsing import OneLine, Parser
 from lightning_unlearn.core.files import key_fingerprint, model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, Mismatch, verify
 from lightning_unlearn.data import Split
@@ -17,11 +17,12 @@ _METHOD_PREFIX = "model."
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``ledger``, check and print; the status is 1 if something does not match."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn ledger",
-        description="Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.",
+    parser = Parser(
+        "ledger",
+        "verify deletions.jsonl",
+        "Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.",
     )
-    verb = parser.add_subparsers(dest="verb", required=True).add_parser(
+    verb = parser.add_subparsers(dest="verb", required=True, parser_class=OneLine).add_parser(
         "verify", help="check the chain of lines and the models' hashes"
     )
     add = verb.add_argument

@@ -1,9 +1,9 @@
 """``lightning-unlearn report``: write a comparison's page again, or merge several."""
 
-import argparse
 from pathlib import Path
 from typing import get_args
 
+from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports import rebuild
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
@@ -15,9 +15,10 @@ __all__ = ["run"]
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``report``, write the page and say where it is."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn report",
-        description="Write the page and figures of a comparison again, or of several on the same data as one.",
+    parser = Parser(
+        "report",
+        "runs/digits",
+        "Write the page and figures of a comparison again, or of several on the same data as one.",
     )
     parser.add_argument(
         "folders",

@@ -22,7 +22,7 @@ STATUS = {"shown": 0, "not shown": 3, "cannot tell": 4}
 """Exit status by outcome."""
 
 
-class _Parser(OneLine, ArgumentParser):
+class _Parser(OneLine, ArgumentParser):  # type: ignore[misc]  # each returns text
     """jsonargparse's parser, with our help and errors."""
 
     example = "lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule"

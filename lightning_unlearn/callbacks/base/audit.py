@@ -170,7 +170,7 @@ def try_answers(
     if key not in tried:
         trial = try_model(model, data, Runtime(trainer), adapter, step=False)
         require_logits(trial.logits, trial.targets, type(model).__name__, trial.task)
-        tried[key] = adapter.of_task(trial.task)
+        tried[key] = trial.adapter
         if trainer.testing:  # a model that is about to be fitted may know nothing yet
             warn_of_guessing(trial, type(model).__name__)
     return tried[key]

@@ -690,7 +690,7 @@ class UnlearningModule(SpreadableModule):
         """Look at the source's answers to one batch, and at its own loss, before hours are spent on preparing."""
         given = self.loss if self._given_loss else None
         trial = try_model(self.source, data, Runtime(self.trainer), self.adapter, given, step=True)
-        self._use_task(trial.task)
+        self._use(trial.adapter)
         known = data.known_targets() if "classes" in self.task.offers else None
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
         needs = tuple(need for need in self.needs if need != "loss" or self.step == "loss")
@@ -709,12 +709,12 @@ class UnlearningModule(SpreadableModule):
         if self.adapter.task is None and data is not None:
             with torch.inference_mode(False):
                 trial = try_model(self.model, data, Runtime(self.trainer), self.adapter, step=False)
-            self._use_task(trial.task)
+            self._use(trial.adapter)
 
-    def _use_task(self, task: Task) -> None:
-        self.adapter = self.adapter.of_task(task)
+    def _use(self, adapter: Adapter) -> None:
+        self.adapter = adapter
         if not self._given_loss:
-            self.loss = task.batch_loss
+            self.loss = self.task.batch_loss
 
     def _check_outputs(self, logits: Tensor, targets: Tensor) -> None:
         self._outputs_checked = True

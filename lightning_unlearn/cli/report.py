@@ -1,11 +1,12 @@
 """``lightning-unlearn report``: write a comparison's page again, merge several, or show them side by side."""
 
+import sys
 from pathlib import Path
 from typing import get_args
 
 from lightning_unlearn.cli.parsing import Parser
-from lightning_unlearn.core.terminal import say
-from lightning_unlearn.reports import rebuild
+from lightning_unlearn.core.terminal import columns, say
+from lightning_unlearn.reports import rebuild, render_text
 from lightning_unlearn.reports.merge import beside
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import SCENARIOS, read_scenarios, write_scenarios
@@ -22,8 +23,8 @@ def run(args: list[str]) -> int:
     parser = Parser(
         "report",
         "runs/digits",
-        "Write the page and figures of a comparison again. Several are shown side by side; with --output those on the "
-        "same data become one.",
+        "Write the page and figures of a comparison again, and print the table. Several are shown side by side; with "
+        "--output those on the same data become one.",
     )
     parser.add_argument(
         "folders",
@@ -36,7 +37,7 @@ def run(args: list[str]) -> int:
     parser.add_argument(
         "--table",
         choices=get_args(PaperFormat),
-        help="print the columns of papers too: UA, RA, TA, MIA, run time, gap",
+        help="print the columns of papers in this form: UA, RA, TA, MIA, run time, gap; else the table of compare",
     )
     parsed = parser.parse_args(args)
     if parsed.output is None and len(parsed.folders) > 1:
@@ -53,7 +54,11 @@ def run(args: list[str]) -> int:
         say(f"Report: {page}")
         return 0
     rebuild(parsed.folders, output)
-    if parsed.table:
-        say(paper_table(read_json(output / "report.json"), parsed.table))
+    report = read_json(output / "report.json")
+    say(
+        paper_table(report, parsed.table)
+        if parsed.table
+        else render_text(report, columns(), encoding=sys.stdout.encoding)
+    )
     say(f"Report: {output / 'report.html'}")
     return 0

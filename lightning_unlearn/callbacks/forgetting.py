@@ -125,6 +125,17 @@ class ForgettingMetrics(Evaluator):
             for stream in _SETS
             if audit.data.stream_size(stream)
         }
+        asked = {"before": audit.source, "after": model, "retrained": audit.retrained}
+        forget = audit.outputs(model, "forget")
+        if "classes" in forget.task.offers:
+            audit.details["answers"] = {
+                "label": forget.targets[:_SHOWN].tolist(),
+                **{
+                    when: audit.outputs(one, "forget").logits[:_SHOWN].argmax(1).tolist()
+                    for when, one in asked.items()
+                    if one is not None
+                },
+            }
         if audit.retrained is not None:
             ours, theirs = audit.outputs(model, "forget"), audit.outputs(audit.retrained, "forget")
             alike = ours.task.similarity(ours.logits, theirs.logits, ours.targets)

@@ -43,7 +43,7 @@ _HOW_TO_READ = (
 def build_workspace(
     entity: str, project: str, group: str | None = None, metrics: Metrics = METRICS
 ) -> ws.Workspace:
-    """Build a workspace in six sections: answer, scores beside their controls, trade-off and cost, curves, samples, rest.
+    """Build a workspace in six sections: answer, scores and controls, trade-off and cost, curves, samples, rest.
 
     Args:
         entity: User or team.

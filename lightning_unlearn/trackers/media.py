@@ -35,8 +35,8 @@ def media_of(results: Results, images: Sequence[Any] = ()) -> dict[str, Any]:
         images: Pictures of the first samples, to stand beside the answers; more than there are samples do no harm.
 
     Returns:
-        ``<name>/samples``, ``<name>/answers``, ``<name>/confusion``, ``<name>/roc`` and ``<name>/posteriors/<set>`` as far as the details
-        hold them.
+        ``<name>/samples``, ``<name>/answers``, ``<name>/confusion``, ``<name>/roc`` and
+        ``<name>/posteriors/<set>`` as far as the details hold them.
 
     Raises:
         ValueError: If the columns of ``samples`` differ in length.

@@ -210,14 +210,8 @@ class WandbRuns:
         ) as run:
             drawn = sorted((folder / "figures").glob("*.png"))
             figures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in drawn}
-            run.log(
-                {
-                    "comparison": rows_table(report_rows(report)),
-                    "overview": _overview(report),
-                    **figures,
-                    **_verdicts(report),
-                }
-            )
+            tables = {"comparison": rows_table(report_rows(report)), "overview": _overview(report)}
+            run.log({**tables, **_verdicts(report), **figures})
             means = {
                 f"{model}/{metric}": value["mean"]
                 for model, metrics in report["models"].items()
@@ -231,7 +225,7 @@ class WandbRuns:
 
 
 def _answer(report: Report) -> dict[str, Any]:
-    """Return what runs can be filtered by: the answer, and of each method its verdict and the share of the gap closed."""
+    """Return what runs can be filtered by: the answer, and each method's verdict and share of the gap closed."""
     verdicts = judge_all(report)
     told = {f"verdict/{name}": verdict.status for name, verdict in verdicts.items()}
     shares = {key: share for name in verdicts for key, share in _share(f"/{name}", report, name).items()}

@@ -42,7 +42,7 @@ retrain_2: false
 short_retrainings: []
 trainer:
   accelerator: cpu
-  logger: {class_path: WandbLogger, init_args: {offline: true, project: tests}}
+  logger: {class_path: WandbLogger, init_args: {project: tests}}
 """
 TIMES = ("time/prepare_s", "time/unlearn_s", "time/total_s")
 
@@ -195,6 +195,7 @@ def test_ids_are_nowhere_in_a_run_and_pictures_where_models_go(
     tmp_path: Path, environment: pytest.MonkeyPatch
 ) -> None:
     """A real offline run of a command line that names samples, read back byte by byte."""
+    environment.setenv("WANDB_MODE", "offline")
     out, ids = tmp_path / "out", "[1401, 1402, 1403, 1404]"
     (tmp_path / "compare.yaml").write_text(IDS)
     given = ["compare", f"--config={tmp_path / 'compare.yaml'}", f"--output_dir={out}", "--quiet=true"]

@@ -7,6 +7,7 @@ __all__ = ["COMMANDS", "run"]
 COMMANDS = {
     "demo": "show it at work in under a minute, without a download",
     "compare": "compare methods with source and retrained model over seeds, in one table and page",
+    "tune": "search a method's settings, and show the best on seeds it was not tuned on",
     "report": "write a comparison's page again, or merge several",
     "certificate": "write the page on a deletion request that somebody can sign",
     "ledger": "check a deletion ledger",

@@ -13,16 +13,17 @@ from torch import nn
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import Evaluator
+from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
-from lightning_unlearn.core.compat import CLASS_PATH
+from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary
-from lightning_unlearn.core.terminal import say
+from lightning_unlearn.core.terminal import columns, say
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
-from lightning_unlearn.reports import Report
+from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import require_scenarios, write_scenarios
 
@@ -31,6 +32,17 @@ __all__ = ["compared", "run", "say_failures"]
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
+
+
+class _Parser(OneLine, ArgumentParser):
+    """jsonargparse's parser, with our help and errors."""
+
+    example = "lightning-unlearn compare --recipe digits/compare --seeds 5"
+
+    def format_help(self) -> str:  # type: ignore[override]
+        """Return the help without the Trainer's options, which would be the greater part."""
+        with hidden_options(self, "trainer"):
+            return super().format_help()
 
 
 def run(args: list[str]) -> int:
@@ -59,9 +71,11 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
 
 def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
     """Return the parser of :func:`compare`'s arguments, and what it makes of them."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="lightning-unlearn compare",
-        description="Compare unlearning methods with the source and the retrained model.",
+        description="Compare unlearning methods with the source and the retrained model. --forget class:3, 0.1, "
+        "ids.csv or group:identity=0.02 says who is forgotten. All arguments of Lightning's Trainer can be given as "
+        "well, as lightning-unlearn fit --help lists them.",
         version=__version__,
     )
     parser.add_argument(
@@ -96,7 +110,10 @@ def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
     import yaml  # type: ignore[import-untyped]
 
     def content(file: Path) -> Any:
-        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        try:
+            return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except yaml.YAMLError:  # the parser says where
+            return None
 
     found: dict[str, Any] = {}
     for place in files_in(args):
@@ -240,12 +257,7 @@ def plain(value: Any) -> Any:
 
 
 def print_result(comparison: Comparison, table: PaperFormat | None) -> None:
-    from rich.console import Console
-
-    from lightning_unlearn.reports import render_text
-
-    width = max(min(Console().width, 100), 50)  # the table cannot be narrower
-    say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
+    say(render_text(comparison.report, columns(), encoding=sys.stdout.encoding))
     if table is not None:
         say(paper_table(comparison.report, table))
     say_failures(comparison.report)

@@ -1,6 +1,5 @@
 """``lightning-unlearn demo``: wrong labels that are known by heart, and forgotten, on one screen and in a picture."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.cli.compare import compared, say_failures
+from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.controls import short_name
 from lightning_unlearn.comparison.folder import RunFolder
@@ -28,9 +28,10 @@ _GIVEN, _TEST, _TIME, _SPEED = "accuracy/forget", "accuracy/test", "time/total_s
 
 def run(args: list[str]) -> int:
     """Parse the arguments, compare, print one screen; the status is 1 if a part failed."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn demo",
-        description="Train a small network on handwritten digits, some with a wrong label, and make it forget these. "
+    parser = Parser(
+        "demo",
+        "--seeds 5",
+        "Train a small network on handwritten digits, some with a wrong label, and make it forget these. "
         "It takes under a minute, needs no download, and writes a page and a picture.",
     )
     parser.add_argument("--seeds", type=int, default=1, help="repetitions; 5 for intervals and a verdict")

@@ -1,6 +1,6 @@
 """BoundaryExpand: give the samples of the forget set to one more class, which is gone when training ends."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,8 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Source, UnlearningModule
 from lightning_unlearn.methods.base.limits import warn_without_a_class
+from lightning_unlearn.methods.base.searched import SearchSpace
+from lightning_unlearn.methods.delete import DELETE
 
 __all__ = ["BoundaryExpand"]
 
@@ -41,6 +43,7 @@ class BoundaryExpand(UnlearningModule):
 
     needs = ("classes",)
     anneals = True
+    searched: ClassVar[SearchSpace] = DELETE.searched
 
     def __init__(self, source: Source, **method: Any) -> None:
         super().__init__(source, **method)

@@ -6,8 +6,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from lightning_unlearn.core.remembering import without_names
-
 __all__ = ["own_arguments", "shown_arguments"]
 
 _TRUE = "LIGHTNING_UNLEARN_ARGUMENTS"
@@ -55,10 +53,12 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _shown(option: str, text: str, rule: str) -> str:
-    import yaml  # type: ignore[import-untyped]
-
     if "forget" not in option + text or not option:
         return text
+    import yaml  # type: ignore[import-untyped]
+
+    from lightning_unlearn.core.remembering import without_names  # and PyTorch with it
+
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError:

@@ -1,14 +1,101 @@
 """Hand-written loops that do what a method does, and nothing else; they know no Trainer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from lightning_unlearn.data import TensorData, UnlearningDataModule
 
-__all__ = ["reference_kl_epoch"]
+__all__ = ["answers", "bare_epoch", "divergence", "reference_kl_epoch"]
+
+Loss = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
+"""Of the logits and the targets of each stream, and the places of the first stream's samples in it."""
+
+
+def bare_epoch(
+    model: nn.Module,
+    data: UnlearningDataModule,
+    streams: Sequence[str],
+    loss: Loss,
+    batch_size: int,
+    *,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Callable[[], None]:
+    """Return one pass over the first stream, with as many samples of the second beside it, over tensors in memory.
+
+    Both batches go through the model at once, unless it has batch normalisation.
+
+    Args:
+        model: Trained in place.
+        data: Split data that is held as one :class:`TensorData`.
+        streams: One or two of ``forget`` and ``retain``.
+        loss: What is minimised.
+        batch_size: Samples of either stream a step.
+        optimizer: Makes the optimizer; None for Adam with learning rate 1e-3.
+        device: Where to compute.
+        dtype: Type to compute forward passes in; ``None`` for float32.
+    """
+    train = data.inner
+    assert isinstance(train, TensorData)
+    device = device or torch.device("cpu")
+    parts = [torch.as_tensor(getattr(data.split, stream), device=device) for stream in streams]
+    held = TensorData(train.inputs.to(device), train.targets.to(device), transform=train.transform)
+    model = model.to(device).train()
+    separate = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    precision = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
+    stepper = (optimizer or (lambda ours: torch.optim.Adam(ours, lr=1e-3)))(model.parameters())
+
+    def epoch() -> None:
+        size = len(parts[0])
+        orders = [
+            torch.cat([torch.randperm(len(part), device=device) for _ in range(-(-size // len(part)))])
+            for part in parts
+        ]
+        for start in range(0, size, batch_size):
+            chosen = [order[:size][start : start + batch_size] for order in orders]
+            batches = [held.batch(part[places]) for part, places in zip(parts, chosen, strict=True)]
+            with precision:
+                if separate:
+                    logits = [model(inputs) for inputs, _ in batches]
+                else:
+                    logits = list(
+                        model(torch.cat([x for x, _ in batches])).split([len(x) for x, _ in batches])
+                    )
+            value = loss([one.float() for one in logits], [targets for _, targets in batches], chosen[0])
+            stepper.zero_grad()
+            value.backward()
+            stepper.step()
+
+    return epoch
+
+
+def answers(
+    model: nn.Module,
+    data: UnlearningDataModule,
+    stream: str,
+    *,
+    device: torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
+    """Return the logits of a teacher on a stream, as they are kept for all epochs."""
+    train, device = data.inner, device or torch.device("cpu")
+    model = model.to(device).eval()
+    with (
+        torch.no_grad(),
+        torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None),
+    ):
+        places = torch.as_tensor(getattr(data.split, stream)).split(512)
+        return torch.cat([model(train.batch(part, device=device)[0]).float() for part in places])
+
+
+def divergence(logits: Tensor, teacher: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence from a teacher's answers."""
+    return F.kl_div(logits.log_softmax(-1), teacher.log_softmax(-1), reduction="batchmean", log_target=True)
 
 
 def reference_kl_epoch(
@@ -18,57 +105,15 @@ def reference_kl_epoch(
     lambda_: float,
     batch_size: int,
     *,
-    device: torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    **where: Any,
 ) -> Callable[[], None]:
-    """Return an epoch of ReferenceKL over tensors in memory, the reference's answers kept.
+    """Return an epoch of ReferenceKL, the reference's answers kept; ``where`` is device and dtype."""
+    known = answers(reference, data, "forget", **where)
 
-    Both batches go through the model at once, unless it has batch normalisation.
+    def loss(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
+        return lambda_ * divergence(logits[0], known[chosen]) + (1 - lambda_) * F.cross_entropy(
+            logits[1], targets[1]
+        )
 
-    Args:
-        model: Trained in place, by Adam with learning rate 1e-3.
-        reference: The reference model.
-        data: Split data that is held as one :class:`TensorData`.
-        lambda_: Weight of the KL term.
-        batch_size: Samples of either set a step.
-        device: Where to compute.
-        dtype: Type to compute forward passes in; ``None`` for float32.
-    """
-    train = data.inner
-    assert isinstance(train, TensorData)
-    device = device or torch.device("cpu")
-    forget, retain = (torch.as_tensor(part, device=device) for part in (data.split.forget, data.split.retain))
-    held = TensorData(train.inputs.to(device), train.targets.to(device), transform=train.transform)
-    model, reference = model.to(device).train(), reference.to(device).eval()
-    separate = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
-    precision = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
-    with torch.no_grad(), precision:
-        answers = torch.cat([reference(held.batch(part)[0]).float() for part in forget.split(512)])
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-
-    def epoch() -> None:
-        order = torch.randperm(len(forget), device=device)
-        beside = retain[torch.randperm(len(retain), device=device)[: len(forget)]]
-        for start in range(0, len(forget), batch_size):
-            chosen = order[start : start + batch_size]
-            forgotten, _ = held.batch(forget[chosen])
-            retained, targets = held.batch(beside[start : start + batch_size])
-            with precision:
-                if separate:
-                    ours, others = model(forgotten), model(retained)
-                else:
-                    ours, others = model(torch.cat([forgotten, retained])).split(
-                        [len(forgotten), len(retained)]
-                    )
-            kl = F.kl_div(
-                ours.float().log_softmax(-1),
-                answers[chosen].log_softmax(-1),
-                reduction="batchmean",
-                log_target=True,
-            )
-            loss = lambda_ * kl + (1 - lambda_) * F.cross_entropy(others.float(), targets)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-
-    return epoch
+    return bare_epoch(model, data, ("forget", "retain"), loss, batch_size, optimizer=optimizer, **where)

@@ -1,18 +1,27 @@
-"""Point 9: everything that only a GPU can show, in one command and under ten minutes.
+"""Everything that only a GPU can show, in one command of less than ten minutes.
 
-``python tests/benchmarks/gpu.py --root DATA`` trains ResNet-18 on CIFAR-10 (data on the device, bf16, channels_last,
-the long trainings compiled, a one-cycle schedule), retrains it, unlearns it with every method, audits all of them,
-times a step against a bare loop and ensembles against one model after another, and prints the tables. ``--small``
-does the same with a few noise images and narrow networks, on the CPU too: that shows that it runs, and nothing else.
+``python tests/benchmarks/gpu.py --data cifar10-jpeg.npz --out DIR`` tries the library on the GPU, trains ResNet-18 on
+CIFAR-10 (data on the device, bf16, channels_last, compiled, a one-cycle schedule), retrains it, unlearns it with every
+method, times steps against bare loops and many models at once against one after another. ``results.json`` and
+``results.md`` are written after each part; what fails is noted there with its traceback, and the others go on.
+``--quick`` does the same with few images and narrow networks, on the CPU too: that shows that it runs, nothing else.
 """
 
 import argparse
 import copy
+import io
+import json
+import logging
+import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,57 +33,50 @@ sys.path.insert(
 import lightning as L
 import numpy as np
 import torch
-from benchmarks.bare import reference_kl_epoch
-from benchmarks.material import cifar_like, mnist_like
-from benchmarks.measuring import AlternatingEpochs, Table, take_turns
+import torch.nn.functional as F
+from benchmarks.bare import answers, bare_epoch, divergence, reference_kl_epoch
+from benchmarks.material import mnist_like
+from benchmarks.measuring import AlternatingEpochs
+from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 from torch import Tensor, nn
 
-from lightning_unlearn import (
-    WGAN,
-    Backdoor,
-    CFk,
-    Classifier,
-    EUk,
-    MembershipInference,
-    MethodRun,
-    RandomK,
-    RandomTopK,
-    ReferenceKL,
-    SourceRun,
-    TopK,
-    UnlearningDataModule,
-    UnlearningDegree,
-    compare,
-)
-from lightning_unlearn.core.peak_memory import peak_memory
-from lightning_unlearn.data import CIFAR10, PatchTrigger, Poison, TensorData
-from lightning_unlearn.ensembles import Member, Recipe, Runtime, train_ensemble
-from lightning_unlearn.models import LeNet5, ResNet8, ResNet18
-from lightning_unlearn.reports import render_text
-
-POINT = 9
+from lightning_unlearn import Classifier, MethodRun, SourceRun, UnlearningDataModule, callbacks, compare
+from lightning_unlearn import methods as unlearn
+from lightning_unlearn.comparison.pipeline import FinishedModel
+from lightning_unlearn.comparison.trainers import DEFAULTS, keeper
+from lightning_unlearn.core.peak_memory import peak_memory, reset_peak_memory
+from lightning_unlearn.data import PatchTrigger, Poison, TensorData
+from lightning_unlearn.data.datamodule import batches_of
+from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
+from lightning_unlearn.ensembles import Member, Recipe, Runtime, predict, train_ensemble
+from lightning_unlearn.functional import bounded_ascent
+from lightning_unlearn.functional.membership import auc
+from lightning_unlearn.methods.base.export import write_export
+from lightning_unlearn.models import LeNet5, ResNet18
 
 
 @dataclass(frozen=True)
 class Scale:
     """How large everything is."""
 
+    train: int
+    test: int
     width: int
-    epochs: int
-    batch_size: int
-    forgotten: int
-    method_epochs: int
-    reference_epochs: int
-    generator_epochs: int
-    step_samples: int
-    step_epochs: int
+    batch: int
+    forget_batch: int
+    epochs: tuple[int, int]  # of the source, at least and at most
+    seconds: float  # that the source may take
+    fast: float  # that a fast method may take
+    step_forgotten: int
     models: int
     model_samples: int
-    rounds: int
+    checked: int  # images of the checks
+    checked_width: int
 
 
-FULL = Scale(64, 18, 512, 500, 5, 20, 20, 6_400, 7, 32, 5_000, 5)
-SMALL = Scale(4, 1, 64, 40, 1, 1, 1, 128, 3, 2, 64, 1)
+FULL = Scale(50_000, 10_000, 64, 500, 125, (8, 30), 57, 1.8, 2_500, 64, 5_000, 4_000, 16)
+QUICK = Scale(400, 200, 4, 50, 20, (2, 2), 5, 0.3, 60, 3, 256, 400, 4)
 
 
 @dataclass(frozen=True)
@@ -88,253 +90,722 @@ class ChannelsLast:
 
 
 class OneCycle(Classifier):
-    """A classifier in channels_last, trained by SGD under a one-cycle schedule that is stepped every batch.
+    """A classifier in channels_last, trained by SGD under a one-cycle schedule that is stepped every batch."""
 
-    Args:
-        net: The network.
-        steps: Length of the schedule.
-        compiled: Whether to compile the network. A method's copy of it is not: its few steps would not pay for that.
-    """
-
-    def __init__(self, net: nn.Module, steps: int, *, compiled: bool = False) -> None:
-        super().__init__(net.to(memory_format=torch.channels_last), label_smoothing=0.1)  # type: ignore[call-overload]
+    def __init__(self, width: int = 64, steps: int = 1000, fused: bool = False) -> None:
+        super().__init__(ResNet18(width=width).to(memory_format=torch.channels_last), label_smoothing=0.1)
+        self.save_hyperparameters()
         self.steps = steps
-        if compiled:
-            self.net.compile()
+        self.fused = fused
 
     def configure_optimizers(self) -> Any:
-        optimizer = torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        optimizer = sgd(self.fused)(self.parameters())
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, max_lr=0.4, total_steps=self.steps, pct_start=0.3
+            optimizer, 0.4, total_steps=self.steps + 1, pct_start=0.25, anneal_strategy="linear"
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def images(root: Path | None, small: bool) -> tuple[TensorData, TensorData]:
-    """Return the training and the test set: CIFAR-10 from a folder or an .npz of arrays, or noise."""
-    if small:
-        return cifar_like(400), cifar_like(160)
-    assert root is not None
-    template = cifar_like(1)
-    if root.suffix == ".npz":
-        arrays = np.load(root)
-        return tuple(  # type: ignore[return-value]
-            TensorData(
-                torch.from_numpy(arrays[f"x_{part}"]).permute(0, 3, 1, 2).contiguous(),
-                torch.from_numpy(arrays[f"y_{part}"]).long(),
-                num_classes=10,
-                transform=template.transform,
-                augment=template.augment,
+def sgd(fused: bool, lr: float = 0.1) -> Any:
+    return partial(torch.optim.SGD, lr=lr, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=fused)
+
+
+def images(file: Path, scale: Scale) -> tuple[TensorData, TensorData]:
+    """Decode the training and the test images on all cores, as uint8 in memory."""
+    archive = np.load(file)
+
+    def part(split: str, count: int) -> TensorData:
+        blob, ends = archive[f"{split}_jpeg"].tobytes(), archive[f"{split}_end"][:count]
+        parts = [blob[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+        with ThreadPoolExecutor() as pool:
+            decoded = list(
+                pool.map(lambda one: np.asarray(Image.open(io.BytesIO(one)).convert("RGB")), parts)
             )
-            for part in ("train", "test")
-        )
-    data = CIFAR10(root)
-    data.setup("fit")
-    return data.train_data, data.test_data  # type: ignore[return-value]
-
-
-def methods(scale: Scale) -> list[MethodRun]:
-    """Return every method over the forget set where it offers that; recipes are the papers', not tuned here."""
-    adam = partial(torch.optim.Adam, lr=1e-3, fused=True)
-    slow = partial(torch.optim.Adam, lr=1e-4, fused=True)
-    epochs = {"max_epochs": scale.method_epochs}
-    builders: list[Callable[[nn.Module], Any]] = [
-        partial(ReferenceKL, reference_fraction=0.1, reference_epochs=scale.reference_epochs, optimizer=adam),
-        partial(TopK, k=45, epoch="forget", optimizer=adam),
-        partial(RandomK, epoch="forget", optimizer=adam),
-        partial(RandomTopK, epoch="forget", optimizer=adam),
-        partial(EUk, k=5, optimizer=adam),
-        partial(CFk, k=5, optimizer=slow),
-        partial(WGAN, optimizer=slow),
-    ]
-    names = ("reference_kl", "top_k", "random_k", "random_top_k", "eu_k", "cf_k", "wgan")
-    return [MethodRun(build, name, epochs) for build, name in zip(builders, names, strict=True)]
-
-
-def compare_methods(
-    scale: Scale,
-    train: TensorData,
-    test: TensorData,
-    table: Table,
-    *,
-    accelerator: str,
-    compiled: bool,
-    small: bool,
-) -> tuple[str, bool]:
-    """Run the comparison, add its figures to the table, and return its own and whether a part failed."""
-    steps = scale.epochs * -(-len(train) // scale.batch_size)
-    precision = "bf16-mixed" if accelerator == "cuda" else "32-true"
-
-    def source() -> L.LightningModule:
-        return OneCycle(ResNet18(width=scale.width), steps, compiled=compiled)
-
-    def data() -> UnlearningDataModule:
-        return UnlearningDataModule(
-            train,
-            scale.forgotten / len(train),
-            test_dataset=test,
-            backdoor=Poison(PatchTrigger()),
-            batch_size=scale.batch_size,
+        return TensorData(
+            torch.from_numpy(np.stack(decoded)).permute(0, 3, 1, 2).contiguous(),
+            torch.from_numpy(archive[f"{split}_label"][:count].astype(np.int64)),
+            num_classes=10,
+            transform=ChannelsLast(Normalize((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))),
+            augment=RandomCropFlip(padding=4, flip=True),
         )
 
-    with tempfile.TemporaryDirectory() as folder:
-        comparison = compare(
-            SourceRun(source, {"max_epochs": scale.epochs}),
-            data,
-            methods(scale),
-            [
-                MembershipInference,
-                Backdoor,
-                partial(UnlearningDegree, epochs=scale.generator_epochs, least_steps=0),
-            ],
-            seeds=1,
-            trainer={"accelerator": accelerator, "devices": 1, "precision": precision},
-            output_dir=folder,
-            quiet=small,
-        )
-    models: Any = comparison.report["models"]
-    accuracy = 100 * models["retrain"]["accuracy/test"]["mean"]
-    seconds = f"{models['retrain']['time/total_s']['mean']:.3g} s"
-    if small:
-        table.note(POINT, "Retrain's test accuracy", accuracy, seconds, " %")
-    else:
-        table.at_least(POINT, "Retrain's test accuracy", accuracy, 93, seconds, " %")
-    for name in (run.label for run in methods(scale)):
-        if "acceleration" not in models.get(name, {}):
-            continue
-        value, total, fnr = (
-            models[name][metric]["mean"]
-            for metric in ("acceleration", "time/total_s", "membership_inference/fnr")
-        )
-        what = f"{name} against retraining, all preparation counted"
-        detail = f"{total:.3g} s; false negatives of membership inference {fnr:.0%}"
-        if name in ("reference_kl", "top_k", "wgan") and not small:
-            table.at_least(POINT, what, value, 15, detail, " x")
-        else:
-            table.note(POINT, what, value, detail, " x")
-    return render_text(comparison.report), comparison.failed
+    return part("train", scale.train), part("test", scale.test)
 
 
-def time_steps(
-    scale: Scale, train: TensorData, table: Table, *, device: torch.device, clock: Callable[[], float]
-) -> None:
-    """Add ReferenceKL's epoch through Trainer.fit against a bare loop over tensors on the device."""
-    plain = TensorData(train.inputs, train.targets, num_classes=10, transform=train.transform)
-    data = UnlearningDataModule(plain, scale.step_samples / len(plain), batch_size=128)
-    data.setup("fit")
-    net = ResNet18(width=scale.width)
-    dtype = torch.bfloat16 if device.type == "cuda" else None
-    bare = reference_kl_epoch(
-        copy.deepcopy(net), copy.deepcopy(net), data, 0.01, 128, device=device, dtype=dtype
-    )
-    alternating = AlternatingEpochs({"bare": bare}, clock=clock)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = L.Trainer(
-            accelerator=device.type,
-            devices=1,
-            precision="32-true" if dtype is None else "bf16-mixed",
-            max_epochs=scale.step_epochs,
-            default_root_dir=folder,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-            callbacks=[alternating],
-        )
-        trainer.fit(ReferenceKL(net, 0.01, copy.deepcopy(net)), data)
-    turns = alternating.turns
-    table.note(
-        POINT,
-        "ReferenceKL's epoch on ResNet-18, Trainer.fit ÷ bare loop",
-        turns.ratio("fit", "bare"),
-        turns.spread("fit", "bare"),
-    )
+@dataclass
+class Bench:
+    """What the parts share, and what they found."""
 
+    scale: Scale
+    folder: Path
+    work: Path
+    budget: float
+    quick: bool
+    train: TensorData
+    test: TensorData
+    start: float = field(default_factory=time.perf_counter)
+    results: dict[str, Any] = field(default_factory=lambda: {"parts": {}})
+    source: OneCycle | None = None  # not compiled
+    retrain_s: float = 0.0
+    step_s: float = 0.1  # of a training step of the source
 
-def time_ensembles(scale: Scale, table: Table, *, accelerator: str, clock: Callable[[], float]) -> None:
-    """Add K models trained at once against the same one after another."""
-    trainer = L.Trainer(
-        accelerator=accelerator,
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-    )
-    runtime = Runtime(trainer)
-    for build, data in (
-        (LeNet5, mnist_like(scale.model_samples)),
-        (ResNet8, cifar_like(scale.model_samples)),
-    ):
-        recipe = Recipe(
-            build, epochs=2, batch_size=128, optimizer=partial(torch.optim.SGD, lr=0.01, momentum=0.9)
-        )
-        members = [Member(torch.arange(len(data)), seed) for seed in range(scale.models)]
-        arms = {
-            way: partial(train_ensemble, recipe, data, members, runtime=runtime, way=way)
-            for way in ("auto", "sequential")
-        }
-        turns = take_turns(arms, rounds=scale.rounds, clock=clock)
-        how = train_ensemble(recipe, data, members, runtime=runtime).way
-        table.note(
-            POINT,
-            f"{scale.models} models of {build.__name__}, one after another ÷ at once",
-            turns.ratio("sequential", "auto"),
-            f"{how}; {turns.spread('sequential', 'auto')}",
-            " x",
-        )
+    def __post_init__(self) -> None:
+        self.accelerator = "cpu" if self.quick and not torch.cuda.is_available() else "cuda"
+        self.device = torch.device(self.accelerator)
+        self.cuda = self.accelerator == "cuda"
+        self.precision = "bf16-mixed" if self.cuda else "32-true"
+        self.data = UnlearningDataModule(self.train, 0.1, test_dataset=self.test, batch_size=self.scale.batch)
+        self.data.setup("fit")
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run all of it and print the tables; the status is 1 if a method failed."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--root", type=Path, help="folder with cifar-10-batches-py, or an .npz of x_train, y_train, ..."
-    )
-    parser.add_argument(
-        "--small", action="store_true", help="a few noise images and narrow networks, on the CPU too"
-    )
-    parser.add_argument(
-        "--no-compile", action="store_true", help="do not compile the source's and Retrain's network"
-    )
-    chosen = parser.parse_args(arguments)
-    if chosen.root is None and not chosen.small:
-        parser.error("--root is needed: the folder of CIFAR-10; or --small for a trial without data")
-    if not torch.cuda.is_available() and not chosen.small:
-        parser.error("there is no GPU here; --small runs the same on the CPU")
-    device = torch.device("cpu" if chosen.small else "cuda")
-    compiled = device.type == "cuda" and not chosen.no_compile
-
-    def clock() -> float:
-        if device.type == "cuda":
+    def clock(self) -> float:
+        if self.cuda:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    start, table = time.perf_counter(), Table()
-    scale = SMALL if chosen.small else FULL
-    L.seed_everything(0, verbose=False)
-    train, test = images(chosen.root, chosen.small)
-    for part in (train, test):
-        assert part.transform is not None
-        part.transform = ChannelsLast(part.transform)
-    text, failed = compare_methods(
-        scale, train, test, table, accelerator=device.type, compiled=compiled, small=chosen.small
+    def trainer(self, **own: Any) -> L.Trainer:
+        chosen = {"accelerator": self.accelerator, "devices": 1, "precision": self.precision, "logger": False}
+        return L.Trainer(**{**DEFAULTS, **chosen, "default_root_dir": self.work, **own})
+
+    def run(self, parts: Sequence[tuple[str, float, Callable[["Bench", list[Any]], None]]]) -> None:
+        """Run the parts in order, those left out that the budget has no time for."""
+        for name, seconds, function in parts:
+            begin = time.perf_counter()
+            noted = self.results["parts"][name] = {"rows": [], "errors": {}, "seconds": 0.0}
+            if begin - self.start + seconds * (not self.quick) > self.budget:
+                noted["errors"]["skipped"] = f"no time: {seconds:.0f} s needed"
+            else:
+                try:
+                    function(self, noted["rows"])
+                except Exception as error:
+                    self.failed(name, error)
+            noted["seconds"] = time.perf_counter() - begin
+            self.save()
+            wrong = "".join(f"\n  {what}: {text.splitlines()[-1]}" for what, text in noted["errors"].items())
+            print(f"{name}: {noted['seconds']:.1f} s{wrong}", flush=True)
+
+    def failed(self, what: str, error: BaseException) -> None:
+        trace = "".join(traceback.format_exception(error))
+        list(self.results["parts"].values())[-1]["errors"][what] = trace
+
+    def guarded(self, what: str, function: Callable[[], Any], rows: list[Any], unit: str = "") -> None:
+        """Add what a function returns, a value or a value and its detail, or its traceback."""
+        begin = self.clock()
+        try:
+            found = function()
+        except Exception as error:
+            self.failed(what, error)
+            found = None, f"{type(error).__name__}: {error}"[:200]
+        value, detail = found if isinstance(found, tuple) else (found, "")
+        row = {"what": what, "value": value, "unit": unit, "detail": detail, "seconds": self.clock() - begin}
+        rows.append(row)
+        print("  " + json.dumps(row), flush=True)
+        self.save()
+
+    def save(self) -> None:
+        self.results["total_seconds"] = time.perf_counter() - self.start
+        (self.folder / "results.json").write_text(json.dumps(self.results, indent=1))
+        (self.folder / "results.md").write_text("\n".join(markdown(self.results)) + "\n")
+
+
+def markdown(results: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of the tables, one a part."""
+    for name, part in results["parts"].items():
+        yield f"\n## {name}, {part['seconds']:.1f} s\n"
+        columns = list(dict.fromkeys(key for row in part["rows"] for key in row))
+        if columns:
+            yield "| " + " | ".join(columns) + " |"
+            yield "|" + " --- |" * len(columns)
+        for row in part["rows"]:
+            cells = [row.get(column, "") for column in columns]
+            yield (
+                "| "
+                + " | ".join(f"{cell:.4g}" if isinstance(cell, float) else str(cell) for cell in cells)
+                + " |"
+            )
+        for what, trace in part["errors"].items():
+            yield f"\n{what} failed:\n\n```\n{trace}\n```"
+
+
+# ---------------------------------------------------------------------- does the library work on a GPU
+
+
+def facts(bench: Bench, rows: list[Any]) -> None:
+    """Note what is measured on."""
+    card = torch.cuda.get_device_name() if bench.cuda else "CPU"
+    rows.append({"what": "device", "value": card, "detail": f"{torch.cuda.device_count()} of them"})
+    rows += [
+        {"what": name, "value": sys.modules[name].__version__} for name in ("torch", "lightning", "numpy")
+    ]
+    rows.append({"what": "threads", "value": torch.get_num_threads()})
+
+
+def checks(bench: Bench, rows: list[Any]) -> None:
+    """Fit, measure, export, stack, compile and compare on the device, each by itself."""
+    scale = bench.scale
+    train, test = (
+        bench.train.subset(np.arange(scale.checked)),
+        bench.test.subset(np.arange(scale.checked // 2)),
     )
-    for name, mib in peak_memory(device).items():
-        table.note(
-            POINT, f"peak memory of the comparison, {name.split('/')[1].split('_')[0]}", mib, unit=" MiB"
+    build = partial(OneCycle, scale.checked_width, 2 * -(-scale.checked // 100), bench.cuda)
+
+    def split(**own: Any) -> UnlearningDataModule:
+        data = UnlearningDataModule(train, 0.1, test_dataset=test, batch_size=100, **own)
+        data.setup("fit")
+        return data
+
+    def source(**own: Any) -> OneCycle:
+        L.seed_everything(1, verbose=False)
+        model = build()
+        bench.trainer(max_epochs=2, precision="32-true", **own).fit(model, split())
+        return model
+
+    def exported(method: unlearn.UnlearningModule) -> float:
+        """Return the largest difference of posteriors between the device and the export loaded on the CPU."""
+        file = method.export(bench.work / "checked.ckpt")
+        loaded = OneCycle.load_from_checkpoint(file, map_location="cpu").eval()
+        inputs = test.batch(torch.arange(64))[0]
+        method.model.eval().to(bench.device)
+        with torch.no_grad():
+            ours, theirs = method.model(inputs.to(bench.device)).cpu(), loaded(inputs)
+        return float((ours.softmax(-1) - theirs.softmax(-1)).abs().max())
+
+    def fit(precision: str, **own: Any) -> tuple[bool, str]:
+        method = unlearn.NegGradPlus(known)
+        trainer = bench.trainer(max_epochs=1, precision=precision, **own)
+        trainer.fit(method, split())
+        off = exported(method)
+        device = next(known.parameters()).device.type
+        return off < 2e-3 and device == "cpu", f"export on the CPU differs by {off:.1e}; source on {device}"
+
+    def validated() -> tuple[bool, str]:
+        trainer = bench.trainer(max_epochs=1, limit_val_batches=1.0)
+        trainer.fit(unlearn.FineTune(known), split())
+        curves = [key for key in trainer.callback_metrics if "accuracy" in key]
+        return bool(curves), ", ".join(sorted(curves))
+
+    def evaluators() -> tuple[bool, str]:
+        looking = [
+            callbacks.MembershipInference(),
+            callbacks.ForgettingMetrics(),
+            callbacks.Backdoor(),
+            callbacks.UnlearningDegree(epochs=1, least_steps=0),
+            callbacks.LinearProbe(),
+            callbacks.RelearnTime(),
+            callbacks.PopulationAttack(),
+        ]
+        for each in looking:
+            each.dirpath = bench.work / "evaluation"
+        trainer = bench.trainer(max_epochs=1, callbacks=looking)
+        trainer.fit(unlearn.FineTune(known), split(backdoor=Poison(PatchTrigger())))
+        errors = [
+            f"{file.stem}: {error}"
+            for file in sorted((bench.work / "evaluation").glob("*.json"))
+            if (error := json.loads(file.read_text()).get("error"))
+        ]
+        scores = {key: float(value) for key, value in trainer.callback_metrics.items() if "/" in key}
+        return not errors, f"{len(scores)} scores; {errors}"
+
+    def restored() -> tuple[bool, str]:
+        """An audit leaves the random state, the mode and the place of the model as they were."""
+        model = copy.deepcopy(known).train()
+        states = torch.get_rng_state(), torch.cuda.get_rng_state() if bench.cuda else None
+        finished = FinishedModel(model)
+        bench.trainer(callbacks=[callbacks.MembershipInference()], limit_test_batches=1).test(
+            finished, split(), verbose=False
         )
-    time_steps(scale, train, table, device=device, clock=clock)
-    time_ensembles(scale, table, accelerator=device.type, clock=clock)
-    minutes = (time.perf_counter() - start) / 60
-    if chosen.small:
-        table.note(
-            POINT, "the whole command", minutes, "a trial: none of these figures means anything", " min"
+        same = torch.equal(states[0], torch.get_rng_state())
+        same_there = states[1] is None or torch.equal(states[1], torch.cuda.get_rng_state())
+        return (
+            same and same_there and model.training,
+            f"CPU {same}, GPU {same_there}, training {model.training}",
         )
+
+    def resumed() -> tuple[bool, str]:
+        def fitted(**fit: Any) -> dict[str, nn.Parameter]:
+            L.seed_everything(3, verbose=False)
+            method = unlearn.NegGradPlus(known)
+            own = {"precision": "32-true", "deterministic": "warn", "enable_checkpointing": True}
+            keeping = ModelCheckpoint(bench.work / "stopped", "{epoch}", save_top_k=-1)
+            bench.trainer(max_epochs=2, callbacks=[keeping], **own).fit(method, split(), **fit)
+            return dict(method.model.named_parameters())
+
+        whole = fitted()
+        again = fitted(ckpt_path=bench.work / "stopped" / "epoch=0.ckpt")
+        off = max(float((a.cpu() - again[name].cpu()).abs().max()) for name, a in whole.items())
+        return off < 1e-3, f"weights differ by {off:.1e}"
+
+    def compiled() -> tuple[bool, str]:
+        model = copy.deepcopy(known)
+        model.net.compile(dynamic=False)
+        method = unlearn.FineTune(model)
+        bench.trainer(max_epochs=1).fit(method, split())
+        other = unlearn.FineTune(known)
+        other.model.net.compile(dynamic=False)
+        bench.trainer(max_epochs=1).fit(other, split())
+        off = exported(method), exported(other)
+        return max(off) < 2e-3, f"source compiled: {off[0]:.1e}; method's copy compiled: {off[1]:.1e}"
+
+    def compared() -> tuple[bool, str]:
+        found = compare(
+            SourceRun(build, {"max_epochs": 2}, keep_every=1),
+            split,
+            [
+                MethodRun(unlearn.Rewind, None, {"max_epochs": 1}),
+                MethodRun(unlearn.SSD, None, {"max_epochs": 0}),
+            ],
+            [callbacks.MembershipInference],
+            seeds=1,
+            trainer={"accelerator": bench.accelerator, "devices": 1, "precision": bench.precision},
+            output_dir=bench.work / "compare",
+            quiet=True,
+        )
+        return not found.failed, str(found.report["failures"])
+
+    def one_epoch(method: str) -> Callable[[], tuple[bool, str]]:
+        def run() -> tuple[bool, str]:
+            built = getattr(unlearn, method)(known)
+            bench.trainer(max_epochs=0 if built.one_shot else 1, precision="16-mixed").fit(built, split())
+            off = exported(built)
+            return off < 2e-3, f"export on the CPU differs by {off:.1e}"
+
+        return run
+
+    known = source()
+    bench.guarded("source on the device, deterministic", lambda: bool(source(deterministic="warn")), rows)
+    for precision in ("32-true", "bf16-mixed", "16-mixed") if bench.cuda else ("32-true", "bf16-mixed"):
+        bench.guarded(f"fit and export, {precision}", partial(fit, precision), rows)
+    bench.guarded(
+        "fit with torch.set_float32_matmul_precision('high')", lambda: _tf32(partial(fit, "32-true")), rows
+    )
+    bench.guarded("validation every epoch", validated, rows)
+    bench.guarded("evaluators", evaluators, rows)
+    bench.guarded("audit leaves random state and mode", restored, rows)
+    bench.guarded("resume", resumed, rows)
+    bench.guarded("ensembles, stacked against sequential", partial(_ensembles_equal, bench), rows)
+    bench.guarded("compare", compared, rows)
+    if bench.cuda:
+        for name in ("Influence", "SSD", "TaskNegation", "WGAN", "TopK", "MSG", "SCRUB", "BoundaryShrink"):
+            bench.guarded(f"{name}, 16-mixed", one_epoch(name), rows)
+        bench.guarded("torch.compile", compiled, rows)
+
+
+def _tf32(fit: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:
+    torch.set_float32_matmul_precision("high")
+    try:
+        return fit()
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+def _ensembles_equal(bench: Bench) -> tuple[bool, str]:
+    """Few steps in float64, which leaves nothing but an error."""
+    data = mnist_like(64)
+    recipe = Recipe(
+        lambda: LeNet5().double(), epochs=2, batch_size=32, optimizer=partial(torch.optim.SGD, lr=0.01)
+    )
+    data.transform = Doubled(data.transform)
+    members = [Member(torch.arange(64), seed) for seed in range(3)]
+    runtime = Runtime(bench.trainer(precision="32-true"))
+    stacked, plain = (
+        train_ensemble(recipe, data, members, runtime=runtime, way=way) for way in ("stacked", "sequential")
+    )
+    off = max(float((value - plain.states[name]).abs().max()) for name, value in stacked.states.items())
+    return off < 1e-8 and stacked.way == "stacked", f"{stacked.way}: float64 weights differ by {off:.1e}"
+
+
+@dataclass(frozen=True)
+class Doubled:
+    transform: Callable[[Tensor], Tensor]
+
+    def __call__(self, inputs: Tensor) -> Tensor:
+        return self.transform(inputs).double()
+
+
+# ---------------------------------------------------------------------- source, retrained model, methods
+
+
+def audit(bench: Bench, file: Path) -> dict[str, float]:
+    """Ask an exported model, loaded into its own class, about whom it forgot and whom not."""
+    model = OneCycle.load_from_checkpoint(file, map_location=bench.device)
+    bench.data.trainer = trainer = bench.trainer(precision="32-true")
+    found, losses = {}, {}
+    some = {"retain": bench.data.split.retain[:: max(1, len(bench.data.split.retain) // 5_000)]}
+    for stream in ("forget", "retain", "test", "nonmember"):
+        loader = bench.data.loader(stream, indexed=True, positions=some.get(stream), batch_size=1_000)
+        told = predict(model, loader, Runtime(trainer))
+        found[stream] = 100 * told.accuracy
+        losses[stream] = F.cross_entropy(told.logits, told.targets, reduction="none")
+    bench.data.trainer = None
+    return {**found, "auc": auc(-losses["forget"], -losses["nonmember"])}
+
+
+def probe(bench: Bench, rows: list[Any]) -> None:
+    """Time a training step of the source, as it is and compiled, and the compilation."""
+    for compiled in (False, True) if bench.cuda else (False,):
+
+        def steps(compiled: bool = compiled) -> tuple[float, str]:
+            model = OneCycle(bench.scale.width, 10_000, bench.cuda)
+            if compiled:
+                model.net.compile(dynamic=False)
+            timed = AlternatingEpochs({}, clock=bench.clock)
+            begin = bench.clock()
+            trainer = bench.trainer(max_epochs=6, limit_train_batches=20, callbacks=[timed])
+            trainer.fit(model, bench.data)
+            step = statistics.median(timed.turns.seconds["fit"]) / min(20, trainer.num_training_batches)
+            bench.step_s = step if not compiled else min(step, bench.step_s)
+            bench.results["compiled"] = compiled and step == bench.step_s
+            first = bench.clock() - begin - 6 * 20 * step
+            return 1e3 * step, f"{first:.1f} s before that, compilation and all"
+
+        bench.guarded(f"training step, {'compiled' if compiled else 'eager'}", steps, rows, "ms")
+
+
+def source(bench: Bench, rows: list[Any]) -> None:
+    """Train the source, for as many epochs as its seconds allow, and keep each epoch's weights."""
+    a_pass = len(bench.train) // bench.scale.batch
+    epochs = int(np.clip(bench.scale.seconds / (a_pass * bench.step_s), *bench.scale.epochs))
+    bench.results["epochs"] = epochs
+
+    def train() -> tuple[float, str]:
+        L.seed_everything(0, verbose=False)
+        model = OneCycle(bench.scale.width, epochs * a_pass, bench.cuda)
+        if bench.results.get("compiled"):
+            model.net.compile(dynamic=False)
+        trainer = bench.trainer(
+            max_epochs=epochs, enable_checkpointing=True, callbacks=[keeper(bench.work / "earlier", 1)]
+        )
+        reset_peak_memory(bench.device)
+        begin = bench.clock()
+        trainer.fit(model, bench.data)
+        seconds = bench.clock() - begin
+        write_export(model, bench.work / "source.ckpt")
+        return seconds, f"{epochs} epochs, {peak_memory(bench.device)}"
+
+    bench.guarded("source", train, rows, "s")
+    bench.source = OneCycle.load_from_checkpoint(bench.work / "source.ckpt", map_location="cpu")
+    rows[-1] |= audit(bench, bench.work / "source.ckpt")
+    print("  ", rows[-1], flush=True)
+
+
+def retrained(
+    bench: Bench, name: str, epochs: int = 0, steps: int = -1
+) -> tuple[unlearn.UnlearningModule, dict[str, Any]]:
+    """Return a retraining, for as many epochs as the source or fewer steps, and its Trainer's arguments."""
+    a_pass = -(-len(bench.data.split.retain) // bench.scale.batch)
+    fresh = partial(OneCycle, bench.scale.width, steps if steps > 0 else epochs * a_pass, bench.cuda)
+    method = unlearn.Retrain(bench.source, fresh=fresh, step="source")
+    if bench.results.get("compiled"):
+        method.model.net.compile(dynamic=False)
+    return method, {"max_epochs": epochs or -1, "max_steps": steps}
+
+
+def retrain(bench: Bench, rows: list[Any]) -> None:
+    """Retrain without the forgotten."""
+    unlearned(bench, rows, "retrain", partial(retrained, bench, "retrain", bench.results["epochs"]), 1)
+    bench.retrain_s = rows[-1]["total_s"]
+
+
+def unlearned(
+    bench: Bench, rows: list[Any], name: str, make: Callable[[], Any], fits: int, batch: int = 0
+) -> None:
+    """Fit a method, export it and audit the export; of several fits the last is timed, the first has warmed up."""
+
+    def run() -> dict[str, Any]:
+        for _ in range(fits):
+            L.seed_everything(2, verbose=False)
+            method, own = make()
+            trainer = bench.trainer(**own)
+            reset_peak_memory(bench.device)
+            with batches_of(bench.data, batch or bench.scale.batch):
+                trainer.fit(method, bench.data)
+        file = method.export(bench.work / f"{name}.ckpt")
+        times = {key.removeprefix("time/"): seconds for key, seconds in method.times.items()}
+        faster = bench.retrain_s / times["total_s"] if bench.retrain_s else 1.0
+        memory = sum(peak_memory(bench.device).values())
+        found = audit(bench, file)
+        file.unlink()
+        return {**times, "steps": trainer.global_step, "acceleration": faster, "MiB": memory, **found}
+
+    try:
+        row: dict[str, Any] = run()
+    except Exception as error:
+        bench.failed(name, error)
+        row = {"error": f"{type(error).__name__}: {error}"[:200]}
+    rows.append({"method": name, **row})
+    print(
+        "  " + json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in rows[-1].items()}),
+        flush=True,
+    )
+    bench.save()
+
+
+def fast_methods(bench: Bench, rows: list[Any]) -> None:
+    """As many steps as fit into two seconds, beside a retraining of as many."""
+    steps = max(2, int(bench.scale.fast / bench.step_s))
+    own = {"max_epochs": -1, "max_steps": steps}
+    recipe = {"optimizer": sgd(bench.cuda), "step": "source"}
+    for name, make in {
+        "fine_tune": lambda: (unlearn.FineTune(bench.source, **recipe), own),
+        "fine_tune, compiled": lambda: (_compiled(unlearn.FineTune(bench.source, **recipe)), own),
+        "rewind": lambda: (unlearn.Rewind(bench.source, bench.work / "earlier", ascent=0.0, **recipe), own),
+        "rewind, compiled": lambda: (
+            _compiled(unlearn.Rewind(bench.source, bench.work / "earlier", ascent=0.0, **recipe)),
+            own,
+        ),
+        "neg_grad_plus": lambda: (
+            unlearn.NegGradPlus(bench.source, **recipe),
+            {**own, "max_steps": steps // 2},
+        ),
+        "short retraining": lambda: retrained(bench, "short", 0, steps),
+    }.items():
+        if bench.cuda or "compiled" not in name:
+            unlearned(bench, rows, name, make, 2)
+
+
+def _compiled(method: unlearn.UnlearningModule) -> unlearn.UnlearningModule:
+    method.model.net.compile(dynamic=False)
+    return method
+
+
+def all_methods(bench: Bench, rows: list[Any]) -> None:
+    """Every method once: on the retain set by the source's own recipe, on the forget set by its own."""
+    known, fused = bench.source, bench.cuda
+    recipe = {"optimizer": sgd(fused), "step": "source"}
+    adam = {"optimizer": partial(torch.optim.Adam, lr=3e-4, fused=fused)}
+    gentle = {"optimizer": partial(torch.optim.Adam, lr=1e-4, fused=fused)}
+    once, twice, none = {"max_epochs": 1}, {"max_epochs": 2}, {"max_epochs": 0}
+    small = bench.scale.forget_batch
+    reference = {
+        "reference_epochs": 10,
+        "reference_optimizer": partial(torch.optim.Adam, lr=3e-3, fused=fused),
+    }
+    rewound = partial(unlearn.Rewind, checkpoint=bench.work / "earlier")
+    plans: list[tuple[str, Any, dict[str, Any], dict[str, Any], int]] = [
+        ("rewind", rewound, recipe, once, 0),
+        ("neg_grad_plus", unlearn.NegGradPlus, recipe, once, 0),
+        ("fine_tune", unlearn.FineTune, recipe, once, 0),
+        ("scrub", unlearn.SCRUB, recipe, {"max_epochs": 3}, 0),
+        ("sal_un", unlearn.SalUn, recipe, once, 0),
+        ("random_label", unlearn.RandomLabel, recipe, once, 0),
+        ("ct", unlearn.CT, recipe, once, 0),
+        ("msg", unlearn.MSG, recipe, once, 0),
+        ("shrink_perturb", unlearn.ShrinkPerturb, recipe, once, 0),
+        ("l1_sparse", unlearn.L1Sparse, recipe, once, 0),
+        ("bad_teacher", unlearn.BadTeacher, {"optimizer": sgd(fused, 0.03)}, once, 0),
+        ("reference_kl", unlearn.ReferenceKL, {"lambda_": 0.5, **reference, **adam}, twice, small),
+        ("npo", unlearn.NPO, adam, twice, small),
+        ("delete", unlearn.DELETE, gentle, once, small),
+        ("boundary_shrink", unlearn.BoundaryShrink, gentle, once, small),
+        ("ssd", unlearn.SSD, {}, none, 0),
+        ("task_negation", unlearn.TaskNegation, {}, none, 0),
+        ("top_k", unlearn.TopK, gentle, once, small),
+        ("random_k", unlearn.RandomK, gentle, once, small),
+        ("random_top_k", unlearn.RandomTopK, gentle, once, small),
+        ("eu_k", unlearn.EUk, recipe, once, 0),
+        ("cf_k", unlearn.CFk, recipe, once, 0),
+        ("wgan", unlearn.WGAN, gentle, once, small),
+        ("certified_head", unlearn.CertifiedHead, {}, none, 0),
+        ("rewind, two passes", rewound, recipe, twice, 0),
+        ("neg_grad_plus, two passes", unlearn.NegGradPlus, recipe, twice, 0),
+        ("fine_tune, its own Adam", unlearn.FineTune, {}, once, 0),
+        ("rewind, its own Adam", rewound, {}, once, 0),
+        ("influence", unlearn.Influence, {"iterations": 20}, none, 0),
+    ]
+    for name, method, settings, own, batch in plans:
+        if bench.budget - (time.perf_counter() - bench.start) < 15:
+            bench.failed(name, TimeoutError("no time left"))
+            continue
+        unlearned(bench, rows, name, lambda m=method, s=settings, o=own: (m(known, **s), o), 1, batch)
+
+
+# ---------------------------------------------------------------------- steps and ensembles
+
+
+def step_overhead(bench: Bench, rows: list[Any]) -> None:
+    """Epochs through Trainer.fit against bare loops of the same work, in turns."""
+    scale, device = bench.scale, bench.device
+    share = scale.step_forgotten / (2 * scale.step_forgotten)
+    some = bench.train.subset(np.arange(2 * scale.step_forgotten))
+    some.augment = None
+    data = UnlearningDataModule(some, share, test_dataset=bench.test, batch_size=128)
+    data.setup("fit")
+    where: dict[str, Any] = {"device": device, "dtype": torch.bfloat16 if bench.cuda else None}
+    adam = partial(torch.optim.Adam, lr=1e-3, fused=bench.cuda)
+
+    def fine_tune(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
+        return F.cross_entropy(logits[0], targets[0])
+
+    def neg_grad(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
+        ascent = bounded_ascent(F.cross_entropy(logits[1], targets[1]), 6.0)
+        return 0.77 * F.cross_entropy(logits[0], targets[0]) + 0.23 * ascent
+
+    def pair(name: str, net: nn.Module) -> tuple[unlearn.UnlearningModule, Callable[[], None]]:
+        other, teacher = copy.deepcopy(net), copy.deepcopy(net)
+        loop = partial(bare_epoch, other, data, batch_size=128, optimizer=adam, **where)
+        if name == "ReferenceKL":
+            method = unlearn.ReferenceKL(net, 0.01, copy.deepcopy(net), optimizer=adam)
+            return method, reference_kl_epoch(other, teacher, data, 0.01, 128, optimizer=adam, **where)
+        if name == "FineTune":
+            return unlearn.FineTune(net, optimizer=adam), loop(("retain",), fine_tune)
+        if name == "NegGradPlus":
+            method = unlearn.NegGradPlus(net, ascent_share=1.0, optimizer=adam)
+            return method, loop(("retain", "forget"), neg_grad)
+        known = answers(teacher, data, "retain", **where)
+
+        def scrub(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
+            return F.cross_entropy(logits[0], targets[0]) + 0.1 * divergence(logits[0], known[chosen])
+
+        return unlearn.SCRUB(net, msteps=1, optimizer=adam), loop(("retain",), scrub)
+
+    def timed(name: str, build: Callable[[], nn.Module]) -> tuple[float, str]:
+        method, bare = pair(name, build())
+        alternating = AlternatingEpochs({"bare": bare}, clock=bench.clock, warmup=2)
+        bench.trainer(max_epochs=4 if bench.quick else 10, callbacks=[alternating]).fit(method, data)
+        turns = alternating.turns
+        steps = -(-scale.step_forgotten // 128)
+        each = [1e3 * turns.median(arm) / steps for arm in ("fit", "bare")]
+        return turns.ratio(
+            "fit", "bare"
+        ), f"{each[0]:.3g} / {each[1]:.3g} ms a step; {turns.spread('fit', 'bare')}"
+
+    def resnet() -> nn.Module:
+        return ResNet18(width=scale.width).to(memory_format=torch.channels_last)
+
+    for name in ("ReferenceKL", "FineTune", "NegGradPlus", "SCRUB"):
+        bench.guarded(f"{name} on ResNet-18, Trainer.fit ÷ bare loop", partial(timed, name, resnet), rows)
+
+
+def ensembles(bench: Bench, rows: list[Any]) -> None:
+    """K models at once against one after another, and whether they are the same."""
+    runtime = Runtime(bench.trainer(precision="32-true"))
+    data = mnist_like(bench.scale.model_samples)
+    recipe = Recipe(
+        LeNet5, epochs=2, batch_size=128, optimizer=partial(torch.optim.SGD, lr=0.05, momentum=0.9)
+    )
+    members = [Member(torch.arange(len(data)), seed) for seed in range(bench.scale.models)]
+
+    def train(way: str) -> Any:
+        begin = bench.clock()
+        made = train_ensemble(recipe, data, members, runtime=runtime, way=way)  # type: ignore[arg-type]
+        return made, bench.clock() - begin
+
+    def both() -> tuple[float, str]:
+        train_ensemble(recipe, data, members[:2], runtime=runtime, way="sequential")
+        train("stacked")
+        stacked = [train("stacked") for _ in range(3)]
+        plain, seconds = train("sequential")
+        chosen = train("auto")[0]
+        together = statistics.median(took for _, took in stacked)
+        off = float((stacked[0][0].losses - plain.losses).abs().max())
+        return seconds / together, (
+            f"{seconds:.3g} s one after another, {together:.3g} s stacked; loss curves differ by {off:.1e}; "
+            f"auto takes {chosen.way}: {chosen.reason}"
+        )
+
+    bench.guarded(f"{bench.scale.models} LeNets, one after another ÷ stacked", both, rows, "x")
+
+
+def nccl(bench: Bench, rows: list[Any]) -> None:
+    """A process group of NCCL, in a program of its own; of two processes where there are two GPUs."""
+    count = min(2, torch.cuda.device_count())
+    told = "2 processes" if count == 2 else "1 process; 2 not measured: one GPU"
+
+    def run() -> tuple[bool, str]:
+        command = [
+            sys.executable,
+            __file__,
+            "--child",
+            str(bench.work),
+            "--quick",
+            "--out",
+            str(bench.folder),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode:
+            raise RuntimeError(done.stdout[-1000:] + done.stderr[-3000:])
+        return True, f"{told}: {done.stdout.splitlines()[-1]}"
+
+    if bench.cuda:
+        bench.guarded("NCCL", run, rows)
     else:
-        table.at_most(POINT, "the whole command", minutes, 10, torch.cuda.get_device_name(), " min")
-    print(text, *table.lines(), sep="\n")
-    return int(failed)
+        rows.append({"what": "NCCL", "value": None, "detail": "not measured: no GPU"})
+
+
+def child(work: Path) -> None:
+    """Unlearn under DDP and FSDP on each GPU there is."""
+    data = UnlearningDataModule(mnist_like(512), 0.1, test_dataset=mnist_like(256), batch_size=64)
+    devices, told = min(2, torch.cuda.device_count()), []
+    for strategy in ("ddp", "fsdp"):
+        method = unlearn.NegGradPlus(Classifier(LeNet5()), optimizer=partial(torch.optim.SGD, lr=0.01))
+        trainer = L.Trainer(
+            **{**DEFAULTS, "accelerator": "cuda", "devices": devices, "strategy": strategy, "max_epochs": 1},
+            logger=False,
+            callbacks=[callbacks.ForgettingMetrics()],
+            default_root_dir=work,
+        )
+        trainer.fit(method, data)
+        method.export(work / "parallel.ckpt")
+        told.append(f"{strategy} of {trainer.world_size}: {torch.distributed.get_backend()}")
+    print(", ".join(told))
+
+
+# seconds are what a part needs at least; the last goes on as long as there is time
+PARTS: list[tuple[str, float, Callable[[Bench, list[Any]], None]]] = [
+    ("facts", 1, facts),
+    ("probe", 60, probe),
+    ("source", 70, source),
+    ("retrain", 70, retrain),
+    ("fast_methods", 25, fast_methods),
+    ("checks", 60, checks),
+    ("step_overhead", 25, step_overhead),
+    ("ensembles", 30, ensembles),
+    ("nccl", 30, nccl),
+    ("all_methods", 30, all_methods),
+]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the parts and print their tables; the status is 1 if something failed."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="cifar10-jpeg.npz; left out with --quick: noise")
+    parser.add_argument("--out", type=Path, required=True, help="folder of results.json and results.md")
+    parser.add_argument("--quick", action="store_true", help="few images and narrow networks, on the CPU too")
+    parser.add_argument("--part", action="append", help="run this part alone; may be given several times")
+    parser.add_argument(
+        "--budget", type=float, default=540, help="seconds; parts that do not fit are left out"
+    )
+    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
+    chosen = parser.parse_args(arguments)
+    if chosen.child is not None:
+        child(chosen.child)
+        return 0
+    if chosen.data is None and not chosen.quick:
+        parser.error("--data is needed: cifar10-jpeg.npz; or --quick for a trial without")
+    if not torch.cuda.is_available() and not chosen.quick:
+        parser.error("there is no GPU here; --quick runs the same on the CPU")
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    scale = QUICK if chosen.quick else FULL
+    chosen.out.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    train, test = noise(scale) if chosen.data is None else images(chosen.data, scale)
+    print(f"data: {time.perf_counter() - start:.1f} s", flush=True)
+    with tempfile.TemporaryDirectory() as work:
+        bench = Bench(scale, chosen.out, Path(work), chosen.budget, chosen.quick, train, test)
+        bench.run([part for part in PARTS if not chosen.part or part[0] in chosen.part])
+    return int(any(part["errors"] for part in bench.results["parts"].values()))
+
+
+def noise(scale: Scale) -> tuple[TensorData, TensorData]:
+    """Return noise in the shape of CIFAR-10."""
+    from benchmarks.material import cifar_like
+
+    parts = cifar_like(scale.train), cifar_like(scale.test)
+    for part in parts:
+        part.transform = ChannelsLast(part.transform)  # type: ignore[arg-type]
+    return parts
 
 
 if __name__ == "__main__":

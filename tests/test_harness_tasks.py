@@ -16,7 +16,6 @@ from helpers.tasks import (
     SAMPLES,
     TESTED,
     WRONG,
-    Absolute,
     Binary,
     Embedding,
     Kind,
@@ -40,7 +39,7 @@ from lightning_unlearn.methods import FineTune, NegGradPlus, ReferenceKL, Unlear
 
 every_kind = pytest.mark.parametrize(
     "kind",
-    [Binary, MultiLabel, Soft, Segmentation, Masks, Regression, Embedding],
+    [Binary, MultiLabel, Segmentation, Regression, Embedding],
     ids=lambda kind: kind.__name__,
 )
 
@@ -81,11 +80,9 @@ def able(model: nn.Module, kind: type[Kind]) -> float:
         (Binary, 0.6),  # 0.19, 1.0
         (MultiLabel, 0.3),  # 0.0, 0.81
         (Soft, 0.5),  # 0.13, 1.0
-        (Segmentation, 0.35),  # 0.04, 0.62
+        (Segmentation, 0.45),  # 0.06, 0.83
         (Tokens, 0.6),  # 0.13, 1.0
-        (Masks, 0.45),  # 0.13, 0.67
         (Regression, 0.8),  # losses: 4.0, 0.17
-        (Absolute, 1.0),  # 1.85, 0.81
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -102,15 +99,14 @@ def test_wrong_targets_are_forgotten(kind: type[Kind], left: float, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "left"), [(MultiLabel, 0.4), (Regression, 0.8)]
-)  # λ = 0 leaves 0.94 and 0.16
-def test_a_reference_model_is_followed(kind: type[Kind], left: float, tmp_path: Path) -> None:
+def test_a_reference_model_is_followed(tmp_path: Path) -> None:
+    """By the distance to its answers, without which the loss on the wrong targets stays at 0.16."""
+
     def make(source: nn.Module) -> UnlearningModule:
         return ReferenceKL(source, lambda_=0.5, reference_fraction=0.5)
 
-    exported = unlearn(make, kind, tmp_path, 60)
-    assert (remembered(exported, kind) < left) == (kind is MultiLabel)
+    exported = unlearn(make, Regression, tmp_path, 60)
+    assert remembered(exported, Regression) > 0.8  # 4.0 of a retrained model, and 0.06 of the source
 
 
 def arguments_of(method: type[UnlearningModule], source: Kind) -> dict[str, Any]:

@@ -254,6 +254,100 @@ def measured(name: str) -> str:
     return _caption(report) + "\n\n" + _measured_rows(report, ordered(report), columns)
 
 
+BOUNDS: dict[str, list[tuple[str, str, float]]] = {
+    "mislabelled": [
+        ("accuracy/forget", "at most", 0.02),
+        ("accuracy/test", "loses", 0.01),
+        ("acceleration", "at least", 10),
+    ],
+    "backdoor": [
+        ("backdoor/success_rate_forget", "at most", 0.05),
+        ("accuracy/test", "loses", 0.005),
+        ("acceleration", "at least", 40),
+    ],
+    "class_mnist": [
+        ("accuracy/forget", "at most", 0.01),
+        ("accuracy/test_retained_classes", "loses", 0.01),
+        ("acceleration", "at least", 15),
+    ],
+    "slice": [
+        ("accuracy/test", "loses", 0.01),
+        ("accuracy/forget", "within", 0.04),
+        ("population_attack/auc", "within", 0.03),
+        ("acceleration", "at least", 8),
+    ],
+    "location30": [
+        ("accuracy/test", "loses", 0.01),
+        ("accuracy/forget", "within", 0.03),
+        ("population_attack/auc", "within", 0.03),
+        ("acceleration", "at least", 20),
+    ],
+}
+"""What a method is to reach in each scenario of the benchmark, on the mean, alone or beside the retrained model."""
+
+
+def benchmark(name: str) -> str:
+    """Return a scenario's leaderboard: what is to be reached, then every model with its verdict and numbers."""
+    from lightning_unlearn.reports import describe, judge_all
+    from lightning_unlearn.reports.floor import same_cost
+    from lightning_unlearn.reports.glossary import all_models, format_number
+
+    report = json.loads((MEASURED / "benchmark" / f"{name}.json").read_text())
+    models, bounds = report["models"], BOUNDS[name]
+    verdicts, floors = judge_all(report), same_cost(report)
+    columns = list(
+        dict.fromkeys(
+            [metric for metric, *_ in bounds[:-1]] + ["similarity", "accuracy/retain", "acceleration"]
+        )
+    )
+    rows = []
+    for model in all_models(report):
+        missed = missed_bounds(report, name, model) if model in verdicts else []
+        told = (
+            [", ".join(missed) or "all reached", verdicts[model].headline]
+            if model in verdicts
+            else ["-", "-"]
+        )
+        place = floors[model].place if model in floors else "-"
+        rows.append(
+            [f"`{model}`", *told, place, *(spread(metric, models[model].get(metric)) for metric in columns)]
+        )
+    asked = "; ".join(
+        f"{describe(metric, report).short} {kind} {format_number(describe(metric, report), bound)}"
+        f"{' ' + describe(metric, report).unit if describe(metric, report).unit else ''}"
+        + {"loses": " at most", "within": " of the retrained model"}.get(kind, "")
+        for metric, kind, bound in bounds
+    )
+    header = [
+        "model",
+        "missed bounds",
+        "verdict",
+        "same cost",
+        *(describe(c, report).short_heading for c in columns),
+    ]
+    return f"To be reached: {asked}.\n\n{_caption(report)}\n\n{table(header, rows, align='--:')}"
+
+
+def missed_bounds(report: Any, name: str, model: str) -> list[str]:
+    """Return the metrics of a scenario's bounds that a model misses on its mean, in short."""
+    from lightning_unlearn.reports import describe
+
+    def misses(metric: str, kind: str, bound: float) -> bool:
+        own, retrained = (report["models"][each].get(metric, {}).get("mean") for each in (model, "retrain"))
+        if own is None:
+            return True
+        return {
+            "at most": own > bound,
+            "at least": own < bound,
+            "loses": retrained is not None and own < retrained - bound,
+            "within": retrained is not None and abs(own - retrained) > bound,
+        }[kind]
+
+    return [
+        describe(metric, report).short for metric, kind, bound in BOUNDS[name] if misses(metric, kind, bound)
+    ]
+
+
 def measured_method(name: str) -> str:
     """Return what was measured of one method beside its controls, from every report that has it."""
     parts = []

@@ -21,22 +21,17 @@ class Looking:
 
     def begin(self, trainer: L.Trainer) -> None:
         """Find out whether all epochs are validated."""
-        limit, plateau = (
-            trainer.limit_val_batches,
-            any(c.reduce_on_plateau for c in trainer.lr_scheduler_configs),
-        )
+        limit, callbacks = trainer.limit_val_batches, trainer.callbacks  # type: ignore[attr-defined]
         given = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0 or limit != 1.0
-        asked = given or isinstance(limit, int) or plateau or any(map(_waits, trainer.callbacks))  # type: ignore[attr-defined]
+        waits = any(map(_waits, callbacks)) or any(c.reduce_on_plateau for c in trainer.lr_scheduler_configs)
+        asked = given or isinstance(limit, int) or waits
         self._limit = None if asked else limit
 
     def end_step(self, trainer: L.Trainer) -> None:
         """Leave the validation out that would follow the last step of most epochs."""
-        if (
-            self._limit is not None
-            and trainer.is_last_batch
-            and not (_is_last(trainer) or _is_shown(trainer.current_epoch))
-        ):
-            trainer.limit_val_batches = 0  # type: ignore[attr-defined]
+        shown = _is_last(trainer) or _is_shown(trainer.current_epoch)
+        if self._limit is not None and trainer.is_last_batch and not shown:
+            trainer.limit_val_batches = 0
 
     def put_back(self, trainer: L.Trainer) -> None:
         """Leave the Trainer as it was."""

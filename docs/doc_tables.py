@@ -3,7 +3,8 @@
 A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME is a function of this file. What no
 signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
 head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
-README's tables, which GitHub shows as they are.
+README's tables, which GitHub shows as they are; ``python docs/doc_tables.py runs/benchmark/all/*/`` keeps what a
+benchmark measured.
 """
 
 import ast
@@ -536,6 +537,21 @@ def readme(text: str) -> str:
     return _IN_README.sub(lambda found: f"{found[1]}\n{short(found[2])}\n\n{found[3]}", text)
 
 
+def store(folder: Path) -> Path:
+    """Keep the numbers of a scenario's report, under the name of its folder, for :func:`benchmark`."""
+    report = json.loads((folder / "report.json").read_text())
+    kept = {key: report[key] for key in ("schema_version", "seeds", "data", "versions", "models")}
+    kept["data"].pop("seconds", None)
+    file = MEASURED / "benchmark" / f"{folder.name}.json"
+    file.parent.mkdir(exist_ok=True)
+    rounded = json.loads(json.dumps(kept), parse_float=lambda number: float(f"{float(number):.6g}"))
+    file.write_text(json.dumps(rounded, indent=0, sort_keys=True) + "\n")
+    return file
+
+
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    file.write_text(readme(file.read_text()))
+    for argument in map(Path, sys.argv[1:]):
+        if argument.is_dir():
+            store(argument)
+        else:
+            argument.write_text(readme(argument.read_text()))

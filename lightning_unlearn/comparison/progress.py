@@ -63,11 +63,12 @@ class Progress(L.Callback):
         self._what, self._start = f"seed {seed} · {model} · {step}", time.perf_counter()
         self._describe(self._what)
 
-    def done(self, *, failed: bool = False) -> None:
-        """End the part that was begun."""
+    def done(self, *, failed: bool = False, seconds: float | None = None) -> None:
+        """End the part that was begun; one that was done elsewhere took the seconds that are given."""
         self.skip(1)
         if self._bar is None and not self.quiet:
-            end = "FAILED" if failed else f"{time.perf_counter() - self._start:.1f} s"
+            seconds = time.perf_counter() - self._start if seconds is None else seconds
+            end = "FAILED" if failed else f"{seconds:.1f} s"
             say(f"[{self.finished}/{self.parts}] {self._what}: {end}")
 
     def skip(self, parts: int) -> None:

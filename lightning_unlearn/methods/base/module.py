@@ -39,7 +39,7 @@ from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.spreading import SpreadableModule
-from lightning_unlearn.methods.base.statistics import MovingStatistics, normalised_alike
+from lightning_unlearn.methods.base.statistics import MovingStatistics, alike, normalised_alike
 from lightning_unlearn.methods.base.trial import (
     require_logits,
     try_model,
@@ -302,10 +302,10 @@ class UnlearningModule(SpreadableModule):
     def stream_logits(self, *batches: Any) -> list[tuple[Tensor, Tensor]]:
         """Return logits ``(B, C)`` and targets ``(B,)`` of several streams' batches.
 
-        Where layers keep running statistics, the last batch (name the retain set there) goes through first, and
-        the others are normalised by its statistics, as the exported model will normalise them by those of the
-        retain set. Normalised by its own, a forget set would be forgotten in training mode only. Elsewhere inputs
-        that are tensors of one shape go through together, which halves the fixed price of a step.
+        Where layers keep running statistics, all batches are normalised by those of the last one (name the retain set
+        there), as the exported model will normalise them by those of the retain set. Normalised by its own, a forget
+        set would be forgotten in training mode only. Inputs that are tensors of one shape go through together, which
+        halves the fixed price of a step.
 
         A batch of one sample has no statistics of its own, and is normalised by the running ones.
         """
@@ -314,7 +314,7 @@ class UnlearningModule(SpreadableModule):
         layers = [layer for layer in running_layers(self.model).values() if layer.training]
         if len(inputs) > 1 and layers:
             logits = normalised_alike(self.model, self.adapter, inputs, layers, single=sizes[-1] == 1)
-        elif all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs):
+        elif alike(inputs):
             joint = self._answers(torch.cat(inputs) if len(inputs) > 1 else inputs[0], sum(sizes))
             logits = list(torch.split(joint, sizes))
         else:

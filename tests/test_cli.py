@@ -1,11 +1,13 @@
 """The command, run in this process as a user would type it."""
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import yaml
 from helpers.toys import assert_same_state
 
 from lightning_unlearn import methods
+from lightning_unlearn.cli import COMMANDS, LIGHTNING
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.methods.base import OneShotModule
 from lightning_unlearn.methods.base.source import SourceCheckpoint, read_checkpoint
@@ -184,6 +187,57 @@ def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
     assert config["method"]["method"]["init_args"]["lambda_"] == 0.9
 
 
+SCENARIOS = """
+scenarios:
+  few: {data: {init_args: {forget: 0.05}}}
+  many:
+    data: {init_args: {forget: 0.1}}
+    methods+: [{method: {class_path: FineTune}, trainer: {max_epochs: 1}}]
+  elsewhere: {data: {init_args: {datamodule: {class_path: Location, init_args: {root: nowhere}}}}}
+"""
+
+
+@pytest.mark.slow
+def test_scenarios_are_one_command_one_folder_and_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(COMPARE.replace("seeds: 2", "seeds: 1") + SCENARIOS)
+    command = ["compare", "--config=compare.yaml", "--output_dir=out", "--quiet=true", "--table=latex"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "NOT RUN  elsewhere: Location not found" in printed
+    assert printed.count(r"\begin{tabular}") == 1
+    few, many = (json.loads(Path(f"out/{name}/report.json").read_text()) for name in ("few", "many"))
+    assert (few["data"]["n_forget"], many["data"]["n_forget"]) == (72, 144)
+    assert "fine_tune" not in few["models"]
+    assert "fine_tune" in many["models"]
+    trained = Path("out/many/fine_tune/seed_0/training.json").stat().st_mtime_ns
+    assert main([*command, "--data.init_args.nonmember=110"]) == 2, (
+        "what is given after the file holds for all"
+    )
+    assert "forget 0.1" not in capsys.readouterr().err
+    page = Path("out/report.html")
+    page.unlink()
+    assert main(["report", "out"]) == 0
+    assert page.is_file()
+    assert Path("out/many/fine_tune/seed_0/training.json").stat().st_mtime_ns == trained
+
+
+@pytest.mark.parametrize(
+    ("scenarios", "message"),
+    [
+        ("{a b: {}}", "the name 'a b' becomes a folder"),
+        ("{a: {output_dir: b}}", "'a' must be the name of a recipe, or hold settings"),
+        ("{a: nowhere}", "there is no 'nowhere'"),
+        ("{a: {data: {init_args: {forgett: 1}}}}", "forgett"),
+    ],
+)
+def test_bad_scenarios_are_named(scenarios: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(f"{COMPARE}\nscenarios: {scenarios}\n")
+    with contextlib.suppress(SystemExit):  # jsonargparse's own way to say no
+        assert main(["compare", "--config=compare.yaml"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 @pytest.mark.slow
 def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
     quick = COMPARE.replace("seeds: 2", "seeds: 1")
@@ -200,7 +254,11 @@ def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("a", "b")
     shutil.rmtree("b/reference_kl")
     assert main(["compare", "--config=b.yaml", "--quiet=true", "--output_dir=b"]) == 0
+    capsys.readouterr()
     assert main(["report", "a", "b", "--output=both"]) == 0
+    printed = capsys.readouterr().out
+    assert "reference_kl" in printed
+    assert "UA" not in printed
     assert {"reference_kl", "other"} <= set(json.loads(Path("both/report.json").read_text())["models"])
     with pytest.raises(SystemExit):
         main(["report", "a", "b"])
@@ -238,27 +296,49 @@ def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare"], "source"),
+        (["compare"], "needed are source.model, data, methods"),
         (["compare", "--config=missing.yaml"], "missing.yaml"),
-        (["compare", "--config=compare.yaml", "--seeds=many"], "seeds"),
-        (["compare", "--config=compare.yaml", "--evaluators=[Nonsense]"], "Nonsense"),
-        (["fit", "--model=Nonsense", "--data=Digits"], "Nonsense"),
+        (["compare", "--config=compare.yaml", "--seeds=many"], "seeds: expected int or Sequence, got 'many'"),
+        (["compare", "--config=compare.yaml", "--seedz=3"], "no option --seedz; did you mean --seeds?"),
+        (
+            ["compare", "--config=compare.yaml", "--trainer.max_epcohs=3"],
+            "did you mean --trainer.max_epochs?",
+        ),
+        (["compare", "--config=compare.yaml", "--evaluators=[Nonsense]"], "there is no class Nonsense"),
+        (["compare", "--config=key.yaml"], "did you mean reference_epochs? (key.yaml, line {key})"),
+        (["compare", "--config=value.yaml"], "got 'many' (value.yaml, line {last})"),
+        (["compare", "--config=damaged.yaml"], "damaged.yaml, line {last}"),
+        (["fit", "--model=ReferenzKL", "--data=Digits"], "no class ReferenzKL; did you mean ReferenceKL?"),
+        (["fit", "--model=lightning_unlearn.methods.Topk", "--data=Digits"], "did you mean TopK?"),
+        (["fit", "--model=ReferenceKL", "--data=Digits"], "model: ReferenceKL needs source"),
+        (["demo", "--seed=3", "--outputs=x"], "no option --outputs; did you mean --output?"),
+        (["ledger", "verfy"], "did you mean verify?"),
     ],
 )
 def test_bad_arguments_are_named(
     arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """In a line, with the file and its line where it came from one."""
+    lines = COMPARE.splitlines()
     Path("compare.yaml").write_text(COMPARE)
+    Path("key.yaml").write_text(COMPARE.replace("reference_epochs", "referense_epochs"))
+    Path("value.yaml").write_text(f"{COMPARE.rstrip()}\nretrain_2: many\n")
+    Path("damaged.yaml").write_text(f"{COMPARE.rstrip()}\nretrain_2: ]\n")
+    key = next(number for number, line in enumerate(lines, 1) if "reference_epochs" in line)
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
-    assert message in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert message.format(key=key, last=len(COMPARE.rstrip().splitlines()) + 1) in error
+    assert error.count("\n") == 1
+    assert "Namespace" not in error
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--data.init_args.forget=1.5"], "1.5"),
+        (["--forget=classes:3"], "none of class:3, class:3,5, 0.1, group:identity=0.02"),
         (["--data.init_args.forget=request.csv"], "request.csv"),
         (["--data.init_args.datamodule=MNIST", "--data.init_args.datamodule.root=nowhere"], "nowhere"),
         (["--source.checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
@@ -280,15 +360,31 @@ def test_bad_input_gives_one_message_and_no_folder(
     assert not Path("out/report.json").exists() or "nowhere.ckpt" in message
 
 
-def test_help_names_compare(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments, words in (
-        (["--help"], ["demo", "compare", "fit"]),
-        (["compare", "--help"], ["--output_dir", "--seeds"]),
-    ):
-        with pytest.raises(SystemExit):
-            main(arguments)
+@pytest.mark.parametrize("given", [["--forget", "class:3"], ["--forget=class:3"]])
+def test_a_rule_on_the_command_line_wins_over_the_files(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("compare.yaml").write_text(COMPARE)
+    with pytest.raises(SystemExit):
+        main(["compare", *given, "--config=compare.yaml", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["forget"] == "class:3"
+
+
+def test_help_begins_with_an_example_and_leaves_the_trainer_out(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    for name, does in {**COMMANDS, **LIGHTNING}.items():
+        assert f"\n  {name:12} {does}\n" in printed
+        assert (find_spec(f"lightning_unlearn.cli.{name}") is not None) == (name in COMMANDS)
+    for command in ("compare", "report"):
+        with pytest.raises(SystemExit) as stop:
+            main([command, "--help"])
+        assert stop.value.code in (0, None)
         printed = capsys.readouterr().out
-        assert all(word in printed for word in words)
+        assert printed.startswith(f"example: lightning-unlearn {command} ")
+        assert "--trainer" not in printed
+    assert main(["compere"]) == 2
+    assert capsys.readouterr().err == "error: there is no command compere; did you mean compare?\n"
 
 
 CONFIGS = sorted((REPO / "configs").rglob("*.yaml"))

@@ -17,13 +17,20 @@ def run(code: str) -> str:
 
 @pytest.mark.slow
 def test_heavy_optional_parts_load_when_used() -> None:
-    loaded = json.loads(run("import lightning_unlearn, sys, json; print(json.dumps(sorted(sys.modules)))"))
+    loaded = json.loads(
+        run("from lightning_unlearn import *; import sys, json; print(json.dumps(sorted(sys.modules)))")
+    )
     before = json.loads(
         run("import lightning, torch, torchmetrics, sys, json; print(json.dumps(sorted(sys.modules)))")
     )
     added = set(loaded) - set(before)
     heavy = {"matplotlib", "wandb", "sklearn", "scipy", "pandas", "jinja2", "torchvision.datasets"}
     assert not added & heavy
+
+
+def test_help_and_a_misspelt_command_need_no_pytorch() -> None:
+    code = "import sys; from lightning_unlearn.cli.main import main; print(main([]), main(['compere']), 'torch' in sys.modules)"
+    assert run(code).endswith("\n0 2 False\n")
 
 
 @pytest.mark.slow

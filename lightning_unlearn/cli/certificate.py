@@ -1,9 +1,9 @@
 """``lightning-unlearn certificate``: the page on a deletion request, from its line in the ledger."""
 
-import argparse
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.terminal import say
@@ -14,9 +14,10 @@ __all__ = ["run"]
 
 def run(args: list[str]) -> int:
     """Parse the arguments, verify the ledger, write the page and say where it is."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn certificate",
-        description="Write the certificate of a deletion request, a page to print and sign. A ledger whose chain is "
+    parser = Parser(
+        "certificate",
+        "deletions.jsonl --line 3",
+        "Write the certificate of a deletion request, a page to print and sign. A ledger whose chain is "
         "broken is refused.",
     )
     parser.add_argument("ledger", type=Path, metavar="LEDGER", help="the ledger")

@@ -1,5 +1,6 @@
 """``lightning-unlearn compare``: from a YAML file to :func:`lightning_unlearn.compare`, and its table."""
 
+import json
 import pkgutil
 import sys
 from collections.abc import Callable
@@ -12,15 +13,19 @@ from torch import nn
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import Evaluator
+from lightning_unlearn.cli.parsing import OneLine
+from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
+from lightning_unlearn.comparison.folder import require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
-from lightning_unlearn.core.compat import CLASS_PATH
+from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary
-from lightning_unlearn.core.terminal import say
+from lightning_unlearn.core.terminal import columns, say
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
-from lightning_unlearn.reports import Report
-from lightning_unlearn.reports.paper import PaperFormat, paper_table
+from lightning_unlearn.reports import Report, render_text
+from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
+from lightning_unlearn.reports.scenarios import require_scenarios, write_scenarios
 
 __all__ = ["compared", "run", "say_failures"]
 
@@ -30,18 +35,38 @@ _SETTINGS |= {"launcher", "ray_address", "resources"}
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
 
 
+class _Parser(OneLine, ArgumentParser):
+    """jsonargparse's parser, with our help and errors."""
+
+    example = "lightning-unlearn compare --recipe digits/compare --seeds 5"
+
+    def format_help(self) -> str:  # type: ignore[override]
+        """Return the help without the Trainer's options, which would be the greater part."""
+        with hidden_options(self, "trainer"):
+            return super().format_help()
+
+
 def run(args: list[str]) -> int:
     """Parse the arguments, compare and print the table; the status is 1 if a part failed."""
+    if scenarios := _scenarios_in(args):
+        return _run_scenarios(args, scenarios)
     comparison, table = compared(args)
     _print_result(comparison, table)
     return 1 if comparison.failed else 0
 
 
-def compared(args: list[str]) -> tuple[Comparison, PaperFormat | None]:
-    """Parse the arguments and compare; return the comparison and the form of table that is asked for."""
-    parser = ArgumentParser(
+def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, PaperFormat | None]:
+    """Parse the arguments and compare; return the comparison and the form of table that is asked for.
+
+    Args:
+        args: The arguments.
+        scenario: The subfolder of ``output_dir`` to write to; ``None`` for the folder itself.
+    """
+    parser = _Parser(
         prog="lightning-unlearn compare",
-        description="Compare unlearning methods with the source and the retrained model.",
+        description="Compare unlearning methods with the source and the retrained model. --forget class:3, 0.1, "
+        "ids.csv or group:identity=0.02 says who is forgotten. All arguments of Lightning's Trainer can be given as "
+        "well, as lightning-unlearn fit --help lists them.",
         version=__version__,
     )
     parser.add_argument(
@@ -58,8 +83,85 @@ def compared(args: list[str]) -> tuple[Comparison, PaperFormat | None]:
         type=PaperFormat | None,
         help="Print the columns of papers too (UA, RA, TA, MIA, run time, average gap, ToW), in this form.",
     )
+    parser.add_argument(
+        "--scenarios",
+        type=dict[str, Any] | None,
+        help="In a file: what each scenario, by its name, changes of the files' settings, or a recipe's name. Each is "
+        "compared in a subfolder of output_dir, and one page and one table are over all; several files' add up.",
+    )
     config = parser.parse_args(args)
+    if scenario is not None:
+        root = Path(config.output_dir)
+        require_scenarios(root)
+        config.output_dir = root / scenario
     return compare(**_arguments(parser, config)), config.table
+
+
+def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
+    """Return the scenarios of all configuration files.
+
+    Raises:
+        ValueError: If one is no mapping, or sets what all share.
+    """
+    import yaml  # type: ignore[import-untyped]
+
+    def content(file: Path) -> Any:
+        try:
+            return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+        except yaml.YAMLError:  # the parser says where
+            return None
+
+    found: dict[str, Any] = {}
+    for place in _files_in(args):
+        settings = content(Path(args[place].removeprefix("--config=")))
+        found |= (settings.get("scenarios") or {}) if isinstance(settings, dict) else {}
+    require_names(found)
+    for name, changes in found.items():
+        if isinstance(changes, str):
+            found[name] = changes = content(recipe_file(changes))
+            changes.pop("output_dir", None)
+        if not isinstance(changes, dict) or {"output_dir", "scenarios", "table"} & changes.keys():
+            raise ValueError(
+                f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
+                "methods, and not output_dir, table or scenarios, which all share"
+            )
+    return found
+
+
+def _files_in(args: list[str]) -> list[int]:
+    """Return the places of the arguments that name a configuration file."""
+    named = [place for place, word in enumerate(args) if word.startswith("--config=")]
+    return sorted(named + [n + 1 for n, word in enumerate(args[:-1]) if word in ("-c", "--config")])
+
+
+def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int:
+    """Compare in each scenario, and write what is over all; one whose data is not there is named and passed over.
+
+    Raises:
+        FileNotFoundError: If the data of none are there.
+    """
+    last, done, absent = _files_in(args)[-1] + 1, dict[str, Comparison](), dict[str, FileNotFoundError]()
+    form: PaperFormat | None = None
+    for name, changes in scenarios.items():
+        print(f"scenario {name}", file=sys.stderr)
+        own = [*args[:last], f"--config={json.dumps(changes)}", *args[last:]]
+        try:
+            done[name], form = compared(own, name)
+        except FileNotFoundError as error:
+            absent[name] = error
+    if not done:
+        raise next(iter(absent.values()))
+    root = next(iter(done.values())).output_dir.parent
+    not_run = {name: str(error) for name, error in absent.items()}
+    page, *_ = write_scenarios(root, list(done), not_run)
+    for name, comparison in done.items():
+        say(f"\n== {name} ==\n")
+        _print_result(comparison, None)
+    say("\n".join(f"NOT RUN  {name}: {why}" for name, why in not_run.items()))
+    if form is not None:
+        say(paper_tables({name: comparison.report for name, comparison in done.items()}, form))
+    say(f"All scenarios: {page}")
+    return 1 if any(comparison.failed for comparison in done.values()) else 0
 
 
 def say_failures(report: Report) -> None:
@@ -114,7 +216,9 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     # without the logger: a finished comparison can be sent elsewhere later
     shown = {key: value for key, value in trainer.items() if key != "logger"}
     decides = {
-        key: value for key, value in _plain(config).items() if key not in _SETTINGS | {"config", "table"}
+        key: value
+        for key, value in _plain(config).items()
+        if key not in _SETTINGS | {"config", "table", "scenarios"}
     }
     if (
         config.source.keep_every is None
@@ -149,12 +253,7 @@ def _plain(value: Any) -> Any:
 
 
 def _print_result(comparison: Comparison, table: PaperFormat | None) -> None:
-    from rich.console import Console
-
-    from lightning_unlearn.reports import render_text
-
-    width = max(min(Console().width, 100), 50)  # the table cannot be narrower
-    say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
+    say(render_text(comparison.report, columns(), encoding=sys.stdout.encoding))
     if table is not None:
         say(paper_table(comparison.report, table))
     say_failures(comparison.report)

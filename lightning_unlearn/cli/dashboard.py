@@ -1,11 +1,11 @@
 """``lightning-unlearn dashboard``: the W&B workspace and report of a comparison, as JSON or on the server."""
 
-import argparse
 import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.metrics import DeclaredMetric
 from lightning_unlearn.reports import METRICS, read_json
@@ -16,9 +16,10 @@ __all__ = ["run"]
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``dashboard``, and print, save or send it."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn dashboard",
-        description="Build a W&B workspace and report for the runs of a comparison. Prints their JSON, which needs no "
+    parser = Parser(
+        "dashboard",
+        "--report runs/digits/report.json --output dashboard.json",
+        "Build a W&B workspace and report for the runs of a comparison. Prints their JSON, which needs no "
         "login, or sends them.",
     )
     parser.add_argument(

@@ -1,6 +1,5 @@
 """``lightning-unlearn demo``: wrong labels that are known by heart, and forgotten, on one screen and in a picture."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,14 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.cli.compare import compared, say_failures
+from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.controls import short_name
 from lightning_unlearn.comparison.folder import RunFolder
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
+from lightning_unlearn.data.selection import as_rule
 from lightning_unlearn.models import MLP, Classifier
 from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.glossary import is_control
@@ -27,9 +28,10 @@ _GIVEN, _TEST, _TIME, _SPEED = "accuracy/forget", "accuracy/test", "time/total_s
 
 def run(args: list[str]) -> int:
     """Parse the arguments, compare, print one screen; the status is 1 if a part failed."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn demo",
-        description="Train a small network on handwritten digits, some with a wrong label, and make it forget these. "
+    parser = Parser(
+        "demo",
+        "--seeds 5",
+        "Train a small network on handwritten digits, some with a wrong label, and make it forget these. "
         "It takes under a minute, needs no download, and writes a page and a picture.",
     )
     parser.add_argument("--seeds", type=int, default=1, help="repetitions; 5 for intervals and a verdict")
@@ -59,21 +61,38 @@ def run(args: list[str]) -> int:
 
 
 class MislabelledDigits(UnlearningDataModule):
-    """The digits, of which 72 for training carry a wrong label, always the same ones, and are to be forgotten.
+    """The digits, of which 72 for training carry a wrong label and are to be forgotten.
+
+    Args:
+        redraw: Whether the split's seed, in a comparison each seed's own, draws who is mislabelled; otherwise it is
+            always the same ones.
 
     Attributes:
         wrong: Their inputs ``(72, 1, 8, 8)``, and their wrong labels ``(72,)``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, redraw: bool = False) -> None:
         data, test = Digits().load()
-        generator = torch.Generator().manual_seed(0)
-        chosen = torch.randperm(len(data), generator=generator)[:_WRONG].sort().values
-        targets = data.targets.clone()
-        targets[chosen] = (targets[chosen] + torch.randint(1, 10, (_WRONG,), generator=generator)) % 10
-        mislabelled = TensorData(data.inputs, targets, num_classes=10, transform=data.transform)
-        self.wrong = mislabelled.batch(chosen)
+        self.redraw = redraw
+        mislabelled = TensorData(data.inputs, data.targets.clone(), num_classes=10, transform=data.transform)
+        self._data = mislabelled
+        chosen = self._mislabel(0)
         super().__init__(mislabelled, chosen.tolist(), test_dataset=test, batch_size=64)
+
+    def setup(self, stage: str = "fit") -> None:
+        """Draw who is mislabelled by the seed of the split, if that is asked for; then split."""
+        if self.redraw and self._split is None:
+            self._data.targets.copy_(Digits().load()[0].targets)
+            self.rule = as_rule(self._mislabel(self.seed).tolist())
+        super().setup(stage)
+
+    def _mislabel(self, seed: int) -> Tensor:
+        generator = torch.Generator().manual_seed(seed)
+        targets = self._data.targets
+        chosen = torch.randperm(len(targets), generator=generator)[:_WRONG].sort().values
+        targets[chosen] = (targets[chosen] + torch.randint(1, 10, (_WRONG,), generator=generator)) % 10
+        self.wrong = self._data.batch(chosen)
+        return chosen
 
     @property
     def data_name(self) -> str:

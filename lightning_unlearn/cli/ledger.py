@@ -1,9 +1,10 @@
 """``lightning-unlearn ledger verify``: check a deletion ledger, and list what does not match."""
 
-import argparse
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.cli.parsing import OneLine, Parser
 from lightning_unlearn.core.files import key_fingerprint, model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, Mismatch, verify
 from lightning_unlearn.data import Split
@@ -16,11 +17,12 @@ _METHOD_PREFIX = "model."
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``ledger``, check and print; the status is 1 if something does not match."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn ledger",
-        description="Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.",
+    parser = Parser(
+        "ledger",
+        "verify deletions.jsonl",
+        "Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.",
     )
-    verb = parser.add_subparsers(dest="verb", required=True).add_parser(
+    verb = parser.add_subparsers(dest="verb", required=True, parser_class=OneLine).add_parser(
         "verify", help="check the chain of lines and the models' hashes"
     )
     add = verb.add_argument
@@ -44,8 +46,17 @@ def run(args: list[str]) -> int:
         print(f"head: {lines[-1]['hash']}")
     if parsed.model is not None:
         mismatches += _check_model(parsed.model, lines)
-    print("\n".join(f"DOES NOT MATCH  {each}" for each in mismatches) or "everything matches")
+    intact = f"chain intact; outcome: {_outcomes(lines)}"
+    print("\n".join(f"DOES NOT MATCH  {each}" for each in mismatches) or intact)
     return 1 if mismatches else 0
+
+
+def _outcomes(lines: list[dict[str, Any]]) -> str:
+    """Say what the lines answer, in numbers where they are not all alike."""
+    found = Counter(answer["outcome"] if (answer := line.get("answer")) else "not measured" for line in lines)
+    return ", ".join(
+        found if len(found) < 2 else (f"{number} {outcome}" for outcome, number in found.items())
+    )
 
 
 def _check_recorded_files(path: Path, lines: list[dict[str, Any]]) -> tuple[int, list[Mismatch]]:

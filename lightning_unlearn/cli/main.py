@@ -1,4 +1,4 @@
-"""The command: LightningCLI's subcommands as they are, with ours beside them."""
+"""The command: its help, and from a command line to a subcommand and an exit status."""
 
 import os
 import signal
@@ -6,29 +6,12 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-import lightning as L
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-
-import lightning_unlearn.callbacks
-import lightning_unlearn.data
-import lightning_unlearn.methods
-import lightning_unlearn.models  # noqa: F401  an imported class can be named without its path
 from lightning_unlearn.__about__ import __version__
-from lightning_unlearn.cli import COMMANDS, run
-from lightning_unlearn.cli.arguments import own_arguments
-from lightning_unlearn.cli.recipes import with_recipes
-from lightning_unlearn.core.surroundings import stoppable
-from lightning_unlearn.methods.base.resuming import require_readable
+from lightning_unlearn.cli import COMMANDS, LIGHTNING, run
+from lightning_unlearn.cli.arguments import own_arguments, with_rule
+from lightning_unlearn.cli.parsing import Refused, explained, nearest
 
 __all__ = ["main"]
-
-_DESCRIPTION = """Make a trained Lightning model forget chosen training samples, and measure that it did.
-
-demo shows it at work in under a minute, without a download (lightning-unlearn demo). compare is the main job: source,
-retrained model and every method, over several seeds, in one table and report (lightning-unlearn compare --help). report
-writes its page again, or merges several (lightning-unlearn report --help). ledger verify checks a deletion ledger. The
-others are LightningCLI's, for one model at a time. --recipe NAME takes a configuration that comes with the package,
-such as digits/compare, in place of --config FILE."""
 
 _TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 
@@ -50,6 +33,36 @@ def main(args: Sequence[str] | None = None) -> int:
     if args is None and (here := os.getcwd()) not in sys.path:
         # for classes of one's own, as with python -m; last, so that nothing installed is hidden
         sys.path.append(here)
+    if not arguments or arguments[0] in ("-h", "--help", "--version"):
+        print(f"lightning-unlearn {__version__}" if arguments == ["--version"] else _help())
+        return 0
+    if not arguments[0].startswith("-") and arguments[0] not in (known := {**COMMANDS, **LIGHTNING}):
+        hint = nearest(arguments[0], known) or "; lightning-unlearn --help lists them"
+        print(f"error: there is no command {arguments[0]}{hint}", file=sys.stderr)
+        return 2
+    return _run(arguments, as_given=args is None)
+
+
+def _help() -> str:
+    """Return the help: a line for each command. It needs no PyTorch, which takes seconds to import."""
+    lines = [
+        "example: lightning-unlearn demo\n\nMake a trained Lightning model forget chosen training samples, and measure "
+        "that it did.\n",
+        *(f"  {name:12} {does}" for name, does in COMMANDS.items()),
+        "\nLightningCLI's, for one model at a time:\n",
+        *(f"  {name:12} {does}" for name, does in LIGHTNING.items()),
+        "\nlightning-unlearn COMMAND --help says more of each. --recipe NAME takes a configuration that comes with the "
+        "package,\nsuch as digits/compare, in place of --config FILE; --forget class:3, 0.1, ids.csv or "
+        "group:identity=0.02 says who is forgotten.",
+    ]
+    return "\n".join(lines)
+
+
+def _run(arguments: list[str], *, as_given: bool) -> int:
+    from lightning_unlearn.cli.recipes import with_recipes
+    from lightning_unlearn.core.compat import options_of
+    from lightning_unlearn.core.surroundings import stoppable
+
     with warnings.catch_warnings():
         # LightningCLI still calls jsonargparse by its old names: https://github.com/Lightning-AI/pytorch-lightning
         warnings.filterwarnings(
@@ -62,9 +75,15 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             with stoppable(lambda: "stopped before the end"):
                 arguments = with_recipes(arguments)
-                if arguments and arguments[0] in COMMANDS:
+                if arguments[0] in ("compare", *LIGHTNING):
+                    arguments = with_rule(arguments)
+                if arguments[0] in COMMANDS:
                     return run(arguments[0], arguments[1:])
-                _run_lightning(None if args is None and arguments == sys.argv[1:] else arguments)
+                return run("lightning", None if as_given and arguments == sys.argv[1:] else arguments)
+        except Refused as refused:
+            line = explained(refused.message, options_of(refused.parser), arguments)
+            print(f"error: {line}", file=sys.stderr)
+            raise
         except KeyboardInterrupt:
             return 128 + signal.SIGINT
         except (ValueError, TypeError, OSError, FloatingPointError) as error:
@@ -72,29 +91,3 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise
             print(f"error: {error}\n(set {_TRACEBACK}=1 to see where it was raised)", file=sys.stderr)
             return 2
-    return 0
-
-
-class _Command(LightningCLI):
-    """LightningCLI that says of a checkpoint which it cannot resume from why, instead of failing inside torch."""
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        super().parse_arguments(parser, args)
-        path = self.config[self.config.subcommand].get("ckpt_path")
-        if path:
-            require_readable(path)
-
-
-def _run_lightning(args: list[str] | None) -> None:
-    _Command(
-        L.LightningModule,
-        L.LightningDataModule,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        seed_everything_default=0,
-        # methods with no, one or two optimizers all configure their own
-        auto_configure_optimizers=False,
-        save_config_kwargs={"overwrite": True},
-        parser_kwargs={"prog": "lightning-unlearn", "description": _DESCRIPTION, "version": __version__},
-        args=args,
-    )

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_unlearn.cli.parsing import nearest
+
 __all__ = ["recipe_file", "recipes", "with_recipes"]
 
 _PACKAGE = Path(__file__).resolve().parent.parent
@@ -28,7 +30,9 @@ def recipe_file(name: str) -> Path:
     """
     known = recipes()
     if name not in known:
-        raise ValueError(f"{_OPTION}: there is no {name!r}; there are {', '.join(known)}")
+        raise ValueError(
+            f"{_OPTION}: there is no {name!r}{nearest(name, known)}; there are {', '.join(known)}"
+        )
     return known[name]
 
 

@@ -1,12 +1,14 @@
 """``lightning-unlearn report``: write a comparison's page again, or merge several."""
 
-import argparse
+import sys
 from pathlib import Path
 from typing import get_args
 
-from lightning_unlearn.core.terminal import say
-from lightning_unlearn.reports import rebuild
-from lightning_unlearn.reports.paper import PaperFormat, paper_table
+from lightning_unlearn.cli.parsing import Parser
+from lightning_unlearn.core.terminal import columns, say
+from lightning_unlearn.reports import rebuild, render_text
+from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
+from lightning_unlearn.reports.scenarios import SCENARIOS, read_scenarios, write_scenarios
 from lightning_unlearn.reports.schema import read_json
 
 __all__ = ["run"]
@@ -14,23 +16,43 @@ __all__ = ["run"]
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``report``, write the page and say where it is."""
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn report",
-        description="Write the page and figures of a comparison again, or of several on the same data as one.",
+    parser = Parser(
+        "report",
+        "runs/digits",
+        "Write the page and figures of a comparison again, or of several on the same data as one, and print the table.",
     )
-    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="output_dir of a comparison")
+    parser.add_argument(
+        "folders",
+        nargs="+",
+        type=Path,
+        metavar="DIR",
+        help="output_dir of a comparison, or of one over scenarios",
+    )
     parser.add_argument("--output", type=Path, help="folder to write to; the first DIR if there is only one")
     parser.add_argument(
         "--table",
         choices=get_args(PaperFormat),
-        help="print the columns of papers too: UA, RA, TA, MIA, run time, gap",
+        help="print the columns of papers in this form: UA, RA, TA, MIA, run time, gap; else the table of compare",
     )
     parsed = parser.parse_args(args)
     if parsed.output is None and len(parsed.folders) > 1:
         parser.error("--output is needed where several comparisons become one")
     output = parsed.output or parsed.folders[0]
+    if len(parsed.folders) == 1 and (output / SCENARIOS).is_file():
+        names, _ = read_scenarios(output)
+        for name in names:
+            rebuild([output / name], output / name)
+        page, *_ = write_scenarios(output)
+        if parsed.table:
+            say(paper_tables(read_scenarios(output)[0], parsed.table))
+        say(f"Report: {page}")
+        return 0
     rebuild(parsed.folders, output)
-    if parsed.table:
-        say(paper_table(read_json(output / "report.json"), parsed.table))
+    report = read_json(output / "report.json")
+    say(
+        paper_table(report, parsed.table)
+        if parsed.table
+        else render_text(report, columns(), encoding=sys.stdout.encoding)
+    )
     say(f"Report: {output / 'report.html'}")
     return 0

@@ -446,7 +446,7 @@ class Pipeline:
                 observer.run_finished(folder.path, name, self._seed)
         except Exception as error:  # whoever looks on must not stop the work
             self._fail(name, f"observer: {said(error)}", traceback.format_exc())
-        self.progress.done()
+        self.progress.done(content["metrics"])
 
     def _set_up(self, evaluator: Evaluator, name: str) -> None:
         """Tell an evaluator which model it is about to see, beside which controls."""

@@ -4,6 +4,7 @@ The names may change with any release of their libraries, so ``pyproject.toml`` 
 ``tests/test_compat.py`` tries each name with the installed releases. No other file of the package uses one.
 """
 
+import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -200,3 +201,26 @@ def workspace_json(built: Any) -> str:
     """Return a workspace or report of ``wandb-workspaces`` as JSON; ``save`` alone is public, and sends it."""
     text: str = built._to_model().model_dump_json()
     return text
+
+
+def options_of(parser: argparse.ArgumentParser) -> list[str]:
+    """Return all options of a parser and of its subcommands' parsers, such as ``--seeds``."""
+    found: list[str] = []
+    for action in parser._actions:
+        found += action.option_strings
+        if isinstance(action, argparse._SubParsersAction):
+            found += [option for below in (action.choices or {}).values() for option in options_of(below)]
+    return list(dict.fromkeys(found))
+
+
+@contextmanager
+def hidden_options(parser: argparse.ArgumentParser, prefix: str) -> Iterator[None]:
+    """Leave the options of a prefix out of a parser's help for a while."""
+    told = [(action, action.help) for action in parser._actions if action.dest.startswith(prefix)]
+    for action, _ in told:
+        action.help = argparse.SUPPRESS
+    try:
+        yield
+    finally:
+        for action, text in told:
+            action.help = text

@@ -1,9 +1,10 @@
 """Take a user's batches apart and call a user's model."""
 
 import copy
+import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -11,8 +12,10 @@ from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task, task_named
 
 __all__ = ["TARGET_KEYS", "Adapter"]
 
-TARGET_KEYS = ("labels", "label", "targets", "target", "y")
+TARGET_KEYS = ("labels", "label", "targets", "target", "y", "mask")
 _INPUT_KEYS = ("input", "inputs", "x", "image", "images", "features")
+_TOKENS = "input_ids"  # which are a next-token model's targets too
+_IGNORED = -100
 
 
 @dataclass(frozen=True)
@@ -21,13 +24,16 @@ class Adapter:
 
     The default understands ``(inputs, targets, ...)`` tuples, mappings with the usual key names, and outputs
     that are a tensor, have a ``logits`` field (as in Hugging Face models) or are a tuple that starts with them.
+    Of a sequence of three or more, it is found out on one batch whether the model takes several inputs.
 
     Args:
-        inputs: Position or key of the inputs in a batch. With ``None``, the first element of a sequence, or
-            one of ``input, inputs, x, image, images, features`` of a mapping; a mapping with none of these is
-            handed to the model as keyword arguments, without its targets.
+        inputs: Position or key of the inputs in a batch, or a list of them, for a model that takes several. With
+            ``None``, the first element of a sequence, or one of ``input, inputs, x, image, images, features`` of a
+            mapping; a mapping with none of these is handed to the model as keyword arguments, without its targets and
+            what the model does not take, or as it is where the model takes one argument.
         targets: Position or key of the targets. With ``None``, the second element of a sequence, or one of
-            ``labels, label, targets, target, y`` of a mapping.
+            ``labels, label, targets, target, y, mask`` of a mapping; failing these, for a model of the next token,
+            its ``input_ids`` where there is no padding.
         logits: Position, key or attribute of the logits in the model's output; ``None`` finds them.
         task: What outputs and targets mean, a :class:`~lightning_unlearn.functional.Task` or its name; ``None`` finds
             out on one batch, by their shapes and values and by the loss of the model's own ``training_step``.
@@ -42,12 +48,14 @@ class Adapter:
         2
     """
 
-    inputs: int | str | None = None
+    inputs: int | str | Sequence[int | str] | None = None
     targets: int | str | None = None
     logits: int | str | None = None
     task: Task | str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.inputs, list | range):
+            object.__setattr__(self, "inputs", tuple(self.inputs))
         if isinstance(self.task, str):
             object.__setattr__(self, "task", task_named(self.task))
 
@@ -72,8 +80,10 @@ class Adapter:
         Raises:
             ValueError: If the batch has no such place; the message lists what it has.
         """
-        target_at = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
+        target_at = self._place(batch, self.targets, (*TARGET_KEYS, _TOKENS), 1, "targets")
         targets, inputs = batch[target_at], self._inputs(batch, (target_at,))
+        if target_at == _TOKENS and isinstance(targets, Tensor) and "attention_mask" in batch:
+            targets = targets.masked_fill(batch["attention_mask"] == 0, _IGNORED)
         if not isinstance(targets, Tensor) or not targets.ndim:
             wanted = f"a tensor with a row a sample, got {_described(targets)}"
             raise ValueError(f"targets must be {wanted}; say where they are with Adapter(targets=...)")
@@ -88,7 +98,9 @@ class Adapter:
             >>> Adapter().relabelled([torch.zeros(1, 3), torch.tensor([0])], torch.tensor([2]))[1]
             tensor([2])
         """
-        place = self._place(batch, self.targets, TARGET_KEYS, 1, "targets")
+        place = self._place(batch, self.targets, (*TARGET_KEYS, _TOKENS), 1, "targets")
+        if place == _TOKENS:
+            return {**batch, TARGET_KEYS[0]: targets}
         if batch[place].numel() == targets.numel():
             targets = targets.view_as(batch[place])
         if isinstance(batch, Mapping):
@@ -105,15 +117,27 @@ class Adapter:
     def _inputs(self, batch: Any, targets: tuple[int | str, ...]) -> Any:
         """Return the inputs; of a mapping that names none, all but the targets."""
         if isinstance(batch, Mapping) and self.inputs is None and not batch.keys() & set(_INPUT_KEYS):
-            return {key: value for key, value in batch.items() if key not in targets}
-        return batch[self._place(batch, self.inputs, _INPUT_KEYS, 0, "inputs")]
+            return {key: value for key, value in batch.items() if key not in targets or key == _TOKENS}
+        if isinstance(self.inputs, tuple):
+            places = {place: self._place(batch, place, (), 0, "inputs") for place in self.inputs}
+            parts = {place: batch[at] for place, at in places.items()}
+            return parts if isinstance(batch, Mapping) else tuple(parts.values())
+        return batch[self._place(batch, cast(int | str | None, self.inputs), _INPUT_KEYS, 0, "inputs")]
+
+    def layouts(self, batch: Any) -> list["Adapter"]:
+        """Return how a batch may be taken apart: as this adapter says, or with all but the targets for inputs."""
+        if self.inputs is None and isinstance(batch, Mapping):
+            return [self, replace(self, inputs=[key for key in batch if key not in TARGET_KEYS])]
+        if self.inputs is self.targets is None and isinstance(batch, Sequence) and len(batch) > 2:
+            return [self, replace(self, inputs=range(len(batch) - 1), targets=len(batch) - 1)]
+        return [self]
 
     def call(self, module: nn.Module, inputs: Any) -> Tensor:
         """Call a model on inputs and return its logits, or whatever its task's outputs are.
 
         Args:
             module: Any model.
-            inputs: As :meth:`split` gives them; a mapping is passed as keyword arguments.
+            inputs: As :meth:`split` gives them; a mapping is passed as keyword arguments, several inputs one by one.
 
         Returns:
             A floating-point tensor, samples first; logits ``(B, C)`` of single labels.
@@ -121,8 +145,7 @@ class Adapter:
         Raises:
             ValueError: If the output holds no such tensor.
         """
-        output = module(**inputs) if isinstance(inputs, Mapping) else module(inputs)
-        logits = self._logits_of(output)
+        logits = self._logits_of(_called(module, inputs))
         if not isinstance(logits, Tensor) or not logits.ndim or not logits.is_floating_point():
             wanted = f"logits, got {_described(logits)}; say where with Adapter(logits=...)"
             raise ValueError(f"the forward of {type(module).__name__} must give {wanted}")
@@ -165,6 +188,31 @@ class Adapter:
             advice = f"give a position below {len(batch)} with Adapter({what}=...)"
             raise ValueError(f"{what}={place!r} not found in a batch of {len(batch)} elements; {advice}")
         raise ValueError(f"a batch must be a sequence or mapping with {what}, got {type(batch).__name__}")
+
+
+def _called(module: nn.Module, inputs: Any) -> Any:
+    """Call a model with what its forward takes of several inputs."""
+    if not isinstance(inputs, Mapping) and type(inputs) not in (tuple, list):
+        return module(inputs)
+    taken = _parameters(module)
+    named = {p.name for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    needed = [
+        p.name for p in taken if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if not isinstance(inputs, Mapping):
+        return module(*inputs) if len(needed) > 1 else module(inputs)
+    if len(needed) == 1 and needed[0] not in inputs:
+        return module(inputs)
+    takes_all = any(p.kind is p.VAR_KEYWORD for p in taken)
+    return module(**(inputs if takes_all else {key: value for key, value in inputs.items() if key in named}))
+
+
+def _parameters(module: nn.Module) -> list[inspect.Parameter]:
+    """Return what a model's forward takes; of one that hands on all it is given to its ``model``, what that takes."""
+    taken = list(inspect.signature(getattr(module, "forward", module)).parameters.values())
+    inner = getattr(module, "model", None)
+    handed_on = all(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in taken)
+    return _parameters(inner) if handed_on and isinstance(inner, nn.Module) else taken
 
 
 def _described(value: Any) -> str:

@@ -33,6 +33,10 @@ class Outputs:
         """Probabilities, the last dimension over classes, float32; ``(N, C)`` of single labels."""
         return self.task.posteriors(self.logits)
 
+    def subset(self, chosen: Tensor) -> "Outputs":
+        """Return those of some samples, ``(N,)`` bool or positions."""
+        return Outputs(self.logits[chosen], self.targets[chosen], self.task)
+
     @property
     def accuracy(self) -> float:
         """How right the answers are, a mean over samples in [0, 1]."""

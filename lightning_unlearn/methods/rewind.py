@@ -49,7 +49,8 @@ class Rewind(AscendingModule):
             half the source's, found by halving, since the gap grows with training. For a class or a backdoor, and
             where D_f is answered far worse than non-members (wrong labels), its accuracy on D_f is at most half the
             source's. Where none is, a warning says so and the earliest is taken.
-        ascent: Weight of a bounded ascent on the forget set beside the training, >= 0.
+        ascent: Weight of a bounded ascent on the forget set beside the training, >= 0. From the checkpoint of a folder
+            more than a little goes too far: the model is then worse on D_f than one that never saw it.
         noise: Standard deviation of Gaussian noise that is added to the trained weights at the end; above 0 the
             certified form. Then (ε, δ) is printed and logged as ``certified/epsilon`` and ``certified/delta``: nobody
             who sees the weights can tell them from retrained ones with the same noise any better. It holds for plain
@@ -84,7 +85,7 @@ class Rewind(AscendingModule):
         source: Source,
         checkpoint: str | Path = "auto",
         *,
-        ascent: float = 0.3,
+        ascent: float = 0.05,
         noise: float = 0.0,
         delta: float = 1e-5,
         smoothness: float | None = None,

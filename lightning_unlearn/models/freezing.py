@@ -22,6 +22,7 @@ __all__ = [
 
 M = TypeVar("M", bound=nn.Module)
 
+_PRETRAINED = ".original_module."  # what PEFT puts a trained copy beside
 # Two independently trained matrices are uncorrelated; a moving average follows the weights it is taken of.
 _COPIES_CORRELATE = 0.8
 
@@ -167,7 +168,12 @@ def _copies(model: nn.Module) -> set[str]:
     moving = trainable(model)
     found: set[str] = set()
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad or parameter.ndim < 2 or name.startswith(tuple(found) or ("\n",)):
+        if (
+            parameter.requires_grad
+            or parameter.ndim < 2
+            or _PRETRAINED in name
+            or name.startswith(tuple(found) or ("\n",))
+        ):
             continue
         rest = name.partition(".")[2]
         while rest:

@@ -11,7 +11,7 @@ import numpy as np
 from lightning_unlearn.reports.glossary import all_models, clean
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["PAPER_COLUMNS", "PaperFormat", "paper_columns", "paper_table"]
+__all__ = ["PAPER_COLUMNS", "PaperFormat", "paper_columns", "paper_table", "paper_tables"]
 
 PaperFormat = Literal["latex", "markdown", "csv"]
 
@@ -54,40 +54,69 @@ def paper_table(report: Report, form: PaperFormat) -> str:
     Raises:
         ValueError: ``form`` is none of these.
     """
+    return paper_tables({"": report}, form)
+
+
+def paper_tables(reports: Mapping[str, Report], form: PaperFormat) -> str:
+    """Return several comparisons in one :func:`paper_table`, one below the other under their names.
+
+    Args:
+        reports: The reports by the scenario that each is of.
+        form: See :func:`paper_table`; markdown and CSV have a first column for the scenario.
+
+    Raises:
+        ValueError: ``form`` is none of these.
+    """
     if form not in get_args(PaperFormat):
         raise ValueError(f"form must be one of {get_args(PaperFormat)}, got {form!r}")
-    columns = {model: _columns(report, model) for model in all_models(report)}
+    columns = {
+        (scenario, model): _columns(report, model)
+        for scenario, report in reports.items()
+        for model in all_models(report)
+    }
     names = [name for name in PAPER_COLUMNS if any(name in each for each in columns.values())]
+    first = ["scenario"] if any(reports) else []
     if form == "csv":
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["method", *(part for name in names for part in (name, f"{name} std")), "seeds"])
-        for model, each in columns.items():
+        spread = [part for name in names for part in (name, f"{name} std")]
+        writer.writerow([*first, "method", *spread, "seeds"])
+        for (scenario, model), each in columns.items():
             cells = [part for name in names for part in _moments(each.get(name))]
-            writer.writerow(
-                [
-                    clean(model),
-                    *("" if cell is None else f"{cell:.6g}" for cell in cells),
-                    len(report["seeds"]),
-                ]
-            )
+            told = ["" if cell is None else f"{cell:.6g}" for cell in cells]
+            seeds = len(reports[scenario]["seeds"])
+            writer.writerow([*([scenario] if first else []), clean(model), *told, seeds])
         return text.getvalue()
-    rows = [
-        [clean(model), *(_cell(name, each.get(name), form) for name in names)]
-        for model, each in columns.items()
-    ]
-    seeds = len(report["seeds"])
+    rows = {
+        key: [clean(key[1]), *(_cell(name, each.get(name), form) for name in names)]
+        for key, each in columns.items()
+    }
+    counts = sorted({len(report["seeds"]) for report in reports.values()})
+    over = f"over {' or '.join(map(str, counts))} seeds"
     if form == "markdown":
-        lines = [["method", *names], ["---", *["---:"] * len(names)], *rows]
-        return (
-            "\n".join(f"| {' | '.join(line)} |" for line in lines)
-            + f"\n\nMean ± standard deviation over {seeds} seeds.\n"
+        lines = [[*first, "method", *names], [*(["---"] * len(first)), "---", *["---:"] * len(names)]]
+        lines += [[*([scenario] if first else []), *row] for (scenario, _), row in rows.items()]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return f"{table}\n\nMean ± standard deviation {over}.\n"
+    body = ""
+    for scenario in reports:
+        heading = (
+            f"\\multicolumn{{{len(names) + 1}}}{{l}}{{\\textit{{{_escaped(scenario)}}}}} \\\\\n"
+            if first
+            else ""
         )
-    body = "".join(f"{' & '.join([row[0].replace('_', chr(92) + '_'), *row[1:]])} \\\\\n" for row in rows)
+        own = [row for key, row in rows.items() if key[0] == scenario]
+        body += f"\\midrule\n{heading}" + "".join(
+            f"{' & '.join([_escaped(row[0]), *row[1:]])} \\\\\n" for row in own
+        )
     return (
-        f"% mean and standard deviation over {seeds} seeds\n\\begin{{tabular}}{{l{'r' * len(names)}}}\n\\toprule\n"
-        f"Method & {' & '.join(names)} \\\\\n\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n"
+        f"% mean and standard deviation {over}\n\\begin{{tabular}}{{l{'r' * len(names)}}}\n\\toprule\n"
+        f"Method & {' & '.join(names)} \\\\\n{body}\\bottomrule\n\\end{{tabular}}\n"
     )
+
+
+def _escaped(name: str) -> str:
+    return name.replace("_", "\\_").replace("%", "\\%")
 
 
 def paper_columns(report: Report) -> dict[str, dict[str, list[float | None]]]:

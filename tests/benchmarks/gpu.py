@@ -501,7 +501,9 @@ def source(bench: Bench, rows: list[Any]) -> None:
         if bench.results.get("compiled"):
             model.net.compile(dynamic=False)
         trainer = bench.trainer(
-            max_epochs=epochs, enable_checkpointing=True, callbacks=[keeper(bench.work / "earlier", max(1, epochs // 12))]
+            max_epochs=epochs,
+            enable_checkpointing=True,
+            callbacks=[keeper(bench.work / "earlier", max(1, epochs // 12))],
         )
         reset_peak_memory(bench.device)
         begin = bench.clock()

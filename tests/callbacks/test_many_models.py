@@ -17,7 +17,7 @@ from lightning_unlearn.callbacks import KLOM, RMIA, Audit, ForgettingQuality, Li
 from lightning_unlearn.callbacks.base import populations as populations_module
 from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.ensembles import Runtime, train_ensemble
+from lightning_unlearn.ensembles import Member, Runtime, train_ensemble
 from lightning_unlearn.functional import (
     forgetting_quality,
     klom,
@@ -27,8 +27,24 @@ from lightning_unlearn.functional import (
     u_lira_rates,
     u_lira_scores,
 )
-from lightning_unlearn.methods import EUk, ReferenceKL, Retrain, UnlearningModule
-from lightning_unlearn.methods.base.again import Procedure, TrainAnew, ensemble_plan, fit_alone, repeated
+from lightning_unlearn.methods import (
+    CFk,
+    EUk,
+    FineTune,
+    NegGradPlus,
+    ReferenceKL,
+    Retrain,
+    ShrinkPerturb,
+    UnlearningModule,
+)
+from lightning_unlearn.methods.base.again import (
+    Procedure,
+    TrainAnew,
+    ensemble_plan,
+    fit_alone,
+    repeated,
+    start_of,
+)
 from lightning_unlearn.models import Classifier
 
 SGD = partial(torch.optim.SGD, lr=0.05)
@@ -186,8 +202,6 @@ def test_an_ensemble_retrains_as_a_trainer_does() -> None:
     plan = ensemble_plan(procedure, source, data)
     assert plan is not None
     recipe, samples, rows = plan
-    from lightning_unlearn.ensembles import Member
-
     ensemble = train_ensemble(recipe, samples, [Member(rows, seed) for seed in range(6)], way="sequential")
     one = torch.stack([m(samples.inputs).detach() for m in ensemble.models()])
     alone = [fit_alone(procedure, source, data, seed=seed, runtime=Runtime())[0] for seed in range(6)]
@@ -203,16 +217,48 @@ def test_an_ensemble_retrains_as_a_trainer_does() -> None:
     ("build", "arguments"),
     [
         (lambda s: Retrain(PlainModule()), {"max_epochs": 1}),
-        (lambda s: EUk(s, k=2), {"max_epochs": 1}),
+        (NegGradPlus, {"max_epochs": 1}),
+        (partial(FineTune, ascent=0.3), {"max_epochs": 1}),
+        (lambda _: FineTune(toy_source()), {"max_epochs": 1}),
         (Retrain, {"max_epochs": 1, "gradient_clip_val": 1.0}),
         (Retrain, {"max_steps": 10}),
     ],
-    ids=["own training_step", "another method", "clipped", "in steps"],
+    ids=["own training_step", "another method", "ascent", "batch normalisation", "clipped", "in steps"],
 )
 def test_what_is_not_plain_is_left_to_a_trainer(build: Any, arguments: dict[str, Any]) -> None:
     data = toy_data()
     data.setup("fit")
     assert ensemble_plan(Procedure(build, lambda: arguments, None), plain_source(), data) is None
+
+
+STEPPED = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        FineTune,
+        partial(FineTune, optimizer=SGD, lr_scheduler=STEPPED),
+        partial(CFk, k=2, optimizer=SGD),
+        partial(ShrinkPerturb, perturb=0.0),
+    ],
+    ids=["annealed", "scheduled", "frozen", "shrunk"],
+)
+def test_methods_of_the_retain_set_alone_unlearn_side_by_side_what_a_trainer_does(build: Any) -> None:
+    """From sources of their own, in one batch, so that the order of samples does not count."""
+    data = toy_data(batch_size=99)
+    data.setup("fit")
+    procedure = Procedure(build, lambda: {"max_epochs": 5}, None)
+    plan = ensemble_plan(procedure, plain_source(), data)
+    assert plan is not None
+    recipe, samples, rows = plan
+    members = [Member(rows, k, start_of(procedure, plain_source(k), k)) for k in range(3)]
+    ensemble = train_ensemble(recipe, samples, members, way="stacked")
+    assert ensemble.way == "stacked"
+    for k in range(3):
+        alone, _ = fit_alone(procedure, plain_source(k), data, seed=k, runtime=Runtime())
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(ensemble.state_dict(k)[name], value, rtol=1e-5, atol=1e-6)
 
 
 def test_a_classifiers_own_loss_and_schedule_are_kept() -> None:

@@ -39,6 +39,40 @@ def test_a_hugging_face_batch_is_passed_as_keywords() -> None:
     assert torch.equal(Adapter().call(WithLogits(), inputs), torch.ones(2, 3))
 
 
+@pytest.mark.parametrize(
+    ("batch", "forward", "adapter"),
+    [
+        ({"input_ids": X, "labels": Y, "text": ["a", "b"]}, lambda input_ids: input_ids, Adapter()),
+        ({"left": X, "right": X, "label": Y, "id": Y}, lambda left, right: left + right, Adapter()),
+        ({"pixels": X, "label": Y}, lambda batch: batch["pixels"], Adapter()),
+        ({"image": X, "mask": Y, "crs": "EPSG"}, lambda x: x, Adapter()),
+        (((X, X), Y), lambda left, right: left + right, Adapter()),
+        (((X, X), Y), lambda pair: pair[0] + pair[1], Adapter()),
+        ((X, X, Y), lambda left, right: left + right, Adapter(inputs=[0, 1], targets=2)),
+        ({"a": X, "b": X, "y": Y}, lambda a, b: a + b, Adapter(inputs=["a", "b"])),
+    ],
+)
+def test_a_model_is_called_with_what_its_forward_takes(
+    batch: object, forward: object, adapter: Adapter
+) -> None:
+    model = nn.Module()
+    model.forward = forward  # type: ignore[assignment]
+    inputs, targets = adapter.split(batch)
+    assert targets is Y
+    assert torch.equal(adapter.call(model, inputs), X)
+    wrapper = nn.Module()
+    wrapper.model, wrapper.forward = model, lambda *args, **kwargs: model(*args, **kwargs)
+    assert torch.equal(adapter.call(wrapper, inputs), X), "as methods hand on what they are given"
+
+
+def test_a_next_token_models_inputs_are_its_targets_but_for_padding() -> None:
+    batch = {"input_ids": torch.tensor([[3, 4, 0]]), "attention_mask": torch.tensor([[1, 1, 0]])}
+    inputs, targets = Adapter().split(batch)
+    assert inputs.keys() == batch.keys()
+    assert targets.tolist() == [[3, 4, -100]]
+    assert Adapter().relabelled(batch, targets)["labels"] is targets
+
+
 @pytest.mark.parametrize("output", [X, (X, "hidden"), {"logits": X}, SimpleNamespace(logits=X)])
 def test_logits_are_found(output: object) -> None:
     class Gives(nn.Module):

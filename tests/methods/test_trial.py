@@ -172,6 +172,13 @@ class Sequences(PlainModule):
         return nn.functional.cross_entropy(self(batch[0], batch[1]), batch[2])
 
 
+class Smooth(Sequences):
+    """Its loss does not tell whether its batches are taken apart rightly."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return smooth(self(batch[0], batch[1]), batch[2])
+
+
 class NoForward(L.LightningModule):
     def __init__(self) -> None:
         super().__init__()
@@ -269,18 +276,9 @@ AMBIGUOUS = [
         r"with Adapter\(logits=0\), .* with Adapter\(logits=1\), .* none to tell by.*that is meant",
     ),
     (Softmax, PlainData, "gives probabilities"),
-    (Sequences, Triples, r"Sequences cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
-    (
-        Sequences,
-        Measured,
-        r"Sequences cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
-    ),
+    (Smooth, Triples, r"gives another loss, .*pass adapter=Adapter\(inputs=\[0, 1\], targets=2\)"),
+    (Smooth, Measured, r"gives another loss, .*pass adapter=Adapter\(inputs=\[0, 1\], targets=2\)"),
     (Doubled, PlainData, r"Doubled cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):"),
-    (
-        WholeBatch,
-        Mappings,
-        r"WholeBatch cannot be called .*class MyAdapter\(lightning_unlearn.data.Adapter\):",
-    ),
     (
         NoForward,
         PlainData,
@@ -331,6 +329,10 @@ def test_an_audit_refuses_it_before_training_and_testing(module: Any, data: Any,
         (Both, PlainData, Adapter(logits=1)),
         (Grouped, Triples, Adapter(targets=2)),
         (Sequences, Triples, SequenceAdapter()),
+        (Sequences, Triples, Adapter()),
+        (Sequences, Measured, Adapter()),
+        (Smooth, Triples, Adapter(inputs=[0, 1], targets=2)),
+        (WholeBatch, Mappings, Adapter()),
         (LogSoftmax, PlainData, Adapter()),
     ],
 )
@@ -400,7 +402,9 @@ def test_nineteen_of_twenty_that_guess_are_named(right: int, named: bool) -> Non
     answers = torch.where(torch.arange(48) < right, targets, (targets + 1) % 3)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        warn_of_guessing(Trial(nn.functional.one_hot(answers, 3).float(), targets, 0.0, None, True), "Model")
+        warn_of_guessing(
+            Trial(nn.functional.one_hot(answers, 3).float(), targets, 0.0, None, True, Adapter()), "Model"
+        )
     assert bool(caught) == named
 
 

@@ -89,6 +89,15 @@ class Audit:
             self._cache.outputs[key] = outputs
         return self._cache.outputs[key]
 
+    def known(self, model: nn.Module) -> dict[str, Outputs]:
+        """Return, by stream, what the evaluators of the run have asked a model so far."""
+        of = (id(model), id(self.data), self.adapter)
+        return {
+            stream: found
+            for (model_id, data_id, stream, adapter), found in self._cache.outputs.items()
+            if (model_id, data_id, adapter) == of
+        }
+
     def batches(
         self, stream: str, batch_size: int, *, positions: Positions | None = None, epoch: int | None = None
     ) -> Iterator[tuple[Any, Tensor]]:
@@ -161,7 +170,7 @@ def try_answers(
     if key not in tried:
         trial = try_model(model, data, Runtime(trainer), adapter, step=False)
         require_logits(trial.logits, trial.targets, type(model).__name__, trial.task)
-        tried[key] = adapter.of_task(trial.task)
+        tried[key] = trial.adapter
         if trainer.testing:  # a model that is about to be fitted may know nothing yet
             warn_of_guessing(trial, type(model).__name__)
     return tried[key]

@@ -28,7 +28,7 @@ from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
 from lightning_unlearn.functional import SINGLE_LABEL, match_confidence
-from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, without
+from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, start_of, without
 
 __all__ = ["Kinds", "Population", "Populations", "Sources"]
 
@@ -276,7 +276,8 @@ def _side_by_side(
     members = []
     for k, seed in seeds.items():
         out = None if order.left_out is None else torch.from_numpy(order.left_out[k])
-        members.append(Member(rows if out is None else rows[~torch.isin(rows, out)], seed))
+        start = start_of(order.procedure, order.begun[k], seed) if order.name == "unlearned" else None
+        members.append(Member(rows if out is None else rows[~torch.isin(rows, out)], seed, start))
     # until they have answered; models that saw the forget set never lie on a disk
     folder = None
     if cache is not None and order.name in _FORGETFUL:

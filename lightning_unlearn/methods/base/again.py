@@ -1,7 +1,7 @@
 """Do one unlearning again, from another seed in a Trainer of its own."""
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from lightning_unlearn.core.seeds import derive_seed
@@ -22,9 +23,17 @@ from lightning_unlearn.data import Adapter, TensorData, TensorLoader, Unlearning
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.data.hooks import transfer_hooks
 from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
+from lightning_unlearn.functional import annealed
+from lightning_unlearn.methods.base.ascent import AscendingModule
 from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.cf_k import CFk
+from lightning_unlearn.methods.ct import CT
+from lightning_unlearn.methods.eu_k import EUk
+from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.retrain import Retrain
+from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.models import Classifier, clone
+from lightning_unlearn.models.statistics import running_layers
 
 __all__ = [
     "Procedure",
@@ -33,6 +42,7 @@ __all__ = [
     "fit_alone",
     "moved_as_served",
     "repeated",
+    "start_of",
     "trainer_arguments",
     "without",
 ]
@@ -221,7 +231,13 @@ def moved_as_served(data: UnlearningDataModule) -> bool:
 
 # arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
 _SAID = {"max_epochs", "deterministic", "log_every_n_steps", *_REPLACED}
-_PLANNED = (Classifier, Retrain, TrainAnew)
+_PLANNED = (Classifier, Retrain, TrainAnew, FineTune, CT, CFk, EUk, ShrinkPerturb)
+
+
+def start_of(procedure: Procedure, source: nn.Module, seed: int) -> Mapping[str, Tensor]:
+    """Return the weights from which a method goes on from a source, drawn under a seed where any are."""
+    with isolated_rng(derive_seed(seed, "weights")):
+        return _fitted(procedure.build(source)).state_dict()
 
 
 def ensemble_plan(
@@ -229,9 +245,10 @@ def ensemble_plan(
 ) -> tuple[Recipe, TensorData, Tensor] | None:
     """Return a procedure as what :func:`~lightning_unlearn.ensembles.train_ensemble` takes, if it is as plain as that.
 
-    It is where a fresh model is trained on one stream that is held in memory, for a number of epochs, without anything
-    else in the Trainer: a :class:`~lightning_unlearn.models.Classifier`, or :class:`Retrain` or :class:`TrainAnew`
-    with an optimizer factory of their own or a Classifier's.
+    It is where a model is trained on one stream that is held in memory, for a number of epochs, without anything
+    else in the Trainer: a :class:`~lightning_unlearn.models.Classifier`; :class:`Retrain` or :class:`TrainAnew`
+    with an optimizer factory of their own or a Classifier's; or a method whose loss is that of the retain set alone, of
+    a network without running statistics (which a method estimates anew when it ends).
 
     Args:
         procedure: The procedure.
@@ -248,12 +265,15 @@ def ensemble_plan(
         module = procedure.build(source)
     if type(module) not in _PLANNED or not arguments.keys() <= _SAID or "max_epochs" not in arguments:
         return None
-    method = module if isinstance(module, Retrain) else None
-    model = module if method is None else method.model
-    factories = _factories(model, method)
+    method = module if isinstance(module, UnlearningModule) else None
+    model = _fitted(module)
+    if isinstance(module, AscendingModule) and (module.ascent or running_layers(model)):
+        return None
     view = data.served_alone(data.order_seed)
     with batches_of(view, procedure.batch_size):
         loader = view.loader("train" if method is None else method.epoch_stream, train=True)
+    epochs = arguments["max_epochs"]
+    factories = _factories(model, method, epochs * len(loader))
     if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
         return None
     if loader.sampler.weights is not None:
@@ -265,8 +285,8 @@ def ensemble_plan(
     else:
         return None  # whatever its own step does, it cannot be done side by side
     recipe = Recipe(
-        build=lambda: procedure.build(source) if method is None else method.initial_model(source),
-        epochs=arguments["max_epochs"],
+        build=lambda: _fitted(procedure.build(source)),
+        epochs=epochs,
         batch_size=loader.batch_size,
         optimizer=factories[0],
         lr_scheduler=factories[1],
@@ -276,23 +296,44 @@ def ensemble_plan(
     return recipe, loader.dataset, loader.positions
 
 
+def _fitted(module: L.LightningModule) -> nn.Module:
+    """Return what is trained, with what a method freezes in it frozen."""
+    if not isinstance(module, UnlearningModule):
+        return module
+    module.setup("fit")
+    return module.model
+
+
 def _factories(
-    model: nn.Module, method: Retrain | None
+    model: nn.Module, method: UnlearningModule | None, steps: int
 ) -> tuple[OptimizerCallable, LRSchedulerCallable | None] | None:
     """Return what makes optimizer and schedule, where that can be known."""
-    if transfer_hooks(model) or not all(parameter.requires_grad for parameter in model.parameters()):
+    everything = isinstance(method, CFk) or all(parameter.requires_grad for parameter in model.parameters())
+    if transfer_hooks(model) or not everything:
         return None
     optimizer, schedule = (None, None) if method is None else (method._optimizer, method._lr_scheduler)
     if (
         optimizer is None
+        and (method is None or method.follows_source_recipe)
         and isinstance(model, L.LightningModule)
         and is_overridden("configure_optimizers", model)
     ):
         if type(model) is not Classifier:
             return None
         optimizer, schedule = model.optimizer, model.lr_scheduler
-    made = partial(torch.optim.Adam, lr=1e-3) if optimizer is None else optimizer
+    rate = 1e-3 if method is None else method.default_lr
+    made = partial(torch.optim.Adam, lr=rate) if optimizer is None else optimizer
+    if method is not None and method.anneals and schedule is None:
+        return partial(_annealing, made, steps), None
     # one that watches a metric needs a Trainer that validates
     if schedule is not None and isinstance(schedule(made([nn.Parameter(torch.zeros(1))])), ReduceLROnPlateau):
         return None
     return made, schedule
+
+
+def _annealing(make: OptimizerCallable, steps: int, parameters: Any) -> torch.optim.Optimizer:
+    """Return an optimizer that steps the schedule of methods that anneal behind each of its own steps."""
+    optimizer = make(parameters)
+    schedule = LambdaLR(optimizer, partial(annealed, steps=steps))
+    optimizer.register_step_post_hook(lambda *_: schedule.step())
+    return optimizer

@@ -44,7 +44,7 @@ class Trial(NamedTuple):
         loss: Of these, as the method has it.
         own: What the model's own ``training_step`` returned for the batch; ``None`` where it was not asked or failed.
         plain: Whether the model's output is the tensor of logits itself.
-        task: What outputs and targets mean.
+        adapter: How the batch was taken apart, with the task that outputs and targets are of.
     """
 
     logits: Tensor
@@ -52,7 +52,23 @@ class Trial(NamedTuple):
     loss: float
     own: float | None
     plain: bool
-    task: Task = SINGLE_LABEL
+    adapter: Adapter
+
+    @property
+    def task(self) -> Task:
+        """What outputs and targets mean."""
+        return self.adapter.kind
+
+
+class _Try(NamedTuple):
+    """One way to take a batch apart, and what the model answers then."""
+
+    adapter: Adapter
+    inputs: Any
+    targets: Tensor
+    logits: Tensor
+    output: Any
+    tasks: list[Task]
 
 
 def try_model(
@@ -83,7 +99,6 @@ def try_model(
             does not say which is meant, or that the first are.
     """
     asked = _copied(model, runtime) if step else model
-    outputs: list[Any] = []
     with (
         isolated_rng(),
         torch.no_grad(),
@@ -92,37 +107,17 @@ def try_model(
         evaluating(asked),
     ):
         batch = runtime.to_device(next(iter(data.loader("retain", rank=0, world_size=1))))
-        try:
-            inputs, targets = adapter.split(batch)
-        except ValueError as error:
-            if not isinstance(batch, Sequence) or len(batch) < 3:
-                raise
-            raise ValueError(f"{error}; or, where the model takes several inputs, {_OWN_ADAPTER}") from error
-        hook = asked.register_forward_hook(lambda *call: outputs.append(call[-1]))
-        try:
-            with torch.set_grad_enabled(step):
-                logits = adapter.call(asked, inputs)
-        except torch.OutOfMemoryError:
-            raise
-        except (TypeError, RuntimeError, LookupError) as error:
-            raise ValueError(
-                f"{type(model).__name__} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}"
-            ) from error
-        finally:
-            hook.remove()
-        output = outputs[-1] if outputs else None
         name = type(model).__name__
-        tasks = tasks_of(logits, targets) if adapter.task is None else [adapter.kind]
-        if not any(task.fits(logits, targets) for task in tasks):
-            raise ValueError(_unfitting(name, logits, targets, adapter))
+        tries = _tries(asked, batch, adapter, name, gradient=step)
+        own = None
+        if step or len(tries) > 1 or tries[0].adapter != adapter:
+            own = _own_loss(model, asked if step else None, batch, runtime)
+        adapter, inputs, targets, logits, output, tasks = _meant(tries, adapter, own, name)
         single = tasks == [SINGLE_LABEL]
         answers = _logits_in(output, logits, targets, adapter) if single else {}
         columns = _targets_in(batch, targets, logits.shape[1], adapter) if single else {}
-        own = None
-        if step or answers or columns or len(tasks) > 1:
-            stepper = asked if step else _copied(model, runtime)
-            with evaluating(stepper):
-                own = _loss_of_own_step(stepper, batch)
+        if own is None and (answers or columns or len(tasks) > 1):
+            own = _own_loss(model, asked if step else None, batch, runtime)
         task = _chosen(tasks, logits, targets, own, name)
         loss = loss or task.batch_loss
         if answers or columns:
@@ -131,7 +126,69 @@ def try_model(
         ours = float(loss(logits, targets)) if step and in_range else math.nan
         if step and not logits.requires_grad:
             _require_trained_answers(asked, logits, adapter.call(_zeroed(asked), inputs))
-    return Trial(logits.detach(), targets, ours, own, plain=output is logits, task=task)
+    return Trial(logits.detach(), targets, ours, own, output is logits, adapter.of_task(task))
+
+
+def _tries(model: nn.Module, batch: Any, adapter: Adapter, name: str, *, gradient: bool) -> list[_Try]:
+    """Return the ways in which a batch can be taken apart and understood; at least one."""
+    tries: list[_Try] = []
+    refused: list[ValueError] = []
+    outputs: list[Any] = []
+    hook = model.register_forward_hook(lambda *call: outputs.append(call[-1]))
+    try:
+        for way in adapter.layouts(batch):
+            try:
+                inputs, targets = way.split(batch)
+                with torch.set_grad_enabled(gradient):
+                    logits = way.call(model, inputs)
+                tasks = tasks_of(logits, targets) if way.task is None else [way.kind]
+                if not any(task.fits(logits, targets) for task in tasks):
+                    raise ValueError(_unfitting(name, logits, targets, way))
+                tries.append(_Try(way, inputs, targets, logits, outputs[-1] if outputs else None, tasks))
+            except ValueError as error:  # noqa: PERF203  two ways at most
+                refused.append(error)
+            except (TypeError, RuntimeError, LookupError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                refused.append(
+                    ValueError(f"{name} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}")
+                )
+    finally:
+        hook.remove()
+    if not tries:
+        raise refused[0]
+    return tries
+
+
+def _meant(tries: Sequence[_Try], adapter: Adapter, own: float | None, model: str) -> _Try:
+    """Return the way whose loss is the model's own, or the usual one where none is; another is only a guess."""
+    for each in tries if len(tries) > 1 or tries[0].adapter != adapter else ():
+        losses = [
+            float(task.batch_loss(each.logits, each.targets)) for task in each.tasks if _countable(each, task)
+        ]
+        if own is not None and any(abs(loss - own) <= _SURELY_SAME * max(1.0, abs(own)) for loss in losses):
+            return each
+    usual = tries[0].adapter
+    if usual == adapter:
+        return tries[0]
+    told = "has none to tell by" if own is None else f"gives another loss, {own:.4g}"
+    found = f"inputs={list(usual.inputs)}, targets={usual.targets}"  # type: ignore[arg-type]  # several
+    raise ValueError(
+        f"adapter: {model} can be called with {found} of a batch, but its own training_step {told}; if that is "
+        f"meant, pass adapter=Adapter({found})"
+    )
+
+
+def _countable(way: _Try, task: Task) -> bool:
+    """Whether the targets are of classes there are, without which there is no cross-entropy."""
+    targets = way.targets
+    return task != SINGLE_LABEL or bool((targets >= 0).all() and targets.max() < way.logits.shape[1])
+
+
+def _own_loss(model: nn.Module, copied: nn.Module | None, batch: Any, runtime: Runtime) -> float | None:
+    stepper = _copied(model, runtime) if copied is None else copied
+    with evaluating(stepper):
+        return _loss_of_own_step(stepper, batch)
 
 
 def _unfitting(model: str, logits: Tensor, targets: Tensor, adapter: Adapter) -> str:

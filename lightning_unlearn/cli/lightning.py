@@ -1,0 +1,53 @@
+"""LightningCLI's subcommands as they are, for one model at a time."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+import lightning_unlearn.callbacks
+import lightning_unlearn.data
+import lightning_unlearn.methods
+import lightning_unlearn.models  # noqa: F401  an imported class can be named without its path
+from lightning_unlearn.__about__ import __version__
+from lightning_unlearn.cli.parsing import OneLine
+from lightning_unlearn.methods.base.resuming import require_readable
+
+__all__ = ["run"]
+
+
+class _Parser(OneLine, LightningArgumentParser):  # type: ignore[misc]
+    """LightningCLI's parser, with errors of one line."""
+
+
+class _Command(LightningCLI):
+    """LightningCLI that says of a checkpoint which it cannot resume from why, instead of failing inside torch."""
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return the parser that LightningCLI makes, as ours."""
+        parser = super().init_parser(**kwargs)
+        parser.__class__ = _Parser  # LightningCLI names its own where it makes one
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        super().parse_arguments(parser, args)
+        path = self.config[self.config.subcommand].get("ckpt_path")
+        if path:
+            require_readable(path)
+
+
+def run(args: list[str] | None) -> int:
+    """Run one of LightningCLI's subcommands; ``None`` takes the arguments of the process."""
+    _Command(
+        L.LightningModule,
+        L.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        seed_everything_default=0,
+        # methods with no, one or two optimizers all configure their own
+        auto_configure_optimizers=False,
+        save_config_kwargs={"overwrite": True},
+        parser_kwargs={"prog": "lightning-unlearn", "version": __version__},
+        args=args,
+    )
+    return 0

@@ -1,0 +1,200 @@
+"""Our parsers: help that begins with an example, and errors of one line that say where, and name the nearest."""
+
+import argparse
+import inspect
+import pkgutil
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+__all__ = ["OneLine", "Parser", "Refused", "explained", "nearest"]
+
+_ROOMS = (  # of classes that can be named without their path
+    *(f"lightning_unlearn.{room}" for room in ("data", "models", "methods", "callbacks")),
+    *("lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim"),
+)
+_NOISE = re.compile(
+    r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value type: .*|"
+    r"- Expected an? <class 'NoneType'>|Expected a path but .*|Namespace\(.*|NestedArg\(.*"
+)
+
+
+class Refused(SystemExit):
+    """A command line that does not fit; whoever catches it says so in a line."""
+
+    def __init__(self, message: str, parser: argparse.ArgumentParser) -> None:
+        super().__init__(2)
+        self.message = message
+        self.parser = parser
+
+
+class OneLine(argparse.ArgumentParser):
+    """A parser that begins its help with an example and dumps no usage at an error."""
+
+    example = ""
+
+    def format_help(self) -> str:
+        """Return the help, the example first."""
+        return (
+            f"example: {self.example}\n\n{super().format_help()}" if self.example else super().format_help()
+        )
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Refuse the command line."""
+        if not self.exit_on_error:  # a parser within another: that one speaks
+            super().error(message)
+        raise Refused(message, getattr(ex, "subcommand_parser", None) or self)
+
+
+class Parser(OneLine):
+    """The parser of one of our commands.
+
+    Args:
+        command: The command, such as ``report``.
+        example: What follows it in the example.
+        description: What it does.
+    """
+
+    def __init__(self, command: str, example: str, description: str) -> None:
+        super().__init__(prog=f"lightning-unlearn {command}", description=description)
+        self.example = f"{self.prog} {example}"
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a question for what may have been meant, or nothing.
+
+    Example:
+        >>> nearest("compere", ["compare", "demo"]), nearest("x", ["compare"])
+        ('; did you mean compare?', '')
+    """
+    found = get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+def explained(message: str, options: Sequence[str], arguments: Sequence[str]) -> str:
+    r"""Return one line for a parser's message, with the file and line where it came from a file.
+
+    Args:
+        message: What argparse or jsonargparse says.
+        options: The parser's options, such as ``--seeds``.
+        arguments: The command line.
+
+    Example:
+        >>> explained("unrecognized arguments: --seedz=3", ["--seeds"], ["--seedz=3"])
+        'there is no option --seedz; did you mean --seeds?'
+        >>> explained("Parser key \"seeds\":\n  Expected a <class 'int'>. Got value: many", [], ["--seeds=many"])
+        "seeds: expected int, got 'many'"
+    """
+    if found := re.search(r"unrecognized arguments: (\S+)", message):
+        name, _, _ = found[1].partition("=")
+        what = "option " if name.startswith("-") else "argument "
+        return f"there is no {what}{name}{nearest(name, options)}"
+    if found := re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message):
+        known = re.findall(r"[\w./-]+", found[2])
+        return f"there is no {found[1]!r} among {', '.join(known)}{nearest(found[1], known)}"
+    if found := re.search(r"(?:Option|accept option) '([^']+)'", message):
+        key, kind = _place(message, found.start())
+        name = found[1].rpartition(".")[2]
+        known = _arguments_of(kind) if kind else [option.lstrip("-") for option in options]
+        owner = f"{key}: {kind.rpartition('.')[2]}" if kind else "the command"
+        return f"{owner} has no {found[1]!r}{nearest(name, known)}{_from_file(arguments, name)}"
+    if found := re.search(r"the following arguments are required: (.*)", message):
+        key, kind = _place(message, found.start())
+        missing = found[1].partition(". Got value")[0]
+        return f"{key}: {kind.rpartition('.')[2]} needs {missing}" if kind else f"needed are {missing}"
+    unknown = r"Expected a dot import path string: (\S+)|class_path '(.+)':\s+(?:No module named|module .* has no attr)"
+    if found := re.search(unknown, message):
+        key, _ = _place(message, found.start())
+        given = found[1] or found[2]
+        known = [name for room in _ROOMS for name in import_module(room).__all__]
+        hint = nearest(given.rpartition(".")[2], known)
+        return f"{key}: there is no class {given}{hint}{_from_file(arguments, None, given)}"
+    if found := re.search(r"(?:Got|Given) value: (.*)", message):
+        key, _ = _place(message, found.start(), within=True)
+        inner = message[message.rfind("Parser key") :]
+        kinds = re.findall(
+            r"Expected an? (?:<class '(?:\w+\.)*(\w+)'>|(.+?)(?:\. Got|$))", inner, re.MULTILINE
+        )
+        if kinds and len(found[1]) < 80:
+            said = " or ".join(dict.fromkeys((a or b).replace("NoneType", "null") for a, b in kinds))
+            said = re.sub(r"typing\.Literal\[(.*?)\]", r"\1", said)
+            place = _from_file(arguments, key.rpartition(".")[2], found[1])
+            return f"{key}: expected {said}, got {found[1]!r}{place}"
+    for file in _files(arguments):
+        if place := _unreadable(file):
+            return place
+    return " ".join(_NOISE.sub("", message).split())
+
+
+def _place(message: str, end: int, *, within: bool = False) -> tuple[str, str]:
+    """Return the keys and the innermost class that a place in a message is indented under."""
+    keys: list[tuple[int, str]] = []
+    kinds: list[tuple[int, str]] = []
+    for line in filter(str.strip, message[:end].splitlines()):
+        depth = len(line) - len(line.lstrip(" -"))
+        if not within:
+            keys, kinds = ([each for each in known if each[0] < depth] for known in (keys, kinds))
+        keys += [(depth, key) for key in re.findall(r'Parser key "([^"]+)"', line)]
+        kinds += [(depth, kind) for kind in re.findall(r"given class_path '([^']+)'", line)]
+    if inner := re.match(r".*?class_path='([^']+)'", message[end:], re.DOTALL):
+        kinds.append((0, inner[1]))
+    return ".".join(key for _, key in keys), kinds[-1][1] if kinds else ""
+
+
+def _arguments_of(path: str) -> list[str]:
+    """Return the names of a class's arguments, those of its bases too."""
+    kind: Any = pkgutil.resolve_name(path)
+    bases = kind.__mro__ if isinstance(kind, type) else [kind]
+    return [name for base in bases if base is not object for name in inspect.signature(base).parameters]
+
+
+def _files(arguments: Sequence[str]) -> Iterator[Path]:
+    """Yield the configurations of a command line, the last first."""
+    for argument in reversed(arguments):
+        file = Path(argument.partition("=")[2] or argument)
+        if file.suffix in (".yaml", ".yml") and file.is_file():
+            yield file
+
+
+def _from_file(arguments: Sequence[str], key: str | None, value: str | None = None) -> str:
+    """Return `` (FILE, line N)`` where a key, a value or both stand in a file and not on the command line."""
+    sought = [part for part in (key, value) if part]
+    if any(all(part in argument for part in sought) for argument in arguments):
+        return ""
+    for file in _files(arguments):
+        for line, (found_key, found) in _entries(file):
+            if key in (None, found_key) and value in (None, found):
+                return f" ({file}, line {line})"
+    return ""
+
+
+def _entries(file: Path) -> Iterator[tuple[int, tuple[str, str | None]]]:
+    """Yield the line, key and plain value of everything in a file."""
+    import yaml  # type: ignore[import-untyped]
+
+    left = [("", yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))]
+    while left:
+        key, node = left.pop(0)
+        if isinstance(node, yaml.MappingNode):
+            for name, below in node.value:
+                if not isinstance(below, yaml.ScalarNode):
+                    yield name.start_mark.line + 1, (name.value, None)
+                left.append((name.value, below))
+        elif isinstance(node, yaml.SequenceNode):
+            left += [(key, below) for below in node.value]
+        elif node is not None:
+            yield node.start_mark.line + 1, (key, node.value)
+
+
+def _unreadable(file: Path) -> str:
+    """Return where a file is no YAML, or nothing."""
+    import yaml
+
+    try:
+        yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        return f"{file}, line {(error.problem_mark.line if error.problem_mark else 0) + 1}: {error.problem}"
+    return ""

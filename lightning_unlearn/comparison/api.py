@@ -32,7 +32,7 @@ from lightning_unlearn.core.surroundings import no_search_for_gpus, quiet_lightn
 from lightning_unlearn.core.surroundings import threads as torch_threads
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.methods import Retrain
-from lightning_unlearn.reports import Report, read_details, write_all
+from lightning_unlearn.reports import Report, read_details, write_all, write_json
 from lightning_unlearn.trackers.runs import WandbRuns
 
 __all__ = ["Comparison", "compare"]
@@ -87,6 +87,7 @@ def compare(
     ledger: str | Path | Ledger | None = None,
     clean: bool = False,
     forget_key: str | Path | None = None,
+    page: bool = True,
     config: Mapping[str, Any] | None = None,
 ) -> Comparison:
     """Measure unlearning methods against the source and the retrained model.
@@ -140,6 +141,7 @@ def compare(
         forget_key: File with the secret that the forgotten samples are hashed with, any text of at least 16 bytes,
             made if there is none; ``None`` for the ledger's. Comparisons that are to be merged share it. Without
             either the report holds no hash.
+        page: Whether to write the page and the figures beside report.json.
         config: Provenance for the report, and part of what decides whether a finished part can be kept.
 
     Returns:
@@ -202,7 +204,7 @@ def compare(
         report = pipeline.report(seconds)
         if record is not None:
             report["ledger"] = recorder.lines
-        written, left, removed = _finish(pipeline, report, clean) if is_first() else ([], [], [])
+        written, left, removed = _finish(pipeline, report, clean, page) if is_first() else ([], [], [])
     return Comparison(report, folder, written, left, removed)
 
 
@@ -244,11 +246,15 @@ def _run(
 
 
 def _finish(
-    pipeline: Pipeline, report: Report, clean: bool
+    pipeline: Pipeline, report: Report, clean: bool, page: bool
 ) -> tuple[list[Path], list[Remembering], list[Remembering]]:
     """Write the report and settle the folder; return the report's files, and what remembers and what did."""
     folder = pipeline.folder
-    written = write_all(report, folder, read_details(folder, report))
+    written = (
+        write_all(report, folder, read_details(folder, report))
+        if page
+        else [write_json(report, folder / "report.json")]
+    )
     for observer in pipeline.observers:
         _show(observer, folder, report)
     return written, *_settle(folder, clean and not report["failures"])

@@ -59,6 +59,7 @@ from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.reports.details import read_log
 from lightning_unlearn.reports.glossary import is_control
 from lightning_unlearn.reports.pooling import set_intervals
+from lightning_unlearn.reports.thumbnails import write_thumbnails
 
 __all__ = ["Observer", "Pipeline", "Task"]
 
@@ -146,6 +147,7 @@ class Pipeline:
     _data_identity: str = ""
     _seed: int = -1
     _task: Task | None = None
+    _elsewhere: bool = False  # whether this is not the process that was started
     _source: nn.Module | None = None
     _retrained: nn.Module | None = None
     _latest: nn.Module | None = None  # trained or loaded, of the methods
@@ -183,6 +185,8 @@ class Pipeline:
             self._source = self._train_source()
             if is_first() and self.data is not self.given:
                 self.data.split.save(self._folder(SOURCE).split)
+            if is_first() and task.seed == self.seeds[0] and not self._elsewhere:
+                self._picture_samples()
             if self._source is not None:
                 self._build_evaluators()
         elif task.step == "audit":
@@ -208,6 +212,7 @@ class Pipeline:
 
         The models that it needs are in the folder, and are loaded.
         """
+        self._elsewhere = True
         for need in task.needs:
             if need.step == "train":
                 self.do(need)
@@ -230,6 +235,15 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.given = self.data  # as the arguments describe it
+
+    def _picture_samples(self) -> None:
+        """Leave small pictures of the samples to forget beside the page, where they are images."""
+        adapter = self.adapter or Adapter()
+        try:
+            batches = self.data.evaluated("forget", indexed=False, rank=0, world_size=1)
+            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder)
+        except Exception as error:  # a picture less must not cost a comparison
+            rank_zero_warn(f"no pictures of the forgotten samples: {type(error).__name__}: {error}")
 
     @property
     def draws_anew(self) -> bool:

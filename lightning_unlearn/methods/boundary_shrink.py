@@ -9,6 +9,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.methods.base.limits import warn_without_a_class
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import frozen
 from lightning_unlearn.models.surgery import evaluating
 
@@ -49,6 +50,10 @@ class BoundaryShrink(UnlearningModule):
     indexed_streams = ("forget",)
     needs = ("loss", "classes")
     anneals = True
+    searched: ClassVar[SearchSpace] = {
+        "max_epochs": Search(2, 20, whole=True),
+        "lr": Search(1e-4, 1e-2, log=True),
+    }
     declared: ClassVar[Declared] = {"bound": Range("(0, inf)", "; 0.1 is the paper's")}
 
     def __init__(self, source: Source, bound: float = 0.1, **method: Any) -> None:

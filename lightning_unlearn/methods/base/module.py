@@ -37,6 +37,7 @@ from lightning_unlearn.methods.base.export import export_unlearned, require_fini
 from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible, refuse_no_gap
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.spreading import SpreadableModule
 from lightning_unlearn.methods.base.statistics import MovingStatistics, alike, normalised_alike
@@ -100,6 +101,11 @@ class UnlearningModule(SpreadableModule):
     epoch_stream: str = "forget"
     indexed_streams: tuple[str, ...] = ()
     once: tuple[str, ...] = ()  # streams that an epoch passes over once, spread over its steps
+    # what `tune` tries; a method adds its own to those of its bases
+    searched: ClassVar[SearchSpace] = {
+        "lr": Search(3e-4, 2e-2, log=True),
+        "max_epochs": Search(1, 8, whole=True),
+    }
     declared: ClassVar[Declared] = {}  # what the method's own arguments may be
     follows_source_recipe: ClassVar[bool] = False
     default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given

@@ -131,6 +131,18 @@ def test_the_commands_for_one_model_run(workplace: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_deletion_request_of_the_readme_is_answered(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_project()
+    (command,) = {c for c in OURS if c.startswith("lightning-unlearn forget")}
+    assert f"```bash\n{command}\n```" in README
+    assert run(command, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false") == 4
+    assert "| Forgotten: CANNOT TELL. 100 samples: " in capsys.readouterr().out
+    assert Path("unlearned/certificate.html").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMPARISONS)
 def test_the_comparisons_are_understood(
     command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
@@ -162,9 +174,8 @@ def test_records_and_pages(workplace: Path) -> None:
 # ---------------------------------------------------------------------- programs and files
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
-def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_project() -> dict[str, Any]:
+    """Train the project of the reader's own and write down a request; return arguments of a quick Trainer."""
     from my_project import MyDataModule, MyModule
 
     quick = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
@@ -172,6 +183,13 @@ def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.Monkey
     trainer.fit(MyModule(), MyDataModule())
     trainer.save_checkpoint("best.ckpt")
     Path("deletion_request.csv").write_text("id\n" + "\n".join(map(str, range(0, 400, 4))))
+    return quick
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
+def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = own_project()
 
     class QuickTrainer(L.Trainer):
         def __init__(self, **arguments: Any) -> None:

@@ -97,13 +97,13 @@ def test_a_class_is_forgotten_and_its_test_samples_are_no_loss(ask: Any) -> None
 
 
 @pytest.mark.slow
-def test_random_samples_are_compared_with_unseen_ones(ask: Any, owned: Any) -> None:
-    result = ask(0.1, checkpoints=Path(owned.path).parent)
+def test_random_samples_are_compared_with_unseen_ones(ask: Any) -> None:
+    result = ask(0.1)
     before, after, unseen = result.answered.shares
     assert result.outcome == "shown"
     assert result.answered.answer.before.low > 0.7
     assert before > 0.99
-    assert abs(after - unseen) < 0.12
+    assert abs(after - unseen) < 0.15
     split = Split.load(result.file.parent / "split.npz")
     given, labels = (each[split.forget] for each in answers(result, "train"))
     assert float((given == labels).double().mean()) == pytest.approx(after)

@@ -52,6 +52,7 @@ class BadTeacher(UnlearningModule):
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget", "retain")
+    needs = ()
     default_lr = 3e-3
     anneals = True
     searched: ClassVar[SearchSpace] = {"retain_fraction": Search(0.1, 1.0), "temperature": (1.0, 2.0, 4.0)}

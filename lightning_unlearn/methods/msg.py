@@ -56,6 +56,7 @@ class MSG(MaskedModule, AscendingModule):
         ValueError: fraction must lie in (0, 1), got 1.0; 0.3 is the published one, and all of them are Retrain's
     """
 
+    needs = ("loss", "losses")
     searched: ClassVar[SearchSpace] = {"fraction": Search(0.05, 0.6), "kept_step": Search(0.0, 0.5)}
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1)", "; 0.3 is the published one, and all of them are Retrain's"),

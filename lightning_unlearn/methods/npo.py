@@ -43,6 +43,7 @@ class NPO(UnlearningModule):
     """
 
     indexed_streams = ("forget",)
+    needs = ("loss", "losses")
     default_lr = 3e-3
     anneals = True
     searched: ClassVar[SearchSpace] = {

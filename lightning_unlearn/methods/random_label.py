@@ -44,7 +44,7 @@ class RandomLabel(UnlearningModule):
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget",)
-    needs = ("loss", "wrong targets")
+    needs: tuple[str, ...] = ("loss", "wrong targets")
     default_lr = 3e-3
     anneals = True
     searched: ClassVar[SearchSpace] = {"weight": Search(0.1, 3.0, log=True)}

@@ -53,6 +53,7 @@ class SalUn(MaskedModule, RandomLabel):
         ValueError: fraction must lie in (0, 1], got 50; half the weights are 0.5
     """
 
+    needs = ("loss", "losses", "wrong targets")
     searched: ClassVar[SearchSpace] = {"weight": Search(0.1, 3.0, log=True), "fraction": Search(0.1, 1.0)}
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1]", "; half the weights are 0.5"),

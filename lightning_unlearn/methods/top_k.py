@@ -64,6 +64,7 @@ class TopK(Perturbation):
         ValueError: k must lie in [1, 23], got 45: MLP has 23 weights
     """
 
+    needs = ("loss", "losses")
     searched: ClassVar[SearchSpace] = {"k": Search(5, 90, whole=True)}
     declared: ClassVar[Declared] = {
         "sensitivity": Choice(("loss", "output_norm")),

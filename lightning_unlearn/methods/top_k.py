@@ -15,6 +15,7 @@ from lightning_unlearn.functional import output_norm, select_top_k, select_top_k
 from lightning_unlearn.functional.gradients import Statistic
 from lightning_unlearn.methods.base import Choice, Declared, Range, Source
 from lightning_unlearn.methods.base.perturbation import Perturbation
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 
 __all__ = ["TopK"]
@@ -63,6 +64,8 @@ class TopK(Perturbation):
         ValueError: k must lie in [1, 23], got 45: MLP has 23 weights
     """
 
+    needs = ("loss", "losses")
+    searched: ClassVar[SearchSpace] = {"k": Search(5, 90, whole=True)}
     declared: ClassVar[Declared] = {
         "sensitivity": Choice(("loss", "output_norm")),
         "sensitivity_stream": Choice(("forget", "retain", "train")),

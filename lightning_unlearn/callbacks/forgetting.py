@@ -14,13 +14,14 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
-from lightning_unlearn.functional import forgetting_rate, memory_retention_rate
+from lightning_unlearn.functional import MultiLabel, forgetting_rate, memory_retention_rate
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
 
 __all__ = ["ForgettingMetrics"]
 
 _SETS = {"forget": "forget set", "retain": "retain set", "nonmember": "non-member set"}
-_STREAMS = ("forget", "retain", "test")
+_NAMES = {"forget": "forget set", "retain": "retain set", "test": "test set"}
+_STREAMS = tuple(_NAMES)
 _SHOWN = 2000  # posteriors kept for a histogram; more would not change what it shows
 
 
@@ -103,6 +104,25 @@ class ForgettingMetrics(Evaluator):
             decides="forgetting",
             goal="retrain_2",
         ),
+        **{
+            f"accuracy_by_label/{stream}": DeclaredMetric(
+                f"Accuracy by label on the {name}",
+                f"{stream} accuracy by label",
+                f"Share of all labels of the {name} that a multi-label model gives correctly; its accuracy is the "
+                "share of samples all of whose labels are.",
+                unit="%",
+            )
+            for stream, name in _NAMES.items()
+        },
+        **{
+            f"loss/{stream}": DeclaredMetric(
+                f"Loss on the {name}",
+                f"{stream} loss",
+                f"Mean loss on the {name}, of a regression, which has no accuracy.",
+                digits=4,
+            )
+            for stream, name in _NAMES.items()
+        },
     }
 
     def watching(self) -> Watcher:
@@ -112,22 +132,29 @@ class ForgettingMetrics(Evaluator):
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Measure accuracies and the rates that the known controls allow."""
         streams = [s for s in _STREAMS if audit.data.stream_size(s)]
-        metrics = {f"accuracy/{stream}": audit.outputs(model, stream).accuracy for stream in streams}
+        task = audit.adapter.kind
+        metrics = {f"{task.measured}/{stream}": audit.outputs(model, stream).measured for stream in streams}
+        if isinstance(task, MultiLabel):
+            for stream in streams:
+                answers = audit.outputs(model, stream)
+                share = task.by_label(answers.logits, answers.targets).double().mean()
+                metrics[f"accuracy_by_label/{stream}"] = float(share)
         if "test" in streams:
             metrics.update(_test_accuracy_by_class(*(audit.outputs(model, stream) for stream in _STREAMS)))
-        if audit.source is not None:
+        if audit.source is not None and "correct" in task.offers:
             before = audit.outputs(audit.source, "forget").accuracy
             if before > 0:  # relative to nothing the rates are undefined, and then not reported
                 metrics["forgetting_rate"] = forgetting_rate(before, metrics["accuracy/forget"])
                 metrics["memory_retention_rate"] = memory_retention_rate(metrics["accuracy/retain"], before)
-        audit.details["posteriors"] = {
-            _SETS[stream]: _true_class_posteriors(audit.outputs(model, stream))
-            for stream in _SETS
-            if audit.data.stream_size(stream)
-        }
-        if audit.retrained is not None:
+        if "posteriors" in task.offers:
+            audit.details["posteriors"] = {
+                _SETS[stream]: _true_class_posteriors(audit.outputs(model, stream))
+                for stream in _SETS
+                if audit.data.stream_size(stream)
+            }
+        if audit.retrained is not None and "posteriors" in task.offers:
             ours, theirs = audit.outputs(model, "forget"), audit.outputs(audit.retrained, "forget")
-            alike = ours.task.similarity(ours.logits, theirs.logits, ours.targets)
+            alike = task.similarity(ours.logits, theirs.logits, ours.targets)
             metrics["similarity"] = float(alike.mean())
         return metrics
 
@@ -150,7 +177,7 @@ def _accuracies(
 ) -> dict[str, float]:
     """Return the accuracies of a model in training, on some samples of each stream."""
     accuracies = {}
-    for stream in _STREAMS:
+    for stream in _STREAMS if "correct" in adapter.kind.offers else ():
         if data.stream_size(stream):
             positions = some_of(getattr(data.split, stream), derive_seed(data.seed, "watched", stream))
             loader = data.loader(stream, positions=positions, indexed=True)

@@ -22,7 +22,6 @@ from lightning_unlearn.functional import (
     bootstrap_intervals,
     confusion_matrix,
     membership_rates,
-    sort_posteriors,
 )
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score, near_share
 
@@ -180,8 +179,8 @@ class MembershipInference(AgainstNonmembers):
         """Train the attack, or take the one trained for the last model of this source, and apply it."""
         variant = self._variant(audit.data)
         classifier = self._classifier(variant, model, audit)
-        forget = _scores(classifier, audit.outputs(model, "forget").posteriors)
-        nonmember = _scores(classifier, audit.outputs(model, "nonmember").posteriors)
+        forget = _scores(classifier, audit.outputs(model, "forget").features)
+        nonmember = _scores(classifier, audit.outputs(model, "nonmember").features)
         intervals = bootstrap_intervals(
             forget, nonmember, torch.Generator().manual_seed(audit.seed), resamples=self.bootstrap
         )
@@ -206,8 +205,8 @@ class MembershipInference(AgainstNonmembers):
             others = audit.outputs(model, "nonmember")
         else:  # clean ones, as the retained samples are
             others = predict(model, data.loader("nonmember", indexed=True), audit.runtime, audit.adapter)
-        retained = audit.outputs(model, "retain").posteriors[fresh]
-        return {"retain_auc": auc(_scores(classifier, retained), _scores(classifier, others.posteriors))}
+        retained = audit.outputs(model, "retain").features[fresh]
+        return {"retain_auc": auc(_scores(classifier, retained), _scores(classifier, others.features))}
 
     def _variant(self, data: UnlearningDataModule) -> str:
         if self.variant == "auto":
@@ -218,14 +217,14 @@ class MembershipInference(AgainstNonmembers):
         """Return the trained attack; it depends on the source and the data only, so later models share it."""
         attacked = model if variant == "own" or audit.source is None else audit.source
         subjects = [audit.data] if variant == "shadow" else [audit.data, audit.original(attacked)]
-        posteriors = self._shadow_posteriors if variant == "shadow" else self._source_posteriors
+        features = self._shadow_features if variant == "shadow" else self._source_features
 
         def train() -> Any:
-            return _train_attack(self.attack, *posteriors(attacked, audit), audit.seed)
+            return _train_attack(self.attack, *features(attacked, audit), audit.seed)
 
         return self.once((variant, audit.seed), subjects, train)
 
-    def _shadow_posteriors(self, architecture: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
+    def _shadow_features(self, architecture: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data, runtime = audit.data, audit.runtime
         trained = shadow_models(
             architecture,
@@ -244,14 +243,14 @@ class MembershipInference(AgainstNonmembers):
             runtime.place(shadow)
             for positions, kept in zip(data.split.shadow_in_out(number), (members, others), strict=True):
                 loader = data.loader("shadow", positions=positions, indexed=True)
-                kept.append(predict(shadow, loader, runtime, audit.adapter).posteriors)
+                kept.append(predict(shadow, loader, runtime, audit.adapter).features)
         return torch.cat(members), torch.cat(others)
 
-    def _source_posteriors(self, attacked: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
+    def _source_features(self, attacked: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data = audit.data
-        others = audit.outputs(attacked, "test").posteriors
+        others = audit.outputs(attacked, "test").features
         loader = data.loader("retain", positions=self._learned(data, audit.seed), indexed=True)
-        members = predict(attacked, loader, audit.runtime, audit.adapter).posteriors
+        members = predict(attacked, loader, audit.runtime, audit.adapter).features
         return members, others
 
     def _learned(self, data: UnlearningDataModule, seed: int) -> np.ndarray[Any, Any]:
@@ -264,7 +263,7 @@ def _train_attack(attack: Attack, members: Tensor, others: Tensor, seed: int) ->
     size = min(len(members), len(others))
     generator = torch.Generator().manual_seed(seed)
     chosen = [rows[torch.randperm(len(rows), generator=generator)[:size]] for rows in (members, others)]
-    features = _features(torch.cat(chosen))
+    features = _logarithms(torch.cat(chosen))
     labels = np.repeat([1, 0], size)
     if attack == "logistic":
         from sklearn.linear_model import LogisticRegression
@@ -280,12 +279,12 @@ def _train_attack(attack: Attack, members: Tensor, others: Tensor, seed: int) ->
     return HistGradientBoostingClassifier(random_state=seed % 2**32).fit(features, labels)
 
 
-def _scores(classifier: Any, posteriors: Tensor) -> Tensor:
+def _scores(classifier: Any, features: Tensor) -> Tensor:
     """Return the probability of membership for each row, ``(N,)`` float64."""
-    return torch.from_numpy(classifier.predict_proba(_features(posteriors))[:, 1])
+    return torch.from_numpy(classifier.predict_proba(_logarithms(features))[:, 1])
 
 
-def _features(posteriors: Tensor) -> np.ndarray[Any, Any]:
-    """Sort, and take logarithms: posteriors of members differ in how many nines follow the point."""
-    features: np.ndarray[Any, Any] = sort_posteriors(posteriors.double()).clamp_min(1e-12).log().numpy()
-    return features
+def _logarithms(features: Tensor) -> np.ndarray[Any, Any]:
+    """Take logarithms: posteriors of members differ in how many nines follow the point."""
+    logarithms: np.ndarray[Any, Any] = features.double().clamp_min(1e-12).log().numpy()
+    return logarithms

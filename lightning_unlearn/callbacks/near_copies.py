@@ -50,7 +50,7 @@ class NearCopies(AgainstNonmembers):
             floating-point tensor, of which alone such copies can be made.
     """
 
-    needs = ("loss", "correct")
+    needs = ("losses", "correct")
     default_name: ClassVar[str] = "near_copies"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "near_copies/accuracy": near_share(

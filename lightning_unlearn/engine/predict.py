@@ -34,6 +34,16 @@ class Outputs:
         return self.task.posteriors(self.logits)
 
     @property
+    def features(self) -> Tensor:
+        """What a membership attack learns from, sorted posteriors of a classifier, ``(N, F)``."""
+        return self.task.features(self.logits)
+
+    @property
+    def measured(self) -> float:
+        """The accuracy, or the mean loss where no answer is right or wrong."""
+        return float(self.task.measure(self.logits, self.targets).double().mean())
+
+    @property
     def accuracy(self) -> float:
         """How right the answers are, a mean over samples in [0, 1]."""
         return float(self.task.correct(self.logits, self.targets).double().mean())

@@ -82,6 +82,11 @@ def logit_scaled_confidence(logits: Tensor, targets: Tensor) -> Tensor:
     confidence = own - values.scatter(-1, places, -math.inf).logsumexp(-1)
     if bool(confidence.isnan().any()):
         raise ValueError("logits hold NaN or infinite values; look for a model whose training diverged")
+    return clamped(confidence)
+
+
+def clamped(confidence: Tensor) -> Tensor:
+    """Return φ within the bound that published code has."""
     return confidence.clamp(-_BOUND, _BOUND)
 
 

@@ -2,19 +2,39 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from lightning_unlearn.functional.divergence import js_from_logits, kl_from_logits, posteriors
-from lightning_unlearn.functional.lira import logit_scaled_confidence
+from lightning_unlearn.functional.gan import sort_posteriors
+from lightning_unlearn.functional.lira import clamped, logit_scaled_confidence
 from lightning_unlearn.functional.unlearning import wrong_labels
 
-__all__ = ["SINGLE_LABEL", "SingleLabel", "Task", "task_named", "tasks_of"]
+__all__ = [
+    "SINGLE_LABEL",
+    "AbsoluteRegression",
+    "Binary",
+    "Embedding",
+    "Masks",
+    "MultiLabel",
+    "Positions",
+    "Regression",
+    "SingleLabel",
+    "SoftLabels",
+    "Task",
+    "Tokens",
+    "task_named",
+    "tasks_of",
+]
 
+_SLACK = 1e-3  # how far from 1 distributions may sum
 _NEEDS = {
-    "loss": "a loss of outputs and targets",
+    "loss": "a loss (the source's own with step='source', or one that is given as loss=...)",
+    "losses": "a loss of each sample",
     "correct": "a share of right answers",
     "posteriors": "posteriors",
     "distribution": "one distribution over classes a sample",
@@ -82,6 +102,10 @@ class Task:
     def posteriors(self, outputs: Tensor) -> Tensor:
         """Return probabilities, the last dimension over classes, in at least float32."""
         raise NotImplementedError
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """Return what an attack learns from: sorted posteriors, or what of a sample stands for them, ``(B, F)``."""
+        return sort_posteriors(self.posteriors(outputs))
 
     def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return how far outputs ``q`` are from ``p``, ``(B,)``: KL(P ‖ Q) in nats, or what stands for it.
@@ -177,10 +201,360 @@ class SingleLabel(Task):
         return wrong_labels(targets, index, count=count, classes=outputs.shape[1], seed=seed)
 
 
+@dataclass(frozen=True)
+class SoftLabels(SingleLabel):
+    """A distribution over C classes: logits ``(B, C)``, targets ``(B, C)`` that sum to 1 (one-hot, smoothed, mixed).
+
+    Right is the likeliest class. Samples that are not mixed may have their class, ``(B,)``.
+    """
+
+    name: ClassVar[str] = "soft"
+    offers: ClassVar[frozenset[str]] = SingleLabel.offers - {"classes"}
+
+    @property
+    def batch_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """The cross-entropy."""
+        return self._mean_loss
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Return whether the rows of targets are distributions over the columns of outputs."""
+        alike = outputs.ndim == 2 and outputs.shape[1] > 1 and targets.shape == outputs.shape
+        sums = targets.sum(dim=-1).float()
+        return (
+            alike and bool((targets >= 0).all()) and torch.allclose(sums, torch.ones_like(sums), atol=_SLACK)
+        )
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy."""
+        outputs = _wide(outputs)
+        return super().loss(outputs, targets if targets.ndim == 1 else targets.to(outputs.dtype))
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return 1 where the largest logit is at the likeliest class."""
+        return super().correct(outputs, self._hard(targets))
+
+    def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the logit-scaled confidence of the likeliest class."""
+        return super().confidence(outputs, self._hard(targets))
+
+    def wrong_targets(
+        self, outputs: Tensor, targets: Tensor, index: Tensor, *, count: int, seed: int
+    ) -> Tensor:
+        """Return the distributions with all classes moved on by as much."""
+        if targets.ndim == 1:
+            return super().wrong_targets(outputs, targets, index, count=count, seed=seed)
+        classes = outputs.shape[1]
+        zeros = torch.zeros_like(index, device=targets.device)
+        moves = wrong_labels(zeros, index, count=count, classes=classes, seed=seed)
+        places = (torch.arange(classes, device=targets.device) - moves[:, None]) % classes
+        return targets.gather(1, places)
+
+    @staticmethod
+    def _hard(targets: Tensor) -> Tensor:
+        return targets if targets.ndim == 1 else targets.argmax(dim=-1)
+
+
+@dataclass(frozen=True)
+class Binary(Task):
+    """One logit a sample, ``(B,)`` or ``(B, 1)``, targets 0 and 1 of either shape, binary cross-entropy."""
+
+    name: ClassVar[str] = "binary"
+    offers: ClassVar[frozenset[str]] = frozenset(_NEEDS) - {"classes"}
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Return whether there is one number a sample, and the targets are 0 and 1."""
+        return outputs.numel() == len(outputs) and _decided(outputs, targets)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the binary cross-entropy, a mean over what a sample has of labels."""
+        flat = _flat(_wide(outputs))
+        return F.binary_cross_entropy_with_logits(flat, _flat(targets).to(flat), reduction="none").mean(dim=1)
+
+    def posteriors(self, outputs: Tensor) -> Tensor:
+        """Return the probabilities of 0 and 1, ``(B, 2)``."""
+        return posteriors(_pairs(outputs)).squeeze(1)
+
+    def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return KL(P ‖ Q) of every label, summed."""
+        return self._of_sample(kl_from_logits(_pairs(p), _pairs(q), "none"))
+
+    def js(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the JS divergence of every label, summed."""
+        return self._of_sample(js_from_logits(_pairs(p), _pairs(q)))
+
+    def similarity(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return 1 − JS, a mean over labels."""
+        return 1.0 - js_from_logits(_pairs(p), _pairs(q)).mean(dim=1)
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return 1 where all labels are right."""
+        return self.by_label(outputs, targets).amin(dim=1)
+
+    def by_label(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return 1 for each label that is right, ``(B, L)`` float32."""
+        return ((_flat(outputs) > 0) == (_flat(targets) > 0)).float()
+
+    def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the logit-scaled confidence of the true value of a label, a mean over labels."""
+        signed = _flat(outputs) * (2 * _flat(targets).to(outputs) - 1)
+        return clamped(signed.detach().cpu().double()).mean(dim=1)
+
+    def wrong_targets(
+        self, outputs: Tensor, targets: Tensor, index: Tensor, *, count: int, seed: int
+    ) -> Tensor:
+        """Return the other value."""
+        return _other(targets)
+
+    def _of_sample(self, by_label: Tensor) -> Tensor:
+        return by_label.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class MultiLabel(Binary):
+    """L labels that each are there or not: logits ``(B, L)``, targets 0 and 1 ``(B, L)``, binary cross-entropy.
+
+    An answer is right if all labels are.
+    """
+
+    name: ClassVar[str] = "multilabel"
+    offers: ClassVar[frozenset[str]] = Binary.offers - {"distribution"}
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Return whether there are several columns of outputs, and as many of 0 and 1."""
+        return outputs.ndim == 2 and outputs.shape[1] > 1 and _decided(outputs, targets)
+
+    def posteriors(self, outputs: Tensor) -> Tensor:
+        """Return the probabilities of 0 and 1 of every label, ``(B, L, 2)``."""
+        return posteriors(_pairs(outputs))
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """Return how sure every label is, the surest first, ``(B, L)``."""
+        return self.posteriors(outputs).amax(dim=-1).sort(dim=1, descending=True).values
+
+    def wrong_targets(
+        self, outputs: Tensor, targets: Tensor, index: Tensor, *, count: int, seed: int
+    ) -> Tensor:
+        """Return other labels: each changed by the throw of a coin, and all where none was."""
+        changed = _coins(count, targets.shape[1], seed)[index.cpu()].to(targets.device)
+        return torch.where(changed, _other(targets), targets)
+
+
+@dataclass(frozen=True)
+class Masks(MultiLabel):
+    """One logit a position, ``(B, 1, ...)`` or as the targets, which are 0 and 1, ``(B, ...)``: a mask of a sample."""
+
+    name: ClassVar[str] = "masks"
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Return whether there is a number for each position of the targets, which are 0 and 1."""
+        return outputs.ndim > 2 and _decided(outputs, targets)
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """Return how sure the positions are, on average, ``(B, 2)``."""
+        return self.posteriors(outputs).sort(dim=-1, descending=True).values.mean(dim=1)
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the share of positions that are right."""
+        return self.by_label(outputs, targets).mean(dim=1)
+
+    def wrong_targets(
+        self, outputs: Tensor, targets: Tensor, index: Tensor, *, count: int, seed: int
+    ) -> Tensor:
+        """Return the complement."""
+        return _other(targets)
+
+    def _of_sample(self, by_label: Tensor) -> Tensor:
+        return by_label.mean(dim=1)
+
+
+@dataclass(frozen=True)
+class Positions(Task):
+    """One of C classes at each position: logits ``(B, C, ...)``, targets ``(B, ...)`` whole numbers.
+
+    Losses, divergences and accuracies of a sample are means over its positions, without those that are ignored.
+
+    Attributes:
+        ignore_index: What stands at positions that do not count.
+    """
+
+    name: ClassVar[str] = "positions"
+    offers: ClassVar[frozenset[str]] = MultiLabel.offers
+    ignore_index: int = -100
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Return whether there is a class for each position, or what is ignored."""
+        if not _whole(targets) or outputs.ndim < 3:
+            return False
+        rows = self._rows(outputs)
+        counted = targets[targets != self.ignore_index]
+        return (
+            self._shape(outputs) == _without_channel(targets).shape
+            and rows.shape[-1] > 1
+            and (not counted.numel() or (int(counted.min()) >= 0 and int(counted.max()) < rows.shape[-1]))
+        )
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy, a mean over positions."""
+        return self._mean(self._losses(outputs, targets), targets)
+
+    def posteriors(self, outputs: Tensor) -> Tensor:
+        """Return the softmax at every position, ``(B, positions, C)``."""
+        return posteriors(self._rows(outputs))
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """Return the sorted posteriors, a mean over positions, ``(B, C)``."""
+        return self.posteriors(outputs).sort(dim=-1, descending=True).values.mean(dim=1)
+
+    def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return KL(P ‖ Q), a mean over positions."""
+        return self._mean(kl_from_logits(self._rows(p), self._rows(q), "none"), targets)
+
+    def js(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the JS divergence, a mean over positions."""
+        return self._mean(js_from_logits(self._rows(p), self._rows(q)), targets)
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the share of positions that are right."""
+        return self._mean((self._rows(outputs).argmax(dim=-1) == targets.flatten(1)).float(), targets)
+
+    def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the logit-scaled confidence of the true class, a mean over positions."""
+        flat, targets = targets.cpu().flatten(1), targets.cpu()
+        known = flat.masked_fill(flat == self.ignore_index, 0)
+        rows = self._rows(outputs.detach().cpu())
+        found = logit_scaled_confidence(rows.flatten(0, 1), known.flatten()).view_as(flat)
+        return self._mean(found, targets)
+
+    def wrong_targets(
+        self, outputs: Tensor, targets: Tensor, index: Tensor, *, count: int, seed: int
+    ) -> Tensor:
+        """Return the classes of a sample moved on by as much at all its positions."""
+        classes, zeros = self._rows(outputs).shape[-1], torch.zeros_like(index, device=targets.device)
+        moves = wrong_labels(zeros, index, count=count, classes=classes, seed=seed)
+        moved = (targets + moves.view(-1, *[1] * (targets.ndim - 1))) % classes
+        return torch.where(targets == self.ignore_index, targets, moved)
+
+    def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._losses(outputs, targets).sum() / (targets != self.ignore_index).sum().clamp(min=1)
+
+    def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy at each position, 0 where it is ignored, ``(B, positions)``."""
+        rows = self._rows(_wide(outputs)).transpose(1, 2)
+        return F.cross_entropy(rows, targets.flatten(1), reduction="none", ignore_index=self.ignore_index)
+
+    def _mean(self, values: Tensor, targets: Tensor | None) -> Tensor:
+        """Return means over the positions ``(B, positions)`` that count."""
+        if targets is None:
+            return values.mean(dim=1)
+        counted = (targets.flatten(1) != self.ignore_index).to(values)
+        return (values * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+
+    def _rows(self, outputs: Tensor) -> Tensor:
+        """Return the logits of each position, ``(B, positions, C)``."""
+        return outputs.flatten(2).transpose(1, 2)
+
+    def _shape(self, outputs: Tensor) -> torch.Size:
+        """Return the shape that targets have."""
+        return outputs.shape[:1] + outputs.shape[2:]
+
+
+@dataclass(frozen=True)
+class Tokens(Positions):
+    """One of C classes at each position: logits ``(B, ..., C)``, targets ``(B, ...)`` whole numbers."""
+
+    name: ClassVar[str] = "tokens"
+
+    def _rows(self, outputs: Tensor) -> Tensor:
+        return outputs.flatten(1, -2)
+
+    def _shape(self, outputs: Tensor) -> torch.Size:
+        return outputs.shape[:-1]
+
+
+@dataclass(frozen=True)
+class Regression(Task):
+    """One or more numbers: outputs and targets ``(B, ...)``, mean squared error.
+
+    How far two models' answers are apart is the loss of one under the other. No answer is right or wrong.
+    """
+
+    name: ClassVar[str] = "regression"
+    offers: ClassVar[frozenset[str]] = frozenset({"loss", "losses"})
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Return whether there are as many numbers."""
+        return _alike(outputs, targets)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean error of a sample's numbers."""
+        flat = _flat(_wide(outputs))
+        return self._errors(flat, _flat(targets).to(flat)).mean(dim=1)
+
+    def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the loss of one answer under the other."""
+        return self.loss(q, p)
+
+    def js(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the loss of one answer under the other."""
+        return self.loss(p, q)
+
+    def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the negative logarithm of the residual, the root of a mean square over a sample's numbers."""
+        residual = _flat(outputs).detach().cpu().double() - _flat(targets).detach().cpu().double()
+        return clamped(-0.5 * residual.square().mean(dim=1).log())
+
+    def _errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square()
+
+
+@dataclass(frozen=True)
+class AbsoluteRegression(Regression):
+    """The same, with the mean absolute error."""
+
+    name: ClassVar[str] = "l1"
+
+    def _errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).abs()
+
+
+@dataclass(frozen=True)
+class Embedding(Task):
+    """Vectors whose distances are meant: outputs ``(B, D)``; targets, whatever the source's own loss makes of them.
+
+    It has no loss but the source's own (``step="source"``). Two models' answers are compared by the distances between
+    a batch's samples, which no turn of the space changes. It is never guessed, since it looks like logits.
+    """
+
+    name: ClassVar[str] = "embedding"
+
+    def fits(self, outputs: Tensor, targets: Tensor) -> bool:
+        """Return whether there is a vector for each sample."""
+        return outputs.ndim == 2 and len(targets) == len(outputs)
+
+    def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the mean squared difference of a sample's distances from the batch's others."""
+        # squared distances: at 0, where a sample meets itself, the root has no slope
+        ours, theirs = ((x[:, None] - x).square().sum(dim=-1) for x in (_wide(p), _wide(q)))
+        return (ours - theirs).square().sum(dim=1) / max(1, len(p) - 1)
+
+    js = kl
+
+
 SINGLE_LABEL = SingleLabel()
 """The task where none is known."""
 
-_TASKS: tuple[Task, ...] = (SINGLE_LABEL,)
+_IGNORED = (-100, 255, 0)  # usual marks of positions that do not count
+_TASKS: tuple[Task, ...] = (
+    SINGLE_LABEL,
+    SoftLabels(),
+    Binary(),
+    MultiLabel(),
+    Masks(),
+    *(kind(mark) for kind in (Positions, Tokens) for mark in _IGNORED),
+    Regression(),
+    AbsoluteRegression(),
+)
+_NAMED_ONLY: tuple[Task, ...] = (Embedding(),)
 
 
 def task_named(task: "Task | str") -> Task:
@@ -195,15 +569,53 @@ def task_named(task: "Task | str") -> Task:
     """
     if isinstance(task, Task):
         return task
-    known = {each.name: each for each in _TASKS}
+    known = {each.name: each for each in reversed(_TASKS + _NAMED_ONLY)}
     if task not in known:
-        raise ValueError(f"task must be one of {', '.join(map(repr, known))}, got {task!r}")
+        raise ValueError(f"task must be one of {', '.join(map(repr, sorted(known)))}, got {task!r}")
     return known[task]
 
 
 def tasks_of(outputs: Tensor, targets: Tensor) -> list[Task]:
     """Return the tasks that outputs and targets may be of, the likeliest first."""
     return [task for task in _TASKS if task.fits(outputs, targets)]
+
+
+def _flat(values: Tensor) -> Tensor:
+    """Return a row a sample, ``(B, numbers)``."""
+    return values.flatten(1) if values.ndim > 1 else values[:, None]
+
+
+def _pairs(outputs: Tensor) -> Tensor:
+    """Return logits of two classes for each logit of a sample, ``(B, L, 2)``."""
+    flat = _flat(outputs)
+    return torch.stack([torch.zeros_like(flat), flat], dim=-1)
+
+
+def _without_channel(targets: Tensor) -> Tensor:
+    """Return targets ``(B, 1, H, W)`` as ``(B, H, W)``."""
+    return targets.squeeze(1) if targets.ndim > 3 else targets
+
+
+def _alike(outputs: Tensor, targets: Tensor) -> bool:
+    """Return whether shapes are the same but for a dimension of 1."""
+    return len(outputs) == len(targets) and _flat(outputs).shape == _flat(targets).shape
+
+
+def _decided(outputs: Tensor, targets: Tensor) -> bool:
+    """Return whether there is a 0 or 1 for each output."""
+    return _alike(outputs, targets) and bool(((targets == 0) | (targets == 1)).all())
+
+
+def _other(targets: Tensor) -> Tensor:
+    """Return 1 for 0 and 0 for all else, of the same type."""
+    return (targets == 0).to(targets.dtype)
+
+
+@lru_cache(maxsize=2)  # one throw serves all steps of an epoch
+def _coins(count: int, labels: int, seed: int) -> Tensor:
+    thrown = torch.rand(count, labels, generator=torch.Generator().manual_seed(seed)) < 1 / 2
+    thrown[~thrown.any(dim=1)] = True
+    return thrown
 
 
 def _whole(targets: Tensor) -> bool:

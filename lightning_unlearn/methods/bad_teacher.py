@@ -51,6 +51,7 @@ class BadTeacher(UnlearningModule):
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget", "retain")
+    needs = ()
     default_lr = 3e-3
     anneals = True
     declared: ClassVar[Declared] = {

@@ -55,6 +55,7 @@ class MSG(MaskedModule, AscendingModule):
         ValueError: fraction must lie in (0, 1), got 1.0; 0.3 is the published one, and all of them are Retrain's
     """
 
+    needs = ("loss", "losses")
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1)", "; 0.3 is the published one, and all of them are Retrain's"),
         "kept_step": Range("[0, 1]", "; 0.1 is the published one"),

@@ -42,6 +42,7 @@ class NPO(UnlearningModule):
     """
 
     indexed_streams = ("forget",)
+    needs = ("loss", "losses")
     default_lr = 3e-3
     anneals = True
     declared: ClassVar[Declared] = {

@@ -43,7 +43,7 @@ class RandomLabel(UnlearningModule):
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget",)
-    needs = ("loss", "wrong targets")
+    needs: tuple[str, ...] = ("loss", "wrong targets")
     default_lr = 3e-3
     anneals = True
     declared: ClassVar[Declared] = {"weight": Range("[0, inf)", "; 1 is usual")}

@@ -52,6 +52,7 @@ class SalUn(MaskedModule, RandomLabel):
         ValueError: fraction must lie in (0, 1], got 50; half the weights are 0.5
     """
 
+    needs = ("loss", "losses", "wrong targets")
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1]", "; half the weights are 0.5"),
     }

@@ -150,7 +150,7 @@ class SCRUB(UnlearningModule):
             runtime = Runtime(self.trainer)
             loaders = [self.data.loader(stream, indexed=True) for stream in ("forget", "nonmember")]
             known, unknown = (
-                predict(self.model, loader, runtime, self.adapter).accuracy for loader in loaders
+                predict(self.model, loader, runtime, self.adapter).measured for loader in loaders
             )
         gap = abs(known - unknown)
         if not self._kept or gap < self._kept["gap"]:

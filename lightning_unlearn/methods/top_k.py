@@ -63,6 +63,7 @@ class TopK(Perturbation):
         ValueError: k must lie in [1, 23], got 45: MLP has 23 weights
     """
 
+    needs = ("loss", "losses")
     declared: ClassVar[Declared] = {
         "sensitivity": Choice(("loss", "output_norm")),
         "sensitivity_stream": Choice(("forget", "retain", "train")),

@@ -179,6 +179,8 @@ class WGAN(UnlearningModule):
 
     def _place_critic(self) -> nn.Module:
         runtime = Runtime(self.trainer)
+        self._know_task(self.data)
+        self.require_task()
         classes = self._count_classes(runtime)
         if not self._critic:
             with isolated_rng(derive_seed(self.data.order_seed, "critic")):

@@ -67,7 +67,7 @@ class Evaluator(L.Callback):
 
     default_name: ClassVar[str]
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}
-    needs: ClassVar[tuple[str, ...]] = ("loss",)  # what of a task it speaks of
+    needs: tuple[str, ...] = ("losses",)  # what of a task it speaks of
     copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
     keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
     cache: Path | None = None

@@ -34,6 +34,8 @@ class CollapseGuard(L.Callback):
         RuntimeError: If the model has collapsed at the first look already.
     """
 
+    needs = ("correct",)
+
     def __init__(self, retain: float, below: float = 0.2) -> None:
         in_range("retain", retain, "[0, 1]", ": it is an accuracy")
         in_range("below", below, "[0, 1]", ": it is a difference of accuracies")

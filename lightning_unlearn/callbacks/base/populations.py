@@ -329,7 +329,9 @@ def _answers(model: nn.Module, data: UnlearningDataModule, runtime: Runtime, ada
 
 
 def _said(stream: str, outputs: Outputs) -> Answers:
-    answers = {f"accuracy/{stream}": torch.tensor(outputs.accuracy, dtype=torch.float64)}
+    answers: Answers = {}
+    if "correct" in outputs.task.offers:
+        answers[f"accuracy/{stream}"] = torch.tensor(outputs.accuracy, dtype=torch.float64)
     if stream != "retain":  # it may be millions of samples, and no statistic looks at single ones of it
         answers[f"confidence/{stream}"] = outputs.confidence
     return answers

@@ -46,7 +46,7 @@ class Curves:
     def log_accuracies(self, method: L.LightningModule, batch: Any, adapter: Adapter) -> None:
         """Log the share of right answers in each stream's batch, of the answers that the loss was made of."""
         answered, self.answered = self.answered, []
-        if answered and isinstance(batch, Mapping):
+        if answered and isinstance(batch, Mapping) and "loss" in adapter.kind.offers:
             for name, accuracy in batch_accuracies(answered, batch, adapter).items():
                 method.log(f"train/{adapter.kind.measured}_{name}", accuracy)
 

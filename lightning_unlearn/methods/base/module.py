@@ -105,7 +105,7 @@ class UnlearningModule(SpreadableModule):
     default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given
     anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
-    needs: ClassVar[tuple[str, ...]] = ("loss",)  # what of a task it speaks of
+    needs: tuple[str, ...] = ("loss",)  # what of a task it speaks of
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -616,7 +616,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log how far forget set and non-members lie apart, where that says anything."""
-        if "nonmember" in self._validated:
+        if "nonmember" in self._validated and "loss" in self.task.offers:
             means = self._validation
             self._curves.log_gap(
                 self, cast(MeanMetric, means["forget"]), cast(MeanMetric, means["nonmember"])
@@ -638,6 +638,8 @@ class UnlearningModule(SpreadableModule):
 
     def _log_accuracy(self, name: str, batch: Any) -> None:
         (logits, targets), *_ = self.stream_logits(batch)
+        if "loss" not in self.task.offers:  # nothing that could be measured of a sample
+            return
         metric = cast(MeanMetric, self._validation[name])
         # with fewer samples than processes, the last of these are served repeated ones, which do not count
         data = self._split_data
@@ -688,8 +690,7 @@ class UnlearningModule(SpreadableModule):
         self._use(trial.adapter)
         known = data.known_targets() if "classes" in self.task.offers else None
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
-        needs = tuple(need for need in self.needs if need != "loss" or self.step == "loss")
-        self.task.require(type(self).__name__, needs)
+        self.require_task()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             self.task.require(type(callback).__name__, getattr(callback, "needs", ()))
         self._plain_answers = trial.plain
@@ -698,6 +699,12 @@ class UnlearningModule(SpreadableModule):
             warn_of_another_loss(trial, source, method)
         if not self.follows_source_recipe:  # which needs a source's architecture, and not what it has learned
             warn_of_guessing(trial, source)
+
+    def require_task(self) -> None:
+        """Refuse a task that lacks what the method needs."""
+        own = self._given_loss or self.step == "source"
+        needs = tuple(need for need in self.needs if need != "loss" or not own)
+        self.task.require(type(self).__name__, needs)
 
     def _know_task(self, data: UnlearningDataModule | None) -> None:
         """Find the task out, where no fit has."""

@@ -110,6 +110,8 @@ class Perturbation(MaskedModule):
             self.streams = ("retain",)  # nothing asks for the forget set
         self.perturbed: dict[str, Tensor] = {}
         taught_by = self.source if teacher == "source" else load_source(teacher)
+        if similarity_threshold is not None:
+            self.needs = (*self.needs, "posteriors")
         self._teacher = Teacher(taught_by, self.adapter)
         self.train()
 

@@ -119,11 +119,12 @@ def try_model(
         if own is None and (answers or columns or len(tasks) > 1):
             own = _own_loss(model, asked if step else None, batch, runtime)
         task = _chosen(tasks, logits, targets, own, name)
-        loss = loss or task.batch_loss
+        given, loss = loss is not None, loss or task.batch_loss
         if answers or columns:
             _require_one(answers, columns, (logits, targets), loss, own, name)
         in_range = not single or (bool((targets >= 0).all()) and int(targets.max()) < logits.shape[1])
-        ours = float(loss(logits, targets)) if step and in_range else math.nan
+        known = in_range and (given or "loss" in task.offers)
+        ours = float(loss(logits, targets)) if step and known else math.nan
         if step and not logits.requires_grad:
             _require_trained_answers(asked, logits, adapter.call(_zeroed(asked), inputs))
     return Trial(logits.detach(), targets, ours, own, output is logits, adapter.of_task(task))
@@ -213,6 +214,8 @@ def _chosen(tasks: Sequence[Task], logits: Tensor, targets: Tensor, own: float |
         ]
         if alike:
             return alike[0]
+    if len({task.name for task in tasks}) == 1:  # but for what it ignores
+        return tasks[0]
     listed = ", ".join(f"{loss:.4g} of {task.name!r}" for task, loss in losses.items())
     told = "has none to tell by" if own is None else f"gives {own:.4g}"
     raise ValueError(

@@ -154,6 +154,23 @@ def support(kind: str) -> str:
     return table(["", *(f"`{name}`" for name in names)], rows, align=":-:")
 
 
+def tasks() -> str:
+    """Return the kinds of task, and what is refused for each; a source's own step may stand for a loss."""
+    kinds = {type(task) for task in importlib.import_module("lightning_unlearn.functional.tasks").TASKS}
+
+    def refused(kind: str, task: Any) -> str:
+        lacking = (
+            name for name in sorted(pages(kind)) if not {*subject(name).needs} <= task.offers | {"loss"}
+        )
+        return ", ".join(f"`{name}`" for name in lacking) or "-"
+
+    rows = [
+        [f"`{task.name}`", first_sentence(task), *(refused(kind, task) for kind in ROOMS)]
+        for task in sorted(kinds, key=lambda task: str(task.name))
+    ]
+    return table(["task", "what it is", "methods refused", "evaluators refused"], rows)
+
+
 @cache
 def support_axes(kind: str) -> dict[str, Any]:
     """Return one part of ``support.yml``."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         UnlearningDegree,
     )
     from lightning_unlearn.comparison.api import compare
+    from lightning_unlearn.comparison.request import forget
     from lightning_unlearn.comparison.runs import MethodRun, SourceRun
     from lightning_unlearn.data import (
         Adapter,
@@ -90,9 +91,10 @@ __all__ = [
     "UnlearningModule",
     "__version__",
     "compare",
+    "forget",
 ]
 
-_HOMES = ("data", "models", "methods", "callbacks", "comparison.runs", "comparison.api")
+_HOMES = ("data", "models", "methods", "callbacks", "comparison.runs", "comparison.api", "comparison.request")
 
 
 def __getattr__(name: str) -> Any:

@@ -624,7 +624,7 @@ def test_the_command_says_that_all_matches(request_on_file: Any, capsys: pytest.
     printed = capsys.readouterr().out
     assert "1 lines, 1 of their models at hand" in printed
     assert f"head: {read(ledger)[0]['hash']}" in printed
-    assert "everything matches" in printed
+    assert "chain intact; outcome: not measured" in printed
     for model in ("unlearned.ckpt", "method.ckpt"):
         assert command(ledger, "--model", folder / model) == 0
         assert (

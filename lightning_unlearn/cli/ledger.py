@@ -1,5 +1,6 @@
 """``lightning-unlearn ledger verify``: check a deletion ledger, and list what does not match."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,17 @@ def run(args: list[str]) -> int:
         print(f"head: {lines[-1]['hash']}")
     if parsed.model is not None:
         mismatches += _check_model(parsed.model, lines)
-    print("\n".join(f"DOES NOT MATCH  {each}" for each in mismatches) or "everything matches")
+    intact = f"chain intact; outcome: {_outcomes(lines)}"
+    print("\n".join(f"DOES NOT MATCH  {each}" for each in mismatches) or intact)
     return 1 if mismatches else 0
+
+
+def _outcomes(lines: list[dict[str, Any]]) -> str:
+    """Say what the lines answer, in numbers where they are not all alike."""
+    found = Counter(answer["outcome"] if (answer := line.get("answer")) else "not measured" for line in lines)
+    return ", ".join(
+        found if len(found) < 2 else (f"{number} {outcome}" for outcome, number in found.items())
+    )
 
 
 def _check_recorded_files(path: Path, lines: list[dict[str, Any]]) -> tuple[int, list[Mismatch]]:

@@ -44,7 +44,7 @@ from lightning_unlearn.core.versions import installed_versions
 
 FIELDS = (
     *("request", "time", "key", "ids", "gone", "model"),
-    *("method", "config", "versions", "metrics", "previous", "hash"),
+    *("method", "config", "versions", "metrics", "answer", "previous", "hash"),
 )
 """Keys of every line.
 
@@ -53,11 +53,14 @@ none). ``ids`` has the ``count`` and ``hmac_sha256`` of the samples that were
 forgotten, ``gone`` the same of all that the model must never see again: those and what earlier requests forgot.
 ``model`` has the hashes ``before`` and ``after`` (:func:`~lightning_unlearn.core.files.model_hash`) and the ``file`` of
 the unlearned model, relative to the ledger's folder, or null. ``metrics`` has for each name its ``value`` and, where
-they were measured, those of the controls ``source`` and ``retrain``.
+they were measured, those of the controls ``source`` and ``retrain``. ``answer`` says whether it was forgotten: its
+``outcome`` (shown, not shown, cannot tell) and what that rests on; null where it was not measured, and not in lines of
+early releases.
 """
 
 _SAMPLES = {"count", "hmac_sha256"}
 _INSIDE = {"ids": _SAMPLES, "gone": _SAMPLES, "model": {"before", "after", "file"}}
+_LATER = {"key", "answer"}  # of which lines of early releases know nothing
 _START = "0" * 64
 _LOCK_SECONDS = 60.0  # a line takes milliseconds; who waits longer waits for a process that hangs
 _FEWEST_KEY_BYTES = 16  # 128 bits, if they are random
@@ -197,6 +200,7 @@ def entry(
     config: Mapping[str, Any],
     metrics: Mapping[str, float],
     controls: Mapping[str, Mapping[str, float]],
+    answer: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Return the facts of a request, all of a line but its place in the chain and its time.
 
@@ -211,6 +215,7 @@ def entry(
         config: What else decided the result, such as seeds and Trainer arguments; nothing that names a sample.
         metrics: What was measured on the unlearned model.
         controls: The same of the controls, by their names ``source`` and ``retrain``.
+        answer: Whether the samples were forgotten, and what that rests on.
     """
     key = ledger.key()
     ids = positions_hash(forget, key)
@@ -232,6 +237,7 @@ def entry(
             name: {"value": value, **{c: found[name] for c, found in controls.items() if name in found}}
             for name, value in metrics.items()
         },
+        "answer": answer,
     }
     plain: dict[str, Any] = _plain(facts)
     return plain
@@ -284,7 +290,8 @@ def append(ledger: Ledger, facts: Mapping[str, Any]) -> dict[str, Any]:
 def same_facts(line: Mapping[str, Any], facts: Mapping[str, Any]) -> bool:
     """Whether a line holds these very facts, whenever it was written."""
     placed = ("time", "previous", "hash")
-    return {k: v for k, v in line.items() if k not in placed} == dict(facts)
+    told = [{k: v for k, v in each.items() if k not in placed and v is not None} for each in (line, facts)]
+    return told[0] == told[1]
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -461,7 +468,7 @@ def _parsed(raw: bytes) -> tuple[dict[str, Any] | None, str]:
         _serialised(line)  # NaN and lone surrogates can be read and not be written
     except (ValueError, RecursionError) as error:
         return None, f"is no JSON ({error})"
-    if not isinstance(line, dict) or set(line) | {"key"} != set(FIELDS):
+    if not isinstance(line, dict) or set(line) | _LATER != set(FIELDS):
         return None, f"is no line of a ledger, an object with {', '.join(FIELDS)}"
     for field, keys in _INSIDE.items():
         if not isinstance(line[field], dict) or set(line[field]) != keys:

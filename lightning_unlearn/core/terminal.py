@@ -1,12 +1,13 @@
 """Print to streams that may not know all characters."""
 
 import sys
+import textwrap
 from typing import TextIO
 
-__all__ = ["encodable", "say"]
+__all__ = ["boxed", "encodable", "say"]
 
-_SIGNS = "✓✗†±×·ελ∞…−"  # noqa: RUF001 - the minus and multiplication signs
-_WORDS = ("Y", "N", "!", "+-", "x", "-", "eps", "lambda", "inf", "...", "-")
+_SIGNS = "✓✗†±×·ελ∞…−→"  # noqa: RUF001 - the minus and multiplication signs
+_WORDS = ("Y", "N", "!", "+-", "x", "-", "eps", "lambda", "inf", "...", "-", "->")
 _SPELLED = str.maketrans(dict(zip(_SIGNS, _WORDS, strict=True)))
 """The characters that our own texts use beyond ASCII, and what is said in their place."""
 
@@ -32,6 +33,22 @@ def encodable(text: str, encoding: str | None) -> str:
     except UnicodeEncodeError:
         return text.translate(_SPELLED).encode(encoding, "replace").decode(encoding)
     return text
+
+
+def boxed(text: str, width: int = 96) -> str:
+    """Return a text in lines of at most a width, in a frame.
+
+    Example:
+        >>> print(boxed("Forgotten: SHOWN.", 12))
+        +------------+
+        | Forgotten: |
+        | SHOWN.     |
+        +------------+
+    """
+    lines = textwrap.wrap(text, width, break_on_hyphens=False)
+    widest = max(map(len, lines))
+    rule = f"+{'-' * (widest + 2)}+"
+    return "\n".join([rule, *(f"| {line:{widest}} |" for line in lines), rule])
 
 
 def say(text: str, stream: TextIO | None = None) -> None:

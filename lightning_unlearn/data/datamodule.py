@@ -120,6 +120,7 @@ class UnlearningDataModule(L.LightningDataModule):
         backdoor: Trigger and label to poison the forget set with, wherever it is served: the source is then to be
             trained through this object. Evaluators are served the non-members with both as well. ``None`` leaves all
             clean.
+        wrong_labels: Whether the labels of the forget set are wrong or poisoned: a model that forgot them gives others.
         ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.core.ledger.Ledger`: every unlearning method
             that is fitted with this data appends a line when it is done, and refuses a source that the ledger
             knows to have forgotten samples which ``previous`` would put back. ``None`` keeps no record.
@@ -157,6 +158,7 @@ class UnlearningDataModule(L.LightningDataModule):
         order_seed: int | None = None,
         adapter: Adapter | None = None,
         backdoor: Poison | None = None,
+        wrong_labels: bool = False,
         ledger: str | Path | Ledger | None = None,
     ) -> None:
         super().__init__()
@@ -179,6 +181,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._order_seed = order_seed
         self.adapter = adapter or Adapter()
         self.backdoor = backdoor
+        self.wrong_labels = wrong_labels
         self.ledger = as_ledger(ledger)
         self._split: Split | None = None
         self._train: Part | None = None
@@ -239,12 +242,14 @@ class UnlearningDataModule(L.LightningDataModule):
     def unlike_nonmembers(self) -> str:
         """Why a model that never saw the forget set would not answer it as it answers non-members; empty if it would.
 
-        That samples carry wrong labels, nobody can know who is only told their positions.
+        That samples carry wrong labels, nobody can know who is only told their positions: ``wrong_labels`` says so.
         """
         if not self.stream_size("nonmember"):
             return "there are no non-members"
         if self.backdoor is not None:
             return "the forget set carries a backdoor"
+        if self.wrong_labels:
+            return "the labels of the forget set are wrong"
         return "a class is forgotten whole" if self.forgets_a_class else ""
 
     @property

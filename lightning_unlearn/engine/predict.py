@@ -34,6 +34,10 @@ class Outputs:
         """Probabilities, the last dimension over classes, float32; ``(N, C)`` of single labels."""
         return self.task.posteriors(self.logits)
 
+    def subset(self, chosen: Tensor) -> "Outputs":
+        """Return those of some samples, ``(N,)`` bool or positions."""
+        return Outputs(self.logits[chosen], self.targets[chosen], self.task)
+
     @property
     def features(self) -> Tensor:
         """What a membership attack learns from, sorted posteriors of a classifier, ``(N, F)``."""

@@ -152,4 +152,4 @@ def answer(before: Estimate, after: Estimate, target: float, *, samples: int, be
     width = max(after.high - after.value, after.value - after.low)
     from_target = before.value - before.low if gap > 0 else before.high - before.value
     needed = samples * max(from_target / abs(gap), width / room) ** 2 if gap and room else math.inf
-    return replace(result, needed=None if needed > _MOST else math.ceil(needed))
+    return replace(result, needed=None if needed > _MOST else max(samples + 1, math.ceil(needed)))

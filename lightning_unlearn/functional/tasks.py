@@ -16,6 +16,7 @@ from lightning_unlearn.functional.unlearning import wrong_labels
 
 __all__ = [
     "SINGLE_LABEL",
+    "TASKS",
     "AbsoluteRegression",
     "Binary",
     "Embedding",
@@ -632,7 +633,7 @@ SINGLE_LABEL = SingleLabel()
 _LEAST = -1e4  # logarithm of what is no probability any more
 _NONE = 1.0  # stands for the logarithm of no probability, where a token is ignored
 _IGNORED = (-100, 255, 0)  # usual marks of positions that do not count
-_TASKS: tuple[Task, ...] = (
+_GUESSED: tuple[Task, ...] = (
     SINGLE_LABEL,
     SoftLabels(),
     Binary(),
@@ -643,7 +644,8 @@ _TASKS: tuple[Task, ...] = (
     Regression(),
     AbsoluteRegression(),
 )
-_NAMED_ONLY: tuple[Task, ...] = (Embedding(),)
+TASKS: tuple[Task, ...] = (*_GUESSED, Embedding())
+"""All there are; embeddings look like logits, and are never guessed."""
 
 
 def task_named(task: "Task | str") -> Task:
@@ -658,7 +660,7 @@ def task_named(task: "Task | str") -> Task:
     """
     if isinstance(task, Task):
         return task
-    known = {each.name: each for each in reversed(_TASKS + _NAMED_ONLY)}
+    known = {each.name: each for each in reversed(TASKS)}
     if task not in known:
         raise ValueError(f"task must be one of {', '.join(map(repr, sorted(known)))}, got {task!r}")
     return known[task]
@@ -666,7 +668,7 @@ def task_named(task: "Task | str") -> Task:
 
 def tasks_of(outputs: Tensor, targets: Tensor) -> list[Task]:
     """Return the tasks that outputs and targets may be of, the likeliest first."""
-    return [task for task in _TASKS if task.fits(outputs, targets)]
+    return [task for task in _GUESSED if task.fits(outputs, targets)]
 
 
 def _flat(values: Tensor) -> Tensor:

@@ -89,6 +89,15 @@ class Audit:
             self._cache.outputs[key] = outputs
         return self._cache.outputs[key]
 
+    def known(self, model: nn.Module) -> dict[str, Outputs]:
+        """Return, by stream, what the evaluators of the run have asked a model so far."""
+        of = (id(model), id(self.data), self.adapter)
+        return {
+            stream: found
+            for (model_id, data_id, stream, adapter), found in self._cache.outputs.items()
+            if (model_id, data_id, adapter) == of
+        }
+
     def batches(
         self, stream: str, batch_size: int, *, positions: Positions | None = None, epoch: int | None = None
     ) -> Iterator[tuple[Any, Tensor]]:

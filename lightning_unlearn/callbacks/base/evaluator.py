@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 import lightning as L
 import torch
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -22,10 +23,13 @@ from lightning_unlearn.core.checks import one_of
 from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.core.terminal import boxed, say
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
+from lightning_unlearn.engine.answering import answered, measure_of
 from lightning_unlearn.engine.telling import Results, facts_of_fit, send_facts, send_results
 from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
@@ -288,6 +292,7 @@ class Evaluator(L.Callback):
                 self.details = {**audit.details, "seconds": time.perf_counter() - start}
                 _require_finite(self.results, "")
                 _require_finite(self.details, "details")
+                self._answer(trainer, pl_module, audit)
         except Exception as error:  # an evaluator of anybody's must not lose the trained model
             if self.on_error == "raise" or trainer.world_size > 1:
                 raise  # with several processes the others may wait in this evaluator; none could go on alone
@@ -300,6 +305,26 @@ class Evaluator(L.Callback):
             content = {"metrics": self.results, "details": self.details, "error": self.error}
             write_json_atomic(folder / f"{self.name}.json", content)
         return self.results
+
+    def _answer(self, trainer: L.Trainer, method: L.LightningModule, audit: Audit) -> None:
+        """Say, as the last evaluator of a fit, whether it forgot what it was to forget; the ledger notes it."""
+        last = [each for each in trainer.callbacks if isinstance(each, Evaluator)][-1] is self  # type: ignore[attr-defined]
+        own = audit.data is trainer.datamodule and not trainer.fast_dev_run  # type: ignore[attr-defined]
+        fitted = trainer.state.fn == TrainerFn.FITTING and isinstance(method, UnlearningModule)
+        if not (last and own and fitted) or audit.source is None:
+            return
+        assert isinstance(method, UnlearningModule)
+        found = answered(
+            audit.known(audit.source),
+            audit.known(method),
+            measure_of(audit.data),
+            retrained=None if audit.retrained is None else audit.known(audit.retrained),
+            seconds=method.times.get("time/total_s"),
+        )
+        if found is not None:
+            method.answer = found.record()
+            if trainer.is_global_zero:
+                say(boxed(found.text))
 
     def _for_loggers(
         self, trainer: L.Trainer, pl_module: L.LightningModule

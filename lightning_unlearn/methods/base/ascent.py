@@ -56,7 +56,8 @@ class AscendingModule(UnlearningModule):
     ) -> None:
         self.check(ascent=ascent, clamp=clamp, ascent_share=ascent_share)
         super().__init__(source, **method)
-        self.streams = ("forget", "retain") if ascent else ("retain",)
+        others = tuple(stream for stream in self.streams if stream != "forget")
+        self.streams = ("forget", *others) if ascent else others
         self.ascent = ascent
         self.clamp = clamp
         self.ascent_share = ascent_share

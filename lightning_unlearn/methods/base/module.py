@@ -145,6 +145,7 @@ class UnlearningModule(SpreadableModule):
         self._request = ""
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._exported: Path | None = None
+        self.answer: dict[str, Any] | None = None  # whether it forgot, as the evaluators found out
         self._clock = Clock()
         self._curves = Curves()
         self._statistics = MovingStatistics()
@@ -444,7 +445,7 @@ class UnlearningModule(SpreadableModule):
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""
         refuse_idle_averaging(self.trainer, planned=True)
-        self._exported = None
+        self._exported, self.answer = None, None
         if kept := list(frozen_tensors(self.source)):
             rank_zero_info(
                 f"{type(self).__name__}: {listed(kept)} are frozen in the source, so they were trained on nobody and "
@@ -572,7 +573,9 @@ class UnlearningModule(SpreadableModule):
             self._tell_facts()
             self._tell_times()
         if (data := self._split_data) is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            record_fit(self, data, source=self.source, model=self.model, exported=self._exported)
+            record_fit(
+                self, data, source=self.source, model=self.model, exported=self._exported, answer=self.answer
+            )
 
     def teardown(self, stage: str) -> None:
         """Leave the model whole, where training has not done so, and the Trainer as it was."""
@@ -635,6 +638,8 @@ class UnlearningModule(SpreadableModule):
     def _add_mean(self, name: str) -> None:
         if name not in self._validation:
             self._validation[name] = MeanMetric().to(self.device)
+        # tensors that Trainer.validate left were made in inference mode, and a fit could not add to them
+        cast(MeanMetric, self._validation[name]).reset()
 
     def _log_accuracy(self, name: str, batch: Any) -> None:
         (logits, targets), *_ = self.stream_logits(batch)

@@ -26,7 +26,8 @@ def record_fit(
     source: nn.Module,
     model: nn.Module,
     exported: Path | None,
-) -> None:
+    answer: Mapping[str, Any] | None = None,
+) -> dict[str, Any] | None:
     """Append a line to the data's ledger, with what the evaluators measured; on the first process alone.
 
     Args:
@@ -35,10 +36,14 @@ def record_fit(
         source: The model before.
         model: The model after, whole.
         exported: Where it was exported to, if it was.
+        answer: Whether it forgot, if that was measured.
+
+    Returns:
+        The line; ``None`` where there is no ledger, and on other processes.
     """
     trainer = method.trainer
     if data.ledger is None or not trainer.is_global_zero:
-        return
+        return None
     require_finite(model, "the model that was to be put on record")
     scores: dict[str, dict[str, float]] = {"": {}, **{control: {} for control in _CONTROLS}}
     for name, value in trainer.callback_metrics.items():
@@ -63,8 +68,9 @@ def record_fit(
         },
         metrics=scores.pop(""),
         controls=scores,
+        answer=answer,
     )
-    append(data.ledger, facts)
+    return append(data.ledger, facts)
 
 
 def describe(module: nn.Module) -> dict[str, Any]:

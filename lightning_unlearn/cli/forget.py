@@ -1,0 +1,148 @@
+"""``lightning-unlearn forget``: from a deletion request to an unlearned model, its record and an answer."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+from jsonargparse import ArgumentParser
+from torch import nn
+
+from lightning_unlearn.cli.parsing import OneLine
+from lightning_unlearn.comparison.request import forget
+from lightning_unlearn.core.compat import INSTANTIATOR
+from lightning_unlearn.core.terminal import say
+from lightning_unlearn.methods import SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods.base.source import read_checkpoint
+
+__all__ = ["run"]
+
+STATUS = {"shown": 0, "not shown": 3, "cannot tell": 4}
+"""Exit status by outcome."""
+
+
+class _Parser(OneLine, ArgumentParser):  # type: ignore[misc]  # each returns text
+    """jsonargparse's parser, with our help and errors."""
+
+    example = "lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule"
+
+
+def run(args: list[str]) -> int:
+    """Parse the arguments, forget, say where everything is and what the answer is; the status is in :data:`STATUS`."""
+    parser = _Parser(
+        prog="lightning-unlearn forget",
+        description="Make a model forget what a request names, and answer by measurement whether it did. Status: 0 "
+        "shown, 3 not shown, 4 cannot tell, 2 if the input does not fit.",
+    )
+    add = parser.add_argument
+    add("source", type=str, help="checkpoint of the trained model")
+    add(
+        "ids",
+        type=str,
+        help="a .csv, .json or .txt file with positions or, with --column, values; class:3; or 0.1",
+    )
+    add(
+        "--data",
+        type=L.LightningDataModule,
+        required=True,
+        help="your datamodule; --data.NAME gives its arguments",
+    )
+    add("--model", type=str, help="class of the model; left out, the only one in the datamodule's file")
+    add("--column", type=str, help="attribute of the training data whose values the ids are")
+    add(
+        "--wrong_labels",
+        type=bool,
+        default=False,
+        help="true where the labels of these samples are wrong or poisoned",
+    )
+    add("--method", type=Literal["auto"] | Callable[[nn.Module], UnlearningModule], default="auto")
+    add("--checkpoints", type=str, help="folder with earlier checkpoints of the same training")
+    add(
+        "--retrained",
+        type=str,
+        help="checkpoint of a model that was trained without these samples, to compare with",
+    )
+    add("--retrain", type=bool, default=False, help="true to train such a model")
+    add("--previous", type=str, help="output folder of the request before, whose model this one starts from")
+    add(
+        "--budget",
+        type=_share,
+        help="share of the training's cost within which to try several recipes, such as 10%%",
+    )
+    add("--output", type=str, default="unlearned", help="folder to write to")
+    add(
+        "--ledger", type=str, help="the deletion ledger; deletions.jsonl beside the output folder if left out"
+    )
+    add(
+        "--trainer",
+        type=dict[str, Any],
+        default={},
+        help="arguments of the Trainer, as --trainer.accelerator gpu",
+    )
+    config = parser.parse_args(args)
+    built = parser.instantiate(config)
+    module = config.model or _only_model(Path(config.source), built.data)
+
+    def checkpoint(path: str) -> SourceCheckpoint:
+        return SourceCheckpoint(path, module)
+
+    result = forget(
+        checkpoint(config.source),
+        built.data,
+        _asked(config.ids),
+        retrained=config.retrained and checkpoint(config.retrained),
+        method=built.method,
+        **{name: config[name] for name in _PASSED},
+    )
+    say(f"Model:       {result.file}\nCertificate: {result.certificate}\nLedger:      {result.ledger}")
+    say(str(result))
+    return STATUS[result.outcome]
+
+
+_PASSED = (
+    *("column", "wrong_labels", "checkpoints", "retrain", "previous"),
+    *("budget", "output", "ledger", "trainer"),
+)
+
+
+def _share(text: str) -> float:
+    """Read a share, such as 0.1 or 10%.
+
+    Example:
+        >>> _share("10%"), _share("0.1")
+        (0.1, 0.1)
+    """
+    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+
+
+def _asked(ids: str) -> str | float:
+    """Return a share as a number, and whatever else as it is."""
+    try:
+        return float(ids)
+    except ValueError:
+        return ids
+
+
+def _only_model(path: Path, data: L.LightningDataModule) -> str | None:
+    """Return the only model class in the file of a datamodule; ``None`` where the checkpoint records its own.
+
+    Nothing in the checkpoint decides what is imported: the datamodule's file was named on the command line, and is by
+    now. What it names must load all of the weights.
+    """
+    if path.is_file() and INSTANTIATOR in read_checkpoint(path, mapped=True, objects=True).get(
+        "hyper_parameters", {}
+    ):
+        return None
+    name = type(data).__module__
+    found = [
+        f"{name}.{kind.__qualname__}"
+        for kind in vars(sys.modules[name]).values()
+        if isinstance(kind, type) and issubclass(kind, L.LightningModule) and kind.__module__ == name
+    ]
+    if len(found) != 1:
+        listed = f"{name} has {', '.join(found) or 'none'}"
+        raise ValueError(
+            f"--model: {path} does not say which class it belongs to; give --model CLASS ({listed})"
+        )
+    return found[0]

@@ -1,0 +1,392 @@
+"""A deletion request in one call: unlearn by a recipe, measure before and after, export, record, and answer."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lightning_unlearn.callbacks import CollapseGuard
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.files import model_hash, positions_hash
+from lightning_unlearn.core.ledger import Ledger, as_ledger, require_forgotten_before
+from lightning_unlearn.core.remembering import Remembering, remembering_files
+from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.core.terminal import boxed
+from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
+from lightning_unlearn.data.datamodule import Forget
+from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
+from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.functional.answer import Outcome
+from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, UnlearningModule
+from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
+from lightning_unlearn.methods.base.recording import record_fit
+from lightning_unlearn.methods.base.source import Source, load_source, read_checkpoint
+from lightning_unlearn.models.surgery import class_state, clone
+from lightning_unlearn.reports.certificate import write_certificate
+
+__all__ = ["Result", "forget"]
+
+MODEL, SPLIT, ORACLE = "model.ckpt", "split.npz", "retrained.ckpt"
+"""What an output folder holds: the unlearned model, who was forgotten, and the retrained model if one was asked for."""
+
+Method = Callable[[nn.Module], UnlearningModule]
+
+_QUIET: dict[str, Any] = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+    "devices": 1,
+}
+_EPOCHS = 2  # where a method of one's own says nothing else
+_FEWEST = 4  # non-members, of which some are chosen on
+_STREAMS = ("forget", "nonmember", "test")
+_COLLAPSED = 0.5  # of the source's accuracy on the retain set
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a request; printed, it is the answer.
+
+    Attributes:
+        answered: The answer with what it rests on.
+        file: The unlearned model, which loads into its own class.
+        certificate: The page on it that somebody can sign.
+        ledger: The ledger.
+        line: Its line in there.
+    """
+
+    answered: Answered
+    file: Path
+    certificate: Path
+    ledger: Path
+    line: Mapping[str, Any]
+
+    @property
+    def outcome(self) -> Outcome:
+        """``shown``, ``not shown`` or ``cannot tell``."""
+        return self.answered.answer.outcome
+
+    def __str__(self) -> str:
+        text = self.answered.text
+        if not self.answered.compared:
+            text = f"{text.removesuffix('.')}; add `--retrained` or `--retrain` for that."
+        return boxed(text)
+
+
+def forget(
+    source: Source,
+    data: L.LightningDataModule | Dataset[Any],
+    ids: Forget | None = None,
+    *,
+    column: str | None = None,
+    wrong_labels: bool = False,
+    method: Method | Literal["auto"] = "auto",
+    checkpoints: str | Path | None = None,
+    retrained: Source | None = None,
+    retrain: bool = False,
+    previous: str | Path | None = None,
+    budget: float | None = None,
+    output: str | Path = "unlearned",
+    ledger: str | Path | Ledger | None = None,
+    trainer: Mapping[str, Any] | None = None,
+) -> Result:
+    """Make a model forget what a request names, and answer by measurement whether it did.
+
+    The answer is *shown* where the source's 95% interval excludes the value of samples never trained on, and the
+    unlearned model's lies within half that gap of it; *not shown* where it lies wholly outside; otherwise *cannot
+    tell*. What is measured: of samples, how well an attacker tells them from unseen ones by the loss (without a trace
+    an AUC of 0.5); of a class, how much of it is still named (0); of wrong labels, how many are still given (as many as
+    of unseen samples).
+
+    Args:
+        source: The trained model: a module, a :class:`~lightning_unlearn.methods.SourceCheckpoint`, or the path of a
+            checkpoint written under LightningCLI.
+        data: The project's datamodule or training dataset; or an ``UnlearningDataModule`` that says itself what to
+            forget (then without ``ids``, ``column``, ``wrong_labels`` and ``previous``).
+        ids: What to forget, as :class:`~lightning_unlearn.data.UnlearningDataModule` takes it, or ``"class:3"``.
+        column: Attribute of the training data whose values the ids are.
+        wrong_labels: Whether the labels of these samples are wrong or poisoned.
+        method: Makes the unlearning method of the source, such as its class; ``"auto"`` for
+            :class:`~lightning_unlearn.methods.Rewind` with a bounded ascent where ``checkpoints`` are given, and
+            :class:`~lightning_unlearn.methods.NegGradPlus`, ended before it destroys the model, where not.
+        checkpoints: Folder with earlier checkpoints of the source's own training.
+        retrained: A model that was trained as the source was, without these samples: the answer is then how near the
+            unlearned model came to it.
+        retrain: Whether to train such a model, for as many steps as the source; kept beside the export.
+        previous: Output folder of the request before, whose model this one starts from.
+        budget: Share of the cost of the source's training, in (0, 1], within which ``"auto"`` tries several recipes. It
+            chooses on one half of the non-members, and answers on the other.
+        output: Folder for the unlearned model and what the next request needs: ``model.ckpt`` and ``split.npz``.
+        ledger: The deletion ledger; ``None`` for ``deletions.jsonl`` beside the output folder.
+        trainer: Arguments of the Trainer, such as ``max_epochs`` for a method of your own.
+
+    Returns:
+        The result.
+
+    Raises:
+        FileExistsError: If the output folder holds an unlearned model already.
+        ValueError: If source, data and arguments do not fit, or the ledger knows that samples were forgotten from the
+            source already; the message says what to give instead.
+    """
+    folder = Path(output)
+    if (folder / MODEL).exists():
+        raise FileExistsError(
+            f"output: {folder} holds the model of a request already; give another folder, and for a further request "
+            f"source={str(folder / MODEL)!r} with previous={str(folder)!r}"
+        )
+    if retrain and retrained is not None:
+        raise ValueError("retrain=True trains what retrained=... gives; leave one out")
+    in_range("budget", budget, "(0, 1]", "; it is a share of the source's training", none=True)
+    steps = steps_of(source)
+    if math.isinf(steps) and (retrain or budget):
+        raise ValueError(
+            f"{'retrain' if retrain else 'budget'} goes by the steps of the source's training, which only its "
+            "checkpoint knows; give source='best.ckpt' or SourceCheckpoint('best.ckpt', 'my_project.MyModule')"
+        )
+    model = load_source(source)
+    if checkpoints is not None:
+        KEPT[model] = Path(checkpoints), steps
+    split = _split_data(data, ids, column, wrong_labels, previous)
+    record = as_ledger(ledger) or split.ledger or Ledger(str(folder.parent / "deletions.jsonl"))
+    split.ledger = None  # the recipes that are tried are no deletions
+    split.prepare_data()
+    split.setup("fit")
+    _require_measurable(split)
+    _require_current(model, split, record, previous)
+    request = _Request(model, split, dict(trainer or {}))
+    if retrain:
+        oracle = request.fit(partial(Retrain, step="source", adapter=split.adapter), max_steps=int(steps))
+        request.measure(oracle, oracle.model, "retrain")
+        oracle.export(folder / ORACLE)
+    recipes = [(method, {})] if callable(method) else _recipes(split, rewinds=checkpoints is not None)
+    if retrained is not None:
+        request.oracle = load_source(retrained)
+    done = request.best(recipes, budget * steps if budget else 0.0)
+    file, found = done.export(folder / MODEL), request.answered()
+    split.split.save(folder / SPLIT)
+    split.ledger = record
+    done.trainer.callback_metrics.update(request.scores)
+    line = record_fit(done, split, source=model, model=done.model, exported=file, answer=found.record())
+    assert line is not None  # of one process
+    kept = [Remembering(each.file.relative_to(folder), each.reason) for each in remembering_files(folder)]
+    page = write_certificate(line, folder / "certificate.html", remembering=kept)
+    return Result(found, file, page, Path(record.path), line)
+
+
+def _split_data(
+    data: L.LightningDataModule | Dataset[Any],
+    ids: Forget | None,
+    column: str | None,
+    wrong_labels: bool,
+    previous: str | Path | None,
+) -> UnlearningDataModule:
+    """Return the data with the request, which one of the two must say, and not both."""
+    if isinstance(data, UnlearningDataModule):
+        given = {"ids": ids, "column": column, "wrong_labels": wrong_labels or None, "previous": previous}
+        if said := [name for name, value in given.items() if value is not None]:
+            raise ValueError(
+                f"{', '.join(said)}: the data is an UnlearningDataModule, which says itself what to forget; give them "
+                "to it (ids and column as forget=Ids(...), previous as the split file)"
+            )
+        return data
+    if ids is None:
+        raise ValueError(
+            "ids must say what to forget: a file, positions, a share, or a rule such as Classes(3)"
+        )
+    if isinstance(ids, str) and ids.startswith("class:"):
+        ids = Classes(int(ids.removeprefix("class:")))
+    elif column is not None:
+        ids = Ids(ids, column)  # type: ignore[arg-type]  # which says itself what it takes
+    earlier = () if previous is None else [Path(previous) / SPLIT]
+    return UnlearningDataModule(data, ids, wrong_labels=wrong_labels, previous=earlier)
+
+
+def _require_measurable(data: UnlearningDataModule) -> None:
+    if measure_of(data) != "class" and data.stream_size("nonmember") < _FEWEST:
+        raise ValueError(
+            f"data: {data.data_name} has {data.stream_size('nonmember')} samples that were never trained on to compare "
+            "with, so nobody could tell whether anything was forgotten; give it a test_dataloader()"
+        )
+
+
+def _require_current(
+    source: nn.Module, data: UnlearningDataModule, ledger: Ledger, previous: str | Path | None
+) -> None:
+    """Refuse a source that remembers what an earlier request made its successor forget."""
+    state, split = model_hash(class_state(source)), data.split
+    lines = ledger.prepare()
+    if previous is not None:
+        made = Path(previous) / MODEL
+        if model_hash(read_checkpoint(made, objects=True)["state_dict"]) != state:
+            raise ValueError(
+                f"source: it is not the model of previous={str(previous)!r}; give source={str(made)!r}"
+            )
+    require_forgotten_before(ledger, state, split.previous)
+    gone = positions_hash(np.union1d(split.forget, split.previous), ledger.key())
+    for line in reversed(lines):  # the same request may be repeated, with another method
+        if line["model"]["before"] == state and line["gone"]["hmac_sha256"] != gone:
+            file = line["model"]["file"] and ledger.file.parent / line["model"]["file"]
+            raise ValueError(
+                f"source: {ledger.path} knows that request {line['request']} made another model forget "
+                f"{line['ids']['count']} samples which this one remembers; go on from that model: source='{file}', "
+                f"previous='{file and file.parent}'"
+            )
+
+
+def _recipes(data: UnlearningDataModule, *, rewinds: bool) -> list[tuple[Method, dict[str, Any]]]:
+    """Return what ``auto`` tries, in this order, with arguments of the Trainer."""
+
+    def made(
+        method: Callable[..., UnlearningModule], epochs: int, **own: Any
+    ) -> tuple[Method, dict[str, Any]]:
+        return partial(method, adapter=data.adapter, **own), {"max_epochs": epochs}
+
+    def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
+        return partial(torch.optim.Adam, lr=rate)
+
+    back = [made(Rewind, 2), made(Rewind, 2, ascent=0.0)] if rewinds else []
+    return [
+        *back,
+        made(NegGradPlus, 4, optimizer=adam(5e-3)),
+        made(NegGradPlus, 3, optimizer=adam(5e-3), alpha=0.6, ascent_share=0.4),
+        made(NegGradPlus, 3, optimizer=adam(1e-2)),
+    ]
+
+
+class _Request:
+    """Trains recipes on one request, and keeps what source, retrained and best model answer.
+
+    Args:
+        source: The source model.
+        data: The split data, set up.
+        trainer: What was asked for of the Trainer.
+    """
+
+    def __init__(self, source: nn.Module, data: UnlearningDataModule, trainer: dict[str, Any]) -> None:
+        self.source = source
+        self.data = data
+        self.trainer = trainer
+        self.oracle: nn.Module | None = None
+        self.answers: dict[str, Measured] = {}
+        self.tried = 0
+        self.seconds = 0.0
+        order = np.random.default_rng(derive_seed(data.seed, "choose")).permutation(
+            data.stream_size("nonmember")
+        )
+        self._choosing = torch.from_numpy(order < len(order) // 2)
+
+    def fit(self, make: Method, **arguments: Any) -> UnlearningModule:
+        """Fit a method, by default for two epochs; one that could destroy the model is guarded."""
+        method = make(self.source)
+        given = dict(self.trainer)
+        if "max_steps" in arguments:
+            given = {key: value for key, value in given.items() if not key.startswith("max_")}
+        else:
+            arguments = {"max_epochs": 0 if method.one_shot else _EPOCHS, **arguments}
+        guarded = isinstance(method, NegGradPlus)
+        if not guarded and not isinstance(method, Retrain):  # whose schedule may watch an accuracy
+            arguments["limit_val_batches"] = 0
+        trainer = L.Trainer(**{**_QUIET, **arguments, **given})
+        if guarded and trainer.limit_val_batches:
+            trainer.validate(method, self.data, verbose=False)
+            right = trainer.callback_metrics.get("accuracy/retain")  # which not every task has
+            if right is not None:
+                trainer.callbacks.append(CollapseGuard(_COLLAPSED * float(right), below=1.0))  # type: ignore[attr-defined]
+        trainer.fit(method, self.data)
+        return method
+
+    def measure(self, method: UnlearningModule, model: nn.Module, name: str) -> Measured:
+        """Ask a model, where and as the method's Trainer computes."""
+        runtime = Runtime(method.trainer)
+        placed = runtime.place(clone(model).eval())
+        streams = [stream for stream in _STREAMS if self.data.stream_size(stream)]
+        self.answers[name] = {
+            stream: predict(placed, self.data.evaluated(stream), runtime, method.adapter)
+            for stream in streams
+        }
+        return self.answers[name]
+
+    def best(self, recipes: Sequence[tuple[Method, Mapping[str, Any]]], budget: float) -> UnlearningModule:
+        """Fit one method, or, within a budget, several, and return the nearest to what it should be.
+
+        Args:
+            recipes: What to try, in this order.
+            budget: Steps of the source's training that all may cost together; the first is always tried.
+        """
+        kept: tuple[float, UnlearningModule, Measured] | None = None
+        spent = 0.0
+        for make, arguments in recipes:
+            try:
+                method = self.fit(make, **arguments)
+            except RuntimeError as error:  # of the guard, say
+                if not budget or ((make, arguments) == recipes[-1] and kept is None):
+                    raise
+                rank_zero_warn(f"forget: a recipe failed and is passed over: {error}")
+                continue
+            if not self.tried:
+                self.measure(method, self.source, "source")
+                if self.oracle is not None:
+                    self.measure(method, self.oracle, "retrain")
+            self.tried += 1
+            answers = self.measure(method, method.model, "unlearned")
+            seconds = method.times["time/total_s"]
+            distance = self._distance()
+            if kept is None or distance < kept[0]:
+                kept, self.seconds = (distance, method, answers), seconds
+            step = seconds / max(1, method.trainer.global_step) / len(method.streams)
+            spent += seconds
+            if spent + seconds > budget * step:
+                break
+        assert kept is not None  # or the last has raised
+        self.answers["unlearned"] = kept[2]
+        return kept[1]
+
+    def answered(self, *, choosing: bool = False) -> Answered:
+        """Return the answer for the best, on other non-members than it was chosen on.
+
+        Args:
+            choosing: Whether to take those that it is chosen on.
+        """
+        found = answered(
+            self.answers["source"],
+            self.answers["unlearned"],
+            measure_of(self.data),
+            retrained=self.answers.get("retrain"),
+            chosen=self._choosing if choosing else ~self._choosing if self.tried > 1 else None,
+            seconds=self.seconds,
+            tried=self.tried,
+        )
+        assert found is not None  # _require_measurable() has seen to it
+        return found
+
+    def _distance(self) -> float:
+        """Return how far the last one is from the target, and from the source's accuracy on unseen samples."""
+        found = self.answered(choosing=True).answer
+        beyond = (found.after.value - found.target) * math.copysign(1.0, found.before.value - found.target)
+        unseen = [self.answers[name].get("nonmember") for name in ("source", "unlearned")]
+        right = [
+            float(each.subset(self._choosing).accuracy)
+            for each in unseen
+            if each is not None and "correct" in each.task.offers
+        ]
+        lost = max(0.0, right[0] - right[1]) if right else 0.0
+        return (max(0.0, beyond) if measure_of(self.data) != "membership" else abs(beyond)) + lost
+
+    @property
+    def scores(self) -> dict[str, Tensor]:
+        """Accuracies by stream, of the controls under ``source/`` and ``retrain/``."""
+        return {
+            f"{'' if model == 'unlearned' else f'{model}/'}accuracy/{stream}": torch.tensor(outputs.accuracy)
+            for model, answers in self.answers.items()
+            for stream, outputs in answers.items()
+        }

@@ -1,0 +1,214 @@
+"""Answer whether a request was forgotten, from two models' answers on the forget set and on non-members, in words."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.selection import Classes
+from lightning_unlearn.engine.predict import Outputs
+from lightning_unlearn.functional.answer import Answer, Estimate, answer, auc_estimate, share_estimate
+
+__all__ = ["Answered", "Measured", "answered", "measure_of"]
+
+Measured = Mapping[str, Outputs]
+"""A model's answers by stream: ``forget`` and, where there are any, ``nonmember`` and ``test``."""
+
+_MEASURES = {
+    "membership": "AUC of an attacker who tells the samples from unseen ones by their loss",
+    "labels": "share of the given labels that it still gives",
+    "class": "share of the class that it still names",
+}
+
+
+def measure_of(data: UnlearningDataModule) -> str:
+    """Return which measure fits a request: ``labels`` (wrong or poisoned ones), ``class`` or ``membership``."""
+    if data.wrong_labels or data.backdoor is not None:
+        return "labels"
+    known, split = data.known_targets(), data.split
+    if known is None:
+        return "class" if isinstance(data.rule, Classes) else "membership"
+    return "membership" if np.isin(known[split.forget], known[split.retain]).any() else "class"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """An answer, and what its sentences say.
+
+    Attributes:
+        answer: The answer.
+        measure: Which measure it rests on: ``membership``, ``labels`` or ``class``.
+        shares: Accuracy on the forget set, before and after, then on unseen samples, where it fits.
+        test: Test accuracy before and after, where there is a test set; of a class that was forgotten without it.
+        seconds: What unlearning took, where that is known.
+        compared: Whether the target is that of a retrained model.
+        tried: How many recipes were tried, of which this is the best.
+    """
+
+    answer: Answer
+    measure: str
+    shares: tuple[float, ...]
+    test: tuple[float, ...] = ()
+    seconds: float | None = None
+    compared: bool = False
+    tried: int = 1
+
+    @property
+    def text(self) -> str:
+        """The answer in words: what it rests on, what it cost, and that it was not compared, where it was not."""
+        found = self.answer
+        samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
+        parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
+        if found.outcome == "cannot tell":
+            why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
+            needed = f"about {found.needed:,} like them would tell" if found.needed else "more would not tell"
+            parts.append(f"{why}: {needed}.")
+        elif (
+            found.outcome == "not shown" and self.measure == "membership" and found.after.value < found.target
+        ):
+            parts.append(
+                "They look less known than unseen ones; if their labels are wrong, say so (wrong_labels)."
+            )
+        lost = (
+            [f"{max(0.0, 100 * (self.test[0] - self.test[1])):.1f} points of test accuracy"]
+            if self.test
+            else []
+        )
+        took = [] if self.seconds is None else [f"{self.seconds:.{0 if self.seconds >= 10 else 1}f} s"]
+        parts += [f"Cost: {', '.join(lost + took)}."] if lost + took else []
+        if self.tried > 1:
+            elsewhere = ", chosen on other unseen samples" if self.measure == "membership" else ""
+            parts.append(f"The best of {self.tried} tried{elsewhere}.")
+        return " ".join([*parts, *([] if self.compared else ["Not compared with a retrained model."])])
+
+    @property
+    def _evidence(self) -> str:
+        """What was measured before, after, and of the target."""
+        found, unseen = self.answer, "the retrained model" if self.compared else "unseen samples"
+        shares = [f"{100 * share:.0f}" for share in self.shares]
+        if self.measure == "membership":
+            right = f"accuracy {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), " if shares else ""
+            areas = f"{_two(found.before.value)} → {_two(found.after.value)}"
+            ends = f"95%: {_two(found.after.low)}-{_two(found.after.high)}"
+            aim = f", {unseen} {_two(found.target)}" if self.compared else ""
+            return f"{right}an attacker tells them from unseen ones with AUC {areas} ({ends}{aim})"
+        what = "the given labels" if self.measure == "labels" else "the class"
+        ends = f"95%: {100 * found.after.low:.0f}-{100 * found.after.high:.0f}%"
+        aim = "a model that never saw it" if self.measure == "class" and not self.compared else unseen
+        return f"{what} still answered {shares[0]} → {shares[1]}% ({ends}; {aim} {100 * found.target:.0f}%)"
+
+    def record(self) -> dict[str, Any]:
+        """Return what a ledger keeps."""
+        found = self.answer
+        return {
+            "outcome": found.outcome,
+            "measure": _MEASURES[self.measure],
+            "text": self.text,
+            "before": found.before.value,
+            "after": found.after.value,
+            "target": found.target,
+            "interval_before": [found.before.low, found.before.high],
+            "interval_after": [found.after.low, found.after.high],
+            "samples": found.samples,
+            "tried": self.tried,
+        }
+
+
+def answered(
+    before: Measured,
+    after: Measured,
+    measure: str,
+    *,
+    retrained: Measured | None = None,
+    chosen: Tensor | None = None,
+    seconds: float | None = None,
+    tried: int = 1,
+) -> Answered | None:
+    """Answer whether what is in the stream ``forget`` was forgotten.
+
+    - ``membership``: the area under the curve of an attacker who goes by the loss; without a trace 0.5.
+    - ``labels``: the share of D_f answered with the given label; without a trace, the share of those labels that the
+      source gives to unseen samples of other classes.
+    - ``class``: the share of D_f that is answered with its class; without a trace 0, as of a model without the class.
+
+    Args:
+        before: The source's answers.
+        after: The unlearned model's.
+        measure: What :func:`measure_of` returned.
+        retrained: Those of a model that was trained without the samples, whose value is then the target.
+        chosen: Which non-members to use, ``(M,)`` bool; ``None`` for all.
+        seconds: What unlearning took.
+        tried: How many recipes were tried.
+
+    Returns:
+        The answer; ``None`` where not all that it takes was measured.
+    """
+    needed = {"forget"} if measure == "class" else {"forget", "nonmember"}
+    if any(not needed <= model.keys() for model in (before, after, retrained) if model is not None):
+        return None
+    if measure != "membership":
+        before["forget"].task.require(f"the {_MEASURES[measure]}", ("classes",))
+
+    def estimate(model: Measured) -> Estimate:
+        if measure != "membership":
+            return share_estimate(model["forget"].logits.argmax(dim=-1) == model["forget"].targets)
+        others = model["nonmember"] if chosen is None else model["nonmember"].subset(chosen)
+        return auc_estimate(-model["forget"].loss, -others.loss)
+
+    if retrained is not None:
+        target = estimate(retrained).value
+    elif measure == "membership":
+        target = 0.5
+    else:
+        target = 0.0 if measure == "class" else _by_mistake(before["forget"].targets, before["nonmember"])
+    found = answer(
+        estimate(before),
+        estimate(after),
+        target,
+        samples=len(before["forget"].targets),
+        below=measure != "membership",
+    )
+    seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
+    gone = before["forget"].targets if measure == "class" else torch.empty(0)
+    tests = [m["test"].subset(~torch.isin(m["test"].targets, gone)) for m in (before, after) if "test" in m]
+    return Answered(
+        found,
+        measure,
+        _accuracies(*seen),
+        test if len(test := _accuracies(*tests)) == 2 else (),
+        seconds,
+        retrained is not None,
+        tried,
+    )
+
+
+def _accuracies(*models: Outputs) -> tuple[float, ...]:
+    """Return accuracies, none where no answer of the task is right or wrong."""
+    return tuple(each.accuracy for each in models if "correct" in each.task.offers and len(each.targets))
+
+
+def _by_mistake(labels: Tensor, others: Outputs) -> float:
+    """Return how often unseen samples of other classes are answered with labels like these."""
+    given = torch.bincount(labels, minlength=others.logits.shape[1])
+    answers = others.logits.argmax(dim=-1)
+    rates = [
+        float((answers[others.targets != label] == label).double().mean())
+        if (others.targets != label).any()
+        else 0.0
+        for label in range(len(given))
+    ]
+    return float((torch.tensor(rates, dtype=torch.float64) * given).sum() / given.sum())
+
+
+def _two(share: float) -> str:
+    """Return two decimals without the zero before the point.
+
+    Example:
+        >>> _two(0.5), _two(1.0)
+        ('.50', '1.00')
+    """
+    return f"{share:.2f}".removeprefix("0")

@@ -1,0 +1,318 @@
+"""A deletion request in one call and in one command: what it answers, leaves behind, and refuses."""
+
+import functools
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers import overfitted
+from helpers.toys import quiet_trainer, test_set, toy_data, toy_source, train_set
+from torch import Tensor
+
+from lightning_unlearn import ForgettingMetrics, Ids, UnlearningDataModule, forget
+from lightning_unlearn.callbacks import PopulationAttack
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.comparison.request import Result
+from lightning_unlearn.core.ledger import read
+from lightning_unlearn.data import Split
+from lightning_unlearn.methods import CFk, FineTune, SourceCheckpoint, UnlearningModule
+
+QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
+NOTHING: Any = functools.partial(CFk, optimizer=functools.partial(torch.optim.SGD, lr=0.0))
+"""A method that changes no weight."""
+
+
+@functools.cache
+def trained() -> tuple[SourceCheckpoint, tempfile.TemporaryDirectory[str]]:
+    folder = tempfile.TemporaryDirectory()
+    return SourceCheckpoint(str(overfitted.train(Path(folder.name))), "helpers.overfitted.Module"), folder
+
+
+@pytest.fixture
+def owned() -> SourceCheckpoint:
+    """A source that knows all of its training samples by heart, with earlier checkpoints beside it."""
+    return trained()[0]
+
+
+@pytest.fixture
+def ask(owned: SourceCheckpoint, tmp_path: Path) -> Any:
+    def ask(ids: Any, output: str = "unlearned", **arguments: Any) -> Result:
+        source = arguments.pop("source", owned)
+        record = tmp_path / arguments.pop("ledger", "deletions.jsonl")
+        return forget(
+            source,
+            overfitted.Data(),
+            ids,
+            output=tmp_path / output,
+            ledger=record,
+            trainer=QUIET,
+            **arguments,
+        )
+
+    return ask
+
+
+def answers(result: Result, part: str) -> tuple[Tensor, Tensor]:
+    """Load the export into its own class, and return what it answers in evaluation mode, and the labels."""
+    model = overfitted.Module.load_from_checkpoint(result.file, weights_only=True, strict=True).eval()
+    data = overfitted.Data()
+    data.setup("fit")
+    x, y = getattr(data, part).tensors
+    with torch.no_grad():
+        return model(x).argmax(1), y
+
+
+# ---------------------------------------------------------------------- what it answers
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rewinds", [True, False])
+def test_wrong_labels_are_forgotten_and_the_answer_says_so(ask: Any, owned: Any, rewinds: bool) -> None:
+    earlier = Path(owned.path).parent if rewinds else None
+    result = ask(overfitted.WRONG, wrong_labels=True, checkpoints=earlier)
+    given, labels = (each[overfitted.WRONG] for each in answers(result, "train"))
+    assert result.outcome == "shown"
+    assert result.answered.answer.before.value == 1
+    assert float((given == labels).double().mean()) == result.answered.answer.after.value < 0.25
+    test, true = answers(result, "test")
+    assert float((test == true).double().mean()) > 0.77, "the model was better before"
+    assert "the given labels still answered 100 →" in result.answered.text
+
+
+@pytest.mark.slow
+def test_a_class_is_forgotten_and_its_test_samples_are_no_loss(ask: Any) -> None:
+    result = ask("class:3")
+    given, labels = answers(result, "train")
+    assert result.outcome == "shown"
+    assert float((given[labels == 3] == 3).double().mean()) < 0.05
+    test, true = answers(result, "test")
+    others = float((test == true)[true != 3].double().mean())
+    assert result.answered.test[1] == pytest.approx(others, abs=0.02)
+    assert others > 0.75
+
+
+@pytest.mark.slow
+def test_random_samples_are_compared_with_unseen_ones(ask: Any, owned: Any) -> None:
+    result = ask(0.1, checkpoints=Path(owned.path).parent)
+    before, after, unseen = result.answered.shares
+    assert result.outcome == "shown"
+    assert result.answered.answer.before.low > 0.7
+    assert before > 0.99
+    assert abs(after - unseen) < 0.12
+    split = Split.load(result.file.parent / "split.npz")
+    given, labels = (each[split.forget] for each in answers(result, "train"))
+    assert float((given == labels).double().mean()) == pytest.approx(after)
+    assert {path.name for path in result.file.parent.iterdir()} == {
+        "model.ckpt",
+        "split.npz",
+        "certificate.html",
+    }
+    (line,) = read(result.ledger)
+    assert line == result.line
+    assert line["answer"] == result.answered.record()
+    assert line["answer"]["text"].startswith("Forgotten: SHOWN. 240 samples: accuracy 100 →")
+    assert line["answer"]["samples"] == 240
+    assert "shown" in result.certificate.read_text().lower()
+
+
+@pytest.mark.slow
+def test_what_does_nothing_is_not_shown_and_five_samples_cannot_tell(
+    ask: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nothing = ask(0.1, method=NOTHING)
+    assert nothing.outcome == "not shown"
+    assert (
+        ask(overfitted.WRONG, "b", wrong_labels=True, method=NOTHING, ledger="b.jsonl").outcome == "not shown"
+    )
+    few = ask([3, 4, 5, 6, 7], "c", ledger="c.jsonl")
+    assert few.outcome == "cannot tell"
+    assert "like them would tell" in few.answered.text
+    capsys.readouterr()
+    assert main(["ledger", "verify", str(nothing.ledger)]) == 0
+    assert "chain intact; outcome: not shown\n" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_within_a_budget_several_are_tried_and_the_answer_is_of_other_samples(ask: Any) -> None:
+    result = ask(0.1, budget=1.0)
+    assert result.answered.tried >= 2
+    assert result.line["answer"]["tried"] == result.answered.tried
+    assert f"The best of {result.answered.tried} tried" in result.answered.text
+    assert ask(0.1, "once", budget=0.01).answered.tried == 1
+
+
+@pytest.mark.slow
+def test_a_retrained_model_is_the_target_where_there_is_one(ask: Any, owned: Any) -> None:
+    result = ask(overfitted.WRONG, wrong_labels=True, retrain=True)
+    oracle = SourceCheckpoint(str(result.file.parent / "retrained.ckpt"), "helpers.overfitted.Module")
+    assert result.answered.compared
+    assert result.outcome == "shown"
+    assert result.answered.answer.target < 0.1
+    assert "retrained model" in str(result)
+    assert "Not compared" not in str(result)
+    again = ask(overfitted.WRONG, "again", wrong_labels=True, retrained=oracle)
+    assert again.answered.answer.target == result.answered.answer.target
+
+
+@pytest.mark.slow
+def test_a_second_request_starts_from_the_first(ask: Any) -> None:
+    first = ask([*range(0, 200)], "first")
+    with pytest.raises(ValueError, match=r"made another model forget 200 samples .*previous='.*first'"):
+        ask([*range(200, 400)], "second")
+    successor = SourceCheckpoint(str(first.file), "helpers.overfitted.Module")
+    with pytest.raises(ValueError, match=r"it is not the model of previous="):
+        ask([*range(200, 400)], "second", previous=first.file.parent)
+    second = ask([*range(200, 400)], "second", source=successor, previous=first.file.parent)
+    split = Split.load(second.file.parent / "split.npz")
+    assert split.previous.tolist() == [*range(200)]
+    assert split.retain.min() == 400
+    assert second.line["gone"]["count"] == 400
+    assert [line["ids"]["count"] for line in read(second.ledger)] == [200, 200]
+
+
+# ---------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owned: SourceCheckpoint) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path("their_project.py").write_text(
+        Path(overfitted.__file__).read_text().replace("class Data", "class MyData")
+    )
+    yield Path(owned.path)
+    sys.modules.pop("their_project", None)
+
+
+@pytest.mark.slow
+def test_the_command_answers_by_its_exit_status(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--data=their_project.MyData", *(f"--trainer.{key}={value}" for key, value in QUIET.items())]
+    Path("request.csv").write_text("id\n" + "\n".join(map(str, overfitted.WRONG)))
+    asked = ["forget", str(project), "request.csv", *given, "--wrong_labels=true"]
+    assert main([*asked, f"--checkpoints={project.parent}"]) == 0
+    printed = capsys.readouterr().out
+    assert "| Forgotten: SHOWN. 160 samples: " in printed
+    assert "Model:       unlearned/model.ckpt\n" in printed
+    assert main(asked) == 2
+    assert "give another folder" in capsys.readouterr().err
+    nothing = [
+        "--method=CFk",
+        "--method.optimizer=torch.optim.SGD",
+        "--method.optimizer.lr=0.0",
+        "--ledger=b.jsonl",
+    ]
+    assert main([*asked, *nothing, "--output=b"]) == 3
+    Path("few.csv").write_text("id\n3\n4\n5\n6\n7\n")
+    assert main(["forget", str(project), "few.csv", *given, "--output=c", "--ledger=c.jsonl"]) == 4
+    assert "| Forgotten: CANNOT TELL. 5 samples: " in capsys.readouterr().out
+
+
+def test_the_help_begins_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["forget", "--help"])
+    first = capsys.readouterr().out.splitlines()[0]
+    assert (
+        first
+        == "example: lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule"
+    )
+
+
+# ---------------------------------------------------------------------- what it refuses, before anything is trained
+
+
+def test_what_cannot_be_done_rightly_is_refused(tmp_path: Path) -> None:
+    def ask(data: Any, ids: Any = None, **arguments: Any) -> None:
+        forget(toy_source(), data, ids, output=tmp_path / "unlearned", trainer=QUIET, **arguments)
+
+    with pytest.raises(ValueError, match="ids must say what to forget"):
+        ask(train_set())
+    with pytest.raises(ValueError, match="ids, column: the data is an UnlearningDataModule"):
+        ask(toy_data(), [1], column="customer")
+    with pytest.raises(ValueError, match=r"budget goes by the steps .* SourceCheckpoint\('best.ckpt'"):
+        ask(toy_data(), budget=0.1)
+    with pytest.raises(ValueError, match="retrain goes by the steps"):
+        ask(toy_data(), retrain=True)
+    with pytest.raises(ValueError, match=r"budget must lie in \(0, 1\]"):
+        ask(toy_data(), budget=10.0)
+    with pytest.raises(ValueError, match=r"leave one out"):
+        ask(toy_data(), retrain=True, retrained=toy_source())
+    with pytest.raises(ValueError, match=r"TensorData has 0 samples .* give it a test_dataloader\(\)"):
+        ask(train_set(), [1, 2])
+    (tmp_path / "unlearned").mkdir()
+    (tmp_path / "unlearned" / "model.ckpt").touch()
+    with pytest.raises(
+        FileExistsError, match=r"further request source='.*model.ckpt' with previous='.*unlearned'"
+    ):
+        ask(toy_data())
+
+
+def test_the_class_comes_from_the_command_line_and_not_from_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({"state_dict": {"w": torch.ones(1)}, "hyper_parameters": {}}, "best.ckpt")
+    assert main(["forget", "best.ckpt", "0.1", "--data=Digits"]) == 2
+    assert (
+        "--model: best.ckpt does not say which class it belongs to; give --model CLASS"
+        in capsys.readouterr().err
+    )
+
+
+# ---------------------------------------------------------------------- a fit that ends with it
+
+
+@functools.cache
+def data() -> UnlearningDataModule:
+    return toy_data(0.3, nonmember=12)
+
+
+def fitted(*callbacks: Any, method: UnlearningModule | None = None, **arguments: Any) -> UnlearningModule:
+    method = method or FineTune(toy_source())
+    quiet_trainer(max_epochs=1, callbacks=list(callbacks), limit_val_batches=0, **arguments).fit(
+        method, data()
+    )
+    return method
+
+
+def test_a_fit_with_evaluators_ends_with_the_answer_once(capsys: pytest.CaptureFixture[str]) -> None:
+    method = fitted(PopulationAttack(), ForgettingMetrics())
+    printed = capsys.readouterr().out
+    assert printed.count("Forgotten: CANNOT TELL. 18 samples:") == 1
+    assert method.answer is not None
+    assert method.answer["before"] == pytest.approx(
+        float(method.trainer.callback_metrics["source/population_attack/auc"])
+    )
+    assert method.answer["after"] == pytest.approx(
+        float(method.trainer.callback_metrics["population_attack/auc"])
+    )
+    assert "points of test accuracy" in method.answer["text"], "the test set was asked by the second"
+
+
+def test_only_what_was_measured_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    method = fitted(PopulationAttack())
+    assert method.answer is not None
+    assert "test accuracy" not in method.answer["text"]
+    fitted(PopulationAttack(), fast_dev_run=True)
+    fitted()
+    assert capsys.readouterr().out.count("Forgotten:") == 1
+    assert fitted(PopulationAttack(controls=False)).answer is None
+
+
+def test_the_measure_fits_the_request() -> None:
+    def measure(forget: Any, **arguments: Any) -> str:
+        split = UnlearningDataModule(train_set(), forget, test_dataset=test_set(), **arguments)
+        split.setup("fit")
+        from lightning_unlearn.engine.answering import measure_of
+
+        return measure_of(split)
+
+    of_class = np.flatnonzero(train_set().targets.numpy() == 1)
+    assert measure(0.2) == "membership"
+    assert measure(Ids(of_class)) == "class"
+    assert measure(Ids([*of_class, 0])) == "membership", "one sample of another class is no class"
+    assert measure(0.2, wrong_labels=True) == "labels"

@@ -254,7 +254,11 @@ def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
     shutil.copytree("a", "b")
     shutil.rmtree("b/reference_kl")
     assert main(["compare", "--config=b.yaml", "--quiet=true", "--output_dir=b"]) == 0
+    capsys.readouterr()
     assert main(["report", "a", "b", "--output=both"]) == 0
+    printed = capsys.readouterr().out
+    assert "reference_kl" in printed
+    assert "UA" not in printed
     assert {"reference_kl", "other"} <= set(json.loads(Path("both/report.json").read_text())["models"])
     with pytest.raises(SystemExit):
         main(["report", "a", "b"])
@@ -334,6 +338,7 @@ def test_bad_arguments_are_named(
     ("arguments", "message"),
     [
         (["--data.init_args.forget=1.5"], "1.5"),
+        (["--forget=classes:3"], "none of class:3, class:3,5, 0.1, group:identity=0.02"),
         (["--data.init_args.forget=request.csv"], "request.csv"),
         (["--data.init_args.datamodule=MNIST", "--data.init_args.datamodule.root=nowhere"], "nowhere"),
         (["--source.checkpoint=nowhere.ckpt"], "nowhere.ckpt"),
@@ -353,6 +358,16 @@ def test_bad_input_gives_one_message_and_no_folder(
     assert message in error
     assert "Traceback" not in error
     assert not Path("out/report.json").exists() or "nowhere.ckpt" in message
+
+
+@pytest.mark.parametrize("given", [["--forget", "class:3"], ["--forget=class:3"]])
+def test_a_rule_on_the_command_line_wins_over_the_files(
+    given: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("compare.yaml").write_text(COMPARE)
+    with pytest.raises(SystemExit):
+        main(["compare", *given, "--config=compare.yaml", "--print_config"])
+    assert yaml.safe_load(capsys.readouterr().out)["data"]["init_args"]["forget"] == "class:3"
 
 
 def test_help_begins_with_an_example_and_leaves_the_trainer_out(capsys: pytest.CaptureFixture[str]) -> None:

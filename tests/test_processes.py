@@ -111,11 +111,15 @@ def test_processes_that_are_at_different_parts_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_comparison_with_its_status(number: int, tmp_path: Path) -> None:
+def test_a_signal_ends_a_comparison_with_its_status(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
     begun = tmp_path / "begun"
 
     class Long(ReferenceKL):
         def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            self.trainer.should_stop = begun.exists() and begun.read_text() == "go on"
             begun.touch()
             time.sleep(0.01)
             return super().training_step(batch, batch_idx)
@@ -129,12 +133,18 @@ def test_a_signal_ends_a_comparison_with_its_status(number: int, tmp_path: Path)
         time.sleep(0.01)
     os.kill(child, number)
     assert ended(child) == 128 + number
-    line = "stopped after 4 of 6 parts; the same command goes on from there\n"
+    line = "Stopped after 4 of 6. Run the same command to go on.\n"
     assert (tmp_path / "err").read_text() == line
     assert sorted(path.name for path in (tmp_path / "out" / "slow" / "seed_0").iterdir()) == [
         "config.json",
         "log",
     ]
+    if number == signal.SIGINT:  # and going on does what is missing
+        kept = (tmp_path / "out" / "source" / "seed_0" / "model.ckpt").stat().st_mtime_ns
+        begun.write_text("go on")
+        assert ended(forked(work, tmp_path / "err"), 60) == 0
+        assert (tmp_path / "out" / "slow" / "seed_0" / "metrics.json").is_file()
+        assert (tmp_path / "out" / "source" / "seed_0" / "model.ckpt").stat().st_mtime_ns == kept
 
 
 def test_a_signal_ends_what_does_not_come_back(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

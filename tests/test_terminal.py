@@ -1,6 +1,7 @@
 """What is printed while a comparison runs: on a terminal, into a file, and where not all characters are known."""
 
 import io
+import re
 import sys
 
 import pytest
@@ -21,7 +22,8 @@ def course(progress: Progress) -> None:
         progress.done()
         progress.start("top_k", 0, "audit")
         progress.done(failed=True)
-        progress.skip(1)
+        progress.start("fine", 0, "audit")
+        progress.done({"accuracy/test": 0.91, "another": 1.0})
 
 
 @pytest.mark.parametrize(
@@ -34,14 +36,18 @@ def test_a_file_gets_a_line_a_part_and_nothing_that_moves(
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding))
     course(Progress(3))
     sys.stdout.flush()
-    first, second = written.getvalue().decode(encoding).splitlines()
+    first, second, third = written.getvalue().decode(encoding).splitlines()
     assert first.startswith(f"[1/3] seed 0 {dot} {model} {dot} train: 0.")
     assert second == f"[2/3] seed 0 {dot} top_k {dot} audit: FAILED"
-    assert all(character.isprintable() for character in first + second)
+    assert third.startswith(f"[3/3] seed 0 {dot} fine {dot} audit: 0.")
+    assert third.endswith("91.00")
+    assert all(character.isprintable() for character in first + second + third)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_a_terminal_shows_the_part_and_the_epoch(monkeypatch: pytest.MonkeyPatch, encoding: str) -> None:
+def test_a_terminal_shows_the_part_and_the_epoch_and_keeps_what_is_measured(
+    monkeypatch: pytest.MonkeyPatch, encoding: str
+) -> None:
     written = io.BytesIO()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stdout", Terminal(written, encoding))
@@ -52,6 +58,10 @@ def test_a_terminal_shows_the_part_and_the_epoch(monkeypatch: pytest.MonkeyPatch
     shown = written.getvalue().decode(encoding)
     assert "\x1b[" in shown
     assert "audit" in shown
+    plain = re.sub(r"\x1b\[[^A-Za-z]*[A-Za-z]", "", shown)
+    rows = re.findall(r"\[(\d)/3\] seed 0 . (\w+) . audit: (FAILED|\d\.\d s.*91\.00)\r?\n", plain)
+    assert [row[:2] for row in rows] == [("2", "top_k"), ("3", "fine")]
+    assert "\x1b[31m" in shown, "what failed is red"
 
 
 def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

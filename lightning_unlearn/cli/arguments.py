@@ -6,7 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-__all__ = ["own_arguments", "shown_arguments"]
+__all__ = ["own_arguments", "shown_arguments", "with_rule"]
 
 _TRUE = "LIGHTNING_UNLEARN_ARGUMENTS"
 
@@ -50,6 +50,21 @@ def shown_arguments(arguments: Sequence[str]) -> list[str]:
         key = argument if argument.startswith("--") and not equals else ""
     rules = [value for _, value, option in pairs if option.endswith((".forget", ".forget.class_path"))]
     return [before + _shown(option, value, rules[-1] if rules else "") for before, value, option in pairs]
+
+
+def with_rule(arguments: Sequence[str]) -> list[str]:
+    """Put ``--data.forget=RULE``, after all files, in place of ``--forget RULE``.
+
+    Example:
+        >>> with_rule(["compare", "--forget", "class:3", "--config=a.yaml"])
+        ['compare', '--config=a.yaml', '--data.forget=class:3']
+    """
+    if "--forget" in arguments[:-1]:
+        place = arguments.index("--forget")
+        arguments = [*arguments[:place], f"--forget={arguments[place + 1]}", *arguments[place + 2 :]]
+    rules = [argument for argument in arguments if argument.startswith("--forget=")]
+    others = [argument for argument in arguments if argument not in rules]
+    return others + [f"--data.{rule.removeprefix('--')}" for rule in rules]
 
 
 def _shown(option: str, text: str, rule: str) -> str:

@@ -20,10 +20,10 @@ from lightning_unlearn.comparison.folder import require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary
-from lightning_unlearn.core.terminal import say
+from lightning_unlearn.core.terminal import columns, say
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
-from lightning_unlearn.reports import Report
+from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import require_scenarios, write_scenarios
 
@@ -63,8 +63,9 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
     """
     parser = _Parser(
         prog="lightning-unlearn compare",
-        description="Compare unlearning methods with the source and the retrained model. All arguments of Lightning's "
-        "Trainer can be given as well, as lightning-unlearn fit --help lists them.",
+        description="Compare unlearning methods with the source and the retrained model. --forget class:3, 0.1, "
+        "ids.csv or group:identity=0.02 says who is forgotten. All arguments of Lightning's Trainer can be given as "
+        "well, as lightning-unlearn fit --help lists them.",
         version=__version__,
     )
     parser.add_argument(
@@ -251,12 +252,7 @@ def _plain(value: Any) -> Any:
 
 
 def _print_result(comparison: Comparison, table: PaperFormat | None) -> None:
-    from rich.console import Console
-
-    from lightning_unlearn.reports import render_text
-
-    width = max(min(Console().width, 100), 50)  # the table cannot be narrower
-    say(render_text(comparison.report, width, encoding=sys.stdout.encoding))
+    say(render_text(comparison.report, columns(), encoding=sys.stdout.encoding))
     if table is not None:
         say(paper_table(comparison.report, table))
     say_failures(comparison.report)

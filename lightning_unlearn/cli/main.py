@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.cli import COMMANDS, LIGHTNING, run
-from lightning_unlearn.cli.arguments import own_arguments
+from lightning_unlearn.cli.arguments import own_arguments, with_rule
 from lightning_unlearn.cli.parsing import Refused, explained, nearest
 
 __all__ = ["main"]
@@ -52,7 +52,8 @@ def _help() -> str:
         "\nLightningCLI's, for one model at a time:\n",
         *(f"  {name:12} {does}" for name, does in LIGHTNING.items()),
         "\nlightning-unlearn COMMAND --help says more of each. --recipe NAME takes a configuration that comes with the "
-        "package,\nsuch as digits/compare, in place of --config FILE.",
+        "package,\nsuch as digits/compare, in place of --config FILE; --forget class:3, 0.1, ids.csv or "
+        "group:identity=0.02 says who is forgotten.",
     ]
     return "\n".join(lines)
 
@@ -74,6 +75,8 @@ def _run(arguments: list[str], *, as_given: bool) -> int:
         try:
             with stoppable(lambda: "stopped before the end"):
                 arguments = with_recipes(arguments)
+                if arguments[0] in ("compare", *LIGHTNING):
+                    arguments = with_rule(arguments)
                 if arguments[0] in COMMANDS:
                     return run(arguments[0], arguments[1:])
                 return run("lightning", None if as_given and arguments == sys.argv[1:] else arguments)

@@ -1,16 +1,21 @@
-"""``lightning-unlearn report``: write a comparison's page again, or merge several."""
+"""``lightning-unlearn report``: write a comparison's page again, merge several, or show them side by side."""
 
+import sys
 from pathlib import Path
 from typing import get_args
 
 from lightning_unlearn.cli.parsing import Parser
-from lightning_unlearn.core.terminal import say
-from lightning_unlearn.reports import rebuild
+from lightning_unlearn.core.terminal import columns, say
+from lightning_unlearn.reports import rebuild, render_text
+from lightning_unlearn.reports.merge import beside
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import SCENARIOS, read_scenarios, write_scenarios
 from lightning_unlearn.reports.schema import read_json
 
 __all__ = ["run"]
+
+_BESIDE = "side_by_side.html"
+"""The page of several comparisons, in the working folder."""
 
 
 def run(args: list[str]) -> int:
@@ -18,7 +23,8 @@ def run(args: list[str]) -> int:
     parser = Parser(
         "report",
         "runs/digits",
-        "Write the page and figures of a comparison again, or of several on the same data as one.",
+        "Write the page and figures of a comparison again, and print the table. Several are shown side by side; with "
+        "--output those on the same data become one.",
     )
     parser.add_argument(
         "folders",
@@ -27,15 +33,16 @@ def run(args: list[str]) -> int:
         metavar="DIR",
         help="output_dir of a comparison, or of one over scenarios",
     )
-    parser.add_argument("--output", type=Path, help="folder to write to; the first DIR if there is only one")
+    parser.add_argument("--output", type=Path, help="folder to write to; DIR itself if left out")
     parser.add_argument(
         "--table",
         choices=get_args(PaperFormat),
-        help="print the columns of papers too: UA, RA, TA, MIA, run time, gap",
+        help="print the columns of papers in this form: UA, RA, TA, MIA, run time, gap; else the table of compare",
     )
     parsed = parser.parse_args(args)
     if parsed.output is None and len(parsed.folders) > 1:
-        parser.error("--output is needed where several comparisons become one")
+        say(f"Report: {beside(parsed.folders, _BESIDE)}")
+        return 0
     output = parsed.output or parsed.folders[0]
     if len(parsed.folders) == 1 and (output / SCENARIOS).is_file():
         names, _ = read_scenarios(output)
@@ -47,7 +54,11 @@ def run(args: list[str]) -> int:
         say(f"Report: {page}")
         return 0
     rebuild(parsed.folders, output)
-    if parsed.table:
-        say(paper_table(read_json(output / "report.json"), parsed.table))
+    report = read_json(output / "report.json")
+    say(
+        paper_table(report, parsed.table)
+        if parsed.table
+        else render_text(report, columns(), encoding=sys.stdout.encoding)
+    )
     say(f"Report: {output / 'report.html'}")
     return 0

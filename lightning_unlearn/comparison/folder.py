@@ -20,7 +20,16 @@ from lightning_unlearn.reports.glossary import is_control
 KEY = "forget.key"
 """The secret of a comparison that was given none; removed with what remembers."""
 _MARK = "comparison.json"
-_FILES = (_MARK, "report.json", "report.html", "remembering.json", "split.npz", "wandb.json", KEY)
+_FILES = (
+    _MARK,
+    "report.json",
+    "report.html",
+    "remembering.json",
+    "samples.png",
+    "split.npz",
+    "wandb.json",
+    KEY,
+)
 _FOLDERS = ("figures", "wandb")
 _CACHES = ("populations", "shadow_models")
 _RUN_JSON = ("config", "training", "metrics", "facts", "watched", "rates", "wandb")

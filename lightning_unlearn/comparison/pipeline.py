@@ -57,6 +57,7 @@ from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.reports.details import read_log
 from lightning_unlearn.reports.glossary import is_control
 from lightning_unlearn.reports.pooling import set_intervals
+from lightning_unlearn.reports.thumbnails import write_thumbnails
 
 __all__ = ["Observer", "Pipeline"]
 
@@ -141,6 +142,8 @@ class Pipeline:
         self._source = self._train_source()
         if is_first() and self.data is not self.given:
             self.data.split.save(self._folder(SOURCE).split)
+        if is_first() and seed == self.seeds[0]:
+            self._picture_samples()
         if self._source is None:
             for name in self.names[1:]:
                 self._fail(name, "not run: the source model failed")
@@ -162,6 +165,15 @@ class Pipeline:
 
     def __post_init__(self) -> None:
         self.given = self.data  # as the arguments describe it
+
+    def _picture_samples(self) -> None:
+        """Leave small pictures of the samples to forget beside the page, where they are images."""
+        adapter = self.adapter or Adapter()
+        try:
+            batches = self.data.evaluated("forget", indexed=False, rank=0, world_size=1)
+            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder)
+        except Exception as error:  # a picture less must not cost a comparison
+            rank_zero_warn(f"no pictures of the forgotten samples: {type(error).__name__}: {error}")
 
     @property
     def draws_anew(self) -> bool:
@@ -371,7 +383,7 @@ class Pipeline:
                 observer.run_finished(folder.path, name, self._seed)
         except Exception as error:  # whoever looks on must not stop the work
             self._fail(name, f"observer: {said(error)}", traceback.format_exc())
-        self.progress.done()
+        self.progress.done(content["metrics"])
 
     def _set_up(self, evaluator: Evaluator, name: str) -> None:
         """Tell an evaluator which model it is about to see, beside which controls."""

@@ -3,18 +3,24 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import lightning as L
 
 from lightning_unlearn.core.processes import is_first
 from lightning_unlearn.core.terminal import encodable, say
+from lightning_unlearn.reports.glossary import describe, format_number
 
 __all__ = ["Progress"]
 
+_INTERIM = ("accuracy/forget", "accuracy/test", "membership_inference/auc")
+"""Scores of one seed that are shown as soon as they are known."""
+
 
 class Progress(L.Callback):
-    """Shows the parts of a comparison as they run: a bar on a terminal, a line a part anywhere else.
+    """Shows the parts of a comparison as they run: a bar below finished rows on a terminal, a line a part elsewhere.
 
     As a callback of the running part's Trainer it shows the epoch as well.
 
@@ -63,12 +69,19 @@ class Progress(L.Callback):
         self._what, self._start = f"seed {seed} · {model} · {step}", time.perf_counter()
         self._describe(self._what)
 
-    def done(self, *, failed: bool = False) -> None:
-        """End the part that was begun."""
+    def done(self, scores: Mapping[str, float] = MappingProxyType({}), *, failed: bool = False) -> None:
+        """End the part that was begun; what it measured, or that it failed, stays on the terminal."""
         self.skip(1)
+        end = "FAILED" if failed else f"{time.perf_counter() - self._start:.1f} s"
+        shown = [
+            f"{describe(n).short} {format_number(describe(n), scores[n])}" for n in _INTERIM if n in scores
+        ]
+        line = " · ".join([f"[{self.finished}/{self.parts}] {self._what}: {end}", *shown])
         if self._bar is None and not self.quiet:
-            end = "FAILED" if failed else f"{time.perf_counter() - self._start:.1f} s"
-            say(f"[{self.finished}/{self.parts}] {self._what}: {end}")
+            say(line)
+        elif self._bar is not None and (failed or shown):
+            line = encodable(line, self._encoding)
+            self._bar.console.print(line, style="red" if failed else None, markup=False, soft_wrap=True)
 
     def skip(self, parts: int) -> None:
         """Count parts that have ended, or that cannot run."""
@@ -80,7 +93,7 @@ class Progress(L.Callback):
         """Say how far the comparison came, for one that is stopped."""
         if not is_first():
             return ""
-        return f"stopped after {self.finished} of {self.parts} parts; the same command goes on from there"
+        return f"Stopped after {self.finished} of {self.parts}. Run the same command to go on."
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Show the epoch of the running part."""

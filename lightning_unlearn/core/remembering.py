@@ -40,10 +40,10 @@ def remembering_files(folder: str | Path) -> list[Remembering]:
 
     Listed are the source model of a comparison, checkpoints of trainings (optimizer momentum, the state of an
     unfinished method, weights that ``ModelCheckpoint`` kept), splits and the key of their hashes, configurations that
-    name samples (see :func:`without_names`) and the page made of them, texts with an e-mail address, tracebacks (which
-    may quote ids), what an interrupted write left, and checkpoints that cannot be read without executing them. Not
-    listed are exported models and scores, those of single samples included: they name none. Links to folders are
-    followed.
+    name samples (see :func:`without_names`) and the page made of them, pictures of the samples, texts with an e-mail
+    address, tracebacks (which may quote ids), what an interrupted write left, and checkpoints that cannot be read
+    without executing them. Not listed are exported models and scores, those of single samples included: they name none.
+    Links to folders are followed.
 
     Args:
         folder: Folder of a run or of a comparison.
@@ -120,6 +120,8 @@ def why(file: Path, *, of_source: bool = False) -> str | None:
         )
     if file.suffix == ".npz":
         return "positions of the forgotten samples" if _names_forgotten(file) else None
+    if file.name == "samples.png":
+        return "pictures of the forgotten samples"
     if file.name == "forget.key":
         return "the key to hashes of the forgotten samples"
     if file.name == "error.txt":

@@ -1,10 +1,11 @@
 """Print to streams that may not know all characters."""
 
+import shutil
 import sys
 import textwrap
 from typing import TextIO
 
-__all__ = ["boxed", "encodable", "say"]
+__all__ = ["boxed", "columns", "encodable", "say"]
 
 _SIGNS = "✓✗†±×·ελ∞…−→"  # noqa: RUF001 - the minus and multiplication signs
 _WORDS = ("Y", "N", "!", "+-", "x", "-", "eps", "lambda", "inf", "...", "-", "->")
@@ -33,6 +34,11 @@ def encodable(text: str, encoding: str | None) -> str:
     except UnicodeEncodeError:
         return text.translate(_SPELLED).encode(encoding, "replace").decode(encoding)
     return text
+
+
+def columns() -> int:
+    """Return how wide a table may be: as the terminal is, from 50, below which it would not fit, to 100."""
+    return max(min(shutil.get_terminal_size().columns, 100), 50)
 
 
 def boxed(text: str, width: int = 96) -> str:

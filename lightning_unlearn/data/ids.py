@@ -15,7 +15,7 @@ from torch import Tensor
 
 __all__ = ["read_ids", "require_id_file", "shown", "typed_ids"]
 
-_SUFFIXES = (".csv", ".json", ".txt")
+ID_FILES = (".csv", ".json", ".txt")
 _SHOWN = 5  # offending values that a message quotes
 _COLUMNS_SHOWN = 8
 _CELL_SHOWN = 40  # characters of it
@@ -44,8 +44,8 @@ def require_id_file(path: str | Path) -> None:
         ValueError: If its suffix is another.
         FileNotFoundError: If there is no such file.
     """
-    if Path(path).suffix.lower() not in _SUFFIXES:
-        raise ValueError(f"ids must be a list or the path of a {', '.join(_SUFFIXES)} file, got {path!r}")
+    if Path(path).suffix.lower() not in ID_FILES:
+        raise ValueError(f"ids must be a list or the path of a {', '.join(ID_FILES)} file, got {path!r}")
     if not Path(path).is_file():
         raise FileNotFoundError(f"ids: no such file {Path(path).resolve()}; give that of an existing file")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.data.ids import read_ids, require_id_file, shown, typed_ids
+from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
 from lightning_unlearn.data.numbering import group_numbers, places_among
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
@@ -27,6 +28,7 @@ __all__ = [
     "SelectionData",
     "as_rule",
     "select",
+    "spelled_rule",
     "stratified_draw",
 ]
 
@@ -327,13 +329,47 @@ ForgetLike: TypeAlias = (
 )
 
 
+def spelled_rule(text: str) -> ForgetRule:
+    """Turn what a command line says of who is forgotten into a rule.
+
+    Args:
+        text: ``class:3`` or ``class:3,5``, a fraction such as ``0.1``, ``group:identity=0.02`` for a share of the
+            values of an attribute, or the path of a file of ids.
+
+    Raises:
+        ValueError: If it is none of these, or a number lies outside its range.
+        FileNotFoundError: If there is no such file.
+
+    Example:
+        >>> spelled_rule("class:3"), spelled_rule("class:3,5")
+        (Classes(classes=3), Classes(classes=[3, 5]))
+        >>> spelled_rule("0.1")
+        RandomFraction(fraction=0.1, stratified=False)
+        >>> spelled_rule("group:identity=0.02")
+        Groups(attribute='identity', fraction=0.02, skew_by=None, skew=0.0)
+    """
+    if re.fullmatch(r"class:\d+(,\d+)*", text):
+        numbers = [int(number) for number in text.removeprefix("class:").split(",")]
+        return Classes(numbers if len(numbers) > 1 else numbers[0])
+    if found := re.fullmatch(r"group:(.+)=(0?\.\d+)", text):
+        return Groups(found[1], float(found[2]))
+    if re.fullmatch(r"\d*\.\d+", text):
+        return as_rule(float(text))
+    if Path(text).suffix.lower() not in ID_FILES:
+        raise ValueError(
+            f"forget={text!r} is none of class:3, class:3,5, 0.1, group:identity=0.02, and no path of a file of ids "
+            f"({', '.join(ID_FILES)})"
+        )
+    return Ids(text)
+
+
 def as_rule(forget: ForgetLike) -> ForgetRule:
     """Turn what a user may write for ``forget`` into a rule.
 
     Args:
         forget: A fraction in ``(0, 1)`` (:class:`RandomFraction`), the path of a file of ids or a sequence,
-            array or tensor of positions (:class:`Ids`), a rule, or a function of :class:`SelectionData` that
-            returns positions or a boolean mask.
+            array or tensor of positions (:class:`Ids`), a text as :func:`spelled_rule` reads it, a rule, or a
+            function of :class:`SelectionData` that returns positions or a boolean mask.
 
     Raises:
         TypeError: If ``forget`` is a bare integer, which could be a class or an id, or of another type.
@@ -353,7 +389,9 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
             raise TypeError(f"forget={forget!r} could mean a class or a sample; {advice}")
         in_range("forget", value, "(0, 1)", _SHARE)
         return RandomFraction(value)
-    if isinstance(forget, str | Path | np.ndarray | Tensor | Sequence):
+    if isinstance(forget, str):
+        return spelled_rule(forget)
+    if isinstance(forget, Path | np.ndarray | Tensor | Sequence):
         return Ids(forget)
     if callable(forget):
         return _Function(forget)

@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 from lightning_unlearn.reports.details import RunDetails, read_details
 from lightning_unlearn.reports.figures import draw_figures
 from lightning_unlearn.reports.glossary import clean, is_control
-from lightning_unlearn.reports.page import write_page
+from lightning_unlearn.reports.page import write_page, write_side_by_side
 from lightning_unlearn.reports.schema import SCHEMA_VERSION, Report, Value, read_json, validate
 from lightning_unlearn.reports.writer import write_all
 
-__all__ = ["merge", "rebuild"]
+__all__ = ["beside", "merge", "rebuild"]
 
 T = TypeVar("T")
 
@@ -180,6 +180,34 @@ def _joined(versions: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return joined
 
 
+def beside(folders: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]) -> Path:
+    """Write a page that shows the answers of several comparisons next to each other, whatever they are about.
+
+    Args:
+        folders: Output folders of comparisons, each with its ``report.json``.
+        path: The page.
+
+    Raises:
+        FileNotFoundError: A folder holds no report.json.
+        ValueError: A folder twice, or a report that cannot be read.
+    """
+    roots, names = _named(folders)
+    reports = {name: read_json(root / "report.json") for name, root in zip(names, roots, strict=True)}
+    return write_side_by_side(reports, path)
+
+
+def _named(folders: Sequence[str | os.PathLike[str]]) -> tuple[list[Path], list[str]]:
+    """Return the folders and what they are called: their own name where that tells them apart."""
+    roots = [Path(folder) for folder in folders]
+    if not roots:
+        raise ValueError("folders must name at least one output folder of a comparison")
+    resolved = [root.resolve() for root in roots]
+    if len(set(resolved)) != len(resolved):
+        raise ValueError(f"folders must differ from each other, got {[str(root) for root in roots]}")
+    short = [clean(root.name) for root in resolved]
+    return roots, short if len(set(short)) == len(short) else [clean(str(root)) for root in resolved]
+
+
 def rebuild(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str]) -> list[Path]:
     """Make page and figures again from the report of one comparison, or of several as one.
 
@@ -196,21 +224,14 @@ def rebuild(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike
         ValueError: No folder, a folder twice, a report that cannot be read or merged (see :func:`merge`), or
             ``output`` holds a comparison whose report this one would replace.
     """
-    roots = [Path(folder) for folder in folders]
-    if not roots:
-        raise ValueError("folders must name at least one output folder of a comparison")
-    resolved = [root.resolve() for root in roots]
-    if len(set(resolved)) != len(resolved):
-        raise ValueError(f"folders must differ from each other, got {[str(root) for root in roots]}")
+    roots, names = _named(folders)
     target = Path(output)
-    own = target.resolve() in resolved
+    own = target.resolve() in [root.resolve() for root in roots]
     if (len(roots) > 1 and own) or (not own and (target / "comparison.json").exists()):
         raise ValueError(
             f"output: {target} holds a comparison whose report would be replaced; choose another folder"
         )
     reports = [read_json(root / "report.json") for root in roots]
-    short = [clean(root.name) for root in resolved]
-    names = short if len(set(short)) == len(short) else [clean(str(root)) for root in resolved]
     report = merge(reports, names)
     details: dict[str, Mapping[int, RunDetails]] = {}
     for root, each, name in zip(roots, reports, names, strict=True):
@@ -220,4 +241,4 @@ def rebuild(folders: Sequence[str | os.PathLike[str]], output: str | os.PathLike
     if not own:
         return write_all(report, target, details)
     figures = draw_figures(report, target / "figures", details)
-    return [*figures, write_page(report, target / "report.html", figures, details)]
+    return [*figures, write_page(report, target / "report.html", details)]

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from lightning_unlearn.core.files import write_text_atomic
-from lightning_unlearn.metrics.declared import DeclaredMetric
+from lightning_unlearn.metrics.declared import COST, DeclaredMetric
+from lightning_unlearn.reports.answer import answer_of
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures import DPI, MODEL_KEYWORD
+from lightning_unlearn.reports.figures import DPI, FIGURES, Chart
+from lightning_unlearn.reports.figures.base import chart_looks
+from lightning_unlearn.reports.figures.differences import is_blind
 from lightning_unlearn.reports.floor import needed_in_words, same_cost
 from lightning_unlearn.reports.glossary import (
     absent,
@@ -24,16 +28,19 @@ from lightning_unlearn.reports.glossary import (
     format_interval,
     format_number,
     format_value,
+    is_control,
     what_varies,
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
 from lightning_unlearn.reports.schema import Report, validate
+from lightning_unlearn.reports.thumbnails import ACROSS, FILE, SIDE
 from lightning_unlearn.reports.verdict import control_findings, judge_all, margins_in_words, summary_sentences
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["write_page"]
+__all__ = ["write_page", "write_side_by_side"]
 
 _CSS_DPI = 96
 """Pixels of a style sheet in an inch."""
@@ -50,47 +57,110 @@ _DATA_LABELS = {
     "seconds": "Time of the whole comparison [s]",
     "merged_from": "Merged from the reports",
 }
-_ACCURACY = "Accuracy and similarity"
-_CAPTIONS = {
-    "accuracy": _ACCURACY,
-    "forgetting_rate": _ACCURACY,
-    "memory_retention_rate": _ACCURACY,
-    "similarity": _ACCURACY,
-    "time": "Time",
-    "acceleration": "Time",
+_PLAIN = {
+    "accuracy": "How many answers are right?",
+    "forgetting_rate": "How many answers are right?",
+    "memory_retention_rate": "How many answers are right?",
+    "similarity": "How many answers are right?",
+    "time": "What did it cost?",
+    "acceleration": "What did it cost?",
+    "epochs": "What did it cost?",
+    "memory": "What did it cost?",
+    "membership_inference": "Can an attacker tell who was in?",
+    "lira": "Can an attacker with many models tell who was in?",
+    "rmia": "Can an attacker with a few models tell who was in?",
+    "u_lira": "Can an attacker tell an unlearned model from a retrained one?",
+    "backdoor": "Is the planted trigger still obeyed?",
+    "unlearning_degree": "Did the model move because it forgot, or only move?",
+    "relearn_time": "How fast does it learn the samples again?",
+    "forgetting_quality": "Do many unlearned models answer as retrained ones do?",
+    "klom": "Do many unlearned models answer as retrained ones do?",
+    "linear_probe": "Do its inner features still tell who was in?",
 }
-"""Captions of the tables by what their metrics' names begin with, where no label gives one by its colon."""
+"""Questions in plain words, by what metrics' names begin with; elsewhere a label's part before its colon is taken."""
+_COST, _BLIND = "cost_quality.png", "blind.png"
+_POINTS = 150
+"""About the most points of a line that the page holds."""
+_SAMPLES = 500
+"""The most samples whose confidences the page holds."""
 _Cell = dict[str, Any]
 """One number of a table: ``number`` as the report holds it, None without one, and what is printed of it."""
 
 
-def write_page(
-    report: Report,
-    path: str | os.PathLike[str],
-    figures: Sequence[str | os.PathLike[str]] = (),
-    details: Details | None = None,
-) -> Path:
-    """Write the report as one HTML file that loads nothing from anywhere.
+def write_page(report: Report, path: str | os.PathLike[str], details: Details | None = None) -> Path:
+    """Write the report as one HTML file that loads nothing from the network.
+
+    Its plots are drawn in the browser from the data in the file. Beside it are looked for ``report.json``, to which it
+    links, and ``samples.png``, pictures of the forgotten samples; without them it is whole all the same.
 
     Args:
         report: The report.
         path: The file, by convention ``report.html``; it is written whole or not at all.
-        figures: PNG files to embed, in order. What a file says of itself under the keywords "Title" and
-            "Description" of the PNG standard stands beside it; one that names a model of the report under
-            "Model" stands with that model.
-        details: What the runs left beyond their scores: configurations, files and pictures for the sections of
-            the models.
+        details: What the runs left beyond their scores: courses, answers to single samples, configurations, files and
+            pictures.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: The report breaks its contract, or a figure is no PNG file.
-        FileNotFoundError: A figure does not exist.
+        ValueError: The report breaks its contract, or a picture is no PNG file.
+        FileNotFoundError: A picture does not exist.
     """
+    validate(report)
+    metrics, known = declared_in(report), details or {}
+    charts = [chart for spec in FIGURES for chart in spec.charts(report, known)]
+    overview, environment = _overview(report, metrics, charts), _environment()
+    page = environment.get_template("report.html.j2").render(
+        **overview,
+        overview=_rendered(environment, overview),
+        title=f"Unlearning report: {_name(report)}",
+        summary=summary_sentences(report),
+        controls=control_findings(report),
+        tables=_tables(metrics),
+        paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
+        paper_columns=PAPER_COLUMNS,
+        charts=[chart for chart in charts if chart.filename not in (_COST, _BLIND) and not chart.model],
+        blind_chart=next((chart for chart in charts if chart.filename == _BLIND), None),
+        sections=[_section(report, model, metrics, charts, known) for model in overview["models"]],
+        samples=_samples(report, known),
+        ledger=[_entry(entry, place) for place, entry in enumerate(report.get("ledger", []), start=1)],
+        data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
+        versions=[(key, _text(value)) for key, value in report["versions"].items()],
+        config=_yaml(report["config"]),
+        printed=format_number,
+        drawn=_json([_as_data(report, chart) for chart in charts]),
+        pictured=(Path(path).parent / FILE).is_file(),
+        side=SIDE,
+        across=ACROSS,
+    )
+    return write_text_atomic(path, page)
+
+
+def write_side_by_side(reports: Mapping[str, Report], path: str | os.PathLike[str]) -> Path:
+    """Write the answers, the costs and the headline tables of several comparisons next to each other.
+
+    Args:
+        reports: The reports by the names of their comparisons; they need not share data, seeds or methods.
+        path: The file; it is written whole or not at all.
+
+    Raises:
+        ValueError: A report breaks its contract.
+    """
+    environment, parts, drawn = _environment(), dict[str, Any](), list[dict[str, Any]]()
+    for place, (name, report) in enumerate(reports.items()):
+        validate(report, name)
+        charts = [chart for spec in FIGURES if spec.filename == _COST for chart in spec.charts(report, {})]
+        overview = _overview(report, declared_in(report), charts, prefix=f"{place}-")
+        parts[name] = _rendered(environment, overview)
+        drawn += [_as_data(report, chart, prefix=f"{place}-") for chart in charts]
+    title = " beside ".join(clean(name) for name in reports)
+    page = environment.get_template("side.html.j2").render(parts=parts, title=title, drawn=_json(drawn))
+    return write_text_atomic(path, page)
+
+
+def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    validate(report)
     environment = Environment(
         loader=PackageLoader("lightning_unlearn.reports"),
         autoescape=True,
@@ -99,49 +169,125 @@ def write_page(
         lstrip_blocks=True,
     )
     environment.filters["breakable"] = _breakable
-    metrics = declared_in(report)
-    pictures = [_picture(Path(figure)) for figure in figures]
-    verdicts = judge_all(report)
-    page = environment.get_template("report.html.j2").render(
-        report=report,
-        title=f"Unlearning report: {clean(str(report['data'].get('name', 'unnamed data')))}",
-        summary=summary_sentences(report),
-        controls=control_findings(report),
-        control={name: meaning for name, meaning in all_models(report).items() if meaning},
-        models=list(all_models(report)),
-        metrics=metrics,
-        verdicts=verdicts,
-        floors=same_cost(report),
-        needed=needed_in_words(report),
-        deciding={name for verdict in verdicts.values() for name in verdict.by_metric},
-        tables=_tables(metrics),
-        cells={name: _cells(report, name, metric) for name, metric in metrics.items()},
-        paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
-        paper_columns=PAPER_COLUMNS,
-        sections=[_section(report, model, metrics, pictures, details or {}) for model in all_models(report)],
-        pictures=[picture for picture in pictures if picture["model"] not in report["models"]],
-        ledger=[_entry(entry, place) for place, entry in enumerate(report.get("ledger", []), start=1)],
-        data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
-        versions=[(key, _text(value)) for key, value in report["versions"].items()],
-        config=_yaml(report["config"]),
-        clean=clean,
-        margins=margins_in_words(report),
-        varied=what_varies(report),
-        printed=format_number,
-    )
-    return write_text_atomic(path, page)
+    environment.globals["clean"] = clean
+    return environment
+
+
+def _overview(
+    report: Report, metrics: Mapping[str, DeclaredMetric], charts: Sequence[Chart], prefix: str = ""
+) -> dict[str, Any]:
+    """Return what the first screen and the table below it are made of."""
+    verdicts, floors = judge_all(report), same_cost(report)
+    blind = [name for name in metrics if is_blind(report, name)]
+    cost = [name for name in ("acceleration", "time/total_s") if name in metrics]
+    headline = [name for name in metrics if metrics[name].headline and name not in {*blind, *COST}]
+    models = all_models(report)
+    return {
+        "report": report,
+        "prefix": prefix,
+        "data_name": _name(report),
+        "answer": answer_of(report, verdicts),
+        "cost_chart": next((chart for chart in charts if chart.filename == _COST), None),
+        "control": {name: meaning for name, meaning in models.items() if meaning},
+        "models": list(models),
+        "metrics": metrics,
+        "about": {name: f"{prefix}about-{place}" for place, name in enumerate(metrics)},
+        "verdicts": verdicts,
+        # what is known of one seed is said once, in the answer
+        "judged": {verdict.status for verdict in verdicts.values()} - {"illustration", "nothing to compare"},
+        "floors": {name: floor for name, floor in floors.items() if floor.place != "illustration"},
+        "all_floors": floors,
+        "needed": needed_in_words(report),
+        "headline": [*cost, *headline],
+        "blind": blind,
+        "cells": {name: _cells(report, name, metric) for name, metric in metrics.items()},
+        "margins": margins_in_words(report),
+        "varied": what_varies(report),
+    }
+
+
+def _rendered(environment: Environment, overview: Mapping[str, Any]) -> Markup:
+    from markupsafe import Markup
+
+    return Markup(environment.get_template("overview.html.j2").render(**overview))
+
+
+def _name(report: Report) -> str:
+    return clean(str(report["data"].get("name", "unnamed data")))
 
 
 def _tables(metrics: Mapping[str, DeclaredMetric]) -> list[tuple[str, list[str]]]:
-    """Return captions with metrics: the headline, then a table a family (the part of a name before the slash)."""
-    captions, families = dict(_CAPTIONS), dict[str, list[str]]()
+    """Return captions with metrics: a table for each question that families (a name up to the slash) ask."""
+    captions, families = dict(_PLAIN), dict[str, list[str]]()
     for name, metric in metrics.items():
         family = name.partition("/")[0]
         told, colon, _ = metric.label.partition(":")
         caption = captions.setdefault(family, told if colon else family.replace("_", " ").capitalize())
         families.setdefault(clean(caption), []).append(name)
-    headline = [name for name, metric in metrics.items() if metric.headline]
-    return [("The comparison", headline)] * bool(headline) + list(families.items())
+    return list(families.items())
+
+
+def _as_data(report: Report, chart: Chart, prefix: str = "") -> dict[str, Any]:
+    """Return a chart as the page's script draws it."""
+    axes: tuple[Literal["x", "y"], ...] = ("x", "y")
+    return {
+        "id": f"{prefix}{chart.filename}",
+        "looks": chart_looks(report, chart.panels),
+        "panels": [
+            {
+                **{key: getattr(panel, key) for key in ("x", "y", "title", "metric", "lines", "log", "rows")},
+                "limits": [panel.limits(axis) for axis in axes],
+                "series": [
+                    {
+                        **{key: getattr(one, key) for key in ("name", "kind", "faint", "look")},
+                        **{key: _thinned(getattr(one, key), one.kind) for key in ("x", "y", "ends")},
+                    }
+                    for one in panel.series
+                ],
+            }
+            for panel in chart.panels
+        ],
+    }
+
+
+def _thinned(points: Sequence[Any], kind: str) -> list[Any]:
+    """Leave out of a long line what a reader could not see."""
+    every = 1 if kind != "line" else -(-len(points) // _POINTS)
+    return list(points[::every]) if every else []
+
+
+def _json(value: Any) -> Markup:
+    """Write data for a script of the page, short, and so that no text in it ends the script."""
+    from markupsafe import Markup
+
+    def rounded(item: Any) -> Any:
+        if isinstance(item, float):
+            return float(f"{item:.5g}")
+        if isinstance(item, dict):
+            return {key: rounded(each) for key, each in item.items()}
+        return [rounded(each) for each in item] if isinstance(item, (list, tuple)) else item
+
+    text = json.dumps(rounded(value), separators=(",", ":"), allow_nan=False)
+    return Markup(text.replace("<", "\\u003c"))
+
+
+def _samples(report: Report, details: Details) -> dict[str, Any] | None:
+    """Return each model's confidence in the labels of the forgotten samples, in their order, in the first seed."""
+    seed = report["seeds"][0]
+    found = {
+        clean(model): [
+            round(value, 3) for value in details[model][seed]["posteriors"]["forget set"][:_SAMPLES]
+        ]
+        for model in all_models(report)
+        if "forget set" in details.get(model, {}).get(seed, {}).get("posteriors", {})
+    }
+    whole = {"source", "retrain"} <= found.keys() and len({len(values) for values in found.values()}) == 1
+    if not whole or len(found) < 3:
+        return None
+    methods = sorted(
+        found.keys() - {"source", "retrain"}, key=lambda name: (is_control(name), list(found).index(name))
+    )
+    return {"seed": seed, "count": len(found["source"]), "models": methods, "values": _json(found)}
 
 
 def _cells(report: Report, name: str, metric: DeclaredMetric) -> dict[str, _Cell]:
@@ -166,7 +312,7 @@ def _section(
     report: Report,
     model: str,
     metrics: Mapping[str, DeclaredMetric],
-    pictures: Sequence[Mapping[str, Any]],
+    charts: Sequence[Chart],
     details: Details,
 ) -> dict[str, Any]:
     """Return what the page says of one model: its numbers seed by seed, and what its runs left."""
@@ -192,14 +338,15 @@ def _section(
     return {
         "model": model,
         "rows": rows,
-        "pictures": [picture for picture in pictures if picture["model"] == model] + left,
+        "charts": [chart for chart in charts if chart.model == model],
+        "pictures": left,
         "config": _yaml(_own_config(configured, model)) if configured else "",
         "files": [file for run in runs.values() for file in run.get("files", [])],
     }
 
 
-def _picture(path: Path, seed: int | None = None) -> dict[str, Any]:
-    """Read one figure for embedding, with what it says of itself; ``seed`` is named where it shows only one."""
+def _picture(path: Path, seed: int) -> dict[str, Any]:
+    """Read a picture that an evaluator left in a seed, with what it says of itself, for embedding."""
     from PIL import Image, UnidentifiedImageError
 
     if not path.is_file():
@@ -212,8 +359,7 @@ def _picture(path: Path, seed: int | None = None) -> dict[str, Any]:
     alt = str(words.get("Description", f"The figure {path.stem}."))
     return {
         "title": clean(str(words.get("Title", path.stem))),
-        "alt": clean(alt if seed is None else f"{alt} Seed {seed}."),
-        "model": str(words.get(MODEL_KEYWORD, "")),
+        "alt": clean(f"{alt} Seed {seed}."),
         "data": base64.b64encode(path.read_bytes()).decode("ascii"),
         # At the size it was drawn for, figures share a letter size.
         "width": round(pixels * _CSS_DPI / words.get("dpi", (DPI, DPI))[0]),

@@ -409,6 +409,28 @@ def separates(report: Report, name: str) -> bool | None:
     return None if test is None or test.difference is None else test.sees
 
 
+def difference(report: Report, model: str, name: str) -> Difference | None:
+    """Return how far a model is from the one that is the metric's goal, over the seeds that both have.
+
+    Args:
+        report: The report.
+        model: A model of the report; the source stands for a model that forgot nothing.
+        name: A metric.
+
+    Returns:
+        The difference, with 0 degrees of freedom where fewer than three seeds leave no interval; None where one of
+        the two lacks the metric.
+    """
+    goal = describe(name, report).goal
+    table, rows = scores_of(report, name, (model, goal))
+    if not table.size:
+        return None
+    if table.shape[1] < LEAST_SEEDS:
+        return Difference(float((table[rows[model]] - table[rows[goal]]).mean()), math.nan, 0)
+    floor = _floor(report, name)
+    return paired_difference(table, rows[model], rows[goal], pooled_noise(table, floor=floor), floor=floor)
+
+
 def control_findings(report: Report) -> list[str]:
     """Say for each forgetting metric whether it tells the source model from the retrained one.
 
@@ -472,11 +494,6 @@ def summary_sentences(report: Report) -> list[str]:
         for status, wording in VERDICTS.items():
             if status in by_status and status != "illustration":
                 sentences.append(f"{wording.capitalize()}: {', '.join(by_status[status])}.")
-    if len(seeds) < LEAST_SEEDS:
-        sentences.append(
-            f"{_count(len(seeds), 'seed', 'seeds').capitalize()}: an illustration, no verdict. A difference between "
-            "two models may be chance."
-        )
     if report["failures"]:
         sentences.append(
             f"{_count(len(report['failures']), 'run or score', 'runs or scores')} failed, listed below."

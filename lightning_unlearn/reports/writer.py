@@ -33,5 +33,5 @@ def write_all(report: Report, folder: str | os.PathLike[str], details: Details |
     root = Path(folder)
     (root / "report.json").unlink(missing_ok=True)
     figures = draw_figures(report, root / "figures", details)
-    page = write_page(report, root / "report.html", figures, details)
+    page = write_page(report, root / "report.html", details)
     return [*figures, page, write_json({**report, "paper": paper_columns(report)}, root / "report.json")]

@@ -271,8 +271,20 @@ def test_unknown_values_unknown_columns_and_unusable_paths_are_refused(tmp_path)
         select(Ids(["a"], column="email"), data)
     with pytest.raises(FileNotFoundError, match=r"no such file .*absent\.csv"):
         as_rule(tmp_path / "absent.csv")
-    with pytest.raises(ValueError, match=r"ids must be .*\.csv"):
-        as_rule("everything")
+    for text in (
+        "everything",
+        "3",
+        "class:x",
+        "class:3,",
+        "group:identity",
+        "group:=0.1",
+        "group:a=2",
+        "-0.1",
+    ):
+        with pytest.raises(ValueError, match=r"none of class:3, .* \(\.csv, \.json, \.txt\)"):
+            as_rule(text)
+    with pytest.raises(ValueError, match=r"1\.5"):
+        as_rule("1.5")
     with pytest.raises(ValueError, match=r"np\.flatnonzero"):
         select(as_rule(np.array([True, False, True])), data)
 

@@ -87,7 +87,7 @@ def test_a_comparison_keeps_what_was_declared_and_the_page_is_made_from_it(tmp_p
         assert "Sureness: mean over D_f [bits]" in text
         assert "Mean largest posterior on the forget set. Good: lower. Ideal: 0.100 bits." in text
         assert f'data-metric="{SURE}"' in text
-    assert (tmp_path / "again" / "figures" / "scores_sureness.png").is_file()
+    assert (tmp_path / "again" / "figures" / "differences.png").is_file()
     assert read_json(tmp_path / "again" / "report.json")["metrics"] == told
 
 
@@ -100,13 +100,13 @@ def test_it_decides_in_table_and_page_and_is_drawn(tmp_path: Path) -> None:
     assert re.search(r"verdict\s+accuracy\s+sureness", text)
     assert re.search(r"bits", text)
     figures = draw_figures(report, tmp_path)
-    assert {path.name for path in figures} == {"accuracy.png", "scores_sureness.png", "trade_off.png"}
+    assert {path.name for path in figures} == {"differences.png", "trade_off.png"}
     choice = forgetting_axis(report)
     assert choice is not None
     assert (choice.metric, choice.reason) == (SURE, "separates")
-    page = write_page(report, tmp_path / "report.html", figures).read_text(encoding="utf-8")
-    assert 'title="Mean largest posterior on the forget set.">sureness</th>' in page
-    assert "Scores of sureness." in page
+    page = write_page(report, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert 'title="Mean largest posterior on the forget set.">sureness' in page
+    assert '"title":"Sureness: mean over D_f"' in page, "it has a panel"
 
 
 def test_it_stands_in_a_sweep() -> None:
@@ -115,7 +115,7 @@ def test_it_stands_in_a_sweep() -> None:
     report = sure_report(own_1=(0.6,) * 3, own_2=(0.5,) * 3, own_3=(0.4,) * 3)
     (sweep,) = [spec for spec in FIGURES if spec.filename == "sweep_*.png"]
     figure: Any = sweep.draw(report, {})
-    assert "sureness [bits]" in [axes.get_ylabel() for axes in figure["own"].axes]
+    assert "sureness [bits]" in [panel.y for panel in figure["own"]]
 
 
 def test_another_name_is_told_apart() -> None:

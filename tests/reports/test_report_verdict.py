@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from lightning_unlearn.reports import build_report, judge, judge_all
+from lightning_unlearn.reports.answer import answer_of, gap_closed
 from lightning_unlearn.reports.glossary import METRICS, best_and_worst, describe, format_value, wrap_name
 from lightning_unlearn.reports.schema import Report, summarise
 from lightning_unlearn.reports.verdict import Verdict, control_findings, separates, summary_sentences
@@ -148,7 +149,11 @@ def test_few_seeds_are_an_illustration(seeds: int) -> None:
     )
     assert judge(report, "m").headline == "an illustration: fewer than 3 seeds"
     assert "illustration" in judge(report, "m").findings[0].sentence
-    assert any("an illustration, no verdict" in sentence for sentence in summary_sentences(report))
+    answer = answer_of(report)
+    assert answer is not None
+    assert (answer.outcome, answer.status) == ("cannot tell", "illustration")
+    assert "an illustration" in answer.sure
+    assert answer.forgotten == "By its numbers it looks forgotten."
     assert "fewer than 3 seeds" in control_findings(report)[0]
 
 
@@ -261,3 +266,27 @@ def test_wrapped_name_keeps_every_letter_and_the_width(name: str) -> None:
     short = wrap_name(name, 12, max_lines=2).split("\n")
     assert len(short) <= 2
     assert (short[-1][-1] == "…") == (len(lines) > 2)
+
+
+def test_the_best_method_has_the_best_verdict_and_the_smallest_miss() -> None:
+    """Of three methods in their numbers' plain arithmetic: margins are half the gap of .4, and a point of accuracy."""
+    test = "accuracy/test"
+    report = report_of(
+        source={AUC: (0.9, 0.91, 0.89), test: (0.9, 0.9, 0.9)},
+        retrain={AUC: (0.5, 0.51, 0.49), test: (0.9, 0.9, 0.9)},
+        far={AUC: (0.88, 0.89, 0.87), test: (0.9, 0.9, 0.9)},
+        near={AUC: (0.56, 0.57, 0.55), test: (0.9, 0.9, 0.9)},
+        dear={AUC: (0.5, 0.51, 0.49), test: (0.85, 0.85, 0.85)},
+    )
+    answer = answer_of(report)
+    assert answer is not None
+    assert (answer.method, answer.status, answer.outcome) == ("near", "close", "shown")
+    assert gap_closed(report, "near") == pytest.approx((0.56 - 0.9) / (0.5 - 0.9))
+    assert "85% of the gap is closed" in answer.evidence
+    del report["models"]["near"]
+    worst = answer_of(report)
+    assert worst is not None
+    assert (worst.method, worst.outcome) == ("far", "not shown"), "1.9 margins of .2 against five points"
+    assert "MIA AUC" in worst.forgotten
+    del report["models"]["retrain"]
+    assert answer_of(report) is None

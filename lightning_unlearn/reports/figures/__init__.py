@@ -1,7 +1,7 @@
 """The figures of a report, drawn from its numbers and from what its runs left.
 
 A figure is a function under :func:`~lightning_unlearn.reports.figures.base.declare`, listed in :data:`FIGURES`; it
-returns None where the report does not hold its metrics. Matplotlib is imported when the first one is drawn.
+returns no panels where the report does not hold its metrics. Matplotlib is imported when the first one is drawn.
 """
 
 import os
@@ -10,8 +10,8 @@ from typing import Any
 
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures import cost, courses, rows, samples
-from lightning_unlearn.reports.figures.base import MODEL_KEYWORD, FigureSpec
+from lightning_unlearn.reports.figures import cost, courses, differences, samples
+from lightning_unlearn.reports.figures.base import Chart, FigureSpec, chart_looks, picture
 from lightning_unlearn.reports.figures.samples import posterior_histograms
 from lightning_unlearn.reports.figures.sweeps import find_sweeps, sweeps
 from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetting_axis, trade_off
@@ -20,7 +20,7 @@ from lightning_unlearn.reports.schema import Report
 __all__ = [
     "DPI",
     "FIGURES",
-    "MODEL_KEYWORD",
+    "Chart",
     "FigureSpec",
     "ForgettingAxis",
     "draw_figures",
@@ -34,19 +34,13 @@ DPI = 150
 
 FIGURES: list[FigureSpec] = [
     cost.cost_quality,
-    rows.accuracy,
-    rows.membership_inference,
-    rows.backdoor,
-    rows.scores,
-    rows.unlearning_degree,
-    rows.relearn_time,
+    differences.differences,
     trade_off,
     sweeps,
     courses.backdoor_curve,
-    rows.time,
-    samples.confusion,
+    courses.relearn_time,
     samples.roc,
-    samples.posterior_change,
+    differences.blind,
     samples.posteriors,
     courses.training,
 ]
@@ -55,8 +49,6 @@ FIGURES: list[FigureSpec] = [
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 10.0,
-    "axes.titlesize": 11.0,
-    "axes.labelsize": 10.0,
     "legend.fontsize": 9.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -70,7 +62,9 @@ _STYLE: dict[str, Any] = {
 def draw_figures(
     report: Report, folder: str | os.PathLike[str], details: Details | None = None
 ) -> list[Path]:
-    """Draw every figure that the report has the numbers for, as PNG that names and describes itself.
+    """Draw every figure of all models that the report has the numbers for, as PNG that names and describes itself.
+
+    Those of a single model are for the page alone, which draws them by itself.
 
     A figure of an earlier report that the present one cannot draw is removed, so that none goes stale; files
     under other names than those of :data:`FIGURES` are left alone.
@@ -88,13 +82,15 @@ def draw_figures(
     root = Path(folder)
     earlier = set(os.listdir(root)) if root.is_dir() else set()
     written: list[Path] = []
-    for spec in FIGURES:
+    for spec in (one for one in FIGURES if not one.of_model):
         # "default" first, so that a user's own style file cannot make the figures of a report illegible.
         with style.context(["default", _STYLE]):
-            for drawn in spec.figures(report, details or {}):
-                with atomic_path(root / drawn.filename) as temporary:
-                    drawn.figure.savefig(temporary, format="png", dpi=DPI, metadata=drawn.words)
-                written.append(root / drawn.filename)
+            for chart in spec.charts(report, details or {}):
+                words = {"Title": chart.title, "Description": chart.alt}
+                with atomic_path(root / chart.filename) as temporary:
+                    drawn = picture(chart.panels, chart_looks(report, chart.panels))
+                    drawn.savefig(temporary, format="png", dpi=DPI, metadata=words)
+                written.append(root / chart.filename)
     for filename in earlier - {path.name for path in written}:
         if any(spec.key(filename) is not None for spec in FIGURES):
             (root / filename).unlink()

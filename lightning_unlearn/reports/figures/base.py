@@ -1,65 +1,145 @@
-"""What all figures share: how one is declared, colours, labels and the axes that several of them have."""
+"""What all figures share: the data of a chart, looks, and its drawing as a picture.
+
+A chart is data: the page draws it in the browser, where it can be asked and filtered, :func:`picture` with matplotlib.
+"""
 
 from __future__ import annotations
 
+import math
 import re
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.glossary import (
-    CONTROLS,
-    absent,
-    describe,
-    format_value,
-    half_width,
-    ordered_models,
-    wrap_name,
-)
+from lightning_unlearn.reports.glossary import describe, method_names, ordered_models, wrap_name
 from lightning_unlearn.reports.schema import Report, Value
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-T = TypeVar("T")
-
-# Okabe & Ito's palette, told apart under every common colour blindness; black is for the retrained model.
-BLUE, ORANGE, GREEN, VERMILION, SKY, PURPLE = (
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#D55E00",
-    "#56B4E9",
-    "#CC79A7",
-)
-COLOURS = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY)
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-DASHES: tuple[Any, ...] = ("solid", (0, (5, 1.5)), (0, (1.2, 1.2)))
-CONTROL_LOOKS: dict[str, dict[str, Any]] = {
-    "source": {"color": "#8C8C8C", "linestyle": (0, (4, 2, 1, 2))},
-    "retrain": {"color": "#000000", "linestyle": (0, (4, 2))},
-    "retrain_2": {"color": "#555555", "linestyle": (0, (2, 2))},
+FLOOR = "retraining, stopped short"
+GUESSING = "guessing"
+_SHAPES = "os^DvPX"
+"""Markers, as matplotlib names them."""
+_INK = {
+    "retrain": "#000000",
+    FLOOR: "#000000",
+    "retrain_2": "#666666",
+    "source": "#8C8C8C",
+    GUESSING: "#8C8C8C",
 }
-IDEAL: dict[str, Any] = {"color": VERMILION, "linestyle": (0, (1.2, 1.2)), "linewidth": 1.6}
-"""How a line for what is known without measuring it looks: guessing, or an untrained model."""
-GRID: dict[str, Any] = {"color": "#E0E0E0", "linewidth": 0.8}
-WHISKER = "#444444"
-
-MODEL_KEYWORD = "Model"
-"""Under which a PNG file says to which model it belongs."""
+"""What is no method is grey or black."""
+_GRID: dict[str, Any] = {"color": "#E0E0E0", "linewidth": 0.8}
+_FEW = 15
+"""Up to so many points of a line each is marked, or a reader would take a line between two for many."""
 _KEY_LENGTH = 80
 """Characters that a key may take of a file's name; file systems allow 255 bytes in all."""
-_ROW_INCHES = 0.36
-_LABEL_WIDTH = 26
-"""Characters of a model's name in one line of a figure."""
-_MAX_LABEL_LINES = 3
-_LINE_INCHES = 0.165
-"""Height of one line of a 10-point label."""
+_LABEL_WIDTH, _LABEL_LINES = 26, 3
 
-Draw = Callable[[Report, Details], "Figure | Mapping[str, Figure] | None"]
+Interval = tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a panel shows of one model, or of one set of samples.
+
+    Attributes:
+        name: Its name, by which it gets its look.
+        x: Where its points lie.
+        y: As many; in a panel with rows their places, and of steps one less than the edges in ``x``.
+        ends: Ends of each point's interval, of ``y``, or of ``x`` in a panel with rows; may be empty.
+        kind: How it is drawn; "points" bear their name.
+        faint: Whether it stands behind, as one seed behind the mean.
+        look: The model whose look it has; its own without one.
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    ends: Sequence[Interval] = ()
+    kind: Literal["points", "line", "steps"] = "line"
+    faint: bool = False
+    look: str = ""
+
+
+class Line(NamedTuple):
+    """A line across a panel: what it stands for, the axis it is read on, its place and the ends of a band."""
+
+    name: str
+    along: Literal["x", "y"]
+    at: float
+    ends: Interval = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes.
+
+    Attributes:
+        x: Name of the axis.
+        y: Name of the axis.
+        series: What it shows.
+        title: Its heading.
+        metric: The metric it shows, by which the page can hide it.
+        lines: What it is read against.
+        log: Which axes are logarithmic.
+        rows: Names of the rows, the first at the top, in which points lie; without any, ``y`` is a number.
+        least: Ends that both axes' limits keep within, such as 0 and 100 for shares, by axis.
+    """
+
+    x: str
+    y: str
+    series: Sequence[Series]
+    title: str = ""
+    metric: str = ""
+    lines: Sequence[Line] = ()
+    log: str = ""
+    rows: Sequence[str] = ()
+    within: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def limits(self, axis: Literal["x", "y"]) -> tuple[float, float]:
+        """Return what the axis shows: all means, and intervals as far as they do not press the means together."""
+        if axis == "y" and self.rows:
+            return len(self.rows) - 0.4, -0.6
+        onto, back = (math.log10, lambda number: 10**number) if axis in self.log else (float, float)
+        means = [onto(at) for one in self.series for at in getattr(one, axis)]
+        means += [onto(line.at) for line in self.lines if line.along == axis]
+        whiskers = [end for one in self.series for ends in one.ends if ends for end in ends]
+        whiskers = whiskers if (axis == "x") == bool(self.rows) else []
+        low, high = min(means), max(means)
+        room = high - low or 0.1 * abs(high) or 0.1
+        reach = [min(max(onto(end), low - room), high + room) for end in whiskers]
+        low, high = min([low, *reach]), max([high, *reach])
+        low, high = low - 0.07 * room, high + 0.07 * room
+        if axis in self.within:
+            least, most = self.within[axis]
+            low, high = max(low, least - 0.03 * (most - least)), min(high, most + 0.03 * (most - least))
+        return back(low), back(high)
+
+
+Panels = Sequence[Panel]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One figure of a report, ready to be drawn.
+
+    Attributes:
+        filename: Its name under ``figures/``.
+        title: Its heading.
+        alt: What it shows, in words, for those who cannot see it.
+        panels: Its panels.
+        model: The model it belongs to, or "".
+    """
+
+    filename: str
+    title: str
+    alt: str
+    panels: Panels
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,22 +151,22 @@ class FigureSpec:
             for the key of each.
         title: Its heading on the page; a ``*`` is the key here too.
         alt: What it shows, in words, for those who cannot see it; a ``*`` likewise.
-        draw: Returns the figure, or None where the report lacks what it needs; where ``filename`` holds a
-            ``*``, it returns each figure under its key.
+        draw: Returns its panels, none where the report lacks what it needs; where ``filename`` holds a ``*``, it
+            returns each figure's under its key.
         of_model: Whether the keys are models' names, and each figure belongs to its model.
     """
 
     filename: str
     title: str
     alt: str
-    draw: Draw
+    draw: Callable[[Report, Details], Panels | Mapping[str, Panels]]
     of_model: bool = False
 
     def key(self, filename: str) -> str | None:
         """Return what stands for the ``*`` in a file's name ("" without one), None for files of another kind.
 
         Example:
-            >>> spec = FigureSpec("sweep_*.png", "Sweep of *", "", lambda report, details: None)
+            >>> spec = FigureSpec("sweep_*.png", "Sweep of *", "", lambda report, details: [])
             >>> spec.key("sweep_alpha.png"), spec.key("time.png")
             ('alpha', None)
         """
@@ -94,37 +174,27 @@ class FigureSpec:
         found = re.fullmatch(f"{re.escape(before)}({'.+' if star else ''}){re.escape(after)}", filename)
         return None if found is None else found[1]
 
-    def figures(self, report: Report, details: Details) -> list[DrawnFigure]:
-        """Draw; empty where there is nothing to draw."""
-        drawn = self.draw(report, details) or {}
+    def charts(self, report: Report, details: Details) -> list[Chart]:
+        """Return the figures; empty where there is nothing to draw."""
+        drawn = self.draw(report, details)
         several = drawn if isinstance(drawn, Mapping) else {"": drawn}
         files = file_keys(list(several))
-        figures = []
-        for key, figure in several.items():
-            words = {"Title": self.title.replace("*", key), "Description": self.alt.replace("*", key)}
-            if self.of_model:
-                words[MODEL_KEYWORD] = key
-            figures.append(DrawnFigure(self.filename.replace("*", files[key]), words, figure))
-        return figures
+        return [
+            Chart(
+                self.filename.replace("*", files[key]),
+                self.title.replace("*", key),
+                self.alt.replace("*", key),
+                panels,
+                key if self.of_model else "",
+            )
+            for key, panels in several.items()
+            if panels
+        ]
 
 
-@dataclass(frozen=True)
-class DrawnFigure:
-    """One figure, ready to be saved.
-
-    Attributes:
-        filename: Its name under ``figures/``.
-        words: What its file says of itself: "Title" and "Description", keywords of the PNG standard, and under
-            :data:`MODEL_KEYWORD` the model it belongs to.
-        figure: The figure.
-    """
-
-    filename: str
-    words: dict[str, str]
-    figure: Figure
-
-
-def declare(filename: str, title: str, alt: str, *, of_model: bool = False) -> Callable[[Draw], FigureSpec]:
+def declare(
+    filename: str, title: str, alt: str, *, of_model: bool = False
+) -> Callable[[Callable[[Report, Details], Panels | Mapping[str, Panels]]], FigureSpec]:
     """Make a figure of the function below, see :class:`FigureSpec`; it is listed in ``figures/__init__.py``."""
     return lambda draw: FigureSpec(filename, title, alt, draw, of_model)
 
@@ -152,14 +222,7 @@ def file_keys(names: Sequence[str]) -> dict[str, str]:
 # ---------------------------------------------------------------------------------------------- what there is to draw
 
 
-def models_with(report: Report, metrics: Sequence[str]) -> list[str]:
-    """Return the models that have at least one of the metrics, controls first."""
-    return [
-        name for name in ordered_models(report) if any(metric in report["models"][name] for metric in metrics)
-    ]
-
-
-def measured(report: Report, metrics: Sequence[str]) -> list[str]:
+def measured(report: Report, metrics: Iterable[str]) -> list[str]:
     """Return those of the metrics that at least one model has."""
     return [metric for metric in metrics if any(metric in values for values in report["models"].values())]
 
@@ -174,171 +237,169 @@ def noted(report: Report, details: Details, evaluator: str, *keys: str) -> dict[
     return found
 
 
-# ---------------------------------------------------------------------------------------------- figures and panels
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Return a figure outside pyplot, so that nobody's current figure changes and nothing stays in memory."""
-    from matplotlib.figure import Figure
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def panel_grid(
-    items: Sequence[T],
-    columns: int,
-    *,
-    panel: tuple[float, float],
-    around: tuple[float, float],
-    least_height: float = 0.0,
-    **shared: Any,
-) -> tuple[Figure, list[tuple[Axes, T, bool]]]:
-    """Return a figure with a panel an item, in rows of equal length.
-
-    Args:
-        items: What the panels show.
-        columns: The most panels in a row.
-        panel: Width and height of a panel in inches.
-        around: What the figure takes beside them.
-        least_height: The least height of the figure.
-        **shared: Whether panels share axes.
-
-    Returns:
-        The figure, and for each item its axes and whether no panel stands below it.
-    """
-    columns = min(columns, len(items))
-    rows = -(-len(items) // columns)
-    width, height = around[0] + panel[0] * columns, around[1] + panel[1] * rows
-    figure = new_figure(width, max(height, least_height))
-    grid = list(figure.subplots(rows, columns, squeeze=False, **shared).flat)
-    for axes in grid[len(items) :]:
-        axes.set_axis_off()
-    lowest = [place + columns >= len(items) for place in range(len(items))]
-    return figure, list(zip(grid, items, lowest, strict=False))
-
-
-def legend(figure: Figure, handles: Mapping[str, Any], place: str = "right upper", **more: Any) -> None:
-    """Put a legend outside the panels, each label with its handle."""
-    look: dict[str, Any] = {"loc": f"outside {place}", "frameon": False, "handlelength": 3.0}
-    figure.legend(handles.values(), handles.keys(), **look, **more)
-
-
-def line_handle(label: str, **look: Any) -> Any:
-    """Return a legend's entry for a line that is drawn as ``look`` says."""
-    from matplotlib.lines import Line2D
-
-    return Line2D([], [], label=label, **look)
-
-
-# ---------------------------------------------------------------------------------------------- words and looks
-
-
-def model_label(name: str, width: int = _LABEL_WIDTH) -> str:
-    """Break a model's name into lines, and keep matplotlib from reading it as a formula."""
-    return wrap_name(name, width, _MAX_LABEL_LINES).replace("$", r"\$")
-
-
-def typeset(text: str, width: int | None = None) -> str:
-    """Set the names of the sets as formulas, and break a text into lines of so many characters."""
-    lines = [text] if width is None else textwrap.wrap(text, width)
-    return "\n".join(lines).replace("$", r"\$").replace("D_f", "$D_f$").replace("D_r", "$D_r$")
-
-
-def line_styles(models: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Give each model a colour, a marker and a dash that together no other of up to 42 methods has."""
-    styles = {control: {**look, "marker": "*"} for control, look in CONTROL_LOOKS.items()}
-    for index, name in enumerate(name for name in models if name not in CONTROLS):
-        styles[name] = {
-            "color": COLOURS[index % len(COLOURS)],
-            "marker": MARKERS[index % len(MARKERS)],
-            "linestyle": DASHES[index // len(COLOURS) % len(DASHES)],
-        }
-    return styles
-
-
-def reference_line(
-    axes: Axes, report: Report, metric: str, *, along: str = "x", control: str = "retrain"
-) -> None:
-    """Mark a control's mean as a broken line, and the retrained model's 95% interval as a band too."""
-    target = report["models"].get(control, {}).get(metric)
-    if target is None:
-        return
+def goal_line(
+    report: Report, metric: str, along: Literal["x", "y"] = "y", model: str = "retrain"
+) -> list[Line]:
+    """Return the line at a control's mean, with its interval as a band, if it has the metric."""
+    value = report["models"].get(model, {}).get(metric)
+    if value is None:
+        return []
     scale = describe(metric, report).scale
-    line, band = (axes.axvline, axes.axvspan) if along == "x" else (axes.axhline, axes.axhspan)
-    look = CONTROL_LOOKS[control]
-    line(target["mean"] * scale, linewidth=1.2, zorder=1.5, **look)
-    if control == "retrain" and target["ci95"] is not None:
-        low, high = target["ci95"]
-        band(low * scale, high * scale, color=look["color"], alpha=0.10, linewidth=0, zorder=0.5)
+    return [Line(model, along, value["mean"] * scale, scaled(value, scale))]
 
 
-def control_handles(
-    report: Report, metrics: Sequence[str], controls: Sequence[str] = ("retrain",)
-) -> dict[str, Any]:
-    """Return a legend's entries for the lines of :func:`reference_line`, for the controls that have one."""
-    labels = {"source": "source model", "retrain": "retrained model"}
+def scaled(value: Value, scale: float, zero: float = 0.0) -> Interval:
+    """Return the ends of a value's 95% interval, counted from ``zero`` in units of ``1 / scale``."""
+    if value["ci95"] is None:
+        return None
+    low, high = sorted((end - zero) * scale for end in value["ci95"])
+    return low, high
+
+
+def within(metric: str, report: Report) -> tuple[float, float]:
+    """Return what a metric can be: 0 to 100 of a share, as far as all means keep to it."""
+    means = [values[metric]["mean"] for values in report["models"].values() if metric in values]
+    share = describe(metric, report).unit == "%" and all(0 <= mean <= 1 for mean in means)
+    return (0.0, 100.0) if share else (-math.inf, math.inf)
+
+
+# ---------------------------------------------------------------------------------------------- looks
+
+
+class Look(NamedTuple):
+    """How a series is told apart: by its colour (hue in degrees, lightness and chroma, OKLCH) and its shape's place."""
+
+    hue: float
+    lightness: float
+    chroma: float
+    shape: int
+
+
+def looks(names: Sequence[str]) -> dict[str, Look]:
+    """Give each method a colour that no other of dozens has, and each neighbour another shape.
+
+    Hues go round by the golden angle, so that they are well apart however many there are, in three lightnesses.
+
+    Example:
+        >>> found = looks([f"method_{number}" for number in range(40)])
+        >>> len({look[:3] for look in found.values()})
+        40
+    """
     return {
-        labels[control]: line_handle(labels[control], **CONTROL_LOOKS[control])
-        for control in controls
-        if any(metric in report["models"].get(control, {}) for metric in metrics)
+        name: Look(
+            round((137.508 * place + 250) % 360, 1),
+            (0.56, 0.67, 0.45)[place // 13 % 3],
+            0.14,
+            place % len(_SHAPES),
+        )
+        for place, name in enumerate(name for name in names if name not in _INK)
     }
 
 
-# ---------------------------------------------------------------------------------------------- a row a model
+def colour(look: Look) -> str:
+    """Return the look's colour for a white ground as #rrggbb (Ottosson, "A perceptual color space", 2020)."""
+    from matplotlib.colors import to_hex
+
+    a, b = (look.chroma * part(math.radians(look.hue)) for part in (math.cos, math.sin))
+    long = (look.lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
+    middle = (look.lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
+    short = (look.lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
+    linear = (
+        4.0767416621 * long - 3.3077115913 * middle + 0.2309699292 * short,
+        -1.2684380046 * long + 2.6097574011 * middle - 0.3413193965 * short,
+        -0.0041960863 * long - 0.7034186147 * middle + 1.7076147010 * short,
+    )
+    clipped = [min(max(part, 0.0), 1.0) for part in linear]
+    red, green, blue = (12.92 * c if c <= 0.0031308 else 1.055 * c ** (1 / 2.4) - 0.055 for c in clipped)
+    return str(to_hex((red, green, blue)))
 
 
-def rows_height(models: Sequence[str], inches: float = _ROW_INCHES) -> float:
-    """Return the inches that one row a model takes; rows grow with the longest name."""
-    lines = max(model_label(name).count("\n") + 1 for name in models)
-    return max(inches, _LINE_INCHES * lines + 0.06) * max(len(models), 3)
+def chart_looks(report: Report, panels: Panels) -> dict[str, Look]:
+    """Return the looks of a chart's series: a method has the same in every chart."""
+    named = [one.look or one.name for panel in panels for one in panel.series]
+    methods = method_names(report)
+    return looks([*methods, *dict.fromkeys(name for name in named if name not in methods)])
 
 
-def model_rows(axes: Axes, models: Sequence[str]) -> None:
-    """Give each model a row, the first at the top, with its name at the left."""
-    axes.set_ylim(len(models) - 0.4, -0.6)
-    axes.set_yticks(range(len(models)), [model_label(name) for name in models])
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x", **GRID)
+# ---------------------------------------------------------------------------------------------- the picture
 
 
-def row_text(axes: Axes, row: float, text: str, **look: Any) -> None:
-    """Print something at the right of a row."""
-    axes.text(1.03, row, text, transform=axes.get_yaxis_transform(), va="center", fontsize=9, **look)
+def typeset(text: str, width: int = 40, most: int | None = None) -> str:
+    """Break a text into lines, and set nothing as a formula but the names of the sets."""
+    lines = wrap_name(text, width, most) if most else "\n".join(textwrap.wrap(text, width))
+    return lines.replace("$", r"\$").replace("D_f", "$D_f$").replace("D_r", "$D_r$")
 
 
-def metric_bars(axes: Axes, report: Report, metric: str, models: Sequence[str]) -> None:
-    """Draw one metric as horizontal bars with intervals, and print the numbers in a column at the right."""
-    about = describe(metric, report)
-    scale, ends = about.scale, [0.0]
-    model_rows(axes, models)
-    for row, name in enumerate(models):
-        value = report["models"][name].get(metric)
-        if value is None:
-            row_text(axes, row, absent(report, name, metric) or "not measured")
-            continue
-        tint = CONTROL_LOOKS.get(name, {"color": BLUE})["color"]
-        axes.barh(row, value["mean"] * scale, height=0.66, color=tint, zorder=2)
-        if (half := half_width(value)) is not None:
-            whisker(axes, value["mean"] * scale, row, half * scale)
-        row_text(axes, row, format_value(about, value))
-        ends.append(value["mean"])
-    reference_line(axes, report, metric)
-    if about.ideal is not None:
-        axes.axvline(about.ideal * scale, zorder=1.6, **IDEAL)
-    if min(ends) >= 0 and max(ends) <= 1:
-        axes.set_xlim(0, scale)
-    axes.set_title(typeset(about.label, 30))
-    axes.set_xlabel(typeset(about.short_heading))
+def picture(panels: Panels, look_of: Mapping[str, Look]) -> Figure:
+    """Draw panels with matplotlib, outside pyplot, so that nobody's current figure changes.
+
+    Args:
+        panels: The panels, at least one.
+        look_of: The looks of the series, by name; what has none is grey or black.
+    """
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    tallest = max(len(panel.rows) for panel in panels)
+    names = dict.fromkeys(one.name for panel in panels for one in panel.series if not panel.rows)
+    height = max((0.3 * tallest + 1.2 if tallest else 3.1) * rows, 1.2 + 0.24 * len(names))
+    figure = Figure(figsize=((3.9 if columns > 1 else 6.0) * columns + 1.6, height), layout="constrained")
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
+    handles: dict[str, Any] = {}
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    for axes, panel in zip(grid, panels, strict=False):
+        for one in panel.series:
+            handle = _draw_series(axes, panel, one, look_of.get(one.look or one.name))
+            if not (one.faint or panel.rows):
+                handles.setdefault(typeset(one.name, _LABEL_WIDTH, _LABEL_LINES), handle)
+        _draw_axes(axes, panel)
+    if len(handles) > 1:
+        figure.legend(handles.values(), handles.keys(), loc="outside right upper", frameon=False)
+    return figure
 
 
-def whisker(axes: Axes, mean: float, row: float, half: float) -> None:
-    """Draw an interval over a bar, grey with a light edge: a black one is lost on the retrained model's black bar."""
-    for tint, line in (("white", 3.2), (WHISKER, 1.4)):
-        axes.errorbar(
-            mean, row, xerr=half, fmt="none", ecolor=tint, elinewidth=line, capsize=3, capthick=line, zorder=3
+def _draw_series(axes: Axes, panel: Panel, one: Series, look: Look | None) -> Any:
+    ink = colour(look) if look else _INK.get(one.look or one.name, "#000000")
+    dash = "--" if look is None and one.name != FLOOR else "-"
+    if one.kind == "steps":
+        return axes.stairs(one.y, one.x, color=ink, linestyle=dash, linewidth=1.8, baseline=None)
+    marker = _SHAPES[look.shape] if look else "*"
+    if one.kind == "points":
+        ends = one.ends or [None] * len(one.x)
+        for x, y, found in zip(one.x, one.y, ends, strict=True):
+            if found and panel.rows:
+                axes.plot(found, (y, y), color=ink, linewidth=1.4, zorder=3)
+            elif found:
+                axes.plot((x, x), found, color=ink, linewidth=1.4, zorder=3)
+        return axes.plot(one.x, one.y, marker, color=ink, markersize=9, markeredgecolor="white", zorder=4)[0]
+    if one.faint:
+        return axes.plot(one.x, one.y, color=ink, linewidth=0.8, alpha=0.4)[0]
+    if one.ends and all(one.ends):
+        low, high = zip(*(ends for ends in one.ends if ends), strict=True)
+        axes.fill_between(one.x, low, high, color=ink, alpha=0.1, linewidth=0)
+    shown = marker if len(one.x) <= _FEW else ""
+    return axes.plot(one.x, one.y, color=ink, linestyle=dash, marker=shown, markersize=4.5, linewidth=1.8)[0]
+
+
+def _draw_axes(axes: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import FuncFormatter, NullFormatter
+
+    for axis in panel.log:
+        {"x": axes.set_xscale, "y": axes.set_yscale}[axis]("log")
+        ticked = axes.xaxis if axis == "x" else axes.yaxis
+        ticked.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        ticked.set_minor_formatter(NullFormatter())
+    for line in panel.lines:
+        across, band = (axes.axvline, axes.axvspan) if line.along == "x" else (axes.axhline, axes.axhspan)
+        across(line.at, color=_INK.get(line.name, "#000000"), linestyle="--", linewidth=1.2, zorder=1.5)
+        if line.ends:
+            band(*line.ends, color="#000000", alpha=0.08, linewidth=0, zorder=0.5)
+    axes.set(xlim=panel.limits("x"), ylim=panel.limits("y"), xlabel=typeset(panel.x), ylabel=typeset(panel.y))
+    axes.set_title(typeset(panel.title, 36), fontsize=10.5)
+    if panel.rows:
+        axes.set_yticks(
+            range(len(panel.rows)), [typeset(name, _LABEL_WIDTH, _LABEL_LINES) for name in panel.rows]
         )
-
-
-def interval(value: Value) -> list[float]:
-    """Return the ends of a value's 95% interval, or its mean where there is none."""
-    return value["ci95"] or [value["mean"]]
+    axes.grid(**_GRID)

@@ -1,106 +1,83 @@
-"""Figures of what was measured while models were trained: scores of a backdoor, and whatever was logged."""
-
-from __future__ import annotations
+"""Figures of what was measured step by step: a backdoor's scores, training curves, the loss while relearning."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.figures import base
-from lightning_unlearn.reports.glossary import describe, ordered_models, wrap_name
-from lightning_unlearn.reports.schema import Report, Value, summarise
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-_COLUMNS = 3
-_Course = Mapping[int, float]
-"""Step or epoch to what was measured then."""
-
-# ---------------------------------------------------------------------------------------------- the backdoor
+from lightning_unlearn.reports.figures.base import (
+    Line,
+    Panel,
+    Panels,
+    Series,
+    declare,
+    goal_line,
+    noted,
+    scaled,
+)
+from lightning_unlearn.reports.glossary import describe, ordered_models
+from lightning_unlearn.reports.schema import Report, summarise
 
 _SCORES = ("clean_accuracy", "success_rate_forget", "success_rate_test", "recovered_accuracy", "combined")
-_BANDS_INK = 0.5
-"""Opacity that all bands of a panel share: many that lie over each other would hide the lines."""
-_FAINTEST, _DARKEST = 0.05, 0.15
-
-
-@base.declare(
-    "backdoor_curve.png",
-    "Backdoor over the epochs",
-    "Accuracy and success rates of the backdoor after each epoch of unlearning, a line a method: the mean over "
-    "the seeds with its 95% interval as a band; dashed lines mark the retrained model.",
-)
-def backdoor_curve(report: Report, details: Details) -> Figure | None:
-    """Draw the backdoor's scores over the epochs, a panel a score."""
-    curves: dict[str, dict[str, dict[int, Value]]] = {score: {} for score in _SCORES}
-    for name, runs in base.noted(report, details, "backdoor", "curve").items():
-        for score in _SCORES:
-            courses = [
-                dict(zip(run["curve"]["epoch"], run["curve"][score], strict=True))
-                for run in runs
-                if score in run["curve"]
-            ]
-            # elsewhere the mean would jump with who takes part
-            if shared := _shared(courses):
-                curves[score][name] = {epoch: summarise([run[epoch] for run in courses]) for epoch in shared}
-    drawn = {f"backdoor/{score}": by_model for score, by_model in curves.items() if by_model}
-    if not drawn:
-        return None
-    models = [name for name in ordered_models(report) if any(name in each for each in drawn.values())]
-    figure, panels = base.panel_grid(
-        list(drawn), _COLUMNS, panel=(3.5, 2.9), around=(3.0, 0.8), least_height=1.4 + 0.30 * len(models)
-    )
-    styles = base.line_styles(models)
-    opacity = np.clip(_BANDS_INK / len(models), _FAINTEST, _DARKEST)
-    handles: dict[str, Any] = {}
-    for axes, metric, lowest in panels:
-        about = describe(metric, report)
-        for name, curve in drawn[metric].items():
-            means = [value["mean"] * about.scale for value in curve.values()]
-            # A marker shows where it was measured, and a curve of one point at all.
-            (handles[base.model_label(name)],) = axes.plot(list(curve), means, markersize=4, **styles[name])
-            if all(value["ci95"] is not None for value in curve.values()):
-                ends = np.array([value["ci95"] for value in curve.values()], dtype=np.float64)
-                low, high = about.scale * ends.clip(0.0, 1.0).T
-                tint = styles[name]["color"]
-                axes.fill_between(list(curve), low, high, color=tint, alpha=opacity, linewidth=0)
-        axes.set_ylim(-0.03 * about.scale, 1.03 * about.scale)
-        base.reference_line(axes, report, metric, along="y")
-        axes.locator_params(axis="x", integer=True)
-        axes.set_title(base.typeset(about.label, 36), fontsize=10.5)
-        axes.set_ylabel(base.typeset(about.short_heading))
-        axes.grid(**base.GRID)
-        if lowest:
-            axes.set_xlabel("Epochs of unlearning")
-    base.legend(figure, {**handles, **base.control_handles(report, list(drawn))})
-    return figure
-
-
-def _shared(courses: Sequence[_Course]) -> list[int]:
-    """Return where every run measured, ascending."""
-    return sorted(set.intersection(*map(set, courses))) if courses else []
-
-
-# ---------------------------------------------------------------------------------------------- what was logged
-
-_SETS = {"forget": (base.VERMILION, "o"), "retain": (base.BLUE, "s"), "test": (base.GREEN, "^")}
-"""Colour and marker of the sets whose accuracies share a panel, since they are read against each other."""
+_SHARE = {"y": (0.0, 100.0)}
 _ACCURACY = re.compile(r"(train/)?accuracy[/_](forget|retain|test)")
 _OWN_FIGURE = "backdoor/"
 """What has a figure of its own is not repeated."""
 _UNITS = {"gradient_norm": "Euclidean norm", "similarity": "1 - JS"}
 """What a quantity that is no term of the loss is measured in."""
-_FEW = 15
-"""Up to so many points each is marked, or a reader would take a line between two for many."""
-_TITLE_WIDTH = 30
+_LEAST_LOSS = 1e-6
+"""What is below stands at the lower end of the logarithmic axis, on which a loss of 0 has no place."""
+
+_Course = Mapping[int, float]
+"""Step or epoch to what was measured then."""
 
 
-@base.declare(
+def _shared(courses: Sequence[_Course]) -> list[int]:
+    """Return where every run measured, ascending: elsewhere a mean would jump with who takes part."""
+    return sorted(set.intersection(*map(set, courses))) if courses else []
+
+
+def _mean(name: str, courses: Sequence[_Course], scale: float, look: str = "") -> Series:
+    """Return the mean over the runs, with its interval."""
+    values = {at: summarise([run[at] for run in courses]) for at in _shared(courses)}
+    ends = [scaled(value, scale) for value in values.values()]
+    return Series(name, list(values), [value["mean"] * scale for value in values.values()], ends, look=look)
+
+
+@declare(
+    "backdoor_curve.png",
+    "Backdoor over the epochs",
+    "Accuracy and success rates of the backdoor after each epoch of unlearning, a line a method: the mean over "
+    "the seeds with its 95% interval as a band; dashed lines mark the retrained model.",
+)
+def backdoor_curve(report: Report, details: Details) -> Panels:
+    """Draw the backdoor's scores over the epochs, a panel a score."""
+    runs, panels = noted(report, details, "backdoor", "curve"), []
+    for score in _SCORES:
+        metric, series = f"backdoor/{score}", []
+        for name, each in runs.items():
+            curves = [run["curve"] for run in each if score in run["curve"]]
+            courses = [dict(zip(curve["epoch"], curve[score], strict=True)) for curve in curves]
+            if _shared(courses):
+                series.append(_mean(name, courses, 100.0))
+        about = describe(metric, report)
+        if series:
+            lines = goal_line(report, metric)
+            panels.append(
+                Panel(
+                    "Epochs of unlearning",
+                    about.short_heading,
+                    series,
+                    about.label,
+                    metric,
+                    lines,
+                    within=_SHARE,
+                )
+            )
+    return panels
+
+
+@declare(
     "training_*.png",
     "Training curves of *",
     "What was logged over the optimiser steps in which * was trained: thin lines for the seeds, a thick line for "
@@ -108,9 +85,9 @@ _TITLE_WIDTH = 30
     "share a panel, with dashed lines for the retrained model, and so do those on the batches.",
     of_model=True,
 )
-def training(report: Report, details: Details) -> Mapping[str, Figure]:
+def training(report: Report, details: Details) -> Mapping[str, Panels]:
     """Draw what was logged, a figure a model."""
-    figures: dict[str, Figure] = {}
+    figures: dict[str, Panels] = {}
     for name in ordered_models(report):
         courses: dict[str, list[_Course]] = {}
         for run in details.get(name, {}).values():
@@ -118,28 +95,8 @@ def training(report: Report, details: Details) -> Mapping[str, Figure]:
                 if not quantity.startswith(_OWN_FIGURE):
                     course = dict(zip(curve["step"], curve["value"], strict=True))
                     courses.setdefault(quantity, []).append(course)
-        if courses:
-            figures[name] = _training_of_one(report, courses)
+        figures[name] = [_logged(report, name, courses, quantities) for quantities in _grouped(courses)]
     return figures
-
-
-def _training_of_one(report: Report, courses: Mapping[str, Sequence[_Course]]) -> Figure:
-    figure, panels = base.panel_grid(_grouped(courses), _COLUMNS, panel=(3.4, 2.3), around=(0.6, 0.9))
-    for place, (axes, quantities, lowest) in enumerate(panels):
-        if _ACCURACY.fullmatch(quantities[0]):
-            _accuracy_panel(axes, report, {quantity: courses[quantity] for quantity in quantities})
-        else:
-            (quantity,) = quantities
-            name, about = quantity.removeprefix("train/"), describe(quantity, report)
-            _lines(axes, courses[quantity], about.scale, "o", color=base.PURPLE if place else base.BLUE)
-            axes.set_title(wrap_name(quantity.replace("$", r"\$"), _TITLE_WIDTH, 2), fontsize=10.5)
-            axes.set_ylabel(_UNITS.get(name, "loss" if name != quantity else about.unit))
-            axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-3, 4))
-        axes.grid(**base.GRID)
-        axes.locator_params(axis="x", integer=True, nbins=5)
-        if lowest:
-            axes.set_xlabel("Optimiser steps")
-    return figure
 
 
 def _grouped(quantities: Collection[str]) -> list[list[str]]:
@@ -157,50 +114,52 @@ def _grouped(quantities: Collection[str]) -> list[list[str]]:
     return [groups[place] for place in sorted(groups)]
 
 
-def _accuracy_panel(axes: Axes, report: Report, courses: Mapping[str, Sequence[_Course]]) -> None:
-    on_batches = next(iter(courses)).startswith("train/")
-    for quantity, of_seeds in courses.items():
-        name = quantity[len("train/accuracy_") if on_batches else len("accuracy/") :]
-        tint, marker = _SETS[name]
-        _lines(axes, of_seeds, 100.0, marker, color=tint, label=f"{name} set")
-        target = report["models"].get("retrain", {}).get(f"accuracy/{name}")
-        if target is not None and not on_batches:
-            dash = base.CONTROL_LOOKS["retrain"]["linestyle"]
-            axes.axhline(100.0 * target["mean"], color=tint, linestyle=dash, linewidth=1.1)
-    axes.set_title("Accuracy on the batches" if on_batches else "Accuracy (dashed: retrained)", fontsize=10.5)
-    # the legend stands above 100, where no curve can run into it
-    axes.set(ylabel="accuracy [%]", ylim=(-3, 122), yticks=range(0, 101, 20))
-    axes.legend(
-        fontsize=8,
-        frameon=False,
-        loc="upper center",
-        ncols=3,
-        handlelength=1.4,
-        columnspacing=0.9,
-        borderpad=0.1,
+def _logged(
+    report: Report, model: str, courses: Mapping[str, Sequence[_Course]], quantities: Sequence[str]
+) -> Panel:
+    """Return the panel of one quantity, or of the accuracies on several sets: a thin line a seed, and the mean."""
+    first = quantities[0]
+    accuracy, lines, series = _ACCURACY.fullmatch(first), list[Line](), list[Series]()
+    for quantity in quantities:
+        scale = 100.0 if accuracy else describe(quantity, report).scale
+        name = f"{_ACCURACY.fullmatch(quantity)[2]} set" if accuracy else model  # type: ignore[index]  # they match
+        each = courses[quantity]
+        if len(each) > 1 or not _shared(each):
+            series += [Series(name, list(run), [v * scale for v in run.values()], faint=True) for run in each]
+        if _shared(each):
+            mean = _mean(name, each, scale)
+            series.append(Series(name, mean.x, mean.y))
+        if accuracy and not accuracy[1]:
+            lines += [line._replace(ends=None) for line in goal_line(report, quantity)]
+    if accuracy:
+        title = "Accuracy on the batches" if accuracy[1] else "Accuracy (dashed: retrained)"
+        return Panel("Optimiser steps", "accuracy [%]", series, title, lines=lines, within=_SHARE)
+    name = first.removeprefix("train/")
+    return Panel(
+        "Optimiser steps", _UNITS.get(name, "loss" if name != first else describe(first).unit), series, first
     )
 
 
-def _lines(
-    axes: Axes,
-    of_seeds: Sequence[_Course],
-    scale: float,
-    marker: str,
-    *,
-    color: str,
-    label: str | None = None,
-) -> None:
-    """Draw a thin line a seed and the mean where all seeds were measured."""
-    shared = _shared(of_seeds)
-    if len(of_seeds) > 1 or not shared:
-        for course in of_seeds:
-            values = [value * scale for value in course.values()]
-            axes.plot(list(course), values, linewidth=0.8, alpha=0.4, color=color)
-    if shared:
-        means = [sum(course[step] for course in of_seeds) / len(of_seeds) * scale for step in shared]
-        look: dict[str, Any] = {
-            "linewidth": 1.9,
-            "marker": marker if len(shared) <= _FEW else "",
-            "markersize": 4.5,
-        }
-        axes.plot(shared, means, label=label, color=color, **look)
+@declare(
+    "relearn_time.png",
+    "Loss while relearning",
+    "The loss on the forget set while each model is trained on it alone, averaged over the seeds, beside an untrained "
+    "model's; the line is the loss that counts as learned again, the source model's own.",
+)
+def relearn_time(report: Report, details: Details) -> Panels:
+    """Draw the loss on the way to knowing the forget set again."""
+    runs = noted(report, details, "relearn_time", "losses")
+    every = [run for each in runs.values() for run in each]
+    series = [_relearned(name, [run["losses"] for run in each]) for name, each in runs.items()]
+    if untrained := [run["losses_fresh"] for run in every if run.get("losses_fresh")]:
+        series.append(_relearned("untrained model", untrained))
+    targets = [run["target"] for run in every if "target" in run]
+    lines = [Line("counts as learned", "y", max(sum(targets) / len(targets), _LEAST_LOSS))] if targets else []
+    if not series:
+        return []
+    return [Panel("training steps on D_f alone", "cross-entropy [nats]", series, lines=lines, log="y")]
+
+
+def _relearned(name: str, losses: Sequence[Sequence[Any]]) -> Series:
+    means = [max(sum(each) / len(each), _LEAST_LOSS) for each in zip(*losses, strict=False)]
+    return Series(name, range(len(means)), means)

@@ -1,0 +1,153 @@
+"""Say in a few words which method did best, whether it forgot, what it cost and how sure that is."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from lightning_unlearn.reports.figures.trade_off import forgetting_axis
+from lightning_unlearn.reports.floor import costs, same_cost
+from lightning_unlearn.reports.glossary import describe, forgot_nothing, measured_metrics, with_unit
+from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.verdict import LEAST_SEEDS, Status, Verdict, judge_all, separates
+
+__all__ = ["Answer", "answer_of", "gap_closed"]
+
+_UTILITY = "accuracy/test"
+_ORDER: dict[Status, int] = {"close": 0, "undecided": 1, "illustration": 1, "cannot tell": 1, "not close": 2}
+_OUTCOMES: dict[Status, Literal["shown", "not shown"]] = {"close": "shown", "not close": "not shown"}
+_FORGOTTEN: dict[Status, str] = {
+    "close": "Shown: it is close to the retrained model in every metric that can tell.",
+    "cannot tell": "Cannot tell: the test was blind. Source and retrained model do not differ in any metric of "
+    "forgetting, so no method can be shown to have forgotten, and none has failed.",
+}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a reader wants to know first.
+
+    Attributes:
+        method: The best method: of the best verdict, and of these the one whose worst metric is nearest to its goal.
+        status: Its verdict.
+        forgotten: Whether it forgot, in a sentence.
+        evidence: The numbers that this rests on.
+        cost: What it cost, in time and accuracy.
+        sure: How sure that is.
+    """
+
+    method: str
+    status: Status
+    forgotten: str
+    evidence: str
+    cost: str
+    sure: str
+
+    @property
+    def outcome(self) -> Literal["shown", "not shown", "cannot tell"]:
+        """Whether it was forgotten, in the words that a single request is answered in."""
+        return _OUTCOMES.get(self.status, "cannot tell")
+
+
+def answer_of(report: Report, verdicts: Mapping[str, Verdict] | None = None) -> Answer | None:
+    """Return the answer; None without a method and a retrained model that can be compared.
+
+    Args:
+        report: The report.
+        verdicts: The verdicts on its methods, if they are known already.
+    """
+    judged = judge_all(report) if verdicts is None else verdicts
+    far = {model: _worst(report, model) for model in judged}
+    candidates = [model for model, each in far.items() if each is not None and judged[model].status in _ORDER]
+    if not candidates:
+        return None
+    best = min(candidates, key=lambda model: (_ORDER[judged[model].status], far[model]))
+    verdict, seeds = judged[best], len(report["seeds"])
+    looks = "forgotten" if (far[best] or 0.0) <= 1 else "not forgotten"
+    sure = (
+        f"{seeds} seeds, each a full repetition; tests at 5% that hold for all metrics and methods together."
+        if verdict.status != "illustration"
+        else f"{'One seed' if seeds == 1 else f'{seeds} seeds'}: an illustration, since differences may be chance. At "
+        f"least {LEAST_SEEDS} seeds give intervals and a verdict; 5 are better."
+    )
+    forgotten = _FORGOTTEN.get(verdict.status, f"By its numbers it looks {looks}.")
+    if verdict.status == "undecided":
+        forgotten = f"Cannot tell yet: {verdict.headline}."
+    if verdict.status == "not close":
+        far_in = [describe(one.metric, report).short for one in verdict.findings if one.status == "not close"]
+        forgotten = (
+            f"Not shown: it differs from the retrained model in {', '.join(far_in)}; so does every method."
+        )
+    return Answer(best, verdict.status, forgotten, _evidence(report, best), _cost(report, best), sure)
+
+
+def gap_closed(report: Report, model: str) -> float | None:
+    """Return the share of the gap between source and retrained model that a model closed, in the telling metric.
+
+    Args:
+        report: The report.
+        model: A model of it.
+
+    Returns:
+        0 at the source, 1 at the retrained model; None where the metric or the gap is missing.
+    """
+    choice = forgetting_axis(report)
+    name = "" if choice is None else choice.metric
+    least, most = forgot_nothing(report, name), report["models"].get("retrain", {}).get(name)
+    own = report["models"][model].get(name)
+    if least is None or most is None or own is None or most["mean"] == least["mean"]:
+        return None
+    return (own["mean"] - least["mean"]) / (most["mean"] - least["mean"])
+
+
+def _worst(report: Report, model: str) -> float | None:
+    """Return by how many margins a method misses its goal in the worst metric that can tell."""
+    choice = forgetting_axis(report)
+    misses = []
+    for name in measured_metrics(report):
+        metric = describe(name, report)
+        own, goal = report["models"][model].get(name), report["models"].get(metric.goal, {}).get(name)
+        if metric.decides is None or own is None or goal is None:
+            continue
+        sees = separates(report, name)
+        if metric.decides == "forgetting" and not (
+            choice and name == choice.metric if sees is None else sees
+        ):
+            continue
+        least = forgot_nothing(report, name)
+        margin = metric.margin or (abs(least["mean"] - goal["mean"]) / 2 if least else math.nan)
+        miss = goal["mean"] - own["mean"] if metric.decides == "utility" else abs(own["mean"] - goal["mean"])
+        if margin > 0:
+            misses.append(max(miss, 0.0) / margin)
+    return max(misses) if misses else None
+
+
+def _told(report: Report, name: str, model: str) -> str:
+    """Say a metric before, after, and as it should be."""
+    models = {"source": "source", model: model, "retrain": "retrained"}
+    found = {told: report["models"].get(key, {}).get(name) for key, told in models.items()}
+    metric = describe(name, report)
+    told = [f"{key} {with_unit(metric, value)}" for key, value in found.items() if value is not None]
+    return f"{metric.label}: {', '.join(told)}" if told else ""
+
+
+def _evidence(report: Report, model: str) -> str:
+    choice = forgetting_axis(report)
+    told = _told(report, choice.metric, model) if choice else ""
+    share = gap_closed(report, model)
+    return told and f"{told}{'' if share is None else f'; {share:.0%} of the gap is closed'}."
+
+
+def _cost(report: Report, model: str) -> str:
+    values, share = report["models"][model], costs(report).get(model)
+    parts = []
+    if "time/total_s" in values:
+        parts.append(with_unit(describe("time/total_s"), values["time/total_s"]))
+    if share:
+        parts.append(
+            f"{share:.2g} of retraining's time" if share > 1 else f"{share:.1%} of retraining's time"
+        )
+    floor = same_cost(report).get(model)
+    if floor and floor.place != "illustration":
+        parts.append(f"{floor.place} the line of short retrainings")
+    return f"{', '.join(parts)}. {_told(report, _UTILITY, model)}.".lstrip(". ")

@@ -173,8 +173,9 @@ def answered(
         below=measure != "membership",
     )
     seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
-    gone = before["forget"].targets if measure == "class" else torch.empty(0)
-    tests = [m["test"].subset(~torch.isin(m["test"].targets, gone)) for m in (before, after) if "test" in m]
+    tests = [model["test"] for model in (before, after) if "test" in model]
+    if measure == "class":
+        tests = [t.subset(~torch.isin(t.targets, before["forget"].targets)) for t in tests]
     return Answered(
         found,
         measure,

@@ -114,7 +114,7 @@ class SentenceData(L.LightningDataModule):
 
 
 class Gpt(L.LightningModule):
-    def __init__(self, lr=3e-3):
+    def __init__(self, lr=5e-3):
         super().__init__()
         self.save_hyperparameters()
         self.model = GPT2LMHeadModel(

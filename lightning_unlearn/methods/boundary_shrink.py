@@ -25,7 +25,7 @@ class BoundaryShrink(UnlearningModule):
     Source: Chen et al., "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary",
     CVPR 2023, boundary shrink. Where the step does not leave the true class, public code trains on that; here it is
     never the label. The paper's bound is in pixels of [0, 1]; here it is a share of the range of the inputs as the
-    network sees them, and the clamp is to that range. Boundary expanding, which needs another head, is not offered.
+    network sees them, and the clamp is to that range.
 
     One epoch is one pass over the forget set. No sample of the retain set is trained on; where layers keep running
     statistics, its batches normalise the forget set's. Unless ``lr_scheduler`` is given, the rate rises for a fifth of

@@ -10,7 +10,10 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.base.source import Source
 
-__all__ = ["AscendingModule"]
+__all__ = ["ASCENT_SEARCH", "AscendingModule"]
+
+ASCENT_SEARCH: SearchSpace = {"ascent": Search(0.0, 0.6), "ascent_share": Search(0.3, 0.9)}
+"""What a search tries of the ascent, for methods of which it is a part; a baseline stays what it is."""
 
 
 class AscendingModule(UnlearningModule):
@@ -40,7 +43,6 @@ class AscendingModule(UnlearningModule):
     default_lr = 3e-3
     anneals = True
     retain_weight: float = 1.0  # of CE(D_r) while D_f ascends
-    searched: ClassVar[SearchSpace] = {"ascent": Search(0.0, 0.6), "ascent_share": Search(0.3, 0.9)}
     declared: ClassVar[Declared] = {
         "ascent": Range("[0, inf)", "; 0.3 is usual, 0 does without"),
         "clamp": Range("(0, inf)", "; 6 is a usual bound"),

@@ -3,7 +3,8 @@
 A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME is a function of this file. What no
 signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
 head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
-README's tables, which GitHub shows as they are.
+README's tables, which GitHub shows as they are; ``python docs/doc_tables.py runs/benchmark/all/*/`` keeps what a
+benchmark measured.
 """
 
 import ast
@@ -271,6 +272,100 @@ def measured(name: str) -> str:
     return _caption(report) + "\n\n" + _measured_rows(report, ordered(report), columns)
 
 
+BOUNDS: dict[str, list[tuple[str, str, float]]] = {
+    "mislabelled": [
+        ("accuracy/forget", "at most", 0.02),
+        ("accuracy/test", "loses", 0.01),
+        ("acceleration", "at least", 10),
+    ],
+    "backdoor": [
+        ("backdoor/success_rate_forget", "at most", 0.05),
+        ("accuracy/test", "loses", 0.005),
+        ("acceleration", "at least", 40),
+    ],
+    "class_mnist": [
+        ("accuracy/forget", "at most", 0.01),
+        ("accuracy/test_retained_classes", "loses", 0.01),
+        ("acceleration", "at least", 15),
+    ],
+    "slice": [
+        ("accuracy/test", "loses", 0.01),
+        ("accuracy/forget", "within", 0.04),
+        ("population_attack/auc", "within", 0.03),
+        ("acceleration", "at least", 8),
+    ],
+    "location30": [
+        ("accuracy/test", "loses", 0.01),
+        ("accuracy/forget", "within", 0.03),
+        ("population_attack/auc", "within", 0.03),
+        ("acceleration", "at least", 20),
+    ],
+}
+"""What a method is to reach in each scenario of the benchmark, on the mean, alone or beside the retrained model."""
+
+
+def benchmark(name: str) -> str:
+    """Return a scenario's leaderboard: what is to be reached, then every model with its verdict and numbers."""
+    from lightning_unlearn.reports import describe, judge_all
+    from lightning_unlearn.reports.floor import same_cost
+    from lightning_unlearn.reports.glossary import all_models, format_number
+
+    report = json.loads((MEASURED / "benchmark" / f"{name}.json").read_text())
+    models, bounds = report["models"], BOUNDS[name]
+    verdicts, floors = judge_all(report), same_cost(report)
+    columns = list(
+        dict.fromkeys(
+            [metric for metric, *_ in bounds[:-1]] + ["similarity", "accuracy/retain", "acceleration"]
+        )
+    )
+    rows = []
+    for model in all_models(report):
+        missed = missed_bounds(report, name, model) if model in verdicts else []
+        told = (
+            [", ".join(missed) or "all reached", verdicts[model].headline]
+            if model in verdicts
+            else ["-", "-"]
+        )
+        place = floors[model].place if model in floors else "-"
+        rows.append(
+            [f"`{model}`", *told, place, *(spread(metric, models[model].get(metric)) for metric in columns)]
+        )
+    asked = "; ".join(
+        f"{describe(metric, report).short} {kind} {format_number(describe(metric, report), bound)}"
+        f"{' ' + describe(metric, report).unit if describe(metric, report).unit else ''}"
+        + {"loses": " at most", "within": " of the retrained model"}.get(kind, "")
+        for metric, kind, bound in bounds
+    )
+    header = [
+        "model",
+        "missed bounds",
+        "verdict",
+        "same cost",
+        *(describe(c, report).short_heading for c in columns),
+    ]
+    return f"To be reached: {asked}.\n\n{_caption(report)}\n\n{table(header, rows, align='--:')}"
+
+
+def missed_bounds(report: Any, name: str, model: str) -> list[str]:
+    """Return the metrics of a scenario's bounds that a model misses on its mean, in short."""
+    from lightning_unlearn.reports import describe
+
+    def misses(metric: str, kind: str, bound: float) -> bool:
+        own, retrained = (report["models"][each].get(metric, {}).get("mean") for each in (model, "retrain"))
+        if own is None:
+            return True
+        return {
+            "at most": own > bound,
+            "at least": own < bound,
+            "loses": retrained is not None and own < retrained - bound,
+            "within": retrained is not None and abs(own - retrained) > bound,
+        }[kind]
+
+    return [
+        describe(metric, report).short for metric, kind, bound in BOUNDS[name] if misses(metric, kind, bound)
+    ]
+
+
 def measured_method(name: str) -> str:
     """Return what was measured of one method beside its controls, from every report that has it."""
     parts = []
@@ -459,6 +554,21 @@ def readme(text: str) -> str:
     return _IN_README.sub(lambda found: f"{found[1]}\n{short(found[2])}\n\n{found[3]}", text)
 
 
+def store(folder: Path) -> Path:
+    """Keep the numbers of a scenario's report, under the name of its folder, for :func:`benchmark`."""
+    report = json.loads((folder / "report.json").read_text())
+    kept = {key: report[key] for key in ("schema_version", "seeds", "data", "versions", "models")}
+    kept["data"].pop("seconds", None)
+    file = MEASURED / "benchmark" / f"{folder.name}.json"
+    file.parent.mkdir(exist_ok=True)
+    rounded = json.loads(json.dumps(kept), parse_float=lambda number: float(f"{float(number):.6g}"))
+    file.write_text(json.dumps(rounded, indent=0, sort_keys=True) + "\n")
+    return file
+
+
 if __name__ == "__main__":
-    file = Path(sys.argv[1])
-    file.write_text(readme(file.read_text()))
+    for argument in map(Path, sys.argv[1:]):
+        if argument.is_dir():
+            store(argument)
+        else:
+            argument.write_text(readme(argument.read_text()))

@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import json
 import re
 import shlex
 import sys
@@ -32,6 +33,7 @@ from helpers.support import (
 from lightning_unlearn import cli
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.recipes import recipes
+from lightning_unlearn.reports import judge_all
 
 REPO = Path(__file__).resolve().parent.parent
 DOCS = REPO / "docs"
@@ -129,6 +131,18 @@ def test_the_commands_for_one_model_run(workplace: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_deletion_request_of_the_readme_is_answered(
+    workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_project()
+    (command,) = {c for c in OURS if c.startswith("lightning-unlearn forget")}
+    assert f"```bash\n{command}\n```" in README
+    assert run(command, "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false") == 4
+    assert "| Forgotten: CANNOT TELL. 100 samples: " in capsys.readouterr().out
+    assert Path("unlearned/certificate.html").is_file()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMPARISONS)
 def test_the_comparisons_are_understood(
     command: str, workplace: Path, capsys: pytest.CaptureFixture[str]
@@ -160,9 +174,8 @@ def test_records_and_pages(workplace: Path) -> None:
 # ---------------------------------------------------------------------- programs and files
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
-def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_project() -> dict[str, Any]:
+    """Train the project of the reader's own and write down a request; return arguments of a quick Trainer."""
     from my_project import MyDataModule, MyModule
 
     quick = {"accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
@@ -170,6 +183,13 @@ def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.Monkey
     trainer.fit(MyModule(), MyDataModule())
     trainer.save_checkpoint("best.ckpt")
     Path("deletion_request.csv").write_text("id\n" + "\n".join(map(str, range(0, 400, 4))))
+    return quick
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
+def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    quick = own_project()
 
     class QuickTrainer(L.Trainer):
         def __init__(self, **arguments: Any) -> None:
@@ -345,6 +365,57 @@ def test_a_method_page_shows_its_row_of_every_report() -> None:
     assert shown.count("| `reference_kl` |") == 3
     assert "**MNIST, 1% forgotten**" in shown
     assert doc_tables.measured_method("FineTune") == "Not measured yet."
+
+
+BENCHMARK_PAGE = (REPO / "docs" / "benchmark.md").read_text()
+BENCHMARK = sorted((REPO / "tests" / "measured" / "benchmark").glob("*.json"))
+
+
+@pytest.mark.parametrize("file", BENCHMARK, ids=lambda file: file.stem)
+def test_the_leaderboard_says_what_the_report_says(file: Path) -> None:
+    report = json.loads(file.read_text())
+    shown = doc_tables.benchmark(file.stem)
+    rows = {row.split("`")[1]: row for row in shown.splitlines() if row.startswith("| `")}
+    assert rows.keys() == report["models"].keys(), "the short retrainings are rows too"
+    verdicts = judge_all(report)
+    for model, row in rows.items():
+        for metric in ("accuracy/forget", "accuracy/test", "acceleration"):
+            if value := report["models"][model].get(metric):
+                assert doc_tables.spread(metric, value) in row
+        if model in verdicts:
+            assert verdicts[model].headline in row
+            reached = not doc_tables.missed_bounds(report, file.stem, model)
+            assert ("all reached" in row) == reached
+    assert any("all reached" in row for row in rows.values()) or "No method reaches" in BENCHMARK_PAGE
+    assert f"<!-- table: benchmark {file.stem} -->" in BENCHMARK_PAGE
+
+
+def test_every_scenario_of_the_benchmark_is_on_its_page() -> None:
+    names = yaml.safe_load((REPO / "configs" / "benchmark" / "all.yaml").read_text())["scenarios"]
+    assert doc_tables.BOUNDS.keys() == names.keys()
+    for name in names:
+        assert f"`benchmark/{name}`" in BENCHMARK_PAGE
+        assert (
+            REPO / "tests" / "measured" / "benchmark" / f"{name}.json"
+        ) in BENCHMARK or f"`benchmark/{name}`: not measured" in BENCHMARK_PAGE
+
+
+def test_a_missed_bound_is_named() -> None:
+    def models(**forget: float) -> dict[str, Any]:
+        return {
+            name: {
+                "accuracy/forget": {"mean": value},
+                "accuracy/test": {"mean": 0.9},
+                "acceleration": {"mean": 20.0},
+            }
+            for name, value in forget.items()
+        }
+
+    report = {"models": models(retrain=0.0, good=0.01, bad=0.03)}
+    assert doc_tables.missed_bounds(report, "mislabelled", "good") == []
+    assert doc_tables.missed_bounds(report, "mislabelled", "bad") == ["forget accuracy"]
+    report["models"]["good"] |= {"accuracy/test": {"mean": 0.88}, "acceleration": {"mean": 9.0}}
+    assert doc_tables.missed_bounds(report, "mislabelled", "good") == ["test accuracy", "acceleration"]
 
 
 # ---------------------------------------------------------------------- what runs where

@@ -97,13 +97,13 @@ def test_a_class_is_forgotten_and_its_test_samples_are_no_loss(ask: Any) -> None
 
 
 @pytest.mark.slow
-def test_random_samples_are_compared_with_unseen_ones(ask: Any, owned: Any) -> None:
-    result = ask(0.1, checkpoints=Path(owned.path).parent)
+def test_random_samples_are_compared_with_unseen_ones(ask: Any) -> None:
+    result = ask(0.1)
     before, after, unseen = result.answered.shares
     assert result.outcome == "shown"
     assert result.answered.answer.before.low > 0.7
     assert before > 0.99
-    assert abs(after - unseen) < 0.12
+    assert abs(after - unseen) < 0.15
     split = Split.load(result.file.parent / "split.npz")
     given, labels = (each[split.forget] for each in answers(result, "train"))
     assert float((given == labels).double().mean()) == pytest.approx(after)
@@ -239,6 +239,12 @@ def test_what_cannot_be_done_rightly_is_refused(tmp_path: Path) -> None:
         ask(toy_data(), retrain=True)
     with pytest.raises(ValueError, match=r"budget must lie in \(0, 1\]"):
         ask(toy_data(), budget=10.0)
+    with pytest.raises(ValueError, match=r"leave it out, or method"):
+        ask(toy_data(), budget=0.1, method=NOTHING)
+    with pytest.raises(ValueError, match=r"forget works in one process, and this Trainer has 2"):
+        forget(
+            toy_source(), toy_data(), output=tmp_path / "two", trainer={"devices": 2, "accelerator": "cpu"}
+        )
     with pytest.raises(ValueError, match=r"leave one out"):
         ask(toy_data(), retrain=True, retrained=toy_source())
     with pytest.raises(ValueError, match=r"TensorData has 0 samples .* give it a test_dataloader\(\)"):

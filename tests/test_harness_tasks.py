@@ -16,8 +16,9 @@ from helpers.tasks import (
     SAMPLES,
     TESTED,
     WRONG,
-    Absolute,
     Binary,
+    C,
+    Column,
     Embedding,
     Kind,
     Masks,
@@ -33,14 +34,16 @@ from helpers.tasks import (
 )
 from helpers.toys import assert_same_state, quiet_trainer, state
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torchvision.transforms import v2
 
-from lightning_unlearn.callbacks import RMIA, CollapseGuard, Evaluator, ULiRA
-from lightning_unlearn.data import Adapter
+from lightning_unlearn.callbacks import RMIA, CollapseGuard, Evaluator, ForgettingMetrics, ULiRA
+from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.methods import FineTune, NegGradPlus, ReferenceKL, UnlearningModule
 
 every_kind = pytest.mark.parametrize(
     "kind",
-    [Binary, MultiLabel, Soft, Segmentation, Masks, Regression, Embedding],
+    [Binary, MultiLabel, Segmentation, Regression, Embedding],
     ids=lambda kind: kind.__name__,
 )
 
@@ -81,11 +84,9 @@ def able(model: nn.Module, kind: type[Kind]) -> float:
         (Binary, 0.6),  # 0.19, 1.0
         (MultiLabel, 0.3),  # 0.0, 0.81
         (Soft, 0.5),  # 0.13, 1.0
-        (Segmentation, 0.35),  # 0.04, 0.62
+        (Segmentation, 0.45),  # 0.06, 0.83
         (Tokens, 0.6),  # 0.13, 1.0
-        (Masks, 0.45),  # 0.13, 0.67
         (Regression, 0.8),  # losses: 4.0, 0.17
-        (Absolute, 1.0),  # 1.85, 0.81
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
@@ -102,15 +103,14 @@ def test_wrong_targets_are_forgotten(kind: type[Kind], left: float, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("kind", "left"), [(MultiLabel, 0.4), (Regression, 0.8)]
-)  # λ = 0 leaves 0.94 and 0.16
-def test_a_reference_model_is_followed(kind: type[Kind], left: float, tmp_path: Path) -> None:
+def test_a_reference_model_is_followed(tmp_path: Path) -> None:
+    """By the distance to its answers, without which the loss on the wrong targets stays at 0.16."""
+
     def make(source: nn.Module) -> UnlearningModule:
         return ReferenceKL(source, lambda_=0.5, reference_fraction=0.5)
 
-    exported = unlearn(make, kind, tmp_path, 60)
-    assert (remembered(exported, kind) < left) == (kind is MultiLabel)
+    exported = unlearn(make, Regression, tmp_path, 60)
+    assert remembered(exported, Regression) > 0.8  # 4.0 of a retrained model, and 0.06 of the source
 
 
 def arguments_of(method: type[UnlearningModule], source: Kind) -> dict[str, Any]:
@@ -181,6 +181,47 @@ def test_evaluators(kind: type[Kind]) -> None:
     if kind in (MultiLabel, Regression):
         assert found["source/u_lira/auc"] > 0.9
         assert found["source/rmia/auc"] > 0.9
+
+
+@pytest.mark.slow
+def test_mixed_samples_are_trained_on_and_plain_ones_measured(tmp_path: Path) -> None:
+    mixing = v2.MixUp(num_classes=C, alpha=0.2)
+
+    class Mixed(L.LightningDataModule):
+        def loader(self, count: int, seed: int, **arguments: Any) -> DataLoader[Any]:
+            x = inputs(count, seed)
+            y = Column.targets(x, wrong=False).squeeze(1)
+            if seed == 0:
+                y[WRONG] = Column.targets(x[WRONG], wrong=True).squeeze(1)
+            return DataLoader(TensorDataset(x[:, :, None, None], y), batch_size=32, **arguments)
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return self.loader(
+                SAMPLES, 0, shuffle=True, collate_fn=lambda batch: mixing(*default_collate(batch))
+            )
+
+        def test_dataloader(self) -> DataLoader[Any]:
+            return self.loader(TESTED, 1)
+
+    class Source(Soft):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(1))
+
+    torch.manual_seed(0)
+    source, data = Source(), UnlearningDataModule(Mixed(), WRONG)
+    quiet_trainer(max_epochs=60).fit(source, Mixed())
+    audit = ForgettingMetrics(on_error="raise")
+    method = NegGradPlus(source)
+    quiet_trainer(max_epochs=10, limit_val_batches=1, callbacks=[audit]).fit(method, data)
+    assert method.task.name == "soft"
+    x = inputs(SAMPLES, 0)[WRONG]
+    labels = Column.targets(x, wrong=True).squeeze(1)
+    exported = Source.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), weights_only=True)
+    for prefix, model in (("source/", source), ("", exported)):
+        right = measured(model, Column, x, labels[:, None])
+        assert audit.results[f"{prefix}accuracy/forget"] == pytest.approx(right)
+    assert audit.results["source/accuracy/forget"] > 0.9
+    assert audit.results["accuracy/forget"] < 0.6
 
 
 # ---------------------------------------------------------------------- which task it is

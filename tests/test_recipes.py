@@ -1,12 +1,15 @@
 """The configurations that come with the package: found by name, in a clone and in a wheel."""
 
+import json
 import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from lightning_unlearn import methods
 from lightning_unlearn.cli import recipes
+from lightning_unlearn.cli.compare import parsed, scenarios_in
 from lightning_unlearn.cli.main import main
 
 REPO = Path(__file__).resolve().parent.parent
@@ -21,6 +24,40 @@ def test_every_config_but_sweeps_is_a_recipe() -> None:
     files = {path for path in (REPO / "configs").rglob("*.yaml") if path.parent.name != "sweeps"}
     assert set(recipes.recipes().values()) == files
     assert recipes.recipe_file("mnist/compare") == REPO / "configs" / "mnist" / "compare.yaml"
+
+
+def test_every_method_recipe_and_the_benchmark_end_with_a_rate_near_zero() -> None:
+    found = []
+    for name, file in recipes.recipes().items():
+        content = yaml.safe_load(file.read_text())
+        if name.startswith("methods/"):
+            found.append((name, content["model"]))
+        elif name.startswith("benchmark/"):
+            found += [(name, each["method"]) for each in content.get("methods", [])]
+    assert len(found) > 40
+    for name, method in found:
+        kind, schedule = (
+            getattr(methods, method["class_path"]),
+            method["init_args"].get("lr_scheduler", {}) if "init_args" in method else {},
+        )
+        # how a linear schedule ends, and one that falls by a factor an epoch
+        last = schedule.get("init_args", {}).get(
+            "end_factor", schedule.get("init_args", {}).get("gamma", 1.0) ** 3
+        )
+        assert kind.one_shot or (kind.anneals and not schedule) or last <= 0.05 or kind is methods.Retrain, (
+            f"{name}: {method}"
+        )
+
+
+@pytest.mark.slow
+def test_every_scenario_of_every_recipe_is_understood() -> None:
+    found = 0
+    for file in recipes.recipes().values():
+        for changes in scenarios_in([f"--config={file}"]).values():
+            _, config = parsed([f"--config={file}", f"--config={json.dumps(changes)}"])
+            assert config.methods
+            found += 1
+    assert found > 15
 
 
 def test_a_name_becomes_its_file_and_files_and_overrides_may_follow() -> None:

@@ -8,6 +8,7 @@ COMMANDS = {
     "demo": "show it at work in under a minute, without a download",
     "forget": "make a model forget what a request names, and answer whether it did",
     "compare": "compare methods with source and retrained model over seeds, in one table and page",
+    "tune": "search a method's settings, and show the best on seeds it was not tuned on",
     "report": "print a comparison's table and write its page again, or merge several",
     "certificate": "write the page on a deletion request that somebody can sign",
     "ledger": "check a deletion ledger",

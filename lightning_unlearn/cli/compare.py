@@ -30,7 +30,8 @@ from lightning_unlearn.reports.scenarios import require_scenarios, write_scenari
 __all__ = ["compared", "run", "say_failures"]
 
 # what decides no result, and what does
-_SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key"}
+_SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
+_SETTINGS |= {"launcher", "ray_address", "resources"}
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
 
 
@@ -47,10 +48,10 @@ class _Parser(OneLine, ArgumentParser):
 
 def run(args: list[str]) -> int:
     """Parse the arguments, compare and print the table; the status is 1 if a part failed."""
-    if scenarios := _scenarios_in(args):
+    if scenarios := scenarios_in(args):
         return _run_scenarios(args, scenarios)
     comparison, table = compared(args)
-    _print_result(comparison, table)
+    print_result(comparison, table)
     return 1 if comparison.failed else 0
 
 
@@ -61,6 +62,16 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
         args: The arguments.
         scenario: The subfolder of ``output_dir`` to write to; ``None`` for the folder itself.
     """
+    parser, config = parsed(args)
+    if scenario is not None:
+        root = Path(config.output_dir)
+        require_scenarios(root)
+        config.output_dir = root / scenario
+    return compare(**_arguments(parser, config)), config.table
+
+
+def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
+    """Return the parser of :func:`compare`'s arguments, and what it makes of them."""
     parser = _Parser(
         prog="lightning-unlearn compare",
         description="Compare unlearning methods with the source and the retrained model. --forget class:3, 0.1, "
@@ -88,15 +99,10 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
         help="In a file: what each scenario, by its name, changes of the files' settings, or a recipe's name. Each is "
         "compared in a subfolder of output_dir, and one page and one table are over all; several files' add up.",
     )
-    config = parser.parse_args(args)
-    if scenario is not None:
-        root = Path(config.output_dir)
-        require_scenarios(root)
-        config.output_dir = root / scenario
-    return compare(**_arguments(parser, config)), config.table
+    return parser, parser.parse_args(args)
 
 
-def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
+def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
     """Return the scenarios of all configuration files.
 
     Raises:
@@ -111,7 +117,7 @@ def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
             return None
 
     found: dict[str, Any] = {}
-    for place in _files_in(args):
+    for place in files_in(args):
         settings = content(Path(args[place].removeprefix("--config=")))
         found |= (settings.get("scenarios") or {}) if isinstance(settings, dict) else {}
     require_names(found)
@@ -127,7 +133,7 @@ def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _files_in(args: list[str]) -> list[int]:
+def files_in(args: list[str]) -> list[int]:
     """Return the places of the arguments that name a configuration file."""
     named = [place for place, word in enumerate(args) if word.startswith("--config=")]
     return sorted(named + [n + 1 for n, word in enumerate(args[:-1]) if word in ("-c", "--config")])
@@ -139,7 +145,7 @@ def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int
     Raises:
         FileNotFoundError: If the data of none are there.
     """
-    last, done, absent = _files_in(args)[-1] + 1, dict[str, Comparison](), dict[str, FileNotFoundError]()
+    last, done, absent = files_in(args)[-1] + 1, dict[str, Comparison](), dict[str, FileNotFoundError]()
     form: PaperFormat | None = None
     for name, changes in scenarios.items():
         print(f"scenario {name}", file=sys.stderr)
@@ -155,7 +161,7 @@ def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int
     page, *_ = write_scenarios(root, list(done), not_run)
     for name, comparison in done.items():
         say(f"\n== {name} ==\n")
-        _print_result(comparison, None)
+        print_result(comparison, None)
     say("\n".join(f"NOT RUN  {name}: {why}" for name, why in not_run.items()))
     if form is not None:
         say(paper_tables({name: comparison.report for name, comparison in done.items()}, form))
@@ -175,7 +181,7 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     jsonargparse builds the parts nested in a factory once and shares them between its calls, so a second seed
     would go on training the network of the first.
     """
-    given, defaults = _plain(config.trainer), _plain(parser.get_defaults().trainer)
+    given, defaults = plain(config.trainer), plain(parser.get_defaults().trainer)
     # the others are the comparison's to choose
     trainer = {key: value for key, value in given.items() if value != defaults[key]}
 
@@ -207,7 +213,7 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
             return method
 
         build.__dict__["func"] = pkgutil.resolve_name(class_path)  # whose it is, as a partial says
-        return MethodRun(build, name, _plain(parsed.trainer or {}), parsed.batch_size)
+        return MethodRun(build, name, plain(parsed.trainer or {}), parsed.batch_size)
 
     def evaluator(number: int) -> Callable[[], Evaluator]:
         return lambda: fresh().evaluators[number]()
@@ -216,7 +222,7 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     shown = {key: value for key, value in trainer.items() if key != "logger"}
     decides = {
         key: value
-        for key, value in _plain(config).items()
+        for key, value in plain(config).items()
         if key not in _SETTINGS | {"config", "table", "scenarios"}
     }
     if (
@@ -226,7 +232,7 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     return {
         "source": SourceRun(
             source,
-            _plain(config.source.trainer or {}),
+            plain(config.source.trainer or {}),
             config.source.checkpoint,
             config.source.keep_every,
         ),
@@ -241,17 +247,17 @@ def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return str(value) if isinstance(value, Path) else value
 
 
-def _print_result(comparison: Comparison, table: PaperFormat | None) -> None:
+def print_result(comparison: Comparison, table: PaperFormat | None) -> None:
     say(render_text(comparison.report, columns(), encoding=sys.stdout.encoding))
     if table is not None:
         say(paper_table(comparison.report, table))

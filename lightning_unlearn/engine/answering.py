@@ -173,9 +173,9 @@ def answered(
         below=measure != "membership",
     )
     seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
-    tests = [model["test"] for model in (before, after) if "test" in model]
+    tests = [m["test"] for m in (before, after) if "test" in m]
     if measure == "class":
-        tests = [t.subset(~torch.isin(t.targets, before["forget"].targets)) for t in tests]
+        tests = [m.subset(~torch.isin(m.targets, before["forget"].targets)) for m in tests]
     return Answered(
         found,
         measure,

@@ -4,6 +4,7 @@ from lightning_unlearn.methods.bad_teacher import BadTeacher
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.source import SourceCheckpoint
+from lightning_unlearn.methods.boundary_expand import BoundaryExpand
 from lightning_unlearn.methods.boundary_shrink import BoundaryShrink
 from lightning_unlearn.methods.certified_head import CertifiedHead
 from lightning_unlearn.methods.cf_k import CFk
@@ -39,6 +40,7 @@ __all__ = [
     "SSD",
     "WGAN",
     "BadTeacher",
+    "BoundaryExpand",
     "BoundaryShrink",
     "CFk",
     "CertifiedHead",

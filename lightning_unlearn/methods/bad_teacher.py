@@ -10,6 +10,7 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 
 __all__ = ["BadTeacher"]
@@ -54,6 +55,7 @@ class BadTeacher(UnlearningModule):
     needs = ()
     default_lr = 3e-3
     anneals = True
+    searched: ClassVar[SearchSpace] = {"retain_fraction": Search(0.1, 1.0), "temperature": (1.0, 2.0, 4.0)}
     declared: ClassVar[Declared] = {
         "retain_fraction": Range("(0, 1]", "; 0.3 is the paper's"),
         "temperature": Range("(0, inf)", "; 1 is the paper's"),

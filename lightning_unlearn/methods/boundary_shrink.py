@@ -9,6 +9,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.methods.base.limits import warn_without_a_class
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import frozen
 from lightning_unlearn.models.surgery import evaluating
 
@@ -24,7 +25,7 @@ class BoundaryShrink(UnlearningModule):
     Source: Chen et al., "Boundary Unlearning: Rapid Forgetting of Deep Networks via Shifting the Decision Boundary",
     CVPR 2023, boundary shrink. Where the step does not leave the true class, public code trains on that; here it is
     never the label. The paper's bound is in pixels of [0, 1]; here it is a share of the range of the inputs as the
-    network sees them, and the clamp is to that range. Boundary expanding, which needs another head, is not offered.
+    network sees them, and the clamp is to that range.
 
     One epoch is one pass over the forget set. No sample of the retain set is trained on; where layers keep running
     statistics, its batches normalise the forget set's. Unless ``lr_scheduler`` is given, the rate rises for a fifth of
@@ -49,6 +50,10 @@ class BoundaryShrink(UnlearningModule):
     indexed_streams = ("forget",)
     needs = ("loss", "classes")
     anneals = True
+    searched: ClassVar[SearchSpace] = {
+        "max_epochs": Search(2, 20, whole=True),
+        "lr": Search(1e-4, 1e-2, log=True),
+    }
     declared: ClassVar[Declared] = {"bound": Range("(0, inf)", "; 0.1 is the paper's")}
 
     def __init__(self, source: Source, bound: float = 0.1, **method: Any) -> None:

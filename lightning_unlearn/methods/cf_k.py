@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 from torch import nn
 
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import last_parameter_tensors
 from lightning_unlearn.models.freezing import share_frozen
 
@@ -40,6 +41,7 @@ class CFk(AscendingModule):
     keeps_source_tensors = True
     default_lr = 1e-4
     anneals = False
+    searched: ClassVar[SearchSpace] = {"k": Search(1, 12, whole=True)}
     declared: ClassVar[Declared] = {
         "k": Range("(-inf, inf)", whole=True)
     }  # how many there are, the source says

@@ -1,6 +1,6 @@
 """DELETE: answer on the forget set as the source does when it may not say the true class."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import kl_from_logits
 from lightning_unlearn.methods.base import Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.limits import warn_without_a_class
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
 __all__ = ["DELETE"]
 
@@ -41,6 +42,10 @@ class DELETE(UnlearningModule):
     indexed_streams = ("forget",)
     needs = ("classes",)
     anneals = True
+    searched: ClassVar[SearchSpace] = {
+        "max_epochs": Search(2, 20, whole=True),
+        "lr": Search(1e-4, 1e-2, log=True),
+    }
 
     def __init__(self, source: Source, **method: Any) -> None:
         super().__init__(source, **method)

@@ -15,6 +15,7 @@ from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import conjugate_gradients
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.freezing import trainable
 
@@ -53,6 +54,10 @@ class Influence(OneShotModule):
         ValueError: damping must be above 0, got 0.0; without any the matrix of a network has no inverse
     """
 
+    searched: ClassVar[SearchSpace] = {
+        "scale": Search(0.1, 30.0, log=True),
+        "damping": Search(1e-3, 1e-1, log=True),
+    }
     declared: ClassVar[Declared] = {
         "scale": Range("(0, inf)", "; 1 is the step of theory"),
         "damping": Range("(0, inf)", "; without any the matrix of a network has no inverse"),

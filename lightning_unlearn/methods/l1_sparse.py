@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor
 
 from lightning_unlearn.methods.base import AscendingModule, Choice, Declared, Range, Source
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.sharding import whole
 
@@ -41,6 +42,7 @@ class L1Sparse(AscendingModule):
         ValueError: gamma must be at least 0, got -1.0; 5e-4 is the paper's
     """
 
+    searched: ClassVar[SearchSpace] = {"gamma": Search(1e-6, 1e-3, log=True)}
     declared: ClassVar[Declared] = {
         "gamma": Range("[0, inf)", "; 5e-4 is the paper's"),
         "schedule": Choice(("decrease", "constant", "increase")),

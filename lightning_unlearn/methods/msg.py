@@ -13,6 +13,7 @@ from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional import select_top_k, selection_masks
 from lightning_unlearn.methods.base import AscendingModule, Declared, MaskedModule, Range, Source
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import convolution_kernels
@@ -56,6 +57,7 @@ class MSG(MaskedModule, AscendingModule):
     """
 
     needs = ("loss", "losses")
+    searched: ClassVar[SearchSpace] = {"fraction": Search(0.05, 0.6), "kept_step": Search(0.0, 0.5)}
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1)", "; 0.3 is the published one, and all of them are Retrain's"),
         "kept_step": Range("[0, 1]", "; 0.1 is the published one"),

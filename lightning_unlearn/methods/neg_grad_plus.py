@@ -3,6 +3,7 @@
 from typing import Any, ClassVar
 
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
 __all__ = ["NegGradPlus"]
 
@@ -43,6 +44,7 @@ class NegGradPlus(AscendingModule):
     """
 
     streams = ("forget", "retain")
+    searched: ClassVar[SearchSpace] = {"alpha": Search(0.4, 1.0), "ascent_share": Search(0.3, 0.9)}
     declared: ClassVar[Declared] = {
         "alpha": Range("[0, 1]", ": it weighs the retain set against the forget set"),
     }

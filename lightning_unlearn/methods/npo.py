@@ -8,6 +8,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import preference_loss
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
 __all__ = ["NPO"]
 
@@ -45,6 +46,10 @@ class NPO(UnlearningModule):
     needs = ("loss", "losses")
     default_lr = 3e-3
     anneals = True
+    searched: ClassVar[SearchSpace] = {
+        "beta": Search(0.03, 1.0, log=True),
+        "alpha": Search(0.3, 10.0, log=True),
+    }
     declared: ClassVar[Declared] = {
         "beta": Range("(0, inf)", "; 0.1 is the papers'"),
         "alpha": Range("[0, inf)", ": it weighs the retain set"),

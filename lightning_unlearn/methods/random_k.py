@@ -1,6 +1,6 @@
 """Random-k unlearning of Zuo et al.: a random share of the weights is perturbed, then all are fine-tuned."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import select_random
 from lightning_unlearn.methods.base import Source
 from lightning_unlearn.methods.base.perturbation import Perturbation
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 
 __all__ = ["RandomK"]
@@ -38,6 +39,8 @@ class RandomK(Perturbation):
         Traceback (most recent call last):
         ValueError: fraction must lie in (0, 1], got 5; 5% is 0.05
     """
+
+    searched: ClassVar[SearchSpace] = {"fraction": Search(0.01, 0.6, log=True)}
 
     def __init__(self, source: Source, fraction: float = 0.05, **perturbation: Any) -> None:
         super().__init__(source, **perturbation)

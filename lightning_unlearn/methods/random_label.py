@@ -6,6 +6,7 @@ from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
 __all__ = ["RandomLabel"]
 
@@ -46,6 +47,7 @@ class RandomLabel(UnlearningModule):
     needs: tuple[str, ...] = ("loss", "wrong targets")
     default_lr = 3e-3
     anneals = True
+    searched: ClassVar[SearchSpace] = {"weight": Search(0.1, 3.0, log=True)}
     declared: ClassVar[Declared] = {"weight": Range("[0, inf)", "; 1 is usual")}
 
     def __init__(self, source: Source, weight: float = 1.0, **method: Any) -> None:

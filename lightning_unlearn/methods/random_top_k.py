@@ -1,6 +1,6 @@
 """Random-TopK unlearning of Zuo et al.: a random choice of weights that holds the most sensitive ones."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import select_random_top_k
 from lightning_unlearn.methods.base import Source
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.models.freezing import trainable
 
@@ -42,6 +43,8 @@ class RandomTopK(TopK):
         Traceback (most recent call last):
         ValueError: k=5 weights are more than the 2 that fraction=0.1 perturbs; lower k or raise fraction
     """
+
+    searched: ClassVar[SearchSpace] = {"fraction": Search(0.01, 0.6, log=True)}
 
     def __init__(self, source: Source, k: int = 45, fraction: float = 0.05, **top_k: Any) -> None:
         super().__init__(source, k, **top_k)

@@ -14,6 +14,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 
 __all__ = ["ReferenceKL"]
@@ -60,6 +61,11 @@ class ReferenceKL(UnlearningModule):
     streams = ("forget", "retain")
     epoch_stream = "forget"
     indexed_streams = ("forget",)
+    searched: ClassVar[SearchSpace] = {
+        "lambda_": Search(1e-2, 1.0, log=True),
+        "reference_fraction": Search(0.02, 0.3, log=True),
+        "reference_epochs": Search(2, 20, whole=True),
+    }
     declared: ClassVar[Declared] = {
         "lambda_": Range("[0, 1]", ": it weighs the KL term against the cross-entropy"),
         "reference_fraction": Range("(0, 1]"),

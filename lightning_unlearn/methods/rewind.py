@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
+from lightning_unlearn.methods.base.ascent import ASCENT_SEARCH
 from lightning_unlearn.methods.base.certified import ASSUMED, CERTIFIED, NoisyBound
 from lightning_unlearn.methods.base.checkpoints import (
     checkpoints_in,
@@ -19,6 +20,7 @@ from lightning_unlearn.methods.base.checkpoints import (
     kept_of,
     steps_of,
 )
+from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
@@ -71,6 +73,7 @@ class Rewind(AscendingModule):
     """
 
     streams = ("forget", "retain")
+    searched: ClassVar[SearchSpace] = ASCENT_SEARCH
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = CERTIFIED  # with noise
     assumed: ClassVar[str] = ASSUMED
     declared: ClassVar[Declared] = {

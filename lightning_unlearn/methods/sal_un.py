@@ -10,6 +10,7 @@ from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import select_top_k, selection_masks
 from lightning_unlearn.methods.base import Declared, MaskedModule, Range, Source
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import trainable
@@ -53,6 +54,7 @@ class SalUn(MaskedModule, RandomLabel):
     """
 
     needs = ("loss", "losses", "wrong targets")
+    searched: ClassVar[SearchSpace] = {"weight": Search(0.1, 3.0, log=True), "fraction": Search(0.1, 1.0)}
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1]", "; half the weights are 0.5"),
     }

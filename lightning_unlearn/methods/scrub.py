@@ -10,6 +10,7 @@ from lightning_unlearn.data import Phase, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.functional import bounded_ascent
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
 __all__ = ["SCRUB"]
 
@@ -57,6 +58,11 @@ class SCRUB(UnlearningModule):
     indexed_streams = ("forget", "retain")
     default_lr = 3e-3
     anneals = True
+    searched: ClassVar[SearchSpace] = {
+        "msteps": Search(1, 4, whole=True),
+        "alpha": Search(1e-3, 1.0, log=True),
+        "temperature": (1.0, 2.0, 4.0),
+    }
     declared: ClassVar[Declared] = {
         "msteps": Range("[1, inf)", "; the paper has 2 or 3", whole=True),
         "alpha": Range("[0, inf)", ": it weighs the source's answers on the retain set"),

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
+from lightning_unlearn.methods.base.ascent import ASCENT_SEARCH
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 
@@ -42,6 +44,11 @@ class ShrinkPerturb(AscendingModule):
         True
     """
 
+    searched: ClassVar[SearchSpace] = {
+        "shrink": Search(0.2, 0.9),
+        "perturb": Search(0.0, 0.6),
+        **ASCENT_SEARCH,
+    }
     declared: ClassVar[Declared] = {
         "shrink": Range("[0, 1]", "; 1 keeps the source's weights whole"),
         "perturb": Range("[0, 1]", "; 0 adds nothing"),

@@ -11,6 +11,8 @@ from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import dampening, output_norm
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
+from lightning_unlearn.methods.base.limits import OF_ITS_OWN, warn_without_a_class
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.freezing import trainable
 
@@ -52,6 +54,7 @@ class SSD(OneShotModule):
     """
 
     keeps_source_tensors = True
+    searched: ClassVar[SearchSpace] = {"alpha": Search(1.0, 100.0, log=True), "lambda_": Search(0.1, 2.0)}
     declared: ClassVar[Declared] = {
         "alpha": Range("(0, inf)", "; the smaller, the more weights are dampened", none=True),
         "lambda_": Range("(0, inf)", "; the smaller, the more they are dampened"),
@@ -79,6 +82,8 @@ class SSD(OneShotModule):
 
     def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Measure importance on D_f and D_r, and dampen."""
+        apart = data.forgets_a_class or data.backdoor is not None
+        warn_without_a_class(self, forgets_a_class=apart, does=OF_ITS_OWN)
         forget, retain = len(data.split.forget), len(data.split.retain)
         most = (forget + retain) / forget
         alpha = most / 2 if self.alpha is None else self.alpha

@@ -10,6 +10,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.train import train_classifier
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
+from lightning_unlearn.methods.base.limits import OF_ITS_OWN, warn_without_a_class
 from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
 
@@ -63,6 +64,8 @@ class TaskNegation(OneShotModule):
 
     def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Fine-tune a copy on D_f, and go the other way."""
+        apart = data.forgets_a_class or data.backdoor is not None
+        warn_without_a_class(self, forgets_a_class=apart, does=OF_ITS_OWN)
         tuned = clone(self.model)
         train_classifier(
             tuned,

@@ -15,6 +15,7 @@ from lightning_unlearn.functional import output_norm, select_top_k, select_top_k
 from lightning_unlearn.functional.gradients import Statistic
 from lightning_unlearn.methods.base import Choice, Declared, Range, Source
 from lightning_unlearn.methods.base.perturbation import Perturbation
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 
 __all__ = ["TopK"]
@@ -64,6 +65,7 @@ class TopK(Perturbation):
     """
 
     needs = ("loss", "losses")
+    searched: ClassVar[SearchSpace] = {"k": Search(5, 90, whole=True)}
     declared: ClassVar[Declared] = {
         "sensitivity": Choice(("loss", "output_norm")),
         "sensitivity_stream": Choice(("forget", "retain", "train")),

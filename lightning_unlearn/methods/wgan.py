@@ -24,6 +24,7 @@ from lightning_unlearn.functional import (
     wasserstein_critic_loss,
 )
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import MLP, clone, evaluating
 
 __all__ = ["WGAN"]
@@ -91,6 +92,11 @@ class WGAN(UnlearningModule):
     indexed_streams = ("nonmember",)
     needs = ("loss", "distribution")
     default_lr = 1e-4
+    searched: ClassVar[SearchSpace] = {
+        "lr": Search(1e-5, 1e-3, log=True),
+        "alpha": Search(0.2, 0.95),
+        "retain_fraction": Search(0.01, 0.3, log=True),
+    }
     declared: ClassVar[Declared] = {
         "alpha": Range("[0, 1]", ": it weighs forgetting against the loss on the retain set"),
         "critic_steps": Range("[1, inf)", whole=True),

@@ -49,7 +49,7 @@ class Module(L.LightningModule):
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=1e-2)
+        return torch.optim.Adam(self.parameters(), lr=5e-3)
 
 
 def train(folder: Path, epochs: int = 20) -> Path:

@@ -13,7 +13,7 @@ from torch.utils.data import TensorDataset
 
 from helpers.toys import quiet_trainer
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.functional import Task, task_named
+from lightning_unlearn.functional import Positions, Task, task_named
 
 FEATURES, SAMPLES, TESTED = 16, 160, 80
 WRONG = list(range(0, SAMPLES, 10))
@@ -149,6 +149,10 @@ class Segmentation(Kind):
         image = (torch.bucketize(x.view(-1, SIDE, SIDE), torch.tensor([-0.4, 0.4])) + wrong) % C
         image[:, 0] = 255
         return image
+
+    @classmethod
+    def task(cls) -> Task:
+        return Positions(255)
 
 
 class Tokens(Kind):

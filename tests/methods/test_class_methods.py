@@ -1,4 +1,4 @@
-"""DELETE and BoundaryShrink, for whole classes: their targets by hand, and what the exported model has forgotten."""
+"""DELETE, BoundaryShrink and BoundaryExpand, for whole classes: their targets by hand, and what the exported model has forgotten."""
 
 import warnings
 from pathlib import Path
@@ -11,19 +11,31 @@ from helpers.wrong_labels import check_a_class_is_forgotten
 from torch import Tensor, nn
 
 from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import DELETE, BoundaryShrink, UnlearningModule
+from lightning_unlearn.methods import DELETE, BoundaryExpand, BoundaryShrink, UnlearningModule
 
-both = pytest.mark.parametrize("method", [DELETE, BoundaryShrink], ids=lambda method: method.__name__)
+METHODS = [DELETE, BoundaryShrink, BoundaryExpand]
+each = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 
 
 @pytest.mark.slow
-@both
+@each
 def test_a_class_is_forgotten(method: type[UnlearningModule], tmp_path: Path) -> None:
     # without the retain set's batches to normalise by, the exported model is right about 99%
     check_a_class_is_forgotten(method, tmp_path, epochs=10, left=0.02, lost=0.03)
 
 
-@both
+@pytest.mark.slow
+def test_without_the_class_that_is_added_nothing_is_forgotten(tmp_path: Path) -> None:
+    class Off(BoundaryExpand):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            (logits, labels), *_ = self.stream_logits(*batch.values())
+            return self.task.batch_loss(logits, labels)
+
+    with pytest.raises(AssertionError, match=r"it is still right about 100\.0% of the class"):
+        check_a_class_is_forgotten(Off, tmp_path, epochs=10)
+
+
+@each
 def test_a_forget_set_that_is_no_class_is_warned_of(method: type[UnlearningModule]) -> None:
     with pytest.warns(
         UserWarning, match=f"{method.__name__} is made for whole classes.*NegGradPlus, Rewind or"
@@ -34,7 +46,7 @@ def test_a_forget_set_that_is_no_class_is_warned_of(method: type[UnlearningModul
         quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method(toy_source()), toy_data(Classes([1])))
 
 
-@both
+@each
 def test_the_retain_set_is_read_where_it_has_to_normalise(method: type[UnlearningModule]) -> None:
     assert method(toy_source()).streams == ("forget", "retain")
     assert method(nn.Linear(FEATURES, 3)).streams == ("forget",)
@@ -61,6 +73,24 @@ def test_the_target_of_delete_is_the_source_without_the_true_class() -> None:
     quiet_trainer(max_epochs=3, limit_val_batches=0).fit(Noted(source), toy_data(Classes([1])))
     for loss, expected in found:
         assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_added_class_is_the_mean_of_all_and_none_is_added_to_the_model() -> None:
+    source, found = nn.Linear(FEATURES, 3), []
+
+    class Noted(BoundaryExpand):
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            loss = super().training_step(batch, batch_idx)
+            logits = self.model(batch["forget"][0]).detach().double()
+            total = logits.exp().sum(1) + logits.mean(1).exp()
+            found.append((float(loss), float((total.log() - logits.mean(1)).mean())))
+            return loss
+
+    method = Noted(source)
+    quiet_trainer(max_epochs=3, limit_val_batches=0).fit(method, toy_data(Classes([1])))
+    for loss, expected in found:
+        assert loss == pytest.approx(expected, rel=1e-5)
+    assert method.model.weight.shape == source.weight.shape
 
 
 def test_the_nearest_class_is_that_past_the_boundary_and_never_the_label() -> None:

@@ -1,5 +1,6 @@
 """What the steps of an epoch are served: streams passed over once, and epochs that differ."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,9 @@ import torch
 from helpers.toys import quiet_trainer, toy_data, toy_source
 from torch import Tensor, nn
 
-from lightning_unlearn.data import Phase
+from lightning_unlearn.data import Phase, TensorData, UnlearningDataModule
 from lightning_unlearn.data.loading import Indexed, OrderSampler
-from lightning_unlearn.methods import FineTune, RandomLabel, UnlearningModule
+from lightning_unlearn.methods import FineTune, NegGradPlus, RandomLabel, UnlearningModule
 
 
 class Seen(L.Callback):
@@ -65,6 +66,42 @@ def test_an_epoch_passes_once_over_a_stream_and_in_another_order_in_the_next() -
     orders = [tuple(i for step in steps for i in step["forget"]) for steps in seen.epochs.values()]
     assert all(sorted(order) == list(range(12)) for order in orders)
     assert len(set(orders)) == 3, "the order was frozen"
+
+
+def test_a_stream_that_is_passed_over_again_is_shuffled_and_augmented_anew() -> None:
+    """``itertools.cycle`` over a loader keeps the first pass."""
+    orders: list[list[int]] = []
+    shifts: list[Tensor] = []
+    inputs = torch.arange(64.0)[:, None]
+
+    class Noted(NegGradPlus):
+        indexed_streams = ("forget",)
+
+        def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+            x = batch["forget"].batch[0]
+            orders.append(x.floor().flatten().tolist())
+            shifts.append((x - x.floor())[x.flatten().argsort()])
+            return super().training_step(batch, batch_idx)
+
+    def shifted(x: Tensor, generator: torch.Generator) -> Tensor:
+        return x + 0.9 * torch.rand(len(x), 1, generator=generator)
+
+    samples = TensorData(inputs, torch.arange(64) % 2, augment=shifted)
+    data = UnlearningDataModule(
+        samples, list(range(8)), test_dataset=TensorData(inputs, torch.arange(64) % 2), batch_size=8
+    )
+    quiet_trainer(max_epochs=1, limit_val_batches=0).fit(Noted(nn.Linear(1, 2), ascent_share=1.0), data)
+    assert all(sorted(order) == list(range(8)) for order in orders), "each step is a pass"
+    assert len({tuple(order) for order in orders}) == len(orders) == 7
+    assert len(torch.stack(shifts).unique()) == 7 * 8
+
+
+def test_the_page_on_traps_names_tests_that_there_are() -> None:
+    root = Path(__file__).parents[2]
+    named = re.findall(r"`(tests/\S+\.py)::(\w+)`", (root / "docs/methods/traps.md").read_text())
+    assert len(named) == 11
+    for file, test in named:
+        assert f"def {test}(" in (root / file).read_text(), test
 
 
 def test_a_sample_of_the_forget_set_weighs_what_one_of_the_retain_set_does() -> None:

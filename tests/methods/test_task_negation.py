@@ -1,5 +1,6 @@
 """TaskNegation: the step, what stays out of it, and what the exported model has forgotten."""
 
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,9 @@ from helpers.of_a_class import check_the_class_is_forgotten, instead
 from helpers.toys import quiet_trainer, state, toy_data, toy_source
 from torch import nn
 
-from lightning_unlearn.methods import TaskNegation
+from lightning_unlearn.data import Classes
+from lightning_unlearn.methods import SSD, TaskNegation
+from lightning_unlearn.methods.base import OneShotModule
 
 SETTINGS = {"TaskNegation": {"quick": {"epochs": 1}}}
 
@@ -49,6 +52,17 @@ def toy_data_set_up():  # type: ignore[no-untyped-def]
     data = toy_data()
     data.setup("fit")
     return data
+
+
+@pytest.mark.parametrize("method", [SSD, TaskNegation])
+def test_random_samples_are_warned_of_and_a_class_is_not(method: type[OneShotModule]) -> None:
+    with pytest.warns(
+        UserWarning, match=f"{method.__name__} is made for whole classes.*Rewind or ReferenceKL"
+    ):
+        quiet_trainer(max_epochs=0).fit(method(toy_source()), toy_data())
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*whole classes")
+        quiet_trainer(max_epochs=0).fit(method(toy_source()), toy_data(Classes([1])))
 
 
 @pytest.mark.parametrize(("argument", "value"), [("scale", 0.0), ("epochs", 0)])

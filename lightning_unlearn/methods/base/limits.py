@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_unlearn.methods.base.curves import GAP
 
 __all__ = [
+    "OF_ITS_OWN",
     "refuse_idle_averaging",
     "refuse_impossible",
     "refuse_no_gap",
@@ -126,19 +127,27 @@ def refuse_no_gap(trainer: L.Trainer, reason: str) -> None:
         )
 
 
-def warn_without_a_class(method: L.LightningModule, *, forgets_a_class: bool) -> None:
-    """Warn of a method that makes a model wrong about every sample, where a retrained one would be right about many.
+def warn_without_a_class(
+    method: L.LightningModule,
+    *,
+    forgets_a_class: bool,
+    does: str = "makes the model wrong about all of the forget set, while a retrained model is right about much of it",
+) -> None:
+    """Warn of a method that is right for a class, where none is forgotten.
 
     Args:
         method: The unlearning method.
         forgets_a_class: Whether that is what is asked for.
+        does: What it does to other samples.
     """
     if not forgets_a_class:
         rank_zero_warn(
-            f"{type(method).__name__} is made for whole classes, and none is forgotten: it makes the model wrong about "
-            "all of the forget set, while a retrained model is right about much of it; NegGradPlus, Rewind or "
-            "ReferenceKL is the better choice, unless the labels are wrong or poisoned"
+            f"{type(method).__name__} is made for whole classes, and none is forgotten: it {does}; NegGradPlus, Rewind "
+            "or ReferenceKL is the better choice, unless the labels are wrong or poisoned"
         )
+
+
+OF_ITS_OWN = "edits the weights that the forget set has for itself, and random samples have none"
 
 
 def require_data_parallel(method: L.LightningModule, processes: int, data_parallel: int) -> None:

@@ -1,6 +1,7 @@
 """Edit a model's weights once, and train nothing."""
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -11,6 +12,7 @@ from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base.export import require_finite
 from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.statistics import running_layers
 
@@ -37,6 +39,7 @@ class OneShotModule(UnlearningModule):
     """
 
     one_shot = True
+    searched: ClassVar[SearchSpace] = {"lr": None, "max_epochs": None}
 
     def __init__(
         self,

@@ -16,6 +16,7 @@ from lightning_unlearn.functional import (
     selection_masks,
 )
 from lightning_unlearn.methods.base.masked import MaskedModule
+from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher
 from lightning_unlearn.models import count_parameters
@@ -69,6 +70,7 @@ class Perturbation(MaskedModule):
     epoch_stream = "retain"
     anneals = True
     indexed_streams = ("forget",)
+    searched: ClassVar[SearchSpace] = {"epsilon": (-2.0, -1.0, 1.0, 10.0), "lambda_": (0.0, 0.1, 1.0)}
     declared: ClassVar[Declared] = {
         "epsilon": Range("(-inf, inf)"),
         "lambda_": Range("[0, inf)", "; 0 leaves out the JS term"),

@@ -1,0 +1,387 @@
+"""``lightning-unlearn tune``: search a method's settings on other seeds than those that its result is shown on."""
+
+import argparse
+import copy
+import json
+import math
+import shutil
+import statistics
+import sys
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from lightning_unlearn.cli.compare import compared, files_in, parsed, plain, print_result
+from lightning_unlearn.cli.parsing import Parser
+from lightning_unlearn.cli.recipes import recipe_file
+from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, snake_case
+from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.files import write_json_atomic, write_text_atomic
+from lightning_unlearn.core.terminal import say
+from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.ensembles.fingerprint import fingerprint
+from lightning_unlearn.methods.base import OneShotModule
+from lightning_unlearn.methods.base.searched import Search, search_space
+from lightning_unlearn.reports.distance import Aim, aims, distance
+from lightning_unlearn.reports.glossary import describe, with_unit
+
+__all__ = ["NotRetrained", "run"]
+
+_NAME = "trial"
+_LEAST = 5  # trials before one is given up for being worse than their median
+_STUDY, _TRIALS, _HELD_OUT, _RECIPE, _FIT = (
+    *("study.journal", "trials.json", "held_out", "recipe.yaml", "fit.yaml"),
+)
+
+
+def run(args: list[str]) -> int:
+    """Parse the arguments, search, and print how the winner does on the held-out seeds."""
+    try:
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+    except ImportError as error:
+        raise ValueError("tune needs Optuna: pip install 'lightning-unlearn[tune]'") from error
+    own, rest = _parser().parse_known_args(args)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = Tuning(own, rest)
+    with FileLock(search.root / ".controls.lock"):  # others wait here for the first to train them
+        search.wanted  # noqa: B018  trains source and retrained models where they are not there
+    backend = JournalFileBackend(str(search.root / _STUDY))
+    study = optuna.create_study(
+        study_name="tune",
+        storage=optuna.storages.JournalStorage(backend),
+        sampler=optuna.samplers.TPESampler(),
+        directions=["minimize", "minimize"],
+        load_if_exists=True,
+    )
+    if study.user_attrs.setdefault("settings", search.identity) != search.identity:
+        raise ValueError(
+            f"output_dir: {search.root} holds a search with other settings; choose another folder"
+        )
+    study.set_user_attr("settings", search.identity)
+    study.enqueue_trial(search.start, skip_if_exists=True)
+    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
+    if len(study.get_trials(deepcopy=False, states=ended)) < own.trials:
+        with search.worker():
+            study.optimize(
+                search.trial,
+                callbacks=[optuna.study.MaxTrialsCallback(own.trials, states=ended), search.tell],
+            )
+    try:
+        with FileLock(search.root / ".held_out.lock", timeout=0):
+            return search.finish(study)
+    except Timeout:
+        return 0  # another process of the same search prints it
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        "tune",
+        "--recipe digits/compare --method reference_kl --trials 40",
+        "Search a method's settings for the least distance to the retrained model at a bounded cost. Takes "
+        "compare's arguments too; what is printed at the end is of compare's seeds, which the search does not see. "
+        "Started again it goes on, and started several times at once the processes share the work.",
+    )
+    parser.allow_abbrev = False
+    parser.add_argument("--method", required=True, help="name of one of the file's methods, or a class")
+    parser.add_argument("--trials", type=int, default=40, help="trials in all, of all processes (40)")
+    parser.add_argument(
+        "--cost", type=float, default=0.1, help="most of the retraining's time that it may take (0.1)"
+    )
+    parser.add_argument(
+        "--tuning_seeds",
+        type=json.loads,
+        default=[1000, 1001, 1002],
+        help="seeds to search on ([1000,1001,1002])",
+    )
+    parser.add_argument(
+        "--tuning",
+        help="YAML file or recipe with what differs while searching, such as another class to forget",
+    )
+    parser.add_argument(
+        "--oracle",
+        choices=("retrain", "none"),
+        default="retrain",
+        help="none: be like non-members, without retraining",
+    )
+    return parser
+
+
+@dataclass
+class Tuning:
+    """A search: what each trial runs, and what its result is.
+
+    Args:
+        own: The search's arguments.
+        args: Those of ``compare``.
+    """
+
+    own: argparse.Namespace
+    args: list[str]
+
+    def __post_init__(self) -> None:
+        own, seeds = self.own, self.own.tuning_seeds
+        in_range("trials", own.trials, "[1, inf)", whole=True)
+        in_range("cost", own.cost, "(0, 1)", "; it is a share of the retraining's time")
+        self.oracle = own.oracle == "retrain"
+        self.args = [*self.args, *([] if self.oracle else [f"--config={json.dumps(_NO_ORACLE)}"])]
+        _, config = parsed(self.args)
+        self.root = Path(config.output_dir)
+        self.seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
+        if not isinstance(seeds, list) or len(seeds) < 3 or set(seeds) & set(self.seeds):
+            raise ValueError(
+                f"tuning_seeds must be at least three, none of them in seeds={self.seeds}, on which the result "
+                f"is shown; got {seeds}"
+            )
+        self.entry, self.name = self._entry(config)
+        kind = _class_of(self.entry)
+        self.anneals, self.space = bool(getattr(kind, "anneals", False)), search_space(kind)
+        if not self.space:
+            raise ValueError(f"method: {kind.__name__} declares nothing to search in `searched`")
+        decides = {
+            key: value
+            for key, value in plain(config).items()
+            if key in ("source", "data", "trainer", "evaluators")
+        }
+        self.identity = fingerprint(decides, self.entry, seeds, own.oracle, own.cost, own.tuning)
+        self.root.mkdir(parents=True, exist_ok=True)
+
+    def _entry(self, config: Any) -> tuple[dict[str, Any], str]:
+        """Return the method as a file describes it, without what is left to its defaults, and its name."""
+        entries = {
+            each.name or snake_case(each.method["class_path"].rpartition(".")[2]): plain(each)
+            for each in config.methods
+        }
+        if self.own.method not in entries:
+            named = {"methods": [{"method": {"class_path": self.own.method}, "trainer": {"max_epochs": 1}}]}
+            (each,) = parsed([*self.args, f"--config={json.dumps(named)}"])[1].methods
+            entries[self.own.method] = plain(each)
+        entry = entries[self.own.method]
+        given = {k: v for k, v in (entry["method"].get("init_args") or {}).items() if v is not None}
+        entry["method"] = {"class_path": entry["method"]["class_path"], "init_args": given}
+        name = snake_case(self.own.method.rpartition(".")[2])
+        return {key: value for key, value in entry.items() if value is not None and key != "name"}, name
+
+    # ------------------------------------------------------------------ what is run
+
+    def compare(
+        self, folder: Path, seeds: list[int], methods: list[dict[str, Any]], *, shown: bool = False
+    ) -> Comparison:
+        """Compare methods; the page and what the search itself does not need only where it is shown."""
+        searching = {"page": False, "quiet": True, "short_retrainings": []} | (
+            {"retrain_2": False} if not self.oracle else {}
+        )
+        last = max(files_in(self.args), default=-1) + 1
+        own = [f"--config={_file(self.own.tuning)}"] if self.own.tuning and not shown else []
+        settings = {
+            "methods": methods,
+            "seeds": seeds,
+            "output_dir": str(folder),
+            **({} if shown else searching),
+        }
+        return compared([*self.args[:last], *own, *self.args[last:], f"--config={json.dumps(settings)}"])[0]
+
+    @cached_property
+    def wanted(self) -> dict[str, Aim]:
+        """What a trial should be, of the source and the retrained models of the tuning seeds."""
+        comparison = self.compare(self.root / "controls", self.own.tuning_seeds, [])
+        if comparison.failed:
+            raise ValueError(f"a control failed: {comparison.report['failures'][0]['error']}")
+        if not self.own.tuning and not str(comparison.report["data"]["split"]).startswith("forget"):
+            warnings.warn(
+                "the seeds share one forget set, so the search sees the one that its result is shown on; give another "
+                "for the search with --tuning FILE",
+                stacklevel=2,
+            )
+        return aims(comparison.report, oracle=self.oracle)
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The settings that the file itself has, to be tried first."""
+        arguments = self.entry["method"]["init_args"]
+        known = {**arguments, **self.entry.get("trainer", {})}
+        if "optimizer" in arguments:
+            known["lr"] = (arguments["optimizer"].get("init_args") or {}).get("lr")
+        start = {name: known[name] for name in self.space if known.get(name) is not None}
+        return {name: value for name, value in start.items() if _holds(self.space[name], value)}
+
+    def worker(self) -> FileLock:
+        """Take a folder of one's own, with the controls in it, and return the lock that keeps others out."""
+        for number in range(1000):
+            lock = FileLock(self.root / f".worker_{number}.lock", timeout=0)
+            with suppress(Timeout):
+                lock.acquire()
+                self.folder = self.root / f"worker_{number}"
+                shutil.copytree(self.root / "controls", self.folder, dirs_exist_ok=True)
+                return lock
+        raise ValueError("more than 1000 processes share this search")
+
+    def trial(self, trial: Any) -> tuple[float, float]:
+        """Run one trial: on the first tuning seed and, where that is promising, on all."""
+        import optuna
+
+        drawn = {name: _draw(trial, name, space) for name, space in self.space.items()}
+        entry = {**self.with_settings(drawn), "name": _NAME}
+        for seeds in (self.own.tuning_seeds[:1], self.own.tuning_seeds):
+            comparison = self.compare(self.folder, seeds, [entry])
+            far, cost = self.judged(comparison)
+            if comparison.failed or not math.isfinite(far):
+                raise optuna.TrialPruned(str(comparison.report["failures"][:1]))
+            if len(seeds) == 1:
+                trial.set_user_attr("first", far)
+                complete = trial.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+                before = [each.user_attrs["first"] for each in complete]
+                late = len(before) >= _LEAST and far > statistics.median(before)
+                if late or cost > 2 * self.own.cost:
+                    raise optuna.TrialPruned
+        trial.set_constraint("cost", cost - self.own.cost)
+        return far, cost
+
+    def judged(self, comparison: Comparison) -> tuple[float, float]:
+        """Return a trial's distance, and its cost as a share of the retraining (without one, of the source's)."""
+        report = comparison.report
+        if _NAME not in report["models"]:
+            return math.inf, math.inf
+        whole = report["models"][RETRAIN if self.oracle else SOURCE]["time/total_s"]["mean"]
+        return distance(self.wanted, report, _NAME), report["models"][_NAME]["time/total_s"]["mean"] / whole
+
+    def with_settings(self, drawn: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the method's entry with settings of a trial."""
+        entry = copy.deepcopy(self.entry)
+        arguments = entry["method"]["init_args"]
+        for name, value in drawn.items():
+            if name == "lr":
+                optimizer = arguments.get("optimizer") or {"class_path": "torch.optim.Adam"}
+                given = {**(optimizer.get("init_args") or {}), "lr": value}
+                arguments["optimizer"] = {"class_path": optimizer["class_path"], "init_args": given}
+                if self.anneals:  # and the rate ends near zero
+                    arguments.pop("lr_scheduler", None)
+            elif name == "max_epochs":
+                others = {key: each for key, each in entry.get("trainer", {}).items() if key != "max_steps"}
+                entry["trainer"] = {**others, "max_epochs": value}
+            else:
+                arguments[name] = value
+        return entry
+
+    # ------------------------------------------------------------------ what comes of it
+
+    def tell(self, study: Any, trial: Any) -> None:
+        """Say how a trial did."""
+        did = (
+            "given up"
+            if trial.values is None
+            else f"distance {trial.values[0]:.3g}, cost {trial.values[1]:.1%}"
+        )
+        settings = ", ".join(
+            f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items()
+        )
+        print(f"trial {trial.number}: {did} ({settings})", file=sys.stderr)
+
+    def finish(self, study: Any) -> int:
+        """Write the trials and the winner's recipe, run it on the held-out seeds and print that alone."""
+        complete = [each for each in study.get_trials(deepcopy=False) if each.values is not None]
+        front = {each.number for each in study.best_trials}
+        told = [
+            {
+                "number": t.number,
+                "distance": t.values[0],
+                "cost": t.values[1],
+                "on_front": t.number in front,
+                **t.params,
+            }
+            for t in complete
+        ]
+        write_json_atomic(self.root / _TRIALS, told)
+        fitting = [each for each in complete if each.values[1] <= self.own.cost]
+        if not fitting:
+            raise ValueError(
+                f"cost: no trial of {len(complete)} that finished cost at most {self.own.cost:.1%} of retraining; "
+                f"allow more, or more trials. All are in {self.root / _TRIALS}"
+            )
+        best = min(fitting, key=lambda each: (each.values[0], each.values[1]))
+        entry = self.with_settings({name: _rounded(value) for name, value in best.params.items()})
+        recipe, fit = self.write(entry)
+        comparison = self.compare(
+            self.root / _HELD_OUT, self.seeds, [{**entry, "name": self.name}], shown=self.oracle
+        )
+        if self.oracle:
+            print_result(comparison, None)
+        else:
+            for name in self.wanted:
+                metric = describe(name, comparison.report)
+                values = (comparison.report["models"][each][name] for each in (SOURCE, self.name))
+                before, after = (with_unit(metric, value) for value in values)
+                say(f"{metric.label}: {after}, source {before}")
+        say(
+            f"Recipe, for compare: {recipe}\nThe same, for fit:   {fit}\nTrials and front:    {self.root / _TRIALS}"
+        )
+        return 1 if comparison.failed else 0
+
+    def write(self, entry: dict[str, Any]) -> tuple[Path, Path]:
+        """Write the winner as files that ``compare`` and ``fit`` take."""
+        import yaml  # type: ignore[import-untyped]
+
+        head = (
+            f"# Found by lightning-unlearn tune on seeds {self.own.tuning_seeds}; its result on seeds {self.seeds}, "
+            f"which the\n# search did not see, is in {_HELD_OUT}/\n"
+        )
+        dump = partial(yaml.safe_dump, sort_keys=False)
+        fit = {"model": entry["method"], "trainer": entry.get("trainer", {})}
+        recipe = {"methods+": [{"name": f"{self.name}_tuned", **entry}]}
+        return (
+            write_text_atomic(self.root / _RECIPE, f"{head}{dump(recipe)}"),
+            write_text_atomic(self.root / _FIT, f"{head}{dump(fit)}"),
+        )
+
+
+class NotRetrained(OneShotModule):
+    """The source as it is: stands where a retrained model would, in a search that is to do without one."""
+
+    def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        """Leave the weights as they are."""
+
+
+_NO_ORACLE = {
+    "retrain": {
+        "method": {"class_path": f"{__name__}.{NotRetrained.__name__}"},
+        "trainer": {"max_epochs": 0},
+    },
+    "retrain_2": False,
+    "short_retrainings": [],
+}
+
+
+def _class_of(entry: Mapping[str, Any]) -> type:
+    import pkgutil
+
+    kind: type = pkgutil.resolve_name(entry["method"]["class_path"])
+    return kind
+
+
+def _file(name: str) -> str:
+    return name if Path(name).is_file() else str(recipe_file(name))
+
+
+def _draw(trial: Any, name: str, space: Search | tuple[Any, ...]) -> Any:
+    if not isinstance(space, Search):
+        return trial.suggest_categorical(name, space)
+    if space.whole:
+        return trial.suggest_int(name, int(space.low), int(space.high), log=space.log)
+    return _rounded(trial.suggest_float(name, space.low, space.high, log=space.log))
+
+
+def _holds(space: Search | tuple[Any, ...], value: Any) -> bool:
+    return space.low <= value <= space.high if isinstance(space, Search) else value in space
+
+
+def _rounded(value: Any) -> Any:
+    """Return a number as a recipe is to hold it, and as it was tried."""
+    return float(f"{value:.3g}") if isinstance(value, float) else value

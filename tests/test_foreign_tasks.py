@@ -1,0 +1,104 @@
+"""Projects of other tasks than single labels are unlearned and audited as they are, and their own class loads the file."""
+
+import importlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from helpers.toys import quiet_trainer
+
+from lightning_unlearn import ForgettingMetrics, NegGradPlus, PopulationAttack, UnlearningDataModule
+
+PROJECTS = Path(__file__).parent / "foreign_projects"
+WRONG = list(range(0, 160, 8))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(PROJECTS))
+    importlib.invalidate_caches()
+
+
+def module(name: str) -> Any:
+    return importlib.import_module(f"{name}_project")
+
+
+def fine_tuning() -> tuple[Any, Any, list[L.Callback]]:
+    names = module("fine_tuning")
+    return names.TransferLearningModel(), names.CatDogImages, [names.MilestonesFinetuning()]
+
+
+def geo(task: str) -> Callable[[], tuple[Any, Any, list[L.Callback]]]:
+    def make() -> tuple[Any, Any, list[L.Callback]]:
+        names = module("geo")
+        classes = 4 if task == "multilabel" else 3
+        segments = task == "segmentation"
+        model = (
+            names.SemanticSegmentationTask()
+            if segments
+            else names.ClassificationTask(task=task, num_classes=classes)
+        )
+        return model, lambda: names.TilesData(task), []
+
+    return make
+
+
+def prices() -> tuple[Any, Any, list[L.Callback]]:
+    names = module("prices")
+    return names.CategoryEmbeddingModel(), names.HomesData, []
+
+
+def sequences() -> tuple[Any, Any, list[L.Callback]]:
+    names = module("sequence")
+    return names.AlarmLSTM(), names.SignalsData, []
+
+
+PROJECTS_BY_TASK: dict[str, tuple[Callable[[], Any], str, int]] = {
+    "Lightning's fine-tuning": (fine_tuning, "binary", 40),
+    "torchgeo, binary": (geo("binary"), "binary", 25),
+    "torchgeo, multi-class": (geo("multiclass"), "classes", 25),
+    "torchgeo, multi-label": (geo("multilabel"), "multilabel", 25),
+    "torchgeo, segmentation": (geo("segmentation"), "positions", 60),
+    "tables with embeddings": (prices, "regression", 40),
+    "packed sequences": (sequences, "binary", 50),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROJECTS_BY_TASK)
+def test_a_project_is_unlearned_as_it_is(name: str, tmp_path: Path) -> None:
+    make, task, epochs = PROJECTS_BY_TASK[name]
+    L.seed_everything(0, verbose=False)
+    source, data, callbacks = make()
+    quiet_trainer(max_epochs=epochs, callbacks=callbacks).fit(source, data())
+    split = UnlearningDataModule(data(), WRONG)
+    audits = [ForgettingMetrics(on_error="raise"), PopulationAttack(on_error="raise", bootstrap=20)]
+    method = NegGradPlus(source)
+    quiet_trainer(max_epochs=8, limit_val_batches=1.0, callbacks=audits).fit(method, split)
+    assert method.task.name == task
+
+    scores, measured = audits[0].results, method.task.measured
+    forget, before = (scores[f"{prefix}{measured}/forget"] for prefix in ("", "source/"))
+    test, tested = (scores[f"{prefix}{measured}/test"] for prefix in ("", "source/"))
+    better = math.copysign(1, 1 if measured == "accuracy" else -1)
+    print(name, before, forget, tested, test, audits[1].results["population_attack/auc"])
+    assert better * (before - forget) > 0.2 * abs(before)
+    assert better * (test - tested) > -0.05
+    assert 0 <= audits[1].results["population_attack/auc"] < audits[1].results["source/population_attack/auc"]
+
+    exported = type(source).load_from_checkpoint(
+        method.export(tmp_path / "m.ckpt"), weights_only=True, strict=True
+    )
+    assert exported.hparams == source.hparams
+    frozen = [n for n, p in source.named_parameters() if not p.requires_grad]
+    assert bool(frozen) == (name == "Lightning's fine-tuning")
+    assert all(torch.equal(exported.get_parameter(n), source.get_parameter(n)) for n in frozen)
+    batch = next(iter(split.loader("test")))
+    inputs, _ = method.adapter.split(batch)
+    with torch.no_grad():
+        ours, theirs = (method.adapter.call(model.eval(), inputs) for model in (method.model, exported))
+    assert torch.equal(ours, theirs)

@@ -1,0 +1,112 @@
+"""A search tunes on other seeds than it reports, goes on where it stopped, and leaves a recipe."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lightning_unlearn.cli.main import main
+
+pytest.importorskip("optuna")
+
+CONFIG = """
+source:
+  model:
+    class_path: Classifier
+    init_args:
+      net: {class_path: lightning_unlearn.models.MLP, init_args: {in_features: 64, hidden: [64], num_classes: 10}}
+      optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.01}}
+  trainer: {max_epochs: 15}
+data: {class_path: lightning_unlearn.cli.demo.MislabelledDigits, init_args: {redraw: true}}
+methods:
+  - method: {class_path: NegGradPlus, init_args: {optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.004}}}}
+    trainer: {max_epochs: 2}
+seeds: 1
+retrain_2: false
+short_retrainings: []
+trainer: {accelerator: cpu}
+threads: 1
+quiet: true
+output_dir: out
+"""
+TUNE = ["tune", "--config=compare.yaml", "--method=neg_grad_plus"]
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("compare.yaml").write_text(CONFIG)
+
+
+@pytest.mark.slow
+def test_a_search_leaves_a_recipe_and_shows_held_out_seeds_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    search = [*TUNE, "--trials=2", "--cost=0.9", "--tuning_seeds=[7,8,9]"]
+    assert main(search) == 0
+    printed = capsys.readouterr().out
+    trials = json.loads(Path("out/trials.json").read_text())
+    assert [trial["number"] for trial in trials] == [0, 1]
+    assert (trials[0]["lr"], trials[0]["max_epochs"]) == (0.004, 2), "the file's own settings are tried first"
+    best = min(trials, key=lambda trial: trial["distance"])
+    assert any(trial["on_front"] for trial in trials)
+
+    held_out, controls = (
+        json.loads(Path(f"out/{name}/report.json").read_text()) for name in ("held_out", "controls")
+    )
+    assert (held_out["seeds"], controls["seeds"]) == ([0], [7, 8, 9])
+    assert f"{held_out['models']['neg_grad_plus']['accuracy/test']['mean']:.2%}"[:-1] in printed
+    assert "trial" not in printed.replace("trials.json", "")
+
+    (recipe,) = yaml.safe_load(Path("out/recipe.yaml").read_text())["methods+"]
+    fit = yaml.safe_load(Path("out/fit.yaml").read_text())
+    for model, trainer in ((recipe["method"], recipe["trainer"]), (fit["model"], fit["trainer"])):
+        assert trainer["max_epochs"] == best["max_epochs"]
+        assert model["init_args"]["optimizer"]["init_args"]["lr"] == pytest.approx(best["lr"], rel=1e-2)
+    for command in (
+        ["compare", "--config=compare.yaml", "--config=out/recipe.yaml"],
+        ["fit", "--config=out/fit.yaml", "--model.source=a.ckpt", "--data=Digits"],
+    ):
+        with pytest.raises(SystemExit) as stop:
+            main([*command, "--print_config"])
+        assert stop.value.code in (0, None)
+    capsys.readouterr()
+
+    assert main(search) == 0, "it is done, and shows its result again"
+    assert len(json.loads(Path("out/trials.json").read_text())) == 2
+    assert main([*search[:-1], "--tuning_seeds=[7,8,10]"]) == 2
+    assert "holds a search with other settings" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_without_an_oracle_nothing_is_retrained(capsys: pytest.CaptureFixture[str]) -> None:
+    attack = "--evaluators+={class_path: MembershipInference, init_args: {bootstrap: 10, attack: logistic}}"
+    arguments = [*TUNE, "--trials=1", "--cost=0.9", "--oracle=none", attack, "--source.trainer.max_epochs=30"]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "MIA" in printed or "Membership inference" in printed
+    assert "retrained model" not in printed
+    steps = {
+        name: json.loads(Path(f"out/controls/{name}/seed_1000/facts.json").read_text())["steps"]
+        for name in ("source", "retrain")
+    }
+    assert steps["source"] > 0 == steps["retrain"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--tuning_seeds=[0,1,2]"], "tuning_seeds must be at least three, none of them in seeds"),
+        (["--tuning_seeds=[7]"], "tuning_seeds must be at least three"),
+        (["--cost=2"], "cost must lie in (0, 1)"),
+        (["--method=Nobody"], "Nobody"),
+        (["--method=CertifiedHead"], "CertifiedHead declares nothing to search"),
+    ],
+)
+def test_bad_arguments_are_named_before_anything_is_trained(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with contextlib.suppress(SystemExit):  # jsonargparse's own way to say no
+        assert main([*TUNE, *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("out").exists()

@@ -164,7 +164,7 @@ class ForgettingMetrics(Evaluator):
                 }
         if audit.retrained is not None and "posteriors" in task.offers:
             ours, theirs = audit.outputs(model, "forget"), audit.outputs(audit.retrained, "forget")
-            alike = task.similarity(ours.logits, theirs.logits, ours.targets)
+            alike = ours.task.similarity(ours.logits, theirs.logits, ours.targets)
             metrics["similarity"] = float(alike.mean())
         return metrics
 

@@ -35,6 +35,7 @@ from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
 from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible, refuse_no_gap
+from lightning_unlearn.methods.base.looking import Looking
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
@@ -154,6 +155,7 @@ class UnlearningModule(SpreadableModule):
         self.answer: dict[str, Any] | None = None  # whether it forgot, as the evaluators found out
         self._clock = Clock()
         self._curves = Curves()
+        self._looking = Looking()
         self._statistics = MovingStatistics()
         self._validated: list[str] = []
         self._validation = nn.ModuleDict()
@@ -493,6 +495,7 @@ class UnlearningModule(SpreadableModule):
                 restore_rng_state(self._rng_states[self.trainer.global_rank])
             self._rng_states = None
         self._tell_facts()
+        self._looking.begin(self.trainer)
         self._clock.start(Runtime(self.trainer))
 
     def _tell_facts(self) -> None:
@@ -506,6 +509,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_epoch_start(self) -> None:
         """Put back the running statistics that are not to move, and note which begin to follow the batches."""
+        self._looking.put_back(self.trainer)
         self._statistics.begin_epoch(self.model, fresh=self.follows_source_recipe)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -533,6 +537,7 @@ class UnlearningModule(SpreadableModule):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             self._curves.watch(self, loss, batch_idx)
+        self._looking.end_step(self.trainer)
 
     @property
     def _is_shown_step(self) -> bool:
@@ -553,6 +558,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_end(self) -> None:
         """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
+        self._looking.put_back(self.trainer)
         refuse_idle_averaging(self.trainer, planned=False)
         self._curves.require_finite(self)
         self.settle_statistics()

@@ -245,7 +245,7 @@ class Pipeline:
         adapter = self.adapter or Adapter()
         try:
             batches = self.data.evaluated("forget", indexed=False, rank=0, world_size=1)
-            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder)
+            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder, self._seed)
         except Exception as error:  # a picture less must not cost a comparison
             rank_zero_warn(f"no pictures of the forgotten samples: {type(error).__name__}: {error}")
 

@@ -53,8 +53,9 @@ def fixed_statistics_backward(
     gradient: Tensor, inputs: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of batch normalisation by given statistics: of the inputs, the weight and the bias."""
+    unused = mean.new_empty(0)  # statistics that a pass of training would have saved; CUDA refuses None
     found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-        gradient, inputs, weight, mean, variance, None, None, False, eps, [True, True, True]
+        gradient, inputs, weight, mean, variance, unused, unused, False, eps, [True, True, True]
     )
     return found
 

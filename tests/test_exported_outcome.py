@@ -12,7 +12,15 @@ import torch
 from helpers.toys import quiet_trainer
 from torch import Tensor, nn
 
-from lightning_unlearn.data import Classes, Digits, PatchTrigger, Poison, TensorData, UnlearningDataModule
+from lightning_unlearn.data import (
+    Adapter,
+    Classes,
+    Digits,
+    PatchTrigger,
+    Poison,
+    TensorData,
+    UnlearningDataModule,
+)
 from lightning_unlearn.engine.statistics import estimate_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods import (
@@ -25,6 +33,7 @@ from lightning_unlearn.methods import (
     TopK,
     UnlearningModule,
 )
+from lightning_unlearn.methods.base.statistics import normalised_alike
 from lightning_unlearn.models import ResNet8, SVHNConv8
 from lightning_unlearn.models.statistics import by_noted_statistics, noted_statistics, running_layers
 
@@ -274,6 +283,52 @@ def test_exported_statistics_are_those_of_the_retain_set(name: str, tmp_path: Pa
         assert found[key].abs().max() < 100, "nothing of a sample that is a thousand times as large"
     for key, value in frozen.items():
         assert torch.equal(found[f"net.8.{key}"], value)
+
+
+class Frames(nn.Module):
+    """A network whose layers are given single frames, or the samples as they are."""
+
+    def __init__(self, frames: int) -> None:
+        super().__init__()
+        self.frames = frames
+        self.first, self.second = nn.Conv2d(1, 3, 3), nn.Conv2d(3, 2, 3)
+        self.norms = nn.ModuleList([nn.BatchNorm2d(3, momentum=None), nn.BatchNorm2d(2, affine=False)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch = len(x)
+        x = self.norms[0](self.first(x.reshape(batch * self.frames, 1, 8, -1))).relu()
+        return self.norms[1](self.second(x)).reshape(batch, -1)
+
+
+@pytest.mark.parametrize("frames", [1, 2], ids=["in one pass", "in two, as layers are given frames"])
+def test_batches_are_normalised_by_the_last_and_gradients_flow_through_it(frames: int) -> None:
+    torch.manual_seed(0)
+    model = Frames(frames).double()
+    nn.init.uniform_(model.norms[0].weight)
+    other, last = (scale * torch.randn(count, 1, 8, 16).double() for scale, count in ((3, 4), (1, 9)))
+    layers = list(running_layers(model).values())
+    by_hand, alone = copy.deepcopy(model), copy.deepcopy(model)
+    found = normalised_alike(model, Adapter(), [other, last], layers, single=False)
+    alone(last)
+    for name, value in alone.named_buffers():  # follow the last batch, and it alone
+        torch.testing.assert_close(dict(model.named_buffers())[name], value)
+    x, y = (batch.reshape(-1, 1, 8, 16 // frames) for batch in (other, last))
+    for convolution, layer in zip((by_hand.first, by_hand.second), by_hand.norms, strict=True):
+        x, y = convolution(x), convolution(y)
+        mean, variance = y.mean((0, 2, 3), keepdim=True), y.var((0, 2, 3), correction=0, keepdim=True)
+        x, y = ((v - mean) / (variance + layer.eps).sqrt() for v in (x, y))
+        if layer.affine:
+            x, y = (v * layer.weight.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1) for v in (x, y))
+            x, y = x.relu(), y.relu()
+    expected = [x.reshape(4, -1), y.reshape(9, -1)]
+    for losses in (found, expected):
+        (losses[0].sin().sum() + losses[1].square().mean()).backward()
+    exact = {"rtol": 1e-9, "atol": 1e-10} if frames == 1 else {"rtol": 1e-4, "atol": 1e-5}
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, **exact)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.grad, dict(by_hand.named_parameters())[name].grad, **exact)
+    assert all("forward" not in vars(layer) and layer.training for layer in layers)
 
 
 def test_other_batches_are_normalised_as_the_noted_one() -> None:

@@ -239,6 +239,12 @@ def test_what_cannot_be_done_rightly_is_refused(tmp_path: Path) -> None:
         ask(toy_data(), retrain=True)
     with pytest.raises(ValueError, match=r"budget must lie in \(0, 1\]"):
         ask(toy_data(), budget=10.0)
+    with pytest.raises(ValueError, match=r"leave it out, or method"):
+        ask(toy_data(), budget=0.1, method=NOTHING)
+    with pytest.raises(ValueError, match=r"forget works in one process, and this Trainer has 2"):
+        forget(
+            toy_source(), toy_data(), output=tmp_path / "two", trainer={"devices": 2, "accelerator": "cpu"}
+        )
     with pytest.raises(ValueError, match=r"leave one out"):
         ask(toy_data(), retrain=True, retrained=toy_source())
     with pytest.raises(ValueError, match=r"TensorData has 0 samples .* give it a test_dataloader\(\)"):

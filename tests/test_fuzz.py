@@ -287,7 +287,7 @@ def test_any_option_of_compare(
     arguments = ["compare", f"--config={tmp_path / 'compare.yaml'}", f"--output_dir={tmp_path / 'out'}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        patch.setattr("lightning_unlearn.comparison.pipeline.Pipeline.run_seed", lambda *_: None)
+        patch.setattr("lightning_unlearn.comparison.pipeline.Pipeline.do", lambda *_: None)
         patch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
         try:
             status: Any = main([*arguments, f"{option}={value}"])

@@ -17,6 +17,8 @@ from helpers.tasks import (
     TESTED,
     WRONG,
     Binary,
+    C,
+    Column,
     Embedding,
     Kind,
     Masks,
@@ -32,9 +34,11 @@ from helpers.tasks import (
 )
 from helpers.toys import assert_same_state, quiet_trainer, state
 from torch import nn
+from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torchvision.transforms import v2
 
-from lightning_unlearn.callbacks import RMIA, CollapseGuard, Evaluator, ULiRA
-from lightning_unlearn.data import Adapter
+from lightning_unlearn.callbacks import RMIA, CollapseGuard, Evaluator, ForgettingMetrics, ULiRA
+from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.methods import FineTune, NegGradPlus, ReferenceKL, UnlearningModule
 
 every_kind = pytest.mark.parametrize(
@@ -177,6 +181,47 @@ def test_evaluators(kind: type[Kind]) -> None:
     if kind in (MultiLabel, Regression):
         assert found["source/u_lira/auc"] > 0.9
         assert found["source/rmia/auc"] > 0.9
+
+
+@pytest.mark.slow
+def test_mixed_samples_are_trained_on_and_plain_ones_measured(tmp_path: Path) -> None:
+    mixing = v2.MixUp(num_classes=C, alpha=0.2)
+
+    class Mixed(L.LightningDataModule):
+        def loader(self, count: int, seed: int, **arguments: Any) -> DataLoader[Any]:
+            x = inputs(count, seed)
+            y = Column.targets(x, wrong=False).squeeze(1)
+            if seed == 0:
+                y[WRONG] = Column.targets(x[WRONG], wrong=True).squeeze(1)
+            return DataLoader(TensorDataset(x[:, :, None, None], y), batch_size=32, **arguments)
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return self.loader(
+                SAMPLES, 0, shuffle=True, collate_fn=lambda batch: mixing(*default_collate(batch))
+            )
+
+        def test_dataloader(self) -> DataLoader[Any]:
+            return self.loader(TESTED, 1)
+
+    class Source(Soft):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x.flatten(1))
+
+    torch.manual_seed(0)
+    source, data = Source(), UnlearningDataModule(Mixed(), WRONG)
+    quiet_trainer(max_epochs=60).fit(source, Mixed())
+    audit = ForgettingMetrics(on_error="raise")
+    method = NegGradPlus(source)
+    quiet_trainer(max_epochs=10, limit_val_batches=1, callbacks=[audit]).fit(method, data)
+    assert method.task.name == "soft"
+    x = inputs(SAMPLES, 0)[WRONG]
+    labels = Column.targets(x, wrong=True).squeeze(1)
+    exported = Source.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), weights_only=True)
+    for prefix, model in (("source/", source), ("", exported)):
+        right = measured(model, Column, x, labels[:, None])
+        assert audit.results[f"{prefix}accuracy/forget"] == pytest.approx(right)
+    assert audit.results["source/accuracy/forget"] > 0.9
+    assert audit.results["accuracy/forget"] < 0.6
 
 
 # ---------------------------------------------------------------------- which task it is

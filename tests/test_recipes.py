@@ -1,5 +1,6 @@
 """The configurations that come with the package: found by name, in a clone and in a wheel."""
 
+import json
 import zipfile
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import yaml
 
 from lightning_unlearn import methods
 from lightning_unlearn.cli import recipes
+from lightning_unlearn.cli.compare import parsed, scenarios_in
 from lightning_unlearn.cli.main import main
 
 REPO = Path(__file__).resolve().parent.parent
@@ -45,6 +47,17 @@ def test_every_method_recipe_and_the_benchmark_end_with_a_rate_near_zero() -> No
         assert kind.one_shot or (kind.anneals and not schedule) or last <= 0.05 or kind is methods.Retrain, (
             f"{name}: {method}"
         )
+
+
+@pytest.mark.slow
+def test_every_scenario_of_every_recipe_is_understood() -> None:
+    found = 0
+    for file in recipes.recipes().values():
+        for changes in scenarios_in([f"--config={file}"]).values():
+            _, config = parsed([f"--config={file}", f"--config={json.dumps(changes)}"])
+            assert config.methods
+            found += 1
+    assert found > 15
 
 
 def test_a_name_becomes_its_file_and_files_and_overrides_may_follow() -> None:

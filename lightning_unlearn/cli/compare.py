@@ -31,6 +31,7 @@ __all__ = ["compared", "run", "say_failures"]
 
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
+_SETTINGS |= {"launcher", "ray_address", "resources"}
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
 
 
@@ -47,7 +48,7 @@ class _Parser(OneLine, ArgumentParser):
 
 def run(args: list[str]) -> int:
     """Parse the arguments, compare and print the table; the status is 1 if a part failed."""
-    if scenarios := _scenarios_in(args):
+    if scenarios := scenarios_in(args):
         return _run_scenarios(args, scenarios)
     comparison, table = compared(args)
     print_result(comparison, table)
@@ -101,7 +102,7 @@ def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
     return parser, parser.parse_args(args)
 
 
-def _scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
+def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
     """Return the scenarios of all configuration files.
 
     Raises:

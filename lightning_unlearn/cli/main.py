@@ -75,7 +75,7 @@ def _run(arguments: list[str], *, as_given: bool) -> int:
         try:
             with stoppable(lambda: "stopped before the end"):
                 arguments = with_recipes(arguments)
-                if arguments[0] in ("compare", *LIGHTNING):
+                if arguments[0] in ("compare", "tune", *LIGHTNING):
                     arguments = with_rule(arguments)
                 if arguments[0] in COMMANDS:
                     return run(arguments[0], arguments[1:])

@@ -18,8 +18,9 @@ def recipes() -> dict[str, Path]:
     """
     folders = (_PACKAGE / "configs", _PACKAGE.parent / "configs")
     folder = next((each for each in folders if each.is_dir()), folders[0])
-    files = sorted(folder.glob("*/*.yaml"))
-    return {f"{file.parent.name}/{file.stem}": file for file in files if file.parent.name != "sweeps"}
+    files = sorted(folder.rglob("*.yaml"))
+    names = {file.relative_to(folder).with_suffix("").as_posix(): file for file in files}
+    return {name: file for name, file in names.items() if not name.startswith("sweeps/")}
 
 
 def recipe_file(name: str) -> Path:

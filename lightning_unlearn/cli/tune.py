@@ -18,6 +18,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_unlearn.cli.compare import compared, files_in, parsed, plain, print_result
+from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, snake_case
@@ -82,13 +83,14 @@ def run(args: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lightning-unlearn tune",
-        description="Search a method's settings for the least distance to the retrained model at a bounded cost. Takes "
+    parser = Parser(
+        "tune",
+        "--recipe digits/compare --method reference_kl --trials 40",
+        "Search a method's settings for the least distance to the retrained model at a bounded cost. Takes "
         "compare's arguments too; what is printed at the end is of compare's seeds, which the search does not see. "
         "Started again it goes on, and started several times at once the processes share the work.",
-        allow_abbrev=False,
     )
+    parser.allow_abbrev = False
     parser.add_argument("--method", required=True, help="name of one of the file's methods, or a class")
     parser.add_argument("--trials", type=int, default=40, help="trials in all, of all processes (40)")
     parser.add_argument(

@@ -17,6 +17,7 @@ from lightning_unlearn.comparison.folder import (
     require_names,
     require_ours,
 )
+from lightning_unlearn.comparison.launcher import launch
 from lightning_unlearn.comparison.pipeline import Observer, Pipeline
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.recorder import Recorder
@@ -79,6 +80,9 @@ def compare(
     overwrite: bool = False,
     quiet: bool = False,
     threads: int | None = None,
+    launcher: Literal["plain", "ray"] = "plain",
+    ray_address: str | None = None,
+    resources: Mapping[str, float] | None = None,
     observers: Sequence[Observer] = (),
     ledger: str | Path | Ledger | None = None,
     clean: bool = False,
@@ -120,6 +124,13 @@ def compare(
         quiet: Whether to show no progress.
         threads: CPU threads of PyTorch while the comparison runs; ``None`` leaves them as they are. Small networks
             are fastest with one, and a machine that shares its cores stalls with more.
+        launcher: ``plain`` does one piece after another in this process. ``ray`` does as many at once as a Ray cluster
+            has room for (``pip install 'lightning-unlearn[ray]'``), with the same numbers at the same number of
+            threads. A piece whose process dies is done again, once.
+        ray_address: Of a cluster that runs, ``"auto"`` for the one of this machine; ``None`` starts one here. All its
+            machines must see ``output_dir`` under the same path.
+        resources: What each piece asks of the cluster: ``cpu`` (1 unless given, and as many threads unless ``threads``
+            says otherwise), ``gpu`` (0.5 puts two on one), ``memory`` in bytes, and the cluster's own.
         observers: Look on, such as those that send finished runs to a dashboard.
         ledger: Deletion ledger, a path or a :class:`~lightning_unlearn.core.ledger.Ledger`, to which one line a
             method and seed is appended; ``None`` takes that of the data, if it has one.
@@ -148,6 +159,9 @@ def compare(
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
     in_range("threads", threads, "[1, inf)", "; None leaves them as they are", whole=True, none=True)
+    one_of("launcher", launcher, "plain", "ray")
+    if launcher == "plain" and (ray_address is not None or resources):
+        raise ValueError("ray_address and resources are of launcher='ray'; give that too, or leave them out")
     one_of("vary", vary, "all", "training", "source", "unlearn", "evaluate")
     for share in short_retrainings:
         in_range("short_retrainings", share, "(0, 1)", "; [] trains none")
@@ -186,7 +200,7 @@ def compare(
             pipeline.observers = [recorder, *pipeline.observers]
             forget_key = forget_key or record.key_path
         pipeline.claim_folder(overwrite, inputs, None if forget_key is None else Path(forget_key))
-        seconds = _run(pipeline, threads)
+        seconds = _run(pipeline, threads, launcher, ray_address, resources or {})
         report = pipeline.report(seconds)
         if record is not None:
             report["ledger"] = recorder.lines
@@ -208,7 +222,13 @@ def _prepared(
     return data, record
 
 
-def _run(pipeline: Pipeline, threads: int | None) -> float:
+def _run(
+    pipeline: Pipeline,
+    threads: int | None,
+    launcher: str,
+    address: str | None,
+    resources: Mapping[str, float],
+) -> float:
     """Run every seed, and return how many seconds that took."""
     start, progress = time.perf_counter(), pipeline.progress
     with (
@@ -218,8 +238,10 @@ def _run(pipeline: Pipeline, threads: int | None) -> float:
         progress,
         quiet_lightning(),
     ):
-        for seed in pipeline.seeds:
-            pipeline.run_seed(seed)
+        if launcher == "ray":
+            launch(pipeline, address, resources, threads)
+        for task in pipeline.tasks():
+            pipeline.do(task)
     return time.perf_counter() - start
 
 

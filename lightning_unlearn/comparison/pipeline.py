@@ -1,12 +1,14 @@
 """The course of a comparison: which model is trained and audited when."""
 
+from __future__ import annotations
+
 import math
 import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import lightning as L
 import numpy as np
@@ -59,7 +61,7 @@ from lightning_unlearn.reports.glossary import is_control
 from lightning_unlearn.reports.pooling import set_intervals
 from lightning_unlearn.reports.thumbnails import write_thumbnails
 
-__all__ = ["Observer", "Pipeline"]
+__all__ = ["Observer", "Pipeline", "Task"]
 
 _PARTS = ("forget", "retain", "test", "nonmember", "shadow")
 # where and how precisely a finished model is asked; the Trainer's other arguments are about training
@@ -90,6 +92,22 @@ class Observer(Protocol):
         """
 
 
+class Task(NamedTuple):
+    """A piece of a comparison.
+
+    Attributes:
+        seed: The seed.
+        model: Name of the model.
+        step: Whether it is trained, or audited.
+        needs: The pieces that must be over, well or badly, before this one begins.
+    """
+
+    seed: int
+    model: str
+    step: Literal["train", "audit"]
+    needs: tuple[Task, ...] = ()
+
+
 @dataclass
 class Pipeline:
     """Runs the parts of a comparison and remembers what they gave.
@@ -118,14 +136,25 @@ class Pipeline:
     key_is_shared: bool = False  # only then does the hash say anything to others
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
+    lost: dict[Task, list[dict[str, Any]]] = field(
+        default_factory=dict
+    )  # failed in other processes; not tried again
+    launched: bool = False  # whether other processes do the work, which must be able to tell what is done
     identities: dict[tuple[str, int], str] = field(default_factory=dict)
     splits: dict[int, tuple[bytes, bytes]] = field(
         default_factory=dict
     )  # who is forgotten, and who non-member
+    _start: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _starts: dict[tuple[str, int], str | None] = field(
+        default_factory=dict
+    )  # in which each model was trained
     _data_identity: str = ""
     _seed: int = -1
+    _task: Task | None = None
+    _elsewhere: bool = False  # whether this is not the process that was started
     _source: nn.Module | None = None
     _retrained: nn.Module | None = None
+    _latest: nn.Module | None = None  # trained or loaded, of the methods
     _short: dict[str, tuple[MethodRun, Rates]] = field(default_factory=dict)
     _evaluators: list[Evaluator] = field(default_factory=list)
     _settings: list[Any] = field(default_factory=list)
@@ -134,34 +163,79 @@ class Pipeline:
 
     # ------------------------------------------------------------------ the course of a seed
 
-    def run_seed(self, seed: int) -> None:
-        """Train and audit everything of one seed; what fails is noted and the rest goes on."""
-        self._seed = seed
-        self.data, self._data_identity = self._data_of(seed), ""
-        self.splits[seed] = self.data.split.forget.tobytes(), self.data.split.nonmember.tobytes()
-        self._source = self._train_source()
-        if is_first() and self.data is not self.given:
-            self.data.split.save(self._folder(SOURCE).split)
-        if is_first() and seed == self.seeds[0]:
-            self._picture_samples()
-        if self._source is None:
+    def tasks(self) -> list[Task]:
+        """Return the pieces of the comparison, in an order in which they can be done one after another."""
+        found: list[Task] = []
+        for seed in self.seeds:
+            source = Task(seed, SOURCE, "train")
+            retrained = Task(seed, RETRAIN, "train", (source,))
+            # after the source's audit the evaluators have what they keep for all models
+            audited = Task(seed, SOURCE, "audit", (source, retrained))
+            found += [source, retrained, audited]
             for name in self.names[1:]:
-                self._fail(name, "not run: the source model failed")
-            self.progress.skip(2 * len(self.names) - 1)
-            return
-        self._build_evaluators()
-        self._retrained = self._train_method(RETRAIN)
-        self._audit(SOURCE, self._source)
-        self._short = self._short_runs()
-        for name in self.names[1:]:
-            if name in map(short_name, self.shares) and name not in self._short:
-                self.progress.skip(2)
-                continue
-            model = self._retrained if name == RETRAIN else self._train_method(name)
+                trained = retrained
+                if name != RETRAIN:
+                    needs = (source, retrained) if name in map(short_name, self.shares) else (source,)
+                    found.append(trained := Task(seed, name, "train", needs))
+                found.append(Task(seed, name, "audit", (source, retrained, audited, trained)))
+        return found
+
+    def do(self, task: Task) -> None:
+        """Do a piece; what fails is noted and the rest goes on."""
+        name, self._task = task.model, task
+        if task.seed != self._seed:
+            self._begin(task.seed)
+        if name == SOURCE and task.step == "train":
+            self._source = self._train_source()
+            if is_first() and self.data is not self.given:
+                self.data.split.save(self._folder(SOURCE).split)
+            if is_first() and task.seed == self.seeds[0] and not self._elsewhere:
+                self._picture_samples()
+            if self._source is not None:
+                self._build_evaluators()
+        elif task.step == "audit":
+            model = self._source if name == SOURCE else self._retrained if name == RETRAIN else self._latest
             if model is None:
                 self.progress.skip(1)
             else:
                 self._audit(name, model)
+        elif self._source is None:
+            self._fail(name, "not run: the source model failed")
+            self.progress.skip(1)
+        elif name == RETRAIN:
+            self._retrained = self._train_method(name)
+            self._short = self._short_runs()
+        elif name in map(short_name, self.shares) and name not in self._short:
+            self._latest = None
+            self.progress.skip(1)
+        else:
+            self._latest = self._train_method(name)
+
+    def do_alone(self, task: Task) -> list[dict[str, Any]]:
+        """Do a piece in a process that did nothing before, and return what failed.
+
+        The models that it needs are in the folder, and are loaded.
+        """
+        self._elsewhere = True
+        for need in task.needs:
+            if need.step == "train":
+                self.do(need)
+        self.failures.clear()
+        self.do(task)
+        return [failure for failure in self.failures if failure["model"] == task.model]
+
+    def _was_lost(self) -> bool:
+        """Say whether the running piece failed in another process, and note how."""
+        failures = self.lost.get(self._task, []) if self._task is not None else []
+        self.failures += failures
+        return bool(failures)
+
+    def _begin(self, seed: int) -> None:
+        self._seed = seed
+        self.data, self._data_identity = self._data_of(seed), ""
+        self.splits[seed] = self.data.split.forget.tobytes(), self.data.split.nonmember.tobytes()
+        self._source = self._retrained = self._latest = None
+        self._short = {}
 
     def __post_init__(self) -> None:
         self.given = self.data  # as the arguments describe it
@@ -171,7 +245,7 @@ class Pipeline:
         adapter = self.adapter or Adapter()
         try:
             batches = self.data.evaluated("forget", indexed=False, rank=0, world_size=1)
-            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder)
+            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder, self._seed)
         except Exception as error:  # a picture less must not cost a comparison
             rank_zero_warn(f"no pictures of the forgotten samples: {type(error).__name__}: {error}")
 
@@ -292,6 +366,9 @@ class Pipeline:
         """Train one model and export it, or take the one that is in its folder; then load it from there."""
         folder, seed, part = self._folder(name), self._seed_of(purpose, name), f"{name}, seed {self._seed}"
         self.progress.start(name, self._seed)
+        if self._was_lost():
+            self.progress.done(failed=True)
+            return None
         try:
             config = self._run_config(name)
             with together(part), seeded(seed):
@@ -311,10 +388,15 @@ class Pipeline:
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
                     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject), frozen))
+                    shared(
+                        lambda: folder.finish_training(
+                            fingerprint, times, describe(subject), frozen, self._start
+                        )
+                    )
                 else:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
+                self._starts[name, self._seed] = folder.started()
             # a resumed comparison loads what a fresh one has just trained
             with together(part), isolated_rng(seed):
                 loaded = self.source.model()
@@ -355,11 +437,15 @@ class Pipeline:
         audited = [file_hash(self._folder(run).checkpoint) for run in controls]
         made = [self.identities.get((run, self._seed)) for run in controls]
         decides = [audited, made, self._settings, self.config.get("evaluators"), self.adapter]
-        fingerprint = self._fingerprint(name, decides)
         try:
             with together(f"audit of {name}, seed {self._seed}"):
+                fingerprint = self._fingerprint(name, decides)
                 content = decided(lambda: folder.audit(fingerprint))
-                if content is None or content["errors"]:  # what failed is tried again
+                if content is None and self._was_lost():
+                    self.progress.done(failed=True)
+                    return
+                # what failed is tried again, unless another process has just tried
+                if content is None or (content["errors"] and self._task not in self.lost):
                     shared(folder.forget_audit)
                     # many models of a kind are trained for the methods alone
                     many = name in (SOURCE, RETRAIN) or not is_control(name)
@@ -432,12 +518,20 @@ class Pipeline:
         )
         if not self.draws_anew:
             forgotten = self.given.split.forget
+        other_times: dict[str, None] = {}
         totals = {seed: m.get("time/total_s") for seed, m in self.metrics.get(RETRAIN, {}).items()}
         for name in self.names[1:]:
             for seed, metrics in self.metrics.get(name, {}).items():
                 retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
                 if retrain_seconds and own_seconds:
                     metrics["acceleration"] = acceleration(retrain_seconds, own_seconds)
+                    if self._starts.get((name, seed)) != self._starts.get((RETRAIN, seed)):
+                        other_times[name] = None
+        if other_times:
+            rank_zero_warn(
+                f"acceleration: {', '.join(other_times)} ran in another start of the comparison than the retraining, "
+                "when the machine may have been faster or slower; set overwrite to time all anew"
+            )
         report = build_report(
             self.metrics,
             seeds=self.seeds,
@@ -448,6 +542,7 @@ class Pipeline:
                 **{f"n_{part}": len(getattr(self.given.split, part)) for part in _PARTS},
                 **({"forget_hmac": positions_hash(forgotten, self.key)} if self.key_is_shared else {}),
                 "seconds": seconds,
+                **({"other_times": list(other_times)} if other_times else {}),
             },
             failures=self.failures,  # type: ignore[arg-type]
             metrics={
@@ -626,6 +721,10 @@ class Pipeline:
             # with the key, or who was forgotten could be tried against it
             return hash_of(self.key, config, self._data_identity, trainer, run.batch_size, checkpoint, more)
         except TypeError as error:
+            if self.launched:
+                raise ValueError(
+                    f"launcher: other processes cannot tell whether {name} is done, since it {error}; use the plain one"
+                ) from error
             rank_zero_warn(
                 f"{name}, seed {self._seed}: done anew each time the comparison is started, since it {error}"
             )

@@ -69,10 +69,20 @@ class Progress(L.Callback):
         self._what, self._start = f"seed {seed} · {model} · {step}", time.perf_counter()
         self._describe(self._what)
 
-    def done(self, scores: Mapping[str, float] = MappingProxyType({}), *, failed: bool = False) -> None:
-        """End the part that was begun; what it measured, or that it failed, stays on the terminal."""
+    def done(
+        self,
+        scores: Mapping[str, float] = MappingProxyType({}),
+        *,
+        failed: bool = False,
+        seconds: float | None = None,
+    ) -> None:
+        """End the part that was begun; what it measured, or that it failed, stays on the terminal.
+
+        One that was done elsewhere took the seconds that are given.
+        """
         self.skip(1)
-        end = "FAILED" if failed else f"{time.perf_counter() - self._start:.1f} s"
+        seconds = time.perf_counter() - self._start if seconds is None else seconds
+        end = "FAILED" if failed else f"{seconds:.1f} s"
         shown = [
             f"{describe(n).short} {format_number(describe(n), scores[n])}" for n in _INTERIM if n in scores
         ]

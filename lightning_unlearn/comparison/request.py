@@ -147,6 +147,8 @@ def forget(
     if retrain and retrained is not None:
         raise ValueError("retrain=True trains what retrained=... gives; leave one out")
     in_range("budget", budget, "(0, 1]", "; it is a share of the source's training", none=True)
+    if budget and callable(method):
+        raise ValueError("budget is what 'auto' tries several recipes within; leave it out, or method")
     steps = steps_of(source)
     if math.isinf(steps) and (retrain or budget):
         raise ValueError(
@@ -157,8 +159,8 @@ def forget(
     if checkpoints is not None:
         KEPT[model] = Path(checkpoints), steps
     split = _split_data(data, ids, column, wrong_labels, previous)
-    record = as_ledger(ledger) or split.ledger or Ledger(str(folder.parent / "deletions.jsonl"))
-    split.ledger = None  # the recipes that are tried are no deletions
+    given, split.ledger = split.ledger, None  # the recipes that are tried are no deletions
+    record = as_ledger(ledger) or given or Ledger(str(folder.parent / "deletions.jsonl"))
     split.prepare_data()
     split.setup("fit")
     _require_measurable(split)
@@ -177,7 +179,8 @@ def forget(
     split.ledger = record
     done.trainer.callback_metrics.update(request.scores)
     line = record_fit(done, split, source=model, model=done.model, exported=file, answer=found.record())
-    assert line is not None  # of one process
+    assert line is not None  # in one process
+    split.ledger = given
     kept = [Remembering(each.file.relative_to(folder), each.reason) for each in remembering_files(folder)]
     page = write_certificate(line, folder / "certificate.html", remembering=kept)
     return Result(found, file, page, Path(record.path), line)
@@ -297,6 +300,11 @@ class _Request:
         if not guarded and not isinstance(method, Retrain):  # whose schedule may watch an accuracy
             arguments["limit_val_batches"] = 0
         trainer = L.Trainer(**{**_QUIET, **arguments, **given})
+        if trainer.world_size > 1:
+            raise ValueError(
+                f"trainer: forget works in one process, and this Trainer has {trainer.world_size}; leave out devices "
+                "and num_nodes, or fit a method yourself, which ends with the same answer"
+            )
         if guarded and trainer.limit_val_batches:
             trainer.validate(method, self.data, verbose=False)
             right = trainer.callback_metrics.get("accuracy/retain")  # which not every task has

@@ -130,7 +130,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
 
 
 @contextmanager
-def _own_environment(*names: str) -> Iterator[None]:
+def own_environment(*names: str) -> Iterator[None]:
     """Put environment variables back as they were."""
     before = {name: os.environ.get(name) for name in names}
     try:
@@ -145,7 +145,7 @@ def _own_environment(*names: str) -> Iterator[None]:
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
     """Seed everything for one part, and put all of it back, the environment included."""
-    with _own_environment("PL_GLOBAL_SEED", "PL_SEED_WORKERS"), isolated_rng():
+    with own_environment("PL_GLOBAL_SEED", "PL_SEED_WORKERS"), isolated_rng():
         L.seed_everything(seed, verbose=False)
         yield
 
@@ -172,7 +172,7 @@ def no_search_for_gpus() -> Iterator[None]:
     forking could break.
     """
     switch = "PYTORCH_NVML_BASED_CUDA_CHECK"
-    with _own_environment(switch):
+    with own_environment(switch):
         if torch.cuda.device_count() == 0:
             os.environ[switch] = "0"
         yield

@@ -1,6 +1,7 @@
 """Versions of the software that a result was made with."""
 
 import platform
+from contextlib import suppress
 from importlib import metadata
 
 from lightning_unlearn.__about__ import __version__
@@ -9,7 +10,7 @@ __all__ = ["installed_versions"]
 
 
 def installed_versions(*packages: str) -> dict[str, str]:
-    """Return the versions of this package, of Python, and of installed distributions.
+    """Return the versions of this package, of Python, and of those distributions that are installed.
 
     Args:
         *packages: Names of the distributions.
@@ -19,4 +20,7 @@ def installed_versions(*packages: str) -> dict[str, str]:
         ['lightning_unlearn', 'python', 'numpy']
     """
     versions = {"lightning_unlearn": __version__, "python": platform.python_version()}
-    return {**versions, **{name: metadata.version(name) for name in packages}}
+    for name in packages:
+        with suppress(metadata.PackageNotFoundError):  # it comes with us, and may be taken out
+            versions[name] = metadata.version(name)
+    return versions

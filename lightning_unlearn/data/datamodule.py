@@ -27,6 +27,7 @@ from lightning_unlearn.data.project import Project
 from lightning_unlearn.data.project_loaders import (
     Part,
     known_labels,
+    mixes_samples,
     part_of_dataset,
     require_apart,
     require_no_copies,
@@ -188,6 +189,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._test: Part | None = None
         self._evaluation: Dataset[Any] | None = evaluation_dataset
         self._labels: np.ndarray[Any, Any] | None = None
+        self.mixes = False  # whether its own collate function mixes samples, which is for training alone
         self._alone = False
         adopt_transfer_hooks(self, datamodule, self._transfer)
 
@@ -298,6 +300,7 @@ class UnlearningDataModule(L.LightningDataModule):
             self._train, self._labels = replace(self._train, owner=evaluated), evaluated.targets
         else:
             self._labels = known_labels(self._train, self.adapter)
+        self.mixes = mixes_samples(self._train, self.adapter)
         fingerprint = self._checked_fingerprint()
         if self._evaluation is not None and (n := len(self._evaluation)) != len(self._train):  # type: ignore[arg-type]
             wanted = (
@@ -479,7 +482,8 @@ class UnlearningDataModule(L.LightningDataModule):
             return StreamLoader(dataset, chosen, part, kept=kept, **order)
         if isinstance(dataset, TensorData) and part.collate_fn is None:
             return TensorLoader(dataset, chosen, augment=train, device=self._device(), **order)
-        return DatasetLoader(dataset, chosen, collate_fn=part.collate_fn, **part.workers, **order)
+        collate = None if self.mixes and part is self._train and not train else part.collate_fn
+        return DatasetLoader(dataset, chosen, collate_fn=collate, **part.workers, **order)
 
     def evaluated(self, stream: str, **order: Any) -> BatchLoader:
         """Return a loader over a stream as an evaluator asks a model about it: in order, not augmented.

@@ -36,6 +36,7 @@ from lightning_unlearn.data.tensors import TensorData
 __all__ = [
     "Part",
     "known_labels",
+    "mixes_samples",
     "part_of_dataset",
     "part_of_loader",
     "require_apart",
@@ -187,6 +188,22 @@ def served_labels(
         **(part.workers if positions is None else {}),
     )
     return torch.cat([adapter.split(batch)[1].cpu() for batch in loader]).numpy()
+
+
+def mixes_samples(part: Part, adapter: Adapter) -> bool:
+    """Return whether a part's own collate function makes distributions of classes, as mixup and cutmix do."""
+    if part.collate_fn is None:
+        return False
+    try:
+        with isolated_rng(0):
+            samples = [part.dataset[place] for place in range(min(2, len(part)))]
+            mixed, plain = (
+                adapter.split(make(samples))[1]
+                for make in (part.collate_fn, torch.utils.data.default_collate)
+            )
+    except Exception:  # samples that only its own function can put together, which are then no plain classes
+        return False
+    return mixed.is_floating_point() and not plain.is_floating_point()
 
 
 def _transformed(dataset: Dataset[Any], listed: npt.NDArray[Any]) -> npt.NDArray[Any] | None:

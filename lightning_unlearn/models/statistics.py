@@ -1,17 +1,29 @@
 """Find the layers of a network that keep running statistics, and choose what they normalise with."""
 
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 import torch.distributed
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_reduce
 
-from lightning_unlearn.core.compat import AnyInstanceNorm, AnyRunningNorm
+from lightning_unlearn.core.compat import (
+    AnyInstanceNorm,
+    AnyRunningNorm,
+    batch_statistics,
+    fixed_statistics_backward,
+)
 
 __all__ = [
+    "OtherOrderError",
+    "are_plain",
+    "by_last_statistics",
     "by_noted_statistics",
     "by_running_statistics",
     "noted_statistics",
@@ -79,6 +91,101 @@ def by_running_statistics(layers: Iterable[nn.Module]) -> Iterator[None]:
             layer.training = True
 
 
+class OtherOrderError(RuntimeError):
+    """A layer's batch is not that of the model, so nobody can tell whose samples are where."""
+
+
+@contextmanager
+def by_last_statistics(layers: Sequence[AnyRunningNorm], size: int, last: int) -> Iterator[None]:
+    """Normalise a whole batch by the statistics of its last samples, which the running ones follow.
+
+    One pass gives what :func:`noted_statistics` and :func:`by_noted_statistics` give in two.
+
+    Args:
+        layers: Batch normalisations in training mode, for which :func:`are_plain` holds.
+        size: Samples of the batch.
+        last: How many of them, at the end, make the statistics.
+
+    Raises:
+        OtherOrderError: In the forward pass, if a layer is given another batch.
+    """
+
+    def normalise(layer: AnyRunningNorm, inputs: Tensor) -> Tensor:
+        if len(inputs) != size:
+            raise OtherOrderError(f"a batch of {size} reaches a layer as {len(inputs)}")
+        assert layer.num_batches_tracked is not None
+        layer.num_batches_tracked.add_(1)
+        momentum = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
+        moved = layer.running_mean, layer.running_var, momentum
+        normalised: Tensor = _ByLast.apply(inputs, layer.weight, layer.bias, last, layer.eps, moved)
+        return normalised
+
+    with ExitStack() as stack:
+        _see_changes(stack)
+        for layer in layers:
+            layer.forward = partial(normalise, layer)
+            stack.callback(layer.__dict__.pop, "forward")
+        yield
+
+
+def are_plain(layers: Iterable[nn.Module]) -> bool:
+    """Whether all are PyTorch's own batch normalisation of one process, which does nothing else."""
+    return all(type(layer) in _PLAIN and "forward" not in vars(layer) for layer in layers)
+
+
+_PLAIN = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class _ByLast(torch.autograd.Function):
+    """Batch normalisation by the statistics of the last samples of a batch, through which gradients flow."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        inputs: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        last: int,
+        eps: float,
+        moved: tuple[Tensor, Tensor, float],
+    ) -> Tensor:
+        mean, variance = batch_statistics(inputs[-last:], *moved)
+        ctx.save_for_backward(inputs, weight, mean, variance)
+        ctx.last, ctx.eps = last, eps
+        return F.batch_norm(inputs, mean, variance, weight, bias, training=False, eps=eps)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        inputs, weight, mean, variance = ctx.saved_tensors
+        back, of_weight, of_bias = fixed_statistics_backward(
+            gradient, inputs, weight, mean, variance, ctx.eps
+        )
+        # through mean and variance, of which the last samples alone know
+        last, scale = inputs[-ctx.last :], torch.rsqrt(variance + ctx.eps)
+        count = last.numel() // last.shape[1]
+        shape = (-1, *[1] * (inputs.ndim - 2))
+        factor = (scale if weight is None else scale * weight).div(-count)
+        slope = factor * scale * of_weight
+        back[-ctx.last :] += torch.addcmul(
+            (factor * of_bias - slope * mean).view(shape), last, slope.view(shape)
+        )
+        return (
+            back,
+            None if weight is None else of_weight,
+            None if weight is None else of_bias,
+            None,
+            None,
+            None,
+        )
+
+
+def _see_changes(stack: ExitStack) -> None:
+    """Have compiled networks run as they were written: what is changed after compiling they do not see."""
+    if "torch._dynamo" in sys.modules:  # or nothing was compiled
+        stack.enter_context(torch.compiler.set_stance("force_eager"))
+
+
 @contextmanager
 def noted_statistics(layers: Sequence[AnyRunningNorm]) -> Iterator[Noted]:
     """Note what layers normalise a batch with, as tensors that gradients flow through.
@@ -96,8 +203,7 @@ def noted_statistics(layers: Sequence[AnyRunningNorm]) -> Iterator[Noted]:
         noted[layer].append(_statistics(layer, arguments[0]))
 
     with ExitStack() as stack:
-        # a compiled forward does not see hooks that came after it was compiled
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        _see_changes(stack)
         for layer in layers:
             stack.callback(layer.register_forward_pre_hook(note).remove)
         yield noted
@@ -123,7 +229,7 @@ def by_noted_statistics(noted: Noted) -> Iterator[None]:
         return ((inputs.float() - mean) * scale).to(inputs.dtype), *others
 
     with ExitStack() as stack:
-        stack.enter_context(torch.compiler.set_stance("force_eager"))
+        _see_changes(stack)
         for layer, (mean, variance) in before.items():
             assert mean is not None
             assert variance is not None

@@ -24,6 +24,7 @@ from helpers.toys import (
     toy_data,
     toy_source,
 )
+from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -562,6 +563,44 @@ class Slow(ReferenceKL):
     def validation_step(self, *arguments: Any, **more: Any) -> None:
         time.sleep(self.seconds)
         super().validation_step(*arguments, **more)
+
+
+class Epochs(L.Callback):
+    """Notes which epochs are validated, by a hook that nobody else's callback has to have."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        if trainer.current_epoch + 1 not in self.seen:
+            self.seen.append(trainer.current_epoch + 1)
+
+
+class Waits(L.Callback):
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ({}, [1, 4, 6]),
+        ({"max_epochs": -1, "max_steps": 10}, [1, 4, 5]),
+        ({"check_val_every_n_epoch": 2}, [2, 4, 6]),
+        ({"limit_val_batches": 1}, [1, 2, 3, 4, 5, 6]),
+        ({"callbacks": [Waits()]}, [1, 2, 3, 4, 5, 6]),
+        ({"callbacks": [EarlyStopping("accuracy/test", patience=9)]}, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_few_epochs_are_validated_unless_somebody_says_or_waits(
+    arguments: dict[str, Any], expected: list[int]
+) -> None:
+    epochs = Epochs()
+    given = {"max_epochs": 6, "limit_train_batches": 2, "limit_val_batches": 1.0, **arguments}
+    trainer = quiet_trainer(**{**given, "callbacks": [*arguments.get("callbacks", []), epochs]})
+    trainer.fit(Finetune(toy_source()), toy_data())
+    assert epochs.seen == expected
+    assert trainer.limit_val_batches == given["limit_val_batches"]
 
 
 def test_validating_is_none_of_the_methods_time() -> None:

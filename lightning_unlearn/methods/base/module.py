@@ -35,12 +35,13 @@ from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
 from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible, refuse_no_gap
+from lightning_unlearn.methods.base.looking import Looking
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.spreading import SpreadableModule
-from lightning_unlearn.methods.base.statistics import MovingStatistics, normalised_alike
+from lightning_unlearn.methods.base.statistics import MovingStatistics, alike, normalised_alike
 from lightning_unlearn.methods.base.trial import (
     require_logits,
     try_model,
@@ -154,6 +155,7 @@ class UnlearningModule(SpreadableModule):
         self.answer: dict[str, Any] | None = None  # whether it forgot, as the evaluators found out
         self._clock = Clock()
         self._curves = Curves()
+        self._looking = Looking()
         self._statistics = MovingStatistics()
         self._validated: list[str] = []
         self._validation = nn.ModuleDict()
@@ -309,10 +311,10 @@ class UnlearningModule(SpreadableModule):
     def stream_logits(self, *batches: Any) -> list[tuple[Tensor, Tensor]]:
         """Return logits ``(B, C)`` and targets ``(B,)`` of several streams' batches.
 
-        Where layers keep running statistics, the last batch (name the retain set there) goes through first, and
-        the others are normalised by its statistics, as the exported model will normalise them by those of the
-        retain set. Normalised by its own, a forget set would be forgotten in training mode only. Elsewhere inputs
-        that are tensors of one shape go through together, which halves the fixed price of a step.
+        Where layers keep running statistics, all batches are normalised by those of the last one (name the retain set
+        there), as the exported model will normalise them by those of the retain set. Normalised by its own, a forget
+        set would be forgotten in training mode only. Inputs that are tensors of one shape go through together, which
+        halves the fixed price of a step.
 
         A batch of one sample has no statistics of its own, and is normalised by the running ones.
         """
@@ -321,7 +323,7 @@ class UnlearningModule(SpreadableModule):
         layers = [layer for layer in running_layers(self.model).values() if layer.training]
         if len(inputs) > 1 and layers:
             logits = normalised_alike(self.model, self.adapter, inputs, layers, single=sizes[-1] == 1)
-        elif all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs):
+        elif alike(inputs):
             joint = self._answers(torch.cat(inputs) if len(inputs) > 1 else inputs[0], sum(sizes))
             logits = list(torch.split(joint, sizes))
         else:
@@ -493,6 +495,7 @@ class UnlearningModule(SpreadableModule):
                 restore_rng_state(self._rng_states[self.trainer.global_rank])
             self._rng_states = None
         self._tell_facts()
+        self._looking.begin(self.trainer)
         self._clock.start(Runtime(self.trainer))
 
     def _tell_facts(self) -> None:
@@ -506,6 +509,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_epoch_start(self) -> None:
         """Put back the running statistics that are not to move, and note which begin to follow the batches."""
+        self._looking.put_back(self.trainer)
         self._statistics.begin_epoch(self.model, fresh=self.follows_source_recipe)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
@@ -533,6 +537,7 @@ class UnlearningModule(SpreadableModule):
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             self._curves.watch(self, loss, batch_idx)
+        self._looking.end_step(self.trainer)
 
     @property
     def _is_shown_step(self) -> bool:
@@ -553,6 +558,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_end(self) -> None:
         """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
+        self._looking.put_back(self.trainer)
         refuse_idle_averaging(self.trainer, planned=False)
         self._curves.require_finite(self)
         self.settle_statistics()

@@ -1,5 +1,6 @@
 """Keep the forget set out of a model's running statistics."""
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,9 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.engine.statistics import estimate_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.models.statistics import (
+    OtherOrderError,
+    are_plain,
+    by_last_statistics,
     by_noted_statistics,
     by_running_statistics,
     noted_statistics,
@@ -20,7 +24,7 @@ from lightning_unlearn.models.statistics import (
 )
 from lightning_unlearn.models.surgery import listed
 
-__all__ = ["MovingStatistics", "normalised_alike"]
+__all__ = ["MovingStatistics", "alike", "normalised_alike"]
 
 
 class MovingStatistics:
@@ -113,6 +117,15 @@ class MovingStatistics:
             )
 
 
+_MIXED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+"""Models whose layers are given other batches than they themselves, such as single frames."""
+
+
+def alike(inputs: Sequence[Any]) -> bool:
+    """Whether several batches are tensors that make one."""
+    return all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
+
+
 def normalised_alike(
     model: nn.Module, adapter: Adapter, inputs: Sequence[Any], layers: list[AnyRunningNorm], *, single: bool
 ) -> list[Tensor]:
@@ -128,6 +141,13 @@ def normalised_alike(
     if single:
         with by_running_statistics(layers):
             return [adapter.call(model, x) for x in inputs]
+    if model not in _MIXED and are_plain(layers) and alike(inputs):
+        sizes = [len(x) for x in inputs]
+        try:
+            with by_last_statistics(layers, sum(sizes), sizes[-1]):
+                return list(torch.split(adapter.call(model, torch.cat(list(inputs))), sizes))
+        except OtherOrderError:
+            _MIXED.add(model)
     with noted_statistics(layers) as noted:
         last = adapter.call(model, inputs[-1])
     logits = []

@@ -106,7 +106,7 @@ def try_model(
         runtime.forward_context(),
         evaluating(asked),
     ):
-        batch = runtime.to_device(next(iter(data.loader("retain", rank=0, world_size=1))))
+        batch = runtime.to_device(next(iter(data.loader("retain", train=data.mixes, rank=0, world_size=1))))
         name = type(model).__name__
         tries = _tries(asked, batch, adapter, name, gradient=step)
         own = None

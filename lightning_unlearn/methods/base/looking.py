@@ -1,0 +1,63 @@
+"""Validate a fit in few of its epochs, unless somebody said how often or waits for it."""
+
+import lightning as L
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+__all__ = ["Looking"]
+
+_HOOKS = ("on_validation_start", "on_validation_epoch_end", "on_validation_end")
+
+
+class Looking:
+    """Which epochs of a fit are validated: the first, the fourth, the sixteenth and so on, and the last.
+
+    Validating every epoch would cost half as much again as the training. It stays so where the Trainer is given
+    ``check_val_every_n_epoch``, ``val_check_interval`` or ``limit_val_batches``, and where a callback or a schedule
+    waits for what is validated.
+    """
+
+    def __init__(self) -> None:
+        self._limit: float | None = None
+
+    def begin(self, trainer: L.Trainer) -> None:
+        """Find out whether all epochs are validated."""
+        limit, callbacks = trainer.limit_val_batches, trainer.callbacks  # type: ignore[attr-defined]
+        given = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0 or limit != 1.0
+        waits = any(map(_waits, callbacks)) or any(c.reduce_on_plateau for c in trainer.lr_scheduler_configs)
+        asked = given or isinstance(limit, int) or waits
+        self._limit = None if asked else limit
+
+    def end_step(self, trainer: L.Trainer) -> None:
+        """Leave the validation out that would follow the last step of most epochs."""
+        shown = _is_last(trainer) or _is_shown(trainer.current_epoch)
+        if self._limit is not None and trainer.is_last_batch and not shown:
+            trainer.limit_val_batches = 0
+
+    def put_back(self, trainer: L.Trainer) -> None:
+        """Leave the Trainer as it was."""
+        if self._limit is not None:
+            trainer.limit_val_batches = self._limit
+
+
+def _waits(callback: L.Callback) -> bool:
+    """Whether a callback watches a score, or is no Lightning's and looks at every validation."""
+    foreign = not type(callback).__module__.startswith("lightning.")
+    return getattr(callback, "monitor", None) is not None or (
+        foreign and any(is_overridden(hook, callback, parent=L.Callback) for hook in _HOOKS)
+    )
+
+
+def _is_shown(epoch: int) -> bool:
+    """Whether an epoch, from 0, is the first, the fourth, the sixteenth, ...
+
+    Example:
+        >>> [epoch + 1 for epoch in range(100) if _is_shown(epoch)]
+        [1, 4, 16, 64]
+    """
+    number = epoch + 1
+    return number.bit_count() == 1 and number.bit_length() % 2 == 1
+
+
+def _is_last(trainer: L.Trainer) -> bool:
+    over = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return over or trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs

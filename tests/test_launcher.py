@@ -1,0 +1,164 @@
+"""A comparison on a Ray cluster: the plain one's numbers, whatever dies on the way."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_compare import toy_compare
+from torch import nn
+
+from lightning_unlearn import FineTune, MethodRun
+from lightning_unlearn.comparison import api, launcher
+from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.comparison.pipeline import Pipeline
+from lightning_unlearn.core import cluster
+from lightning_unlearn.core.surroundings import own_environment
+
+
+def dies(source: nn.Module, spared: int, folder: Path, times: int) -> FineTune:
+    """Kill the process that builds this, so many times, unless it is the one that is spared."""
+    mark = folder / f"died of {times}"
+    before = mark.read_text() if mark.exists() else ""
+    if os.getpid() != spared and len(before) < times:
+        mark.write_text(before + "x")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return FineTune(source)
+
+
+def waits(source: nn.Module, spared: int, folder: Path) -> FineTune:
+    """Say where this runs, and wait to be lost with all the machine; the second time goes on."""
+    mark = folder / "here"
+    if os.getpid() != spared and not mark.exists():
+        import ray
+
+        mark.write_text(ray.get_runtime_context().get_node_id())
+        time.sleep(300)
+    return FineTune(source)
+
+
+def raises(source: nn.Module) -> FineTune:
+    raise RuntimeError("cannot be built")
+
+
+def numbers(comparison: Comparison) -> dict[str, Any]:
+    """Every number of a report, times and memory excepted."""
+    return {
+        name: {
+            key: values["values"]
+            for key, values in metrics.items()
+            if not key.startswith(("time/", "memory/", "acceleration"))
+        }
+        for name, metrics in comparison.report["models"].items()
+    }
+
+
+@pytest.fixture
+def machines() -> Iterator[Any]:
+    """Two machines of one processor each, and one more that computes nothing and holds this process."""
+    ray = pytest.importorskip("ray", reason="Ray is an extra")
+    from ray.cluster_utils import Cluster
+
+    with own_environment("PYTHONBREAKPOINT", "RAY_CLIENT_MODE"):
+        computers = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+        nodes = [computers.add_node(num_cpus=1) for _ in range(2)]
+        ray.init(computers.address, log_to_driver=False)
+        yield computers, nodes
+        ray.shutdown()
+        computers.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_gives_the_plain_launchers_numbers_though_processes_and_a_machine_die(
+    machines: Any, tmp_path: Path
+) -> None:
+    (computers, nodes), here = machines, os.getpid()
+    comparing = partial(
+        toy_compare,
+        methods=[
+            MethodRun(partial(waits, spared=here, folder=tmp_path), "waits", {"max_epochs": 1}),
+            MethodRun(partial(dies, spared=here, folder=tmp_path, times=1), "dies_once", {"max_epochs": 1}),
+            MethodRun(partial(dies, spared=here, folder=tmp_path, times=2), "dies_twice", {"max_epochs": 1}),
+            MethodRun(raises, "raises", {"max_epochs": 1}),
+        ],
+        seeds=1,
+        short_retrainings=[0.5],
+        threads=1,
+    )
+
+    def lose_a_machine() -> None:
+        mark = tmp_path / "here"
+        while not mark.exists() or not mark.read_text():
+            time.sleep(0.1)
+        computers.remove_node(next(node for node in nodes if node.node_id == mark.read_text()))
+
+    losing = threading.Thread(target=lose_a_machine, daemon=True)
+    losing.start()
+    launched = comparing(tmp_path / "ray", launcher="ray")
+    losing.join(timeout=60)
+    assert not losing.is_alive()
+    plain = comparing(tmp_path / "plain")
+    found, expected = numbers(launched), numbers(plain)
+    assert "dies_twice" not in found
+    del expected["dies_twice"]
+    assert found == expected
+    assert [failure["model"] for failure in launched.report["failures"]] == ["dies_twice", "raises"]
+    assert "ended twice" in launched.report["failures"][0]["error"]
+    assert launched.report["failures"][1] in plain.report["failures"]
+    for name in ("waits", "dies_once", "retrain_50pct"):
+        places = (tmp_path / way / name / "seed_0" / "model.ckpt" for way in ("ray", "plain"))
+        assert len({place.read_bytes() for place in places}) == 1, name
+
+
+def test_every_piece_waits_for_what_it_reads(tmp_path: Path) -> None:
+    pipeline = Pipeline.__new__(Pipeline)
+    pipeline.seeds, pipeline.retrain_2, pipeline.shares = [0, 1], True, [0.5]
+    pipeline.runs = {"retrain": None, "a": None}  # type: ignore[dict-item]
+    tasks = pipeline.tasks()
+    names = [f"{task.model} {task.step}" for task in tasks if task.seed == 0]
+    assert len(tasks) == 2 * len(names) == 2 * 2 * len(pipeline.names)
+    for task in tasks:
+        assert all(
+            tasks.index(need) < tasks.index(task) for need in task.needs
+        )  # so one after another will do
+        needed = {f"{need.model} {need.step}" for need in task.needs}
+        assert {need.seed for need in task.needs} <= {task.seed}
+        if task.step == "audit":
+            assert {"source train", "retrain train", f"{task.model} train"} <= needed
+        if task.model == "retrain_50pct":
+            assert "retrain train" in needed
+
+
+def test_what_was_lost_elsewhere_is_not_tried_again_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(pipeline: Pipeline, *_: Any) -> None:
+        for task in pipeline.tasks():
+            if task.model == "source" and task.step == "train":
+                pipeline.lost[task] = [{"model": "source", "seed": task.seed, "error": "lost"}]
+
+    monkeypatch.setattr(api, "launch", lose)
+    report = toy_compare(tmp_path / "out", launcher="ray", seeds=1).report
+    assert [failure["error"] for failure in report["failures"]] == [
+        "lost",
+        *["not run: the source model failed"] * 2,
+    ]
+    assert not list((tmp_path / "out").rglob("model.ckpt"))
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"resources are of launcher='ray'"):
+        toy_compare(tmp_path / "out", resources={"gpu": 1})
+    monkeypatch.setattr(cluster, "find_spec", lambda _: None)
+    with pytest.raises(ValueError, match=r"pip install 'lightning-unlearn\[ray\]'"):
+        toy_compare(tmp_path / "out", launcher="ray")
+    assert json.loads((tmp_path / "out" / "comparison.json").read_text())[
+        "written"
+    ]  # and goes on when it is there
+    assert launcher.launch is api.launch

@@ -20,7 +20,7 @@ def test_wrong_labels_are_forgotten(tmp_path: Path) -> None:
 
 
 def test_the_smallest_weights_of_all_are_drawn_anew_and_no_other() -> None:
-    source = toy_source()
+    source = toy_source(7)  # of another draw than the fresh one
     model = PruneRedraw(source, 0.4, frozen=["net.0"]).model
     before, after = source.get_parameter("net.4.weight"), model.get_parameter("net.4.weight")
     redrawn = before != after

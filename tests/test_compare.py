@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,27 @@ def toy_compare(folder: Path, **arguments: Any) -> Comparison:
         **arguments,
     }
     return compare(**settings)
+
+
+@pytest.mark.slow
+def test_times_of_two_starts_are_not_compared_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
+    quick: dict[str, Any] = {"seeds": 1, "evaluators": []}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="acceleration")
+        first = toy_compare(tmp_path, **quick)
+    assert "other_times" not in first.report["data"]
+    runs = [MethodRun(reference_kl, name, {"max_epochs": 2}) for name in ("reference_kl", "later")]
+    for _ in range(2):  # in its own start, and ever after
+        with pytest.warns(UserWarning, match="acceleration: later ran in another start"):
+            second = toy_compare(tmp_path, methods=runs, **quick)
+        assert second.report["data"]["other_times"] == ["later"]
+    page = (tmp_path / "report.html").read_text()
+    assert "Timed in another start than the retraining" in page
+    assert "Run the program that called" in page, "what a program passes is no file for the command line"
+    assert "config.yaml" not in page
 
 
 @pytest.mark.slow

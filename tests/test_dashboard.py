@@ -59,6 +59,7 @@ def test_every_score_has_its_panel(dashboard: dict[str, Any], kind: str) -> None
     wanted = {name for name, metric in METRICS.items() if metric.direction}
     assert wanted | {"unlearning_degree/null", "time/prepare_s"} <= bars
     assert {panel["group_by"] for panel in shown(content, "Bar Chart")} == {"model.value"}
+    assert "gap_closed" in bars
     trade_offs = {(panel["x_axis"], panel["y_axis"]) for panel in shown(content, "Scatter Plot")}
     assert trade_offs == {
         ("summary:accuracy/test", f"summary:{name}")
@@ -71,10 +72,23 @@ def test_every_score_has_its_panel(dashboard: dict[str, Any], kind: str) -> None
         name for panel in curves for name in panel["metrics"] or []
     }
     text = json.dumps(content)
-    for table in ("comparison", "overview", "scores"):
+    for table in ("verdicts", "comparison", "overview", "scores", "forgetting/answers"):
         assert f'"val": "{table}"' in text
     media = {key for panel in shown(content, "Media Browser") for key in panel["media_keys"]}
     assert media == {f"figures/{Path(f.filename).stem}" for f in FIGURES if "*" not in f.filename}
+
+
+def test_the_answer_comes_first_of_six_sections(dashboard: dict[str, Any]) -> None:
+    sections = dashboard["workspace"]["spec"]["section"]["panel_bank_config"]["sections"]
+    named = [section["name"] for section in sections if section["panels"]]
+    assert named[0] == "Answer"
+    assert len(named) <= 6
+    headings = [
+        block["children"][0]["text"]
+        for block in dashboard["report"]["spec"]["blocks"]
+        if block["type"] == "heading"
+    ]
+    assert headings[0] == "Answer"
 
 
 def test_panels_do_not_lie_on_each_other(dashboard: dict[str, Any]) -> None:

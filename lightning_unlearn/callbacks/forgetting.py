@@ -152,9 +152,19 @@ class ForgettingMetrics(Evaluator):
                 for stream in _SETS
                 if audit.data.stream_size(stream)
             }
+            if "classes" in task.offers:
+                asked = {"before": audit.source, "after": model, "retrained": audit.retrained}
+                audit.details["answers"] = {
+                    "label": audit.outputs(model, "forget").targets[:_SHOWN].tolist(),
+                    **{
+                        when: audit.outputs(one, "forget").logits[:_SHOWN].argmax(1).tolist()
+                        for when, one in asked.items()
+                        if one is not None
+                    },
+                }
         if audit.retrained is not None and "posteriors" in task.offers:
             ours, theirs = audit.outputs(model, "forget"), audit.outputs(audit.retrained, "forget")
-            alike = task.similarity(ours.logits, theirs.logits, ours.targets)
+            alike = ours.task.similarity(ours.logits, theirs.logits, ours.targets)
             metrics["similarity"] = float(alike.mean())
         return metrics
 

@@ -90,7 +90,12 @@ class RunFolder:
         write_json_atomic(self.path / "config.json", config)
 
     def finish_training(
-        self, fingerprint: str, times: Mapping[str, float], method: Mapping[str, Any], frozen: Sequence[str]
+        self,
+        fingerprint: str,
+        times: Mapping[str, float],
+        method: Mapping[str, Any],
+        frozen: Sequence[str],
+        started: str,
     ) -> None:
         """Record that the checkpoint is complete.
 
@@ -100,6 +105,7 @@ class RunFolder:
                 taken off here.
             method: The method and its hyper-parameters.
             frozen: Names of the parameters that were frozen when training ended.
+            started: What tells this start of the comparison from others, in which times may differ.
         """
         looking, _ = read_watched(self.watched)
         taken_off = {"time/unlearn_s": looking, "time/total_s": looking}
@@ -109,6 +115,7 @@ class RunFolder:
             "sha256": file_hash(self.checkpoint),
             "method": method,
             "frozen": list(frozen),
+            "started": started,
         }
         write_json_atomic(self._training, content)
 
@@ -116,6 +123,11 @@ class RunFolder:
         """Return the seconds that a finished training took, by name."""
         times: dict[str, float] = json.loads(self._training.read_text())["times"]
         return times
+
+    def started(self) -> str | None:
+        """Return in which start of the comparison the training was done, if that was noted."""
+        started: str | None = json.loads(self._training.read_text()).get("started")
+        return started
 
     def rates(self) -> dict[str, Any]:
         """Return the number of steps and the learning rates of a finished retraining."""

@@ -144,6 +144,10 @@ class Pipeline:
     splits: dict[int, tuple[bytes, bytes]] = field(
         default_factory=dict
     )  # who is forgotten, and who non-member
+    _start: str = field(default_factory=lambda: uuid.uuid4().hex)
+    _starts: dict[tuple[str, int], str | None] = field(
+        default_factory=dict
+    )  # in which each model was trained
     _data_identity: str = ""
     _seed: int = -1
     _task: Task | None = None
@@ -241,7 +245,7 @@ class Pipeline:
         adapter = self.adapter or Adapter()
         try:
             batches = self.data.evaluated("forget", indexed=False, rank=0, world_size=1)
-            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder)
+            write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder, self._seed)
         except Exception as error:  # a picture less must not cost a comparison
             rank_zero_warn(f"no pictures of the forgotten samples: {type(error).__name__}: {error}")
 
@@ -384,10 +388,15 @@ class Pipeline:
                     model, times = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
                     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
-                    shared(lambda: folder.finish_training(fingerprint, times, describe(subject), frozen))
+                    shared(
+                        lambda: folder.finish_training(
+                            fingerprint, times, describe(subject), frozen, self._start
+                        )
+                    )
                 else:
                     shared(lambda: folder.describe(config))
                 times = folder.times()
+                self._starts[name, self._seed] = folder.started()
             # a resumed comparison loads what a fresh one has just trained
             with together(part), isolated_rng(seed):
                 loaded = self.source.model()
@@ -509,12 +518,20 @@ class Pipeline:
         )
         if not self.draws_anew:
             forgotten = self.given.split.forget
+        other_times: dict[str, None] = {}
         totals = {seed: m.get("time/total_s") for seed, m in self.metrics.get(RETRAIN, {}).items()}
         for name in self.names[1:]:
             for seed, metrics in self.metrics.get(name, {}).items():
                 retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
                 if retrain_seconds and own_seconds:
                     metrics["acceleration"] = acceleration(retrain_seconds, own_seconds)
+                    if self._starts.get((name, seed)) != self._starts.get((RETRAIN, seed)):
+                        other_times[name] = None
+        if other_times:
+            rank_zero_warn(
+                f"acceleration: {', '.join(other_times)} ran in another start of the comparison than the retraining, "
+                "when the machine may have been faster or slower; set overwrite to time all anew"
+            )
         report = build_report(
             self.metrics,
             seeds=self.seeds,
@@ -525,6 +542,7 @@ class Pipeline:
                 **{f"n_{part}": len(getattr(self.given.split, part)) for part in _PARTS},
                 **({"forget_hmac": positions_hash(forgotten, self.key)} if self.key_is_shared else {}),
                 "seconds": seconds,
+                **({"other_times": list(other_times)} if other_times else {}),
             },
             failures=self.failures,  # type: ignore[arg-type]
             metrics={

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
@@ -87,16 +88,22 @@ def predict(
             assert isinstance(batch, Indexed)
             inputs, target = adapter.split(runtime.to_device(batch.batch))
             with runtime.forward_context():
-                logits.append(adapter.call(module, inputs).float())
+                answers, target = adapter.kind.kept(adapter.call(module, inputs).float(), target)
+            logits.append(answers)
             targets.append(target)
             places.append(batch.index)
+    if adapter.kind.pads:
+        longest = torch.tensor([max(x.shape[1] for x in targets)], device=runtime.device)
+        length = int(runtime.gather(longest).max())
+        logits = [F.pad(x, (0, 0, 0, length - x.shape[1]), value=1.0) for x in logits]
+        targets = [F.pad(x, (0, length - x.shape[1]), value=adapter.kind.ignore_index) for x in targets]  # type: ignore[attr-defined]
     place = runtime.gather(torch.cat(places).to(runtime.device)).cpu()
     values, labels = (_precise(runtime.gather(torch.cat(parts)).cpu()) for parts in (logits, targets))
     ordered, ordered_targets = (
         torch.empty((loader.sampler.size, *x.shape[1:]), dtype=x.dtype) for x in (values, labels)
     )
     ordered[place], ordered_targets[place] = values, labels  # a sample repeated to fill ranks lands once
-    return Outputs(ordered, ordered_targets, adapter.kind)
+    return Outputs(ordered, ordered_targets, adapter.kind.of_kept)
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -22,12 +22,15 @@ __all__ = [
     "Embedding",
     "Masks",
     "MultiLabel",
+    "NextToken",
     "Positions",
     "Regression",
     "SingleLabel",
     "SoftLabels",
     "Task",
+    "TokenScores",
     "Tokens",
+    "min_k",
     "task_named",
     "tasks_of",
 ]
@@ -41,6 +44,7 @@ _NEEDS = {
     "distribution": "one distribution over classes a sample",
     "wrong targets": "wrong targets to draw",
     "classes": "one class a sample",
+    "tokens": "a probability of each token",
 }
 
 
@@ -58,6 +62,7 @@ class Task:
 
     name: ClassVar[str]
     offers: ClassVar[frozenset[str]] = frozenset()
+    pads: ClassVar[bool] = False  # whether batches may differ in their second dimension
 
     @property
     def measured(self) -> str:
@@ -83,6 +88,15 @@ class Task:
                 f"{who} needs {' and '.join(missing)}, which the task {self.name!r} has not; leave {who} out for this "
                 "model, or name the task that is meant with Adapter(task=...)"
             )
+
+    def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what of outputs and targets is kept to be measured, as :attr:`of_kept` understands it."""
+        return outputs, targets
+
+    @property
+    def of_kept(self) -> "Task":
+        """The task of what is kept."""
+        return self
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         """Return whether shapes, types and values may be of this task."""
@@ -160,7 +174,7 @@ class SingleLabel(Task):
     """One of C classes: logits ``(B, C)``, targets ``(B,)`` int64, cross-entropy."""
 
     name: ClassVar[str] = "classes"
-    offers: ClassVar[frozenset[str]] = frozenset(_NEEDS)
+    offers: ClassVar[frozenset[str]] = frozenset(_NEEDS) - {"tokens"}
 
     @property
     def batch_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -260,7 +274,7 @@ class Binary(Task):
     """One logit a sample, ``(B,)`` or ``(B, 1)``, targets 0 and 1 of either shape, binary cross-entropy."""
 
     name: ClassVar[str] = "binary"
-    offers: ClassVar[frozenset[str]] = frozenset(_NEEDS) - {"classes"}
+    offers: ClassVar[frozenset[str]] = frozenset(_NEEDS) - {"classes", "tokens"}
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         """Return whether there is one number a sample, and the targets are 0 and 1."""
@@ -416,11 +430,12 @@ class Positions(Task):
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the share of positions that are right."""
-        return self._mean((self._rows(outputs).argmax(dim=-1) == targets.flatten(1)).float(), targets)
+        return self._mean((self._rows(outputs).argmax(dim=-1) == self._marks(targets)).float(), targets)
 
     def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the logit-scaled confidence of the true class, a mean over positions."""
-        flat, targets = targets.cpu().flatten(1), targets.cpu()
+        targets = targets.cpu()
+        flat = self._marks(targets)
         known = flat.masked_fill(flat == self.ignore_index, 0)
         rows = self._rows(outputs.detach().cpu())
         found = logit_scaled_confidence(rows.flatten(0, 1), known.flatten()).view_as(flat)
@@ -436,23 +451,29 @@ class Positions(Task):
         return torch.where(targets == self.ignore_index, targets, moved)
 
     def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._losses(outputs, targets).sum() / (targets != self.ignore_index).sum().clamp(min=1)
+        counted = self._marks(targets) != self.ignore_index
+        return self._losses(outputs, targets).sum() / counted.sum().clamp(min=1)
 
     def _losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy at each position, 0 where it is ignored, ``(B, positions)``."""
         rows = self._rows(_wide(outputs)).transpose(1, 2)
-        return F.cross_entropy(rows, targets.flatten(1), reduction="none", ignore_index=self.ignore_index)
+        marks = self._marks(targets)
+        return F.cross_entropy(rows, marks, reduction="none", ignore_index=self.ignore_index)
 
     def _mean(self, values: Tensor, targets: Tensor | None) -> Tensor:
         """Return means over the positions ``(B, positions)`` that count."""
         if targets is None:
             return values.mean(dim=1)
-        counted = (targets.flatten(1) != self.ignore_index).to(values)
+        counted = (self._marks(targets) != self.ignore_index).to(values)
         return (values * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
     def _rows(self, outputs: Tensor) -> Tensor:
         """Return the logits of each position, ``(B, positions, C)``."""
         return outputs.flatten(2).transpose(1, 2)
+
+    def _marks(self, targets: Tensor) -> Tensor:
+        """Return the targets of these positions, ``(B, positions)``."""
+        return targets.flatten(1)
 
     def _shape(self, outputs: Tensor) -> torch.Size:
         """Return the shape that targets have."""
@@ -464,12 +485,77 @@ class Tokens(Positions):
     """One of C classes at each position: logits ``(B, ..., C)``, targets ``(B, ...)`` whole numbers."""
 
     name: ClassVar[str] = "tokens"
+    pads: ClassVar[bool] = True
 
     def _rows(self, outputs: Tensor) -> Tensor:
         return outputs.flatten(1, -2)
 
     def _shape(self, outputs: Tensor) -> torch.Size:
         return outputs.shape[:-1]
+
+
+@dataclass(frozen=True)
+class NextToken(Tokens):
+    """The next token of a causal language model: logits ``(B, T, V)``, targets ``(B, T)``, the tokens themselves.
+
+    The logits at a position are of the token after it, as in Hugging Face models. What is kept of a model's answers are
+    three numbers a token (:class:`TokenScores`), since all of them, V a token, would fill the memory.
+    """
+
+    name: ClassVar[str] = "next token"
+    offers: ClassVar[frozenset[str]] = Tokens.offers | {"tokens"}
+
+    def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return log probabilities of the true token, the likeliest other, and the rest, ``(B, T - 1, 3)``."""
+        marks = self._marks(targets)
+        true = marks.masked_fill(marks == self.ignore_index, 0)[..., None]
+        logs = self._rows(_wide(outputs)).log_softmax(dim=-1)
+        others = logs.scatter(-1, true, -torch.inf)
+        best = others.max(dim=-1, keepdim=True)
+        rest = others.scatter(-1, best.indices, -torch.inf).logsumexp(dim=-1, keepdim=True)
+        kept = torch.cat([logs.gather(-1, true), best.values, rest], dim=-1).clamp_min(_LEAST)
+        ignored = marks == self.ignore_index
+        return kept.masked_fill(ignored[..., None], _NONE), torch.where(ignored, marks, 0)
+
+    @property
+    def of_kept(self) -> Task:
+        """The task of these numbers."""
+        return TokenScores(self.ignore_index)
+
+    def _rows(self, outputs: Tensor) -> Tensor:
+        return outputs[:, :-1]
+
+    def _marks(self, targets: Tensor) -> Tensor:
+        return targets[:, 1:]
+
+
+@dataclass(frozen=True)
+class TokenScores(Tokens):
+    """What is kept of a language model's answers; divergences are those of "the true token, or another"."""
+
+    name: ClassVar[str] = "token scores"
+    offers: ClassVar[frozenset[str]] = NextToken.offers
+
+    def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """Return the share of tokens that are the likeliest."""
+        return self._mean((outputs[..., 0] >= outputs[..., 1]).float(), targets)
+
+    def features(self, outputs: Tensor) -> Tensor:
+        """Return the geometric mean of the tokens' probabilities, and that of the least likely fifth, ``(B, 2)``."""
+        logs = self.logs(outputs)
+        return torch.stack([logs.nanmean(dim=1), min_k(logs)], dim=1).exp()
+
+    def logs(self, outputs: Tensor) -> Tensor:
+        """Return the log probabilities of the tokens, ``(B, T)``, ``nan`` where none is."""
+        return torch.where(outputs[..., 0] > 0, torch.nan, outputs[..., 0])
+
+    def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return KL(P ‖ Q), a mean over tokens."""
+        return super().kl(_true_or_not(p), _true_or_not(q), targets)
+
+    def js(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return the JS divergence, a mean over tokens."""
+        return super().js(_true_or_not(p), _true_or_not(q), targets)
 
 
 @dataclass(frozen=True)
@@ -544,6 +630,8 @@ class Embedding(Task):
 SINGLE_LABEL = SingleLabel()
 """The task where none is known."""
 
+_LEAST = -1e4  # logarithm of what is no probability any more
+_NONE = 1.0  # stands for the logarithm of no probability, where a token is ignored
 _IGNORED = (-100, 255, 0)  # usual marks of positions that do not count
 _GUESSED: tuple[Task, ...] = (
     SINGLE_LABEL,
@@ -552,6 +640,7 @@ _GUESSED: tuple[Task, ...] = (
     MultiLabel(),
     Masks(),
     *(kind(mark) for kind in (Positions, Tokens) for mark in _IGNORED),
+    NextToken(),
     Regression(),
     AbsoluteRegression(),
 )
@@ -591,6 +680,30 @@ def _pairs(outputs: Tensor) -> Tensor:
     """Return logits of two classes for each logit of a sample, ``(B, L, 2)``."""
     flat = _flat(outputs)
     return torch.stack([torch.zeros_like(flat), flat], dim=-1)
+
+
+def min_k(logs: Tensor, share: float = 0.2) -> Tensor:
+    """Return the mean log probability of a share of each sequence's tokens, the least likely, ``(B,)``: min-k%.
+
+    Source: Shi et al., "Detecting Pretraining Data from Large Language Models", 2024, eq. 1.
+
+    Args:
+        logs: Log probabilities of the tokens, ``(B, T)``; ``nan`` where there is none.
+        share: The share k in (0, 1]; at least one token is taken.
+
+    Example:
+        >>> min_k(torch.tensor([[-1.0, -5.0, -3.0, torch.nan]]), 0.67)
+        tensor([-4.])
+    """
+    sizes = (~logs.isnan()).sum(dim=1, keepdim=True)
+    taken = (sizes * share).round().clamp(min=1)
+    lowest = logs.nan_to_num(nan=torch.inf).sort(dim=1).values
+    counted = torch.arange(logs.shape[1], device=logs.device) < taken
+    return torch.where(counted, lowest, 0.0).sum(dim=1) / taken.squeeze(1)
+
+
+def _true_or_not(scores: Tensor) -> Tensor:
+    return torch.stack([scores[..., 0], scores[..., 1:].logsumexp(dim=-1)], dim=-1)
 
 
 def _without_channel(targets: Tensor) -> Tensor:

@@ -148,7 +148,7 @@ class ReferenceKL(UnlearningModule):
         assert self._reference is not None  # prepare() made it
         reference = self._reference.answers(self.data, Runtime(self.trainer)).cpu()
         ours = self.forget_answers()
-        if float(self.task.kl(reference, ours.logits, ours.targets).mean()) < self.kl_tolerance:
+        if float(ours.task.kl(reference, ours.logits, ours.targets).mean()) < self.kl_tolerance:
             self.trainer.should_stop = True
 
     def preparation_state(self) -> dict[str, Any]:

@@ -3,19 +3,19 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
+from lightning_unlearn.functional.answer import Outcome
 from lightning_unlearn.reports.figures.trade_off import forgetting_axis
 from lightning_unlearn.reports.floor import costs, same_cost
 from lightning_unlearn.reports.glossary import describe, forgot_nothing, measured_metrics, with_unit
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import LEAST_SEEDS, Status, Verdict, judge_all, separates
 
-__all__ = ["Answer", "answer_of", "gap_closed"]
+__all__ = ["Answer", "answer_of", "gap_closed", "outcome"]
 
 _UTILITY = "accuracy/test"
 _ORDER: dict[Status, int] = {"close": 0, "undecided": 1, "illustration": 1, "cannot tell": 1, "not close": 2}
-_OUTCOMES: dict[Status, Literal["shown", "not shown"]] = {"close": "shown", "not close": "not shown"}
+_OUTCOMES: dict[Status, Outcome] = {"close": "shown", "not close": "not shown"}
 _FORGOTTEN: dict[Status, str] = {
     "close": "Shown: it is close to the retrained model in every metric that can tell.",
     "cannot tell": "Cannot tell: the test was blind. Source and retrained model do not differ in any metric of "
@@ -44,9 +44,14 @@ class Answer:
     sure: str
 
     @property
-    def outcome(self) -> Literal["shown", "not shown", "cannot tell"]:
+    def outcome(self) -> Outcome:
         """Whether it was forgotten, in the words that a single request is answered in."""
-        return _OUTCOMES.get(self.status, "cannot tell")
+        return outcome(self.status)
+
+
+def outcome(status: Status) -> Outcome:
+    """Return a verdict in the words that a single request is answered in."""
+    return _OUTCOMES.get(status, "cannot tell")
 
 
 def answer_of(report: Report, verdicts: Mapping[str, Verdict] | None = None) -> Answer | None:

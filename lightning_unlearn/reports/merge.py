@@ -25,7 +25,8 @@ _SECONDS = "seconds"
 _MERGED = "merged_from"
 _BY = "forget_compared_by"
 _HASHES = ("forget_hmac", "forget_sha256")
-_OWN_FACTS = (_SECONDS, _MERGED, _BY)
+_TIMED = "other_times"
+_OWN_FACTS = (_SECONDS, _MERGED, _BY, _TIMED)
 """Facts that stand with the data and belong to a run or a merge: they may differ."""
 
 
@@ -76,7 +77,9 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
             )
         _add_models(models, report, pair)
         seconds = [facts[_SECONDS] for facts in (data, report["data"]) if _SECONDS in facts]
+        timed = _once([name for facts in (data, report["data"]) for name in facts.get(_TIMED, ())])
         data = {**report["data"], **data, **({_SECONDS: sum(seconds)} if seconds else {})}
+        data |= {_TIMED: timed} if timed else {}
     data.pop("forget_sha256", None)  # the hash without a key is not passed on
     merged = Report(
         schema_version=SCHEMA_VERSION,

@@ -55,6 +55,7 @@ _DATA_LABELS = {
     "forget_hmac": "Keyed hash of the forget set's ids",
     "forget_compared_by": "Forget sets compared by",
     "seconds": "Time of the whole comparison [s]",
+    "other_times": "Timed in another start than the retraining, so the acceleration is uncertain",
     "merged_from": "Merged from the reports",
 }
 _PLAIN = {

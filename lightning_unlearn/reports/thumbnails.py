@@ -11,24 +11,26 @@ from torch.nn.functional import interpolate
 
 from lightning_unlearn.core.files import atomic_path
 
-__all__ = ["ACROSS", "FILE", "MOST", "SIDE", "write_thumbnails"]
+__all__ = ["ACROSS", "FILE", "MOST", "SIDE", "read_thumbnails", "write_thumbnails"]
 
 FILE = "samples.png"
 SIDE, ACROSS, MOST = 32, 25, 500
 """Pixels of a picture's side, pictures in a row, and the most of them."""
 
 
-def write_thumbnails(inputs: Iterable[Any], folder: Path) -> Path | None:
+def write_thumbnails(inputs: Iterable[Any], folder: Path, seed: int = 0) -> Path | None:
     """Write the samples as small pictures into ``samples.png``, row by row in their order, if they are images.
 
     Args:
         inputs: Batches of inputs; images are ``(B, 1 or 3, H, W)`` with sides of at least 4.
         folder: Where the file goes; one of earlier samples there is removed.
+        seed: The seed whose samples they are, which the file says of itself.
 
     Returns:
         The file; None where the samples are no images.
     """
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     file = folder / FILE
     file.unlink(missing_ok=True)
@@ -54,5 +56,21 @@ def write_thumbnails(inputs: Iterable[Any], folder: Path) -> Path | None:
     tiles += [torch.zeros_like(tiles[0])] * (-len(tiles) % ACROSS)
     rows = [torch.cat(tiles[start : start + ACROSS], dim=2) for start in range(0, len(tiles), ACROSS)]
     with atomic_path(file) as temporary:
-        Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+        sheet = Image.fromarray(torch.cat(rows, dim=1).permute(1, 2, 0).numpy())
+        words = PngInfo()
+        words.add_text("Seed", str(seed))
+        sheet.save(temporary, format="PNG", pnginfo=words)
     return file
+
+
+def read_thumbnails(folder: Path, seed: int) -> list[Any]:
+    """Return the pictures as ``PIL.Image``, in the samples' order; none without a file, or with another seed's."""
+    from PIL import Image
+
+    if not (folder / FILE).is_file():
+        return []
+    with Image.open(folder / FILE) as sheet:
+        if sheet.info.get("Seed") != str(seed):
+            return []
+        corners = [(x, y) for y in range(0, sheet.height, SIDE) for x in range(0, sheet.width, SIDE)]
+        return [sheet.crop((x, y, x + SIDE, y + SIDE)) for x, y in corners]

@@ -30,7 +30,9 @@ _CURVES = {
     "Norm of the gradients": ["train/gradient_norm"],
 }
 _TERMS = r"train/.*"
-_TABLES = ["overview", "comparison", "scores", "membership_inference/samples"]
+_TABLES = ["overview", "comparison", "scores"]
+_SAMPLES = ["forgetting/answers", "membership_inference/samples"]
+_GAP = {"gap_closed": DeclaredMetric("Share of the gap between source and retrained model that is closed")}
 _HOW_TO_READ = (
     "**No number without its floor and its ceiling.** `source` is the model that forgot nothing, `retrain` the one "
     "that was trained without the forget set. A method has forgotten as far as it is like `retrain`, not as far as a "
@@ -41,7 +43,7 @@ _HOW_TO_READ = (
 def build_workspace(
     entity: str, project: str, group: str | None = None, metrics: Metrics = METRICS
 ) -> ws.Workspace:
-    """Build a workspace with the trade-off, the scores beside their controls, curves, cost, tables and figures.
+    """Build a workspace in six sections: answer, scores and controls, trade-off and cost, curves, samples, rest.
 
     Args:
         entity: User or team.
@@ -57,7 +59,7 @@ def build_workspace(
         project=project,
         name=_title(group),
         sections=[
-            ws.Section(name=name, panels=panels, is_open=name in ("Trade-off", "Scores"))
+            ws.Section(name=name, panels=panels, is_open=name in ("Answer", "Scores"))
             for name, panels in _sections(metrics).items()
         ],
         settings=ws.WorkspaceSettings(x_axis=_STEP, max_runs=100),
@@ -87,7 +89,8 @@ def build_report(
     trained = runs("models", 'jobType != "evaluate"')
     controls = runs("controls", 'jobType in ["source", "retrain", "retrain_2"]')
     summary = runs("comparison", 'jobType == "evaluate"')
-    of_section = {"Null controls": controls, "Tables": summary, "Figures": summary}
+    every = runs("all", 'jobType != ""')
+    of_section = {"Answer": every, "Tables and figures": summary}
     blocks: list[Any] = [wr.MarkdownBlock(text=_HOW_TO_READ), wr.TableOfContents()]
     for name, panels in _sections(metrics).items():
         blocks += [wr.H1(text=name), wr.PanelGrid(runsets=[of_section.get(name, trained)], panels=panels)]
@@ -134,32 +137,42 @@ def _sections(metrics: Metrics) -> dict[str, list[Any]]:
         "groupby_rangefunc": "minmax",
     }
     sections: dict[str, list[Any]] = {
-        "Trade-off": [
-            wr.ScatterPlot(
-                title=f"{metrics[name].label} against {utility}",
-                x=wr.SummaryMetric(_UTILITY),
-                y=wr.SummaryMetric(name),
-                legend_template="${run:displayName}",
-            )
-            for name in _forgetting(metrics)
+        "Answer": [
+            wr.WeavePanelSummaryTable(table_name="verdicts"),
+            *_bars(_GAP, _GAP),
+            wr.MediaBrowser(title=figures[0], media_keys=[f"figures/{figures[0]}"]),
+            wr.MarkdownPanel(markdown=_HOW_TO_READ),
         ],
-        "Scores": [wr.MarkdownPanel(markdown=_HOW_TO_READ), *_bars(metrics, scores)],
-        "Null controls": _bars(METRICS, _NULLS),
+        "Scores": [*_bars(metrics, scores), *_bars(METRICS, _NULLS)],
+        "Trade-off and cost": [
+            *(
+                wr.ScatterPlot(
+                    title=f"{metrics[name].label} against {utility}",
+                    x=wr.SummaryMetric(_UTILITY),
+                    y=wr.SummaryMetric(name),
+                    legend_template="${run:displayName}",
+                )
+                for name in _forgetting(metrics)
+            ),
+            *_bars(COST, COST),
+        ],
         "Curves": [
             *(wr.LinePlot(title=title, x=_STEP, y=names, **grouped) for title, names in _CURVES.items()),
             wr.LinePlot(title="All terms of the losses", x=_STEP, metric_regex=_TERMS),
         ],
-        "Membership inference": [
+        "Samples": [
             wr.CustomChart(
                 query={"summaryTable": {"tableKey": "membership_inference/roc_table"}},
                 chart_name="wandb/line/v0",
                 chart_fields={"x": "false positive rate", "y": "true positive rate"},
                 chart_strings={"title": "Membership inference: ROC"},
-            )
+            ),
+            *(wr.WeavePanelSummaryTable(table_name=name) for name in _SAMPLES),
         ],
-        "Cost": _bars(COST, COST),
-        "Tables": [wr.WeavePanelSummaryTable(table_name=name) for name in _TABLES],
-        "Figures": [wr.MediaBrowser(title=name, media_keys=[f"figures/{name}"]) for name in figures],
+        "Tables and figures": [
+            *(wr.WeavePanelSummaryTable(table_name=name) for name in _TABLES),
+            *(wr.MediaBrowser(title=name, media_keys=[f"figures/{name}"]) for name in figures[1:]),
+        ],
     }
     return {name: _place(panels) for name, panels in sections.items()}
 

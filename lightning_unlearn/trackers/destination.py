@@ -138,6 +138,16 @@ class Destination:
             raise
         run.finish()
 
+    def add(self, run_id: str, summary: Mapping[str, Any]) -> None:
+        """Add to the summary of a run that the server has."""
+        import wandb
+
+        told = {key: value for key, value in self._told.items() if key in ("entity", "project", "dir")}
+        settings = wandb.Settings(console="off", silent=True, x_disable_stats=True)
+        run = wandb.init(**told, id=run_id, resume="must", reinit="create_new", settings=settings)
+        run.summary.update(dict(summary))
+        run.finish()
+
     @staticmethod
     def _online_if_known() -> str:
         import wandb

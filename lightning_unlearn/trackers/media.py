@@ -22,16 +22,21 @@ def rows_table(rows: Rows, columns: Sequence[str] = TIDY_COLUMNS) -> Any:
     return wandb.Table(columns=list(columns), data=rows)
 
 
-def media_of(results: Results) -> dict[str, Any]:
+def media_of(results: Results, images: Sequence[Any] = ()) -> dict[str, Any]:
     """Return what W&B can show of one evaluator's details.
 
     Shown are ``samples`` (column name to one value a sample, or the name of a ``.npz`` file of scores in the results'
     folder), ``confusion`` (counts, truth by what the attack said), ``fpr`` and ``tpr`` (the ROC curve), and
-    ``posteriors`` (name of a set to posteriors of the true class).
+    ``posteriors`` (name of a set to posteriors of the true class), and ``answers``: label and answers before, after and
+    of the retrained model, sample by sample of the forget set, by their place in the request.
+
+    Args:
+        results: What one evaluator found.
+        images: Pictures of the first samples, to stand beside the answers; more than there are samples do no harm.
 
     Returns:
-        ``<name>/samples``, ``<name>/confusion``, ``<name>/roc`` and ``<name>/posteriors/<set>`` as far as the details
-        hold them.
+        ``<name>/samples``, ``<name>/answers``, ``<name>/confusion``, ``<name>/roc`` and
+        ``<name>/posteriors/<set>`` as far as the details hold them.
 
     Raises:
         ValueError: If the columns of ``samples`` differ in length.
@@ -45,6 +50,12 @@ def media_of(results: Results) -> dict[str, Any]:
         media[f"{name}/samples"] = _samples(name, samples)
     elif isinstance(samples, str) and results.folder and (results.folder / samples).is_file():
         media[f"{name}/samples"] = _sample_file(results.folder / samples)
+    if answers := details.get("answers"):
+        columns = {"sample": range(1, len(answers["label"]) + 1), **answers}
+        if images:
+            columns = {"image": [wandb.Image(one) for one in images], **columns}
+        rows = [list(row) for row in zip(*columns.values(), strict=False)]
+        media[f"{name}/answers"] = rows_table(rows, list(columns))
     if confusion := details.get("confusion"):
         media[f"{name}/confusion"] = _confusion(results.model, confusion)
     if "fpr" in details and "tpr" in details:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,13 @@ from lightning_unlearn.core.files import file_hash, write_json_atomic
 from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.engine.telling import SOFTWARE, Results
 from lightning_unlearn.functional import acceleration
+from lightning_unlearn.reports.answer import answer_of, gap_closed, outcome
 from lightning_unlearn.reports.details import read_log
 from lightning_unlearn.reports.glossary import CONTROLS, all_models, is_control, measured_metrics
 from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.thumbnails import read_thumbnails
 from lightning_unlearn.reports.tidy import report_rows, run_rows
+from lightning_unlearn.reports.verdict import judge_all
 from lightning_unlearn.trackers.destination import Destination
 from lightning_unlearn.trackers.media import media_of, rows_table
 
@@ -54,16 +57,15 @@ class WandbRuns:
         self.quiet = quiet
 
     def run_finished(self, folder: Path, name: str, seed: int) -> None:
-        """Write one run, if it is not written yet.
+        """Write one run, if it is not written yet; a method's offline run waits for its verdict, which ends it.
 
         Args:
             folder: Its folder, two levels below the comparison's.
             name: Name of the model.
             seed: Its seed.
         """
-        if not self.destination.in_sweep:
-            content = [(folder / file).read_bytes() for file in _CONTENT if (folder / file).is_file()]
-            self._once(folder, content, lambda: self._write_run(folder, name, seed))
+        if is_control(name) or self.destination.mode == "online":
+            self._write(folder, name, seed, {})
 
     def finished(self, folder: Path, report: Report) -> None:
         """Write the run that sums up.
@@ -72,6 +74,17 @@ class WandbRuns:
             folder: The comparison's folder.
             report: Its report.
         """
+        verdicts = judge_all(report)
+        for name, verdict in verdicts.items():
+            judged = {
+                "verdict": verdict.status,
+                "answer": outcome(verdict.status),
+                **_share("", report, name),
+            }
+            for seed in report["seeds"]:
+                run = folder / name / f"seed_{seed}"
+                if (run / "metrics.json").is_file():
+                    self._write(run, name, seed, judged)
         told = {key: report[key] for key in ("models", "seeds", "config", "failures")}
         content = [json.dumps(told, sort_keys=True).encode()]
         self._once(folder, content, lambda: self._write_summary(folder, report))
@@ -99,7 +112,24 @@ class WandbRuns:
 
     # ------------------------------------------------------------------ one run
 
-    def _write_run(self, folder: Path, name: str, seed: int) -> dict[str, Any]:
+    def _write(self, folder: Path, name: str, seed: int, judged: Mapping[str, Any]) -> None:
+        """Write one run if it is not written; what the end tells of it goes to a run that the server has already."""
+        if self.destination.in_sweep:
+            return
+        content = [(folder / file).read_bytes() for file in _CONTENT if (folder / file).is_file()]
+        online = self.destination.mode == "online"
+        if judged and not online:
+            content.append(json.dumps(judged, sort_keys=True).encode())
+        self._once(folder, content, lambda: self._write_run(folder, name, seed, {} if online else judged))
+        mark = _read(folder / MARK)
+        if judged and online and mark and mark.get("judged") != judged:
+            try:
+                self.destination.add(str(mark["id"]), judged)
+                write_json_atomic(folder / MARK, {**mark, "judged": judged})
+            except Exception as error:  # as above
+                warnings.warn(f"{folder}: the verdict was not written to W&B: {error}", stacklevel=2)
+
+    def _write_run(self, folder: Path, name: str, seed: int, judged: Mapping[str, Any]) -> dict[str, Any]:
         comparison = folder.parent.parent
         audit, training = _read(folder / "metrics.json"), _read(folder / "training.json")
         facts, times = _read(folder / "facts.json"), training.get("times", {})
@@ -124,9 +154,11 @@ class WandbRuns:
             for row in read_log(folder / "log" / "metrics.csv"):
                 last = row.get("step", last)
                 run.log({_STEP if key == "step" else key: value for key, value in row.items()})
-            run.log({**_run_media(folder, audit, name, seed), _STEP: last})
+            # pictures of who was forgotten go where models go, and nowhere unless asked for
+            images = read_thumbnails(comparison, seed) if self.destination.log_model else []
+            run.log({**_run_media(folder, audit, name, seed, images), _STEP: last})
             faster = _acceleration(comparison, name, seed, times)
-            run.summary.update({**audit["metrics"], **times, **memory, **faster})
+            run.summary.update({**audit["metrics"], **times, **memory, **faster, **judged})
             if audit["errors"]:
                 run.summary["errors"] = audit["errors"]
             sent = self._send_model(run, folder, name, seed, lineage)
@@ -178,27 +210,60 @@ class WandbRuns:
         ) as run:
             drawn = sorted((folder / "figures").glob("*.png"))
             figures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in drawn}
-            run.log({"comparison": rows_table(report_rows(report)), "overview": _overview(report), **figures})
+            tables = {"comparison": rows_table(report_rows(report)), "overview": _overview(report)}
+            run.log({**tables, **_verdicts(report), **figures})
             means = {
                 f"{model}/{metric}": value["mean"]
                 for model, metrics in report["models"].items()
                 for metric, value in metrics.items()
             }
-            run.summary.update({**means, "failures": len(report["failures"])})
+            run.summary.update({**means, **_answer(report), "failures": len(report["failures"])})
             for mark in marks.values():
                 _use(run, mark.get("artifact"))
             artifact = _send(run, folder, "report", "evaluation", files, metadata=hashes)
             return {"id": run.id, "offline": run.offline, "artifact": artifact}
 
 
-def _run_media(folder: Path, audit: Mapping[str, Any], name: str, seed: int) -> dict[str, Any]:
+def _answer(report: Report) -> dict[str, Any]:
+    """Return what runs can be filtered by: the answer, and each method's verdict and share of the gap closed."""
+    verdicts = judge_all(report)
+    told = {f"verdict/{name}": verdict.status for name, verdict in verdicts.items()}
+    shares = {key: share for name in verdicts for key, share in _share(f"/{name}", report, name).items()}
+    answer = answer_of(report, verdicts)
+    if answer is None:
+        return {**told, **shares}
+    words = {
+        f"answer/{key}": getattr(answer, key) for key in ("method", "forgotten", "evidence", "cost", "sure")
+    }
+    return {**told, **shares, **words, "answer": answer.outcome}
+
+
+def _verdicts(report: Report) -> dict[str, Any]:
+    """Return the answers method by method as a table, the best first."""
+    rows = [
+        [name, outcome(verdict.status), verdict.headline, gap_closed(report, name)]
+        for name, verdict in judge_all(report).items()
+    ]
+    best = answer_of(report)
+    rows.sort(key=lambda row: best is None or row[0] != best.method)
+    return {"verdicts": rows_table(rows, ["method", "answer", "verdict", "gap_closed"])}
+
+
+def _share(suffix: str, report: Report, name: str) -> dict[str, float]:
+    share = gap_closed(report, name)
+    return {} if share is None else {f"gap_closed{suffix}": share}
+
+
+def _run_media(
+    folder: Path, audit: Mapping[str, Any], name: str, seed: int, images: Sequence[Any]
+) -> dict[str, Any]:
     import wandb
 
     place = folder / "evaluation"
     details = {key: noted for key, noted in audit["details"].items() if key not in audit["errors"]}
     media = {"scores": rows_table(run_rows(name, seed, audit["metrics"], details))}
     for evaluator, noted in details.items():
-        media |= media_of(Results(evaluator, {}, noted, model=name, seed=seed, folder=place))
+        media |= media_of(Results(evaluator, {}, noted, model=name, seed=seed, folder=place), images)
     return media | {f"{path.stem}/picture": wandb.Image(str(path)) for path in sorted(place.glob("*.png"))}
 
 

@@ -107,14 +107,14 @@ class Sentences(Dataset):
 
 class SentenceData(L.LightningDataModule):
     def train_dataloader(self):
-        return DataLoader(Sentences(32, 0), batch_size=8, shuffle=True)
+        return DataLoader(Sentences(20, 0), batch_size=5, shuffle=True)
 
     def test_dataloader(self):
-        return DataLoader(Sentences(32, 1), batch_size=8)
+        return DataLoader(Sentences(20, 1), batch_size=5)
 
 
 class Gpt(L.LightningModule):
-    def __init__(self, lr=3e-3):
+    def __init__(self, lr=5e-3):
         super().__init__()
         self.save_hyperparameters()
         self.model = GPT2LMHeadModel(

@@ -209,7 +209,7 @@ def test_page_is_rebuilt_in_its_own_folder(
     assert written[-1] == folder / "report.html"
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
     assert (folder / "report.json").stat().st_mtime_ns == stamp
-    assert (folder / "figures" / "posterior_change.png") in written
+    assert (folder / "figures" / "differences.png") in written
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "class_path: OwnMethod" in page
     assert 'data-file="reference_kl/seed_2/config.json"' in page
@@ -258,7 +258,7 @@ def test_two_comparisons_make_one_page(
     )
     names = {path.name for path in drawn}
     assert {path.name for path in (tmp_path / "both" / "figures").iterdir()} == names
-    assert "posterior_change.png" in names
+    assert "differences.png" in names
     for path in drawn:
         assert path.read_bytes() == (tmp_path / "both" / "figures" / path.name).read_bytes()
 

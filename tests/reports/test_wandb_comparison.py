@@ -21,11 +21,29 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from test_compare import CPU, reference_kl, toy_compare
 
 from lightning_unlearn import MethodRun
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison.trainers import split_loggers, trainer_loggers
 from lightning_unlearn.models import Classifier
 from lightning_unlearn.reports import read_json
+from lightning_unlearn.reports.answer import answer_of, gap_closed
 from lightning_unlearn.reports.tidy import TIDY_COLUMNS
 
+IDS = """
+source:
+  model:
+    class_path: Classifier
+    init_args:
+      net: {class_path: lightning_unlearn.models.MLP, init_args: {in_features: 64, hidden: [8], num_classes: 10}}
+  trainer: {max_epochs: 1}
+data: {class_path: UnlearningDataModule, init_args: {datamodule: {class_path: Digits}}}
+methods: [{name: fine_tune, method: FineTune, trainer: {max_epochs: 1}}]
+seeds: 1
+retrain_2: false
+short_retrainings: []
+trainer:
+  accelerator: cpu
+  logger: {class_path: WandbLogger, init_args: {project: tests}}
+"""
 TIMES = ("time/prepare_s", "time/unlearn_s", "time/total_s")
 
 
@@ -142,6 +160,63 @@ def test_the_summary_holds_scores_times_and_memory(runs: dict[str, OfflineRun], 
     assert "acceleration" not in runs["source/seed_0"].summary
     if sys.platform == "linux":
         assert 50 < summary["memory/process_peak_mib"] < 100_000
+
+
+def test_summaries_hold_what_runs_are_filtered_by(runs: dict[str, OfflineRun], folder: Path) -> None:
+    report = read_json(folder / "report.json")
+    share = gap_closed(report, "reference_kl")
+    for seed in (0, 1):
+        summary = runs[f"reference_kl/seed_{seed}"].summary
+        assert (summary["verdict"], summary["answer"]) == ("illustration", "cannot tell"), "two seeds"
+        assert summary.get("gap_closed") == (None if share is None else pytest.approx(share))
+        assert "verdict" not in runs[f"source/seed_{seed}"].summary
+    summary, answer = runs["digits"].summary, answer_of(report)
+    assert answer is not None
+    assert (summary["answer"], summary["answer/method"]) == ("cannot tell", "reference_kl")
+    assert summary["answer/cost"] == answer.cost
+    assert summary["verdict/reference_kl"] == "illustration"
+    assert [row[:2] for row in runs["digits"].table("verdicts")["data"]] == [["reference_kl", "cannot tell"]]
+
+
+def test_answers_stand_sample_by_sample(runs: dict[str, OfflineRun], folder: Path) -> None:
+    name = "reference_kl/seed_0"
+    table = runs[name].table("forgetting/answers")
+    assert table["columns"] == ["sample", "label", "before", "after", "retrained"]
+    columns = dict(zip(table["columns"], np.array(table["data"]).T, strict=True))
+    scores = json.loads((folder / name / "metrics.json").read_text())["metrics"]
+    before = json.loads((folder / "source/seed_0/metrics.json").read_text())["metrics"]
+    assert list(columns["sample"]) == list(range(1, len(columns["label"]) + 1))
+    assert (columns["after"] == columns["label"]).mean() == pytest.approx(scores["accuracy/forget"])
+    assert (columns["before"] == columns["label"]).mean() == pytest.approx(before["accuracy/forget"])
+
+
+@pytest.mark.slow
+def test_ids_are_nowhere_in_a_run_and_pictures_where_models_go(
+    tmp_path: Path, environment: pytest.MonkeyPatch
+) -> None:
+    """A real offline run of a command line that names samples, read back byte by byte."""
+    environment.setenv("WANDB_MODE", "offline")
+    out, ids = tmp_path / "out", "[1401, 1402, 1403, 1404]"
+    (tmp_path / "compare.yaml").write_text(IDS)
+    given = ["compare", f"--config={tmp_path / 'compare.yaml'}", f"--output_dir={out}", "--quiet=true"]
+    for log_model in ("false", "true"):
+        environment.setenv("LIGHTNING_UNLEARN_ARGUMENTS", "[]")
+        forget = f"--data.init_args.forget={ids}"
+        sending = f"--trainer.logger.init_args.log_model={log_model}"
+        environment.setattr(sys, "argv", ["lightning-unlearn", *given, forget, sending])
+        with pytest.warns(UserWarning, match="forget: ids on the command line"):
+            assert main() == 0
+        runs = {run.name: run for run in runs_below(out)}
+        assert set(runs) == {"source/seed_0", "retrain/seed_0", "fine_tune/seed_0", "out"}
+        columns = runs["fine_tune/seed_0"].table("forgetting/answers")["columns"]
+        assert ("image" in columns) == (log_model == "true")
+        for file in (path for path in (out / "wandb").rglob("*") if path.is_file()):
+            raw = file.read_bytes()
+            assert not re.search(rb"1401\W{1,6}1402|(?<![\w.])1403(?![\w.])", raw), file
+        assert any(b"4 ids" in run.path.read_bytes() for run in runs.values()), "the command line is there"
+        shutil.rmtree(out / "wandb")
+        for mark in list(out.rglob("wandb.json")):
+            mark.unlink()
 
 
 def test_tables_and_charts_hold_the_details(runs: dict[str, OfflineRun], folder: Path) -> None:

@@ -213,7 +213,7 @@ class Perturbation(MaskedModule):
             return
         teacher = self._teacher.answers(self.data, Runtime(self.trainer)).cpu()
         ours = self.forget_answers()
-        reached = self.task.similarity(ours.logits, teacher, ours.targets).mean()
+        reached = ours.task.similarity(ours.logits, teacher, ours.targets).mean()
         self.log("train/similarity", reached, sync_dist=True)
         if float(reached) >= self.similarity_threshold:
             self.trainer.should_stop = True

@@ -1,0 +1,92 @@
+"""The next token as a task, against the definition written out token by token."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from lightning_unlearn.data import Adapter, DatasetLoader
+from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.functional.tasks import NextToken, TokenScores, min_k, tasks_of
+
+LOGITS = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
+TOKENS = torch.tensor([[1, 2, 3, 4, 5], [6, 0, 2, -100, -100], [3, 3, 1, 0, -100]])
+
+
+def by_hand(logits: Tensor, tokens: Tensor) -> list[list[float]]:
+    """Return each sequence's log probabilities of the tokens that follow."""
+    return [
+        [
+            float(answer[t].log_softmax(0)[sequence[t + 1]])
+            for t in range(len(sequence) - 1)
+            if sequence[t + 1] >= 0
+        ]
+        for answer, sequence in zip(logits.double(), tokens, strict=True)
+    ]
+
+
+def test_a_sequences_loss_is_a_mean_over_the_tokens_that_follow() -> None:
+    task, logs = NextToken(), by_hand(LOGITS, TOKENS)
+    wanted = torch.tensor([-sum(row) / len(row) for row in logs])
+    torch.testing.assert_close(task.loss(LOGITS, TOKENS), wanted)
+    counted = [value for row in logs for value in row]
+    assert float(task.batch_loss(LOGITS, TOKENS)) == pytest.approx(-sum(counted) / len(counted), rel=1e-5)
+    assert task in tasks_of(LOGITS, TOKENS)
+
+
+def test_what_is_kept_of_the_answers_measures_as_the_answers_do() -> None:
+    task = NextToken()
+    kept, marks = task.kept(LOGITS, TOKENS)
+    scores = task.of_kept
+    assert isinstance(scores, TokenScores)
+    assert kept.shape == (3, 4, 3)
+    torch.testing.assert_close(kept.exp().sum(-1)[marks == 0], torch.ones(9))
+    for what in ("loss", "correct", "confidence"):
+        torch.testing.assert_close(getattr(scores, what)(kept, marks), getattr(task, what)(LOGITS, TOKENS))
+    other = LOGITS.flip(0)
+    kept_other = task.kept(other, TOKENS)[0]
+    torch.testing.assert_close(scores.kl(kept, kept, marks), torch.zeros(3), atol=1e-6, rtol=0)
+    assert (scores.kl(kept, kept_other, marks) <= task.kl(LOGITS, other, TOKENS) + 1e-6).all(), (
+        "coarser, so less"
+    )
+    assert (scores.js(kept, kept_other, marks) <= task.js(LOGITS, other, TOKENS) + 1e-6).all()
+    logs = by_hand(LOGITS, TOKENS)
+    wanted = torch.tensor([[math.exp(sum(row) / len(row)), math.exp(min(row))] for row in logs])
+    torch.testing.assert_close(scores.features(kept), wanted)
+
+
+def test_min_k_is_the_mean_of_the_least_likely_tokens() -> None:
+    logs = torch.tensor([[-1.0, -9.0, -3.0, -2.0], [-4.0, torch.nan, torch.nan, torch.nan]])
+    assert min_k(logs, 0.5).tolist() == [-6.0, -4.0]
+    assert min_k(logs, 0.01).tolist() == [-9.0, -4.0]
+
+
+class Lengths(Dataset[dict[str, Tensor]]):
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        return {"input_ids": torch.arange(place, place + 3 + place)}
+
+
+class Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(12, 12)
+
+    def forward(self, input_ids: Tensor) -> Tensor:
+        return self.table(input_ids)
+
+
+def test_batches_of_different_lengths_are_put_together() -> None:
+    torch.manual_seed(0)
+    model, adapter = Model(), Adapter(task="next token")
+    loader = DatasetLoader(Lengths(), batch_size=1, indexed=True)
+    outputs = predict(model, loader, Runtime(None), adapter)
+    assert outputs.logits.shape == (5, 6, 3)
+    for place in range(5):
+        ids = Lengths()[place]["input_ids"][None]
+        alone = NextToken().loss(model(ids), ids)
+        torch.testing.assert_close(outputs.loss[place : place + 1].float(), alone.detach())

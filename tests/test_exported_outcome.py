@@ -300,12 +300,21 @@ class Frames(nn.Module):
         return self.norms[1](self.second(x)).reshape(batch, -1)
 
 
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param(
+            "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+        ),
+    ],
+)
 @pytest.mark.parametrize("frames", [1, 2], ids=["in one pass", "in two, as layers are given frames"])
-def test_batches_are_normalised_by_the_last_and_gradients_flow_through_it(frames: int) -> None:
+def test_batches_are_normalised_by_the_last_and_gradients_flow_through_it(frames: int, device: str) -> None:
     torch.manual_seed(0)
-    model = Frames(frames).double()
+    model = Frames(frames).double().to(device)
     nn.init.uniform_(model.norms[0].weight)
-    other, last = (scale * torch.randn(count, 1, 8, 16).double() for scale, count in ((3, 4), (1, 9)))
+    other, last = (scale * torch.randn(n, 1, 8, 16).double().to(device) for scale, n in ((3, 4), (1, 9)))
     layers = list(running_layers(model).values())
     by_hand, alone = copy.deepcopy(model), copy.deepcopy(model)
     found = normalised_alike(model, Adapter(), [other, last], layers, single=False)

@@ -20,6 +20,9 @@ from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison.request import Result
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Split
+from lightning_unlearn.engine.answering import answered, measure_of
+from lightning_unlearn.ensembles import Outputs
+from lightning_unlearn.functional.tasks import task_named
 from lightning_unlearn.methods import CFk, FineTune, SourceCheckpoint, UnlearningModule
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -309,12 +312,32 @@ def test_only_what_was_measured_is_said(capsys: pytest.CaptureFixture[str]) -> N
     assert fitted(PopulationAttack(controls=False)).answer is None
 
 
+def test_other_tasks_are_asked_what_has_a_meaning_for_them() -> None:
+    def outputs(logits: Tensor, targets: Tensor, task: str) -> Outputs:
+        return Outputs(logits, targets, task_named(task))
+
+    logits, wrong = torch.randn(90), torch.zeros(90)
+    binary = {
+        "forget": outputs(logits.abs(), wrong + 1, "binary"),
+        "nonmember": outputs(logits, wrong, "binary"),
+    }
+    after = {**binary, "forget": outputs(-logits.abs(), wrong + 1, "binary")}
+    found = answered(binary, after, "labels")
+    assert found is not None
+    assert found.answer.outcome == "shown"
+    assert found.answer.target == pytest.approx(float((logits > 0).double().mean()))
+    numbers = {part: outputs(logits, wrong, "regression") for part in ("forget", "nonmember", "test")}
+    assert answered(numbers, numbers, "labels") is None
+    found = answered(numbers, numbers, "membership", seconds=12.0)
+    assert found is not None
+    assert "accuracy" not in found.text
+    assert "Cost: 12 s." in found.text
+
+
 def test_the_measure_fits_the_request() -> None:
     def measure(forget: Any, **arguments: Any) -> str:
         split = UnlearningDataModule(train_set(), forget, test_dataset=test_set(), **arguments)
         split.setup("fit")
-        from lightning_unlearn.engine.answering import measure_of
-
         return measure_of(split)
 
     of_class = np.flatnonzero(train_set().targets.numpy() == 1)

@@ -62,10 +62,10 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
 @pytest.fixture
 def machines() -> Iterator[Any]:
     """Two machines of one processor each, and one more that computes nothing and holds this process."""
-    ray = pytest.importorskip("ray", reason="Ray is an extra")
-    from ray.cluster_utils import Cluster
-
     with own_environment("PYTHONBREAKPOINT", "RAY_CLIENT_MODE"):
+        ray = pytest.importorskip("ray", reason="Ray is an extra")
+        from ray.cluster_utils import Cluster
+
         computers = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         nodes = [computers.add_node(num_cpus=1) for _ in range(2)]
         ray.init(computers.address, log_to_driver=False)

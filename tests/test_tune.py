@@ -5,8 +5,10 @@ import json
 from pathlib import Path
 
 import pytest
+import torchvision  # noqa: F401  what it sets in the environment is not a test's doing
 import yaml
 
+import lightning_unlearn.cli.compare  # noqa: F401  nor what Lightning sets
 from lightning_unlearn.cli.main import main
 
 pytest.importorskip("optuna")
@@ -18,7 +20,7 @@ source:
     init_args:
       net: {class_path: lightning_unlearn.models.MLP, init_args: {in_features: 64, hidden: [64], num_classes: 10}}
       optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.01}}
-  trainer: {max_epochs: 15}
+  trainer: {max_epochs: 10}
 data: {class_path: lightning_unlearn.cli.demo.MislabelledDigits, init_args: {redraw: true}}
 methods:
   - method: {class_path: NegGradPlus, init_args: {optimizer: {class_path: torch.optim.Adam, init_args: {lr: 0.004}}}}
@@ -81,7 +83,7 @@ def test_a_search_leaves_a_recipe_and_shows_held_out_seeds_alone(capsys: pytest.
 @pytest.mark.slow
 def test_without_an_oracle_nothing_is_retrained(capsys: pytest.CaptureFixture[str]) -> None:
     attack = "--evaluators+={class_path: MembershipInference, init_args: {bootstrap: 10, attack: logistic}}"
-    arguments = [*TUNE, "--trials=1", "--cost=0.9", "--oracle=none", attack, "--source.trainer.max_epochs=30"]
+    arguments = [*TUNE, "--trials=1", "--cost=0.9", "--oracle=none", attack, "--source.trainer.max_epochs=20"]
     assert main(arguments) == 0
     printed = capsys.readouterr().out
     assert "MIA" in printed or "Membership inference" in printed

@@ -374,7 +374,9 @@ class _Request:
             seconds=self.seconds,
             tried=self.tried,
         )
-        assert found is not None  # _require_measurable() has seen to it
+        if found is None:  # all was measured, so it has no meaning for the task
+            self.answers["source"]["forget"].task.require("wrong_labels=True", ("classes",))
+        assert found is not None
         return found
 
     def _distance(self) -> float:
@@ -397,4 +399,5 @@ class _Request:
             f"{'' if model == 'unlearned' else f'{model}/'}accuracy/{stream}": torch.tensor(outputs.accuracy)
             for model, answers in self.answers.items()
             for stream, outputs in answers.items()
+            if "correct" in outputs.task.offers
         }

@@ -27,13 +27,13 @@ def connected(address: str | None) -> Iterator[None]:
     """
     if find_spec("ray") is None:
         raise ValueError("launcher='ray' needs Ray: pip install 'lightning-unlearn[ray]', or take 'plain'")
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    start: dict[str, Any] = {} if address else {"include_dashboard": False}
     with own_environment("PYTHONBREAKPOINT", "RAY_CLIENT_MODE"):
+        import ray
+
+        if ray.is_initialized():
+            yield
+            return
+        start: dict[str, Any] = {} if address else {"include_dashboard": False}
         try:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **start)
         except ConnectionError as error:

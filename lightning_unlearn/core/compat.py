@@ -40,25 +40,6 @@ RESET_METHODS = ("reset_parameters", "_reset_parameters")
 COMPILED = "_orig_mod"
 """Under which name ``torch.compile`` keeps the network that it wraps, in ``state_dict`` as well."""
 
-
-def batch_statistics(
-    inputs: Tensor, mean: Tensor, variance: Tensor, momentum: float
-) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance of a batch ``(B, C, ...)``, each ``(C,)``, and move the running ones by them."""
-    found: tuple[Tensor, Tensor] = torch.batch_norm_update_stats(inputs, mean, variance, momentum)
-    return found
-
-
-def fixed_statistics_backward(
-    gradient: Tensor, inputs: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of batch normalisation by given statistics: of the inputs, the weight and the bias."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
-        gradient, inputs, weight, mean, variance, None, None, False, eps, [True, True, True]
-    )
-    return found
-
-
 # ``tree_leaves``, imported above, lists what nested containers hold, of any type: no public function does.
 
 

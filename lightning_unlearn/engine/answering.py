@@ -145,17 +145,19 @@ def answered(
         tried: How many recipes were tried.
 
     Returns:
-        The answer; ``None`` where not all that it takes was measured.
+        The answer; ``None`` where not all that it takes was measured, or the measure has no meaning for the task.
     """
     needed = {"forget"} if measure == "class" else {"forget", "nonmember"}
     if any(not needed <= model.keys() for model in (before, after, retrained) if model is not None):
         return None
-    if measure != "membership":
-        before["forget"].task.require(f"the {_MEASURES[measure]}", ("classes",))
+    task = before["forget"].task
+    if measure != "membership" and task.name != "binary" and "classes" not in task.offers:
+        return None  # a share of labels has no meaning
 
     def estimate(model: Measured) -> Estimate:
         if measure != "membership":
-            return share_estimate(model["forget"].logits.argmax(dim=-1) == model["forget"].targets)
+            forget = model["forget"]
+            return share_estimate(forget.task.correct(forget.logits, forget.targets) > 0.5)
         others = model["nonmember"] if chosen is None else model["nonmember"].subset(chosen)
         return auc_estimate(-model["forget"].loss, -others.loss)
 
@@ -194,6 +196,8 @@ def _accuracies(*models: Outputs) -> tuple[float, ...]:
 
 def _by_mistake(labels: Tensor, others: Outputs) -> float:
     """Return how often unseen samples of other classes are answered with labels like these."""
+    if others.task.name == "binary":
+        return 1 - others.accuracy
     given = torch.bincount(labels, minlength=others.logits.shape[1])
     answers = others.logits.argmax(dim=-1)
     rates = [

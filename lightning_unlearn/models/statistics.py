@@ -13,12 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_reduce
 
-from lightning_unlearn.core.compat import (
-    AnyInstanceNorm,
-    AnyRunningNorm,
-    batch_statistics,
-    fixed_statistics_backward,
-)
+from lightning_unlearn.core.compat import AnyInstanceNorm, AnyRunningNorm
 
 __all__ = [
     "OtherOrderError",
@@ -149,7 +144,11 @@ class _ByLast(torch.autograd.Function):
         eps: float,
         moved: tuple[Tensor, Tensor, float],
     ) -> Tensor:
-        mean, variance = batch_statistics(inputs[-last:], *moved)
+        known, (running_mean, running_variance, momentum) = _precise(inputs[-last:]), moved
+        variance, mean = torch.var_mean(known, (0, *range(2, known.ndim)), correction=0)
+        count = known.numel() // len(mean)
+        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
+        running_variance.lerp_(variance.mul(count / (count - 1)).to(running_variance.dtype), momentum)
         ctx.save_for_backward(inputs, weight, mean, variance)
         ctx.last, ctx.eps = last, eps
         return F.batch_norm(inputs, mean, variance, weight, bias, training=False, eps=eps)
@@ -158,17 +157,18 @@ class _ByLast(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs, weight, mean, variance = ctx.saved_tensors
-        back, of_weight, of_bias = fixed_statistics_backward(
-            gradient, inputs, weight, mean, variance, ctx.eps
-        )
+        slope = torch.ones_like(mean) if weight is None else weight.detach()
+        with torch.enable_grad():
+            x, w, b = (value.detach().requires_grad_() for value in (inputs, slope, torch.zeros_like(slope)))
+            outputs = F.batch_norm(x, mean, variance, w, b, training=False, eps=ctx.eps)
+        back, of_weight, of_bias = torch.autograd.grad(outputs, (x, w, b), gradient)
         # through mean and variance, of which the last samples alone know
-        last, scale = inputs[-ctx.last :], torch.rsqrt(variance + ctx.eps)
-        count = last.numel() // last.shape[1]
+        last, scale = _precise(inputs[-ctx.last :]), torch.rsqrt(variance + ctx.eps)
         shape = (-1, *[1] * (inputs.ndim - 2))
-        factor = (scale if weight is None else scale * weight).div(-count)
-        slope = factor * scale * of_weight
+        factor = (scale * slope).div(-(last.numel() // len(mean)))
+        steep = factor * scale * of_weight
         back[-ctx.last :] += torch.addcmul(
-            (factor * of_bias - slope * mean).view(shape), last, slope.view(shape)
+            (factor * of_bias - steep * mean).view(shape), last, steep.view(shape)
         )
         return (
             back,
@@ -178,6 +178,11 @@ class _ByLast(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _precise(values: Tensor) -> Tensor:
+    """Return values in float32 at least."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _see_changes(stack: ExitStack) -> None:

@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, TensorDataset, default_collate
 from torchvision.transforms import v2
 
 from lightning_unlearn.callbacks import RMIA, CollapseGuard, Evaluator, ForgettingMetrics, ULiRA
-from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.data import Adapter, Classes, UnlearningDataModule
 from lightning_unlearn.methods import FineTune, NegGradPlus, ReferenceKL, UnlearningModule
 
 every_kind = pytest.mark.parametrize(
@@ -283,6 +283,17 @@ def test_a_named_task_that_does_not_fit_is_refused(adapter: Adapter, message: st
         look(Binary(), Binary, adapter)
     with pytest.raises(ValueError, match=r"task must be one of 'binary', .*, got 'ranking'"):
         Adapter(task="ranking")
+
+
+def test_a_rule_by_class_goes_by_whole_numbers_alone() -> None:
+    x = inputs(SAMPLES, 0)
+    data = UnlearningDataModule(TensorDataset(x, Binary.targets(x, wrong=False)), Classes(1))
+    data.setup("fit")
+    assert data.split.forget.tolist() == Binary.targets(x, wrong=False).nonzero().flatten().tolist()
+    for kind in (MultiLabel, Regression):
+        data = UnlearningDataModule(TensorDataset(x, kind.targets(x, wrong=False)), Classes(1))
+        with pytest.raises(ValueError, match=r"float32, are no classes to choose by; forget by positions"):
+            data.setup("fit")
 
 
 def test_a_guard_of_accuracies_is_refused_for_a_regression() -> None:

@@ -10,8 +10,11 @@ from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.functional import population_attack_scores, ranking_intervals, ranking_rates
+from lightning_unlearn.ensembles import predict
+from lightning_unlearn.functional import auc, population_attack_scores, ranking_intervals, ranking_rates
+from lightning_unlearn.functional.tasks import TokenScores, min_k
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score
+from lightning_unlearn.models.surgery import clone
 
 __all__ = ["PopulationAttack"]
 
@@ -32,6 +35,12 @@ class PopulationAttack(AgainstNonmembers):
       gives ``(k + 1) / (M + 1)`` where k of M non-members are allowed: nearly 0.01 and 0.001 with many, 0.011 and
       0.002 with 1000.
 
+    Of a language model two scores that know more are measured beside it: ``<name>/min_k_auc`` by the mean log
+    probability of each sequence's least likely fifth of tokens (Shi et al., "Detecting Pretraining Data from Large
+    Language Models", 2024). With a ``reference``, ``<name>/ratio_auc`` goes by the loss over that of the reference
+    model, which knows how difficult a sample is (Carlini et al., "Extracting Training Data from Large Language
+    Models", 2021, section 5.1).
+
     All non-members set the thresholds, and all count as false positives. Attack P's decision at one false positive rate
     (the threshold from one half of the non-members, the achieved rates from the forget set and the other half) is no
     metric here: its share of the forget set estimates the rates above from half of the samples, and how its false
@@ -41,6 +50,7 @@ class PopulationAttack(AgainstNonmembers):
     score of every sample.
 
     Args:
+        reference: A model that was not trained on the samples, such as the pretrained one; ``None`` for no ratio.
         bootstrap: Resamples for the intervals.
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
@@ -57,6 +67,18 @@ class PopulationAttack(AgainstNonmembers):
             "below 0.5 D_f looks less known than they do.",
             ideal=0.5,
         ),
+        "population_attack/min_k_auc": near_score(
+            "Attack by the least likely tokens (min-k%): area under the ROC curve",
+            "min-k% AUC",
+            "How well the least likely fifth of its tokens tells D_f from sequences never trained on: 0.5 is guessing.",
+            ideal=0.5,
+        ),
+        "population_attack/ratio_auc": near_score(
+            "Attack by the ratio to a reference model: area under the ROC curve",
+            "loss ratio AUC",
+            "How well the loss over a reference model's tells D_f from samples never trained on: 0.5 is guessing.",
+            ideal=0.5,
+        ),
         **low_fpr_rates(
             "population_attack",
             "Population attack",
@@ -66,9 +88,12 @@ class PopulationAttack(AgainstNonmembers):
         ),
     }
 
-    def __init__(self, *, bootstrap: int = 1000, **evaluator: Any) -> None:
+    def __init__(
+        self, *, reference: nn.Module | None = None, bootstrap: int = 1000, **evaluator: Any
+    ) -> None:
         in_range("bootstrap", bootstrap, "[2, inf)", "; 1000 is usual", whole=True)
         super().__init__(**evaluator)
+        self.reference = reference
         self.bootstrap = bootstrap
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
@@ -80,4 +105,19 @@ class PopulationAttack(AgainstNonmembers):
             forget, nonmember, torch.Generator().manual_seed(audit.seed), resamples=self.bootstrap
         )
         audit.details.update(attack_details(forget, nonmember, intervals))
-        return {f"{self.name}/{rate}": value for rate, value in ranking_rates(forget, nonmember).items()}
+        rates = ranking_rates(forget, nonmember) | self._with_more(model, audit)
+        return {f"{self.name}/{rate}": value for rate, value in rates.items()}
+
+    def _with_more(self, model: nn.Module, audit: Audit) -> dict[str, float]:
+        """Return how well the attacks do that know the tokens, or a reference model, where there are such."""
+        ours = [audit.outputs(model, stream) for stream in ("forget", "nonmember")]
+        more: dict[str, float] = {}
+        if isinstance(ours[0].task, TokenScores):
+            more["min_k_auc"] = auc(*(min_k(ours[0].task.logs(each.logits)) for each in ours))
+        if self.reference is not None:
+            reference = audit.runtime.place(clone(self.reference))
+            loaders = (audit.data.evaluated(stream) for stream in ("forget", "nonmember"))
+            theirs = [predict(reference, loader, audit.runtime, audit.adapter).loss for loader in loaders]
+            ratios = [-our.loss / their.clamp_min(1e-12) for our, their in zip(ours, theirs, strict=True)]
+            more["ratio_auc"] = auc(*ratios)
+        return more

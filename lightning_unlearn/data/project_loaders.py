@@ -176,7 +176,7 @@ def served_labels(
     """Return the class of samples as they are served, in order, by reading them.
 
     Raises:
-        ValueError: If the adapter finds no targets in a batch.
+        ValueError: If the adapter finds no targets in a batch, or they are no whole numbers.
     """
     loader = DatasetLoader(
         part.dataset,
@@ -187,7 +187,13 @@ def served_labels(
         world_size=1,
         **(part.workers if positions is None else {}),
     )
-    return torch.cat([adapter.split(batch)[1].cpu() for batch in loader]).numpy()
+    labels = torch.cat([adapter.split(batch)[1].cpu() for batch in loader])
+    if labels.ndim != 1 or bool((labels % 1 != 0).any()):
+        raise ValueError(
+            f"the targets, {tuple(labels.shape)} {labels.dtype}, are no classes to choose by; forget by positions, Ids "
+            "or Groups"
+        )
+    return labels.long().numpy()
 
 
 def mixes_samples(part: Part, adapter: Adapter) -> bool:

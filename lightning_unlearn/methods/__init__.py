@@ -17,6 +17,7 @@ from lightning_unlearn.methods.l1_sparse import L1Sparse
 from lightning_unlearn.methods.msg import MSG
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.npo import NPO
+from lightning_unlearn.methods.prune_redraw import PruneRedraw
 from lightning_unlearn.methods.random_k import RandomK
 from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.methods.random_top_k import RandomTopK
@@ -50,6 +51,7 @@ __all__ = [
     "L1Sparse",
     "NegGradPlus",
     "Perturbation",
+    "PruneRedraw",
     "RandomK",
     "RandomLabel",
     "RandomTopK",

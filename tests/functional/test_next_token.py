@@ -4,12 +4,15 @@ import math
 
 import pytest
 import torch
+from helpers.toys import quiet_trainer
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lightning_unlearn.data import Adapter, DatasetLoader
+from lightning_unlearn.callbacks import PopulationAttack
+from lightning_unlearn.data import Adapter, DatasetLoader, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.functional.tasks import NextToken, TokenScores, min_k, tasks_of
+from lightning_unlearn.methods import FineTune
 
 LOGITS = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
 TOKENS = torch.tensor([[1, 2, 3, 4, 5], [6, 0, 2, -100, -100], [3, 3, 1, 0, -100]])
@@ -90,3 +93,34 @@ def test_batches_of_different_lengths_are_put_together() -> None:
         ids = Lengths()[place]["input_ids"][None]
         alone = NextToken().loss(model(ids), ids)
         torch.testing.assert_close(outputs.loss[place : place + 1].float(), alone.detach())
+
+
+class Sequences(Dataset[dict[str, Tensor]]):
+    def __init__(self, seed: int) -> None:
+        self.ids = torch.randint(12, (24, 9), generator=torch.Generator().manual_seed(seed))
+
+    def __len__(self) -> int:
+        return 24
+
+    def __getitem__(self, place: int) -> dict[str, Tensor]:
+        return {"input_ids": self.ids[place]}
+
+
+def test_least_likely_tokens_and_the_ratio_to_a_reference_rank_as_they_do_by_hand() -> None:
+    torch.manual_seed(0)
+    model, reference, adapter = Model(), Model(), Adapter(task="next token")
+    attack = PopulationAttack(reference=reference, adapter=adapter, bootstrap=2, on_error="raise")
+    data = UnlearningDataModule(Sequences(0), list(range(8)), test_dataset=Sequences(1), nonmember=10)
+    quiet_trainer(max_epochs=0, callbacks=[attack]).fit(FineTune(model, adapter=adapter), data)
+    sets = [Sequences(0).ids[data.split.forget], Sequences(1).ids[data.split.nonmember]]
+    rows = [[by_hand(m(ids).detach(), ids) for ids in sets] for m in (model, reference)]
+    lowest = [
+        torch.tensor([sum(sorted(row)[:2]) / 2 for row in part]) for part in rows[0]
+    ]  # of 8 tokens a fifth
+    ratios = [
+        torch.tensor([-sum(one) / sum(two) for one, two in zip(*parts, strict=True)])
+        for parts in zip(*rows, strict=True)
+    ]
+    for name, (known, others) in {"min_k_auc": lowest, "ratio_auc": ratios}.items():
+        higher = (known[:, None] > others).double() + (known[:, None] == others) / 2
+        assert attack.results[f"population_attack/{name}"] == pytest.approx(float(higher.mean()))

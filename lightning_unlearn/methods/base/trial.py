@@ -283,7 +283,8 @@ def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
         rank_zero_warn(
             f"the training_step of {model} gives a loss of {trial.own:.4g} where {method}'s on the retain set is "
             f"{trial.loss:.4g}, so it would not go on as the source was trained (class weights, label smoothing, "
-            f"another loss?); use {method}(step='source'), or give its loss=..."
+            f"another loss?); use {method}(step='source'), give its loss=..., "
+            "or name another task with Adapter(task=...)"
         )
 
 

@@ -72,6 +72,13 @@ class Kept(ThreadingHTTPServer):
         bucket = {**names, "description": None, "config": "{}", "sweepName": None, "historyLineCount": 0}
         return {"upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": True}}
 
+    def _RunResumeStatus(self, told: dict[str, Any]) -> Any:  # noqa: N802
+        counts = dict.fromkeys(("logLineCount", "historyLineCount", "eventsLineCount"), 0)
+        kept = {"summaryMetrics": "{}", "config": "{}", "historyTail": "[]", "eventsTail": "[]", "tags": []}
+        names = {"id": told["name"], "name": told["name"], "displayName": told["name"]}
+        bucket = {**names, **counts, **kept, "wandbConfig": '{"t": 1}'}
+        return {"model": {"id": PROJECT_ID, "name": told["project"], "bucket": bucket}}
+
     def _ServerFeaturesQuery(self, told: dict[str, Any]) -> Any:  # noqa: N802
         return {"serverInfo": {"features": []}}
 

@@ -341,6 +341,8 @@ def test_online_models_are_sent_with_what_they_were_made_from(tmp_path: Path) ->
         command = [sys.executable, "-c", ONLINE, str(tmp_path / "out")]
         subprocess.run(command, env=told, cwd=tmp_path, check=True, capture_output=True)
     assert server.unknown == set()
+    mark = json.loads((tmp_path / "out" / "reference_kl" / "seed_0" / "wandb.json").read_text())
+    assert mark["judged"]["verdict"] == "illustration", "the end is told to a run that the server has already"
     names = {run["displayName"]: name for name, run in server.runs.items()}
     used: dict[str, set[str]] = {}
     for use in server.variables("UseArtifact"):

@@ -372,6 +372,27 @@ def test_other_batches_are_normalised_as_the_noted_one() -> None:
     assert model[0].weight.grad is not None
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["mixed", "true"])
+def test_one_pass_is_two_in_half_precision(precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    one, two = (Frames(frames=1).to(precision) for _ in range(2))
+    two.load_state_dict(one.state_dict())
+    other, last = (scale * torch.randn(n, 1, 8, 16).to(precision) for scale, n in ((3, 4), (1, 9)))
+    layers, theirs = ([*running_layers(model).values()] for model in (one, two))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.float32):
+        found = normalised_alike(one, Adapter(), [other, last], layers, single=False)
+        with noted_statistics(theirs) as noted:
+            expected = [two(last)]
+        with by_noted_statistics(noted):
+            expected.insert(0, two(other))
+    for logits in (found, expected):
+        torch.cat(logits).float().sin().sum().backward()
+    for ours, wanted in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, wanted, rtol=0.05, atol=0.05)
+    ours, wanted = (model.norms[0].weight.grad for model in (one, two))
+    assert (ours - wanted).float().norm() < 0.1 * wanted.float().norm()
+
+
 class AlsoLooks(L.Callback):
     """Counts how often the model was asked as it would be exported."""
 

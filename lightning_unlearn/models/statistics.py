@@ -147,8 +147,10 @@ class _ByLast(torch.autograd.Function):
         known, (running_mean, running_variance, momentum) = _precise(inputs[-last:]), moved
         variance, mean = torch.var_mean(known, (0, *range(2, known.ndim)), correction=0)
         count = known.numel() // len(mean)
-        running_mean.lerp_(mean.to(running_mean.dtype), momentum)
-        running_variance.lerp_(variance.mul(count / (count - 1)).to(running_variance.dtype), momentum)
+        unbiased = variance.mul(count / (count - 1)).to(running_variance.dtype)
+        mean, variance = mean.to(running_mean.dtype), variance.to(running_variance.dtype)
+        running_mean.lerp_(mean, momentum)
+        running_variance.lerp_(unbiased, momentum)
         ctx.save_for_backward(inputs, weight, mean, variance)
         ctx.last, ctx.eps = last, eps
         return F.batch_norm(inputs, mean, variance, weight, bias, training=False, eps=eps)
@@ -163,7 +165,11 @@ class _ByLast(torch.autograd.Function):
             outputs = F.batch_norm(x, mean, variance, w, b, training=False, eps=ctx.eps)
         back, of_weight, of_bias = torch.autograd.grad(outputs, (x, w, b), gradient)
         # through mean and variance, of which the last samples alone know
-        last, scale = _precise(inputs[-ctx.last :]), torch.rsqrt(variance + ctx.eps)
+        last, mean, scale = (
+            _precise(inputs[-ctx.last :]),
+            _precise(mean),
+            (_precise(variance) + ctx.eps).rsqrt(),
+        )
         shape = (-1, *[1] * (inputs.ndim - 2))
         factor = (scale * slope).div(-(last.numel() // len(mean)))
         steep = factor * scale * of_weight

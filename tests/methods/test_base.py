@@ -221,7 +221,7 @@ class TwoClasses(nn.Linear):
         (Posteriors, ValueError, "gives probabilities"),
         (Broken, FloatingPointError, "loss"),
         (TwoClasses, (ValueError, IndexError), "2 classes, but the data has targets from 0 to 2"),
-        (lambda: nn.Sequential(Net(), nn.Flatten(0)), ValueError, r"logits of shape \(B, C\)"),
+        (lambda: nn.Sequential(Net(), nn.Flatten(0)), ValueError, "logits that fit the targets"),
     ],
 )
 def test_models_that_cannot_be_unlearned_are_refused(

@@ -160,7 +160,7 @@ def assert_forgotten(exported: Project, source: Project, method: type[Unlearning
     promised = settings_of(method, "forgets").get("promised", True)
     assert accuracy(source, members(), FORGOTTEN) == 1
     assert accuracy(exported, others()) >= 0.8
-    assert accuracy(exported, members(), FORGOTTEN) <= 1 / 3 or not promised
+    assert accuracy(exported, members(), FORGOTTEN) < 0.34 or not promised
 
 
 def held_layers(method: UnlearningModule) -> list[str]:

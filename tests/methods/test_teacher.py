@@ -1,6 +1,7 @@
 """The teacher: asked once where the forget set stays as it is, at every step where it does not, and then let go."""
 
 import gc
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -123,24 +124,38 @@ def test_a_transfer_hook_may_augment_too(owner: str) -> None:
     assert all(float(d.abs().max()) < 1e-5 for d in differences)
 
 
+class HalfWay(L.Callback):
+    """Saves a checkpoint after two epochs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+
+
 @pytest.mark.parametrize("kind", ["plain", "augmented"])
 @pytest.mark.parametrize("build", [lambda: ReferenceKL(plain(0), 0.5, plain(1)), lambda: TopK(plain(0), k=3)])
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(build: Any, kind: str, tmp_path: Any) -> None:
-    class Half(L.Callback):
-        def on_train_epoch_end(self, trainer: L.Trainer, _: Any) -> None:
-            trainer.should_stop = trainer.current_epoch == 1
-
-    def fit(method: UnlearningModule, *callbacks: L.Callback, path: Any = None) -> Any:
+    def fit(method: UnlearningModule, *callbacks: L.Callback, path: Any = None) -> None:
         data = toy_data() if kind == "plain" else augmented()
-        # of as many epochs, since the rate falls over all of them
         trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, callbacks=list(callbacks))
         trainer.fit(method, data, ckpt_path=path)
-        return trainer
 
     whole = build()
-    fit(whole)
-    begun = build()
-    fit(begun, Half()).save_checkpoint(tmp_path / "half.ckpt")
+    fit(whole, HalfWay(tmp_path / "half.ckpt"))
     resumed = build()
     fit(resumed, path=tmp_path / "half.ckpt")
     assert_same_state(state(resumed.model), state(whole.model))
+
+
+def test_a_resumed_run_asks_nothing_again(tmp_path: Any) -> None:
+    method = ReferenceKL(plain(0), 0.5, Counted())
+    trainer = quiet_trainer(max_epochs=1, limit_val_batches=0)
+    trainer.fit(method, toy_data())
+    trainer.save_checkpoint(tmp_path / "run.ckpt")
+    Counted.calls = 0
+    resumed = ReferenceKL(plain(0), 0.5, Counted())
+    quiet_trainer(max_epochs=2, limit_val_batches=0).fit(resumed, toy_data(), ckpt_path=tmp_path / "run.ckpt")
+    assert Counted.calls == 0

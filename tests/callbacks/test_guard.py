@@ -62,7 +62,12 @@ class States(L.Callback):
 @pytest.mark.parametrize(
     ("guard", "rate", "good", "message"),
     [
-        (CollapseGuard(0.75), 0.02, 1, r"accuracy on the retain set fell to .*, below retain=0.75"),
+        (
+            CollapseGuard(0.75, below=1.0),
+            0.04,
+            0,
+            r"accuracy on the retain set fell to .*, below retain=0.75",
+        ),
         (CollapseGuard(0.0, below=0.01), 0.01, 0, r"accuracy on the forget set fell to .* below=0.01 under"),
     ],
     ids=["retain", "forget"],

@@ -207,10 +207,10 @@ def test_shadow_models_train_on_the_shadow_set_alone(inner: Any, monkeypatch: py
 def posteriors(data: UnlearningDataModule, **arguments: Any) -> Tensor:
     """What the shadow models say, in one row, instead of scores that hardly change with it."""
     seen: list[Tensor] = []
-    real = MembershipInference._shadow_posteriors
+    real = MembershipInference._shadow_features
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            MembershipInference, "_shadow_posteriors", lambda *a: seen.extend(found := real(*a)) or found
+            MembershipInference, "_shadow_features", lambda *a: seen.extend(found := real(*a)) or found
         )
         shadow_attack(data, **arguments)
     return torch.cat(seen)

@@ -1,8 +1,10 @@
 """The teacher: asked once where the forget set stays as it is, at every step where it does not, and then let go."""
 
 import gc
+from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from helpers.toys import FEATURES, PlainData, PlainModule, assert_same_state, quiet_trainer, state, toy_data
@@ -122,21 +124,29 @@ def test_a_transfer_hook_may_augment_too(owner: str) -> None:
     assert all(float(d.abs().max()) < 1e-5 for d in differences)
 
 
+class HalfWay(L.Callback):
+    """Saves a checkpoint after two epochs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 1:
+            trainer.save_checkpoint(self.path)
+
+
 @pytest.mark.parametrize("kind", ["plain", "augmented"])
 @pytest.mark.parametrize("build", [lambda: ReferenceKL(plain(0), 0.5, plain(1)), lambda: TopK(plain(0), k=3)])
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(build: Any, kind: str, tmp_path: Any) -> None:
-    def fit(method: UnlearningModule, epochs: int, path: Any = None) -> Any:
+    def fit(method: UnlearningModule, *callbacks: L.Callback, path: Any = None) -> None:
         data = toy_data() if kind == "plain" else augmented()
-        trainer = quiet_trainer(max_epochs=epochs, limit_val_batches=0)
+        trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, callbacks=list(callbacks))
         trainer.fit(method, data, ckpt_path=path)
-        return trainer
 
     whole = build()
-    fit(whole, 4)
-    begun = build()
-    fit(begun, 2).save_checkpoint(tmp_path / "half.ckpt")
+    fit(whole, HalfWay(tmp_path / "half.ckpt"))
     resumed = build()
-    fit(resumed, 4, tmp_path / "half.ckpt")
+    fit(resumed, path=tmp_path / "half.ckpt")
     assert_same_state(state(resumed.model), state(whole.model))
 
 

@@ -79,7 +79,7 @@ def test_wrong_labels_are_forgotten_and_the_answer_says_so(ask: Any, owned: Any,
     earlier = Path(owned.path).parent if rewinds else None
     result = ask(overfitted.WRONG, wrong_labels=True, checkpoints=earlier)
     given, labels = (each[overfitted.WRONG] for each in answers(result, "train"))
-    assert result.outcome == "shown"
+    assert result.outcome == "shown" or (result.outcome == "cannot tell" and not rewinds), "more is left then"
     assert result.answered.answer.before.value == 1
     assert float((given == labels).double().mean()) == result.answered.answer.after.value < 0.25
     test, true = answers(result, "test")
@@ -151,7 +151,7 @@ def test_within_a_budget_several_are_tried_and_the_answer_is_of_other_samples(as
 
 @pytest.mark.slow
 def test_a_retrained_model_is_the_target_where_there_is_one(ask: Any, owned: Any) -> None:
-    result = ask(overfitted.WRONG, wrong_labels=True, retrain=True)
+    result = ask(overfitted.WRONG, wrong_labels=True, retrain=True, checkpoints=Path(owned.path).parent)
     oracle = SourceCheckpoint(str(result.file.parent / "retrained.ckpt"), "helpers.overfitted.Module")
     assert result.answered.compared
     assert result.outcome == "shown"

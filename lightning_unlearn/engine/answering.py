@@ -1,5 +1,6 @@
 """Answer whether a request was forgotten, from two models' answers on the forget set and on non-members, in words."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,10 @@ _MEASURES = {
     "labels": "share of the given labels that it still gives",
     "class": "share of the class that it still names",
 }
+
+
+_MOST_LEFT = 0.1
+"""Share of a class or of given labels, beyond the target, above which nobody would call them forgotten."""
 
 
 def measure_of(data: UnlearningDataModule) -> str:
@@ -63,7 +68,9 @@ class Answered:
         found = self.answer
         samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
         parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
-        if found.outcome == "cannot tell":
+        if found.outcome == "shown":
+            parts.append(self._limit)
+        elif found.outcome == "cannot tell":
             why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
             needed = f"about {found.needed:,} like them would tell" if found.needed else "more would not tell"
             parts.append(f"{why}: {needed}.")
@@ -81,8 +88,8 @@ class Answered:
         took = [] if self.seconds is None else [f"{self.seconds:.{0 if self.seconds >= 10 else 1}f} s"]
         parts += [f"Cost: {', '.join(lost + took)}."] if lost + took else []
         if self.tried > 1:
-            elsewhere = ", chosen on other unseen samples" if self.measure == "membership" else ""
-            parts.append(f"The best of {self.tried} tried{elsewhere}.")
+            chosen = "other unseen" if self.measure == "membership" else "the same"
+            parts.append(f"The best of {self.tried} tried, chosen on {chosen} samples.")
         return " ".join([*parts, *([] if self.compared else ["Not compared with a retrained model."])])
 
     @property
@@ -100,6 +107,16 @@ class Answered:
         ends = f"95%: {100 * found.after.low:.0f}-{100 * found.after.high:.0f}%"
         aim = "a model that never saw it" if self.measure == "class" and not self.compared else unseen
         return f"{what} still answered {shares[0]} → {shares[1]}% ({ends}; {aim} {100 * found.target:.0f}%)"
+
+    @property
+    def _limit(self) -> str:
+        """What SHOWN means: how much may be left."""
+        found = self.answer
+        if self.measure == "membership":
+            ends = f"{_two(found.target - found.within)}-{_two(found.target + found.within)}"
+            return f"That is within half of the gap: {ends}."
+        end = 100 * (found.target + math.copysign(found.within, found.before.value - found.target))
+        return f"That is within half of the gap and {100 * _MOST_LEFT:.0f} points: up to {end:.0f}%."
 
     def record(self) -> dict[str, Any]:
         """Return what a ledger keeps."""
@@ -172,7 +189,9 @@ def answered(
         estimate(after),
         target,
         samples=len(before["forget"].targets),
+        compared=retrained is not None,
         below=measure != "membership",
+        most=math.inf if measure == "membership" else _MOST_LEFT,
     )
     seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
     tests = [m["test"] for m in (before, after) if "test" in m]
@@ -196,14 +215,14 @@ def _accuracies(*models: Outputs) -> tuple[float, ...]:
 
 def _by_mistake(labels: Tensor, others: Outputs) -> float:
     """Return how often unseen samples of other classes are answered with labels like these."""
+    true, logits = others.targets, others.logits
     if others.task.name == "binary":
-        return 1 - others.accuracy
-    given = torch.bincount(labels, minlength=others.logits.shape[1])
-    answers = others.logits.argmax(dim=-1)
+        labels, true, logits = (each.flatten() for each in (labels, true, logits))
+        logits = torch.stack((torch.zeros_like(logits), logits), dim=1)
+    given = torch.bincount(labels.long(), minlength=logits.shape[1])
+    answers = logits.argmax(dim=-1)
     rates = [
-        float((answers[others.targets != label] == label).double().mean())
-        if (others.targets != label).any()
-        else 0.0
+        float((answers[true != label] == label).double().mean()) if (true != label).any() else 0.0
         for label in range(len(given))
     ]
     return float((torch.tensor(rates, dtype=torch.float64) * given).sum() / given.sum())

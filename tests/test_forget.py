@@ -20,8 +20,9 @@ from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison.request import Result, _Request, _split_data
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Classes, Split
-from lightning_unlearn.engine.answering import answered, measure_of
+from lightning_unlearn.engine.answering import Answered, answered, measure_of
 from lightning_unlearn.ensembles import Outputs
+from lightning_unlearn.functional.answer import Estimate, answer
 from lightning_unlearn.functional.tasks import task_named
 from lightning_unlearn.methods import CFk, FineTune, SourceCheckpoint, UnlearningModule
 
@@ -364,6 +365,21 @@ def test_other_tasks_are_asked_what_has_a_meaning_for_them() -> None:
     assert found is not None
     assert "accuracy" not in found.text
     assert "Cost: 12 s." in found.text
+
+
+def test_samples_that_became_less_known_than_unseen_ones_are_named_whatever_the_answer() -> None:
+    less, unseen = Estimate(0.4, 0.3, 0.49), Estimate(0.49, 0.4, 0.58)
+    for before in (unseen, Estimate(0.58, 0.51, 0.65)):
+        found = Answered(answer(before, less, 0.5, samples=60), "membership", (1.0, 0.78, 0.98), exact=True)
+        assert found.answer.outcome == "cannot tell"
+        assert "now less known than unseen samples, which also tells who they were" in found.text
+        assert ("keep the source" in found.text) == (before is unseen)
+        assert "would tell" not in found.text
+        assert "accuracy (all labels right) 100 → 78%" in found.text
+    hardly = answer(Estimate(0.51, 0.42, 0.6), unseen, 0.5, samples=60)
+    assert hardly.needed is None, "nobody brings a hundred times as many"
+    without = Answered(hardly, "class", (1.0, 0.0), (0.9, 0.9))
+    assert "Cost: 0.0 points of test accuracy of the other classes." in without.text
 
 
 def test_the_measure_fits_the_request() -> None:

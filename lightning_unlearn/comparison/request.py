@@ -142,7 +142,8 @@ def forget(
     if (folder / MODEL).exists():
         raise FileExistsError(
             f"output: {folder} holds the model of a request already; give another folder, and for a further request "
-            f"source={str(folder / MODEL)!r} with previous={str(folder)!r}"
+            f"source={str(folder / MODEL)!r} with previous={str(folder)!r} (on the command line: forget "
+            f"{folder / MODEL} ... --previous {folder})"
         )
     if retrain and retrained is not None:
         raise ValueError("retrain=True trains what retrained=... gives; leave one out")
@@ -240,10 +241,12 @@ def _require_current(
     for line in reversed(lines):  # the same request may be repeated, with another method
         if line["model"]["before"] == state and line["gone"]["hmac_sha256"] != gone:
             file = line["model"]["file"] and ledger.file.parent / line["model"]["file"]
+            home = file and file.parent
             raise ValueError(
                 f"source: {ledger.path} knows that request {line['request']} made another model forget "
-                f"{line['ids']['count']} samples which this one remembers; go on from that model: source='{file}', "
-                f"previous='{file and file.parent}'"
+                f"{line['ids']['count']} samples which this one remembers; go on from that model, the latest attempt: "
+                f"source='{file}', previous='{home}' (on the command line: forget {file} ... --previous {home}); "
+                "if that attempt was never put to use and you discard it, give another ledger (--ledger)"
             )
 
 

@@ -52,6 +52,7 @@ class Answered:
         seconds: What unlearning took, where that is known.
         compared: Whether the target is that of a retrained model.
         tried: How many recipes were tried, of which this is the best.
+        exact: Whether only an answer with all of its labels right counts as right, as with several labels a sample.
     """
 
     answer: Answer
@@ -61,30 +62,31 @@ class Answered:
     seconds: float | None = None
     compared: bool = False
     tried: int = 1
+    exact: bool = False
 
     @property
     def text(self) -> str:
         """The answer in words: what it rests on, what it cost, and that it was not compared, where it was not."""
         found = self.answer
+        overdone = self.measure == "membership" and found.after.high < found.target
+        overdone &= found.after.value < found.before.value  # unlearning did that
         samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
         parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
         if found.outcome == "shown":
             parts.append(self._limit)
         elif found.outcome == "cannot tell":
             why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
-            needed = f"about {found.needed:,} like them would tell" if found.needed else "more would not tell"
-            parts.append(f"{why}: {needed}.")
-        elif (
-            found.outcome == "not shown" and self.measure == "membership" and found.after.value < found.target
-        ):
+            needed = found.needed and not overdone
+            parts.append(f"{why}: about {found.needed:,} like them would tell." if needed else f"{why}.")
+        if overdone:
             parts.append(
-                "They look less known than unseen ones; if their labels are wrong, say so (wrong_labels)."
+                f"They are now less known than {self._unseen}, which also tells who they were: "
+                f"{'' if found.traced else 'keep the source, or '}take a milder method (checkpoints, fewer epochs); if "
+                "their labels are wrong, say so (wrong_labels)."
             )
-        lost = (
-            [f"{max(0.0, 100 * (self.test[0] - self.test[1])):.1f} points of test accuracy"]
-            if self.test
-            else []
-        )
+        others = " of the other classes" if self.measure == "class" else ""
+        fall = f"{max(0.0, 100 * (self.test[0] - self.test[1])):.1f}" if self.test else ""
+        lost = [f"{fall} points of test {self._accuracy}{others}"] if fall else []
         took = [] if self.seconds is None else [f"{self.seconds:.{0 if self.seconds >= 10 else 1}f} s"]
         parts += [f"Cost: {', '.join(lost + took)}."] if lost + took else []
         if self.tried > 1:
@@ -93,19 +95,31 @@ class Answered:
         return " ".join([*parts, *([] if self.compared else ["Not compared with a retrained model."])])
 
     @property
+    def _unseen(self) -> str:
+        return "the retrained model" if self.compared else "unseen samples"
+
+    @property
+    def _accuracy(self) -> str:
+        return "accuracy (all labels right)" if self.exact else "accuracy"
+
+    @property
     def _evidence(self) -> str:
         """What was measured before, after, and of the target."""
-        found, unseen = self.answer, "the retrained model" if self.compared else "unseen samples"
+        found = self.answer
         shares = [f"{100 * share:.0f}" for share in self.shares]
         if self.measure == "membership":
-            right = f"accuracy {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), " if shares else ""
+            right = (
+                f"{self._accuracy} {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), "
+                if shares
+                else ""
+            )
             areas = f"{_two(found.before.value)} → {_two(found.after.value)}"
             ends = f"95%: {_two(found.after.low)}-{_two(found.after.high)}"
-            aim = f", {unseen} {_two(found.target)}" if self.compared else ""
+            aim = f", {self._unseen} {_two(found.target)}" if self.compared else ""
             return f"{right}an attacker tells them from unseen ones with AUC {areas} ({ends}{aim})"
         what = "the given labels" if self.measure == "labels" else "the class"
         ends = f"95%: {100 * found.after.low:.0f}-{100 * found.after.high:.0f}%"
-        aim = "a model that never saw it" if self.measure == "class" and not self.compared else unseen
+        aim = "a model that never saw it" if self.measure == "class" and not self.compared else self._unseen
         return f"{what} still answered {shares[0]} → {shares[1]}% ({ends}; {aim} {100 * found.target:.0f}%)"
 
     @property
@@ -205,6 +219,7 @@ def answered(
         seconds,
         retrained is not None,
         tried,
+        task.name == "multilabel",
     )
 
 

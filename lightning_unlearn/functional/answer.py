@@ -15,7 +15,7 @@ Outcome = Literal["shown", "not shown", "cannot tell"]
 
 _LEVEL = 0.95
 _Z = 1.959963984540054
-_MOST = 1_000_000  # samples that nobody is told to bring
+_MOST = 100  # times the samples; nobody is told to bring more
 
 
 class Estimate(NamedTuple):
@@ -43,7 +43,7 @@ class Answer:
         target: That of samples, or of a model, to which nothing was taught.
         samples: Number of samples to forget.
         needed: About how many would tell, with as many unseen ones, if the values stay; ``None`` where it is told, or
-            no number below a million would.
+            no hundred times as many would.
         traced: Whether the source itself shows a trace.
         within: How near to the target is near enough.
     """
@@ -165,4 +165,4 @@ def answer(
     from_target = before.value - before.low if gap > 0 else before.high - before.value
     more = room and (gap > 0 or (compared and gap < 0))  # whether more samples could show anything
     needed = samples * max(from_target / abs(gap), width / room) ** 2 if more else math.inf
-    return replace(result, needed=None if needed > _MOST else max(samples + 1, math.ceil(needed)))
+    return replace(result, needed=None if needed > _MOST * samples else max(samples + 1, math.ceil(needed)))

@@ -163,6 +163,20 @@ def test_a_retrained_model_is_the_target_where_there_is_one(ask: Any, owned: Any
     assert again.answered.answer.target == result.answered.answer.target
 
 
+def test_a_source_that_guesses_is_refused(tmp_path: Path) -> None:
+    source = toy_source()
+    for parameter in source.parameters():
+        torch.nn.init.zeros_(parameter)
+    with pytest.raises(ValueError, match=r"guessing about .* whether the data is that of its training"):
+        forget(
+            source,
+            toy_data(0.3, nonmember=12, batch_size=64),
+            output=tmp_path,
+            method=FineTune,
+            trainer=QUIET,
+        )
+
+
 @pytest.mark.slow
 def test_a_second_request_starts_from_the_first(ask: Any) -> None:
     first = ask([*range(0, 200)], "first")

@@ -1,6 +1,7 @@
 """A deletion request in one call: unlearn by a recipe, measure before and after, export, record, and answer."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -309,13 +310,24 @@ class _Request:
                 f"trainer: forget works in one process, and this Trainer has {trainer.world_size}; leave out devices "
                 "and num_nodes, or fit a method yourself, which ends with the same answer"
             )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*guessing about")
+            try:
+                self._train(method, trainer, guarded=guarded)
+            except UserWarning as error:
+                raise ValueError(
+                    f"source: {error}, and whether the data is that of its training (if so, a larger batch_size of the "
+                    "data tells it from guessing)"
+                ) from None
+        return method
+
+    def _train(self, method: UnlearningModule, trainer: L.Trainer, *, guarded: bool) -> None:
         if guarded and trainer.limit_val_batches:
             trainer.validate(method, self.data, verbose=False)
             right = trainer.callback_metrics.get("accuracy/retain")  # which not every task has
             if right is not None:
                 trainer.callbacks.append(CollapseGuard(_COLLAPSED * float(right), below=1.0))  # type: ignore[attr-defined]
         trainer.fit(method, self.data)
-        return method
 
     def measure(self, method: UnlearningModule, model: nn.Module, name: str) -> Measured:
         """Ask a model, where and as the method's Trainer computes."""

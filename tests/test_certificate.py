@@ -72,10 +72,13 @@ def test_it_says_what_was_done_and_whether_it_worked(tmp_path: Path) -> None:
         "TICKET-17", line["time"][:10], "100;", line["ids"]["hmac_sha256"], "a" * 64, "b" * 64, line["hash"],
         "NegGradPlus: Descends on the retain set while it ascends on the forget set.", "Forgotten: SHOWN", ANSWER["text"],
         "before the request 0.57 0.55 to 0.59", "after the request 0.5 0.48 to 0.52", "measured on 1,000 samples",
-        "6 ways were tried", "not compared with one that was retrained", "No folder was looked through", "torch 2.", "Signature",
+        "6 ways were tried", "made on other unseen samples than",
+        "within half of the gap", "not compared with one that was retrained", "No folder was looked through", "torch 2.", "Signature",
     ):  # fmt: skip
         assert part in said, part
     assert "4711" not in said
+    of_class = {**line, "answer": {**ANSWER, "measure": "share of the class that it still names"}}
+    assert "made on the same samples as" in words(write_certificate(of_class, tmp_path / "page.html"))
     for outcome, part in (("not shown", "does not certify"), ("cannot tell", "certifies neither")):
         page = write_certificate({**line, "answer": {**ANSWER, "outcome": outcome}}, tmp_path / "page.html")
         assert f"Forgotten: {outcome.upper()}" in words(page)

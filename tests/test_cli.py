@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -248,7 +249,10 @@ def test_report_rebuilds_and_merges(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a/report.html").unlink()
     capsys.readouterr()
     assert main(["report", "a", "--table=csv"]) == 0
-    assert "method,UA,UA std,RA" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert printed.out.startswith("method,UA,UA std,RA")
+    assert "Report" not in printed.out
+    assert "Report" in printed.err
     assert Path("a/report.html").is_file()
     assert Path("a/report.json").read_bytes() == before
     shutil.copytree("a", "b")
@@ -293,10 +297,13 @@ def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture
     assert "[1/" not in captured.out
 
 
+FORGET = ["forget", "source.ckpt", "0.1"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["compare"], "needed are source.model, data, methods"),
+        (["compare"], "this needs --source.model, --data, --methods"),
         (["compare", "--config=missing.yaml"], "missing.yaml"),
         (["compare", "--config=compare.yaml", "--seeds=many"], "seeds: expected int or Sequence, got 'many'"),
         (["compare", "--config=compare.yaml", "--seedz=3"], "no option --seedz; did you mean --seeds?"),
@@ -313,12 +320,22 @@ def test_compare_reports_failure_in_its_exit_status(capfd: pytest.CaptureFixture
         (["fit", "--model=ReferenceKL", "--data=Digits"], "model: ReferenceKL needs source"),
         (["demo", "--seed=3", "--outputs=x"], "no option --outputs; did you mean --output?"),
         (["ledger", "verfy"], "did you mean verify?"),
+        ([*FORGET, "--data=own_broken.Data"], "there_is_none' ({here}/own_broken.py, line 2)"),
+        ([*FORGET, "--data=own_data.DigitData"], "DigitData in own_data; did you mean DigitsData?"),
+        ([*FORGET, "--data=own_dato.DigitsData"], "no module own_dato; did you mean own_data?"),
+        (FORGET, "this needs --data"),
     ],
 )
 def test_bad_arguments_are_named(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """In a line, with the file and its line where it came from one."""
+    monkeypatch.syspath_prepend(here := Path.cwd())
+    Path("own_broken.py").write_text("import os\nimport there_is_none\n")
+    Path("own_data.py").write_text("class DigitsData: ...\n")
     lines = COMPARE.splitlines()
     Path("compare.yaml").write_text(COMPARE)
     Path("key.yaml").write_text(COMPARE.replace("reference_epochs", "referense_epochs"))
@@ -329,7 +346,7 @@ def test_bad_arguments_are_named(
         main(arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert message.format(key=key, last=len(COMPARE.rstrip().splitlines()) + 1) in error
+    assert message.format(here=here, key=key, last=len(COMPARE.rstrip().splitlines()) + 1) in error
     assert error.count("\n") == 1
     assert "Namespace" not in error
 
@@ -376,13 +393,14 @@ def test_help_begins_with_an_example_and_leaves_the_trainer_out(capsys: pytest.C
     for name, does in {**COMMANDS, **LIGHTNING}.items():
         assert f"\n  {name:12} {does}\n" in printed
         assert (find_spec(f"lightning_unlearn.cli.{name}") is not None) == (name in COMMANDS)
-    for command in ("compare", "report"):
+    for command in ("compare", "report", "forget"):
         with pytest.raises(SystemExit) as stop:
             main([command, "--help"])
         assert stop.value.code in (0, None)
         printed = capsys.readouterr().out
         assert printed.startswith(f"example: lightning-unlearn {command} ")
-        assert "--trainer" not in printed
+        assert ("--trainer" in printed) == (command == "forget")
+        assert not re.search(r"%%|<function|methods\.base|UnlearningModule,", printed)
     assert main(["compere"]) == 2
     assert capsys.readouterr().err == "error: there is no command compere; did you mean compare?\n"
 

@@ -400,6 +400,12 @@ def test_every_scenario_of_the_benchmark_is_on_its_page() -> None:
         ) in BENCHMARK or f"`benchmark/{name}`: not measured" in BENCHMARK_PAGE
 
 
+def test_a_setting_that_was_chosen_on_the_shown_seeds_is_named() -> None:
+    assert "Rewind makes 3 passes was chosen with the results on the shown seeds" in doc_tables.benchmark(
+        "mislabelled"
+    )
+
+
 def test_a_missed_bound_is_named() -> None:
     def models(**forget: float) -> dict[str, Any]:
         return {

@@ -622,7 +622,7 @@ def test_the_command_says_that_all_matches(request_on_file: Any, capsys: pytest.
     ledger, folder = request_on_file
     assert command(ledger) == 0
     printed = capsys.readouterr().out
-    assert "1 lines, 1 of their models at hand" in printed
+    assert "1 line, 1 of their models at hand" in printed
     assert f"head: {read(ledger)[0]['hash']}" in printed
     assert "chain intact; outcome: not measured" in printed
     for model in ("unlearned.ckpt", "method.ckpt"):

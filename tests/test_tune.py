@@ -3,12 +3,14 @@
 import contextlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torchvision  # noqa: F401  what it sets in the environment is not a test's doing
 import yaml
 
 import lightning_unlearn.cli.compare  # noqa: F401  nor what Lightning sets
+from lightning_unlearn.cli import tune
 from lightning_unlearn.cli.main import main
 
 pytest.importorskip("optuna")
@@ -112,3 +114,35 @@ def test_bad_arguments_are_named_before_anything_is_trained(
         assert main([*TUNE, *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("oracle", ["retrain", "none"])
+def test_what_is_held_out_is_of_the_files_own_data(oracle: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[list[str]] = []
+    shown = SimpleNamespace(failed=False, report={})
+    monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
+    monkeypatch.setattr(tune, "print_result", lambda *_: None)
+    Path("other.yaml").write_text("data: {class_path: Digits}\n")
+    own, rest = tune._parser().parse_known_args([*TUNE[1:], "--tuning=other.yaml", f"--oracle={oracle}"])
+    search = tune.Tuning(own, rest)
+    search.__dict__["wanted"] = {}
+    best = SimpleNamespace(values=(0.1, 0.05), number=0, params={"lr": 0.01})
+    study = SimpleNamespace(get_trials=lambda **_: [best], best_trials=[best])
+    assert search.finish(study) == 0
+    search.compare(Path("controls"), [7, 8, 9], [])
+    assert ["--config=other.yaml" in args for args in given] == [False, True]
+    assert ['"page": false' in args[-1] for args in given] == [oracle == "none", True]
+
+
+def test_without_an_oracle_a_forgotten_class_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    data = {
+        "class_path": "UnlearningDataModule",
+        "init_args": {
+            "datamodule": {"class_path": "Digits"},
+            "forget": {"class_path": "Classes", "init_args": {"classes": 3}},
+        },
+    }
+    Path("class.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert main([*TUNE, "--oracle=none", "--config=class.yaml"]) == 2
+    assert "oracle: none aims at answers as on samples never trained on" in capsys.readouterr().err
+    assert not Path("out/controls").exists()

@@ -67,7 +67,7 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
         root = Path(config.output_dir)
         require_scenarios(root)
         config.output_dir = root / scenario
-    return compare(**_arguments(parser, config)), config.table
+    return compare(**arguments(parser, config)), config.table
 
 
 def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
@@ -175,7 +175,7 @@ def say_failures(report: Report) -> None:
         print(f"FAILED  {failure['model']}, seed {failure['seed']}: {failure['error']}", file=sys.stderr)
 
 
-def _arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
+def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     """Return the arguments of :func:`compare`, whose factories build every object anew at each call.
 
     jsonargparse builds the parts nested in a factory once and shares them between its calls, so a second seed

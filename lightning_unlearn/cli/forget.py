@@ -56,7 +56,12 @@ def run(args: list[str]) -> int:
         default=False,
         help="true where the labels of these samples are wrong or poisoned",
     )
-    add("--method", type=Literal["auto"] | Callable[[nn.Module], UnlearningModule], default="auto")
+    add(
+        "--method",
+        type=Literal["auto"] | Callable[[nn.Module], UnlearningModule],
+        default="auto",
+        help="a method, such as SSD; --method.NAME gives its arguments; auto chooses by the request",
+    )
     add("--checkpoints", type=str, help="folder with earlier checkpoints of the same training")
     add(
         "--retrained",
@@ -67,8 +72,8 @@ def run(args: list[str]) -> int:
     add("--previous", type=str, help="output folder of the request before, whose model this one starts from")
     add(
         "--budget",
-        type=_share,
-        help="share of the training's cost within which to try several recipes, such as 10%%",
+        type=str,
+        help="share of the training's cost within which to try several recipes, such as 10%",
     )
     add("--output", type=str, default="unlearned", help="folder to write to")
     add(
@@ -93,6 +98,7 @@ def run(args: list[str]) -> int:
         _asked(config.ids),
         retrained=config.retrained and checkpoint(config.retrained),
         method=built.method,
+        budget=config.budget and _share(config.budget),
         **{name: config[name] for name in _PASSED},
     )
     say(f"Model:       {result.file}\nCertificate: {result.certificate}\nLedger:      {result.ledger}")
@@ -102,7 +108,7 @@ def run(args: list[str]) -> int:
 
 _PASSED = (
     *("column", "wrong_labels", "checkpoints", "retrain", "previous"),
-    *("budget", "output", "ledger", "trainer"),
+    *("output", "ledger", "trainer"),
 )
 
 
@@ -113,7 +119,10 @@ def _share(text: str) -> float:
         >>> _share("10%"), _share("0.1")
         (0.1, 0.1)
     """
-    return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ValueError(f"--budget: expected a share, such as 10% or 0.1, got {text!r}") from None
 
 
 def _asked(ids: str) -> str | float:
@@ -130,9 +139,8 @@ def _only_model(path: Path, data: L.LightningDataModule) -> str | None:
     Nothing in the checkpoint decides what is imported: the datamodule's file was named on the command line, and is by
     now. What it names must load all of the weights.
     """
-    if path.is_file() and INSTANTIATOR in read_checkpoint(path, mapped=True, objects=True).get(
-        "hyper_parameters", {}
-    ):
+    content = read_checkpoint(path, mapped=True, objects=True)
+    if INSTANTIATOR in content.get("hyper_parameters", {}):
         return None
     name = type(data).__module__
     found = [

@@ -41,7 +41,7 @@ def run(args: list[str]) -> int:
     lines, mismatches = verify(parsed.file, head=parsed.head, ids=ids, key=fingerprint)
     checked, found = _check_recorded_files(parsed.file, lines)
     mismatches += found
-    print(f"{parsed.file}: {len(lines)} lines, {checked} of their models at hand")
+    print(f"{parsed.file}: {len(lines)} line{'s'[: len(lines) != 1]}, {checked} of their models at hand")
     if lines:
         print(f"head: {lines[-1]['hash']}")
     if parsed.model is not None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, NoReturn
 
 __all__ = ["OneLine", "Parser", "Refused", "explained", "nearest"]
@@ -16,6 +17,7 @@ _ROOMS = (  # of classes that can be named without their path
     *(f"lightning_unlearn.{room}" for room in ("data", "models", "methods", "callbacks")),
     *("lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim"),
 )
+_BASES = r"\s+lightning_unlearn\.(?:methods\.base\.[\w.]+|UnlearningModule),"
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value type: .*|"
     r"- Expected an? <class 'NoneType'>|Expected a path but .*|Namespace\(.*|NestedArg\(.*"
@@ -37,10 +39,9 @@ class OneLine(argparse.ArgumentParser):
     example = ""
 
     def format_help(self) -> str:
-        """Return the help, the example first."""
-        return (
-            f"example: {self.example}\n\n{super().format_help()}" if self.example else super().format_help()
-        )
+        """Return the help, the example first, without the classes that only others are made from."""
+        text = re.sub(_BASES, "", super().format_help())
+        return f"example: {self.example}\n\n{text}" if self.example else text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the command line."""
@@ -104,14 +105,16 @@ def explained(message: str, options: Sequence[str], arguments: Sequence[str]) ->
     if found := re.search(r"the following arguments are required: (.*)", message):
         key, kind = _place(message, found.start())
         missing = found[1].partition(". Got value")[0]
-        return f"{key}: {kind.rpartition('.')[2]} needs {missing}" if kind else f"needed are {missing}"
-    unknown = r"Expected a dot import path string: (\S+)|class_path '(.+)':\s+(?:No module named|module .* has no attr)"
+        missing = missing if kind else re.sub(r"[\w.]+", lambda name: _as_option(name[0], options), missing)
+        return f"{key}: {kind.rpartition('.')[2]} needs {missing}" if kind else f"this needs {missing}"
+    unknown = (
+        r"Expected a dot import path string: (\S+)|"
+        r"class_path '(.+)':\s+(?:No module named|module .* has no attr|cannot import name)"
+    )
     if found := re.search(unknown, message):
         key, _ = _place(message, found.start())
         given = found[1] or found[2]
-        known = [name for room in _ROOMS for name in import_module(room).__all__]
-        hint = nearest(given.rpartition(".")[2], known)
-        return f"{key}: there is no class {given}{hint}{_from_file(arguments, None, given)}"
+        return f"{key}: {_not_found(given)}{_from_file(arguments, None, given)}"
     if found := re.search(r"(?:Got|Given) value: (.*)", message):
         key, _ = _place(message, found.start(), within=True)
         inner = message[message.rfind("Parser key") :]
@@ -127,6 +130,32 @@ def explained(message: str, options: Sequence[str], arguments: Sequence[str]) ->
         if place := _unreadable(file):
             return place
     return " ".join(_NOISE.sub("", message).split())
+
+
+def _as_option(name: str, options: Sequence[str]) -> str:
+    return f"--{name}" if f"--{name}" in options else name
+
+
+def _not_found(given: str) -> str:
+    """Say what of a class's path cannot be found: the class, its module, or what that module imports."""
+    home, _, name = given.rpartition(".")
+    if not home:
+        known = [name for room in _ROOMS for name in import_module(room).__all__]
+        return f"there is no class {name}{nearest(name, known)}"
+    try:
+        module = import_module(home)
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and f"{home}.".startswith(f"{error.name}."):
+            return (
+                f"there is no module {error.name}{nearest(home, (file.stem for file in Path().glob('*.py')))}"
+            )
+        place = extract_tb(error.__traceback__)[-1]
+        return f"{home} cannot be imported: {error} ({place.filename}, line {place.lineno})"
+    known = [
+        *getattr(module, "__all__", ()),
+        *(key for key, kind in vars(module).items() if isinstance(kind, type)),
+    ]
+    return f"there is no class {name} in {home}{nearest(name, known)}"
 
 
 def _place(message: str, end: int, *, within: bool = False) -> tuple[str, str]:

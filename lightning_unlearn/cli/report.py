@@ -44,6 +44,7 @@ def run(args: list[str]) -> int:
         say(f"Report: {beside(parsed.folders, _BESIDE)}")
         return 0
     output = parsed.output or parsed.folders[0]
+    beside_table = sys.stderr if parsed.table else None  # the output can then be read in as it is
     if len(parsed.folders) == 1 and (output / SCENARIOS).is_file():
         names, _ = read_scenarios(output)
         for name in names:
@@ -51,7 +52,7 @@ def run(args: list[str]) -> int:
         page, *_ = write_scenarios(output)
         if parsed.table:
             say(paper_tables(read_scenarios(output)[0], parsed.table))
-        say(f"Report: {page}")
+        say(f"Report: {page}", beside_table)
         return 0
     rebuild(parsed.folders, output)
     report = read_json(output / "report.json")
@@ -60,5 +61,5 @@ def run(args: list[str]) -> int:
         if parsed.table
         else render_text(report, columns(), encoding=sys.stdout.encoding)
     )
-    say(f"Report: {output / 'report.html'}")
+    say(f"Report: {output / 'report.html'}", beside_table)
     return 0

@@ -17,7 +17,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from lightning_unlearn.cli.compare import compared, files_in, parsed, plain, print_result
+from lightning_unlearn.cli.compare import arguments, compared, files_in, parsed, plain, print_result
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison
@@ -173,25 +173,41 @@ class Tuning:
     # ------------------------------------------------------------------ what is run
 
     def compare(
-        self, folder: Path, seeds: list[int], methods: list[dict[str, Any]], *, shown: bool = False
+        self, folder: Path, seeds: list[int], methods: list[dict[str, Any]], *, held_out: bool = False
     ) -> Comparison:
-        """Compare methods; the page and what the search itself does not need only where it is shown."""
+        """Compare methods, on the search's data or those that are held out; a page is only of these."""
         searching = {"page": False, "quiet": True, "short_retrainings": []} | (
             {"retrain_2": False} if not self.oracle else {}
         )
-        last = max(files_in(self.args), default=-1) + 1
-        own = [f"--config={_file(self.own.tuning)}"] if self.own.tuning and not shown else []
         settings = {
             "methods": methods,
             "seeds": seeds,
             "output_dir": str(folder),
-            **({} if shown else searching),
+            **({} if held_out and self.oracle else searching),
         }
-        return compared([*self.args[:last], *own, *self.args[last:], f"--config={json.dumps(settings)}"])[0]
+        return compared([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])[0]
+
+    def _data_args(self, *, held_out: bool) -> list[str]:
+        """Return the arguments, with what differs while searching after the files."""
+        last = max(files_in(self.args), default=-1) + 1
+        own = [f"--config={_file(self.own.tuning)}"] if self.own.tuning and not held_out else []
+        return [*self.args[:last], *own, *self.args[last:]]
+
+    def _require_like_nonmembers(self) -> None:
+        """Refuse to aim at the test set's answers where no model that never saw the forget set gives them."""
+        data = arguments(*parsed(self._data_args(held_out=False)))["data"]()
+        data.prepare_data()
+        data.setup("fit")
+        if reason := data.unlike_nonmembers:
+            raise ValueError(
+                f"oracle: none aims at answers as on samples never trained on, and {reason}; give --oracle retrain"
+            )
 
     @cached_property
     def wanted(self) -> dict[str, Aim]:
         """What a trial should be, of the source and the retrained models of the tuning seeds."""
+        if not self.oracle:
+            self._require_like_nonmembers()
         comparison = self.compare(self.root / "controls", self.own.tuning_seeds, [])
         if comparison.failed:
             raise ValueError(f"a control failed: {comparison.report['failures'][0]['error']}")
@@ -310,7 +326,7 @@ class Tuning:
         entry = self.with_settings({name: _rounded(value) for name, value in best.params.items()})
         recipe, fit = self.write(entry)
         comparison = self.compare(
-            self.root / _HELD_OUT, self.seeds, [{**entry, "name": self.name}], shown=self.oracle
+            self.root / _HELD_OUT, self.seeds, [{**entry, "name": self.name}], held_out=True
         )
         if self.oracle:
             print_result(comparison, None)

@@ -1,6 +1,7 @@
 """A deletion request in one call: unlearn by a recipe, measure before and after, export, record, and answer."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +22,7 @@ from lightning_unlearn.core.ledger import Ledger, as_ledger, require_forgotten_b
 from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.terminal import boxed
-from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
+from lightning_unlearn.data import Ids, UnlearningDataModule
 from lightning_unlearn.data.datamodule import Forget
 from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
 from lightning_unlearn.ensembles import Runtime, predict
@@ -102,18 +103,18 @@ def forget(
 ) -> Result:
     """Make a model forget what a request names, and answer by measurement whether it did.
 
-    The answer is *shown* where the source's 95% interval excludes the value of samples never trained on, and the
-    unlearned model's lies within half that gap of it; *not shown* where it lies wholly outside; otherwise *cannot
-    tell*. What is measured: of samples, how well an attacker tells them from unseen ones by the loss (without a trace
-    an AUC of 0.5); of a class, how much of it is still named (0); of wrong labels, how many are still given (as many as
-    of unseen samples).
+    The answer is *shown* where the source's 95% interval lies above the value of samples never trained on, and the
+    unlearned model's lies within half that gap of it (of a class or of labels, also within 10 points); *not shown*
+    where it lies wholly outside; otherwise *cannot tell*. What is measured: of samples, how well an attacker tells them
+    from unseen ones by the loss (without a trace an AUC of 0.5); of a class, how much of it is still named (0); of
+    wrong labels, how many are still given (as many as of unseen samples).
 
     Args:
         source: The trained model: a module, a :class:`~lightning_unlearn.methods.SourceCheckpoint`, or the path of a
             checkpoint written under LightningCLI.
         data: The project's datamodule or training dataset; or an ``UnlearningDataModule`` that says itself what to
             forget (then without ``ids``, ``column``, ``wrong_labels`` and ``previous``).
-        ids: What to forget, as :class:`~lightning_unlearn.data.UnlearningDataModule` takes it, or ``"class:3"``.
+        ids: What to forget, as :class:`~lightning_unlearn.data.UnlearningDataModule` takes it, such as ``"class:3,5"``.
         column: Attribute of the training data whose values the ids are.
         wrong_labels: Whether the labels of these samples are wrong or poisoned.
         method: Makes the unlearning method of the source, such as its class; ``"auto"`` for
@@ -125,7 +126,7 @@ def forget(
         retrain: Whether to train such a model, for as many steps as the source; kept beside the export.
         previous: Output folder of the request before, whose model this one starts from.
         budget: Share of the cost of the source's training, in (0, 1], within which ``"auto"`` tries several recipes. It
-            chooses on one half of the non-members, and answers on the other.
+            chooses on one half of the non-members, and answers on the other; a class or labels on the same samples.
         output: Folder for the unlearned model and what the next request needs: ``model.ckpt`` and ``split.npz``.
         ledger: The deletion ledger; ``None`` for ``deletions.jsonl`` beside the output folder.
         trainer: Arguments of the Trainer, such as ``max_epochs`` for a method of your own.
@@ -142,7 +143,8 @@ def forget(
     if (folder / MODEL).exists():
         raise FileExistsError(
             f"output: {folder} holds the model of a request already; give another folder, and for a further request "
-            f"source={str(folder / MODEL)!r} with previous={str(folder)!r}"
+            f"source={str(folder / MODEL)!r} with previous={str(folder)!r} (on the command line: forget "
+            f"{folder / MODEL} ... --previous {folder})"
         )
     if retrain and retrained is not None:
         raise ValueError("retrain=True trains what retrained=... gives; leave one out")
@@ -159,28 +161,31 @@ def forget(
     if checkpoints is not None:
         KEPT[model] = Path(checkpoints), steps
     split = _split_data(data, ids, column, wrong_labels, previous)
-    given, split.ledger = split.ledger, None  # the recipes that are tried are no deletions
+    given = split.ledger
     record = as_ledger(ledger) or given or Ledger(str(folder.parent / "deletions.jsonl"))
-    split.prepare_data()
-    split.setup("fit")
-    _require_measurable(split)
-    _require_current(model, split, record, previous)
-    request = _Request(model, split, dict(trainer or {}))
-    if retrain:
-        oracle = request.fit(partial(Retrain, step="source", adapter=split.adapter), max_steps=int(steps))
-        request.measure(oracle, oracle.model, "retrain")
-        oracle.export(folder / ORACLE)
-    recipes = [(method, {})] if callable(method) else _recipes(split, rewinds=checkpoints is not None)
-    if retrained is not None:
-        request.oracle = load_source(retrained)
-    done = request.best(recipes, budget * steps if budget else 0.0)
-    file, found = done.export(folder / MODEL), request.answered()
-    split.split.save(folder / SPLIT)
-    split.ledger = record
-    done.trainer.callback_metrics.update(request.scores)
-    line = record_fit(done, split, source=model, model=done.model, exported=file, answer=found.record())
-    assert line is not None  # in one process
-    split.ledger = given
+    try:
+        split.ledger = None  # the recipes that are tried are no deletions
+        split.prepare_data()
+        split.setup("fit")
+        _require_measurable(split)
+        _require_current(model, split, record, previous)
+        request = _Request(model, split, dict(trainer or {}))
+        if retrain:
+            oracle = request.fit(partial(Retrain, step="source", adapter=split.adapter), max_steps=int(steps))
+            request.measure(oracle, oracle.model, "retrain")
+            oracle.export(folder / ORACLE)
+        recipes = [(method, {})] if callable(method) else _recipes(split, rewinds=checkpoints is not None)
+        if retrained is not None:
+            request.oracle = load_source(retrained)
+        done = request.best(recipes, budget * steps if budget else 0.0)
+        file, found = done.export(folder / MODEL), request.answered()
+        split.split.save(folder / SPLIT)
+        split.ledger = record
+        done.trainer.callback_metrics.update(request.scores)
+        line = record_fit(done, split, source=model, model=done.model, exported=file, answer=found.record())
+        assert line is not None  # in one process
+    finally:
+        split.ledger = given
     kept = [Remembering(each.file.relative_to(folder), each.reason) for each in remembering_files(folder)]
     page = write_certificate(line, folder / "certificate.html", remembering=kept)
     return Result(found, file, page, Path(record.path), line)
@@ -206,9 +211,7 @@ def _split_data(
         raise ValueError(
             "ids must say what to forget: a file, positions, a share, or a rule such as Classes(3)"
         )
-    if isinstance(ids, str) and ids.startswith("class:"):
-        ids = Classes(int(ids.removeprefix("class:")))
-    elif column is not None:
+    if column is not None:
         ids = Ids(ids, column)  # type: ignore[arg-type]  # which says itself what it takes
     earlier = () if previous is None else [Path(previous) / SPLIT]
     return UnlearningDataModule(data, ids, wrong_labels=wrong_labels, previous=earlier)
@@ -239,10 +242,12 @@ def _require_current(
     for line in reversed(lines):  # the same request may be repeated, with another method
         if line["model"]["before"] == state and line["gone"]["hmac_sha256"] != gone:
             file = line["model"]["file"] and ledger.file.parent / line["model"]["file"]
+            home = file and file.parent
             raise ValueError(
                 f"source: {ledger.path} knows that request {line['request']} made another model forget "
-                f"{line['ids']['count']} samples which this one remembers; go on from that model: source='{file}', "
-                f"previous='{file and file.parent}'"
+                f"{line['ids']['count']} samples which this one remembers; go on from that model, the latest attempt: "
+                f"source='{file}', previous='{home}' (on the command line: forget {file} ... --previous {home}); "
+                "if that attempt was never put to use and you discard it, give another ledger (--ledger)"
             )
 
 
@@ -305,24 +310,40 @@ class _Request:
                 f"trainer: forget works in one process, and this Trainer has {trainer.world_size}; leave out devices "
                 "and num_nodes, or fit a method yourself, which ends with the same answer"
             )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", ".*guessing about")
+            try:
+                self._train(method, trainer, guarded=guarded)
+            except UserWarning as error:
+                raise ValueError(
+                    f"source: {error}, and whether the data is that of its training (if so, a larger batch_size of the "
+                    "data tells it from guessing)"
+                ) from None
+        return method
+
+    def _train(self, method: UnlearningModule, trainer: L.Trainer, *, guarded: bool) -> None:
         if guarded and trainer.limit_val_batches:
             trainer.validate(method, self.data, verbose=False)
             right = trainer.callback_metrics.get("accuracy/retain")  # which not every task has
             if right is not None:
                 trainer.callbacks.append(CollapseGuard(_COLLAPSED * float(right), below=1.0))  # type: ignore[attr-defined]
         trainer.fit(method, self.data)
-        return method
 
     def measure(self, method: UnlearningModule, model: nn.Module, name: str) -> Measured:
         """Ask a model, where and as the method's Trainer computes."""
         runtime = Runtime(method.trainer)
         placed = runtime.place(clone(model).eval())
         streams = [stream for stream in _STREAMS if self.data.stream_size(stream)]
-        self.answers[name] = {
+        found = {
             stream: predict(placed, self.data.evaluated(stream), runtime, method.adapter)
             for stream in streams
         }
-        return self.answers[name]
+        if any(outputs.loss.isnan().any() for outputs in found.values()):
+            raise FloatingPointError(
+                f"losses of the {name} model are NaN; check the samples, or lower the rate"
+            )
+        self.answers[name] = found
+        return found
 
     def best(self, recipes: Sequence[tuple[Method, Mapping[str, Any]]], budget: float) -> UnlearningModule:
         """Fit one method, or, within a budget, several, and return the nearest to what it should be.
@@ -336,17 +357,17 @@ class _Request:
         for make, arguments in recipes:
             try:
                 method = self.fit(make, **arguments)
-            except RuntimeError as error:  # of the guard, say
+                if "source" not in self.answers:
+                    self.measure(method, self.source, "source")
+                    if self.oracle is not None:
+                        self.measure(method, self.oracle, "retrain")
+                answers = self.measure(method, method.model, "unlearned")
+            except (RuntimeError, FloatingPointError) as error:  # of the guard, say, or a loss that is NaN
                 if not budget or ((make, arguments) == recipes[-1] and kept is None):
                     raise
                 rank_zero_warn(f"forget: a recipe failed and is passed over: {error}")
                 continue
-            if not self.tried:
-                self.measure(method, self.source, "source")
-                if self.oracle is not None:
-                    self.measure(method, self.oracle, "retrain")
             self.tried += 1
-            answers = self.measure(method, method.model, "unlearned")
             seconds = method.times["time/total_s"]
             distance = self._distance()
             if kept is None or distance < kept[0]:

@@ -295,6 +295,8 @@ class UnlearningDataModule(L.LightningDataModule):
         if self._test is not None:
             self._test = counted(self._test, None, self.adapter)
             require_apart(self._train.owner, self._test.owner)
+            if isinstance(self._test.dataset, Stream):
+                _require_fixed(type(self._test.dataset.stream).__name__, self._test.dataset, "test_dataset")
         if isinstance(self._train.dataset, Stream):
             self._evaluation = evaluated = self._checked_stream(self._train, self._train.dataset)
             self._train, self._labels = replace(self._train, owner=evaluated), evaluated.targets
@@ -336,12 +338,7 @@ class UnlearningDataModule(L.LightningDataModule):
             evaluated = counted(
                 replace(part, dataset=self.evaluation_dataset), self.rule, self.adapter
             ).dataset  # type: ignore[assignment]
-        if not isinstance(evaluated, Stream) or not evaluated.fixed:
-            raise ValueError(
-                f"datamodule: {name} gives other samples each time it is read (shuffled or augmented), so that models "
-                "cannot be compared on them; pass UnlearningDataModule(evaluation_dataset=...), the same stream "
-                "without shuffling and augmentation (training shuffles it anyhow)"
-            )
+        _require_fixed(name, evaluated, "evaluation_dataset")
         chosen = [int(sum(stream.attributes.values()).sum()) for stream in (train, evaluated)]  # type: ignore[union-attr]
         if chosen[0] != chosen[1]:
             raise ValueError(
@@ -667,3 +664,13 @@ def _split_files(previous: Any) -> list[str | Path]:
     if not isinstance(files, list | tuple) or not all(isinstance(file, str | Path) for file in files):
         raise TypeError(f"previous must be a split file or a list of split files, got {previous!r}")
     return list(files)
+
+
+def _require_fixed(name: str, evaluated: Any, argument: str) -> None:
+    """Refuse to measure on a stream whose samples have other places in each pass."""
+    if not isinstance(evaluated, Stream) or not evaluated.fixed:
+        raise ValueError(
+            f"datamodule: {name} gives other samples each time it is read (shuffled or augmented), so that models "
+            f"cannot be compared on them; pass UnlearningDataModule({argument}=...), the same stream "
+            "without shuffling and augmentation (training shuffles it anyhow)"
+        )

@@ -182,13 +182,17 @@ def _csv_layout(
     cells, named = heads[marks[0]], " or ".join(map(repr, wanted))
     if len(cells) > 1:
         layout = f"{len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the ids"
-        advice = "where they are values of an attribute of the data, name it: Ids(..., column=...)"
+        advice = (
+            "where they are values of an attribute of the data, name it in `column` (forget --column NAME)"
+        )
         raise ValueError(f"ids file {path} has {layout}; head one of them {named}, or keep only it; {advice}")
     head = "".join(cells)
     if not integers or not head or _INTEGER.fullmatch(head):
         return marks[0], 0, 1, False
     head = repr(head[:_CELL_SHOWN])
-    advice = f"Where the ids are values of an attribute of the data, name it: Ids(..., column={head})"
+    advice = (
+        "Where the ids are values of an attribute of the data, name it in `column` (forget --column NAME)"
+    )
     raise ValueError(
         f"ids file {path} begins with {head}, which is neither an integer nor a header {named}. {advice}"
     )

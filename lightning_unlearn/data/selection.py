@@ -221,7 +221,7 @@ class Ids(ForgetRule):
         if len(unknown):
             raise ValueError(
                 f"{self._origin}: {len(unknown)} ids do not occur in attribute {column!r} of the "
-                f"training data: {shown(unknown)}. Its values look like {shown(values)}; remove or "
+                f"training data: {shown(unknown)}. Its values are {_kind(values)}; remove or "
                 "correct these ids"
             )
         # Of a person whose samples were in part forgotten or held out before, the others remain to be
@@ -439,6 +439,14 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
         whole = f"the forget set is the whole training set ({len(chosen)} samples)"
         raise ValueError(f"{whole}; choose fewer samples, or train a new model")
     return chosen
+
+
+def _kind(values: npt.NDArray[Any]) -> str:
+    """Say what values are like and none of them: they may name persons."""
+    if values.dtype.kind != "U":
+        return "integers"
+    lengths = np.unique(np.char.str_len(values))
+    return f"text of {' to '.join(dict.fromkeys(map(str, lengths[[0, -1]])))} characters"
 
 
 def _repeated(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -1,5 +1,6 @@
 """Answer whether a request was forgotten, from two models' answers on the forget set and on non-members, in words."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +26,10 @@ _MEASURES = {
 }
 
 
+_MOST_LEFT = 0.1
+"""Share of a class or of given labels, beyond the target, above which nobody would call them forgotten."""
+
+
 def measure_of(data: UnlearningDataModule) -> str:
     """Return which measure fits a request: ``labels`` (wrong or poisoned ones), ``class`` or ``membership``."""
     if data.wrong_labels or data.backdoor is not None:
@@ -47,6 +52,7 @@ class Answered:
         seconds: What unlearning took, where that is known.
         compared: Whether the target is that of a retrained model.
         tried: How many recipes were tried, of which this is the best.
+        exact: Whether only an answer with all of its labels right counts as right, as with several labels a sample.
     """
 
     answer: Answer
@@ -56,50 +62,75 @@ class Answered:
     seconds: float | None = None
     compared: bool = False
     tried: int = 1
+    exact: bool = False
 
     @property
     def text(self) -> str:
         """The answer in words: what it rests on, what it cost, and that it was not compared, where it was not."""
         found = self.answer
+        overdone = self.measure == "membership" and found.after.high < found.target
+        overdone &= found.after.value < found.before.value  # unlearning did that
         samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
         parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
-        if found.outcome == "cannot tell":
+        if found.outcome == "shown":
+            parts.append(self._limit)
+        elif found.outcome == "cannot tell":
             why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
-            needed = f"about {found.needed:,} like them would tell" if found.needed else "more would not tell"
-            parts.append(f"{why}: {needed}.")
-        elif (
-            found.outcome == "not shown" and self.measure == "membership" and found.after.value < found.target
-        ):
+            needed = found.needed and not overdone
+            parts.append(f"{why}: about {found.needed:,} like them would tell." if needed else f"{why}.")
+        if overdone:
             parts.append(
-                "They look less known than unseen ones; if their labels are wrong, say so (wrong_labels)."
+                f"They are now less known than {self._unseen}, which also tells who they were: "
+                f"{'' if found.traced else 'keep the source, or '}take a milder method (checkpoints, fewer epochs); if "
+                "their labels are wrong, say so (wrong_labels)."
             )
-        lost = (
-            [f"{max(0.0, 100 * (self.test[0] - self.test[1])):.1f} points of test accuracy"]
-            if self.test
-            else []
-        )
+        others = " of the other classes" if self.measure == "class" else ""
+        fall = f"{max(0.0, 100 * (self.test[0] - self.test[1])):.1f}" if self.test else ""
+        lost = [f"{fall} points of test {self._accuracy}{others}"] if fall else []
         took = [] if self.seconds is None else [f"{self.seconds:.{0 if self.seconds >= 10 else 1}f} s"]
         parts += [f"Cost: {', '.join(lost + took)}."] if lost + took else []
         if self.tried > 1:
-            elsewhere = ", chosen on other unseen samples" if self.measure == "membership" else ""
-            parts.append(f"The best of {self.tried} tried{elsewhere}.")
+            chosen = "other unseen" if self.measure == "membership" else "the same"
+            parts.append(f"The best of {self.tried} tried, chosen on {chosen} samples.")
         return " ".join([*parts, *([] if self.compared else ["Not compared with a retrained model."])])
+
+    @property
+    def _unseen(self) -> str:
+        return "the retrained model" if self.compared else "unseen samples"
+
+    @property
+    def _accuracy(self) -> str:
+        return "accuracy (all labels right)" if self.exact else "accuracy"
 
     @property
     def _evidence(self) -> str:
         """What was measured before, after, and of the target."""
-        found, unseen = self.answer, "the retrained model" if self.compared else "unseen samples"
+        found = self.answer
         shares = [f"{100 * share:.0f}" for share in self.shares]
         if self.measure == "membership":
-            right = f"accuracy {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), " if shares else ""
+            right = (
+                f"{self._accuracy} {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), "
+                if shares
+                else ""
+            )
             areas = f"{_two(found.before.value)} → {_two(found.after.value)}"
             ends = f"95%: {_two(found.after.low)}-{_two(found.after.high)}"
-            aim = f", {unseen} {_two(found.target)}" if self.compared else ""
+            aim = f", {self._unseen} {_two(found.target)}" if self.compared else ""
             return f"{right}an attacker tells them from unseen ones with AUC {areas} ({ends}{aim})"
         what = "the given labels" if self.measure == "labels" else "the class"
         ends = f"95%: {100 * found.after.low:.0f}-{100 * found.after.high:.0f}%"
-        aim = "a model that never saw it" if self.measure == "class" and not self.compared else unseen
+        aim = "a model that never saw it" if self.measure == "class" and not self.compared else self._unseen
         return f"{what} still answered {shares[0]} → {shares[1]}% ({ends}; {aim} {100 * found.target:.0f}%)"
+
+    @property
+    def _limit(self) -> str:
+        """What SHOWN means: how much may be left."""
+        found = self.answer
+        if self.measure == "membership":
+            ends = f"{_two(found.target - found.within)}-{_two(found.target + found.within)}"
+            return f"That is within half of the gap: {ends}."
+        end = 100 * (found.target + math.copysign(found.within, found.before.value - found.target))
+        return f"That is within half of the gap and {100 * _MOST_LEFT:.0f} points: up to {end:.0f}%."
 
     def record(self) -> dict[str, Any]:
         """Return what a ledger keeps."""
@@ -172,7 +203,9 @@ def answered(
         estimate(after),
         target,
         samples=len(before["forget"].targets),
+        compared=retrained is not None,
         below=measure != "membership",
+        most=math.inf if measure == "membership" else _MOST_LEFT,
     )
     seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
     tests = [m["test"] for m in (before, after) if "test" in m]
@@ -186,6 +219,7 @@ def answered(
         seconds,
         retrained is not None,
         tried,
+        task.name == "multilabel",
     )
 
 
@@ -196,14 +230,14 @@ def _accuracies(*models: Outputs) -> tuple[float, ...]:
 
 def _by_mistake(labels: Tensor, others: Outputs) -> float:
     """Return how often unseen samples of other classes are answered with labels like these."""
+    true, logits = others.targets, others.logits
     if others.task.name == "binary":
-        return 1 - others.accuracy
-    given = torch.bincount(labels, minlength=others.logits.shape[1])
-    answers = others.logits.argmax(dim=-1)
+        labels, true, logits = (each.flatten() for each in (labels, true, logits))
+        logits = torch.stack((torch.zeros_like(logits), logits), dim=1)
+    given = torch.bincount(labels.long(), minlength=logits.shape[1])
+    answers = logits.argmax(dim=-1)
     rates = [
-        float((answers[others.targets != label] == label).double().mean())
-        if (others.targets != label).any()
-        else 0.0
+        float((answers[true != label] == label).double().mean()) if (true != label).any() else 0.0
         for label in range(len(given))
     ]
     return float((torch.tensor(rates, dtype=torch.float64) * given).sum() / given.sum())

@@ -41,7 +41,7 @@ class Outputs:
     @property
     def features(self) -> Tensor:
         """What a membership attack learns from, sorted posteriors of a classifier, ``(N, F)``."""
-        return self.task.features(self.logits)
+        return self.task.features(self.logits, self.targets)
 
     @property
     def measured(self) -> float:
@@ -96,7 +96,8 @@ def predict(
         longest = torch.tensor([max(x.shape[1] for x in targets)], device=runtime.device)
         length = int(runtime.gather(longest).max())
         logits = [F.pad(x, (0, 0, 0, length - x.shape[1]), value=1.0) for x in logits]
-        targets = [F.pad(x, (0, length - x.shape[1]), value=adapter.kind.ignore_index) for x in targets]  # type: ignore[attr-defined]
+        ignored = adapter.kind.of_kept.ignore_index  # type: ignore[attr-defined]  # what pads has one
+        targets = [F.pad(x, (0, length - x.shape[1]), value=ignored) for x in targets]
     place = runtime.gather(torch.cat(places).to(runtime.device)).cpu()
     values, labels = (_precise(runtime.gather(torch.cat(parts)).cpu()) for parts in (logits, targets))
     ordered, ordered_targets = (

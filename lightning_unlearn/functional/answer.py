@@ -15,7 +15,7 @@ Outcome = Literal["shown", "not shown", "cannot tell"]
 
 _LEVEL = 0.95
 _Z = 1.959963984540054
-_MOST = 1_000_000  # samples that nobody is told to bring
+_MOST = 100  # times the samples; nobody is told to bring more
 
 
 class Estimate(NamedTuple):
@@ -43,7 +43,9 @@ class Answer:
         target: That of samples, or of a model, to which nothing was taught.
         samples: Number of samples to forget.
         needed: About how many would tell, with as many unseen ones, if the values stay; ``None`` where it is told, or
-            no number below a million would.
+            no hundred times as many would.
+        traced: Whether the source itself shows a trace.
+        within: How near to the target is near enough.
     """
 
     outcome: Outcome
@@ -52,11 +54,8 @@ class Answer:
     target: float
     samples: int
     needed: int | None
-
-    @property
-    def traced(self) -> bool:
-        """Whether the source itself shows a trace: its interval excludes the target."""
-        return not self.before.low <= self.target <= self.before.high
+    traced: bool
+    within: float
 
 
 def share_estimate(hits: Tensor) -> Estimate:
@@ -118,10 +117,19 @@ def auc_estimate(forget: Tensor, nonmember: Tensor) -> Estimate:
     return Estimate(value, max(0.0, min(ends[0], value - spread)), min(1.0, max(ends[1], value + spread)))
 
 
-def answer(before: Estimate, after: Estimate, target: float, *, samples: int, below: bool = False) -> Answer:
+def answer(
+    before: Estimate,
+    after: Estimate,
+    target: float,
+    *,
+    samples: int,
+    compared: bool = False,
+    below: bool = False,
+    most: float = math.inf,
+) -> Answer:
     """Answer whether samples were forgotten.
 
-    *Shown*: the source's interval excludes the target, and the unlearned model's lies within half that gap of it. *Not
+    *Shown*: the source's interval lies above the target, and the unlearned model's within half that gap of it. *Not
     shown*: it lies wholly outside. *Cannot tell* otherwise: the source shows no trace, or there are too few samples.
 
     Args:
@@ -129,8 +137,11 @@ def answer(before: Estimate, after: Estimate, target: float, *, samples: int, be
         after: The unlearned model's, of the same measure on the same samples.
         target: The value of samples, or of a model, to which nothing was taught.
         samples: Number of samples to forget.
+        compared: Whether the target is that of a retrained model, so that a source below it shows a trace as well.
+            Samples that are less known than unseen ones are otherwise only harder.
         below: Whether an unlearned model beyond the target, seen from the source, is fine, as for wrong labels;
             otherwise samples that look less known than unseen ones can be told from them just as well.
+        most: The farthest from the target that is near enough, however wide the gap.
 
     Example:
         >>> answer(Estimate(0.57, 0.54, 0.60), Estimate(0.50, 0.48, 0.52), 0.5, samples=1000).outcome
@@ -141,15 +152,17 @@ def answer(before: Estimate, after: Estimate, target: float, *, samples: int, be
     gap = before.value - target
     side = math.copysign(1.0, gap)
     low, value, high = sorted(side * (end - target) for end in after)  # the source's side is the positive one
-    half = abs(gap) / 2
+    half = min(abs(gap) / 2, most)
+    traced = before.low > target or (compared and before.high < target)
     least = -math.inf if below else -half
-    result = Answer("cannot tell", before, after, target, samples, None)
-    if result.traced and least <= low and high <= half:
+    result = Answer("cannot tell", before, after, target, samples, None, traced, half)
+    if traced and least <= low and high <= half:
         return replace(result, outcome="shown")
-    if result.traced and (low > half or high < least):
+    if traced and (low > half or high < least):
         return replace(result, outcome="not shown")
     room = abs((value if below else abs(value)) - half)
     width = max(after.high - after.value, after.value - after.low)
     from_target = before.value - before.low if gap > 0 else before.high - before.value
-    needed = samples * max(from_target / abs(gap), width / room) ** 2 if gap and room else math.inf
-    return replace(result, needed=None if needed > _MOST else max(samples + 1, math.ceil(needed)))
+    more = room and (gap > 0 or (compared and gap < 0))  # whether more samples could show anything
+    needed = samples * max(from_target / abs(gap), width / room) ** 2 if more else math.inf
+    return replace(result, needed=None if needed > _MOST * samples else max(samples + 1, math.ceil(needed)))

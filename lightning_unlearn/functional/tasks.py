@@ -118,8 +118,13 @@ class Task:
         """Return probabilities, the last dimension over classes, in at least float32."""
         raise NotImplementedError
 
-    def features(self, outputs: Tensor) -> Tensor:
-        """Return what an attack learns from: sorted posteriors, or what of a sample stands for them, ``(B, F)``."""
+    def features(self, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
+        """Return what an attack learns from: sorted posteriors, or what of a sample stands for them, ``(B, F)``.
+
+        Args:
+            outputs: A model's.
+            targets: The samples' targets, where these say which positions count.
+        """
         return sort_posteriors(self.posteriors(outputs))
 
     def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
@@ -342,7 +347,7 @@ class MultiLabel(Binary):
         """Return the probabilities of 0 and 1 of every label, ``(B, L, 2)``."""
         return posteriors(_pairs(outputs))
 
-    def features(self, outputs: Tensor) -> Tensor:
+    def features(self, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return how sure every label is, the surest first, ``(B, L)``."""
         return self.posteriors(outputs).amax(dim=-1).sort(dim=1, descending=True).values
 
@@ -364,7 +369,7 @@ class Masks(MultiLabel):
         """Return whether there is a number for each position of the targets, which are 0 and 1."""
         return outputs.ndim > 2 and _decided(outputs, targets)
 
-    def features(self, outputs: Tensor) -> Tensor:
+    def features(self, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return how sure the positions are, on average, ``(B, 2)``."""
         return self.posteriors(outputs).sort(dim=-1, descending=True).values.mean(dim=1)
 
@@ -416,9 +421,9 @@ class Positions(Task):
         """Return the softmax at every position, ``(B, positions, C)``."""
         return posteriors(self._rows(outputs))
 
-    def features(self, outputs: Tensor) -> Tensor:
+    def features(self, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the sorted posteriors, a mean over positions, ``(B, C)``."""
-        return self.posteriors(outputs).sort(dim=-1, descending=True).values.mean(dim=1)
+        return self._mean(self.posteriors(outputs).sort(dim=-1, descending=True).values, targets)
 
     def kl(self, p: Tensor, q: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return KL(P ‖ Q), a mean over positions."""
@@ -461,10 +466,12 @@ class Positions(Task):
         return F.cross_entropy(rows, marks, reduction="none", ignore_index=self.ignore_index)
 
     def _mean(self, values: Tensor, targets: Tensor | None) -> Tensor:
-        """Return means over the positions ``(B, positions)`` that count."""
+        """Return means over the positions ``(B, positions)`` or ``(B, positions, F)`` that count."""
         if targets is None:
             return values.mean(dim=1)
         counted = (self._marks(targets) != self.ignore_index).to(values)
+        if values.ndim > 2:
+            counted = counted[..., None]
         return (values * counted).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
 
     def _rows(self, outputs: Tensor) -> Tensor:
@@ -515,12 +522,12 @@ class NextToken(Tokens):
         rest = others.scatter(-1, best.indices, -torch.inf).logsumexp(dim=-1, keepdim=True)
         kept = torch.cat([logs.gather(-1, true), best.values, rest], dim=-1).clamp_min(_LEAST)
         ignored = marks == self.ignore_index
-        return kept.masked_fill(ignored[..., None], _NONE), torch.where(ignored, marks, 0)
+        return kept.masked_fill(ignored[..., None], _NONE), torch.where(ignored, _KEPT.ignore_index, 0)
 
     @property
     def of_kept(self) -> Task:
         """The task of these numbers."""
-        return TokenScores(self.ignore_index)
+        return _KEPT
 
     def _rows(self, outputs: Tensor) -> Tensor:
         return outputs[:, :-1]
@@ -540,10 +547,11 @@ class TokenScores(Tokens):
         """Return the share of tokens that are the likeliest."""
         return self._mean((outputs[..., 0] >= outputs[..., 1]).float(), targets)
 
-    def features(self, outputs: Tensor) -> Tensor:
+    def features(self, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return the geometric mean of the tokens' probabilities, and that of the least likely fifth, ``(B, 2)``."""
         logs = self.logs(outputs)
-        return torch.stack([logs.nanmean(dim=1), min_k(logs)], dim=1).exp()
+        means = logs.nanmean(dim=1).nan_to_num(nan=0.0)  # of no token, as the loss of none
+        return torch.stack([means, min_k(logs)], dim=1).exp()
 
     def logs(self, outputs: Tensor) -> Tensor:
         """Return the log probabilities of the tokens, ``(B, T)``, ``nan`` where none is."""
@@ -627,6 +635,7 @@ class Embedding(Task):
     js = kl
 
 
+_KEPT = TokenScores()  # whose targets are 0, which may be what the task itself ignores
 SINGLE_LABEL = SingleLabel()
 """The task where none is known."""
 
@@ -697,7 +706,7 @@ def min_k(logs: Tensor, share: float = 0.2) -> Tensor:
     """
     sizes = (~logs.isnan()).sum(dim=1, keepdim=True)
     taken = (sizes * share).round().clamp(min=1)
-    lowest = logs.nan_to_num(nan=torch.inf).sort(dim=1).values
+    lowest = logs.nan_to_num(nan=0.0).sort(dim=1).values  # none comes last, and of none at all it is 0
     counted = torch.arange(logs.shape[1], device=logs.device) < taken
     return torch.where(counted, lowest, 0.0).sum(dim=1) / taken.squeeze(1)
 

@@ -89,11 +89,11 @@ class BadTeacher(UnlearningModule):
             fresh = fresh_copy(self.source, self._fresh)
         kept = self.stream_positions("retain", data.split)
         self._teachers = {
-            "forget": Teacher(fresh, self.adapter),
-            "retain": Teacher(self.source, self.adapter, "retain", kept),
+            "forget": Teacher(fresh),
+            "retain": Teacher(self.source, "retain", kept),
         }
         for teacher in self._teachers.values():
-            teacher.ask(data, runtime)
+            teacher.ask(data, runtime, self.adapter)
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Draw the same network again; no teacher's answers are in a checkpoint."""

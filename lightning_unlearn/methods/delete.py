@@ -50,12 +50,12 @@ class DELETE(UnlearningModule):
     def __init__(self, source: Source, **method: Any) -> None:
         super().__init__(source, **method)
         self.streams = self.forget_alone
-        self._teacher = Teacher(self.source, self.adapter)
+        self._teacher = Teacher(self.source)
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source once where the forget set is not augmented."""
         warn_without_a_class(self, forgets_a_class=data.forgets_a_class)
-        self._teacher.ask(data, runtime)
+        self._teacher.ask(data, runtime, self.adapter)
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source again; its answers are in no checkpoint."""

@@ -68,8 +68,8 @@ class NPO(UnlearningModule):
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source once where the forget set is not augmented."""
         if not self.simple:
-            self._teacher = Teacher(self.source, self.adapter)
-            self._teacher.ask(data, runtime)
+            self._teacher = Teacher(self.source)
+            self._teacher.ask(data, runtime, self.adapter)
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source again; its answers on the forget set are in no checkpoint."""

@@ -95,18 +95,18 @@ class ReferenceKL(UnlearningModule):
         self.kl_tolerance = kl_tolerance
         self._reference_optimizer = reference_optimizer
         self._fresh = fresh
-        self._reference = None if reference is None else Teacher(reference, self.adapter)
+        self._reference = None if reference is None else Teacher(reference)
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Train the reference model on D_s, and ask it once where the forget set is not augmented."""
         if self._reference is None:
-            self._reference = Teacher(self._train_reference(data, runtime), self.adapter)
-        self._reference.ask(data, runtime)
+            self._reference = Teacher(self._train_reference(data, runtime))
+        self._reference.ask(data, runtime, self.adapter)
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the reference model again, unless its answers came with the checkpoint."""
         if self._reference is not None:
-            self._reference.ask(data, runtime)
+            self._reference.ask(data, runtime, self.adapter)
 
     def _train_reference(self, data: UnlearningDataModule, runtime: Runtime) -> nn.Module:
         seed = derive_seed(data.order_seed, "reference")
@@ -157,7 +157,7 @@ class ReferenceKL(UnlearningModule):
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back the reference model's answers, or the model itself where they cannot be kept."""
-        self._reference = Teacher(self.source, self.adapter)
+        self._reference = Teacher(self.source)
         self._reference.load_state(state["reference"])
 
 

@@ -107,9 +107,9 @@ class SCRUB(UnlearningModule):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source once where a set is not augmented."""
-        self._teachers = {stream: Teacher(self.source, self.adapter, stream) for stream in self.streams}
+        self._teachers = {stream: Teacher(self.source, stream) for stream in self.streams}
         for teacher in self._teachers.values():
-            teacher.ask(data, runtime)
+            teacher.ask(data, runtime, self.adapter)
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the source again; its answers are in no checkpoint."""

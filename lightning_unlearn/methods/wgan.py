@@ -215,8 +215,8 @@ class WGAN(UnlearningModule):
                 "UnlearningDataModule a test set, or nonmember=... with nonmember_from='train' and a source "
                 "trained without them"
             )
-        self._teacher = Teacher(self.source, self.adapter, "nonmember")
-        self._teacher.ask(data, runtime)
+        self._teacher = Teacher(self.source, "nonmember")
+        self._teacher.ask(data, runtime, self.adapter)
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask again: no checkpoint holds what the source answers."""

@@ -18,8 +18,8 @@ _OURS = "lightning_unlearn."
 _SHOWN = ("accuracy/forget", "accuracy/test", "membership_inference/auc")  # where no answer is on record
 _MOST_FILES = 6  # more would not fit on the page
 _MEANING = {
-    "shown": "Before the request the model gave away that it had seen these samples. After it, the measure lies as "
-    "near to what a model gives that never saw them as the request asks.",
+    "shown": "Before the request the model gave away that it had seen these samples. After it, the measure lies "
+    "within half of the gap between that and what a model gives that never saw them; up to that much may be left.",
     "not shown": "After the request the measure still lies apart from what a model gives that never saw the samples. "
     "This page does not certify that they were forgotten.",
     "cannot tell": "The measure is too uncertain to decide, or showed no trace of the samples even before the request. "

@@ -37,7 +37,7 @@ def aims(report: Report, *, oracle: bool = True) -> dict[str, Aim]:
             source's; that the forget set is answered as samples never trained on are, :func:`distance` adds.
 
     Raises:
-        ValueError: If nothing measured sees what is to be forgotten, or a control lacks a metric in a seed.
+        ValueError: If nothing measured sees what is to be forgotten, or there is no accuracy and no oracle.
     """
     found: dict[str, Aim] = {}
     for name in measured_metrics(report):
@@ -63,6 +63,11 @@ def aims(report: Report, *, oracle: bool = True) -> dict[str, Aim]:
             found[name] = Aim(values, metric.margin or gap / 2, utility or higher)
     if not oracle:
         source = report["models"]["source"]
+        if not {_FORGET, _TEST} <= source.keys():
+            raise ValueError(
+                "oracle: none compares the accuracy on forget and test set, and this task has none; give "
+                "--oracle retrain"
+            )
         beyond = source[_FORGET]["mean"] - source[_TEST]["mean"]
         if beyond > 0:
             found[_FORGET] = Aim([], beyond / 2, False)

@@ -34,6 +34,7 @@ __all__ = ["render_text"]
 _NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
 _GAP = "   "
+_FEWEST = 3  # seeds for an interval
 """What stands between two columns."""
 _BEST = "*"
 _PARTIAL = "†"
@@ -98,6 +99,8 @@ def _metric_column(report: Report, name: str, models: Sequence[str], spell: _Spe
     cells, marks = [], []
     for model in models:
         value = report["models"][model].get(name)
+        if value is not None and len(report["seeds"]) < _FEWEST:
+            value = {**value, "ci95": None}  # as wide as the scale, so that it looks broken
         missing = absent(report, model, name) or "-"
         cells.append(spell(missing if value is None else format_value(metric, value)))
         incomplete = value is not None and None in value["values"]
@@ -158,10 +161,10 @@ def _chunks(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
 
 def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> Iterator[str]:
     """Say how to read the numbers and the marks that occur."""
-    if len(report["seeds"]) > 1:
+    if len(report["seeds"]) >= _FEWEST:
         yield f"mean ± half the width of the 95% interval over {what_varies(report)}"
     else:
-        yield "no interval: one seed"
+        yield f"no interval: {'one seed' if len(report['seeds']) == 1 else 'two seeds'}"
     controls = [f"{name} = {meaning}" for name, meaning in CONTROLS.items() if name in report["models"]]
     controls += ["retrain_Npct = retrained for N% of the steps"] if short_retrainings(report) else []
     if controls:

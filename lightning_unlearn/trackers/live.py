@@ -12,7 +12,7 @@ from typing import Any, cast
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 
-from lightning_unlearn.core.compat import joins_a_run
+from lightning_unlearn.core.compat import joins_a_run, wandb_arguments
 from lightning_unlearn.core.processes import is_first
 from lightning_unlearn.engine.telling import Results, send_facts, send_results
 from lightning_unlearn.reports.details import Details
@@ -61,7 +61,8 @@ def _to_wandb(logger: Any, results: Results, figures: Mapping[str, Path]) -> Non
     run = logger.experiment
     images = {key: wandb.Image(str(path)) for key, path in figures.items()}
     scores = run_rows(results.model, results.seed, results.metrics, {results.name: results.details})
-    tables = {f"{results.name}/scores": rows_table(scores), **media_of(results)}
+    answers = () if wandb_arguments(logger).log_model else None  # who was forgotten goes where models go
+    tables = {f"{results.name}/scores": rows_table(scores), **media_of(results, answers)}
     run.log({**tables, **images, "trainer/global_step": results.step})
     run.summary.update(dict(results.metrics))
 

@@ -22,7 +22,7 @@ def rows_table(rows: Rows, columns: Sequence[str] = TIDY_COLUMNS) -> Any:
     return wandb.Table(columns=list(columns), data=rows)
 
 
-def media_of(results: Results, images: Sequence[Any] = ()) -> dict[str, Any]:
+def media_of(results: Results, images: Sequence[Any] | None = None) -> dict[str, Any]:
     """Return what W&B can show of one evaluator's details.
 
     Shown are ``samples`` (column name to one value a sample, or the name of a ``.npz`` file of scores in the results'
@@ -33,6 +33,7 @@ def media_of(results: Results, images: Sequence[Any] = ()) -> dict[str, Any]:
     Args:
         results: What one evaluator found.
         images: Pictures of the first samples, to stand beside the answers; more than there are samples do no harm.
+            ``None`` leaves out the answers, which are of who was forgotten, one by one.
 
     Returns:
         ``<name>/samples``, ``<name>/answers``, ``<name>/confusion``, ``<name>/roc`` and
@@ -50,7 +51,7 @@ def media_of(results: Results, images: Sequence[Any] = ()) -> dict[str, Any]:
         media[f"{name}/samples"] = _samples(name, samples)
     elif isinstance(samples, str) and results.folder and (results.folder / samples).is_file():
         media[f"{name}/samples"] = _sample_file(results.folder / samples)
-    if answers := details.get("answers"):
+    if images is not None and (answers := details.get("answers")):
         columns = {"sample": range(1, len(answers["label"]) + 1), **answers}
         if images:
             columns = {"image": [wandb.Image(one) for one in images], **columns}

@@ -154,8 +154,8 @@ class WandbRuns:
             for row in read_log(folder / "log" / "metrics.csv"):
                 last = row.get("step", last)
                 run.log({_STEP if key == "step" else key: value for key, value in row.items()})
-            # pictures of who was forgotten go where models go, and nowhere unless asked for
-            images = read_thumbnails(comparison, seed) if self.destination.log_model else []
+            # pictures and answers of who was forgotten go where models go, and nowhere unless asked for
+            images = read_thumbnails(comparison, seed) if self.destination.log_model else None
             run.log({**_run_media(folder, audit, name, seed, images), _STEP: last})
             faster = _acceleration(comparison, name, seed, times)
             run.summary.update({**audit["metrics"], **times, **memory, **faster, **judged})
@@ -255,7 +255,7 @@ def _share(suffix: str, report: Report, name: str) -> dict[str, float]:
 
 
 def _run_media(
-    folder: Path, audit: Mapping[str, Any], name: str, seed: int, images: Sequence[Any]
+    folder: Path, audit: Mapping[str, Any], name: str, seed: int, images: Sequence[Any] | None
 ) -> dict[str, Any]:
     import wandb
 

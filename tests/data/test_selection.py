@@ -244,10 +244,10 @@ def test_a_person_in_part_excluded_is_forgotten_in_the_rest_and_one_wholly_exclu
         ("ids.csv", "id,position\n1,3\n", "not clear which"),
         ("ids.csv", "id,why\n3,moved\n4\n", "line 3 has 1 cells, the first line 2"),
         ("ids.csv", "id,why\n3,moved\n,left\n", r"could not be read as integer ids: '' is none"),
-        ("ids.csv", "customer\n3\n4\n", r"begins with 'customer'.*Ids\(\.\.\., column='customer'\)"),
-        ("ids.csv", "customer_id\n3\n4\n", r"begins with 'customer_id'.*Ids\(\.\.\., column='customer_id'\)"),
+        ("ids.csv", "customer\n3\n4\n", r"begins with 'customer'.*--column"),
+        ("ids.csv", "customer_id\n3\n4\n", r"begins with 'customer_id'.*--column"),
         ("ids.csv", "3.0\n4.0\n", r"begins with '3\.0', which is neither an integer nor a header"),
-        ("ids.csv", "3;1,5\n4;2,5\n", r"2 columns.*not clear which.*Ids\(\.\.\., column=\.\.\.\)"),
+        ("ids.csv", "3;1,5\n4;2,5\n", r"2 columns.*not clear which.*--column"),
         ("ids.csv", "sep=;\ncustomer;age\n3;4\n", r"2 columns.*'customer', 'age'.*not clear which"),
         ("ids.json", "[5, 2, true]", "1 values that are true or false, which name no sample"),
         ("ids.json", '{"ids": [1]}', "one list of ids, got a JSON dict"),
@@ -265,7 +265,10 @@ def test_bad_files_are_refused_by_name(tmp_path, name, text, message):
 
 def test_unknown_values_unknown_columns_and_unusable_paths_are_refused(tmp_path):
     data = selection(3, attributes={"user": ["a", "b", "c"]})
-    with pytest.raises(ValueError, match=r"2 ids do not occur in attribute 'user'.*'x', 'z'"):
+    with pytest.raises(
+        ValueError,
+        match=r"2 ids do not occur in attribute 'user'.*'x', 'z'. Its values are text of 1 characters",
+    ):
         select(Ids(["z", "a", "x"], column="user"), data)
     with pytest.raises(ValueError, match=r"no attribute 'email'; they offer: 'user'"):
         select(Ids(["a"], column="email"), data)

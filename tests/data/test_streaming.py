@@ -174,6 +174,11 @@ class Once(IterableDataset[Any]):
         (lambda: ready(Project(), StreamRule(lambda _: False)), ValueError, "the forget set is empty"),
         (lambda: ready(Project(), previous="a.npz"), ValueError, "previous: the samples of Shards"),
         (lambda: ready(Project(Once())), ValueError, "gives other samples each time"),
+        (
+            lambda: ready(Project(), test_dataset=Shards(True, seed=1)),
+            ValueError,
+            r"Shards gives other samples each time .*[(]test_dataset=",
+        ),
         (lambda: ready(Project()).loader("forget", world_size=2, rank=0), ValueError, "give devices=1"),
         (
             lambda: ready(Project(), evaluation_dataset=Shards(n=9)),

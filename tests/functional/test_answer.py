@@ -61,9 +61,19 @@ def test_samples_that_look_less_known_than_unseen_ones_are_not_forgotten_but_wro
 
 def test_a_gap_below_the_target_is_read_the_other_way_round() -> None:
     planted = Estimate(0.3, 0.25, 0.35)
-    assert answer(planted, Estimate(0.48, 0.45, 0.51), 0.5, samples=300).outcome == "shown"
-    assert answer(planted, Estimate(0.3, 0.25, 0.35), 0.5, samples=300).outcome == "not shown"
-    assert answer(planted, Estimate(0.75, 0.7, 0.8), 0.5, samples=300).outcome == "not shown"
+    for after, outcome in ((0.48, "shown"), (0.3, "not shown"), (0.75, "not shown")):
+        around = Estimate(after, after - 0.04, after + 0.04)
+        assert answer(planted, around, 0.5, samples=300, compared=True).outcome == outcome
+        alone = answer(planted, around, 0.5, samples=300)
+        assert (alone.outcome, alone.needed) == ("cannot tell", None), "harder samples are no trace"
+
+
+def test_however_wide_the_gap_a_class_that_is_often_named_is_not_forgotten() -> None:
+    before, left = Estimate(1.0, 0.98, 1.0), Estimate(0.46, 0.43, 0.49)
+    assert answer(before, left, 0.0, samples=300, below=True).outcome == "shown"
+    assert answer(before, left, 0.0, samples=300, below=True, most=0.1).outcome == "not shown"
+    gone = answer(before, Estimate(0.05, 0.03, 0.08), 0.0, samples=300, below=True, most=0.1)
+    assert (gone.outcome, gone.within) == ("shown", 0.1)
 
 
 def test_as_many_samples_as_are_said_to_be_needed_do_tell() -> None:

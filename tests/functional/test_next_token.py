@@ -1,6 +1,7 @@
 """The next token as a task, against the definition written out token by token."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch.utils.data import Dataset
 from lightning_unlearn.callbacks import PopulationAttack
 from lightning_unlearn.data import Adapter, DatasetLoader, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
-from lightning_unlearn.functional.tasks import NextToken, TokenScores, min_k, tasks_of
+from lightning_unlearn.functional.tasks import NextToken, Tokens, TokenScores, min_k, tasks_of
 from lightning_unlearn.methods import FineTune
 
 LOGITS = torch.randn(3, 5, 7, generator=torch.Generator().manual_seed(0))
@@ -60,6 +61,20 @@ def test_what_is_kept_of_the_answers_measures_as_the_answers_do() -> None:
     torch.testing.assert_close(scores.features(kept), wanted)
 
 
+def test_tokens_that_are_marked_zero_are_ignored_and_no_others() -> None:
+    marked = NextToken(ignore_index=0)
+    tokens = TOKENS.masked_fill(TOKENS == 0, 1)
+    kept, marks = NextToken().kept(LOGITS, tokens)
+    ours, our_marks = marked.kept(LOGITS, tokens.masked_fill(tokens == -100, 0))
+    torch.testing.assert_close(marked.of_kept.loss(ours, our_marks), NextToken().of_kept.loss(kept, marks))
+    assert torch.equal(our_marks, marks)
+
+
+def test_features_are_finite_where_no_token_counts() -> None:
+    kept, marks = NextToken().kept(LOGITS, TOKENS.new_full(TOKENS.shape, -100))
+    assert NextToken().of_kept.features(kept, marks).isfinite().all()
+
+
 def test_min_k_is_the_mean_of_the_least_likely_tokens() -> None:
     logs = torch.tensor([[-1.0, -9.0, -3.0, -2.0], [-4.0, torch.nan, torch.nan, torch.nan]])
     assert min_k(logs, 0.5).tolist() == [-6.0, -4.0]
@@ -93,6 +108,25 @@ def test_batches_of_different_lengths_are_put_together() -> None:
         ids = Lengths()[place]["input_ids"][None]
         alone = NextToken().loss(model(ids), ids)
         torch.testing.assert_close(outputs.loss[place : place + 1].float(), alone.detach())
+
+
+@pytest.mark.parametrize("ignored", [-100, 0])
+def test_features_do_not_depend_on_the_longest_sequence(ignored: int) -> None:
+    class Tagged(Dataset[Any]):
+        def __len__(self) -> int:
+            return 5
+
+        def __getitem__(self, place: int) -> Any:
+            tokens = torch.arange(1, place + 3)
+            return tokens, torch.where(tokens == 2, ignored, tokens)
+
+    torch.manual_seed(0)
+    model, adapter = Model(), Adapter(task=Tokens(ignored))
+    outputs = predict(model, DatasetLoader(Tagged(), batch_size=1, indexed=True), Runtime(None), adapter)
+    for place in range(5):
+        answers = model(torch.tensor([t for t in range(1, place + 3) if t != 2]))
+        wanted = answers.softmax(-1).sort(dim=-1, descending=True).values.mean(dim=0).detach()
+        torch.testing.assert_close(outputs.features[place], wanted)
 
 
 class Sequences(Dataset[dict[str, Tensor]]):

@@ -94,8 +94,8 @@ def references(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]
     noted: list[dict[str, torch.Tensor]] = []
 
     class Noted(Teacher):
-        def __init__(self, model: nn.Module, adapter: Any) -> None:
-            super().__init__(model, adapter)
+        def __init__(self, model: nn.Module) -> None:
+            super().__init__(model)
             noted.append(state(model))
 
     monkeypatch.setattr("lightning_unlearn.methods.reference_kl.Teacher", Noted)

@@ -37,8 +37,8 @@ def plain(seed: int) -> nn.Linear:
 
 def asked(model: nn.Module, data: UnlearningDataModule) -> Teacher:
     data.setup("fit")
-    teacher = Teacher(model, Adapter())
-    teacher.ask(data, Runtime())
+    teacher = Teacher(model)
+    teacher.ask(data, Runtime(), Adapter())
     return teacher
 
 
@@ -79,7 +79,7 @@ def test_without_augmentation_no_second_forward_pass_and_no_second_model() -> No
     assert not [thing for thing in gc.get_objects() if type(thing) is Counted], "a model is still held"
     for batch in data.loader("forget", indexed=True):
         teacher.logits(batch)
-    teacher.ask(data, Runtime())
+    teacher.ask(data, Runtime(), Adapter())
     assert Counted.calls == batches
 
 

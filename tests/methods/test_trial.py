@@ -26,7 +26,17 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import MSG, CFk, RandomK, ReferenceKL, Retrain, SalUn, TopK, UnlearningModule
+from lightning_unlearn.methods import (
+    DELETE,
+    MSG,
+    CFk,
+    RandomK,
+    ReferenceKL,
+    Retrain,
+    SalUn,
+    TopK,
+    UnlearningModule,
+)
 from lightning_unlearn.methods.base.trial import Trial, warn_of_guessing
 from lightning_unlearn.models import MLP, Classifier
 
@@ -164,6 +174,16 @@ class Grouped(PlainModule):
         return nn.functional.cross_entropy(self(batch[0]), batch[2])
 
 
+class Flat(PlainModule):
+    """Asks a method of its input, which several inputs have not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+
+
 class Sequences(PlainModule):
     def forward(self, tokens: Tensor, lengths: Tensor) -> Tensor:  # type: ignore[override]
         return self.net(tokens * lengths[:, None])
@@ -240,6 +260,19 @@ class Triples(PlainData):
 
     def test_dataloader(self) -> DataLoader[Any]:
         return self.loader(TEST, 1)
+
+
+class Numbered(PlainData):
+    """Batches of inputs, label, and the sample's number."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        rows = TensorDataset(*blobs(TRAIN, 0), torch.arange(TRAIN))
+        return DataLoader(rows, batch_size=16, shuffle=True)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(*blobs(TEST, 1), torch.arange(TEST)), batch_size=16)
+
+    val_dataloader = test_dataloader
 
 
 class Measured(Triples):
@@ -334,6 +367,7 @@ def test_an_audit_refuses_it_before_training_and_testing(module: Any, data: Any,
         (Smooth, Triples, Adapter(inputs=[0, 1], targets=2)),
         (WholeBatch, Mappings, Adapter()),
         (LogSoftmax, PlainData, Adapter()),
+        (Flat, Numbered, Adapter()),
     ],
 )
 def test_what_is_said_clearly_is_unlearned_and_measured(source: Any, data: Any, adapter: Adapter) -> None:
@@ -343,6 +377,21 @@ def test_what_is_said_clearly_is_unlearned_and_measured(source: Any, data: Any, 
     trainer.fit(ReferenceKL(trained(source(), data), adapter=adapter, reference_epochs=1), split)
     assert 0.5 < float(trainer.callback_metrics["accuracy/test"]) <= 1
     assert "membership_inference/auc" in audit.results
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda source, other: RandomK(source, fraction=0.1, lambda_=0.5),
+        lambda source, other: ReferenceKL(source, reference=other),
+        lambda source, other: DELETE(source),
+    ],
+    ids=["RandomK", "ReferenceKL", "DELETE"],
+)
+def test_a_teacher_is_called_as_the_batch_was_found_to_be_taken_apart(build: Any) -> None:
+    method = build(trained(Sequences(), Triples), Sequences())
+    quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, UnlearningDataModule(Triples(), 0.2))
+    assert method.adapter.targets == 2
 
 
 def test_a_tuple_whose_first_logits_the_source_is_trained_by_needs_no_word() -> None:

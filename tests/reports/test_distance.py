@@ -63,6 +63,15 @@ def test_what_does_not_see_is_left_out_and_nothing_that_sees_is_refused() -> Non
         aims(report_of(source=(0.75, 0.80, 0.50), retrain=(0.75, 0.80, 0.50)))
 
 
+def test_without_it_a_task_without_accuracy_is_refused() -> None:
+    losses = {"source": {0: {"loss/forget": 0.1, "loss/test": 0.5}}}
+    report = build_report(
+        {**losses, "retrain": losses["source"]}, seeds=[0], config={}, data={}, environment={}
+    )
+    with pytest.raises(ValueError, match="oracle: none compares the accuracy"):
+        aims(report, oracle=False)
+
+
 def test_of_one_seed_it_is_that_seeds_and_a_missing_score_is_infinitely_far() -> None:
     wanted, whole = aims(report_of(**CONTROLS)), report_of(**CONTROLS, m=(0.85, 0.80, 0.50))
     first: dict[str, Any] = {

@@ -40,6 +40,14 @@ def test_text_can_be_said_in_any_encoding(
     assert numbers == set(re.findall(r"\d+\.\d+", render_text(report, 100))), "a number is lost or changed"
 
 
+def test_two_seeds_have_no_interval(large_report: Report) -> None:
+    assert "±" in render_text(large_report)
+    large_report["seeds"] = large_report["seeds"][:2]
+    text = render_text(large_report)
+    assert "±" not in text
+    assert "no interval: two seeds" in text
+
+
 def test_verdicts_keep_their_meaning_in_ascii(attacked_report: Report) -> None:
     plain, signs = render_text(attacked_report, 100, encoding="ascii"), render_text(attacked_report, 100)
     assert "Y within half that gap" in plain

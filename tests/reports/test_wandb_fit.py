@@ -257,3 +257,10 @@ def test_scores_of_samples_in_a_file_become_a_table(tmp_path: Path) -> None:
         ["matrix", "0 1", 2.0],
     ]
     assert media_of(replace(results, folder=None)) == {}
+
+
+def test_answers_of_who_was_forgotten_are_shown_only_where_models_go() -> None:
+    results = Results("forgetting", {}, {"answers": {"label": [3], "after": [5]}}, model="m", seed=0)
+    assert media_of(results) == {}
+    (table,) = media_of(results, ()).values()
+    assert table.data == [[1, 3, 5]]

@@ -114,7 +114,7 @@ class Perturbation(MaskedModule):
         taught_by = self.source if teacher == "source" else load_source(teacher)
         if similarity_threshold is not None:
             self.needs = (*self.needs, "posteriors")
-        self._teacher = Teacher(taught_by, self.adapter)
+        self._teacher = Teacher(taught_by)
         self.train()
 
     # ------------------------------------------------------------------ what may be chosen
@@ -176,7 +176,7 @@ class Perturbation(MaskedModule):
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Ask the teacher, where it is needed; the weights came perturbed with the checkpoint."""
         if "forget" in self.streams:
-            self._teacher.ask(data, runtime)
+            self._teacher.ask(data, runtime, self.adapter)
 
     def on_train_start(self) -> None:
         """Log ``perturbed_parameters``."""

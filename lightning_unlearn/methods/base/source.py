@@ -168,8 +168,11 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
         objects: Leave out objects, such as a network among the hyper-parameters, instead of refusing the file.
 
     Raises:
+        FileNotFoundError: If there is no such file.
         ValueError: If the file is truncated, is no checkpoint, or holds more than tensors and plain values.
     """
+    if not Path(path).exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}: no such file")
     unknown: list[str] = []
     try:
         if not mapped:

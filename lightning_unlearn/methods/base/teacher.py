@@ -21,7 +21,6 @@ class Teacher:
 
     Args:
         model: The model; a frozen copy of it is kept, for as long as it is needed.
-        adapter: How batches and outputs are taken apart.
         stream: Which samples it answers on.
         positions: Those of the stream that a method takes (``stream_positions``); ``None`` for all.
     """
@@ -29,23 +28,23 @@ class Teacher:
     def __init__(
         self,
         model: nn.Module,
-        adapter: Adapter,
         stream: str = "forget",
         positions: np.ndarray[Any, Any] | None = None,
     ) -> None:
-        self.adapter = adapter
         self.stream = stream
         self.positions = positions
         self._model: nn.Module | None = frozen(model)
         self._table: Tensor | None = None
 
-    def ask(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+    def ask(self, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter) -> None:
         """Note all answers and let go of the model, or keep the model where the samples are augmented.
 
         Args:
             data: The split data.
             runtime: Device, precision and ranks of the trainer; the answers, or the model, are put there.
+            adapter: How batches and outputs are taken apart, which is known when preparing begins.
         """
+        self.adapter = adapter
         if self._model is not None:
             runtime.place(self._model)
             if not data.is_augmented(self.stream):

@@ -148,9 +148,11 @@ def _tries(model: nn.Module, batch: Any, adapter: Adapter, name: str, *, gradien
                 tries.append(_Try(way, inputs, targets, logits, outputs[-1] if outputs else None, tasks))
             except ValueError as error:  # noqa: PERF203  two ways at most
                 refused.append(error)
-            except (TypeError, RuntimeError, LookupError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
-                    raise
+            except (torch.OutOfMemoryError, MemoryError):
+                raise
+            except (
+                Exception
+            ) as error:  # a forward that is given another layout than its own may raise anything
                 refused.append(
                     ValueError(f"{name} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}")
                 )

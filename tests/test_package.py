@@ -51,14 +51,15 @@ def test_a_comparison_without_wandb_does_not_import_it(tmp_path: Path) -> None:
 def test_loggers_are_shown_tables_and_figures_without_further_imports() -> None:
     shown = run(
         "from lightning_unlearn.callbacks import Evaluator\n"
-        "from lightning_unlearn.engine.telling import send_facts, send_results\n"
+        "from lightning_unlearn.engine.telling import _shown_by_tracker, send_facts, send_results\n"
         "from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger\n"
         "kinds = (CSVLogger, TensorBoardLogger, WandbLogger)\n"
-        "print(*(send_results.dispatch(kind).__module__ for kind in kinds))\n"
-        "print(send_facts.dispatch(WandbLogger).__module__)"
+        "shows = [_shown_by_tracker(send_results, kind) for kind in kinds]\n"
+        "shows.append(_shown_by_tracker(send_facts, WandbLogger))\n"
+        "print(*(show and show.__module__ for show in shows))"
     )
-    here, trackers = "lightning_unlearn.engine.telling", "lightning_unlearn.trackers.live"
-    assert shown.split() == [here, trackers, trackers, trackers]
+    tracker = "lightning_unlearn.trackers.live"
+    assert shown.split() == ["None", tracker, tracker, tracker]
 
 
 def test_every_public_name_exists_and_is_documented() -> None:

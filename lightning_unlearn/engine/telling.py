@@ -1,8 +1,9 @@
 """What methods and evaluators tell the loggers of a run; trackers register how their kind of logger shows it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import singledispatch
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,8 @@ def send_facts(logger: Logger, facts: Mapping[str, Any]) -> None:
 
     ``send_facts.register`` adds a kind of logger. For every process to call.
     """
+    if (show := _shown_by_tracker(send_facts, type(logger))) is not None:
+        show(logger, facts)
 
 
 @singledispatch
@@ -57,7 +60,17 @@ def send_results(logger: Logger, results: Results) -> None:
 
     ``send_results.register`` adds a kind of logger. For every process to call.
     """
-    logger.log_metrics(dict(results.metrics), step=results.step)
+    if (show := _shown_by_tracker(send_results, type(logger))) is not None:
+        show(logger, results)
+    else:
+        logger.log_metrics(dict(results.metrics), step=results.step)
+
+
+def _shown_by_tracker(send: Any, kind: type[Logger]) -> Callable[..., None] | None:
+    """Return what the trackers register for a kind of logger; nobody else may have imported them."""
+    import_module("lightning_unlearn.trackers")
+    found: Callable[..., None] = send.dispatch(kind)
+    return None if found is send.dispatch(object) else found
 
 
 def facts_of_fit(model: nn.Module, source: nn.Module | None, data: UnlearningDataModule) -> dict[str, Any]:

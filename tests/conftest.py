@@ -18,6 +18,16 @@ REPO = Path(__file__).resolve().parent.parent
 collect_ignore = ["foreign_projects", "own_project"]  # programs that tests run; pytest need not import them
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out what is more of the same, unless EXHAUSTIVE=1: all of it would take too long at every change."""
+    skipped = pytest.mark.skip(reason="more of the same; EXHAUSTIVE=1 runs it")
+    for number, item in enumerate(items):
+        marker = item.get_closest_marker("exhaustive")
+        half = marker is not None and marker.kwargs.get("half") and number % 2
+        if marker is not None and not half and not os.environ.get("EXHAUSTIVE"):
+            item.add_marker(skipped)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder with the real MNIST, CIFAR-10 and Location-30 files; the test is skipped where there is none."""

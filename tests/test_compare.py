@@ -539,6 +539,7 @@ sys.exit(result.failed)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_processes_that_run_the_whole_program_agree(tmp_path: Path) -> None:
     """Under plain ``ddp`` every rank runs ``compare`` itself; one writes, and none reads what is not there yet."""
     program = tmp_path / "program.py"

@@ -149,7 +149,12 @@ METHODS = {
         4,
     ),
 }
-TUNED: dict[str, Any] = {"epsilon": -2.0, "lambda_": 1.0, "optimizer": adam}
+TUNED: dict[str, Any] = {
+    "epsilon": -2.0,
+    "lambda_": 1.0,
+    "optimizer": adam,
+    "lr_scheduler": lambda optimizer: torch.optim.lr_scheduler.ConstantLR(optimizer, 1.0),
+}
 
 
 @pytest.mark.parametrize(("name", "most"), [("ReferenceKL", 0.08), ("NegGradPlus", 0.01)])

@@ -188,6 +188,7 @@ def learned(module: Project) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive(half=True)
 @every_kind
 @every_method
 def test_networks(method: type[UnlearningModule], kind: type[Project], tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ claims("evaluators", "ddp", "fsdp2", "fsdp2 own module")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("strategy", ["ddp", pytest.param("fsdp2", marks=pytest.mark.exhaustive)])
 def test_two_programs_do_what_one_does(strategy: str, tmp_path: Path) -> None:
     done = launch("helpers/launched.py", strategy, tmp_path)
     assert done.returncode == 0, done.stderr

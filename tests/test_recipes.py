@@ -50,6 +50,7 @@ def test_every_method_recipe_and_the_benchmark_end_with_a_rate_near_zero() -> No
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_every_scenario_of_every_recipe_is_understood() -> None:
     found = 0
     for file in recipes.recipes().values():

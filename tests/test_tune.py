@@ -83,6 +83,7 @@ def test_a_search_leaves_a_recipe_and_shows_held_out_seeds_alone(capsys: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_without_an_oracle_nothing_is_retrained(capsys: pytest.CaptureFixture[str]) -> None:
     attack = "--evaluators+={class_path: MembershipInference, init_args: {bootstrap: 10, attack: logistic}}"
     arguments = [*TUNE, "--trials=1", "--cost=0.9", "--oracle=none", attack, "--source.trainer.max_epochs=20"]

@@ -203,7 +203,7 @@ setTimeout(() => {
 </script></body>"""
     page = tmp_path / "clicked.html"
     page.write_text(text.replace("</body>", program), encoding="utf-8")
-    title = chromium(tmp_path, page, "--dump-dom", "--virtual-time-budget=2000").partition("<title>")[2]
+    title = chromium(tmp_path, page, "--dump-dom", "--virtual-time-budget=10000").partition("<title>")[2]
     assert title.partition("</title>")[0] == "[false,true]"
     both = write_side_by_side({"a": large_report, "b": large_report}, tmp_path / "both.html")
     drawn = chromium(tmp_path, both, "--dump-dom", "--virtual-time-budget=2000")

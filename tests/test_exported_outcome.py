@@ -377,6 +377,29 @@ def test_other_batches_are_normalised_as_the_noted_one() -> None:
     assert model[0].weight.grad is not None
 
 
+class Sorted(nn.Module):
+    """Its layers are given the samples in another order, as packed sequences are by length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x[:, 0].argsort()
+        return self.norm(x[order])[order.argsort()]
+
+
+def test_statistics_are_of_the_last_batch_whatever_the_order_inside() -> None:
+    torch.manual_seed(0)
+    model, other, last = Sorted(), 10 + torch.randn(6, 2), torch.randn(9, 2)
+    found = normalised_alike(model, Adapter(), [other, last], [model.norm], single=False)
+    mean, deviation = last.mean(0), (last.var(0, correction=0) + 1e-5).sqrt()
+    for ours, x in zip(found, (other, last), strict=True):
+        torch.testing.assert_close(ours, (x - mean) / deviation, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model.norm.running_mean, 0.1 * mean)
+    assert model.norm.num_batches_tracked == 1
+
+
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["mixed", "true"])
 def test_one_pass_is_two_in_half_precision(precision: torch.dtype) -> None:
     torch.manual_seed(0)

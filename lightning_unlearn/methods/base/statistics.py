@@ -9,6 +9,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.core.compat import AnyRunningNorm
+from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.engine.statistics import estimate_statistics
 from lightning_unlearn.ensembles import Runtime
@@ -117,13 +118,38 @@ class MovingStatistics:
             )
 
 
-_MIXED: weakref.WeakSet[nn.Module] = weakref.WeakSet()
-"""Models whose layers are given other batches than they themselves, such as single frames."""
+_WHOLE: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+"""Whether a model hands its layers a batch as it is: all of it in its order, and not single frames, or sorted."""
 
 
 def alike(inputs: Sequence[Any]) -> bool:
     """Whether several batches are tensors that make one."""
     return all(isinstance(x, Tensor) and x.shape[1:] == inputs[0].shape[1:] for x in inputs)
+
+
+def _hands_on_whole(
+    model: nn.Module, adapter: Adapter, inputs: Sequence[Tensor], layers: list[AnyRunningNorm]
+) -> bool:
+    """Find out, once a model, whether the last batch's answers stay the same when all others are turned around."""
+    if model in _WHOLE:
+        return _WHOLE[model]
+    kept = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    *others, last = inputs
+    answers: list[Tensor] = []
+    for sign in (1, -1) if last.is_floating_point() else ():
+        batch = torch.cat([*(sign * x for x in others), last])
+        try:
+            with torch.no_grad(), isolated_rng(), by_last_statistics(layers, len(batch), len(last)):
+                answers.append(adapter.call(model, batch)[-len(last) :])
+        except (torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception:  # it may raise anything at such inputs, and two passes serve
+            break
+        finally:
+            for buffer, value in kept:
+                buffer.data.copy_(value)
+    _WHOLE[model] = len(answers) == 2 and torch.equal(*answers)
+    return _WHOLE[model]
 
 
 def normalised_alike(
@@ -141,13 +167,13 @@ def normalised_alike(
     if single:
         with by_running_statistics(layers):
             return [adapter.call(model, x) for x in inputs]
-    if model not in _MIXED and are_plain(layers) and alike(inputs):
+    if are_plain(layers) and alike(inputs) and _hands_on_whole(model, adapter, inputs, layers):
         sizes = [len(x) for x in inputs]
         try:
             with by_last_statistics(layers, sum(sizes), sizes[-1]):
                 return list(torch.split(adapter.call(model, torch.cat(list(inputs))), sizes))
         except OtherOrderError:
-            _MIXED.add(model)
+            _WHOLE[model] = False
     with noted_statistics(layers) as noted:
         last = adapter.call(model, inputs[-1])
     logits = []

@@ -31,6 +31,7 @@ from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, UnlearningMo
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.source import Source, load_source, read_checkpoint
+from lightning_unlearn.methods.base.trial import GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
 from lightning_unlearn.reports.certificate import write_certificate
 
@@ -311,10 +312,10 @@ class _Request:
                 "and num_nodes, or fit a method yourself, which ends with the same answer"
             )
         with warnings.catch_warnings():
-            warnings.filterwarnings("error", ".*guessing about")
+            warnings.simplefilter("error", GuessingWarning)
             try:
                 self._train(method, trainer, guarded=guarded)
-            except UserWarning as error:
+            except GuessingWarning as error:
                 raise ValueError(
                     f"source: {error}, and whether the data is that of its training (if so, a larger batch_size of the "
                     "data tells it from guessing)"

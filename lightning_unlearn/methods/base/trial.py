@@ -20,7 +20,14 @@ from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task, tasks_of
 from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["Trial", "require_logits", "try_model", "warn_of_another_loss", "warn_of_guessing"]
+__all__ = [
+    "GuessingWarning",
+    "Trial",
+    "require_logits",
+    "try_model",
+    "warn_of_another_loss",
+    "warn_of_guessing",
+]
 
 # Losses of one batch that differ by less are taken for the same, computed in another order or precision.
 _SAME_LOSS = 1e-2
@@ -33,6 +40,10 @@ _OWN_ADAPTER = """write down how it is called, and pass adapter=MyAdapter():
 class MyAdapter(lightning_unlearn.data.Adapter):
     def split(self, batch): return (batch[0], batch[1]), batch[2]  # what call() is given, targets (B,)
     def call(self, module, inputs): return module(*inputs)  # logits (B, C)"""
+
+
+class GuessingWarning(UserWarning):
+    """A model is right no more often than one that guesses."""
 
 
 class Trial(NamedTuple):
@@ -150,9 +161,7 @@ def _tries(model: nn.Module, batch: Any, adapter: Adapter, name: str, *, gradien
                 refused.append(error)
             except (torch.OutOfMemoryError, MemoryError):
                 raise
-            except (
-                Exception
-            ) as error:  # a forward that is given another layout than its own may raise anything
+            except Exception as error:  # given another layout than its own, a forward may raise anything
                 refused.append(
                     ValueError(f"{name} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}")
                 )
@@ -305,7 +314,8 @@ def warn_of_guessing(trial: Trial, model: str) -> None:
         rank_zero_warn(
             f"{model} is right about {accuracy:.0%} of {size} retained samples, and guessing about {1 / classes:.0%}; "
             "if it was trained, look whether its weights were loaded, inputs are prepared as in its training, and "
-            "Adapter(targets=..., logits=...) names the right places"
+            "Adapter(targets=..., logits=...) names the right places",
+            category=GuessingWarning,
         )
 
 

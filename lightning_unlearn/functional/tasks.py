@@ -355,7 +355,7 @@ class MultiLabel(Binary):
         self, outputs: Tensor, targets: Tensor, index: Tensor, *, count: int, seed: int
     ) -> Tensor:
         """Return other labels: each changed by the throw of a coin, and all where none was."""
-        changed = _coins(count, targets.shape[1], seed)[index.cpu()].to(targets.device)
+        changed = _coins(count, targets.shape[1], seed).to(targets.device)[index.to(targets.device)]
         return torch.where(changed, _other(targets), targets)
 
 
@@ -453,6 +453,11 @@ class Positions(Task):
         classes, zeros = self._rows(outputs).shape[-1], torch.zeros_like(index, device=targets.device)
         moves = wrong_labels(zeros, index, count=count, classes=classes, seed=seed)
         moved = (targets + moves.view(-1, *[1] * (targets.ndim - 1))) % classes
+        if 0 <= self.ignore_index < classes:  # no class to answer: the next but the true one is taken
+            first, second = ((self.ignore_index + step) % classes for step in (1, 2))
+            moved = torch.where(
+                moved == self.ignore_index, torch.where(targets == first, second, first), moved
+            )
         return torch.where(targets == self.ignore_index, targets, moved)
 
     def _mean_loss(self, outputs: Tensor, targets: Tensor) -> Tensor:

@@ -251,3 +251,13 @@ def test_what_has_no_meaning_is_refused_by_name() -> None:
     ):
         Regression().require("WGAN", ("loss", "distribution"))
     Regression().require("FineTune", ("loss",))
+
+
+def test_a_wrong_class_is_none_that_is_ignored() -> None:
+    targets, index = torch.randint(0, 4, (50, 3)), torch.arange(50)
+    for mark in (0, 3):
+        task = Positions(mark)
+        wrong = task.wrong_targets(torch.zeros(50, 4, 3), targets, index, count=50, seed=0)
+        counted = targets != mark
+        assert torch.equal(wrong[~counted], targets[~counted])
+        assert not ((wrong == mark) | (wrong == targets))[counted].any()

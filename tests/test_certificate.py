@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
-import subprocess
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from helpers.browser import browse
 
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.core.ledger import Ledger, append, entry
@@ -142,10 +141,6 @@ def test_the_command_refuses_a_broken_chain(
 @pytest.mark.slow
 def test_it_prints_on_one_page(tmp_path: Path) -> None:
     """The fullest that there is, on both papers."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((found for found in map(shutil.which, names) if found), None)
-    if program is None:
-        pytest.skip(f"no browser found, looked for {', '.join(names)}")
     from lightning_unlearn.core.remembering import Remembering
 
     files = [
@@ -158,13 +153,5 @@ def test_it_prints_on_one_page(tmp_path: Path) -> None:
     for paper in ("A4", "letter"):
         page.write_text(text.replace("@page {", f"@page {{ size: {paper};"), encoding="utf-8")
         printed = tmp_path / f"{paper}.pdf"
-        switches = (
-            "headless",
-            "no-sandbox",
-            "disable-gpu",
-            "no-first-run",
-            f"user-data-dir={tmp_path / 'profile'}",
-        )
-        command = [program, *(f"--{s}" for s in switches), f"--print-to-pdf={printed}", page.as_uri()]
-        subprocess.run(command, check=True, capture_output=True, timeout=120)
+        browse(tmp_path, page, f"--print-to-pdf={printed}")
         assert printed.read_bytes().count(b"/Type /Page\n") == 1

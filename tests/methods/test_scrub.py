@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_unlearn.data import Classes
-from lightning_unlearn.functional import distillation_loss
+from lightning_unlearn.functional.tasks import SINGLE_LABEL
 from lightning_unlearn.methods import SCRUB
 from lightning_unlearn.models import clone
 
@@ -30,7 +30,8 @@ def test_the_divergence_sums_over_classes_and_is_a_mean_over_samples() -> None:
     teacher, student, temperature = torch.randn(5, 4), torch.randn(5, 4), 3.0
     p, q = (logits / temperature for logits in (teacher, student))
     expected = 9.0 * nn.functional.kl_div(q.log_softmax(1), p.softmax(1), reduction="batchmean")
-    assert distillation_loss(teacher, student, temperature).item() == pytest.approx(expected.item(), rel=1e-5)
+    found = SINGLE_LABEL.distillation(teacher, student, temperature)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -2,14 +2,13 @@
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.browser import browse
 
 from lightning_unlearn.reports import RunDetails, write_page
 from lightning_unlearn.reports.glossary import method_names
@@ -27,17 +26,6 @@ def written(report: Report, folder: Path) -> str:
 def chromium(folder: Path, page: Path, *options: str) -> str:
     """Run a headless browser that may not reach the network on a page, and return what it prints."""
     return browse(folder, page, *options).stdout
-
-
-def browse(folder: Path, page: Path, *options: str) -> "subprocess.CompletedProcess[str]":
-    names = ("chromium", "chromium-browser", "google-chrome")
-    program = next((found for found in map(shutil.which, names) if found), None)
-    if program is None:
-        pytest.skip(f"no browser found, looked for {', '.join(names)}")
-    quiet = ("no-first-run", "disable-background-networking", "disable-component-update", "disable-sync")
-    switches = ("headless", "no-sandbox", "disable-gpu", *quiet, f"user-data-dir={folder / 'profile'}")
-    command = [program, *(f"--{switch}" for switch in switches), *options, page.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
 
 
 def test_browser_sorts_the_table(tmp_path: Path, large_report: Report) -> None:

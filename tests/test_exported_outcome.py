@@ -108,6 +108,7 @@ def sourced(kind: str, trace: str) -> tuple[Project, UnlearningDataModule, Proje
 
 
 def exported(method: UnlearningModule, data: UnlearningDataModule, epochs: int, folder: Path) -> Project:
+    torch.manual_seed(1)  # whichever test trained the source, which is kept
     quiet_trainer(max_epochs=epochs, limit_val_batches=0).fit(method, data)
     loaded = Project.load_from_checkpoint(method.export(folder / "model.ckpt"), strict=True)
     return loaded.eval()

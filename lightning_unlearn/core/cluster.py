@@ -78,10 +78,10 @@ def on_cluster(
     asked = {_AMOUNTS[name]: amount for name, amount in resources.items() if name in _AMOUNTS}
     _require({"CPU": resources.get("cpu", 1), "GPU": resources.get("gpu", 0), **own})
     try:
-        shipped = ray.put(ray.cloudpickle.dumps(work))  # type: ignore[no-untyped-call]
+        shipped = ray.put(ray.cloudpickle.dumps(work))
     except Exception as error:  # of whatever kind pickling raises
         raise TypeError(f"launcher='ray' sends everything to other processes: {error}") from error
-    remote: Any = ray.remote(max_retries=1, resources=own, **asked)(_called)  # type: ignore[call-overload]
+    remote: Any = ray.remote(max_retries=1, resources=own, **asked)(_called)
     running: dict[Any, T] = {}
     waiting, over = list(tasks), set[T]()
     try:
@@ -113,7 +113,7 @@ def _called(path: list[str], work: bytes, given: Any) -> Any:
 def _require(asked: Mapping[str, float]) -> None:
     import ray
 
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     if not any(all(has.get(name, 0) >= amount for name, amount in asked.items()) for has in machines):
         raise ValueError(f"resources: no machine of the cluster has {dict(asked)}; they have {machines}")
 
@@ -122,5 +122,5 @@ def granted_cpus() -> int:
     """Return how many CPUs this process was granted by the cluster, at least one."""
     import ray
 
-    granted = ray.get_runtime_context().get_assigned_resources()  # type: ignore[no-untyped-call]
+    granted = ray.get_runtime_context().get_assigned_resources()
     return max(1, int(granted.get("CPU", 1)))

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.core.cluster import hands_on, in_parts
 from lightning_unlearn.core.files import model_hash, write_bytes_atomic
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
@@ -295,19 +296,25 @@ def _side_by_side(
 
 
 def _one_by_one(order: _Order, seeds: Mapping[int, int], audit: Audit) -> Made:
-    """Make models by a Trainer each; every rank makes its share."""
-    runtime, procedure, made = audit.runtime, order.procedure, Made()
+    """Make models by a Trainer each; every rank makes its share, or the processes of a cluster do."""
+    runtime, procedure, served, adapter = audit.runtime, order.procedure, audit.data, audit.adapter
+
+    def make(k: int) -> tuple[Answers, nn.Module | None]:
+        data = procedure.data or served
+        if procedure.data is None and order.left_out is not None:
+            data = without(served, order.left_out[k])
+        model, alone = fit_alone(procedure, order.begun[k], data, seed=seeds[k], runtime=runtime)
+        view = served.served_alone(served.order_seed)
+        view.trainer = alone.trainer
+        said = _answers(alone.place(model), view, alone, adapter)
+        _write(order.place, k, said, order.kinds.cache)
+        return said, model.cpu() if order.name == _SOURCE else None
+
+    mine = list(seeds)[runtime.rank :: runtime.world_size]
+    if hands_on() and runtime.world_size == 1 and runtime.device.type == "cpu":
+        return dict(in_parts(make, mine, torch.get_num_threads()))
     with runtime.all_or_none("make its models"):
-        for k, seed in list(seeds.items())[runtime.rank :: runtime.world_size]:
-            data = procedure.data or audit.data
-            if procedure.data is None and order.left_out is not None:
-                data = without(audit.data, order.left_out[k])
-            model, alone = fit_alone(procedure, order.begun[k], data, seed=seed, runtime=runtime)
-            view = audit.data.served_alone(audit.data.order_seed)
-            view.trainer = alone.trainer
-            said = _answers(alone.place(model), view, alone, audit.adapter)
-            made[k] = said, model.cpu() if order.name == _SOURCE else None
-            _write(order.place, k, said, order.kinds.cache)
+        made: Made = {k: make(k) for k in mine}
     return {k: each for part in runtime.gather_objects(made) for k, each in part.items()}
 
 

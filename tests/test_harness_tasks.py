@@ -256,10 +256,10 @@ def test_one_command_forgets_and_measures(
     given = ["--data=helpers.tasks.KindData", f"--data.kind={name}", f"--model=helpers.tasks.{name}", *quiet]
     if kind is Keyed:
         assert (
-            main(["forget", "best.ckpt", "request.csv", *given, "--method=FineTune", "--adapter.task=l1"])
+            main(["forget", "best.ckpt", "request.csv", *given, "--method=FineTune", "--adapter.task=tokens"])
             == 2
         )
-        assert "are not of the task 'l1'" in capsys.readouterr().err
+        assert "are not of the task 'tokens'" in capsys.readouterr().err
     assert main(["forget", "best.ckpt", "request.csv", *given]) in STATUS.values()
     exported = kind.load_from_checkpoint("unlearned/model.ckpt", weights_only=True, strict=True)
     # the answer is what one measures who knows nothing of this library but the model's own class

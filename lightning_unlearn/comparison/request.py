@@ -204,8 +204,8 @@ def _split_data(
 ) -> UnlearningDataModule:
     """Return the data with the request, which one of the two must say, and not both."""
     if isinstance(data, UnlearningDataModule):
-        given = {"ids": ids, "column": column, "wrong_labels": wrong_labels or None, "previous": previous}
-        given["adapter"] = adapter
+        given: dict[str, Any] = {"ids": ids, "column": column, "wrong_labels": wrong_labels or None}
+        given |= {"previous": previous, "adapter": adapter}
         if said := [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"{', '.join(said)}: the data is an UnlearningDataModule, which says itself what to forget; give them "

@@ -23,6 +23,7 @@ from lightning_unlearn.methods.random_k import RandomK
 from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
+from lightning_unlearn.methods.regun import ReGUn
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.sal_un import SalUn
@@ -57,6 +58,7 @@ __all__ = [
     "RandomK",
     "RandomLabel",
     "RandomTopK",
+    "ReGUn",
     "ReferenceKL",
     "Retrain",
     "Rewind",

@@ -343,6 +343,8 @@ class DatasetLoader(BatchLoader):
             them with the dataset as it was when they were started.
         pin_memory: Whether batches are put in pinned memory.
         worker_init_fn: Called in each loader process with its number.
+        prefetch_factor: Batches that a loader process reads ahead; ``None`` for PyTorch's default.
+        multiprocessing_context: How loader processes are started; ``None`` for PyTorch's default.
         **order: ``batch_size``, ``indexed`` and the order, as in :class:`BatchLoader`.
     """
 
@@ -356,6 +358,8 @@ class DatasetLoader(BatchLoader):
         persistent_workers: bool = True,
         pin_memory: bool = False,
         worker_init_fn: Callable[[int], None] | None = None,
+        prefetch_factor: int | None = None,
+        multiprocessing_context: Any = None,
         **order: Any,
     ) -> None:
         super().__init__(dataset, positions, **order)
@@ -364,6 +368,8 @@ class DatasetLoader(BatchLoader):
         self.persistent_workers = persistent_workers
         self.pin_memory = pin_memory
         self.worker_init_fn = worker_init_fn
+        self.prefetch_factor = prefetch_factor
+        self.multiprocessing_context = multiprocessing_context
         self._kept: tuple[DataLoader[Any], _Batches] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -389,6 +395,8 @@ class DatasetLoader(BatchLoader):
             persistent_workers=self.persistent_workers and self.num_workers > 0,
             pin_memory=self.pin_memory,
             worker_init_fn=self.worker_init_fn,
+            prefetch_factor=self.prefetch_factor,
+            multiprocessing_context=self.multiprocessing_context,
             # of its own, so that starting to iterate does not draw from the global state
             generator=torch.Generator().manual_seed(derive_seed(self.sampler.seed, "workers")),
         )

@@ -2,15 +2,15 @@
 
 import random
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
@@ -22,6 +22,7 @@ __all__ = [
     "Indexed",
     "MarkedDataset",
     "OrderSampler",
+    "SideBySideLoader",
     "TensorLoader",
 ]
 
@@ -284,6 +285,37 @@ class TensorLoader(BatchLoader):
         sampler = self.sampler
         seed = derive_seed(sampler.seed, "augment", sampler.epoch, self._served, sampler.rank)
         return torch.Generator().manual_seed(seed)
+
+
+class SideBySideLoader(TensorLoader):
+    """Serves, step by step, what several loaders of one data set serve: every tensor ``(k, ...)``.
+
+    Args:
+        loaders: A :class:`TensorLoader` each, of equally many samples. The epoch is the first one's.
+    """
+
+    def __init__(self, loaders: Sequence[BatchLoader]) -> None:
+        vars(self).update(vars(loaders[0]))
+        self.loaders = loaders
+
+    def __iter__(self) -> Iterator[Any]:
+        for loader in self.loaders:
+            loader.sampler.set_epoch(self.sampler.epoch)
+        if self.augment and self.dataset.augment is not None:
+            # each augmentation draws from a generator of its own, as when it is served alone
+            yield from (default_collate(list(batches)) for batches in zip(*self.loaders, strict=True))
+            return
+        data = self.dataset if self.device is None else _resident(self.dataset, self.device)
+        places = torch.stack([torch.cat(list(loader.sampler)) for loader in self.loaders])
+        rows = torch.stack([cast(Tensor, loader.positions) for loader in self.loaders]).gather(1, places)
+        rows, end = rows.to(data.inputs.device), 0
+        for size in map(len, self.sampler):
+            place, chosen = places[:, end : end + size], rows[:, end : end + size]
+            end += size
+            # all are served as one batch: a deterministic transform treats each sample by itself
+            inputs, targets = data.batch(chosen.flatten(), device=self.device)
+            batch = inputs.view(*chosen.shape, *inputs.shape[1:]), targets.view(chosen.shape)
+            yield Indexed(batch, place) if self.indexed else batch
 
 
 class MarkedDataset(Dataset[Any]):

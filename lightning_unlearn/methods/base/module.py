@@ -113,6 +113,8 @@ class UnlearningModule(SpreadableModule):
     anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     needs: tuple[str, ...] = ("loss",)  # what of a task it speaks of
+    # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
+    side_by_side: bool = False
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -149,6 +151,8 @@ class UnlearningModule(SpreadableModule):
         self._prepared = False
         self._to_prepare = False
         self._reload = 0
+        self.example = torch.empty(0)  # an answer of the source, from on_fit_start on
+        self._steps: int | None = None  # of the running fit, once they are counted
         self._request = ""
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._exported: Path | None = None
@@ -209,6 +213,17 @@ class UnlearningModule(SpreadableModule):
         loss = self.retain_loss(batch["retain"], batch_idx)
         self.log_terms(loss=loss)
         return loss
+
+    def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return what the loss takes from elsewhere, by name, first dimension ``B``: drawn labels, a teacher's answers.
+
+        A method of which K are stepped at once asks for it in ``training_step``, and for nothing else that differs
+        between the K and is no weight.
+
+        Args:
+            batch: The batches of the streams, by their names.
+        """
+        return {}
 
     def phase(self, epoch: int) -> Phase:
         """Return what the steps of an epoch are served; a method whose epochs differ says so here.
@@ -271,6 +286,11 @@ class UnlearningModule(SpreadableModule):
         Raises:
             ValueError: If the Trainer does not know, as with ``max_epochs=-1``.
         """
+        if self._steps is None:
+            self._steps = self._count_steps()
+        return self._steps
+
+    def _count_steps(self) -> int:
         trainer, data = self.trainer, self.data
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
         most = math.inf if trainer.max_steps == -1 else trainer.max_steps
@@ -431,6 +451,7 @@ class UnlearningModule(SpreadableModule):
         """Refuse what the method cannot do; of all hooks the one before Lightning's checks, which name no method."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             refuse_impossible(self, self.trainer)
+            self._steps = None
             self._reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
             if is_overridden("phase", self, UnlearningModule):
                 self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
@@ -705,6 +726,7 @@ class UnlearningModule(SpreadableModule):
         given = self.loss if self._given_loss else None
         trial = try_model(self.source, data, Runtime(self.trainer), self.adapter, given, step=True)
         self._use(trial.adapter)
+        self.example = trial.logits[:1]
         known = data.known_targets() if "classes" in self.task.offers else None
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
         self.require_task()

@@ -34,7 +34,12 @@ from lightning_unlearn.functional import Task, annealed
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
-from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible, refuse_no_gap
+from lightning_unlearn.methods.base.limits import (
+    refuse_idle_averaging,
+    refuse_impossible,
+    refuse_no_gap,
+    refuse_without_a_class,
+)
 from lightning_unlearn.methods.base.looking import Looking
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
@@ -113,6 +118,7 @@ class UnlearningModule(SpreadableModule):
     anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     needs: tuple[str, ...] = ("loss",)  # what of a task it speaks of
+    classes_only: ClassVar[bool] = False  # whether it can forget whole classes and nothing else
     # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
     side_by_side: bool = False
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
@@ -483,6 +489,8 @@ class UnlearningModule(SpreadableModule):
         if (data := self._split_data) is not None:
             refuse_no_gap(self.trainer, data.unlike_nonmembers)
             self._try_source(data)
+            if self.classes_only:
+                refuse_without_a_class(self, forgets_a_class=data.forgets_a_class)
             if data.ledger is not None:
                 before = model_hash(class_state(self.source))
                 require_forgotten_before(data.ledger, before, data.split.previous)

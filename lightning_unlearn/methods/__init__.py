@@ -12,6 +12,7 @@ from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.delete import DELETE
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.fisher import Fisher
 from lightning_unlearn.methods.influence import Influence
 from lightning_unlearn.methods.l1_sparse import L1Sparse
 from lightning_unlearn.methods.msg import MSG
@@ -22,6 +23,7 @@ from lightning_unlearn.methods.random_k import RandomK
 from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
+from lightning_unlearn.methods.regun import ReGUn
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.sal_un import SalUn
@@ -47,6 +49,7 @@ __all__ = [
     "CertifiedHead",
     "EUk",
     "FineTune",
+    "Fisher",
     "Influence",
     "L1Sparse",
     "NegGradPlus",
@@ -55,6 +58,7 @@ __all__ = [
     "RandomK",
     "RandomLabel",
     "RandomTopK",
+    "ReGUn",
     "ReferenceKL",
     "Retrain",
     "Rewind",

@@ -1,6 +1,6 @@
 """Size: what a sample costs among ten million, data larger than a bound of memory, and copies of a large model.
 
-``OMP_NUM_THREADS=1 python tests/benchmarks/size.py samples mapped weights`` prints a table for each part named.
+``OMP_NUM_THREADS=1 python tests/benchmarks/size.py samples mapped weights population`` prints a table for each part.
 ``samples`` is in CPU time, against what NumPy alone would do; ``mapped`` takes turns with the project's own loader on
 the wall clock, and counts the memory that cannot be given back, of the loader's processes too; ``weights`` says how
 many times the model's own bytes a method takes beside the source.
@@ -32,11 +32,13 @@ from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.core.ledger import Ledger, append, entry
 from lightning_unlearn.core.peak_memory import peak_memory, reset_peak_memory
 from lightning_unlearn.core.surroundings import quiet_lightning
-from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
 from lightning_unlearn.data.fingerprint import training_fingerprint
 from lightning_unlearn.data.selection import Classes, Ids, RandomFraction, SelectionData
 from lightning_unlearn.data.splits import Split, make_split
+from lightning_unlearn.ensembles import Member, Recipe, train_ensemble
 from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.models import MLP
 
 CPU, KEY = torch.device("cpu"), b"a secret of sixteen bytes"
 MIB = 2**20
@@ -308,20 +310,41 @@ def weights(width: int, only: str | None) -> None:
             print(f"| {name} | {' | '.join(peaks)} | {time.process_time() - start:.0f} |", flush=True)
 
 
+# ---------------------------------------------------------------------- many small models
+
+
+def population(models: int, epochs: int = 20) -> None:
+    """Train as many MLPs on the digits, of which 10% are forgotten, and say what each costs."""
+    data = UnlearningDataModule(Digits(), 0.1, batch_size=64)
+    data.setup("fit")
+    recipe = Recipe(partial(MLP, 64, [128], 10), epochs, 64, partial(torch.optim.Adam, lr=1e-3))
+    rows, dataset = torch.from_numpy(data.split.retain), data.loader("retain").dataset
+    members = [Member(rows, seed) for seed in range(models)]
+    train_ensemble(recipe, dataset, members[:2], way="stacked")
+    seconds, _, found = measured(lambda: train_ensemble(recipe, dataset, members, way="stacked"))
+    print(
+        f"{models} MLPs of 64-128-10, {epochs} epochs of {len(rows):,} digits in batches of 64: {seconds:.1f} s of CPU, "
+        f"{seconds / models * 1e3:.0f} ms each; last loss {found.losses[:, -1].mean():.3f}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="+", choices=("samples", "mapped", "weights"))
+    parser.add_argument("parts", nargs="+", choices=("samples", "mapped", "weights", "population"))
     parser.add_argument("--sizes", type=int, nargs=2, default=(1_000_000, 10_000_000))
     parser.add_argument("--gib", type=float, default=4)
     parser.add_argument("--width", type=int, default=2300)
+    parser.add_argument("--models", type=int, default=512)
     parser.add_argument("--only", help="a method")
     given = parser.parse_args()
     if "samples" in given.parts:
         samples(tuple(given.sizes))
     if "mapped" in given.parts:
         mapped(given.gib)
+    if "population" in given.parts:
+        population(given.models)
     if "weights" in given.parts:
         with quiet_lightning():
             list(stages(unlearn.FineTune(network(10)), small(), 1))  # what is imported late is imported

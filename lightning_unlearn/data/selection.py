@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
-from lightning_unlearn.data.numbering import group_numbers, places_among
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
 __all__ = [
@@ -64,8 +63,8 @@ def stratified_draw(targets: npt.NDArray[Any], size: int, rng: np.random.Generat
     """
     if not 0 <= size <= len(targets):
         raise ValueError(f"size must lie in [0, {len(targets)}], the number of samples, got {size}")
-    groups, codes = group_numbers(targets)
-    codes = codes.astype(np.min_scalar_type(groups))  # 16 bits are sorted by radix, ten times faster
+    groups, codes = np.unique(targets, return_inverse=True)
+    codes = codes.astype(np.min_scalar_type(len(groups)))  # 16 bits are sorted by radix, ten times faster
     counts = np.bincount(codes)
     shares = counts * (size / max(len(targets), 1))
     taken = np.floor(shares).astype(np.int64)
@@ -212,8 +211,10 @@ class Ids(ForgetRule):
             return np.empty(0, dtype=np.int64)
         if not integers:
             values = values.astype(np.str_)
-        # Every sample looks its value up among the sorted ids: n log(ids), no table over all values.
-        nearest = places_among(ids, values)
+        # Every sample looks its value up among the sorted ids: n log(ids), no table over all values. Without the cast
+        # NumPy would look uint64 up as float64, and mistake neighbours for each other.
+        sought = values.astype(np.int64, copy=False) if integers else values
+        nearest = np.minimum(np.searchsorted(ids, sought), len(ids) - 1)
         found = ids[nearest] == values
         occurs = np.zeros(len(ids), dtype=np.bool_)
         occurs[nearest[found]] = True
@@ -281,7 +282,8 @@ class Groups(ForgetRule):
 
     def __call__(self, data: SelectionData) -> Positions:
         """Draw the groups and find their available samples."""
-        groups, group_of = group_numbers(data.of_available(data.attribute(self.attribute)))
+        values, group_of = np.unique(data.of_available(data.attribute(self.attribute)), return_inverse=True)
+        groups = len(values)
         log_weights = np.zeros(groups)
         if self.skew_by is not None:
             log_weights -= self.skew * self._scores(data, group_of)

@@ -12,6 +12,7 @@ from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.delete import DELETE
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.fisher import Fisher
 from lightning_unlearn.methods.influence import Influence
 from lightning_unlearn.methods.l1_sparse import L1Sparse
 from lightning_unlearn.methods.msg import MSG
@@ -47,6 +48,7 @@ __all__ = [
     "CertifiedHead",
     "EUk",
     "FineTune",
+    "Fisher",
     "Influence",
     "L1Sparse",
     "NegGradPlus",

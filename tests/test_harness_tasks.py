@@ -17,6 +17,7 @@ from helpers.tasks import (
     SAMPLES,
     TESTED,
     WRONG,
+    Absolute,
     Binary,
     C,
     Column,
@@ -38,7 +39,7 @@ from helpers.tasks import (
 from helpers.toys import assert_same_state, quiet_trainer, state
 from sklearn.metrics import roc_auc_score
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from torchvision.transforms import v2
 
 from lightning_unlearn.callbacks import RMIA, CollapseGuard, Evaluator, ForgettingMetrics, ULiRA
@@ -342,6 +343,70 @@ def test_a_network_without_a_loss_of_its_own_is_asked_for_the_task(kind: type[Ki
     ):
         look(Plain(), kind)
     assert look(Plain(), kind, Adapter(task=kind.TASK)).task.name == kind.TASK
+
+
+class Rows(list[Any], Dataset[Any]):
+    """Samples as they are."""
+
+
+class ZeroOrOne(Absolute):
+    """Numbers that could be labels."""
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.mse_loss(outputs.squeeze(1), targets)
+
+    targets = Binary.targets
+
+
+class Second(MultiLabel):
+    """Trained by what is not the first of the usual names."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.objective(self(batch["x"]), batch["y"])
+
+
+class Pictures(Soft):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.objective(self(batch["image"]), batch["label"])
+
+
+class Optional(Soft):
+    """The second of its inputs may be left out."""
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(left if right is None else left + right)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.objective(self(*batch[:2]), batch[2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "found"),
+    [
+        (ZeroOrOne, lambda x, y: (x, y), Adapter(task="regression")),
+        (Second, lambda x, y: {"x": x, "labels": 1 - y, "y": y}, r"Adapter\(targets='y'\)"),
+        (Pictures, lambda x, y: {"x": -x, "image": x, "label": y}, Adapter("image", task="soft")),
+        (Optional, lambda x, y: (x, x, y), Adapter(range(2), 2, task="soft")),
+    ],
+)
+def test_a_wrong_guess_is_caught_by_the_sources_own_loss(
+    kind: type[Kind], row: Callable[..., Any], found: Adapter | str
+) -> None:
+    """The usual layout comes first in each, and could be meant."""
+    rows, tested = (Rows(row(x, y) for x, y in part) for part in sets_of(kind))
+
+    def look(adapter: Adapter | None = None) -> Adapter:
+        method = FineTune(kind(), adapter=adapter)
+        data = UnlearningDataModule(rows, WRONG, test_dataset=tested, batch_size=32)
+        quiet_trainer(max_epochs=0).fit(method, data)
+        return method.adapter
+
+    if isinstance(found, Adapter):
+        assert look() == found
+    else:
+        with pytest.raises(ValueError, match=f"gives the loss of other targets than .*{found}"):
+            look()
+        assert look(Adapter(targets="y")) == Adapter(targets="y", task="multilabel")
 
 
 def test_a_source_that_is_trained_by_none_of_the_losses_is_asked_for_the_task() -> None:

@@ -45,7 +45,10 @@ __all__ = [
 ]
 
 _DEFAULT_BATCH_SIZE = 128
-_WORKERS = ("num_workers", "persistent_workers", "pin_memory", "worker_init_fn")
+_WORKERS = (
+    *("num_workers", "persistent_workers", "pin_memory"),
+    *("worker_init_fn", "prefetch_factor", "multiprocessing_context"),
+)
 _COPIED = (
     2**31
 )  # bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come

@@ -12,7 +12,7 @@ from torch.func import vmap
 from lightning_unlearn.core.compat import AnyDropout
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.loading import _resident
+from lightning_unlearn.data.loading import SideBySideLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import Loss
@@ -118,25 +118,9 @@ def lockstep_batches(
         runtime: Device and precision.
         epoch: Epoch, from 0.
     """
-    loaders = [member_loader(recipe, data, member, runtime.device) for member in members]
-    for loader in loaders:
-        loader.sampler.set_epoch(epoch)
-    if recipe.augment and data.augment is not None:
-        # Each member's augmentation draws from a generator of its own, as when it is trained alone.
-        for batches in zip(*loaders, strict=True):
-            moved = zip(*map(runtime.to_device, batches), strict=True)
-            inputs, targets = map(torch.stack, moved)
-            yield inputs, targets
-        return
-    resident = _resident(data, runtime.device)
-    places = torch.stack([torch.cat(list(loader.sampler)) for loader in loaders])
-    rows = torch.stack([member.indices for member in members]).gather(1, places).to(resident.inputs.device)
-    steps, size = len(loaders[0]), recipe.batch_size
-    for step in range(steps):
-        chosen = rows[:, step * size : None if step == steps - 1 else (step + 1) * size]
-        # All members' batches are served as one: a deterministic transform treats each sample by itself.
-        inputs, targets = runtime.to_device(resident.batch(chosen.flatten(), device=runtime.device))
-        yield inputs.view(*chosen.shape, *inputs.shape[1:]), targets.view(chosen.shape)
+    loader = SideBySideLoader([member_loader(recipe, data, member, runtime.device) for member in members])
+    loader.sampler.set_epoch(epoch)
+    yield from map(runtime.to_device, loader)
 
 
 def train_stacked(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> Chunk:

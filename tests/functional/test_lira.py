@@ -254,7 +254,7 @@ def test_intervals_widen_with_fewer_models() -> None:
 def test_bad_u_lira_input_is_refused() -> None:
     with pytest.raises(ValueError, match="unlearned holds 3 models, and U-LiRA needs at least 4"):
         u_lira_scores(normal(3, 2), normal(8, 2))
-    with pytest.raises(ValueError, match="same samples"):
+    with pytest.raises(ValueError, match="shapes must be"):
         u_lira_scores(normal(8, 3), normal(8, 2))
     with pytest.raises(ValueError, match="not finite"):
         u_lira_scores(normal(8, 2) * math.inf, normal(8, 2))
@@ -330,9 +330,9 @@ def test_bad_input_of_rmia_with_unlearned_references_is_refused() -> None:
         rmia_unlearned_scores(one, one[:1], two, two[:1])
     with pytest.raises(ValueError, match="shapes must be"):
         rmia_unlearned_scores(one, one, torch.zeros(3, 4), two)
-    with pytest.raises(ValueError, match="same samples"):
+    with pytest.raises(ValueError, match="shapes must be"):
         rmia_unlearned_scores(one, torch.zeros(2, 5), two, two)
-    with pytest.raises(ValueError, match="same samples"):  # as many in all
+    with pytest.raises(ValueError, match="shapes must be"):  # as many in all
         rmia_unlearned_scores(one, two, two, one)
     with pytest.raises(ValueError, match="shapes must be"):
         rmia_unlearned_scores(one, one, two[:, :0], two[:, :0])
@@ -390,7 +390,7 @@ def test_the_population_attack_ranks_as_percentiles() -> None:
 
 
 def test_bad_losses_are_refused() -> None:
-    with pytest.raises(ValueError, match="N > 0"):
+    with pytest.raises(ValueError, match="none of them 0"):
         population_attack_scores(torch.zeros(2), torch.zeros(0))
     with pytest.raises(ValueError, match="losses must be one"):
         population_attack_scores(torch.zeros(2, 2), torch.zeros(2))

@@ -258,7 +258,7 @@ def test_bad_u_lira_input_is_refused() -> None:
         u_lira_scores(normal(8, 3), normal(8, 2))
     with pytest.raises(ValueError, match="not finite"):
         u_lira_scores(normal(8, 2) * math.inf, normal(8, 2))
-    with pytest.raises(ValueError, match="one score a model"):
+    with pytest.raises(ValueError, match="shapes must be"):
         u_lira_scores(normal(8), normal(8, 2))
     with pytest.raises(ValueError, match="retrained_scores must be"):
         u_lira_rates(normal(8, 2), normal(8, 3))
@@ -392,7 +392,7 @@ def test_the_population_attack_ranks_as_percentiles() -> None:
 def test_bad_losses_are_refused() -> None:
     with pytest.raises(ValueError, match="none of them 0"):
         population_attack_scores(torch.zeros(2), torch.zeros(0))
-    with pytest.raises(ValueError, match="losses must be one"):
+    with pytest.raises(ValueError, match="shapes must be losses"):
         population_attack_scores(torch.zeros(2, 2), torch.zeros(2))
     with pytest.raises(ValueError, match="holds NaN"):
         population_attack_scores(torch.zeros(2), torch.full((2,), math.nan))

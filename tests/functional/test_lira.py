@@ -260,7 +260,7 @@ def test_bad_u_lira_input_is_refused() -> None:
         u_lira_scores(normal(8, 2) * math.inf, normal(8, 2))
     with pytest.raises(ValueError, match="shapes must be"):
         u_lira_scores(normal(8), normal(8, 2))
-    with pytest.raises(ValueError, match="retrained_scores must be"):
+    with pytest.raises(ValueError, match="shapes must be unlearned_scores"):
         u_lira_rates(normal(8, 2), normal(8, 3))
     with pytest.raises(ValueError, match="holds NaN"):
         u_lira_rates(normal(8, 2) * math.nan, normal(8, 2))

@@ -25,12 +25,6 @@ from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest of a small comparison."""
-    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
-
-
 def facts(ledger: Ledger, number: int = 0, **changes: Any) -> dict[str, Any]:
     arguments: dict[str, Any] = {
         "forget": np.asarray([number, number + 1]),

@@ -320,7 +320,7 @@ class UnlearningModule(SpreadableModule):
 
     @property
     def times(self) -> dict[str, float]:
-        """Wall-clock seconds: ``time/prepare_s``, ``time/unlearn_s`` and their sum ``time/total_s``."""
+        """Wall-clock seconds ``time/prepare_s``, ``time/unlearn_s``, their sum ``time/total_s``; ``time/cpu_s``."""
         return self._clock.times
 
     def train(self, mode: bool = True) -> "UnlearningModule":
@@ -705,8 +705,7 @@ class UnlearningModule(SpreadableModule):
             "request": self._request,
             "moving": self._statistics.moving,
             "settled": self._statistics.settled,
-            "prepare_s": self._clock.prepare_s,
-            "unlearn_s": self._clock.so_far,
+            **self._clock.so_far,
             # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
             "rng": Runtime(self.trainer).gather_objects(rng_state()),
             **self.preparation_state(),
@@ -722,7 +721,7 @@ class UnlearningModule(SpreadableModule):
             end_epoch(checkpoint)
         self._prepared, self._request = state["prepared"], state["request"]
         self._statistics.moving, self._statistics.settled = state["moving"], state["settled"]
-        self._clock.prepare_s, self._clock.unlearn_s = state["prepare_s"], state["unlearn_s"]
+        vars(self._clock).update({name: state[name] for name in self._clock.so_far})
         self._rng_states = state["rng"]
         if self._prepared:
             self.load_preparation_state(state)

@@ -149,7 +149,7 @@ def positions_hash(positions: np.ndarray[Any, Any], key: bytes) -> str:
         >>> positions_hash(a, b"secret") == positions_hash(a, b"another")
         False
     """
-    content = np.sort(np.asarray(positions)).astype("<i8").tobytes()
+    content = np.sort(np.asarray(positions)).astype("<i8", copy=False).tobytes()
     return hmac.new(key, content, hashlib.sha256).hexdigest()
 
 

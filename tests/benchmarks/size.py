@@ -45,8 +45,9 @@ MIB = 2**20
 
 
 def status(process: str, field: str) -> float:
-    """Return a line of /proc/PID/status in MiB."""
-    lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    """Return a line of /proc/PID/status in MiB, or of smaps_rollup, where a page counts for its share of processes."""
+    file = "smaps_rollup" if field.startswith("Pss") else "status"
+    lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
     return next(float(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
@@ -173,7 +174,7 @@ def anonymous_peak() -> Iterator[list[float]]:
             children = Path("/proc/self/task").glob("*/children")
             processes = ["self", *(pid for file in children for pid in file.read_text().split())]
             try:
-                held = [status(pid, "RssAnon") + status(pid, "RssShmem") for pid in processes]
+                held = [status(pid, "Pss_Anon") + status(pid, "Pss_Shmem") for pid in processes]
                 peak[0] = max(peak[0], sum(held))
             except (OSError, StopIteration):  # one has ended meanwhile
                 continue

@@ -23,12 +23,12 @@ from lightning_unlearn.models.surgery import call_with
 __all__ = ["Stack", "lockstep_batches", "train_stacked"]
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs ``(k, B, ...)`` and targets ``(k, B)`` of one step of k models, on the device."""
+"""Inputs ``(k, B, ...)`` and targets ``(k, B, ...)`` of one step of k models, on the device."""
 
 
 def _losses(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean loss of each model, ``(k,)``, from logits ``(k, B, C)`` and targets ``(k, B)``."""
-    if loss is F.cross_entropy:  # one call over all rows is cheaper than a batched one
+    """Return the loss of each model, ``(k,)``, from its outputs ``(k, B, ...)`` and targets ``(k, B, ...)``."""
+    if loss is F.cross_entropy and targets.ndim == 2:  # one call over all rows is cheaper than a batched one
         rows = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return rows.view(targets.shape).mean(dim=1)
     losses: Tensor = vmap(loss)(logits, targets)
@@ -124,7 +124,7 @@ def lockstep_batches(
     if recipe.augment and data.augment is not None:
         # Each member's augmentation draws from a generator of its own, as when it is trained alone.
         for batches in zip(*loaders, strict=True):
-            moved = zip(*map(runtime.to_device, batches), strict=True)
+            moved = zip(*(recipe.adapter.split(runtime.to_device(batch)) for batch in batches), strict=True)
             inputs, targets = map(torch.stack, moved)
             yield inputs, targets
         return
@@ -135,8 +135,9 @@ def lockstep_batches(
     for step in range(steps):
         chosen = rows[:, step * size : None if step == steps - 1 else (step + 1) * size]
         # All members' batches are served as one: a deterministic transform treats each sample by itself.
-        inputs, targets = runtime.to_device(resident.batch(chosen.flatten(), device=runtime.device))
-        yield inputs.view(*chosen.shape, *inputs.shape[1:]), targets.view(chosen.shape)
+        batch = runtime.to_device(resident.batch(chosen.flatten(), device=runtime.device))
+        inputs, targets = (part.view(*chosen.shape, *part.shape[1:]) for part in recipe.adapter.split(batch))
+        yield inputs, targets
 
 
 def train_stacked(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> Chunk:

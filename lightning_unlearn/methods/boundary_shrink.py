@@ -94,7 +94,7 @@ class BoundaryShrink(UnlearningModule):
         moved = (inputs.detach() + self.bound * (high - low) * gradient.sign()).clamp(low, high)
         with torch.no_grad():
             answers = self.adapter.call(model, moved).float()
-        return answers.scatter(1, labels[:, None], -torch.inf).argmax(1)
+        return self.task.answers(answers.scatter(1, labels[:, None], -torch.inf))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Train D_f on the labels of the nearest other classes."""

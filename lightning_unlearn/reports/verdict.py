@@ -171,8 +171,8 @@ class _Test:
     model: str
     metric: str
     utility: bool
-    below_only: bool
-    """Whether only a loss matters."""
+    worse: int
+    """Where only being worse matters, -1 if that is a lower value and 1 if a higher one; 0 where both sides do."""
     margin: float = math.nan
     difference: Difference | None = None
     noise: Noise | None = None
@@ -194,17 +194,19 @@ class _Test:
     @property
     def p_outside(self) -> float:
         return (
-            1.0
-            if self.difference is None
-            else self.difference.p_outside(self.margin, below_only=self.below_only)
+            1.0 if (gain := self._gain) is None else gain.p_outside(self.margin, below_only=bool(self.worse))
         )
 
     @property
     def close(self) -> bool:
-        return (
-            self.difference is not None
-            and self.difference.p_inside(self.margin, below_only=self.below_only) <= _ALPHA
-        )
+        gain = self._gain
+        return gain is not None and gain.p_inside(self.margin, below_only=bool(self.worse)) <= _ALPHA
+
+    @property
+    def _gain(self) -> Difference | None:
+        """The difference, above 0 for better where only one side matters."""
+        found = self.difference
+        return found._replace(mean=-found.mean) if found is not None and self.worse > 0 else found
 
 
 def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -> _Test | None:
@@ -218,9 +220,8 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
     ):  # any two models lie apart, so it would say nothing
         return None
     table, rows = scores_of(report, name, (model, goal))
-    test = _Test(
-        model, name, utility, below_only=utility or (goal == "retrain_2" and metric.direction == "higher")
-    )
+    sides = {"higher": -1, "lower": 1} if utility or goal == "retrain_2" else {}
+    test = _Test(model, name, utility, worse=sides.get(metric.direction or "", 0))
     if table.shape[1] < LEAST_SEEDS or model == goal:
         return test
     floor = _floor(report, name)
@@ -312,8 +313,8 @@ def _finding(report: Report, test: _Test) -> Finding:
     mean = f"{number(test.difference.mean)}{points}"
     found = f"{shown}; their difference is {mean}, 90% interval [{number(low)}, {number(high)}]"
     allowed = (
-        f"a loss of {number(test.margin)}{points}"
-        if test.below_only
+        f"{'a rise' if test.worse > 0 else 'a loss'} of {number(test.margin)}{points}"
+        if test.worse
         else f"the margin of ±{number(test.margin)}{points}"
     )
     status: Status
@@ -347,7 +348,7 @@ def _seeds_needed(test: _Test) -> int | None:
     assert test.difference is not None
     assert test.noise is not None
     mean = test.difference.mean
-    room = test.margin + min(mean, 0.0) if test.below_only else test.margin - abs(mean)
+    room = test.margin - (max(test.worse * mean, 0.0) if test.worse else abs(mean))
     if test.difference.df != test.noise.df:  # judged by the pair's own noise
         own = test.difference.se**2 * (test.difference.df + 1) / 2
         return seeds_to_decide(room, test.noise._replace(variance=own), 2)

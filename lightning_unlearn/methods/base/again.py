@@ -241,7 +241,7 @@ def start_of(procedure: Procedure, source: nn.Module, seed: int) -> Mapping[str,
 
 
 def ensemble_plan(
-    procedure: Procedure, source: nn.Module, data: L.LightningDataModule
+    procedure: Procedure, source: nn.Module, data: L.LightningDataModule, adapter: Adapter
 ) -> tuple[Recipe, TensorData, Tensor] | None:
     """Return a procedure as what :func:`~lightning_unlearn.ensembles.train_ensemble` takes, if it is as plain as that.
 
@@ -254,6 +254,7 @@ def ensemble_plan(
         procedure: The procedure.
         source: The model whose architecture is trained.
         data: The data.
+        adapter: What knows the task, where the method does not.
 
     Returns:
         Recipe, samples, and the rows that every model is trained on; ``None`` if a Trainer has to do it.
@@ -266,6 +267,8 @@ def ensemble_plan(
     if type(module) not in _PLANNED or not arguments.keys() <= _SAID or "max_epochs" not in arguments:
         return None
     method = module if isinstance(module, UnlearningModule) else None
+    if method is not None:
+        method.know_task(adapter)
     model = _fitted(module)
     if isinstance(module, AscendingModule) and (module.ascent or running_layers(model)):
         return None

@@ -19,6 +19,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 REPO = Path(__file__).resolve().parents[1]
@@ -276,23 +277,23 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
     "mislabelled": [
         ("accuracy/forget", "at most", 0.02),
         ("accuracy/test", "loses", 0.01),
-        ("acceleration", "at least", 10),
+        ("acceleration/cpu", "at least", 10),
     ],
     "backdoor": [
         ("backdoor/success_rate_forget", "at most", 0.05),
         ("accuracy/test", "loses", 0.005),
-        ("acceleration", "at least", 40),
+        ("acceleration/cpu", "at least", 40),
     ],
     "class_mnist": [
         ("accuracy/forget", "at most", 0.01),
         ("accuracy/test_retained_classes", "loses", 0.01),
-        ("acceleration", "at least", 15),
+        ("acceleration/cpu", "at least", 15),
     ],
     "slice": [
         ("accuracy/test", "loses", 0.01),
         ("accuracy/forget", "within", 0.04),
         ("population_attack/auc", "within", 0.03),
-        ("acceleration", "at least", 8),
+        ("acceleration/cpu", "at least", 8),
     ],
     "location30": [
         ("accuracy/test", "loses", 0.01),
@@ -304,10 +305,6 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
 """What a method is to reach in each scenario of the benchmark, on the mean, alone or beside the retrained model."""
 
 
-SEEN = {"mislabelled": " That Rewind makes 3 passes was chosen with the results on the shown seeds in sight."}
-"""What of a scenario's settings was not chosen on other seeds than those shown."""
-
-
 def benchmark(name: str) -> str:
     """Return a scenario's leaderboard: what is to be reached, then every model with its verdict and numbers."""
     from lightning_unlearn.reports import describe, judge_all
@@ -317,11 +314,8 @@ def benchmark(name: str) -> str:
     report = json.loads((MEASURED / "benchmark" / f"{name}.json").read_text())
     models, bounds = report["models"], BOUNDS[name]
     verdicts, floors = judge_all(report), same_cost(report)
-    columns = list(
-        dict.fromkeys(
-            [metric for metric, *_ in bounds[:-1]] + ["similarity", "accuracy/retain", "acceleration"]
-        )
-    )
+    asked_of = [metric for metric, *_ in bounds if not metric.startswith("acceleration")]
+    columns = [*asked_of, "similarity", "accuracy/retain", "acceleration", "acceleration/cpu"]
     rows = []
     for model in all_models(report):
         missed = missed_bounds(report, name, model) if model in verdicts else []
@@ -347,7 +341,7 @@ def benchmark(name: str) -> str:
         "same cost",
         *(describe(c, report).short_heading for c in columns),
     ]
-    return f"To be reached: {asked}.{SEEN.get(name, '')}\n\n{_caption(report)}\n\n{table(header, rows, align='--:')}"
+    return f"To be reached: {asked}.\n\n{_caption(report)}\n\n{table(header, rows, align='--:')}"
 
 
 def missed_bounds(report: Any, name: str, model: str) -> list[str]:
@@ -368,6 +362,57 @@ def missed_bounds(report: Any, name: str, model: str) -> list[str]:
     return [
         describe(metric, report).short for metric, kind, bound in BOUNDS[name] if misses(metric, kind, bound)
     ]
+
+
+def sequential() -> str:
+    """Return what ten requests, one after another, leave of each model, beside retraining after each of them."""
+    stored = json.loads((MEASURED / "benchmark" / "sequential.json").read_text())
+    models = stored["models"]
+
+    def values(name: str, key: str, requests: slice) -> np.ndarray[Any, Any]:
+        """Return a seed a row, a request a column."""
+        return np.array([[each[key] for each in chain[requests]] for chain in models[name]])
+
+    def shown(each: np.ndarray[Any, Any]) -> str:
+        return f"{100 * each.mean():.1f} ± {100 * each.std(ddof=1):.1f}"
+
+    rows, whole = [], slice(None)
+    for name in models:
+        test, drift = (
+            values(name, "test", whole),
+            values(name, "test", whole) - values("retrain", "test", whole),
+        )
+        newest, earlier = values(name, "newest", whole), values(name, "earlier", slice(-1, None))
+        faster = (
+            values("retrain", "cpu_s", whole).sum(axis=1) / values(name, "cpu_s", whole).sum(axis=1)
+        ).mean()
+        missed = [
+            *(["drift"] if drift[:, -1].mean() < -0.01 else []),
+            *(["earlier requests"] if earlier.mean() > _STILL_GIVEN else []),
+        ]
+        told = "-" if name == "retrain" else ", ".join(missed) or "all reached"
+        drifts = [f"{100 * each.mean():+.1f}" for each in (drift[:, -1], drift.mean(axis=0).min())]
+        rows.append(
+            [
+                f"`{name}`",
+                told,
+                shown(test[:, 0]),
+                shown(test[:, -1]),
+                *drifts,
+                shown(newest.mean(axis=1)),
+                shown(earlier[:, 0]),
+                f"{faster:.3g}",
+            ]
+        )
+    header = ["model", "missed bounds", "test after 1 [%]", "test after 10 [%]", "drift [points]"]
+    header += ["worst drift", "newest still given [%]", "earlier still given [%]", "acceleration, CPU [×]"]  # noqa: RUF001
+    asked = "drift at most 1 point down after the tenth; earlier wrong labels still given at most "
+    asked += f"{100 * _STILL_GIVEN:.0f}%"
+    return f"To be reached: {asked}.\n\n{_caption(stored)}\n\n{table(header, rows, align='--:')}"
+
+
+_STILL_GIVEN = 0.02
+"""How many wrong labels of earlier requests a model may still give, after the last."""
 
 
 def measured_method(name: str) -> str:

@@ -60,6 +60,8 @@ def _left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "PL_SEED_WORKERS",
         "KMP_INIT_AT_FORK",
         "KMP_DUPLICATE_LIB_OK",
+        "GDAL_CURL_CA_BUNDLE",  # rasterio's, and so torchgeo's
+        "PROJ_CURL_CA_BUNDLE",
     }
     leaked = {key for key in os.environ if environment.get(key) != os.environ[key]} - allowed
     for key in set(os.environ) - set(environment):

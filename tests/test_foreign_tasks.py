@@ -47,6 +47,27 @@ def geo(task: str) -> Callable[[], tuple[Any, Any, list[L.Callback]]]:
     return make
 
 
+def torchgeo(task: str) -> Callable[[], tuple[Any, Any, list[L.Callback]]]:
+    """Its own trainers, which are installed by whoever wants to see it: 400 MB."""
+
+    def make() -> tuple[Any, Any, list[L.Callback]]:
+        trainers = pytest.importorskip("torchgeo.trainers", reason="pip install torchgeo")
+        arguments = {
+            "binary": {"loss": "bce"},
+            "multiclass": {"num_classes": 3},
+            "multilabel": {"num_labels": 4, "loss": "bce"},
+            "segmentation": {"num_classes": 4, "num_filters": 48, "ignore_index": 0},
+        }[task] | {"in_channels": 4, "lr": 1e-2}
+        model = (
+            trainers.SemanticSegmentationTask("fcn", **arguments)
+            if task == "segmentation"
+            else trainers.ClassificationTask("resnet10t", task=task, **arguments)
+        )
+        return model, lambda: module("geo").TilesData(task), []
+
+    return make
+
+
 def prices() -> tuple[Any, Any, list[L.Callback]]:
     names = module("prices")
     return names.CategoryEmbeddingModel(), names.HomesData, []
@@ -63,6 +84,10 @@ PROJECTS_BY_TASK: dict[str, tuple[Callable[[], Any], str, int]] = {
     "torchgeo, multi-class": (geo("multiclass"), "classes", 25),
     "torchgeo, multi-label": (geo("multilabel"), "multilabel", 25),
     "torchgeo, segmentation": (geo("segmentation"), "positions", 60),
+    "torchgeo's own, binary": (torchgeo("binary"), "binary", 15),
+    "torchgeo's own, multi-class": (torchgeo("multiclass"), "classes", 15),
+    "torchgeo's own, multi-label": (torchgeo("multilabel"), "multilabel", 15),
+    "torchgeo's own, segmentation": (torchgeo("segmentation"), "positions", 60),
     "tables with embeddings": (prices, "regression", 40),
     "packed sequences": (sequences, "binary", 50),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from helpers.support import EVALUATORS, METHODS, ONE_SHOT, quick, settings_of, trains_models
@@ -16,10 +17,12 @@ from helpers.tasks import (
     SAMPLES,
     TESTED,
     WRONG,
+    Absolute,
     Binary,
     C,
     Column,
     Embedding,
+    Keyed,
     Kind,
     Masks,
     MultiLabel,
@@ -31,14 +34,19 @@ from helpers.tasks import (
     inputs,
     known_by_heart,
     measured,
+    sets_of,
 )
 from helpers.toys import assert_same_state, quiet_trainer, state
+from sklearn.metrics import roc_auc_score
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset, default_collate
+from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from torchvision.transforms import v2
 
 from lightning_unlearn.callbacks import RMIA, CollapseGuard, Evaluator, ForgettingMetrics, ULiRA
-from lightning_unlearn.data import Adapter, Classes, UnlearningDataModule
+from lightning_unlearn.cli.forget import STATUS
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.core.ledger import read
+from lightning_unlearn.data import Adapter, Classes, Split, UnlearningDataModule
 from lightning_unlearn.methods import FineTune, NegGradPlus, ReferenceKL, UnlearningModule
 
 every_kind = pytest.mark.parametrize(
@@ -228,6 +236,83 @@ def test_mixed_samples_are_trained_on_and_plain_ones_measured(tmp_path: Path) ->
     assert audit.results["accuracy/forget"] < 0.6
 
 
+# ---------------------------------------------------------------------- from the command line
+
+
+def owned(kind: type[Kind]) -> Kind:
+    """Keep a source that knows its forget set by heart as its owner does, and write down who is to be forgotten."""
+    source = kind()
+    source.load_state_dict(known_by_heart(Soft if kind is Keyed else kind).state_dict())
+    trainer = quiet_trainer()
+    trainer.strategy.connect(source)
+    trainer.save_checkpoint("best.ckpt")
+    Path("request.csv").write_text("id\n" + "\n".join(map(str, WRONG)))
+    return source
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Binary, MultiLabel, Segmentation, Regression, Soft, Column, Keyed])
+def test_one_command_forgets_and_measures(
+    kind: type[Kind], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    owned(kind)
+    name, quiet = kind.__name__, ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    given = ["--data=helpers.tasks.KindData", f"--data.kind={name}", f"--model=helpers.tasks.{name}", *quiet]
+    if kind is Keyed:
+        assert (
+            main(["forget", "best.ckpt", "request.csv", *given, "--method=FineTune", "--adapter.task=tokens"])
+            == 2
+        )
+        assert "are not of the task 'tokens'" in capsys.readouterr().err
+    assert main(["forget", "best.ckpt", "request.csv", *given]) in STATUS.values()
+    exported = kind.load_from_checkpoint("unlearned/model.ckpt", weights_only=True, strict=True)
+    # the answer is what one measures who knows nothing of this library but the model's own class
+    (train, test), chosen = sets_of(kind), Split.load("unlearned/split.npz")
+    losses = [losses_of(exported, kind, train, WRONG), losses_of(exported, kind, test, chosen.nonmember)]
+    area = roc_auc_score([1] * len(WRONG) + [0] * len(losses[1]), -np.concatenate(losses))
+    (line,) = read("deletions.jsonl")
+    assert line["answer"]["after"] == pytest.approx(area, abs=1e-6)
+    assert line["answer"]["before"] - 0.1 > area
+
+
+def losses_of(model: Kind, kind: type[Kind], data: TensorDataset, positions: Any) -> Any:
+    x, y = data[list(positions)]
+    with torch.no_grad():
+        outputs = model.eval()(*([x[:, :6], x[:, 6:]] if kind is Keyed else [x]))
+    return np.array(
+        [float(model.objective(*(part[None] for part in pair))) for pair in zip(outputs, y, strict=True)]
+    )
+
+
+@pytest.mark.slow
+def test_fit_from_the_command_line_unlearns_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = owned(Embedding)
+    known = ["path=best.ckpt", "module=helpers.tasks.Embedding"]
+    asked = [
+        *("fit", "--model=NegGradPlus", "--model.step=source"),
+        *("--model.adapter=lightning_unlearn.Adapter", "--model.adapter.task=embedding"),
+        *("--model.source=SourceCheckpoint", *(f"--model.source.{each}" for each in known)),
+        *("--data=UnlearningDataModule", "--data.datamodule=helpers.tasks.KindData"),
+        *("--data.datamodule.kind=Embedding", "--data.forget=request.csv"),
+        *("--trainer.callbacks+=Export", "--trainer.callbacks.path=m.ckpt", "--trainer.max_epochs=2"),
+        *("--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"),
+        *("--trainer.enable_model_summary=false", "--trainer.enable_checkpointing=false"),
+    ]
+    assert main(asked) == 0
+    exported = Embedding.load_from_checkpoint("m.ckpt", weights_only=True, strict=True)
+    train, _ = sets_of(Embedding)
+    after, before = (losses_together(model, train) for model in (exported, source))
+    assert after > before + 0.2, "what is forgotten is no longer near to its wrong class"
+
+
+@torch.no_grad()
+def losses_together(model: Kind, train: TensorDataset) -> float:
+    x, y = train[WRONG]
+    return float(model.objective(model.eval()(x), y))
+
+
 # ---------------------------------------------------------------------- which task it is
 
 
@@ -262,6 +347,70 @@ def test_a_network_without_a_loss_of_its_own_is_asked_for_the_task(kind: type[Ki
     ):
         look(Plain(), kind)
     assert look(Plain(), kind, Adapter(task=kind.TASK)).task.name == kind.TASK
+
+
+class Rows(list[Any], Dataset[Any]):
+    """Samples as they are."""
+
+
+class ZeroOrOne(Absolute):
+    """Numbers that could be labels."""
+
+    def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        return nn.functional.mse_loss(outputs.squeeze(1), targets)
+
+    targets = Binary.targets
+
+
+class Second(MultiLabel):
+    """Trained by what is not the first of the usual names."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.objective(self(batch["x"]), batch["y"])
+
+
+class Pictures(Soft):
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.objective(self(batch["image"]), batch["label"])
+
+
+class Optional(Soft):
+    """The second of its inputs may be left out."""
+
+    def forward(self, left: torch.Tensor, right: torch.Tensor | None = None) -> torch.Tensor:
+        return super().forward(left if right is None else left + right)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        return self.objective(self(*batch[:2]), batch[2])
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "found"),
+    [
+        (ZeroOrOne, lambda x, y: (x, y), Adapter(task="regression")),
+        (Second, lambda x, y: {"x": x, "labels": 1 - y, "y": y}, r"Adapter\(targets='y'\)"),
+        (Pictures, lambda x, y: {"x": -x, "image": x, "label": y}, Adapter("image", task="soft")),
+        (Optional, lambda x, y: (x, x, y), Adapter(range(2), 2, task="soft")),
+    ],
+)
+def test_a_wrong_guess_is_caught_by_the_sources_own_loss(
+    kind: type[Kind], row: Callable[..., Any], found: Adapter | str
+) -> None:
+    """The usual layout comes first in each, and could be meant."""
+    rows, tested = (Rows(row(x, y) for x, y in part) for part in sets_of(kind))
+
+    def look(adapter: Adapter | None = None) -> Adapter:
+        method = FineTune(kind(), adapter=adapter)
+        data = UnlearningDataModule(rows, WRONG, test_dataset=tested, batch_size=32)
+        quiet_trainer(max_epochs=0).fit(method, data)
+        return method.adapter
+
+    if isinstance(found, Adapter):
+        assert look() == found
+    else:
+        with pytest.raises(ValueError, match=f"gives the loss of other targets than .*{found}"):
+            look()
+        assert look(Adapter(targets="y")) == Adapter(targets="y", task="multilabel")
 
 
 def test_a_source_that_is_trained_by_none_of_the_losses_is_asked_for_the_task() -> None:

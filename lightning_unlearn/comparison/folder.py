@@ -107,8 +107,8 @@ class RunFolder:
             frozen: Names of the parameters that were frozen when training ended.
             started: What tells this start of the comparison from others, in which times may differ.
         """
-        looking, _ = read_watched(self.watched)
-        taken_off = {"time/unlearn_s": looking, "time/total_s": looking}
+        (looking, cpu), _ = read_watched(self.watched)
+        taken_off = {"time/unlearn_s": looking, "time/total_s": looking, "time/cpu_s": cpu}
         content = {
             "fingerprint": fingerprint,
             "times": {key: seconds - taken_off.get(key, 0.0) for key, seconds in times.items()},

@@ -522,14 +522,15 @@ class Pipeline:
         if not self.draws_anew:
             forgotten = self.given.split.forget
         other_times: dict[str, None] = {}
-        totals = {seed: m.get("time/total_s") for seed, m in self.metrics.get(RETRAIN, {}).items()}
+        retrained = self.metrics.get(RETRAIN, {})
         for name in self.names[1:]:
             for seed, metrics in self.metrics.get(name, {}).items():
-                retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
-                if retrain_seconds and own_seconds:
-                    metrics["acceleration"] = acceleration(retrain_seconds, own_seconds)
-                    if self._starts.get((name, seed)) != self._starts.get((RETRAIN, seed)):
-                        other_times[name] = None
+                for ratio, time in (("acceleration", "time/total_s"), ("acceleration/cpu", "time/cpu_s")):
+                    whole, own = retrained.get(seed, {}).get(time), metrics.get(time)
+                    if whole and own:
+                        metrics[ratio] = acceleration(whole, own)
+                        if self._starts.get((name, seed)) != self._starts.get((RETRAIN, seed)):
+                            other_times[name] = None
         if other_times:
             rank_zero_warn(
                 f"acceleration: {', '.join(other_times)} ran in another start of the comparison than the retraining, "

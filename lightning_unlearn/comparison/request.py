@@ -22,7 +22,7 @@ from lightning_unlearn.core.ledger import Ledger, as_ledger, require_forgotten_b
 from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.terminal import boxed
-from lightning_unlearn.data import Ids, UnlearningDataModule
+from lightning_unlearn.data import Adapter, Ids, UnlearningDataModule
 from lightning_unlearn.data.datamodule import Forget
 from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
 from lightning_unlearn.ensembles import Runtime, ask
@@ -97,6 +97,7 @@ def forget(
     retrained: Source | None = None,
     retrain: bool = False,
     previous: str | Path | None = None,
+    adapter: Adapter | None = None,
     budget: float | None = None,
     output: str | Path = "unlearned",
     ledger: str | Path | Ledger | None = None,
@@ -114,7 +115,7 @@ def forget(
         source: The trained model: a module, a :class:`~lightning_unlearn.methods.SourceCheckpoint`, or the path of a
             checkpoint written under LightningCLI.
         data: The project's datamodule or training dataset; or an ``UnlearningDataModule`` that says itself what to
-            forget (then without ``ids``, ``column``, ``wrong_labels`` and ``previous``).
+            forget (then without ``ids``, ``column``, ``wrong_labels``, ``previous`` and ``adapter``).
         ids: What to forget, as :class:`~lightning_unlearn.data.UnlearningDataModule` takes it, such as ``"class:3,5"``.
         column: Attribute of the training data whose values the ids are.
         wrong_labels: Whether the labels of these samples are wrong or poisoned.
@@ -126,6 +127,7 @@ def forget(
             unlearned model came to it.
         retrain: Whether to train such a model, for as many steps as the source; kept beside the export.
         previous: Output folder of the request before, whose model this one starts from.
+        adapter: How batches and outputs are taken apart, for a method with no adapter of its own; ``None`` finds out.
         budget: Share of the cost of the source's training, in (0, 1], within which ``"auto"`` tries several recipes. It
             chooses on one half of the non-members, and answers on the other; a class or labels on the same samples.
         output: Folder for the unlearned model and what the next request needs: ``model.ckpt`` and ``split.npz``.
@@ -161,7 +163,7 @@ def forget(
     model = load_source(source)
     if checkpoints is not None:
         KEPT[model] = Path(checkpoints), steps
-    split = _split_data(data, ids, column, wrong_labels, previous)
+    split = _split_data(data, ids, column, wrong_labels, previous, adapter)
     given = split.ledger
     record = as_ledger(ledger) or given or Ledger(str(folder.parent / "deletions.jsonl"))
     try:
@@ -198,10 +200,12 @@ def _split_data(
     column: str | None,
     wrong_labels: bool,
     previous: str | Path | None,
+    adapter: Adapter | None,
 ) -> UnlearningDataModule:
     """Return the data with the request, which one of the two must say, and not both."""
     if isinstance(data, UnlearningDataModule):
-        given = {"ids": ids, "column": column, "wrong_labels": wrong_labels or None, "previous": previous}
+        given: dict[str, Any] = {"ids": ids, "column": column, "wrong_labels": wrong_labels or None}
+        given |= {"previous": previous, "adapter": adapter}
         if said := [name for name, value in given.items() if value is not None]:
             raise ValueError(
                 f"{', '.join(said)}: the data is an UnlearningDataModule, which says itself what to forget; give them "
@@ -215,7 +219,7 @@ def _split_data(
     if column is not None:
         ids = Ids(ids, column)  # type: ignore[arg-type]  # which says itself what it takes
     earlier = () if previous is None else [Path(previous) / SPLIT]
-    return UnlearningDataModule(data, ids, wrong_labels=wrong_labels, previous=earlier)
+    return UnlearningDataModule(data, ids, wrong_labels=wrong_labels, previous=earlier, adapter=adapter)
 
 
 def _require_measurable(data: UnlearningDataModule) -> None:
@@ -306,6 +310,8 @@ class _Request:
     def fit(self, make: Method, **arguments: Any) -> UnlearningModule:
         """Fit a method, by default for two epochs; one that could destroy the model is guarded."""
         method = make(self.source)
+        if method.adapter == Adapter():
+            method.adapter = self.data.adapter
         given = dict(self.trainer)
         if "max_steps" in arguments:
             given = {key: value for key, value in given.items() if not key.startswith("max_")}

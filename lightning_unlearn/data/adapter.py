@@ -125,9 +125,11 @@ class Adapter:
         return batch[self._place(batch, cast(int | str | None, self.inputs), _INPUT_KEYS, 0, "inputs")]
 
     def layouts(self, batch: Any) -> list["Adapter"]:
-        """Return how a batch may be taken apart: as this adapter says, or with all but the targets for inputs."""
+        """Return how a batch may be taken apart: as this adapter says, by another input, or by all but the targets."""
         if self.inputs is None and isinstance(batch, Mapping):
-            return [self, replace(self, inputs=[key for key in batch if key not in TARGET_KEYS])]
+            others = [key for key in _INPUT_KEYS if key in batch][1:]
+            every = [key for key in batch if key not in TARGET_KEYS]
+            return [self, *(replace(self, inputs=each) for each in (*others, every))]
         if self.inputs is self.targets is None and isinstance(batch, Sequence) and len(batch) > 2:
             return [self, replace(self, inputs=range(len(batch) - 1), targets=len(batch) - 1)]
         return [self]
@@ -145,7 +147,7 @@ class Adapter:
         Raises:
             ValueError: If the output holds no such tensor.
         """
-        logits = self._logits_of(_called(module, inputs))
+        logits = self._logits_of(_called(module, inputs, several=isinstance(self.inputs, tuple)))
         if not isinstance(logits, Tensor) or not logits.ndim or not logits.is_floating_point():
             wanted = f"logits, got {_described(logits)}; say where with Adapter(logits=...)"
             raise ValueError(f"the forward of {type(module).__name__} must give {wanted}")
@@ -190,8 +192,8 @@ class Adapter:
         raise ValueError(f"a batch must be a sequence or mapping with {what}, got {type(batch).__name__}")
 
 
-def _called(module: nn.Module, inputs: Any) -> Any:
-    """Call a model with what its forward takes of several inputs."""
+def _called(module: nn.Module, inputs: Any, *, several: bool) -> Any:
+    """Call a model with what its forward takes of several inputs, which may be known to be that."""
     if not isinstance(inputs, Mapping) and type(inputs) not in (tuple, list):
         return module(inputs)
     taken = _parameters(module)
@@ -200,7 +202,8 @@ def _called(module: nn.Module, inputs: Any) -> Any:
         p.name for p in taken if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
     ]
     if not isinstance(inputs, Mapping):
-        return module(*inputs) if len(needed) > 1 else module(inputs)
+        spread = len(needed) > 1 or (several and len(named) >= len(inputs))
+        return module(*inputs) if spread else module(inputs)
     if len(needed) == 1 and needed[0] not in inputs:
         return module(inputs)
     takes_all = any(p.kind is p.VAR_KEYWORD for p in taken)

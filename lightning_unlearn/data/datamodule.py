@@ -257,10 +257,15 @@ class UnlearningDataModule(L.LightningDataModule):
     @property
     def forgets_a_class(self) -> bool:
         """Whether the forget set is chosen by class, or a class of it is nowhere retained."""
-        known = self.known_targets()
-        return isinstance(self.rule, Classes) or (
-            known is not None and np.setdiff1d(known[self.split.forget], known[self.split.retain]).size > 0
-        )
+        return bool(self.forgotten_classes)
+
+    @property
+    def forgotten_classes(self) -> list[int]:
+        """The classes that are forgotten whole: those the rule names, and those of the forget set nowhere retained."""
+        named = np.atleast_1d(self.rule.classes).tolist() if isinstance(self.rule, Classes) else []
+        known, split = self.known_targets(), self.split
+        gone = [] if known is None else np.setdiff1d(known[split.forget], known[split.retain]).tolist()
+        return sorted({*named, *gone})
 
     # ------------------------------------------------------------------ Lightning's hooks
 

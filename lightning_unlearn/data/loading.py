@@ -2,15 +2,15 @@
 
 import random
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
@@ -22,6 +22,7 @@ __all__ = [
     "Indexed",
     "MarkedDataset",
     "OrderSampler",
+    "SideBySideLoader",
     "TensorLoader",
 ]
 
@@ -286,6 +287,37 @@ class TensorLoader(BatchLoader):
         return torch.Generator().manual_seed(seed)
 
 
+class SideBySideLoader(TensorLoader):
+    """Serves, step by step, what several loaders of one data set serve: every tensor ``(k, ...)``.
+
+    Args:
+        loaders: A :class:`TensorLoader` each, of equally many samples. The epoch is the first one's.
+    """
+
+    def __init__(self, loaders: Sequence[BatchLoader]) -> None:
+        vars(self).update(vars(loaders[0]))
+        self.loaders = loaders
+
+    def __iter__(self) -> Iterator[Any]:
+        for loader in self.loaders:
+            loader.sampler.set_epoch(self.sampler.epoch)
+        if self.augment and self.dataset.augment is not None:
+            # each augmentation draws from a generator of its own, as when it is served alone
+            yield from (default_collate(list(batches)) for batches in zip(*self.loaders, strict=True))
+            return
+        data = self.dataset if self.device is None else _resident(self.dataset, self.device)
+        places = torch.stack([torch.cat(list(loader.sampler)) for loader in self.loaders])
+        rows = torch.stack([cast(Tensor, loader.positions) for loader in self.loaders]).gather(1, places)
+        rows, end = rows.to(data.inputs.device), 0
+        for size in map(len, self.sampler):
+            place, chosen = places[:, end : end + size], rows[:, end : end + size]
+            end += size
+            # all are served as one batch: a deterministic transform treats each sample by itself
+            inputs, targets = data.batch(chosen.flatten(), device=self.device)
+            batch = inputs.view(*chosen.shape, *inputs.shape[1:]), targets.view(chosen.shape)
+            yield Indexed(batch, place) if self.indexed else batch
+
+
 class MarkedDataset(Dataset[Any]):
     """A dataset whose batches are changed in place once they are collated."""
 
@@ -311,6 +343,8 @@ class DatasetLoader(BatchLoader):
             them with the dataset as it was when they were started.
         pin_memory: Whether batches are put in pinned memory.
         worker_init_fn: Called in each loader process with its number.
+        prefetch_factor: Batches that a loader process reads ahead; ``None`` for PyTorch's default.
+        multiprocessing_context: How loader processes are started; ``None`` for PyTorch's default.
         **order: ``batch_size``, ``indexed`` and the order, as in :class:`BatchLoader`.
     """
 
@@ -324,6 +358,8 @@ class DatasetLoader(BatchLoader):
         persistent_workers: bool = True,
         pin_memory: bool = False,
         worker_init_fn: Callable[[int], None] | None = None,
+        prefetch_factor: int | None = None,
+        multiprocessing_context: Any = None,
         **order: Any,
     ) -> None:
         super().__init__(dataset, positions, **order)
@@ -332,6 +368,8 @@ class DatasetLoader(BatchLoader):
         self.persistent_workers = persistent_workers
         self.pin_memory = pin_memory
         self.worker_init_fn = worker_init_fn
+        self.prefetch_factor = prefetch_factor
+        self.multiprocessing_context = multiprocessing_context
         self._kept: tuple[DataLoader[Any], _Batches] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -357,6 +395,8 @@ class DatasetLoader(BatchLoader):
             persistent_workers=self.persistent_workers and self.num_workers > 0,
             pin_memory=self.pin_memory,
             worker_init_fn=self.worker_init_fn,
+            prefetch_factor=self.prefetch_factor,
+            multiprocessing_context=self.multiprocessing_context,
             # of its own, so that starting to iterate does not draw from the global state
             generator=torch.Generator().manual_seed(derive_seed(self.sampler.seed, "workers")),
         )

@@ -77,7 +77,8 @@ class Project:
         if loader is None:
             raise ValueError(f"datamodule: {self.name} has no train_dataloader: nothing could be forgotten")
         part = part_of_loader(loader, f"{self.name}.train_dataloader()")
-        self._deals.check(part.owner, self.name)
+        if not isinstance(part.owner, IterableDataset):  # which has no positions that could mean others
+            self._deals.check(part.owner, self.name)
         return part
 
     def test_part(self) -> Part | None:

@@ -45,7 +45,10 @@ __all__ = [
 ]
 
 _DEFAULT_BATCH_SIZE = 128
-_WORKERS = ("num_workers", "persistent_workers", "pin_memory", "worker_init_fn")
+_WORKERS = (
+    *("num_workers", "persistent_workers", "pin_memory"),
+    *("worker_init_fn", "prefetch_factor", "multiprocessing_context"),
+)
 _COPIED = (
     2**31
 )  # bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come
@@ -230,6 +233,8 @@ def _transformed(dataset: Dataset[Any], listed: npt.NDArray[Any]) -> npt.NDArray
 
 
 def _taken_apart(loader: Any, where: str) -> Part:
+    kind = type(loader).__name__
+    loader = getattr(loader, "pipeline", loader)  # where webdataset's WebLoader keeps its DataLoader
     if isinstance(loader, list | tuple) and len(loader) == 1:
         loader = loader[0]
     if isinstance(loader, BatchLoader):
@@ -240,7 +245,7 @@ def _taken_apart(loader: Any, where: str) -> Part:
         dataset, weights = _followed(loader, where)
     else:
         advice = "give one DataLoader over one dataset there, or, for the test set, test_dataset=..."
-        raise TypeError(f"{where} gives a {type(loader).__name__}; {advice}")
+        raise TypeError(f"{where} gives a {kind}; {advice}")
     size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or _DEFAULT_BATCH_SIZE
     collate_fn = getattr(loader, "collate_fn", None)
     if collate_fn is torch.utils.data.default_collate:

@@ -1,7 +1,9 @@
 """Serve streams (``IterableDataset``): counted in one pass, filtered by a predicate, and never held in memory."""
 
 import hashlib
+import math
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate, get_worker_info
 
@@ -27,6 +30,7 @@ __all__ = ["Stream", "StreamLoader", "StreamRule", "counted"]
 
 _CHOSEN = "chosen by StreamRule"
 _BUFFER = 256  # samples among which a loader process shuffles
+_PATIENCE = 60.0  # seconds of counting after which that is said
 _HEAD = 16  # samples that are read twice to see whether a stream gives the same again
 _KEPT = {"forget": True, "retain": False, "train": None}
 
@@ -76,9 +80,16 @@ class Stream(Dataset[Any]):
         self.fixed = _head(self.stream, 0) == _head(self.stream, 1)
         looked = _Looked(self.stream, predicate)
         collate = _Summed(part.collate_fn or default_collate, adapter)
-        rows = np.concatenate(
-            [np.empty((0, 4), np.int64), *_loader(looked, part.batch_size, collate, part.workers)]
-        )
+        found, begun = [np.empty((0, 4), np.int64)], time.monotonic()
+        for batch in _loader(looked, part.batch_size, collate, part.workers):
+            if time.monotonic() - begun > _PATIENCE:
+                rank_zero_warn(
+                    f"datamodule: {type(self.stream).__name__} is read once, to count it, and gave "
+                    f"{sum(map(len, found)):,} samples so far; a stream that samples without end must be given an end"
+                )
+                begun = math.inf
+            found.append(batch)
+        rows = np.concatenate(found)
         if not len(rows):
             raise ValueError(f"datamodule: {type(self.stream).__name__} gives no samples")
         rows = rows[np.argsort(rows[:, 0], kind="stable")]

@@ -12,7 +12,7 @@ from torch.func import vmap
 from lightning_unlearn.core.compat import AnyDropout
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.loading import _resident
+from lightning_unlearn.data.loading import SideBySideLoader
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import Loss
@@ -23,12 +23,12 @@ from lightning_unlearn.models.surgery import call_with
 __all__ = ["Stack", "lockstep_batches", "train_stacked"]
 
 Batch = tuple[Tensor, Tensor]
-"""Inputs ``(k, B, ...)`` and targets ``(k, B, ...)`` of one step of k models, on the device."""
+"""Inputs ``(k, B, ...)`` and targets ``(k, B)`` of one step of k models, on the device."""
 
 
 def _losses(loss: Loss, logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the loss of each model, ``(k,)``, from its outputs ``(k, B, ...)`` and targets ``(k, B, ...)``."""
-    if loss is F.cross_entropy and targets.ndim == 2:  # one call over all rows is cheaper than a batched one
+    """Return the mean loss of each model, ``(k,)``, from logits ``(k, B, C)`` and targets ``(k, B)``."""
+    if loss is F.cross_entropy:  # one call over all rows is cheaper than a batched one
         rows = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
         return rows.view(targets.shape).mean(dim=1)
     losses: Tensor = vmap(loss)(logits, targets)
@@ -118,26 +118,9 @@ def lockstep_batches(
         runtime: Device and precision.
         epoch: Epoch, from 0.
     """
-    loaders = [member_loader(recipe, data, member, runtime.device) for member in members]
-    for loader in loaders:
-        loader.sampler.set_epoch(epoch)
-    if recipe.augment and data.augment is not None:
-        # Each member's augmentation draws from a generator of its own, as when it is trained alone.
-        for batches in zip(*loaders, strict=True):
-            moved = zip(*(recipe.adapter.split(runtime.to_device(batch)) for batch in batches), strict=True)
-            inputs, targets = map(torch.stack, moved)
-            yield inputs, targets
-        return
-    resident = _resident(data, runtime.device)
-    places = torch.stack([torch.cat(list(loader.sampler)) for loader in loaders])
-    rows = torch.stack([member.indices for member in members]).gather(1, places).to(resident.inputs.device)
-    steps, size = len(loaders[0]), recipe.batch_size
-    for step in range(steps):
-        chosen = rows[:, step * size : None if step == steps - 1 else (step + 1) * size]
-        # All members' batches are served as one: a deterministic transform treats each sample by itself.
-        batch = runtime.to_device(resident.batch(chosen.flatten(), device=runtime.device))
-        inputs, targets = (part.view(*chosen.shape, *part.shape[1:]) for part in recipe.adapter.split(batch))
-        yield inputs, targets
+    loader = SideBySideLoader([member_loader(recipe, data, member, runtime.device) for member in members])
+    loader.sampler.set_epoch(epoch)
+    yield from map(runtime.to_device, loader)
 
 
 def train_stacked(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> Chunk:

@@ -12,8 +12,10 @@ from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.delete import DELETE
 from lightning_unlearn.methods.eu_k import EUk
 from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.fisher import Fisher
 from lightning_unlearn.methods.influence import Influence
 from lightning_unlearn.methods.l1_sparse import L1Sparse
+from lightning_unlearn.methods.linear_filtration import LinearFiltration
 from lightning_unlearn.methods.msg import MSG
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.npo import NPO
@@ -22,6 +24,7 @@ from lightning_unlearn.methods.random_k import RandomK
 from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.methods.random_top_k import RandomTopK
 from lightning_unlearn.methods.reference_kl import ReferenceKL
+from lightning_unlearn.methods.regun import ReGUn
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.sal_un import SalUn
@@ -47,14 +50,17 @@ __all__ = [
     "CertifiedHead",
     "EUk",
     "FineTune",
+    "Fisher",
     "Influence",
     "L1Sparse",
+    "LinearFiltration",
     "NegGradPlus",
     "Perturbation",
     "PruneRedraw",
     "RandomK",
     "RandomLabel",
     "RandomTopK",
+    "ReGUn",
     "ReferenceKL",
     "Retrain",
     "Rewind",

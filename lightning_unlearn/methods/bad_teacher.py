@@ -49,6 +49,7 @@ class BadTeacher(UnlearningModule):
         ValueError: retain_fraction must lie in (0, 1], got 0.0; 0.3 is the paper's
     """
 
+    side_by_side = True
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget", "retain")
@@ -99,14 +100,16 @@ class BadTeacher(UnlearningModule):
         """Draw the same network again; no teacher's answers are in a checkpoint."""
         self.prepare(data, runtime)
 
+    def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return what the teachers answer, each on its stream."""
+        return {name: teacher.logits(batch[name]) for name, teacher in self._teachers.items()}
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Follow the untrained network on D_f and the source on D_s."""
         answers = self.stream_logits(batch["forget"], batch["retain"])
         bad, good = (
-            self.task.distillation(
-                self._teachers[name].logits(batch[name]), logits, self.temperature, targets
-            )
-            for name, (logits, targets) in zip(("forget", "retain"), answers, strict=True)
+            self.task.distillation(teacher, logits, self.temperature, targets)
+            for teacher, (logits, targets) in zip(self.given(batch).values(), answers, strict=True)
         )
         loss = good + self.samples_beside("forget") * bad
         self.log_terms(loss=loss, good=good, bad=bad)

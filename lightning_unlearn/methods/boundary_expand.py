@@ -41,6 +41,7 @@ class BoundaryExpand(UnlearningModule):
         ('forget',)
     """
 
+    side_by_side = True
     needs = ("classes",)
     anneals = True
     searched: ClassVar[SearchSpace] = DELETE.searched

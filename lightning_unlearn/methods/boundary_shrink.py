@@ -47,6 +47,7 @@ class BoundaryShrink(UnlearningModule):
         ValueError: bound must be above 0, got 0.0; 0.1 is the paper's
     """
 
+    side_by_side = True
     indexed_streams = ("forget",)
     needs = ("loss", "classes")
     anneals = True
@@ -96,11 +97,15 @@ class BoundaryShrink(UnlearningModule):
             answers = self.adapter.call(model, moved).float()
         return self.task.answers(answers.scatter(1, labels[:, None], -torch.inf))
 
+    def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the nearest other classes."""
+        return {"nearest": self._labels[batch["forget"].index.to(self._labels.device)]}
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Train D_f on the labels of the nearest other classes."""
         part = batch["forget"]
         logits = self.stream_logits(*batch.values())[0][0]
-        given = self._labels.to(logits.device)[part.index.to(logits.device)]
+        given = self.given(batch)["nearest"]
         loss = self.retain_loss(self.adapter.relabelled(part.batch, given), batch_idx, (logits, given))
         self.log_terms(loss=loss)
         return loss

@@ -38,6 +38,7 @@ class CFk(AscendingModule):
         ValueError: k must be from 1 to 4, the trainable parameter tensors of MLP, got 5
     """
 
+    side_by_side = True
     keeps_source_tensors = True
     default_lr = 1e-4
     anneals = False

@@ -35,6 +35,8 @@ class CT(FineTune):
         True
     """
 
+    side_by_side = True
+
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source with transposed kernels."""
         model = super().initial_model(source)

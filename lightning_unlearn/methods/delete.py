@@ -39,6 +39,7 @@ class DELETE(UnlearningModule):
         ('forget',)
     """
 
+    side_by_side = True
     indexed_streams = ("forget",)
     needs = ("classes",)
     anneals = True
@@ -61,10 +62,14 @@ class DELETE(UnlearningModule):
         """Ask the source again; its answers are in no checkpoint."""
         self.prepare(data, runtime)
 
+    def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the source's answers on D_f."""
+        return {"source": self._teacher.logits(batch["forget"])}
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Follow the source's answers without the true class."""
         logits, labels = self.stream_logits(*batch.values())[0]
-        target = self._teacher.logits(batch["forget"]).float()
+        target = self.given(batch)["source"].float()
         loss = kl_from_logits(target.scatter(1, labels[:, None], -torch.inf), logits)
         self.log_terms(loss=loss)
         return loss

@@ -40,6 +40,8 @@ class EUk(CFk):
         ['layers.2.weight', 'layers.2.bias']
     """
 
+    side_by_side = True
+
     def __init__(
         self, source: Source, k: int = 5, *, fresh: Callable[[], nn.Module] | None = None, **ascending: Any
     ) -> None:

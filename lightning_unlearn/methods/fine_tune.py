@@ -23,3 +23,5 @@ class FineTune(AscendingModule):
         >>> FineTune(MLP(in_features=4, hidden=(3,), num_classes=2)).streams
         ('retain',)
     """
+
+    side_by_side = True

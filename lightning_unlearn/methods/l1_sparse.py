@@ -42,6 +42,7 @@ class L1Sparse(AscendingModule):
         ValueError: gamma must be at least 0, got -1.0; 5e-4 is the paper's
     """
 
+    side_by_side = True
     searched: ClassVar[SearchSpace] = {"gamma": Search(1e-6, 1e-3, log=True)}
     declared: ClassVar[Declared] = {
         "gamma": Range("[0, inf)", "; 5e-4 is the paper's"),
@@ -60,16 +61,12 @@ class L1Sparse(AscendingModule):
         super().__init__(source, **ascending)
         self.gamma = gamma
         self.schedule = schedule
-        self._steps = 1
-
-    def on_train_start(self) -> None:
-        """Note how many steps there are."""
-        super().on_train_start()
-        self._steps = self.total_steps
+        self._penalised = [name for name, weight in trainable(self.model).items() if weight.ndim > 1]
 
     def penalty(self) -> dict[str, Tensor]:
         """Return the weighted norm."""
-        norm = whole(sum(weight.abs().sum() for weight in trainable(self.model).values() if weight.ndim > 1))
-        gone = self.trainer.global_step / self._steps
+        weights = dict(self.model.named_parameters())
+        norm = whole(sum(weights[name].abs().sum() for name in self._penalised))
+        gone = self.trainer.global_step / self.total_steps
         share = {"decrease": 2 * (1 - gone), "constant": 1.0, "increase": 2 * gone}[self.schedule]
         return {"l1": self.gamma * share * norm}

@@ -42,6 +42,7 @@ class NPO(UnlearningModule):
         ValueError: beta must be above 0, got 0.0; 0.1 is the papers'
     """
 
+    side_by_side = True
     indexed_streams = ("forget",)
     needs = ("loss", "losses")
     default_lr = 3e-3
@@ -75,13 +76,16 @@ class NPO(UnlearningModule):
         """Ask the source again; its answers on the forget set are in no checkpoint."""
         self.prepare(data, runtime)
 
+    def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the source's answers on D_f."""
+        return {} if self._teacher is None else {"source": self._teacher.logits(batch["forget"])}
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Push down the true classes of D_f, and keep D_r."""
         (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
-        reference = (
-            None if self._teacher is None else -self.task.loss(self._teacher.logits(batch["forget"]), labels)
-        )
-        push = preference_loss(-self.task.loss(forget, labels), reference, beta=self.beta)
+        reference = self.given(batch).get("source")
+        known = None if reference is None else -self.task.loss(reference, labels)
+        push = preference_loss(-self.task.loss(forget, labels), known, beta=self.beta)
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
         loss = push + self.alpha * ce
         self.log_terms(loss=loss, push=push, ce=ce)

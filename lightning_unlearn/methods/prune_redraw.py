@@ -40,6 +40,7 @@ class PruneRedraw(AscendingModule):
         ValueError: fraction must lie in (0, 1), got 1.0; all of them are Retrain's
     """
 
+    side_by_side = True
     searched: ClassVar[SearchSpace] = {"fraction": Search(0.1, 0.99)}
     declared: ClassVar[Declared] = {"fraction": Range("(0, 1)", "; all of them are Retrain's")}
 

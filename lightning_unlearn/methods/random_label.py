@@ -41,6 +41,7 @@ class RandomLabel(UnlearningModule):
         ValueError: weight must be at least 0, got -1.0; 1 is usual
     """
 
+    side_by_side = True
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget",)
@@ -61,15 +62,20 @@ class RandomLabel(UnlearningModule):
         Args:
             index: Places of the samples in the forget set, ``(B,)``.
             labels: Their true classes, ``(B,)``.
-            outputs: What the model answers, which tells how many classes there are.
+            outputs: What a model answers, which tells how many classes there are.
         """
         seed = derive_seed(self.data.order_seed, "wrong labels", self.current_epoch)
         return self.task.wrong_targets(outputs, labels, index, count=len(self.data.split.forget), seed=seed)
 
+    def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return the wrong labels."""
+        part = batch["forget"]
+        return {"labels": self.wrong_labels(part.index, self.adapter.split(part.batch)[1], self.example)}
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Train D_f on wrong labels and D_r on its own."""
-        (forget, labels), answered = self.stream_logits(batch["forget"], batch["retain"])
-        given = self.wrong_labels(batch["forget"].index, labels, forget)
+        (forget, _), answered = self.stream_logits(batch["forget"], batch["retain"])
+        given = self.given(batch)["labels"]
         relabelled = self.adapter.relabelled(batch["forget"].batch, given)
         wrong = self.retain_loss(relabelled, batch_idx, (forget, given))  # the same loss, on other labels
         ce = self.retain_loss(batch["retain"], batch_idx, answered)

@@ -72,6 +72,7 @@ class Rewind(AscendingModule):
             executing something.
     """
 
+    side_by_side = True
     streams = ("forget", "retain")
     searched: ClassVar[SearchSpace] = ASCENT_SEARCH
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = CERTIFIED  # with noise
@@ -112,7 +113,7 @@ class Rewind(AscendingModule):
                     f"noise={noise} asks for smoothness=... and gradient_bound=..., to bound with"
                 )
             self._bound = NoisyBound(self._files[0], noise, delta, smoothness, gradient_bound)
-            self.anneals = False  # the bound is of one rate
+            self.anneals = self.side_by_side = False  # the bound is of one rate, and asks each step
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
         """Ascend on earlier requests too: the checkpoint saw them."""

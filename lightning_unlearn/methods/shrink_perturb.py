@@ -44,6 +44,7 @@ class ShrinkPerturb(AscendingModule):
         True
     """
 
+    side_by_side = True
     searched: ClassVar[SearchSpace] = {
         "shrink": Search(0.2, 0.9),
         "perturb": Search(0.0, 0.6),

@@ -28,10 +28,14 @@ from lightning_unlearn.functional import (
     u_lira_scores,
 )
 from lightning_unlearn.methods import (
+    NPO,
+    BadTeacher,
     CFk,
     EUk,
     FineTune,
+    L1Sparse,
     NegGradPlus,
+    RandomLabel,
     ReferenceKL,
     Retrain,
     ShrinkPerturb,
@@ -42,8 +46,8 @@ from lightning_unlearn.methods.base.again import (
     TrainAnew,
     ensemble_plan,
     fit_alone,
+    fit_side_by_side,
     repeated,
-    start_of,
 )
 from lightning_unlearn.models import Classifier
 
@@ -201,7 +205,7 @@ def test_an_ensemble_retrains_as_a_trainer_does() -> None:
     procedure = Procedure(Retrain, lambda: {"max_epochs": 30}, None)
     plan = ensemble_plan(procedure, source, data)
     assert plan is not None
-    recipe, samples, rows = plan
+    recipe, samples, rows, _ = plan
     ensemble = train_ensemble(recipe, samples, [Member(rows, seed) for seed in range(6)], way="sequential")
     one = torch.stack([m(samples.inputs).detach() for m in ensemble.models()])
     alone = [fit_alone(procedure, source, data, seed=seed, runtime=Runtime())[0] for seed in range(6)]
@@ -213,17 +217,20 @@ def test_an_ensemble_retrains_as_a_trainer_does() -> None:
     assert float(spreads[0]) == pytest.approx(float(spreads[1]), rel=0.5)
 
 
+class Derived(NegGradPlus):
+    """Says nothing of its own step."""
+
+
 @pytest.mark.parametrize(
     ("build", "arguments"),
     [
         (lambda s: Retrain(PlainModule()), {"max_epochs": 1}),
-        (NegGradPlus, {"max_epochs": 1}),
-        (partial(FineTune, ascent=0.3), {"max_epochs": 1}),
+        (Derived, {"max_epochs": 1}),
         (lambda _: FineTune(toy_source()), {"max_epochs": 1}),
-        (Retrain, {"max_epochs": 1, "gradient_clip_val": 1.0}),
+        (FineTune, {"max_epochs": 1, "gradient_clip_val": 1.0}),
         (Retrain, {"max_steps": 10}),
     ],
-    ids=["own training_step", "another method", "ascent", "batch normalisation", "clipped", "in steps"],
+    ids=["own training_step", "another method", "batch normalisation", "clipped", "in steps"],
 )
 def test_what_is_not_plain_is_left_to_a_trainer(build: Any, arguments: dict[str, Any]) -> None:
     data = toy_data()
@@ -231,34 +238,71 @@ def test_what_is_not_plain_is_left_to_a_trainer(build: Any, arguments: dict[str,
     assert ensemble_plan(Procedure(build, lambda: arguments, None), plain_source(), data) is None
 
 
+class OwnLoss(UnlearningModule):
+    """A user's: halves the loss on the forget set, beside a penalty on what is trained."""
+
+    side_by_side = True
+    hidden = False
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        (forget, labels), (retain, targets) = self.stream_logits(batch["forget"], batch["retain"])
+        moved = [w for w in self.model.parameters() if w.requires_grad or not self.hidden]
+        self.log("mine", self.loss(forget, labels))
+        return self.loss(retain, targets) - 0.5 * self.loss(forget, labels) + sum(w.norm() for w in moved)
+
+
 STEPPED = partial(torch.optim.lr_scheduler.StepLR, step_size=1, gamma=0.5)
+SIDE_BY_SIDE: dict[str, Any] = {
+    "annealed": FineTune,
+    "scheduled": partial(FineTune, optimizer=SGD, lr_scheduler=STEPPED),
+    "frozen": partial(CFk, k=2, optimizer=SGD),
+    "shrunk": partial(ShrinkPerturb, ascent=0.3),
+    "ascent": NegGradPlus,
+    "penalty": L1Sparse,
+    "wrong labels": RandomLabel,
+    "teacher": NPO,
+    "two teachers": BadTeacher,
+    "own": OwnLoss,
+}
 
 
-@pytest.mark.parametrize(
-    "build",
-    [
-        FineTune,
-        partial(FineTune, optimizer=SGD, lr_scheduler=STEPPED),
-        partial(CFk, k=2, optimizer=SGD),
-        partial(ShrinkPerturb, perturb=0.0),
-    ],
-    ids=["annealed", "scheduled", "frozen", "shrunk"],
-)
-def test_methods_of_the_retain_set_alone_unlearn_side_by_side_what_a_trainer_does(build: Any) -> None:
-    """From sources of their own, in one batch, so that the order of samples does not count."""
-    data = toy_data(batch_size=99)
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_methods_unlearn_side_by_side_what_a_trainer_does(name: str) -> None:
+    """From sources of their own, in orders and with draws of their own."""
+    data = toy_data(batch_size=9)
     data.setup("fit")
-    procedure = Procedure(build, lambda: {"max_epochs": 5}, None)
+    procedure = Procedure(SIDE_BY_SIDE[name], lambda: {"max_epochs": 2, "max_steps": -1}, None)
     plan = ensemble_plan(procedure, plain_source(), data)
     assert plan is not None
-    recipe, samples, rows = plan
-    members = [Member(rows, k, start_of(procedure, plain_source(k), k)) for k in range(3)]
-    ensemble = train_ensemble(recipe, samples, members, way="stacked")
-    assert ensemble.way == "stacked"
-    for k in range(3):
+    assert plan.in_trainer
+    together, _ = fit_side_by_side(
+        procedure, [plain_source(1), plain_source(2)], data, seeds=[1, 2], runtime=Runtime()
+    )
+    for k, model in enumerate(together, 1):
         alone, _ = fit_alone(procedure, plain_source(k), data, seed=k, runtime=Runtime())
-        for name, value in alone.state_dict().items():
-            torch.testing.assert_close(ensemble.state_dict(k)[name], value, rtol=1e-5, atol=1e-6)
+        for entry, value in alone.state_dict().items():
+            torch.testing.assert_close(model.state_dict()[entry], value, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(*(next(model.parameters()) for model in together))
+
+
+def test_a_step_that_is_another_one_side_by_side_is_refused() -> None:
+    """Whether a parameter requires a gradient cannot be seen in there."""
+
+    class Hidden(OwnLoss):
+        side_by_side = True
+        hidden = True
+
+    data = toy_data()
+    data.setup("fit")
+    procedure = Procedure(Hidden, lambda: {"max_epochs": 1}, None)
+    with pytest.raises(RuntimeError, match=r"Hidden: training_step has another loss .* set its side_by_side"):
+        fit_side_by_side(procedure, [plain_source()] * 2, data, seeds=[1, 2], runtime=Runtime())
+
+
+def test_an_evaluator_asks_models_that_were_made_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(populations_module, "fit_alone", None)  # which is not called
+    look = looked(RandomLabel(plain_source()), controls=False)
+    assert len(torch.unique(look.seen["own"].confidence["forget"], dim=0)) == 3
 
 
 def test_a_classifiers_own_loss_and_schedule_are_kept() -> None:

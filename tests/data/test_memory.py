@@ -11,9 +11,12 @@ import torch
 from helpers.toys import quiet_trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.transforms.functional import to_tensor
 
 from lightning_unlearn.callbacks import MembershipInference
-from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.data import Classes, UnlearningDataModule
+from lightning_unlearn.data.loading import DatasetLoader
 from lightning_unlearn.methods import FineTune
 
 MIB, ROWS, WIDTH = 2**20, 1024, 131_072  # 128 MiB of bytes
@@ -70,3 +73,48 @@ def test_a_memory_mapped_array_is_read_from_its_file(tmp_path: Path) -> None:
     size = ROWS * WIDTH / MIB
     assert growth(file, np.asarray) < 0.75 * size, "held in memory"
     assert growth(file, np.array) > 0.9 * size, "what is held is seen to be"
+
+
+class Folder(L.LightningDataModule):
+    """Images in folders, one a class; it counts how many are opened, here and in loader processes."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self.root, self.opened = root, torch.zeros(1).share_memory_()
+
+    def images(self, part: str) -> ImageFolder:
+        return ImageFolder(str(self.root / part), to_tensor, loader=self.read)
+
+    def read(self, path: str) -> Any:
+        self.opened += 1
+        return np.full((4, 4, 3), int(Path(path).stem) % 256, np.uint8)
+
+    def train_dataloader(self) -> Any:
+        return DataLoader(
+            self.images("train"),
+            64,
+            shuffle=True,
+            num_workers=2,
+            prefetch_factor=5,
+            multiprocessing_context="fork",
+        )
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(self.images("test"), 64)
+
+
+@pytest.mark.parametrize("rule", [0.2, Classes(1)], ids=["share", "class"])
+def test_of_a_folder_of_images_setup_opens_a_few(rule: Any, tmp_path: Path) -> None:
+    for part, size in (("train", 800), ("test", 100)):
+        for place in range(size):
+            file = tmp_path / part / str(place % 2) / f"{place}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
+    project = Folder(tmp_path)
+    data = UnlearningDataModule(project, rule)
+    data.setup("fit")
+    assert 0 < float(project.opened) <= 200  # and as many of any number
+    loader = data.loader("retain", train=True)
+    assert isinstance(loader, DatasetLoader)
+    kept = loader.num_workers, loader.prefetch_factor, loader.multiprocessing_context.get_start_method()
+    assert kept == (2, 5, "fork")

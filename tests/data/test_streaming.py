@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,7 +12,7 @@ from helpers.toys import TEST, TRAIN, PlainModule, blobs, quiet_trainer, test_se
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lightning_unlearn.callbacks import MembershipInference
-from lightning_unlearn.data import Classes, StreamRule, UnlearningDataModule
+from lightning_unlearn.data import Classes, StreamRule, UnlearningDataModule, streaming
 from lightning_unlearn.methods import NegGradPlus
 
 X, Y = blobs(TRAIN, 0)
@@ -138,12 +139,60 @@ def trained(source: PlainModule) -> None:
         optimizer.step()
 
 
+class Tars(L.LightningDataModule):
+    """Shards as webdataset has them: shuffled tar files with metadata, behind a WebLoader of its own."""
+
+    def __init__(self, folder: Path, workers: int) -> None:
+        super().__init__()
+        self.wds = pytest.importorskip("webdataset", reason="installed by pip install -e '.[test]'")
+        self.folder, self.workers = folder, workers
+        for number in range(4):
+            with self.wds.TarWriter(str(folder / f"train-{number}.tar")) as writer:
+                for place in range(number, TRAIN, 4):
+                    sample = {"x.npy": X[place].numpy(), "json": {"label": int(Y[place]), "number": place}}
+                    writer.write({"__key__": f"{place:03}", **sample})
+
+    def stream(self, shuffled: bool) -> Any:
+        shards = str(self.folder / "train-{0..3}.tar")
+        read = self.wds.WebDataset(shards, shardshuffle=4 if shuffled else False).decode()
+        read = read.map(lambda sample: {"x": torch.from_numpy(sample["x.npy"]), **sample["json"]})
+        return read.shuffle(20) if shuffled else read
+
+    def train_dataloader(self) -> Any:
+        return self.wds.WebLoader(self.stream(True), batch_size=8, num_workers=self.workers)
+
+    def test_dataloader(self) -> Any:
+        return DataLoader(Shards(seed=1, n=TEST), batch_size=8)
+
+
 @pytest.mark.slow
-def test_a_stream_forgets_and_exports_what_a_dataset_does(tmp_path: Any) -> None:
+def test_webdatasets_own_stream_is_filtered_by_what_its_samples_say(tmp_path: Path) -> None:
+    project = Tars(tmp_path, workers=2)
+    with pytest.raises(ValueError, match=r"WebDataset gives other samples each time .*evaluation_dataset="):
+        ready(project)
+    data = ready(project, evaluation_dataset=project.stream(False))
+    wanted = {n for n in range(TRAIN) if n % 10 == 3}
+    assert set(numbers(data.loader("forget"))) == wanted
+    assert sorted(numbers(data.loader("retain", train=True))) == sorted(set(range(TRAIN)) - wanted)
+    batched = Tars(tmp_path, workers=0)
+    batched.train_dataloader = lambda: project.wds.WebLoader(project.stream(True).batched(8), batch_size=None)  # type: ignore[method-assign]
+    with pytest.raises(TypeError, match=r"whole batches from WebDataset .*have it yield samples"):
+        ready(batched)
+    batched.train_dataloader = lambda: project.train_dataloader().unbatched()  # type: ignore[method-assign]
+    with pytest.raises(TypeError, match="gives a WebLoader; give one DataLoader"):
+        ready(batched)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tars", [False, True])
+def test_a_stream_forgets_and_exports_what_a_dataset_does(tars: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = PlainModule()
     trained(source)
-    data = UnlearningDataModule(Project(), StreamRule(lambda sample: int(sample["label"]) == 0))
+    project: Any = Tars(tmp_path, workers=0) if tars else Project()
+    plain = project.stream(False) if tars else None
+    rule = StreamRule(lambda sample: int(sample["label"]) == 0)
+    data = UnlearningDataModule(project, rule, evaluation_dataset=plain)
     audit = MembershipInference()
     method = NegGradPlus(source, alpha=0.3, optimizer=partial(torch.optim.Adam, lr=0.05))
     trainer = quiet_trainer(max_epochs=12, callbacks=[audit])
@@ -153,6 +202,12 @@ def test_a_stream_forgets_and_exports_what_a_dataset_does(tmp_path: Any) -> None
     model = PlainModule.load_from_checkpoint(tmp_path / "out.ckpt").eval()
     right = model(X).argmax(1) == Y
     assert float(right[Y == 0].float().mean()) < 0.1 < 0.9 < float(right[Y != 0].float().mean())
+
+
+def test_a_count_that_takes_long_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "_PATIENCE", -1.0)
+    with pytest.warns(UserWarning, match="Shards is read once, to count it, and gave 0 samples so far"):
+        ready(Project())
 
 
 class Once(IterableDataset[Any]):

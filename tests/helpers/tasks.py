@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import lightning as L
 import torch
 from torch import Tensor, nn
-from torch.utils.data import TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 
 from helpers.toys import quiet_trainer
 from lightning_unlearn.data import Adapter, UnlearningDataModule
@@ -224,6 +224,16 @@ class Embedding(Kind):
         return classes(x, wrong=wrong)
 
 
+class Keyed(Soft):
+    """Batches with keys, and a forward of two inputs."""
+
+    def forward(self, left: Tensor, right: Tensor) -> Tensor:
+        return super().forward(torch.cat([left, right], dim=1))
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self.objective(self(batch["left"], batch["right"]), batch["labels"])
+
+
 KINDS: dict[str, type[Kind]] = {
     kind.__name__: kind
     for kind in (
@@ -246,14 +256,37 @@ def inputs(count: int, seed: int) -> Tensor:
     return torch.randn(count, FEATURES, generator=torch.Generator().manual_seed(seed))
 
 
-def data_of(kind: type[Kind]) -> UnlearningDataModule:
+def sets_of(kind: type[Kind]) -> tuple[TensorDataset, TensorDataset]:
+    """Return the training set, some of whose targets are wrong, and the test set."""
     x, seen = inputs(SAMPLES, 0), inputs(TESTED, 1)
     y = kind.targets(x, wrong=False)
     y[WRONG] = kind.targets(x[WRONG], wrong=True)
-    test = TensorDataset(seen, kind.targets(seen, wrong=False))
-    return UnlearningDataModule(
-        TensorDataset(x, y), WRONG, test_dataset=test, nonmember=20, batch_size=32, order_seed=3
-    )
+    return TensorDataset(x, y), TensorDataset(seen, kind.targets(seen, wrong=False))
+
+
+def data_of(kind: type[Kind]) -> UnlearningDataModule:
+    train, test = sets_of(kind)
+    return UnlearningDataModule(train, WRONG, test_dataset=test, nonmember=20, batch_size=32, order_seed=3)
+
+
+class KindData(L.LightningDataModule):
+    """A project's own datamodule of a kind, by its name."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = globals()[kind]
+
+    def loader(self, number: int, **arguments: Any) -> DataLoader[Any]:
+        data: Any = sets_of(self.kind)[number]
+        if self.kind is Keyed:
+            data = [{"left": x[:6], "right": x[6:], "labels": y} for x, y in data]
+        return DataLoader(data, batch_size=32, **arguments)
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self.loader(0, shuffle=True)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self.loader(1)
 
 
 @functools.cache

@@ -8,7 +8,6 @@ import io
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,13 +21,21 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection_data import Positions
-from lightning_unlearn.data.tensors import TensorData
-from lightning_unlearn.ensembles import Member, Outputs, Recipe, Runtime, ask, train_ensemble
+from lightning_unlearn.ensembles import Member, Outputs, Runtime, ask, train_ensemble
 from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
-from lightning_unlearn.functional import match_confidence
-from lightning_unlearn.methods.base.again import Procedure, ensemble_plan, fit_alone, start_of, without
+from lightning_unlearn.ensembles.plan import decide, even_chunks
+from lightning_unlearn.ensembles.workers import in_workers
+from lightning_unlearn.functional import SINGLE_LABEL, match_confidence
+from lightning_unlearn.methods.base.again import (
+    Planned,
+    Procedure,
+    ensemble_plan,
+    fit_alone,
+    fit_side_by_side,
+    without,
+)
 
 __all__ = ["Kinds", "Population", "Populations", "Sources"]
 
@@ -222,11 +229,12 @@ class Populations:
         procedure, kinds = order.procedure, order.kinds
         seeds = {k: derive_seed(kinds.seed, "population", order.name, k) for k in missing}
         plan = None
-        if procedure.data is None:
-            plan = ensemble_plan(procedure, order.begun[0], audit.data, audit.adapter)
-        make = _one_by_one if plan is None else partial(_side_by_side, plan)
+        if procedure.data is None and audit.adapter.kind == SINGLE_LABEL:  # other tasks one after another
+            plan = ensemble_plan(procedure, order.begun[0], audit.data)
+        alone = plan is None or plan.in_trainer
+        made = _in_trainers(plan, order, seeds, audit) if alone else _in_ensemble(plan, order, seeds, audit)
         answers, sources = self._kept.setdefault(order.place, {}), self._sources.setdefault(order.place, {})
-        for k, (said, model) in make(order, seeds, audit).items():
+        for k, (said, model) in made.items():
             answers[k] = said
             if model is not None:
                 sources[k] = model
@@ -266,17 +274,15 @@ class _Order:
 Made = dict[int, tuple[Answers, nn.Module | None]]
 
 
-def _side_by_side(
-    plan: tuple[Recipe, TensorData, Tensor], order: _Order, seeds: Mapping[int, int], audit: Audit
-) -> Made:
+def _in_ensemble(plan: Planned | None, order: _Order, seeds: Mapping[int, int], audit: Audit) -> Made:
     """Make models as one computation, on all ranks together."""
-    recipe, samples, rows = plan
+    assert plan is not None
+    recipe, samples, rows, _ = plan
     runtime, cache = audit.runtime, order.kinds.cache
     members = []
     for k, seed in seeds.items():
         out = None if order.left_out is None else torch.from_numpy(order.left_out[k])
-        start = start_of(order.procedure, order.begun[k], seed) if order.name == "unlearned" else None
-        members.append(Member(rows if out is None else rows[~torch.isin(rows, out)], seed, start))
+        members.append(Member(rows if out is None else rows[~torch.isin(rows, out)], seed))
     # until they have answered; models that saw the forget set never lie on a disk
     folder = None
     if cache is not None and order.name in _FORGETFUL:
@@ -293,20 +299,37 @@ def _side_by_side(
     return made
 
 
-def _one_by_one(order: _Order, seeds: Mapping[int, int], audit: Audit) -> Made:
-    """Make models by a Trainer each; every rank makes its share."""
+def _in_trainers(plan: Planned | None, order: _Order, seeds: Mapping[int, int], audit: Audit) -> Made:
+    """Make models by Trainers, with a plan several in one; every rank makes its share."""
     runtime, procedure, made = audit.runtime, order.procedure, Made()
+    mine = list(seeds)[runtime.rank :: runtime.world_size]
+
+    def work(group: Sequence[int]) -> list[tuple[Answers, nn.Module | None]]:
+        data = procedure.data or audit.data
+        if procedure.data is None and order.left_out is not None:
+            data = without(audit.data, order.left_out[group[0]])
+        begun, drawn = [order.begun[k] for k in group], [seeds[k] for k in group]
+        if len(group) > 1:
+            models, alone = fit_side_by_side(procedure, begun, audit.data, seeds=drawn, runtime=runtime)
+        else:
+            model, alone = fit_alone(procedure, begun[0], data, seed=drawn[0], runtime=runtime)
+            models = [model]
+        view = audit.data.served_alone(audit.data.order_seed)
+        view.trainer = alone.trainer
+        said = (_answers(alone.place(model), view, alone, audit.adapter) for model in models)
+        return [(s, m.cpu() if order.name == _SOURCE else None) for s, m in zip(said, models, strict=True)]
+
     with runtime.all_or_none("make its models"):
-        for k, seed in list(seeds.items())[runtime.rank :: runtime.world_size]:
-            data = procedure.data or audit.data
-            if procedure.data is None and order.left_out is not None:
-                data = without(audit.data, order.left_out[k])
-            model, alone = fit_alone(procedure, order.begun[k], data, seed=seed, runtime=runtime)
-            view = audit.data.served_alone(audit.data.order_seed)
-            view.trainer = alone.trainer
-            said = _answers(alone.place(model), view, alone, audit.adapter)
-            made[k] = said, model.cpu() if order.name == _SOURCE else None
-            _write(order.place, k, said, order.kinds.cache)
+        groups, workers = [[k] for k in mine], 0
+        if plan is not None and mine:
+            members = [Member(plan.rows, seeds[k]) for k in mine]
+            how = decide(plan.recipe, plan.samples, members, runtime, "auto", None)
+            groups = [[mine[n] for n in chunk] for chunk in even_chunks(members, how.chunk, how.workers)]
+            workers = how.workers
+        for group, models in in_workers(work, groups, workers):
+            for k, each in zip(group, models, strict=True):
+                made[k] = each
+                _write(order.place, k, each[0], order.kinds.cache)
     return {k: each for part in runtime.gather_objects(made) for k, each in part.items()}
 
 

@@ -1,12 +1,12 @@
 """Do one unlearning again, from another seed in a Trainer of its own."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import Metric
 
 from lightning_unlearn.core.seeds import derive_seed
@@ -22,27 +21,23 @@ from lightning_unlearn.core.surroundings import quiet_lightning, seeded
 from lightning_unlearn.data import Adapter, TensorData, TensorLoader, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.data.hooks import transfer_hooks
+from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
-from lightning_unlearn.functional import annealed
-from lightning_unlearn.methods.base.ascent import AscendingModule
 from lightning_unlearn.methods.base.module import UnlearningModule
-from lightning_unlearn.methods.cf_k import CFk
-from lightning_unlearn.methods.ct import CT
-from lightning_unlearn.methods.eu_k import EUk
-from lightning_unlearn.methods.fine_tune import FineTune
+from lightning_unlearn.methods.base.side_by_side import SideBySide
 from lightning_unlearn.methods.retrain import Retrain
-from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
 from lightning_unlearn.models import Classifier, clone
 from lightning_unlearn.models.statistics import running_layers
 
 __all__ = [
+    "Planned",
     "Procedure",
     "TrainAnew",
     "ensemble_plan",
     "fit_alone",
+    "fit_side_by_side",
     "moved_as_served",
     "repeated",
-    "start_of",
     "trainer_arguments",
     "without",
 ]
@@ -116,33 +111,79 @@ def fit_alone(
     Returns:
         The model, on the CPU and in evaluation mode, and where it can be asked in this process alone.
     """
-    with quiet_lightning(), seeded(derive_seed(seed, "repetition") % 2**32):
+    with quiet_lightning(), _again(seed):
         module = procedure.build(source)
-        for metric in module.modules():
-            if isinstance(metric, Metric):
-                metric.sync_on_compute = False  # it would wait for the ranks around
-        wanted = {name: value for name, value in procedure.arguments().items() if name not in _REPLACED}
-        index = runtime.device.index
-        trainer = L.Trainer(
-            **wanted,
-            accelerator="gpu" if runtime.device.type == "cuda" else runtime.device.type,
-            devices=1 if index is None else [index],
-            plugins=[copy.deepcopy(runtime.precision)],
-            logger=False,
-            enable_checkpointing=False,
-            enable_model_summary=False,
-            enable_progress_bar=False,
-            limit_val_batches=0,
-        )
         served = data
         if isinstance(data, UnlearningDataModule):
             served = data.served_alone(seed)
-        around = served.trainer
-        with _prepared(module), _prepared(served), batches_of(served, procedure.batch_size):
-            trainer.fit(module, served)
-        served.trainer = around
+        with batches_of(served, procedure.batch_size):
+            trainer = _fit(module, served, procedure, runtime)
     model = module.model if isinstance(module, UnlearningModule) else module
     return model.cpu().eval(), Runtime(trainer)
+
+
+def fit_side_by_side(
+    procedure: Procedure,
+    sources: Sequence[nn.Module],
+    data: UnlearningDataModule,
+    *,
+    seeds: Sequence[int],
+    runtime: Runtime,
+) -> tuple[list[nn.Module], Runtime]:
+    """Carry out the procedure of a method K times as one computation, as :func:`fit_alone` does it once.
+
+    Args:
+        procedure: What to do; :func:`ensemble_plan` says whether it can be done so.
+        sources: The models to start from.
+        data: The data; the datamodule itself is left as it is.
+        seeds: Seed of everything random of each.
+        runtime: Device and precision.
+
+    Returns:
+        The models, each but for the order of sums as :func:`fit_alone` gives it, and where they can be asked.
+    """
+    with quiet_lightning(), isolated_rng(0):
+        runner, *methods = [procedure.build(source) for source in sources[:1]]
+        for source, seed in zip(sources, seeds, strict=True):
+            with _again(seed):
+                methods.append(procedure.build(source))
+        views = [data.served_alone(seed) for seed in seeds]
+        for view in views:
+            view.batch_size = procedure.batch_size or view.batch_size
+        together = SideBySide(cast(UnlearningModule, runner), cast(list[UnlearningModule], methods), views)
+        trainer = _fit(runner, together.data, procedure, runtime)
+    return [model.cpu().eval() for model in together.unlearned()], Runtime(trainer)
+
+
+def _again(seed: int) -> AbstractContextManager[None]:
+    """Draw as a repetition with this seed does."""
+    return seeded(derive_seed(seed, "repetition") % 2**32)
+
+
+def _fit(
+    module: L.LightningModule, data: L.LightningDataModule, procedure: Procedure, runtime: Runtime
+) -> L.Trainer:
+    """Fit a module on one device, this process's, and return the Trainer that did."""
+    for metric in module.modules():
+        if isinstance(metric, Metric):
+            metric.sync_on_compute = False  # it would wait for the ranks around
+    index = runtime.device.index
+    trainer = L.Trainer(
+        **{name: value for name, value in procedure.arguments().items() if name not in _REPLACED},
+        accelerator="gpu" if runtime.device.type == "cuda" else runtime.device.type,
+        devices=1 if index is None else [index],
+        plugins=[copy.deepcopy(runtime.precision)],
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        limit_val_batches=0,
+    )
+    around = data.trainer
+    with _prepared(module), _prepared(data):
+        trainer.fit(module, data)
+    data.trainer = around
+    return trainer
 
 
 @contextmanager
@@ -231,72 +272,84 @@ def moved_as_served(data: UnlearningDataModule) -> bool:
 
 # arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
 _SAID = {"max_epochs", "deterministic", "log_every_n_steps", *_REPLACED}
-_PLANNED = (Classifier, Retrain, TrainAnew, FineTune, CT, CFk, EUk, ShrinkPerturb)
+# those that count steps, and so hold for any number of models
+_COUNTED = {"min_epochs", "max_steps", "min_steps", "limit_train_batches", "accumulate_grad_batches"}
 
 
-def start_of(procedure: Procedure, source: nn.Module, seed: int) -> Mapping[str, Tensor]:
-    """Return the weights from which a method goes on from a source, drawn under a seed where any are."""
-    with isolated_rng(derive_seed(seed, "weights")):
-        return _fitted(procedure.build(source)).state_dict()
+class Planned(NamedTuple):
+    """How K models are made as one computation.
+
+    Attributes:
+        recipe: What all share; of a method, a training that is as large.
+        samples: The samples.
+        rows: Those that a model is trained on, of a method in one of its streams.
+        in_trainer: Whether :func:`fit_side_by_side` makes them, and not
+            :func:`~lightning_unlearn.ensembles.train_ensemble`.
+    """
+
+    recipe: Recipe
+    samples: TensorData
+    rows: Tensor
+    in_trainer: bool
 
 
-def ensemble_plan(
-    procedure: Procedure, source: nn.Module, data: L.LightningDataModule, adapter: Adapter
-) -> tuple[Recipe, TensorData, Tensor] | None:
-    """Return a procedure as what :func:`~lightning_unlearn.ensembles.train_ensemble` takes, if it is as plain as that.
+def ensemble_plan(procedure: Procedure, source: nn.Module, data: L.LightningDataModule) -> Planned | None:
+    """Return how K models are made as one computation, if a procedure is as plain as that.
 
-    It is where a model is trained on one stream that is held in memory, for a number of epochs, without anything
-    else in the Trainer: a :class:`~lightning_unlearn.models.Classifier`; :class:`Retrain` or :class:`TrainAnew`
-    with an optimizer factory of their own or a Classifier's; or a method whose loss is that of the retain set alone, of
-    a network without running statistics (which a method estimates anew when it ends).
+    It is where a model is trained on data that is held in memory, without callbacks or clipping: a
+    :class:`~lightning_unlearn.models.Classifier`; :class:`Retrain` or :class:`TrainAnew` with an optimizer factory of
+    their own or a Classifier's; or a method whose very class says ``side_by_side``, of a network without running
+    statistics (which a method estimates anew when it ends).
 
     Args:
         procedure: The procedure.
         source: The model whose architecture is trained.
         data: The data.
-        adapter: What knows the task, where the method does not.
 
     Returns:
-        Recipe, samples, and the rows that every model is trained on; ``None`` if a Trainer has to do it.
+        The plan; ``None`` if each has to be fitted by a Trainer of its own.
     """
     arguments = {name: value for name, value in procedure.arguments().items() if value is not None}
     if not isinstance(data, UnlearningDataModule) or transfer_hooks(data):
         return None
     with isolated_rng(0):
         module = procedure.build(source)
-    if type(module) not in _PLANNED or not arguments.keys() <= _SAID or "max_epochs" not in arguments:
-        return None
+    anew = type(module) in (Classifier, Retrain, TrainAnew)
     method = module if isinstance(module, UnlearningModule) else None
-    if method is not None:
-        method.know_task(adapter)
+    flagged = method is not None and vars(type(method)).get("side_by_side") and method.side_by_side
     model = _fitted(module)
-    if isinstance(module, AscendingModule) and (module.ascent or running_layers(model)):
+    if not (anew or (flagged and not running_layers(model))):
+        return None
+    if not arguments.keys() <= (_SAID if anew else _SAID | _COUNTED) or "max_epochs" not in arguments:
         return None
     view = data.served_alone(data.order_seed)
     with batches_of(view, procedure.batch_size):
-        loader = view.loader("train" if method is None else method.epoch_stream, train=True)
-    epochs = arguments["max_epochs"]
-    factories = _factories(model, method, epochs * len(loader))
-    if factories is None or not isinstance(loader, TensorLoader) or loader.positions is None:
-        return None
-    if loader.sampler.weights is not None:
+        served = (
+            {"": view.loader("train", train=True)}
+            if method is None
+            else view.stream_loaders(method, method.phase(0))
+        )
+    loader = served["" if method is None else method.epoch_stream]
+    factories = _factories(model, method, anew)
+    if factories is None or not all(map(_in_memory, served.values())):
         return None
     if method is not None and method.step == "loss":
         loss = method.loss
-    elif type(model) is Classifier and model.class_weight is None:
+    elif anew and type(model) is Classifier and model.class_weight is None:
         loss = model.criterion()
     else:
         return None  # whatever its own step does, it cannot be done side by side
     recipe = Recipe(
         build=lambda: _fitted(procedure.build(source)),
-        epochs=epochs,
-        batch_size=loader.batch_size,
+        epochs=max(1, arguments["max_epochs"]),
+        batch_size=loader.batch_size * len(served),
         optimizer=factories[0],
         lr_scheduler=factories[1],
         loss=loss,
         adapter=Adapter() if method is None else method.adapter,
     )
-    return recipe, loader.dataset, loader.positions
+    samples, rows = cast(TensorData, loader.dataset), cast(Tensor, loader.positions)
+    return Planned(recipe, samples, rows, in_trainer=not anew)
 
 
 def _fitted(module: L.LightningModule) -> nn.Module:
@@ -307,17 +360,22 @@ def _fitted(module: L.LightningModule) -> nn.Module:
     return module.model
 
 
+def _in_memory(loader: BatchLoader) -> bool:
+    return (
+        isinstance(loader, TensorLoader) and loader.positions is not None and loader.sampler.weights is None
+    )
+
+
 def _factories(
-    model: nn.Module, method: UnlearningModule | None, steps: int
+    model: nn.Module, method: UnlearningModule | None, anew: bool
 ) -> tuple[OptimizerCallable, LRSchedulerCallable | None] | None:
     """Return what makes optimizer and schedule, where that can be known."""
-    everything = isinstance(method, CFk) or all(parameter.requires_grad for parameter in model.parameters())
-    if transfer_hooks(model) or not everything:
+    if transfer_hooks(model) or (anew and not all(p.requires_grad for p in model.parameters())):
         return None
     optimizer, schedule = (None, None) if method is None else (method._optimizer, method._lr_scheduler)
     if (
         optimizer is None
-        and (method is None or method.follows_source_recipe)
+        and anew
         and isinstance(model, L.LightningModule)
         and is_overridden("configure_optimizers", model)
     ):
@@ -326,17 +384,7 @@ def _factories(
         optimizer, schedule = model.optimizer, model.lr_scheduler
     rate = 1e-3 if method is None else method.default_lr
     made = partial(torch.optim.Adam, lr=rate) if optimizer is None else optimizer
-    if method is not None and method.anneals and schedule is None:
-        return partial(_annealing, made, steps), None
     # one that watches a metric needs a Trainer that validates
     if schedule is not None and isinstance(schedule(made([nn.Parameter(torch.zeros(1))])), ReduceLROnPlateau):
         return None
     return made, schedule
-
-
-def _annealing(make: OptimizerCallable, steps: int, parameters: Any) -> torch.optim.Optimizer:
-    """Return an optimizer that steps the schedule of methods that anneal behind each of its own steps."""
-    optimizer = make(parameters)
-    schedule = LambdaLR(optimizer, partial(annealed, steps=steps))
-    optimizer.register_step_post_hook(lambda *_: schedule.step())
-    return optimizer

@@ -65,28 +65,22 @@ class AscendingModule(UnlearningModule):
         self.ascent = ascent
         self.clamp = clamp
         self.ascent_share = ascent_share
-        self._last_ascent = 0
 
     def penalty(self) -> dict[str, Tensor]:
         """Return the terms, by the names they are logged under, that a method adds to the loss; none here."""
         return {}
 
-    def on_train_start(self) -> None:
-        """Note when ascent ends."""
-        super().on_train_start()
-        self._last_ascent = max(1, round(self.ascent_share * self.total_steps)) if self.ascent else 0
-
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Descend on D_r and ascend on D_f, or descend alone."""
         terms = self.penalty()
         loss = sum(terms.values())
-        if self.trainer.global_step < self._last_ascent:
+        if self.ascent and self.trainer.global_step < max(1, round(self.ascent_share * self.total_steps)):
             asked, answered = self.stream_logits(batch["forget"], batch["retain"])
             ce = self.retain_loss(batch["retain"], batch_idx, answered)
             terms["forget_ce"] = self.retain_loss(batch["forget"], batch_idx, asked)  # the same loss, on D_f
             loss += self.retain_weight * ce + self.ascent * bounded_ascent(terms["forget_ce"], self.clamp)
         else:
             ce = self.retain_loss(batch["retain"], batch_idx)
-            loss += ce
+            loss = loss + ce
         self.log_terms(loss=loss, ce=ce, **terms)
         return loss

@@ -34,7 +34,12 @@ from lightning_unlearn.functional import Task, annealed
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
-from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible, refuse_no_gap
+from lightning_unlearn.methods.base.limits import (
+    refuse_idle_averaging,
+    refuse_impossible,
+    refuse_no_gap,
+    refuse_without_a_class,
+)
 from lightning_unlearn.methods.base.looking import Looking
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
@@ -114,6 +119,9 @@ class UnlearningModule(SpreadableModule):
     anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     needs: tuple[str, ...] = ("loss",)  # what of a task it speaks of
+    classes_only: ClassVar[bool] = False  # whether it can forget whole classes and nothing else
+    # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
+    side_by_side: bool = False
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -150,6 +158,8 @@ class UnlearningModule(SpreadableModule):
         self._prepared = False
         self._to_prepare = False
         self._reload = 0
+        self.example = torch.empty(0)  # an answer of the source, from on_fit_start on
+        self._steps: int | None = None  # of the running fit, once they are counted
         self._request = ""
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._exported: Path | None = None
@@ -210,6 +220,17 @@ class UnlearningModule(SpreadableModule):
         loss = self.retain_loss(batch["retain"], batch_idx)
         self.log_terms(loss=loss)
         return loss
+
+    def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
+        """Return what the loss takes from elsewhere, by name, first dimension ``B``: drawn labels, a teacher's answers.
+
+        A method of which K are stepped at once asks for it in ``training_step``, and for nothing else that differs
+        between the K and is no weight.
+
+        Args:
+            batch: The batches of the streams, by their names.
+        """
+        return {}
 
     def phase(self, epoch: int) -> Phase:
         """Return what the steps of an epoch are served; a method whose epochs differ says so here.
@@ -272,6 +293,11 @@ class UnlearningModule(SpreadableModule):
         Raises:
             ValueError: If the Trainer does not know, as with ``max_epochs=-1``.
         """
+        if self._steps is None:
+            self._steps = self._count_steps()
+        return self._steps
+
+    def _count_steps(self) -> int:
         trainer, data = self.trainer, self.data
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
         most = math.inf if trainer.max_steps == -1 else trainer.max_steps
@@ -295,7 +321,7 @@ class UnlearningModule(SpreadableModule):
 
     @property
     def times(self) -> dict[str, float]:
-        """Wall-clock seconds: ``time/prepare_s``, ``time/unlearn_s`` and their sum ``time/total_s``."""
+        """Wall-clock seconds ``time/prepare_s``, ``time/unlearn_s``, their sum ``time/total_s``; ``time/cpu_s``."""
         return self._clock.times
 
     def train(self, mode: bool = True) -> "UnlearningModule":
@@ -432,6 +458,7 @@ class UnlearningModule(SpreadableModule):
         """Refuse what the method cannot do; of all hooks the one before Lightning's checks, which name no method."""
         if self.trainer.state.fn == TrainerFn.FITTING:
             refuse_impossible(self, self.trainer)
+            self._steps = None
             self._reload = self.trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
             if is_overridden("phase", self, UnlearningModule):
                 self.trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
@@ -463,6 +490,8 @@ class UnlearningModule(SpreadableModule):
         if (data := self._split_data) is not None:
             refuse_no_gap(self.trainer, data.unlike_nonmembers)
             self._try_source(data)
+            if self.classes_only:
+                refuse_without_a_class(self, forgets_a_class=data.forgets_a_class)
             if data.ledger is not None:
                 before = model_hash(class_state(self.source))
                 require_forgotten_before(data.ledger, before, data.split.previous)
@@ -677,8 +706,7 @@ class UnlearningModule(SpreadableModule):
             "request": self._request,
             "moving": self._statistics.moving,
             "settled": self._statistics.settled,
-            "prepare_s": self._clock.prepare_s,
-            "unlearn_s": self._clock.so_far,
+            **self._clock.so_far,
             # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
             "rng": Runtime(self.trainer).gather_objects(rng_state()),
             **self.preparation_state(),
@@ -694,7 +722,7 @@ class UnlearningModule(SpreadableModule):
             end_epoch(checkpoint)
         self._prepared, self._request = state["prepared"], state["request"]
         self._statistics.moving, self._statistics.settled = state["moving"], state["settled"]
-        self._clock.prepare_s, self._clock.unlearn_s = state["prepare_s"], state["unlearn_s"]
+        vars(self._clock).update({name: state[name] for name in self._clock.so_far})
         self._rng_states = state["rng"]
         if self._prepared:
             self.load_preparation_state(state)
@@ -706,6 +734,7 @@ class UnlearningModule(SpreadableModule):
         given = self.loss if self._given_loss else None
         trial = try_model(self.source, data, Runtime(self.trainer), self.adapter, given, step=True)
         self._use(trial.adapter)
+        self.example = trial.logits[:1]
         known = data.known_targets() if "classes" in self.task.offers else None
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
         self.require_task()
@@ -730,11 +759,6 @@ class UnlearningModule(SpreadableModule):
             with torch.inference_mode(False):
                 trial = try_model(self.model, data, Runtime(self.trainer), self.adapter, step=False)
             self._use(trial.adapter)
-
-    def know_task(self, adapter: Adapter) -> None:
-        """Take the task from another adapter, where this method does not know it."""
-        if self.adapter.task is None:
-            self._use(self.adapter.of_task(adapter.kind))
 
     def _use(self, adapter: Adapter) -> None:
         self.adapter = adapter

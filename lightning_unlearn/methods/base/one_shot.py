@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
+from torch import nn
 
 from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.data import Adapter, UnlearningDataModule
@@ -14,7 +15,9 @@ from lightning_unlearn.methods.base.export import require_finite
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.methods.base.source import Source
+from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.statistics import running_layers
+from lightning_unlearn.models.surgery import evaluating, head_of
 
 __all__ = ["OneShotModule"]
 
@@ -71,6 +74,36 @@ class OneShotModule(UnlearningModule):
         """Estimate running statistics on the retain set; an edit that asks the model for features needs that before."""
         if moving := [name for name, layer in running_layers(self.model).items() if layer.training]:
             estimate_statistics(self.model, moving, data, runtime, self.adapter)
+
+    def head_rows(self, data: UnlearningDataModule, runtime: Runtime) -> tuple[dict[str, nn.Parameter], int]:
+        """Return what is trained of the layer that gives the logits, by name, with a row a class, and their number.
+
+        Args:
+            data: The split data.
+            runtime: Device, precision and ranks of the trainer.
+
+        Raises:
+            ValueError: If a class is forgotten, and there is no such layer whose rows could be edited.
+        """
+        batch = runtime.to_device(next(iter(data.loader("retain", batch_size=2, rank=0, world_size=1))))
+        inputs, answers = self.adapter.split(batch)[0], []
+        with (
+            torch.compiler.set_stance("force_eager"),  # hooks do not reach into a compiled network
+            evaluating(self.model),
+            runtime.not_training(),
+            runtime.forward_context(),
+            torch.no_grad(),
+        ):
+            head = head_of(self.model, lambda: answers.append(self.adapter.call(self.model, inputs)))
+        own = {*head.parameters()}
+        classes = answers[0].shape[1]
+        rows = {n: p for n, p in trainable(self.model).items() if p in own and p.shape[:1] == (classes,)}
+        if data.forgets_a_class and not rows:
+            raise ValueError(
+                f"{type(self).__name__} edits the class's row of the last layer, and {type(head).__name__} of "
+                f"{type(self.model).__name__} has no trained weight with a row for each class; DELETE needs none"
+            )
+        return rows, classes
 
     def configure_model(self) -> None:
         """Keep the model whole: there is no step whose gradients would have to be spread."""

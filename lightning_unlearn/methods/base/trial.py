@@ -128,8 +128,10 @@ def try_model(
         single = tasks == [SINGLE_LABEL]
         answers = _logits_in(output, logits, targets, adapter) if single else {}
         columns = _targets_in(batch, targets, logits.shape[1], adapter) if single else {}
-        if own is None and (answers or columns or len(tasks) > 1):
+        others = {} if single else _alike(batch, targets, adapter)
+        if own is None and (answers or columns or others or len(tasks) > 1):
             own = _own_loss(model, asked if step else None, batch, runtime)
+        _require_no_other(others, logits, targets, own, name)
         task = _chosen(tasks, logits, targets, own, name)
         given, loss = loss is not None, loss or task.batch_loss
         if answers or columns:
@@ -179,13 +181,14 @@ def _meant(tries: Sequence[_Try], adapter: Adapter, own: float | None, model: st
         losses = [
             float(task.batch_loss(each.logits, each.targets)) for task in each.tasks if _countable(each, task)
         ]
-        if own is not None and any(abs(loss - own) <= _SURELY_SAME * max(1.0, abs(own)) for loss in losses):
+        if any(_surely(loss, own) for loss in losses):
             return each
     usual = tries[0].adapter
     if usual == adapter:
         return tries[0]
     told = "has none to tell by" if own is None else f"gives another loss, {own:.4g}"
-    found = f"inputs={list(usual.inputs)}, targets={usual.targets}"  # type: ignore[arg-type]  # several
+    inputs = list(usual.inputs) if isinstance(usual.inputs, tuple) else usual.inputs
+    found = f"inputs={inputs!r}, targets={usual.targets}"
     raise ValueError(
         f"adapter: {model} can be called with {found} of a batch, but its own training_step {told}; if that is "
         f"meant, pass adapter=Adapter({found})"
@@ -220,12 +223,8 @@ def _chosen(tasks: Sequence[Task], logits: Tensor, targets: Tensor, own: float |
     if len(tasks) == 1:
         return tasks[0]
     losses = {task: float(task.batch_loss(logits, targets)) for task in tasks}
-    if own is not None:
-        alike = [
-            task for task, loss in losses.items() if abs(loss - own) <= _SURELY_SAME * max(1.0, abs(own))
-        ]
-        if alike:
-            return alike[0]
+    if alike := [task for task, loss in losses.items() if _surely(loss, own)]:
+        return alike[0]
     if len({task.name for task in tasks}) == 1:  # but for what it ignores
         return tasks[0]
     listed = ", ".join(f"{loss:.4g} of {task.name!r}" for task, loss in losses.items())
@@ -365,6 +364,16 @@ def _logits_in(output: Any, logits: Tensor, targets: Tensor, adapter: Adapter) -
 
 def _targets_in(batch: Any, targets: Tensor, classes: int, adapter: Adapter) -> dict[int | str, Tensor]:
     """Return by place the columns that may be the targets, where a batch has several and nobody said which."""
+    found = {
+        place: part
+        for place, part in _alike(batch, targets, adapter).items()
+        if not part.is_floating_point() and int(part.min()) >= 0 and int(part.max()) < classes
+    }
+    return found if len(found) > 1 else {}
+
+
+def _alike(batch: Any, targets: Tensor, adapter: Adapter) -> dict[int | str, Tensor]:
+    """Return by place the targets and what has their shape, where something else has and nobody said which."""
     places: dict[int | str, Any] = {}
     if isinstance(batch, Mapping):
         places = {key: batch[key] for key in TARGET_KEYS if key in batch}
@@ -373,14 +382,30 @@ def _targets_in(batch: Any, targets: Tensor, classes: int, adapter: Adapter) -> 
     found = {
         place: part
         for place, part in places.items()
-        if isinstance(part, Tensor)
-        and not part.is_floating_point()
-        and part.shape == targets.shape
-        and int(part.min()) >= 0
-        and int(part.max()) < classes
+        if isinstance(part, Tensor) and part.shape == targets.shape
     }
     unsaid = adapter.targets is None and any(part is targets for part in places.values())
-    return found if unsaid and any(part is not targets for part in found.values()) else {}
+    return found if unsaid and len(found) > 1 else {}
+
+
+def _require_no_other(
+    columns: Mapping[int | str, Tensor], logits: Tensor, targets: Tensor, own: float | None, model: str
+) -> None:
+    """Refuse targets by which no loss is the model's own, where it is with others."""
+    right = [
+        place
+        for place, column in columns.items()
+        if any(_surely(float(task.batch_loss(logits, column)), own) for task in tasks_of(logits, column))
+    ]
+    if right and all(columns[place] is not targets for place in right):
+        raise ValueError(
+            f"adapter: the training_step of {model} gives the loss of other targets than the usual ones; pass "
+            f"adapter=Adapter(targets={right[0]!r})"
+        )
+
+
+def _surely(loss: float, own: float | None) -> bool:
+    return own is not None and abs(loss - own) <= _SURELY_SAME * max(1.0, abs(own))
 
 
 def _require_one(
@@ -405,7 +430,7 @@ def _require_one(
     what = [name for name, found in (("logits", answers), ("targets", columns)) if found]
     distances = {} if own is None else {name: abs(value - own) for name, value in losses.items()}
     closest = min(distances, key=distances.__getitem__, default="")
-    sure = own is not None and closest and distances[closest] <= _SURELY_SAME * max(1.0, abs(own))
+    sure = closest and _surely(losses[closest], own)
     if sure and closest == meant:
         return
     listed = ", ".join(f"{value:.4g} with {name}" for name, value in losses.items())

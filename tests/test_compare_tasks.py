@@ -36,7 +36,16 @@ def comparison(kind: type[Kind], folder: Path, evaluator: type[Evaluator]) -> di
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Binary", "MultiLabel", "Segmentation", "Regression", "Embedding"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Binary",
+        pytest.param("MultiLabel", marks=pytest.mark.exhaustive),
+        pytest.param("Segmentation", marks=pytest.mark.exhaustive),
+        "Regression",
+        "Embedding",
+    ],
+)
 def test_a_comparison(name: str, tmp_path: Path) -> None:
     kind = KINDS[name]
     models = comparison(kind, tmp_path / "out", PopulationAttack)

@@ -64,7 +64,7 @@ class Recipe:
         in_range("epochs", self.epochs, "[1, inf)", whole=True)
         in_range("batch_size", self.batch_size, "[1, inf)", whole=True)
         if self.loss is None:
-            object.__setattr__(self, "loss", self.adapter.kind.batch_loss)
+            object.__setattr__(self, "loss", self.adapter.kind.batch_loss)  # type: ignore[unreachable]
 
 
 Samples = TensorData | Callable[[Member], BatchLoader]

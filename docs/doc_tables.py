@@ -4,7 +4,8 @@ A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME
 signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
 head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
 README's tables, which GitHub shows as they are; ``python docs/doc_tables.py runs/benchmark/all/*/`` keeps what a
-benchmark measured.
+benchmark measured. It writes ``lightning_unlearn/methods/__init__.py`` and ``callbacks/__init__.py`` as well, when
+one of them is named: what a room exports follows from its files.
 """
 
 import ast
@@ -12,6 +13,7 @@ import importlib
 import inspect
 import json
 import re
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -603,6 +605,24 @@ def readme(text: str) -> str:
     return _IN_README.sub(lambda found: f"{found[1]}\n{short(found[2])}\n\n{found[3]}", text)
 
 
+def exports(file: Path) -> str:
+    """Return a room's ``__init__.py``: what it has of ``base``, and the first name in every file's ``__all__``."""
+    text = file.read_text()
+    docstring = text[: text.index("from ")]
+    room = f"lightning_unlearn.{file.parent.name}"
+    imports = re.findall(rf"^from {room}\.base\..*$", text, re.MULTILINE)
+    for module in sorted(file.parent.glob("[!_]*.py")):
+        listed = re.search(r'^__all__ = \[\s*"(\w+)"', module.read_text(), re.MULTILINE)
+        assert listed, f"{module} lists nothing in __all__"
+        imports.append(f"from {room}.{module.stem} import {listed[1]}")
+    names = [line.rpartition(" ")[2] for line in imports]
+    content = docstring + "\n".join([*imports, f"__all__ = {names}"])
+    for command in (["check", "--fix", "--quiet", "--select=I,RUF022"], ["format"]):
+        ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={file}", "-"]
+        content = subprocess.run(ruff, input=content, capture_output=True, text=True, check=True).stdout
+    return content
+
+
 def store(folder: Path) -> Path:
     """Keep the numbers of a scenario's report, under the name of its folder, for :func:`benchmark`."""
     report = json.loads((folder / "report.json").read_text())
@@ -619,5 +639,7 @@ if __name__ == "__main__":
     for argument in map(Path, sys.argv[1:]):
         if argument.is_dir():
             store(argument)
+        elif argument.name == "__init__.py":
+            argument.write_text(exports(argument))
         else:
             argument.write_text(readme(argument.read_text()))

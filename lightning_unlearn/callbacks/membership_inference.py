@@ -82,6 +82,7 @@ class MembershipInference(AgainstNonmembers):
     """
 
     needs = ("posteriors",)
+    of_streams = True
     default_name: ClassVar[str] = "membership_inference"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "membership_inference/hit_rate": near_share(

@@ -4,7 +4,8 @@ A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME
 signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
 head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
 README's tables, which GitHub shows as they are; ``python docs/doc_tables.py runs/benchmark/all/*/`` keeps what a
-benchmark measured.
+benchmark measured. It writes ``lightning_unlearn/methods/__init__.py`` and ``callbacks/__init__.py`` as well, when
+one of them is named: what a room exports follows from its files.
 """
 
 import ast
@@ -12,6 +13,7 @@ import importlib
 import inspect
 import json
 import re
+import subprocess
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -19,6 +21,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 REPO = Path(__file__).resolve().parents[1]
@@ -276,23 +279,23 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
     "mislabelled": [
         ("accuracy/forget", "at most", 0.02),
         ("accuracy/test", "loses", 0.01),
-        ("acceleration", "at least", 10),
+        ("acceleration/cpu", "at least", 10),
     ],
     "backdoor": [
         ("backdoor/success_rate_forget", "at most", 0.05),
         ("accuracy/test", "loses", 0.005),
-        ("acceleration", "at least", 40),
+        ("acceleration/cpu", "at least", 40),
     ],
     "class_mnist": [
         ("accuracy/forget", "at most", 0.01),
         ("accuracy/test_retained_classes", "loses", 0.01),
-        ("acceleration", "at least", 15),
+        ("acceleration/cpu", "at least", 15),
     ],
     "slice": [
         ("accuracy/test", "loses", 0.01),
         ("accuracy/forget", "within", 0.04),
         ("population_attack/auc", "within", 0.03),
-        ("acceleration", "at least", 8),
+        ("acceleration/cpu", "at least", 8),
     ],
     "location30": [
         ("accuracy/test", "loses", 0.01),
@@ -304,10 +307,6 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
 """What a method is to reach in each scenario of the benchmark, on the mean, alone or beside the retrained model."""
 
 
-SEEN = {"mislabelled": " That Rewind makes 3 passes was chosen with the results on the shown seeds in sight."}
-"""What of a scenario's settings was not chosen on other seeds than those shown."""
-
-
 def benchmark(name: str) -> str:
     """Return a scenario's leaderboard: what is to be reached, then every model with its verdict and numbers."""
     from lightning_unlearn.reports import describe, judge_all
@@ -317,11 +316,8 @@ def benchmark(name: str) -> str:
     report = json.loads((MEASURED / "benchmark" / f"{name}.json").read_text())
     models, bounds = report["models"], BOUNDS[name]
     verdicts, floors = judge_all(report), same_cost(report)
-    columns = list(
-        dict.fromkeys(
-            [metric for metric, *_ in bounds[:-1]] + ["similarity", "accuracy/retain", "acceleration"]
-        )
-    )
+    asked_of = [metric for metric, *_ in bounds if not metric.startswith("acceleration")]
+    columns = [*asked_of, "similarity", "accuracy/retain", "acceleration", "acceleration/cpu"]
     rows = []
     for model in all_models(report):
         missed = missed_bounds(report, name, model) if model in verdicts else []
@@ -347,7 +343,7 @@ def benchmark(name: str) -> str:
         "same cost",
         *(describe(c, report).short_heading for c in columns),
     ]
-    return f"To be reached: {asked}.{SEEN.get(name, '')}\n\n{_caption(report)}\n\n{table(header, rows, align='--:')}"
+    return f"To be reached: {asked}.\n\n{_caption(report)}\n\n{table(header, rows, align='--:')}"
 
 
 def missed_bounds(report: Any, name: str, model: str) -> list[str]:
@@ -368,6 +364,57 @@ def missed_bounds(report: Any, name: str, model: str) -> list[str]:
     return [
         describe(metric, report).short for metric, kind, bound in BOUNDS[name] if misses(metric, kind, bound)
     ]
+
+
+def sequential() -> str:
+    """Return what ten requests, one after another, leave of each model, beside retraining after each of them."""
+    stored = json.loads((MEASURED / "benchmark" / "sequential.json").read_text())
+    models = stored["models"]
+
+    def values(name: str, key: str, requests: slice) -> np.ndarray[Any, Any]:
+        """Return a seed a row, a request a column."""
+        return np.array([[each[key] for each in chain[requests]] for chain in models[name]])
+
+    def shown(each: np.ndarray[Any, Any]) -> str:
+        return f"{100 * each.mean():.1f} ± {100 * each.std(ddof=1):.1f}"
+
+    rows, whole = [], slice(None)
+    for name in models:
+        test, drift = (
+            values(name, "test", whole),
+            values(name, "test", whole) - values("retrain", "test", whole),
+        )
+        newest, earlier = values(name, "newest", whole), values(name, "earlier", slice(-1, None))
+        faster = (
+            values("retrain", "cpu_s", whole).sum(axis=1) / values(name, "cpu_s", whole).sum(axis=1)
+        ).mean()
+        missed = [
+            *(["drift"] if drift[:, -1].mean() < -0.01 else []),
+            *(["earlier requests"] if earlier.mean() > _STILL_GIVEN else []),
+        ]
+        told = "-" if name == "retrain" else ", ".join(missed) or "all reached"
+        drifts = [f"{100 * each.mean():+.1f}" for each in (drift[:, -1], drift.mean(axis=0).min())]
+        rows.append(
+            [
+                f"`{name}`",
+                told,
+                shown(test[:, 0]),
+                shown(test[:, -1]),
+                *drifts,
+                shown(newest.mean(axis=1)),
+                shown(earlier[:, 0]),
+                f"{faster:.3g}",
+            ]
+        )
+    header = ["model", "missed bounds", "test after 1 [%]", "test after 10 [%]", "drift [points]"]
+    header += ["worst drift", "newest still given [%]", "earlier still given [%]", "acceleration, CPU [×]"]  # noqa: RUF001
+    asked = "drift at most 1 point down after the tenth; earlier wrong labels still given at most "
+    asked += f"{100 * _STILL_GIVEN:.0f}%"
+    return f"To be reached: {asked}.\n\n{_caption(stored)}\n\n{table(header, rows, align='--:')}"
+
+
+_STILL_GIVEN = 0.02
+"""How many wrong labels of earlier requests a model may still give, after the last."""
 
 
 def measured_method(name: str) -> str:
@@ -558,6 +605,24 @@ def readme(text: str) -> str:
     return _IN_README.sub(lambda found: f"{found[1]}\n{short(found[2])}\n\n{found[3]}", text)
 
 
+def exports(file: Path) -> str:
+    """Return a room's ``__init__.py``: what it has of ``base``, and the first name in every file's ``__all__``."""
+    text = file.read_text()
+    docstring = text[: text.index("from ")]
+    room = f"lightning_unlearn.{file.parent.name}"
+    imports = re.findall(rf"^from {room}\.base\..*$", text, re.MULTILINE)
+    for module in sorted(file.parent.glob("[!_]*.py")):
+        listed = re.search(r'^__all__ = \[\s*"(\w+)"', module.read_text(), re.MULTILINE)
+        assert listed, f"{module} lists nothing in __all__"
+        imports.append(f"from {room}.{module.stem} import {listed[1]}")
+    names = [line.rpartition(" ")[2] for line in imports]
+    content = docstring + "\n".join([*imports, f"__all__ = {names}"])
+    for command in (["check", "--fix", "--quiet", "--select=I,RUF022"], ["format"]):
+        ruff = [sys.executable, "-m", "ruff", *command, f"--stdin-filename={file}", "-"]
+        content = subprocess.run(ruff, input=content, capture_output=True, text=True, check=True).stdout
+    return content
+
+
 def store(folder: Path) -> Path:
     """Keep the numbers of a scenario's report, under the name of its folder, for :func:`benchmark`."""
     report = json.loads((folder / "report.json").read_text())
@@ -574,5 +639,7 @@ if __name__ == "__main__":
     for argument in map(Path, sys.argv[1:]):
         if argument.is_dir():
             store(argument)
+        elif argument.name == "__init__.py":
+            argument.write_text(exports(argument))
         else:
             argument.write_text(readme(argument.read_text()))

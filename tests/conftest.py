@@ -38,6 +38,13 @@ def shared_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
+def _figures_where_they_matter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw them for the tests of reports and those marked: it takes longer than all the rest of a small comparison."""
+    if request.path.parent.name != "reports" and request.node.get_closest_marker("figures") is None:
+        monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
+
+
+@pytest.fixture(autouse=True)
 def _left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test that leaves files in the working folder, variables in the environment, or a process group."""
     folder = os.getcwd()

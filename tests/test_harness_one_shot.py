@@ -25,7 +25,7 @@ from test_harness_methods import (
 
 from lightning_unlearn import MethodRun, SourceRun
 from lightning_unlearn.callbacks import ForgettingMetrics
-from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
 from lightning_unlearn.methods import SSD, UnlearningModule
 from lightning_unlearn.models import Classifier
 
@@ -39,11 +39,15 @@ def _known_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 every_method = pytest.mark.parametrize("method", ONE_SHOT, ids=lambda method: method.__name__)
 
 
+def requested(method: type[UnlearningModule], **arguments: Any) -> UnlearningDataModule:
+    return toy_data(Classes(1) if method.classes_only else 0.2, **{"nonmember": 10, **arguments})
+
+
 def fitted(method: type[UnlearningModule], source: Any = None, data: Any = None, **arguments: Any) -> Any:
     L.seed_everything(1, verbose=False)
     ours = method(toy_source() if source is None else source, **settings_of(method))
     trainer = quiet_trainer(**{"max_epochs": 0, **arguments})
-    trainer.fit(ours, toy_data(nonmember=10) if data is None else data)
+    trainer.fit(ours, requested(method) if data is None else data)
     ours.found = dict(trainer.callback_metrics)
     return ours
 
@@ -61,7 +65,7 @@ def test_one_process(method: type[UnlearningModule], tmp_path: Path) -> None:
     assert_same_state(state(fitted(method).model), state(ours.model))
     assert_unlearned(fitted(method, Net()))  # a plain module, inside no LightningModule
     again = pickle.loads(pickle.dumps(method(toy_source(), **settings_of(method))))
-    quiet_trainer(max_epochs=0).fit(again, toy_data(nonmember=10))
+    quiet_trainer(max_epochs=0).fit(again, requested(method))
 
 
 @every_method
@@ -83,8 +87,17 @@ def test_epochs_are_refused_before_anything_happens(
 
 
 def smooth(method: type[UnlearningModule], processes: int = 1, **arguments: Any) -> Any:
-    data = toy_data(nonmember=10, batch_size=8 // processes, order_seed=2)
+    data = requested(method, batch_size=8 // processes, order_seed=2)
     return fitted(method, smooth_source(), data, devices=processes, **arguments)
+
+
+@every_method
+def test_a_method_for_classes_alone_refuses_another_request(method: type[UnlearningModule]) -> None:
+    if method.classes_only:
+        with pytest.raises(
+            ValueError, match=rf"{method.__name__} edits .* forgets none whole; .* NegGradPlus"
+        ):
+            fitted(method, data=toy_data())
 
 
 @pytest.mark.slow
@@ -135,7 +148,8 @@ def test_channels_last(method: type[UnlearningModule]) -> None:
     ends = []
     for memory_format in (torch.channels_last, torch.contiguous_format):
         source = seeded(Images).to(memory_format=memory_format)  # type: ignore[call-overload]
-        data = UnlearningDataModule(TensorData(images, targets), 0.2, nonmember=10, nonmember_from="train")
+        forget = Classes(1) if method.classes_only else 0.2
+        data = UnlearningDataModule(TensorData(images, targets), forget, nonmember=10, nonmember_from="train")
         ends.append(fitted(method, source, data))
     assert_unlearned(ends[0])
     assert not ends[0].model[0].weight.is_contiguous()
@@ -146,8 +160,9 @@ def test_channels_last(method: type[UnlearningModule]) -> None:
 @pytest.mark.slow
 @every_one_shot("export")
 def test_the_export_does_not_remember(method: type[UnlearningModule], tmp_path: Path) -> None:
-    source, data = Classifier(small_net()), marked_data()
-    quiet_trainer(max_epochs=1).fit(source, marked_data())
+    asked = {"forget": Classes(1)} if method.classes_only else {}
+    source, data = Classifier(small_net()), marked_data(**asked)
+    quiet_trainer(max_epochs=1).fit(source, marked_data(**asked))
     ours = fitted(method, source, data)
     path = ours.export(tmp_path / "unlearned.ckpt")
     now, old = ours.model.state_dict(), source.state_dict()
@@ -172,11 +187,8 @@ def trained_nothing(folder: Path, **arguments: Any) -> Any:
 
 
 @pytest.mark.slow
-def test_a_comparison_reports_time_and_what_was_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_comparison_reports_time_and_what_was_measured(tmp_path: Path) -> None:
     """The epochs that all share are not its own; the curve has one point, and what is finished stays."""
-    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
     first = trained_nothing(tmp_path)
     assert not first.failed, first.report["failures"]
     ours = first.report["models"]["ssd"]

@@ -47,6 +47,9 @@ from lightning_unlearn.cli.forget import STATUS
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Adapter, Classes, Split, UnlearningDataModule
+from lightning_unlearn.data.loading import DatasetLoader
+from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.functional import Positions
 from lightning_unlearn.methods import FineTune, NegGradPlus, ReferenceKL, UnlearningModule
 
 every_kind = pytest.mark.parametrize(
@@ -230,6 +233,22 @@ def test_mixed_samples_are_trained_on_and_plain_ones_measured(tmp_path: Path) ->
         assert audit.results[f"{prefix}accuracy/forget"] == pytest.approx(right)
     assert audit.results["source/accuracy/forget"] > 0.9
     assert audit.results["accuracy/forget"] < 0.6
+
+
+def test_large_maps_are_measured_whole_and_kept_in_part() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (
+        torch.randn(6, C, 100, 100, generator=generator),
+        torch.randint(C, (6, 100, 100), generator=generator),
+    )
+    loader = DatasetLoader(TensorDataset(x, y), batch_size=4, indexed=True)
+    found = predict(nn.Identity(), loader, Runtime(), Adapter(task="positions"))
+    assert found.logits.shape == (6, C, 4096)
+    losses = nn.functional.cross_entropy(x, y, reduction="none").mean(dim=(1, 2))
+    assert torch.allclose(found.loss, losses.double(), atol=1e-6)
+    assert found.subset(torch.tensor([4])).loss == found.loss[4]
+    assert found.accuracy == pytest.approx(float((x.argmax(1) == y).float().mean()))
+    assert torch.allclose(found.confidence, Positions().confidence(x, y), atol=0.2)
 
 
 # ---------------------------------------------------------------------- from the command line

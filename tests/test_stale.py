@@ -21,11 +21,6 @@ from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import Classifier
 
 
-@pytest.fixture(autouse=True)
-def _no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lightning_unlearn.reports.writer.draw_figures", lambda *_: [])
-
-
 def run(folder: Path, **arguments: Any) -> set[str]:
     """Compare, and return which models were trained (again)."""
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("model.ckpt")}

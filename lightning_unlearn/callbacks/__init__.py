@@ -1,6 +1,6 @@
 """Evaluators: callbacks that measure once when fit ends, and at the end of ``Trainer.test``.
 
-Each module of this package holds one evaluator. This is the one place where they are listed, for type checkers.
+Each module of this package holds one evaluator. ``python docs/doc_tables.py`` lists them here, for type checkers.
 """
 
 from lightning_unlearn.callbacks.backdoor import Backdoor

@@ -173,7 +173,7 @@ def _test_accuracy_by_class(forget: Outputs, retain: Outputs, test: Outputs) -> 
     """Return the accuracy on test samples of retained classes, and of classes that are forgotten whole, if any are."""
     if "classes" not in test.task.offers:
         return {}
-    right = test.task.correct(test.logits, test.targets).double()
+    right = test.correct.double()
     retained = torch.isin(test.targets, retain.targets)
     forgotten = torch.isin(test.targets, forget.targets) & ~retained
     if not (forgotten.any() and retained.any()):

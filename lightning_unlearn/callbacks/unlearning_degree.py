@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.utilities import rank_zero_warn
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
@@ -439,35 +440,37 @@ def _grid(shown: _Shown, size: float) -> "Figure":
     """Draw originals, perturbations and D_p below each other, in the units of the model's input."""
     from matplotlib.figure import Figure
 
-    columns = len(shown.originals)
-    figure = Figure(figsize=(1.1 * columns + 2.2, 4.4), dpi=120, layout="constrained")
-    axes = figure.subplots(3, columns, squeeze=False)
-    perturbed = shown.originals + shown.perturbations
-    low, high = float(shown.originals.min()), float(shown.originals.max())
-    grey = shown.originals.shape[1] == 1
-    middle = None
-    for column in range(columns):
-        for row, images in enumerate((shown.originals, shown.perturbations, perturbed)):
-            image, signed = images[column], row == 1
-            floor, ceiling = (-size, size) if signed else (low, high)
-            if grey:
-                tone = "RdBu_r" if signed else "gray"
-                drawn = axes[row, column].imshow(image[0].numpy(), cmap=tone, vmin=floor, vmax=ceiling)
-                middle = drawn if signed else middle
-            else:
-                scaled = ((image - floor) / max(ceiling - floor, 1e-12)).clamp(0, 1)
-                axes[row, column].imshow(scaled.permute(1, 2, 0).numpy())
-            axes[row, column].set_xticks([])
-            axes[row, column].set_yticks([])
-        axes[0, column].set_title(f"class {int(shown.targets[column])}", fontsize=9)
-        axes[2, column].set_xlabel(
-            f"source: {int(shown.source_answers[column])}\nmodel: {int(shown.model_answers[column])}",
-            fontsize=9,
-        )
-    for row, label in enumerate(("$D_f$", f"perturbation\n(±{size:g})", "$D_p$")):
-        axes[row, 0].set_ylabel(label, fontsize=9)
-    if middle is not None:
-        figure.colorbar(middle, ax=list(axes[1]), label="input units", pad=0.01)
+    originals, added = shown.originals, shown.perturbations
+    samples, channels, _, width = originals.shape
+    outer = float(originals.min()), float(originals.max())
+    figure = Figure(figsize=(1.1 * samples + 1.6, 4.4), dpi=120, layout="constrained")
+    axes = figure.subplots(3, 1)
+    # one picture a row, its samples side by side: an axis for each takes ten times as long
+    for axis, images, label in zip(
+        axes,
+        (originals, added, originals + added),
+        ("$D_f$", f"perturbation\n(±{size:g})", "$D_p$"),
+        strict=True,
+    ):
+        low, high = (-size, size) if images is added else outer
+        row = pad(images, (1, 1), value=torch.nan).permute(2, 0, 3, 1).flatten(1, 2)
+        if channels == 3:
+            row = ((row - low) / max(high - low, 1e-12)).clamp(0, 1).nan_to_num(1)
+        tone = "RdBu_r" if images is added else "gray"
+        drawn = axis.imshow(row.numpy(), cmap=tone, vmin=low, vmax=high)
+        if images is added and channels == 1:
+            figure.colorbar(drawn, ax=axis, label="input units", pad=0.01)
+        axis.set_ylabel(label, fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.spines[:].set_visible(False)
+    middles = [(width + 2) * (sample + 0.5) - 0.5 for sample in range(samples)]
+    axes[0].xaxis.tick_top()
+    axes[0].set_xticks(middles, [f"class {true}" for true in shown.targets.tolist()], fontsize=9)
+    answers = zip(shown.source_answers.tolist(), shown.model_answers.tolist(), strict=True)
+    axes[2].set_xticks(middles, [f"source: {one}\nmodel: {other}" for one, other in answers], fontsize=9)
+    for axis in axes:
+        axis.tick_params(length=0)
     return figure
 
 

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import lightning as L
 from jsonargparse import ArgumentParser
@@ -50,27 +50,17 @@ def run(args: list[str]) -> int:
         help="your datamodule; --data.NAME gives its arguments",
     )
     add("--model", type=str, help="class of the model; left out, the only one in the datamodule's file")
-    add("--column", type=str, help="attribute of the training data whose values the ids are")
-    add(
-        "--wrong_labels",
-        type=bool,
-        default=False,
-        help="true where the labels of these samples are wrong or poisoned",
-    )
     add(
         "--method",
         type=Literal["auto"] | Callable[[nn.Module], UnlearningModule],
         default="auto",
         help="a method, such as SSD; --method.NAME gives its arguments; auto chooses by the request",
     )
-    add("--checkpoints", type=str, help="folder with earlier checkpoints of the same training")
     add(
         "--retrained",
         type=str,
         help="checkpoint of a model that was trained without these samples, to compare with",
     )
-    add("--retrain", type=bool, default=False, help="true to train such a model")
-    add("--previous", type=str, help="output folder of the request before, whose model this one starts from")
     add(
         "--adapter",
         type=Adapter | None,
@@ -81,15 +71,8 @@ def run(args: list[str]) -> int:
         type=str,
         help="share of the training's cost within which to try several recipes, such as 10%",
     )
-    add("--output", type=str, default="unlearned", help="folder to write to")
-    add(
-        "--ledger", type=str, help="the deletion ledger; deletions.jsonl beside the output folder if left out"
-    )
-    add(
-        "--trainer",
-        type=dict[str, Any],
-        default={},
-        help="arguments of the Trainer, as --trainer.accelerator gpu",
+    derived = parser.add_function_arguments(
+        forget, skip={"source", "data", "ids", "method", "retrained", "budget"}
     )
     config = parser.parse_args(args)
     built = parser.instantiate(config)
@@ -106,17 +89,11 @@ def run(args: list[str]) -> int:
         method=built.method,
         adapter=built.adapter,
         budget=config.budget and _share(config.budget),
-        **{name: config[name] for name in _PASSED},
+        **{name: built[name] for name in derived},
     )
     say(f"Model:       {result.file}\nCertificate: {result.certificate}\nLedger:      {result.ledger}")
     say(str(result))
     return STATUS[result.outcome]
-
-
-_PASSED = (
-    *("column", "wrong_labels", "checkpoints", "retrain", "previous"),
-    *("output", "ledger", "trainer"),
-)
 
 
 def _share(text: str) -> float:

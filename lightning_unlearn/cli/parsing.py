@@ -17,7 +17,7 @@ _ROOMS = (  # of classes that can be named without their path
     *(f"lightning_unlearn.{room}" for room in ("data", "models", "methods", "callbacks")),
     *("lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim"),
 )
-_BASES = r"\s+lightning_unlearn\.(?:methods\.base\.[\w.]+|UnlearningModule),"
+_BASE = r"\s+lightning_unlearn\.(?:methods\.base\.[\w.]+|comparison\.[\w.]+|UnlearningModule)"
 _NOISE = re.compile(
     r"Does not validate against any of the Union subtypes|Subtypes: .*|Errors:|Given value type: .*|"
     r"- Expected an? <class 'NoneType'>|Expected a path but .*|Namespace\(.*|NestedArg\(.*"
@@ -40,7 +40,7 @@ class OneLine(argparse.ArgumentParser):
 
     def format_help(self) -> str:
         """Return the help, the example first, without the classes that only others are made from."""
-        text = re.sub(_BASES, "", super().format_help())
+        text = re.sub(rf"{_BASE},|,{_BASE}(?=\))", "", super().format_help())
         return f"example: {self.example}\n\n{text}" if self.example else text
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -13,7 +13,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from lightning_unlearn.callbacks.base.watching import read_watched
-from lightning_unlearn.core.files import file_hash, target_of, write_json_atomic, write_text_atomic
+from lightning_unlearn.core.files import (
+    file_hash,
+    read_object,
+    target_of,
+    write_json_atomic,
+    write_text_atomic,
+)
 from lightning_unlearn.core.processes import is_first
 from lightning_unlearn.reports.glossary import is_control
 
@@ -107,8 +113,8 @@ class RunFolder:
             frozen: Names of the parameters that were frozen when training ended.
             started: What tells this start of the comparison from others, in which times may differ.
         """
-        looking, _ = read_watched(self.watched)
-        taken_off = {"time/unlearn_s": looking, "time/total_s": looking}
+        (looking, cpu), _ = read_watched(self.watched)
+        taken_off = {"time/unlearn_s": looking, "time/total_s": looking, "time/cpu_s": cpu}
         content = {
             "fingerprint": fingerprint,
             "times": {key: seconds - taken_off.get(key, 0.0) for key, seconds in times.items()},
@@ -119,25 +125,9 @@ class RunFolder:
         }
         write_json_atomic(self._training, content)
 
-    def times(self) -> dict[str, float]:
-        """Return the seconds that a finished training took, by name."""
-        times: dict[str, float] = json.loads(self._training.read_text())["times"]
-        return times
-
-    def started(self) -> str | None:
-        """Return in which start of the comparison the training was done, if that was noted."""
-        started: str | None = json.loads(self._training.read_text()).get("started")
-        return started
-
-    def rates(self) -> dict[str, Any]:
-        """Return the number of steps and the learning rates of a finished retraining."""
-        content: dict[str, Any] = json.loads(self.learning_rates.read_text())
-        return content
-
-    def frozen(self) -> list[str] | None:
-        """Return the names of the parameters that were frozen when the training ended, if that was noted."""
-        names: list[str] | None = json.loads(self._training.read_text()).get("frozen")
-        return names
+    def training(self) -> dict[str, Any]:
+        """Return what :meth:`finish_training` wrote; folders of earlier releases lack ``frozen`` and ``started``."""
+        return read_object(self._training)
 
     # ------------------------------------------------------------------ the audit
 
@@ -170,7 +160,7 @@ class RunFolder:
         Returns:
             What was written.
         """
-        found = {name: json.loads((self.evaluation / f"{name}.json").read_text()) for name in evaluators}
+        found = {name: read_object(self.evaluation / f"{name}.json") for name in evaluators}
         _, watched = read_watched(self.watched)
         content = {
             "fingerprint": fingerprint,

@@ -31,7 +31,7 @@ from lightning_unlearn.comparison.trainers import (
     make_trainer,
     require_trainer,
 )
-from lightning_unlearn.core.files import file_hash, positions_hash
+from lightning_unlearn.core.files import file_hash, positions_hash, read_object
 from lightning_unlearn.core.ledger import secret_in
 from lightning_unlearn.core.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.core.seeds import derive_seed
@@ -289,7 +289,7 @@ class Pipeline:
             for share in self.shares:
                 self._fail(short_name(share), "not run: the retrained model failed")
             return {}
-        trained = self._folder(RETRAIN).rates() if self.shares else {}
+        trained = read_object(self._folder(RETRAIN).learning_rates) if self.shares else {}
         runs = [short_run(self.runs[RETRAIN], trained, share) for share in sorted(self.shares, reverse=True)]
         by_steps = {rates.steps: (run, rates) for run, rates in runs}
         return {run.label: (run, rates) for run, rates in by_steps.values() if rates.steps < rates.long_steps}
@@ -385,25 +385,26 @@ class Pipeline:
                 ):
                     shared(lambda: folder.begin(config))
                     self.data.order_seed = seed
-                    model, times = train(subject)
+                    model, seconds = train(subject)
                     shared(lambda: write_export(model, folder.checkpoint))
                     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
                     shared(
                         lambda: folder.finish_training(
-                            fingerprint, times, describe(subject), frozen, self._start
+                            fingerprint, seconds, describe(subject), frozen, self._start
                         )
                     )
                 else:
                     shared(lambda: folder.describe(config))
-                times = folder.times()
-                self._starts[name, self._seed] = folder.started()
+                training = folder.training()
+                times: dict[str, float] = training["times"]
+                self._starts[name, self._seed] = training.get("started")
             # a resumed comparison loads what a fresh one has just trained
             with together(part), isolated_rng(seed):
                 loaded = self.source.model()
                 loaded.configure_model()
                 load_state(loaded, read_checkpoint(folder.checkpoint)["state_dict"])
                 if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
-                    loaded = mark_frozen(loaded, folder.frozen())
+                    loaded = mark_frozen(loaded, training.get("frozen"))
                     built_by(loaded, self.source.model)
                     self._note_earlier(loaded)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
@@ -519,14 +520,15 @@ class Pipeline:
         if not self.draws_anew:
             forgotten = self.given.split.forget
         other_times: dict[str, None] = {}
-        totals = {seed: m.get("time/total_s") for seed, m in self.metrics.get(RETRAIN, {}).items()}
+        retrained = self.metrics.get(RETRAIN, {})
         for name in self.names[1:]:
             for seed, metrics in self.metrics.get(name, {}).items():
-                retrain_seconds, own_seconds = totals.get(seed), metrics.get("time/total_s")
-                if retrain_seconds and own_seconds:
-                    metrics["acceleration"] = acceleration(retrain_seconds, own_seconds)
-                    if self._starts.get((name, seed)) != self._starts.get((RETRAIN, seed)):
-                        other_times[name] = None
+                for ratio, time in (("acceleration", "time/total_s"), ("acceleration/cpu", "time/cpu_s")):
+                    whole, own = retrained.get(seed, {}).get(time), metrics.get(time)
+                    if whole and own:
+                        metrics[ratio] = acceleration(whole, own)
+                        if self._starts.get((name, seed)) != self._starts.get((RETRAIN, seed)):
+                            other_times[name] = None
         if other_times:
             rank_zero_warn(
                 f"acceleration: {', '.join(other_times)} ran in another start of the comparison than the retraining, "

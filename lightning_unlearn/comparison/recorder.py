@@ -1,12 +1,11 @@
 """Put the models of a comparison on record in a deletion ledger."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE
-from lightning_unlearn.core.files import model_hash
+from lightning_unlearn.core.files import model_hash, read_object
 from lightning_unlearn.core.ledger import Ledger, append, entry, require_forgotten_before, same_facts
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.methods.base.source import read_checkpoint
@@ -51,9 +50,9 @@ class Recorder:
         if is_control(name) and name != RETRAIN:
             return
         root, leaf = folder.parent.parent, folder.name
-        training, config = _content(folder / "training.json"), _content(folder / "config.json")
+        training, config = read_object(folder / "training.json"), read_object(folder / "config.json")
         controls = {
-            control: _content(root / control / leaf / "metrics.json")["metrics"]
+            control: read_object(root / control / leaf / "metrics.json")["metrics"]
             for control in (SOURCE, RETRAIN)
             if control != name and (root / control / leaf / "metrics.json").exists()
         }
@@ -66,7 +65,7 @@ class Recorder:
             file=folder.resolve() / "model.ckpt",
             method={"name": name, **training["method"]},
             config={key: config[key] for key in _RECORDED if key in config},
-            metrics={**training["times"], **_content(folder / "metrics.json")["metrics"]},
+            metrics={**training["times"], **read_object(folder / "metrics.json")["metrics"]},
             controls=controls,
         )
         known = [line for line in self.known if same_facts(line, facts)]
@@ -74,11 +73,6 @@ class Recorder:
 
     def finished(self, folder: Path, report: Report) -> None:
         """Do nothing: every line is written by now."""
-
-
-def _content(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
-    return content
 
 
 def _file_hash(checkpoint: Path) -> str:

@@ -200,7 +200,7 @@ def _split_data(
     column: str | None,
     wrong_labels: bool,
     previous: str | Path | None,
-    adapter: Adapter | None,
+    adapter: Adapter | None = None,
 ) -> UnlearningDataModule:
     """Return the data with the request, which one of the two must say, and not both."""
     if isinstance(data, UnlearningDataModule):

@@ -229,11 +229,12 @@ class Clock(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start."""
-        self.start = time.perf_counter()
+        self.start = time.perf_counter(), time.process_time()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Stop when the device is done, and put the seconds among the metrics."""
         if pl_module.device.type == "cuda":
             torch.cuda.synchronize(pl_module.device)
-        seconds = time.perf_counter() - self.start
-        trainer.callback_metrics["time/total_s"] = torch.tensor(seconds, dtype=torch.float64)
+        now = time.perf_counter(), time.process_time()
+        for name, end, start in zip(("time/total_s", "time/cpu_s"), now, self.start, strict=True):
+            trainer.callback_metrics[name] = torch.tensor(end - start, dtype=torch.float64)

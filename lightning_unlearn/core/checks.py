@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypeAlias, cast
 
-__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "one_of", "shapes"]
+__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "of_shape", "one_of", "shapes"]
 
 
 @dataclass(frozen=True)
@@ -104,3 +104,30 @@ def shapes(*arrays: Any) -> str:
         '(2, 3) and (2,)'
     """
     return " and ".join(str(tuple(array.shape)) for array in arrays)
+
+
+def of_shape(**arrays: tuple[Any, str]) -> None:
+    """Check shapes by the names of their dimensions: where two share a name, they share a size, and none is empty.
+
+    Args:
+        **arrays: Each array with the names of its dimensions, by what the message calls it.
+
+    Raises:
+        ValueError: If one has other dimensions, none along one, or another size along one than an array before it.
+
+    Example:
+        >>> import numpy as np
+        >>> of_shape(scores=(np.zeros((3, 2)), "models samples"), targets=(np.zeros(5), "samples"))
+        Traceback (most recent call last):
+        ValueError: shapes must be scores (models, samples), targets (samples), none of them 0, got (3, 2) and (5,)
+    """
+    sizes: dict[str, int] = {}
+    for array, dimensions in arrays.values():
+        named = list(zip(dimensions.split(), array.shape, strict=False))
+        fits = array.ndim == len(dimensions.split()) and all(
+            sizes.setdefault(n, size) == size for n, size in named
+        )
+        if not fits or 0 in array.shape:
+            wanted = [f"{name} ({', '.join(each.split())})" for name, (_, each) in arrays.items()]
+            found = shapes(*(each for each, _ in arrays.values()))
+            raise ValueError(f"shapes must be {', '.join(wanted)}, none of them 0, got {found}")

@@ -107,6 +107,12 @@ def write_json_atomic(path: str | os.PathLike[str], content: Any, *, indent: int
     return write_text_atomic(path, text + "\n")
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object that a file holds; an empty one where there is no file."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return content
+
+
 def file_hash(path: Path) -> str | None:
     """Return the SHA-256 of a file's bytes, 64 hexadecimal digits, or None where there is no file."""
     if not path.is_file():

@@ -29,7 +29,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -485,17 +485,10 @@ def _serialised(line: Any) -> bytes:
     return text.encode("utf-8")
 
 
-def _plain(value: Any) -> Any:
-    """Return a value as JSON can say it; numbers that it cannot say as words, other objects as their type's name."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence | Collection) and not isinstance(value, str | bytes):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    return type(value).__qualname__
+def _plain(facts: Any) -> Any:
+    """Return facts as JSON can say them; numbers that it cannot say as words, other objects as their type's name."""
+    text = json.dumps(facts, default=lambda value: type(value).__qualname__)
+    return json.loads(text, parse_constant=lambda word: str(float(word)))
 
 
 def _short(digest: object) -> str:

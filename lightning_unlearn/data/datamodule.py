@@ -579,7 +579,7 @@ class UnlearningDataModule(L.LightningDataModule):
             ),
             seed=self.seed,
             **held_out,
-            previous=[Split.load(path) for path in self.previous] or None,
+            previous=[Split.load(path) for path in self.previous],
             fingerprint=fingerprint,
         )
         if stored is not None:

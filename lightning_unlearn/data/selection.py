@@ -15,7 +15,6 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
-from lightning_unlearn.data.numbering import group_numbers, places_among
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
 __all__ = [
@@ -64,8 +63,8 @@ def stratified_draw(targets: npt.NDArray[Any], size: int, rng: np.random.Generat
     """
     if not 0 <= size <= len(targets):
         raise ValueError(f"size must lie in [0, {len(targets)}], the number of samples, got {size}")
-    groups, codes = group_numbers(targets)
-    codes = codes.astype(np.min_scalar_type(groups))  # 16 bits are sorted by radix, ten times faster
+    groups, codes = np.unique(targets, return_inverse=True)
+    codes = codes.astype(np.min_scalar_type(len(groups)))  # 16 bits are sorted by radix, ten times faster
     counts = np.bincount(codes)
     shares = counts * (size / max(len(targets), 1))
     taken = np.floor(shares).astype(np.int64)
@@ -102,13 +101,13 @@ class RandomFraction(ForgetRule):
 
     def __call__(self, data: SelectionData) -> Positions:
         """Draw the share from the available samples."""
-        total = data.n_available
-        size = _share(self.fraction, total)
+        free = data.available
+        size = _share(self.fraction, len(free))
         if not self.stratified:
-            return data.pick(np.sort(data.rng.choice(total, size, replace=False, shuffle=False)))
+            return free[np.sort(data.rng.choice(len(free), size, replace=False, shuffle=False))]
         if data.targets is None:
             raise ValueError("stratified=True needs targets, and there are none; use stratified=False")
-        return data.pick(stratified_draw(data.of_available(data.targets), size, data.rng))
+        return free[stratified_draw(data.targets[free], size, data.rng)]
 
 
 @dataclass(frozen=True)
@@ -140,12 +139,12 @@ class Classes(ForgetRule):
         """Find the available samples of the classes."""
         if data.targets is None:
             raise ValueError("Classes needs targets, and there are none; forget by Ids or Groups instead")
-        targets = data.of_available(data.targets)
+        targets = data.targets[data.available]
         absent = np.setdiff1d(self._wanted, targets)
         if len(absent):
             present = f"the classes present are {shown(np.unique(targets), limit=20)}"
             raise ValueError(f"classes {shown(absent)} have no samples that can be forgotten; {present}")
-        return data.pick(np.flatnonzero(np.isin(targets, self._wanted)))
+        return data.available[np.isin(targets, self._wanted)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,8 +211,10 @@ class Ids(ForgetRule):
             return np.empty(0, dtype=np.int64)
         if not integers:
             values = values.astype(np.str_)
-        # Every sample looks its value up among the sorted ids: n log(ids), no table over all values.
-        nearest = places_among(ids, values)
+        # Every sample looks its value up among the sorted ids: n log(ids), no table over all values. Without the cast
+        # NumPy would look uint64 up as float64, and mistake neighbours for each other.
+        sought = values.astype(np.int64, copy=False) if integers else values
+        nearest = np.minimum(np.searchsorted(ids, sought), len(ids) - 1)
         found = ids[nearest] == values
         occurs = np.zeros(len(ids), dtype=np.bool_)
         occurs[nearest[found]] = True
@@ -281,7 +282,9 @@ class Groups(ForgetRule):
 
     def __call__(self, data: SelectionData) -> Positions:
         """Draw the groups and find their available samples."""
-        groups, group_of = group_numbers(data.of_available(data.attribute(self.attribute)))
+        column = data.attribute(self.attribute)[data.available]
+        values, group_of = np.unique(column, return_inverse=True)
+        groups = len(values)
         log_weights = np.zeros(groups)
         if self.skew_by is not None:
             log_weights -= self.skew * self._scores(data, group_of)
@@ -290,10 +293,10 @@ class Groups(ForgetRule):
         keys = log_weights + data.rng.gumbel(size=groups)
         chosen = np.zeros(groups, dtype=np.bool_)
         chosen[np.argsort(-keys, kind="stable")[: _share(self.fraction, groups)]] = True
-        return data.pick(np.flatnonzero(chosen[group_of]))
+        return data.available[chosen[group_of]]
 
     def _scores(self, data: SelectionData, group_of: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        values = data.of_available(data.attribute(str(self.skew_by)))
+        values = data.attribute(str(self.skew_by))[data.available]
         numeric = np.issubdtype(values.dtype, np.number) or values.dtype == np.bool_
         if not numeric or not np.isfinite(values).all():
             raise ValueError(f"skew_by={self.skew_by!r} must be a numeric attribute without missing values")
@@ -428,14 +431,14 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
     outside = chosen[(chosen < 0) | (chosen >= data.n)]
     if len(outside):
         raise ValueError(f"{name} chose positions outside the training set: {shown(outside)} of {data.n}")
-    taken = data.unavailable(chosen)
+    taken = chosen[~data.is_available[chosen]]
     if len(taken):
         raise ValueError(
             f"{name} chose {len(taken)} samples that cannot be forgotten again, since the source model was "
             f"not trained on them: {shown(taken)}. Leave out what an earlier request removed (a function "
             "finds the rest in `data.available`)"
         )
-    if len(chosen) == data.n_available:
+    if len(chosen) == len(data.available):
         whole = f"the forget set is the whole training set ({len(chosen)} samples)"
         raise ValueError(f"{whole}; choose fewer samples, or train a new model")
     return chosen

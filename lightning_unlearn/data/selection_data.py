@@ -34,6 +34,9 @@ class SelectionData:
         rng: Source of randomness.
         excluded: Positions that no rule may choose, shape ``(M,)``: samples forgotten earlier.
 
+    Attributes:
+        is_available: Whether a rule may choose each sample, shape ``(n,)``.
+
     Example:
         >>> data = SelectionData(4, targets=[0, 1, 1, 0], attributes={"age": [30, 20, 25, 40]}, excluded=[0])
         >>> data.targets, data.attribute("age").tolist(), data.available.tolist()
@@ -48,7 +51,7 @@ class SelectionData:
         attributes: Mapping[str, Any] | Callable[[str], Any] | None = None,
         attribute_names: Iterable[str] = (),
         rng: np.random.Generator | None = None,
-        excluded: npt.ArrayLike | None = None,
+        excluded: npt.ArrayLike = (),
     ) -> None:
         in_range("n", n, "[1, inf)", "; it is the size of the training set", whole=True)
         self.n = int(n)
@@ -57,20 +60,18 @@ class SelectionData:
         self._source = attributes
         self._names = sorted(attributes if isinstance(attributes, Mapping) else attribute_names)
         self._columns: dict[str, npt.NDArray[Any]] = {}
-        self._free = self._without(excluded)
+        self.is_available = self._without(excluded)
 
     def with_(self, *, rng: np.random.Generator, excluded: npt.ArrayLike) -> SelectionData:
         """Return the same data with another source of randomness and other positions excluded."""
         view = copy.copy(self)
-        view.rng, view._free = rng, self._without(excluded)
+        view.rng, view.is_available = rng, self._without(excluded)
         return view
 
-    def _without(self, excluded: npt.ArrayLike | None) -> npt.NDArray[np.bool_] | None:
-        """Return who may be chosen, or None where everyone may."""
-        if excluded is None or not np.size(excluded):
-            return None
+    def _without(self, excluded: npt.ArrayLike) -> npt.NDArray[np.bool_]:
+        """Return who may be chosen."""
         free = np.ones(self.n, dtype=np.bool_)
-        free[np.asarray(excluded)] = False
+        free[np.asarray(excluded, dtype=np.int64)] = False
         return free
 
     @property
@@ -96,16 +97,6 @@ class SelectionData:
         """Positions that a rule may choose, sorted: all but the excluded ones."""
         return np.flatnonzero(self.is_available)
 
-    @property
-    def is_available(self) -> npt.NDArray[np.bool_]:
-        """Whether a rule may choose each sample, shape ``(n,)``."""
-        return np.ones(self.n, dtype=np.bool_) if self._free is None else self._free
-
-    @property
-    def n_available(self) -> int:
-        """Number of positions that a rule may choose."""
-        return self.n if self._free is None else int(np.count_nonzero(self._free))
-
     def attribute(self, name: str) -> npt.NDArray[Any]:
         """Return the per-sample column ``name``, shape ``(n,)``.
 
@@ -124,18 +115,6 @@ class SelectionData:
                 ) from error
             self._columns[name] = self._checked(f"attribute {name!r}", value)
         return self._columns[name]
-
-    def unavailable(self, positions: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return those of ``positions`` (all in ``[0, n)``) that no rule may choose."""
-        return positions[:0] if self._free is None else positions[~self._free[positions]]
-
-    def pick(self, ranks: npt.NDArray[Any]) -> Positions:
-        """Return ``available[ranks]``, without building ``available`` where that is not needed."""
-        return np.asarray(ranks, dtype=np.int64) if self._free is None else self.available[ranks]
-
-    def of_available(self, column: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return the entries of a per-sample column that belong to available samples, in order."""
-        return column if self._free is None else column[self._free]
 
     def _checked(self, name: str, value: Any) -> npt.NDArray[Any]:
         column = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)

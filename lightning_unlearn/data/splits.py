@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -216,7 +216,7 @@ def make_split(
     nonmember_from: Origin = "test",
     shadow: int | float = 0,
     shadow_from: Origin = "train",
-    previous: npt.ArrayLike | Split | Sequence[Split] | None = None,
+    previous: Sequence[Split] = (),
     fingerprint: str = "",
 ) -> Split:
     """Choose the forget set and divide the rest. Everything follows from ``seed`` alone.
@@ -239,9 +239,8 @@ def make_split(
             them out of training.
         shadow: Size or share of the shadow set, drawn from what is left.
         shadow_from: Which set the shadow set is drawn from.
-        previous: What was forgotten before: the splits of the earlier requests, or training positions. These
-            samples are in no set and cannot be forgotten again. An earlier split also passes on the training
-            samples that it held out, with their roles: the model that is to forget now never saw them.
+        previous: The splits of the earlier requests. What these forgot is in no set and cannot be forgotten again, and
+            the training samples that they held out keep their roles: the model that is to forget now never saw them.
         fingerprint: That of the training set, kept in the split; earlier splits of another are refused.
 
     Raises:
@@ -261,10 +260,14 @@ def make_split(
     if data is not None and data.n != train_size:
         raise ValueError(f"data describe {data.n} samples and train_size is {train_size}; they must be equal")
 
-    earlier, removed = _earlier(previous, train_size)
-    for split in earlier:
+    for split in previous:
         require_same(split.fingerprint, fingerprint, "previous: an earlier split")
-    held = _held_out(earlier, removed)
+        if split.train_size != train_size:
+            sizes = f"a split of {split.train_size} training samples, and train_size is {train_size}"
+            raise ValueError(f"previous holds {sizes}; give splits of the same training set")
+    parts = [part for split in previous for part in (split.previous, split.forget)]
+    removed = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
+    held = _held_out(previous, removed)
     view = SelectionData(train_size) if data is None else data
     excluded = np.concatenate([removed, *held.values()])
     forget = select(as_rule(rule), view.with_(rng=_generator(seed, _FORGET), excluded=excluded))
@@ -308,31 +311,6 @@ def make_split(
         seed=seed,
         fingerprint=fingerprint,
     )
-
-
-def _earlier(
-    previous: npt.ArrayLike | Split | Sequence[Split] | None, train_size: int
-) -> tuple[list[Split], Positions]:
-    """Return the earlier splits, if splits are given, and all positions forgotten before, sorted."""
-    if isinstance(previous, Split):
-        previous = [previous]
-    if isinstance(previous, Sequence) and previous and all(isinstance(item, Split) for item in previous):
-        splits = cast("list[Split]", list(previous))
-        for split in splits:
-            if split.train_size != train_size:
-                sizes = f"a split of {split.train_size} training samples, and train_size is {train_size}"
-                raise ValueError(f"previous holds {sizes}; give splits of the same training set")
-        parts = [part for split in splits for part in (split.previous, split.forget)]
-        return splits, np.unique(np.concatenate(parts))
-    positions = np.asarray([] if previous is None else previous)
-    if positions.size == 0:
-        positions = np.empty(0, dtype=np.int64)
-    if positions.ndim != 1 or not np.issubdtype(positions.dtype, np.integer):
-        found = f"{positions.dtype} of shape {positions.shape}"
-        raise ValueError(f"previous must be splits or 1-D integer positions, got {found}")
-    positions = np.unique(positions).astype(np.int64)
-    _check_positions("previous", positions, train_size, "train")
-    return [], positions
 
 
 def _held_out(earlier: Sequence[Split], removed: Positions) -> dict[str, Positions]:

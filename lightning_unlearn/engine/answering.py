@@ -188,7 +188,7 @@ def answered(
     def estimate(model: Measured) -> Estimate:
         if measure != "membership":
             forget = model["forget"]
-            return share_estimate(forget.task.correct(forget.logits, forget.targets) > 0.5)
+            return share_estimate(forget.correct > 0.5)
         others = model["nonmember"] if chosen is None else model["nonmember"].subset(chosen)
         return auc_estimate(-model["forget"].loss, -others.loss)
 

@@ -23,11 +23,13 @@ class Outputs:
         logits: ``(N, C)`` float32 on the CPU, or the outputs of another task, ``(N, ...)``.
         targets: ``(N,)`` int64 on the CPU, or the targets of another task, ``(N, ...)``.
         task: What they mean.
+        exact: Loss and correctness of each sample, ``(N, 2)``, where of its positions only some are kept here.
     """
 
     logits: Tensor
     targets: Tensor
     task: Task = SINGLE_LABEL
+    exact: Tensor | None = None
 
     @property
     def posteriors(self) -> Tensor:
@@ -36,7 +38,8 @@ class Outputs:
 
     def subset(self, chosen: Tensor) -> "Outputs":
         """Return those of some samples, ``(N,)`` bool or positions."""
-        return Outputs(self.logits[chosen], self.targets[chosen], self.task)
+        exact = None if self.exact is None else self.exact[chosen]
+        return Outputs(self.logits[chosen], self.targets[chosen], self.task, exact)
 
     @property
     def features(self) -> Tensor:
@@ -46,17 +49,22 @@ class Outputs:
     @property
     def measured(self) -> float:
         """The accuracy, or the mean loss where no answer is right or wrong."""
-        return float(self.task.measure(self.logits, self.targets).double().mean())
+        return self.accuracy if "correct" in self.task.offers else float(self.loss.mean())
 
     @property
     def accuracy(self) -> float:
         """How right the answers are, a mean over samples in [0, 1]."""
-        return float(self.task.correct(self.logits, self.targets).double().mean())
+        return float(self.correct.double().mean())
+
+    @property
+    def correct(self) -> Tensor:
+        """How right each answer is, ``(N,)`` in [0, 1]."""
+        return self.task.correct(self.logits, self.targets) if self.exact is None else self.exact[:, 1]
 
     @property
     def loss(self) -> Tensor:
         """Each sample's loss, ``(N,)`` float64."""
-        return self.task.loss(self.logits.double(), self.targets)
+        return self.task.loss(self.logits.double(), self.targets) if self.exact is None else self.exact[:, 0]
 
     @property
     def confidence(self) -> Tensor:
@@ -80,31 +88,38 @@ def predict(
         Logits and targets in the loader's order, on every rank all of them.
     """
     adapter = adapter or Adapter()
+    kind = adapter.kind
     logits: list[Tensor] = []
     targets: list[Tensor] = []
     places: list[Tensor] = []
+    exact: list[Tensor] = []
     with evaluating(module), runtime.not_training(), torch.inference_mode(False), torch.no_grad():
         for batch in loader:
             assert isinstance(batch, Indexed)
             inputs, target = adapter.split(runtime.to_device(batch.batch))
             with runtime.forward_context():
-                answers, target = adapter.kind.kept(adapter.call(module, inputs).float(), target)
+                whole = adapter.call(module, inputs).float()
+                answers, kept = kind.kept(whole, target)
+                if kind.of_kept is kind and answers.shape != whole.shape:
+                    exact.append(
+                        torch.stack([kind.loss(whole, target), kind.correct(whole, target)], dim=1).double()
+                    )
             logits.append(answers)
-            targets.append(target)
+            targets.append(kept)
             places.append(batch.index)
-    if adapter.kind.pads:
+    if kind.pads:
         longest = torch.tensor([max(x.shape[1] for x in targets)], device=runtime.device)
         length = int(runtime.gather(longest).max())
         logits = [F.pad(x, (0, 0, 0, length - x.shape[1]), value=1.0) for x in logits]
-        ignored = adapter.kind.of_kept.ignore_index  # type: ignore[attr-defined]  # what pads has one
+        ignored = kind.of_kept.ignore_index  # type: ignore[attr-defined]  # what pads has one
         targets = [F.pad(x, (0, length - x.shape[1]), value=ignored) for x in targets]
     place = runtime.gather(torch.cat(places).to(runtime.device)).cpu()
-    values, labels = (_precise(runtime.gather(torch.cat(parts)).cpu()) for parts in (logits, targets))
-    ordered, ordered_targets = (
-        torch.empty((loader.sampler.size, *x.shape[1:]), dtype=x.dtype) for x in (values, labels)
-    )
-    ordered[place], ordered_targets[place] = values, labels  # a sample repeated to fill ranks lands once
-    return Outputs(ordered, ordered_targets, adapter.kind.of_kept)
+    ordered: list[Tensor] = []
+    for parts in (logits, targets, exact) if exact else (logits, targets):
+        values = _precise(runtime.gather(torch.cat(parts)).cpu())
+        ordered.append(torch.empty((loader.sampler.size, *values.shape[1:]), dtype=values.dtype))
+        ordered[-1][place] = values  # a sample repeated to fill ranks lands once
+    return Outputs(ordered[0], ordered[1], kind.of_kept, ordered[2].double() if exact else None)
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, shapes
+from lightning_unlearn.core.checks import in_range, of_shape, shapes
 
 # Posteriors computed in bfloat16 (8 significant bits) sum to one within 2**-8; anything further off is not a
 # posterior.
@@ -86,12 +86,9 @@ def as_populations(
     unlearned: Tensor, retrained: Tensor, statistic: str, least: int, advice: str, *, finite: bool = True
 ) -> tuple[Tensor, Tensor]:
     """Return the scores of unlearned and of retrained models on the same samples; see :func:`as_population`."""
+    of_shape(unlearned=(unlearned, "N samples"), retrained=(retrained, "M samples"))
     u = as_population("unlearned", unlearned, statistic, least, advice, finite=finite)
-    r = as_population("retrained", retrained, statistic, least, advice, finite=finite)
-    if u.shape[1] != r.shape[1]:
-        what = "unlearned and retrained, both (models, samples),"
-        raise ValueError(f"{what} must hold the same samples, got {shapes(u, r)}")
-    return u, r
+    return u, as_population("retrained", retrained, statistic, least, advice, finite=finite)
 
 
 def as_population(
@@ -103,10 +100,7 @@ def as_population(
         ValueError: If the shape does not fit, there are fewer than ``least`` models, or a score is NaN or, where
             it must be ``finite``, infinite.
     """
-    if scores.ndim != 2 or scores.shape[1] == 0:
-        raise ValueError(
-            f"{name} must be one score a model and sample, (models, samples), got {shapes(scores)}"
-        )
+    of_shape(**{name: (scores, "models samples")})
     if len(scores) < least:
         needed = f"{statistic} needs at least {least} of each kind"
         raise ValueError(f"{name} holds {len(scores)} models, and {needed}; {advice}")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lightning_unlearn.core.checks import in_range, shapes
+from lightning_unlearn.core.checks import in_range, of_shape, shapes
 from lightning_unlearn.functional._checks import as_float, require_classes
 
 __all__ = [
@@ -74,7 +74,6 @@ def gradient_penalty(
     fake: Tensor,
     weight: float = 10.0,
     p: float = 2.0,
-    generator: torch.Generator | None = None,
     epsilon: Tensor | None = None,
 ) -> Tensor:
     r"""Third term of eq. 5: :math:`\lambda\,\mathbb{E}[(\|\nabla_{\hat x} D(\hat x)\|_p - 1)^2]`.
@@ -90,16 +89,15 @@ def gradient_penalty(
         fake: Fake samples of the same shape.
         weight: The coefficient :math:`\lambda`, above 0. The paper gives no value; 10 is the common one.
         p: Order of the norm, at least 1.
-        generator: Source of :math:`\epsilon`, on any device; ``None`` uses torch's global state.
-        epsilon: The :math:`\epsilon` to use instead of drawing, N values in ``(N,)``, ``(N, 1)`` or alike.
+        epsilon: The :math:`\epsilon`, N values in ``(N,)``, ``(N, 1)`` or alike; ``None`` draws from torch's global
+            state.
 
     Returns:
         A scalar of at least float32, not negative.
 
     Raises:
-        ValueError: If the shapes differ, there is no sample, ``weight`` or ``p`` is out of range, ``epsilon``
-            does not hold one value a sample, both ``generator`` and ``epsilon`` are given, or the critic does
-            not return one score a sample.
+        ValueError: If the shapes differ, there is no sample, ``weight`` or ``p`` is out of range, or ``epsilon`` or
+            the critic's answer does not hold one number a sample.
 
     Example:
         >>> import torch
@@ -110,19 +108,12 @@ def gradient_penalty(
     in_range("weight", weight, "(0, inf)")
     if not p >= 1:  # infinity is a norm
         raise ValueError(f"p must be at least 1 for a norm, got {p}")
-    if real.shape != fake.shape or real.ndim < 2:
-        raise ValueError(f"real and fake must have one shape (N, ...), got {shapes(real, fake)}")
-    n = real.shape[0]
-    if n == 0:
-        raise ValueError("real and fake hold no sample; skip empty batches")
-    if epsilon is None:
-        device = real.device if generator is None else generator.device
-        epsilon = torch.rand(n, generator=generator, device=device)
-    elif generator is not None:
-        raise ValueError("give either generator or epsilon, not both")
-    elif epsilon.numel() != n:
+    n = len(real)
+    if real.shape != fake.shape or real.ndim < 2 or n == 0:
+        raise ValueError(f"real and fake must have one shape (N, ...), N > 0, got {shapes(real, fake)}")
+    epsilon = torch.rand(n, device=real.device) if epsilon is None else epsilon
+    if epsilon.numel() != n:
         raise ValueError(f"epsilon must hold one value a sample, {n} in all, got {shapes(epsilon)}")
-
     real, fake = real.detach(), fake.detach()
     epsilon = epsilon.to(real).view(n, *(1 for _ in real.shape[1:]))
     mixed = (epsilon * real + (1.0 - epsilon) * fake).requires_grad_()
@@ -190,7 +181,7 @@ def spd_gan_loss(source_logits: Tensor, model_logits: Tensor, targets: Tensor, e
         tensor(0.)
     """
     in_range("eta", eta, "[0, inf)", "; the paper uses 0.03")
-    _check_pair(source_logits, model_logits, targets)
+    of_shape(source_logits=(source_logits, "N C"), model_logits=(model_logits, "N C"), targets=(targets, "N"))
     return cross_entropy(source_logits, targets) - eta * cross_entropy(model_logits, targets)
 
 
@@ -215,7 +206,7 @@ def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tens
         >>> unlearning_degree(source, model, torch.tensor([0, 0]))
         0.5
     """
-    _check_pair(source_logits, model_logits, targets)
+    of_shape(source_logits=(source_logits, "N C"), model_logits=(model_logits, "N C"), targets=(targets, "N"))
     for name, logits in (("source_logits", source_logits), ("model_logits", model_logits)):
         if bool(logits.isnan().any()):
             raise ValueError(f"{name} holds NaN, which has no largest class; look at the model that gave it")
@@ -224,17 +215,6 @@ def unlearning_degree(source_logits: Tensor, model_logits: Tensor, targets: Tens
         (logits.argmax(dim=-1) == targets).double() for logits in (source_logits, model_logits)
     )
     return float((right - still_right).mean())
-
-
-def _check_pair(source_logits: Tensor, model_logits: Tensor, targets: Tensor) -> None:
-    found = shapes(source_logits, model_logits)
-    if source_logits.shape != model_logits.shape or source_logits.ndim != 2:
-        raise ValueError(f"source_logits and model_logits must have one shape (N, C), got {found}")
-    if targets.shape != source_logits.shape[:1] or len(targets) == 0:
-        found = shapes(targets, source_logits)
-        raise ValueError(
-            f"targets must hold a class for each row of the logits and at least one, got {found}"
-        )
 
 
 def _mean_score(name: str, scores: Tensor) -> Tensor:

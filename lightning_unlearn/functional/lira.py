@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import one_of, shapes
+from lightning_unlearn.core.checks import of_shape, one_of, shapes
 from lightning_unlearn.functional._checks import (
     as_populations,
     as_scores,
@@ -65,12 +65,9 @@ def logit_scaled_confidence(logits: Tensor, targets: Tensor) -> Tensor:
         >>> logit_scaled_confidence(torch.tensor([[0.7, 0.2, 0.1]]).log(), torch.tensor([0])).exp()
         tensor([2.3333], dtype=torch.float64)
     """
-    if logits.ndim < 2 or logits.shape[-1] < 2:
-        raise ValueError(f"logits must have shape (..., samples, 2 or more classes), got {shapes(logits)}")
-    if targets.shape != logits.shape[-2:-1] or len(targets) == 0:
-        raise ValueError(
-            f"targets must hold one class a sample, got {shapes(targets, logits)}, and at least one"
-        )
+    if logits.ndim < 2 or logits.shape[-1] < 2 or targets.shape != logits.shape[-2:-1] or not len(targets):
+        wanted = "(..., samples, 2 or more classes) and targets (samples,), at least one"
+        raise ValueError(f"logits must have shape {wanted}, got {shapes(logits, targets)}")
     require_classes("targets", targets)
     classes = logits.shape[-1]
     if not 0 <= int(targets.min()) <= int(targets.max()) < classes:
@@ -252,11 +249,9 @@ class _Ranked:
     """All scores in descending order, sorted once, so that a resample is a change of weights."""
 
     def __init__(self, unlearned: Tensor, retrained: Tensor) -> None:
-        for name, scores in (("unlearned_scores", unlearned), ("retrained_scores", retrained)):
-            if scores.ndim != 2 or not scores.numel() or scores.shape[1] != unlearned.shape[-1]:
-                wanted = "one score a model and sample, of the same samples, shape (models, samples)"
-                raise ValueError(f"{name} must be {wanted}, got {shapes(scores)}")
-            as_scores(name, scores)
+        of_shape(unlearned_scores=(unlearned, "N samples"), retrained_scores=(retrained, "M samples"))
+        as_scores("unlearned_scores", unlearned)
+        as_scores("retrained_scores", retrained)
         samples = unlearned.shape[1]
         self.sizes = (len(unlearned), len(retrained), samples)
         scores, order = torch.cat([unlearned, retrained]).double().flatten().sort(descending=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, shapes
+from lightning_unlearn.core.checks import in_range, of_shape
 from lightning_unlearn.functional._checks import as_scores, require_resampling
 from lightning_unlearn.functional.statistics import percentiles
 
@@ -317,7 +317,7 @@ def population_attack_scores(losses: Tensor, nonmember_losses: Tensor) -> Tensor
         >>> population_attack_scores(torch.tensor([0.1, 2.0, 9.0]), torch.tensor([1.0, 2.0])).tolist()
         [1.0, 0.25, 0.0]
     """
-    own, others = _checked("losses", losses, least=0), _checked("nonmember_losses", nonmember_losses)
+    own, others = _checked("losses", losses), _checked("nonmember_losses", nonmember_losses)
     others = others.sort().values
     lower = torch.searchsorted(others, own)
     not_higher = torch.searchsorted(others, own, right=True)
@@ -329,9 +329,8 @@ def _require_threshold(threshold: float) -> None:
         raise ValueError("threshold must be a number, got nan; choose it on the shadow sets")
 
 
-def _checked(name: str, scores: Tensor, least: int = 1) -> Tensor:
-    if scores.ndim != 1 or scores.numel() < least:
-        raise ValueError(f"{name} must be one score a sample, shape (N,) with N > 0, got {shapes(scores)}")
+def _checked(name: str, scores: Tensor) -> Tensor:
+    of_shape(**{name: (scores, "N")})
     return as_scores(name, scores)
 
 

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, one_of, shapes
+from lightning_unlearn.core.checks import in_range, of_shape, one_of
 from lightning_unlearn.functional._checks import as_populations, require_resampling
 from lightning_unlearn.functional.statistics import percentiles
 
@@ -193,10 +193,7 @@ def forgetting_quality_intervals(
         (1.0, 1.0)
     """
     require_resampling(level, resamples)
-    if points.ndim != 1 or points.shape != null_points.shape or not len(points):
-        raise ValueError(
-            f"points and null_points must have one shape (n,), got {shapes(points, null_points)}"
-        )
+    of_shape(points=(points, "n"), null_points=(null_points, "n"))
     n = len(points)
     sums = []
     block = max(1, _BLOCK_PAIRS // n)
@@ -290,12 +287,8 @@ def match_confidence(scores: Tensor, unseen: Tensor, references_unseen: Tensor) 
         [[6.0]]
     """
     own, references = unseen.double(), references_unseen.double()
-    if scores.ndim != 2 or own.ndim != 2 or references.ndim != 2 or len(scores) != len(own):
-        found = shapes(scores, unseen, references_unseen)
-        raise ValueError(f"scores, unseen and references_unseen must have a row a model, got {found}")
-    if own.shape[1] != references.shape[1] or own.shape[1] < 2:
-        found = shapes(unseen, references_unseen)
-        raise ValueError(f"unseen and references_unseen must be of the same 2 samples or more, got {found}")
+    of_shape(scores=(scores, "N n"), unseen=(own, "N m"), references_unseen=(references, "M m"))
+    in_range("unseen samples", own.shape[1], "[2, inf)", "; one has no spread")
     scale = references.std(1).mean() / own.std(1, keepdim=True).clamp_min(_STD_FLOOR)
     return (scores.double() - own.mean(1, keepdim=True)) * scale + references.mean()
 

@@ -8,7 +8,7 @@ import math
 import torch
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range, shapes
+from lightning_unlearn.core.checks import in_range, of_shape
 from lightning_unlearn.functional._checks import as_population
 
 __all__ = ["rmia_scores", "rmia_unlearned_scores"]
@@ -66,12 +66,16 @@ def rmia_scores(
     """
     in_range("gamma", gamma, "(0, inf)", _GAMMA_HINT)
     in_range("offline", offline, "[0, 1]", "; 0.3 is usual, None takes the mean of all references", none=True)
+    of_shape(
+        attacked=(attacked, "n"),
+        references=(references, "K n"),
+        population_attacked=(population_attacked, "Z"),
+        population_references=(population_references, "K Z"),
+    )
     ratios = _log_ratio("attacked", attacked, "references", references, offline)
     population = _log_ratio(
         "population_attacked", population_attacked, "population_references", population_references, offline
     )
-    if not len(population):
-        raise ValueError("population_attacked must hold at least one sample; give the data a larger test set")
     below = torch.searchsorted(population.sort().values, ratios - math.log(gamma))
     return below.double() / len(population)
 
@@ -120,14 +124,17 @@ def rmia_unlearned_scores(
         ([1.0, 1.0], [0.0, 0.0])
     """
     in_range("gamma", gamma, "(0, inf)", _GAMMA_HINT)
+    of_shape(
+        unlearned=(unlearned, "N n"),
+        retrained=(retrained, "M n"),
+        population_unlearned=(population_unlearned, "N Z"),
+        population_retrained=(population_retrained, "M Z"),
+    )
     kinds = [
         _joined("unlearned", unlearned, "population_unlearned", population_unlearned),
         _joined("retrained", retrained, "population_retrained", population_retrained),
     ]
     samples = unlearned.shape[1]
-    if kinds[0].shape[1] != kinds[1].shape[1] or retrained.shape[1] != samples:
-        found = shapes(unlearned, retrained, population_unlearned, population_retrained)
-        raise ValueError(f"unlearned and retrained must hold the same samples, populations too, got {found}")
     scores = []
     for own, others in (kinds, kinds[::-1]):
         average = torch.logaddexp(_log_mean_of_others(own), _log_mean(others)) - math.log(2)
@@ -140,15 +147,10 @@ def rmia_unlearned_scores(
 
 def _joined(name: str, attacked: Tensor, population_name: str, population: Tensor) -> Tensor:
     """Return a kind's logarithms on the attacked samples and the population behind them, ``(models, n + Z)``."""
-    if population.ndim == 2 and not population.shape[1]:
-        raise ValueError(f"{population_name} must hold at least one sample; give the data a larger test set")
     parts = [
         as_population(each, values, "RMIA with unlearned references", _MIN_MODELS, "64 give a usable score")
         for each, values in ((name, attacked), (population_name, population))
     ]
-    if len(attacked) != len(population):
-        found = f"got {len(attacked)} and {len(population)}"
-        raise ValueError(f"{name} and {population_name} must be of the same models, {found}")
     _require_logarithms(name, population_name, *parts)
     return torch.cat(parts, dim=1).clamp_min(_LEAST)
 
@@ -177,9 +179,6 @@ def _log_mean_of_others(values: Tensor) -> Tensor:
 
 def _log_ratio(name: str, own: Tensor, others_name: str, others: Tensor, offline: float | None) -> Tensor:
     own, others = own.detach().to("cpu", torch.float64), others.detach().to("cpu", torch.float64)
-    if own.ndim != 1 or others.ndim != 2 or others.shape[1] != len(own) or not len(others):
-        wanted = f"shape (samples,) and {others_name} (models, samples) with at least one model"
-        raise ValueError(f"{name} must have {wanted}, got {shapes(own, others)}")
     _require_logarithms(name, others_name, own, others)
     average = _log_mean(others)
     if offline is not None:

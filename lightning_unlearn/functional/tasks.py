@@ -369,6 +369,11 @@ class Masks(MultiLabel):
         """Return whether there is a number for each position of the targets, which are 0 and 1."""
         return outputs.ndim > 2 and _decided(outputs, targets)
 
+    def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits and marks; of large masks some, ``(B, 1, positions)`` and ``(B, positions)``."""
+        marks = targets.flatten(1)
+        return _some(outputs, targets, marks, torch.ones_like(marks, dtype=torch.bool))
+
     def features(self, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return how sure the positions are, on average, ``(B, 2)``."""
         return self.posteriors(outputs).sort(dim=-1, descending=True).values.mean(dim=1)
@@ -412,6 +417,11 @@ class Positions(Task):
             and rows.shape[-1] > 1
             and (not counted.numel() or (int(counted.min()) >= 0 and int(counted.max()) < rows.shape[-1]))
         )
+
+    def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits and marks; of large maps some, ``(B, C, positions)`` and ``(B, positions)``."""
+        marks = self._marks(targets)
+        return _some(outputs, targets, marks, marks != self.ignore_index)
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the cross-entropy, a mean over positions."""
@@ -498,6 +508,10 @@ class Tokens(Positions):
 
     name: ClassVar[str] = "tokens"
     pads: ClassVar[bool] = True
+
+    def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return them as they are: a text is no map."""
+        return outputs, targets
 
     def _rows(self, outputs: Tensor) -> Tensor:
         return outputs.flatten(1, -2)
@@ -645,6 +659,7 @@ SINGLE_LABEL = SingleLabel()
 """The task where none is known."""
 
 _LEAST = -1e4  # logarithm of what is no probability any more
+MOST_POSITIONS = 4096  # that are kept of a map to be measured, or those of many would fill the memory
 _NONE = 1.0  # stands for the logarithm of no probability, where a token is ignored
 _IGNORED = (-100, 255, 0)  # usual marks of positions that do not count
 _GUESSED: tuple[Task, ...] = (
@@ -718,6 +733,21 @@ def min_k(logs: Tensor, share: float = 0.2) -> Tensor:
 
 def _true_or_not(scores: Tensor) -> Tensor:
     return torch.stack([scores[..., 0], scores[..., 1:].logsumexp(dim=-1)], dim=-1)
+
+
+def _some(outputs: Tensor, targets: Tensor, marks: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+    """Return what is measured of maps; of large ones some positions, drawn alike each time, that count if any do."""
+    if marks.shape[1] <= MOST_POSITIONS:
+        return outputs, targets
+    drawn = _order(marks.shape[1]).to(marks.device)
+    places = drawn[(~counted[:, drawn]).byte().argsort(dim=1, stable=True)[:, :MOST_POSITIONS]]
+    logits = outputs.reshape(len(marks), -1, marks.shape[1])
+    return logits.gather(2, places[:, None].expand(-1, logits.shape[1], -1)), marks.gather(1, places)
+
+
+@lru_cache(maxsize=8)
+def _order(size: int) -> Tensor:
+    return torch.randperm(size, generator=torch.Generator().manual_seed(0))
 
 
 def _without_channel(targets: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """What unlearning methods compute on logits, labels and weights, and their learning rate."""
 
 import functools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ __all__ = [
     "annealed",
     "bounded_ascent",
     "dampening",
+    "filtration",
     "preference_loss",
     "wrong_labels",
 ]
@@ -136,3 +138,36 @@ def dampening(forget: Tensor, whole: Tensor, alpha: float, lambda_: float) -> Te
     """
     factors = (lambda_ * whole / forget).clamp(max=1)
     return torch.where(forget > alpha * whole, factors, torch.ones_like(factors))
+
+
+def filtration(means: Tensor, gone: Sequence[int]) -> Tensor:
+    r"""Return the matrix :math:`(C, C)` that filters classes out of the logits: logits become ``logits @ matrix.T``.
+
+    Mean logits of the classes that stay are kept, without those of the classes that go; mean logits of a class that
+    goes are shifted to the mean of all the others'. The logit of a class that goes is the mean of those that stay.
+    Baumhauer, Schöttle & Zeppelzauer, "Machine Unlearning: Linear Filtration for Logit-based Classifiers", 2022,
+    section 4, normalization.
+
+    Args:
+        means: Mean logits of the samples of each class, ``(C, C)`` float64, a row a class.
+        gone: The classes to filter out.
+
+    Raises:
+        torch.linalg.LinAlgError: If the rows are linearly dependent.
+
+    Example:
+        >>> import torch
+        >>> means = torch.tensor([[4.0, 0.0, 0.0], [0.0, 4.0, 0.0], [2.0, 0.0, 4.0]], dtype=torch.float64)
+        >>> means @ filtration(means, [2]).T
+        tensor([[4., 0., 2.],
+                [0., 4., 2.],
+                [3., 1., 2.]], dtype=torch.float64)
+    """
+    stays = torch.ones(len(means), dtype=torch.bool)
+    stays[list(gone)] = False
+    wanted = means[:, stays].clone()
+    wanted[~stays] += wanted[stays].mean() - wanted[~stays].mean(dim=1, keepdim=True)
+    matrix = torch.empty_like(means)
+    matrix[stays] = torch.linalg.solve(means, wanted).T
+    matrix[~stays] = matrix[stays].mean(dim=0)
+    return matrix

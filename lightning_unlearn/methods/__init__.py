@@ -15,6 +15,7 @@ from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.fisher import Fisher
 from lightning_unlearn.methods.influence import Influence
 from lightning_unlearn.methods.l1_sparse import L1Sparse
+from lightning_unlearn.methods.linear_filtration import LinearFiltration
 from lightning_unlearn.methods.msg import MSG
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.npo import NPO
@@ -52,6 +53,7 @@ __all__ = [
     "Fisher",
     "Influence",
     "L1Sparse",
+    "LinearFiltration",
     "NegGradPlus",
     "Perturbation",
     "PruneRedraw",

@@ -185,6 +185,14 @@ COST: dict[str, DeclaredMetric] = {
         direction="lower",
         headline=True,
     ),
+    "time/cpu_s": DeclaredMetric(
+        "CPU time",
+        "CPU time",
+        "Processor time of all that the method needed: where other work shares the machine it is steadier than time by "
+        "the clock. It is of the process itself, without its loader workers and without the GPU.",
+        unit="s",
+        direction="lower",
+    ),
     "acceleration": DeclaredMetric(
         "Acceleration",
         "acceleration",
@@ -192,6 +200,13 @@ COST: dict[str, DeclaredMetric] = {
         unit="×",  # noqa: RUF001 - the multiplication sign is meant
         direction="higher",
         headline=True,
+    ),
+    "acceleration/cpu": DeclaredMetric(
+        "Acceleration in CPU time",
+        "acceleration, CPU",
+        "The retrained model's CPU time over this method's.",
+        unit="×",  # noqa: RUF001 - the multiplication sign is meant
+        direction="higher",
     ),
     "epochs/needed": DeclaredMetric(
         "Epochs that retraining needed",

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning as L
 import torch
@@ -94,8 +94,7 @@ class Classifier(L.LightningModule):
         self.register_buffer("_weight", None, persistent=False)
         if weights:
             self._weigh(weights)
-        self.val_scores = nn.ModuleList()
-        self.test_scores = nn.ModuleList()
+        self.scores = nn.ModuleList()
 
     def forward(self, x: Any) -> Tensor:
         """Return the network's logits."""
@@ -149,26 +148,28 @@ class Classifier(L.LightningModule):
 
     def on_validation_start(self) -> None:
         """Set up a score for each dataloader."""
-        self.val_scores = self._new_scores(len(self.trainer.num_val_batches))
+        self._set_up_scores(len(self.trainer.num_val_batches))
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the validation scores."""
-        self._score("val", batch, dataloader_idx)
+        """Add a batch to the scores of its dataloader."""
+        inputs, targets = _split(batch)
+        logits = self._logits(inputs, targets)
+        scores = cast(_Scores, self.scores[dataloader_idx])
+        scores.loss.update(F.cross_entropy(logits, targets, reduction="none"))
+        scores.accuracy.update((logits.argmax(-1) == targets).float())
 
     def on_validation_epoch_end(self) -> None:
-        """Log the validation scores."""
+        """Log the scores."""
         self._log_scores("val")
 
     def on_test_start(self) -> None:
         """Set up a score for each dataloader."""
-        self.test_scores = self._new_scores(len(self.trainer.num_test_batches))
+        self._set_up_scores(len(self.trainer.num_test_batches))
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Add a batch to the test scores."""
-        self._score("test", batch, dataloader_idx)
+    test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        """Log the test scores."""
+        """Log the scores."""
         self._log_scores("test")
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
@@ -209,26 +210,15 @@ class Classifier(L.LightningModule):
             )
         return logits
 
-    def _scores(self, stage: str) -> list[_Scores]:
-        return list(getattr(self, f"{stage}_scores"))
-
-    def _score(self, stage: str, batch: Any, dataloader_idx: int) -> None:
-        inputs, targets = _split(batch)
-        logits = self._logits(inputs, targets)
-        scores = self._scores(stage)[dataloader_idx]
-        scores.loss.update(F.cross_entropy(logits, targets, reduction="none"))
-        scores.accuracy.update((logits.argmax(-1) == targets).float())
-
-    def _new_scores(self, dataloaders: int) -> nn.ModuleList:
-        return nn.ModuleList(_Scores() for _ in range(dataloaders)).to(self.device)
+    def _set_up_scores(self, dataloaders: int) -> None:
+        self.scores = nn.ModuleList(_Scores() for _ in range(dataloaders)).to(self.device)
 
     def _log_scores(self, stage: str) -> None:
-        scores = self._scores(stage)
-        for index, part in enumerate(scores):
+        for index, part in enumerate(cast(list[_Scores], list(self.scores))):
             # Lightning knows the dataloader only inside a step, where logging costs time for every batch.
-            suffix = f"/dataloader_idx_{index}" if len(scores) > 1 else ""
+            suffix = f"/dataloader_idx_{index}" if len(self.scores) > 1 else ""
             for name, metric in (("loss", part.loss), ("accuracy", part.accuracy)):
-                place = f"{stage}_scores.{index}.{name}"
+                place = f"scores.{index}.{name}"
                 self.log(f"{stage}/{name}{suffix}", metric, metric_attribute=place, add_dataloader_idx=False)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.core.remembering import Remembering, summary, without_names
 from lightning_unlearn.reports.glossary import describe, format_number
+from lightning_unlearn.reports.page import environment
 
 __all__ = ["write_certificate"]
 
@@ -46,31 +47,27 @@ def write_certificate(
     Returns:
         The path.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("lightning_unlearn.reports"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-    )
     metrics, answer = line["metrics"], line.get("answer")
     kind = _method(line["method"]["class"])
     files = [] if remembering is None else summary(remembering)
-    page = environment.get_template("certificate.html.j2").render(
-        line=line,
-        request=without_names(line["request"], below="ids"),
-        date=line["time"][:10],
-        method=line["method"]["class"].rpartition(".")[2],
-        sentence=_first_sentence(kind),
-        answer=answer,
-        meaning=_MEANING.get(answer["outcome"], "") if answer else "",
-        scores=[_row(name, metrics[name]) for name in _SHOWN if name in metrics],
-        retrained=any("retrain" in found for found in metrics.values()),
-        bound=_bound(kind, line),
-        looked=remembering is not None,
-        files=files[:_MOST_FILES],
-        more=len(files[_MOST_FILES:]),
+    page = (
+        environment()
+        .get_template("certificate.html.j2")
+        .render(
+            line=line,
+            request=without_names(line["request"], below="ids"),
+            date=line["time"][:10],
+            method=line["method"]["class"].rpartition(".")[2],
+            sentence=_first_sentence(kind),
+            answer=answer,
+            meaning=_MEANING.get(answer["outcome"], "") if answer else "",
+            scores=[_row(name, metrics[name]) for name in _SHOWN if name in metrics],
+            retrained=any("retrain" in found for found in metrics.values()),
+            bound=_bound(kind, line),
+            looked=remembering is not None,
+            files=files[:_MOST_FILES],
+            more=len(files[_MOST_FILES:]),
+        )
     )
     return write_text_atomic(path, page)
 

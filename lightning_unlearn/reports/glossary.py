@@ -76,6 +76,14 @@ def forgot_nothing(report: Report, name: str) -> Value | None:
     return report["models"].get(model, {}).get(there)
 
 
+def samples_of(report: Report, name: str) -> int | None:
+    """Return of how many samples an accuracy is the share; None where that is not known, and of any other metric."""
+    number = (
+        report["data"].get(f"n_{name.removeprefix('accuracy/')}") if name.startswith("accuracy/") else None
+    )
+    return number if isinstance(number, int) and number > 0 else None
+
+
 def absent(report: Report, model: str, name: str, place: int | None = None) -> str:
     """Return what to say of a number that a model lacks: what its evaluator, if it measured the model, declares.
 

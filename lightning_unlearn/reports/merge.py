@@ -152,7 +152,7 @@ def _check_control(
     """Refuse controls that are not the same runs, times aside; return how many numbers were compared."""
     compared = 0
     for metric in ours.keys() & theirs.keys():
-        if metric.startswith("time/") or metric == "acceleration":
+        if metric.startswith(("time/", "acceleration")):
             continue
         for seed, left, right in zip(seeds, ours[metric]["values"], theirs[metric]["values"], strict=True):
             if left is None or right is None:

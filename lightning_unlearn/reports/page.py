@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from lightning_unlearn.core.files import write_text_atomic
 from lightning_unlearn.metrics.declared import COST, DeclaredMetric
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["write_page", "write_side_by_side"]
+__all__ = ["Across", "environment", "write_page", "write_side_by_side"]
 
 _CSS_DPI = 96
 """Pixels of a style sheet in an inch."""
@@ -110,68 +110,95 @@ def write_page(report: Report, path: str | os.PathLike[str], details: Details | 
     validate(report)
     metrics, known = declared_in(report), details or {}
     charts = [chart for spec in FIGURES for chart in spec.charts(report, known)]
-    overview, environment = _overview(report, metrics, charts), _environment()
-    page = environment.get_template("report.html.j2").render(
-        **overview,
-        overview=_rendered(environment, overview),
-        title=f"Unlearning report: {_name(report)}",
-        summary=summary_sentences(report),
-        controls=control_findings(report),
-        tables=_tables(metrics),
-        paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
-        paper_columns=PAPER_COLUMNS,
-        charts=[chart for chart in charts if chart.filename not in (_COST, _BLIND) and not chart.model],
-        blind_chart=next((chart for chart in charts if chart.filename == _BLIND), None),
-        sections=[_section(report, model, metrics, charts, known) for model in overview["models"]],
-        samples=_samples(report, known),
-        ledger=[_entry(entry, place) for place, entry in enumerate(report.get("ledger", []), start=1)],
-        data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
-        versions=[(key, _text(value)) for key, value in report["versions"].items()],
-        config=_yaml(report["config"]),
-        printed=format_number,
-        drawn=_json([_as_data(report, chart) for chart in charts]),
-        pictured=(Path(path).parent / FILE).is_file(),
-        side=SIDE,
-        across=ACROSS,
+    overview = _overview(report, metrics, charts)
+    page = (
+        environment()
+        .get_template("report.html.j2")
+        .render(
+            **overview,
+            overview=_rendered(overview),
+            title=f"Unlearning report: {_name(report)}",
+            summary=summary_sentences(report),
+            controls=control_findings(report),
+            tables=_tables(metrics),
+            paper=[(form, paper_table(report, form)) for form in get_args(PaperFormat)],
+            paper_columns=PAPER_COLUMNS,
+            charts=[chart for chart in charts if chart.filename not in (_COST, _BLIND) and not chart.model],
+            blind_chart=next((chart for chart in charts if chart.filename == _BLIND), None),
+            sections=[_section(report, model, metrics, charts, known) for model in overview["models"]],
+            samples=_samples(report, known),
+            ledger=[_entry(entry, place) for place, entry in enumerate(report.get("ledger", []), start=1)],
+            data=[(_DATA_LABELS.get(key, key), _text(value)) for key, value in report["data"].items()],
+            versions=[(key, _text(value)) for key, value in report["versions"].items()],
+            config=_yaml(report["config"]),
+            printed=format_number,
+            drawn=_json([_as_data(report, chart) for chart in charts]),
+            pictured=(Path(path).parent / FILE).is_file(),
+            side=SIDE,
+            across=ACROSS,
+        )
     )
     return write_text_atomic(path, page)
 
 
-def write_side_by_side(reports: Mapping[str, Report], path: str | os.PathLike[str]) -> Path:
+class Across(NamedTuple):
+    """What is said over comparisons that are the scenarios of one.
+
+    Attributes:
+        table: A heading and rows, the first cell of each a method.
+        not_run: Why other scenarios were not run, by name.
+        chart: Their metrics beside each other, if there are several.
+        latex: Their table for a paper.
+    """
+
+    table: Sequence[Sequence[str]]
+    not_run: Mapping[str, str]
+    chart: Chart | None
+    latex: str
+
+
+def write_side_by_side(
+    reports: Mapping[str, Report], path: str | os.PathLike[str], across: Across | None = None
+) -> Path:
     """Write the answers, the costs and the headline tables of several comparisons next to each other.
 
     Args:
         reports: The reports by the names of their comparisons; they need not share data, seeds or methods.
         path: The file; it is written whole or not at all.
+        across: What is said over all of them, whose own pages then lie in folders of their names.
 
     Raises:
         ValueError: A report breaks its contract.
     """
-    environment, parts, drawn = _environment(), dict[str, Any](), list[dict[str, Any]]()
+    parts, drawn = dict[str, Any](), list[dict[str, Any]]()
     for place, (name, report) in enumerate(reports.items()):
         validate(report, name)
         charts = [chart for spec in FIGURES if spec.filename == _COST for chart in spec.charts(report, {})]
         overview = _overview(report, declared_in(report), charts, prefix=f"{place}-")
-        parts[name] = _rendered(environment, overview)
+        parts[name] = _rendered(overview)
         drawn += [_as_data(report, chart, prefix=f"{place}-") for chart in charts]
-    title = " beside ".join(clean(name) for name in reports)
-    page = environment.get_template("side.html.j2").render(parts=parts, title=title, drawn=_json(drawn))
+    if across and across.chart:
+        drawn.append(_as_data(next(iter(reports.values())), across.chart))
+    title = "Unlearning over scenarios" if across else " beside ".join(clean(name) for name in reports)
+    template = environment().get_template("side.html.j2")
+    page = template.render(parts=parts, title=title, drawn=_json(drawn), across=across, prefix="")
     return write_text_atomic(path, page)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Return what renders this room's templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(
+    made = Environment(
         loader=PackageLoader("lightning_unlearn.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["breakable"] = _breakable
-    environment.globals["clean"] = clean
-    return environment
+    made.filters["breakable"] = _breakable
+    made.globals["clean"] = clean
+    return made
 
 
 def _overview(
@@ -207,10 +234,10 @@ def _overview(
     }
 
 
-def _rendered(environment: Environment, overview: Mapping[str, Any]) -> Markup:
+def _rendered(overview: Mapping[str, Any]) -> Markup:
     from markupsafe import Markup
 
-    return Markup(environment.get_template("overview.html.j2").render(**overview))
+    return Markup(environment().get_template("overview.html.j2").render(**overview))
 
 
 def _name(report: Report) -> str:

@@ -3,7 +3,13 @@
 from collections.abc import Mapping
 
 from lightning_unlearn.functional.intervals import pooled_intervals
-from lightning_unlearn.reports.glossary import CONTROLS, describe, is_control, measured_metrics
+from lightning_unlearn.reports.glossary import (
+    CONTROLS,
+    describe,
+    is_control,
+    measured_metrics,
+    samples_of,
+)
 from lightning_unlearn.reports.schema import Report
 
 __all__ = ["set_intervals"]
@@ -27,13 +33,7 @@ def set_intervals(report: Report, given: Mapping[tuple[str, str], tuple[float, f
         if metric.unit not in ("", "%"):
             continue
         is_share = metric.unit == "%" and all(0 <= value <= 1 for row in values.values() for value in row)
-        # of other shares it is not known how many samples they are of
-        of = (
-            report["data"].get(f"n_{name.removeprefix('accuracy/')}")
-            if name.startswith("accuracy/")
-            else None
-        )
-        samples = of if is_share and isinstance(of, int) and of > 0 else None
+        samples = samples_of(report, name) if is_share else None
         short = {model: row for model, row in values.items() if is_control(model) and model not in CONTROLS}
         for pool in (short, {model: row for model, row in values.items() if model not in short}):
             for model, ends in pooled_intervals(pool, samples=samples).items():

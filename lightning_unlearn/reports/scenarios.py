@@ -1,19 +1,19 @@
 """Several comparisons side by side, one a scenario: one page, one figure and one table over all of them."""
 
-import base64
-import html
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
 
-from lightning_unlearn.core.files import atomic_path, write_json_atomic, write_text_atomic
+from lightning_unlearn.core.files import write_json_atomic, write_text_atomic
+from lightning_unlearn.reports.figures import save_chart
+from lightning_unlearn.reports.figures.base import Chart, Panel, Series, scaled
 from lightning_unlearn.reports.floor import same_cost
 from lightning_unlearn.reports.glossary import describe, headline_metrics, method_names
+from lightning_unlearn.reports.page import Across, write_side_by_side
 from lightning_unlearn.reports.paper import PaperFormat, paper_tables
 from lightning_unlearn.reports.schema import Report, read_json
-from lightning_unlearn.reports.table import render_text
 from lightning_unlearn.reports.verdict import judge_all
 
 __all__ = ["SCENARIOS", "overview", "read_scenarios", "require_scenarios", "write_scenarios"]
@@ -22,11 +22,6 @@ SCENARIOS = "scenarios.json"
 """Names the scenarios of a folder, in their order, and those that were not run, each with the reason."""
 _PAGE, _FIGURE = "report.html", "scenarios.png"
 _TABLES: Mapping[PaperFormat, str] = {"latex": "table.tex", "markdown": "table.md", "csv": "table.csv"}
-_STYLE = (
-    ":root{color-scheme:light dark}body{font:16px/1.5 system-ui,sans-serif;max-width:80rem;margin:2rem auto;"
-    "padding:0 1rem}pre,table{overflow-x:auto;font-size:.85rem}td,th{padding:.3rem .8rem;text-align:left}"
-    "img{max-width:100%}"
-)
 
 
 def require_scenarios(folder: Path) -> None:
@@ -79,34 +74,10 @@ def write_scenarios(
     tables = [
         write_text_atomic(root / _TABLES[form], paper_tables(reports, form)) for form in get_args(PaperFormat)
     ]
-    figure = _figure(reports, root / _FIGURE)
-    picture = "" if figure is None else base64.b64encode(figure.read_bytes()).decode("ascii")
-    head, *rows = overview(reports)
-    parts = [
-        "<!DOCTYPE html><html lang=en><meta charset=utf-8><title>Unlearning over scenarios</title>",
-        f"<style>{_STYLE}</style><h1>Unlearning over scenarios</h1><table><thead><tr>",
-        *(f"<th scope=col>{html.escape(cell)}</th>" for cell in head),
-        "</tr></thead><tbody>",
-        *(
-            f"<tr><th scope=row>{html.escape(row[0])}</th>"
-            + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-            + "</tr>"
-            for row in rows
-        ),
-        "</tbody></table>",
-        *(f"<p>Not run: {html.escape(name)}. {html.escape(why)}</p>" for name, why in skipped.items()),
-        f'<img alt="Each headline metric of every model over the scenarios" src="data:image/png;base64,{picture}">'
-        if picture
-        else "",
-        *(
-            f'<h2><a href="{html.escape(name)}/report.html">{html.escape(name)}</a></h2>'
-            f"<pre>{html.escape(render_text(report, 140))}</pre>"
-            for name, report in reports.items()
-        ),
-        f"<h2>LaTeX</h2><pre>{html.escape(tables[0].read_text(encoding='utf-8'))}</pre></html>",
-    ]
-    page = write_text_atomic(root / _PAGE, "\n".join(parts))
-    return [page, *([] if figure is None else [figure]), *tables]
+    chart = _chart(reports)
+    figures = [] if chart is None else [save_chart(chart, next(iter(reports.values())), root)]
+    across = Across(overview(reports), skipped, chart, tables[0].read_text(encoding="utf-8"))
+    return [write_side_by_side(reports, root / _PAGE, across), *figures, *tables]
 
 
 def overview(reports: Mapping[str, Report]) -> list[list[str]]:
@@ -131,36 +102,23 @@ def overview(reports: Mapping[str, Report]) -> list[list[str]]:
     return [["method", *reports], *rows]
 
 
-def _figure(reports: Mapping[str, Report], file: Path) -> Path | None:
-    """Draw each headline metric over the scenarios, a line a model; nothing for a single scenario."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    names = list(dict.fromkeys(name for report in reports.values() for name in headline_metrics(report)))
-    shared = [name for name in names if all(name in headline_metrics(report) for report in reports.values())]
-    if len(reports) < 2 or not shared:
+def _chart(reports: Mapping[str, Report]) -> Chart | None:
+    """Show each headline metric that all scenarios have, a row a scenario; nothing for a single one."""
+    first, *others = map(headline_metrics, reports.values())
+    panels = [_panel(reports, name) for name in first if all(name in each for each in others)]
+    if not others or not panels:
         return None
-    models = list(dict.fromkeys(model for report in reports.values() for model in report["models"]))
-    places = range(len(reports))
-    with style.context("default"):
-        figure = Figure(figsize=(9, 2.6 * len(shared)), layout="constrained")
-        panels = figure.subplots(len(shared), 1, squeeze=False)[:, 0]
-        for axes, name in zip(panels, shared, strict=True):
-            metric = describe(name, next(iter(reports.values())))
-            for model in models:
-                values = [report["models"].get(model, {}).get(name) for report in reports.values()]
-                means = [metric.scale * value["mean"] if value else float("nan") for value in values]
-                ends = [
-                    value["ci95"] or [value["mean"]] * 2 if value else [float("nan")] * 2 for value in values
-                ]
-                errors = [
-                    [abs(mean - metric.scale * pair[side]) for mean, pair in zip(means, ends, strict=True)]
-                    for side in (0, 1)
-                ]
-                axes.errorbar(places, means, errors, marker="o", capsize=3, label=model)
-            axes.set_xticks(places, list(reports))
-            axes.set_ylabel(f"{metric.short} [{metric.unit}]" if metric.unit else metric.short)
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
-        with atomic_path(file) as temporary:
-            figure.savefig(temporary, format="png", dpi=150, metadata={"Software": None})
-    return file
+    alt = "A panel a metric and a row a scenario, with a point a model and its 95% interval."
+    return Chart(_FIGURE, "Every headline metric over the scenarios", alt, panels)
+
+
+def _panel(reports: Mapping[str, Report], name: str) -> Panel:
+    about = describe(name, next(iter(reports.values())))
+    series = []
+    for model in dict.fromkeys(model for report in reports.values() for model in report["models"]):
+        found = [report["models"].get(model, {}).get(name) for report in reports.values()]
+        values = {row: value for row, value in enumerate(found) if value is not None}
+        means = [value["mean"] * about.scale for value in values.values()]
+        ends = [scaled(value, about.scale) for value in values.values()]
+        series.append(Series(model, means, list(values), ends, kind="points"))
+    return Panel(about.short_heading, "", series, about.label, name, rows=list(reports))

@@ -6,26 +6,32 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from typing_extensions import NotRequired, TypedDict
 
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.functional.statistics import confidence_interval
 from lightning_unlearn.metrics.declared import DeclaredMetric
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Literal[2] = 2
 """The version of the contract that this package writes; it reads version 1 too, which had ``forget_sha256``, a hash
 without a key."""
 
 
 _ALIASES = {"membership_inference/accuracy": "membership_inference/hit_rate"}
 """What metrics were called before, with their names: in a file both stand, and either is read as the latter."""
+
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class Value(TypedDict):
@@ -38,10 +44,10 @@ class Value(TypedDict):
         values: One number a seed, in the order of the report's ``seeds``; None where one did not measure it.
     """
 
-    mean: float
-    std: float | None
-    ci95: list[float] | None
-    values: list[float | None]
+    mean: _Finite
+    std: Annotated[_Finite, Field(ge=0)] | None
+    ci95: Annotated[list[_Finite], Field(min_length=2, max_length=2)] | None
+    values: list[_Finite | None]
 
 
 class Failure(TypedDict):
@@ -52,13 +58,32 @@ class Failure(TypedDict):
     error: str
 
 
-class _Optional(TypedDict, total=False):
-    metrics: dict[str, dict[str, Any]]
-    ledger: list[dict[str, Any]]
-    paper: dict[str, dict[str, list[float | None]]]
+def _consistent(value: Value) -> Value:
+    """Refuse a value whose mean and interval do not belong to its numbers."""
+    numbers = [number for number in value["values"] if number is not None]
+    if not numbers:
+        raise ValueError("values must hold at least one number")
+    mean, std, ci95 = value["mean"], value["std"], value["ci95"]
+    # A report may have gone through another tool's rounding; a mean of other values is what this is to catch.
+    tolerance = 1e-6 * max(1.0, *map(abs, numbers))
+    if abs(mean - statistics.fmean(numbers)) > tolerance:
+        raise ValueError(f"mean is {mean}, the values have the mean {statistics.fmean(numbers)}")
+    if (std is None or ci95 is None) != (len(numbers) == 1) or (std is None) != (ci95 is None):
+        raise ValueError(f"std and ci95 must be null with one number and only then, got {std} and {ci95}")
+    if ci95 is not None and not ci95[0] - tolerance <= mean <= ci95[1] + tolerance:
+        raise ValueError(f"ci95 is {ci95}, which does not hold the mean {mean}")
+    return value
 
 
-class Report(_Optional):
+def _declares(entry: dict[str, Any]) -> dict[str, Any]:
+    try:
+        DeclaredMetric.read(entry)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return entry
+
+
+class Report(TypedDict):
     """The content of report.json.
 
     Attributes:
@@ -78,13 +103,16 @@ class Report(_Optional):
             kept.
     """
 
-    schema_version: int
+    schema_version: Literal[1, 2]
     versions: dict[str, Any]
     config: dict[str, Any]
-    seeds: list[int]
+    seeds: Annotated[list[int], Field(min_length=1)]
     data: dict[str, Any]
-    models: dict[str, dict[str, Value]]
+    models: dict[str, dict[str, Annotated[Value, AfterValidator(_consistent)]]]
     failures: list[Failure]
+    metrics: NotRequired[dict[str, Annotated[dict[str, Any], AfterValidator(_declares)]]]
+    ledger: NotRequired[list[dict[str, Any]]]
+    paper: NotRequired[dict[str, dict[str, list[float | None]]]]
 
 
 def summarise(values: Sequence[float | None]) -> Value:
@@ -266,98 +294,30 @@ def validate(report: Mapping[str, Any], name: str | None = None) -> None:
     Raises:
         ValueError: Something is missing, of another type, or contradicts itself; the message names the place.
     """
-    # only the first: what comes after it takes for granted that it is not there
-    for fault in _faults(report):
-        raise ValueError(f"{'' if name is None else f'{name}: '}not a valid report: {fault}")
-
-
-_KINDS = {
-    **dict.fromkeys(("versions", "config", "data", "models"), Mapping),
-    **dict.fromkeys(("seeds", "failures"), list),
-}
-
-
-def _faults(report: Any) -> Iterator[str]:
-    """Yield what is wrong with a report, each in words; what is yielded first is wrong for sure."""
-    if not isinstance(report, Mapping):
-        yield f"the report is a {type(report).__name__}, not a dict"
-    for key in ("schema_version", *_KINDS):
-        if key not in report:
-            yield f"{key} is missing"
-    if (version := report["schema_version"]) not in (1, SCHEMA_VERSION):
-        yield (
-            f"schema_version is {version!r}, this release reads 1 and {SCHEMA_VERSION}; use the one that wrote it"
-        )
-    for key, kind in _KINDS.items():
-        if not isinstance(report[key], kind):
-            yield f"{key} is a {type(report[key]).__name__}"
-    ledger, seeds = report.get("ledger", []), report["seeds"]
-    if not isinstance(ledger, list) or not all(isinstance(entry, Mapping) for entry in ledger):
-        yield "ledger must be a list of objects"
-    if not seeds or not all(map(_is_integer, seeds)):
-        yield f"seeds must hold integers, at least one, got {seeds}"
-    if len(set(seeds)) != len(seeds):
-        yield f"seeds must differ from each other, got {seeds}"
-    for model, metrics in report["models"].items():
-        if not isinstance(metrics, Mapping):
-            yield f"models.{model} is a {type(metrics).__name__}, not a dict"
-        for name, value in metrics.items():
-            for fault in _value_faults(value, len(seeds)):
-                yield f"models.{model}[{name!r}]{fault}"
-    for index, failure in enumerate(report["failures"]):
-        if not isinstance(failure, Mapping) or not {"model", "seed", "error"} <= failure.keys():
-            yield f"failures[{index}] needs model, seed and error, got {failure!r}"
-        if not _is_integer(failure["seed"]):
-            yield f"failures[{index}].seed is {failure['seed']!r}, not an integer"
-    yield from _declaration_faults(report.get("metrics", {}))
-
-
-def _value_faults(value: Any, n_seeds: int) -> Iterator[str]:
-    """Yield what is wrong with one :class:`Value`, also where its mean and interval do not belong to its values."""
-    if not isinstance(value, Mapping):
-        yield f" is a {type(value).__name__}, not a dict"
-    if missing := Value.__required_keys__ - value.keys():
-        yield f" lacks {sorted(missing)}"
-    mean, std, ci95, values = (value[key] for key in ("mean", "std", "ci95", "values"))
-    if not isinstance(values, list) or len(values) != n_seeds:
-        yield f".values must hold one entry for each of {n_seeds} seeds, got {values}"
-    numbers = [number for number in values if number is not None]
-    if not numbers or not all(map(_is_number, numbers)):
-        yield f".values must hold finite numbers, at least one, got {values}"
-    if not _is_number(mean):
-        yield f".mean is {mean!r}, not a finite number"
-    # A report may have gone through another tool's rounding; a mean of other values is what this is to catch.
-    tolerance = 1e-6 * max(1.0, *(abs(number) for number in numbers))
-    if abs(mean - statistics.fmean(numbers)) > tolerance:
-        yield f".mean is {mean}, the values have the mean {statistics.fmean(numbers)}"
-    if len(numbers) == 1:
-        if std is not None or ci95 is not None:
-            yield " has one number, so std and ci95 must be null"
-        return
-    if not _is_number(std) or std < 0:
-        yield f".std is {std!r}, not a number >= 0"
-    if not isinstance(ci95, list) or len(ci95) != 2 or not all(map(_is_number, ci95)):
-        yield f".ci95 must be [low, high], got {ci95!r}"
-    if not ci95[0] - tolerance <= mean <= ci95[1] + tolerance:
-        yield f".ci95 is {ci95}, which does not hold the mean {mean}"
-
-
-def _declaration_faults(metrics: Any) -> Iterator[str]:
-    if not isinstance(metrics, Mapping) or not all(isinstance(entry, Mapping) for entry in metrics.values()):
-        yield "metrics must be an object of objects"
+    where = "" if name is None else f"{name}: "
     try:
-        for entry in metrics.values():
-            DeclaredMetric.read(entry)
-    except (TypeError, ValueError) as error:
-        yield f"metrics: {error}"
+        _contract().validate_python(report, strict=True)
+        seeds = report["seeds"]
+        if len(set(seeds)) != len(seeds):
+            raise ValueError(f"seeds must differ from each other, got {seeds}")
+        for model, metrics in report["models"].items():
+            for metric, value in metrics.items():
+                if len(value["values"]) != len(seeds):
+                    raise ValueError(
+                        f"models.{model}.{metric}.values must hold one entry for each of {len(seeds)} seeds"
+                    )
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        got = "" if isinstance(fault["input"], dict) else f", got {fault['input']!r}"
+        message = f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}{got}"
+        raise ValueError(f"{where}not a valid report: {message}") from error
+    except ValueError as error:
+        raise ValueError(f"{where}not a valid report: {error}") from error
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+@cache
+def _contract() -> "TypeAdapter[Report]":
+    return TypeAdapter(Report)
 
 
 def write_json(report: Report, path: str | os.PathLike[str]) -> Path:
@@ -398,7 +358,7 @@ def read_json(path: str | os.PathLike[str]) -> Report:
     if not file.is_file():
         raise FileNotFoundError(f"path: no report at {file}; run `lightning-unlearn compare` to make one")
     try:
-        report = json.loads(file.read_text(encoding="utf-8"))
+        report: Report = json.loads(file.read_text(encoding="utf-8"))
         validate(report)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
@@ -406,4 +366,4 @@ def read_json(path: str | os.PathLike[str]) -> Report:
         report["models"][model] = {_ALIASES.get(name, name): value for name, value in values.items()}
     if "metrics" in report:
         report["metrics"] = {name: told for name, told in report["metrics"].items() if name not in _ALIASES}
-    return cast(Report, report)
+    return report

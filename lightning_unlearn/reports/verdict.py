@@ -33,6 +33,7 @@ from lightning_unlearn.reports.glossary import (
     is_control,
     measured_metrics,
     method_names,
+    samples_of,
     with_unit,
 )
 from lightning_unlearn.reports.schema import Report
@@ -180,6 +181,8 @@ class _Test:
     gap: Difference | None = None
     share: float | None = None
     share_ci95: tuple[float, float] | None = None
+    p_outside: float = 1.0
+    close: bool = False
     outside: bool = False
 
     @property
@@ -191,21 +194,6 @@ class _Test:
     def judged(self) -> bool:
         return self.difference is not None and (self.utility or self.sees)
 
-    @property
-    def p_outside(self) -> float:
-        return (
-            1.0
-            if self.difference is None
-            else self.difference.p_outside(self.margin, below_only=self.below_only)
-        )
-
-    @property
-    def close(self) -> bool:
-        return (
-            self.difference is not None
-            and self.difference.p_inside(self.margin, below_only=self.below_only) <= _ALPHA
-        )
-
 
 def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -> _Test | None:
     """Prepare the test of one metric; ``None`` where the method or the model that is the goal has none of it."""
@@ -213,14 +201,11 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
     goal, utility = metric.goal, metric.decides == "utility"
     if not {name} <= report["models"][model].keys() & report["models"].get(goal, {}).keys():
         return None
-    if (
-        metric.null and forgot_nothing(report, name) is None
-    ):  # any two models lie apart, so it would say nothing
+    if metric.null and forgot_nothing(report, name) is None:  # any two models lie apart: it would say nothing
         return None
     table, rows = scores_of(report, name, (model, goal))
-    test = _Test(
-        model, name, utility, below_only=utility or (goal == "retrain_2" and metric.direction == "higher")
-    )
+    below_only = utility or (goal == "retrain_2" and metric.direction == "higher")
+    test = _Test(model, name, utility, below_only)
     if table.shape[1] < LEAST_SEEDS or model == goal:
         return test
     floor = _floor(report, name)
@@ -235,6 +220,8 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
             )
     half = math.nan if test.gap is None else abs(test.gap.mean) / 2
     test.margin = margins.get(name, half if metric.margin is None else metric.margin)
+    test.p_outside = test.difference.p_outside(test.margin, below_only=below_only)
+    test.close = test.difference.p_inside(test.margin, below_only=below_only) <= _ALPHA
     return test
 
 
@@ -254,35 +241,22 @@ def scores_of(
     found = {model: scores.get(name) for model, scores in report["models"].items()}
     found["source"] = forgot_nothing(report, name)
     values = {
-        model: [math.nan if value is None else float(value) for value in scores["values"]]
+        model: np.array(scores["values"], dtype=float)  # None becomes NaN
         for model, scores in found.items()
         if scores is not None and (short or model in CONTROLS or not is_control(model))
     }
     if not set(needed) <= values.keys():
         return np.empty((0, 0)), {}
-    kept = [
-        place
-        for place in range(len(report["seeds"]))
-        if all(math.isfinite(values[model][place]) for model in needed)
-    ]
-    complete = {
-        model: [row[place] for place in kept]
-        for model, row in values.items()
-        if all(math.isfinite(row[place]) for place in kept)
-    }
-    return np.array(list(complete.values())).reshape(len(complete), len(kept)), {
-        model: row for row, model in enumerate(complete)
-    }
+    kept = np.isfinite([values[model] for model in needed]).all(0)
+    complete = {model: row[kept] for model, row in values.items() if np.isfinite(row[kept]).all()}
+    table = np.array(list(complete.values())).reshape(len(complete), int(kept.sum()))
+    return table, {model: row for row, model in enumerate(complete)}
 
 
 def _floor(report: Report, name: str) -> float:
     """Return the least variance of an accuracy over n samples, which moves in steps of 1/n (Sheppard)."""
-    number = report["data"].get(f"n_{name.removeprefix('accuracy/')}")
-    return (
-        1 / (12 * number**2)
-        if name.startswith("accuracy/") and isinstance(number, int) and number > 0
-        else 0.0
-    )
+    samples = samples_of(report, name)
+    return 1 / (12 * samples**2) if samples else 0.0
 
 
 def _finding(report: Report, test: _Test) -> Finding:
@@ -296,46 +270,27 @@ def _finding(report: Report, test: _Test) -> Finding:
 
     shown = f"{metric.label}: {with_unit(metric, value)}, {_GOALS[metric.goal]} {with_unit(metric, target)}"
     if test.difference is None:
-        return Finding(
-            test.metric,
-            "illustration",
-            f"{shown}; fewer than {LEAST_SEEDS} seeds have both, so it is an illustration.",
-        )
+        why = f"fewer than {LEAST_SEEDS} seeds have both, so it is an illustration."
+        return Finding(test.metric, "illustration", f"{shown}; {why}")
     if not test.judged:
-        return Finding(
-            test.metric,
-            "cannot tell",
-            f"{shown}; {_nothing(metric)}, which forgot nothing, does not differ from the retrained one, so this "
-            "metric is blind here.",
-        )
+        why = "which forgot nothing, does not differ from the retrained one, so this metric is blind here."
+        return Finding(test.metric, "cannot tell", f"{shown}; {_nothing(metric)}, {why}")
     low, high = test.difference.interval(1 - 2 * _ALPHA)
     mean = f"{number(test.difference.mean)}{points}"
-    found = f"{shown}; their difference is {mean}, 90% interval [{number(low)}, {number(high)}]"
-    allowed = (
-        f"a loss of {number(test.margin)}{points}"
-        if test.below_only
-        else f"the margin of ±{number(test.margin)}{points}"
-    )
-    status: Status
-    needed = None
-    if test.outside:
-        status, verb = "not close", "beyond"
-    elif test.close:
-        status, verb = "close", "within"
-    else:
-        status, verb = "undecided", "not all within"
-        needed = _seeds_needed(test)
-    sentence = f"{found}, {verb} {allowed}"
+    status: Status = "not close" if test.outside else "close" if test.close else "undecided"
+    verb = {"not close": "beyond", "close": "within", "undecided": "not all within"}[status]
+    allowed = f"{'a loss of ' if test.below_only else 'the margin of ±'}{number(test.margin)}{points}"
+    interval = f"90% interval [{number(low)}, {number(high)}]"
+    sentence = f"{shown}; their difference is {mean}, {interval}, {verb} {allowed}"
+    needed = _seeds_needed(test) if status == "undecided" else None
     if test.share is not None:
         nothing = "null control" if metric.null else "source"
+        sentence += f"; {test.share:.0%} of the gap between {nothing} and retrained model is closed"
         ends = test.share_ci95
-        width = (
+        sentence += (
             f", 95% interval [{ends[0]:.0%}, {ends[1]:.0%}]" if ends else ", too small a gap for an interval"
         )
-        overshot = ", an overshoot" if status == "not close" and test.share > 1 else ""
-        sentence += (
-            f"; {test.share:.0%} of the gap between {nothing} and retrained model is closed{width}{overshot}"
-        )
+        sentence += ", an overshoot" if status == "not close" and test.share > 1 else ""
     return Finding(test.metric, status, f"{sentence}.", test.share, test.share_ci95, needed)
 
 
@@ -431,6 +386,14 @@ def difference(report: Report, model: str, name: str) -> Difference | None:
     return paired_difference(table, rows[model], rows[goal], pooled_noise(table, floor=floor), floor=floor)
 
 
+_TOLD_APART = {
+    None: f"fewer than {LEAST_SEEDS} seeds cannot show whether they differ",
+    False: "they do not differ by more than chance, so on this data the metric is blind: it does not separate a model "
+    "that forgot from one that did not",
+    True: "the metric separates them",
+}
+
+
 def control_findings(report: Report) -> list[str]:
     """Say for each forgetting metric whether it tells the source model from the retrained one.
 
@@ -445,16 +408,7 @@ def control_findings(report: Report) -> list[str]:
             continue
         floor, ceiling = (with_unit(metric, value) for value in (least, most))
         numbers = f"{metric.label}: {_nothing(metric)} {floor}, {_GOALS[metric.goal]} {ceiling}"
-        told_apart = separates(report, name)
-        if told_apart is None:
-            sentences.append(f"{numbers}; fewer than {LEAST_SEEDS} seeds cannot show whether they differ.")
-        elif not told_apart:
-            sentences.append(
-                f"{numbers}; they do not differ by more than chance, so on this data the metric is blind: it does not "
-                "separate a model that forgot from one that did not."
-            )
-        else:
-            sentences.append(f"{numbers}; the metric separates them.")
+        sentences.append(f"{numbers}; {_TOLD_APART[separates(report, name)]}.")
     return sentences
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
 
-from lightning_unlearn.core.files import file_hash, write_json_atomic
+from lightning_unlearn.core.files import file_hash, read_object, write_json_atomic
 from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.engine.telling import SOFTWARE, Results
 from lightning_unlearn.functional import acceleration
@@ -103,10 +103,9 @@ class WandbRuns:
                 return
             destination = json.dumps(self.destination.identity).encode()
             fingerprint = hashlib.sha256(b"\0".join([destination, *content])).hexdigest()
-            mark = folder / MARK
-            known = mark.is_file() and json.loads(mark.read_text())["fingerprint"] == fingerprint
+            known = read_object(folder / MARK).get("fingerprint") == fingerprint
             if not known or self.destination.in_sweep:
-                write_json_atomic(mark, {"fingerprint": fingerprint, **write()})
+                write_json_atomic(folder / MARK, {"fingerprint": fingerprint, **write()})
         except Exception as error:  # a dashboard less must not lose a comparison; the next start tries again
             warnings.warn(f"{folder} was not written to W&B: {type(error).__name__}: {error}", stacklevel=2)
 
@@ -121,7 +120,7 @@ class WandbRuns:
         if judged and not online:
             content.append(json.dumps(judged, sort_keys=True).encode())
         self._once(folder, content, lambda: self._write_run(folder, name, seed, {} if online else judged))
-        mark = _read(folder / MARK)
+        mark = read_object(folder / MARK)
         if judged and online and mark and mark.get("judged") != judged:
             try:
                 self.destination.add(str(mark["id"]), judged)
@@ -131,12 +130,12 @@ class WandbRuns:
 
     def _write_run(self, folder: Path, name: str, seed: int, judged: Mapping[str, Any]) -> dict[str, Any]:
         comparison = folder.parent.parent
-        audit, training = _read(folder / "metrics.json"), _read(folder / "training.json")
-        facts, times = _read(folder / "facts.json"), training.get("times", {})
+        audit, training = read_object(folder / "metrics.json"), read_object(folder / "training.json")
+        facts, times = read_object(folder / "facts.json"), training.get("times", {})
         memory = facts.pop("peak_memory", {})
         lineage = _lineage(comparison, name, seed)
         config = {
-            **_read(folder / "config.json"),
+            **read_object(folder / "config.json"),
             **facts,
             "trained": training.get("method"),  # class path and arguments
             "versions": installed_versions(*SOFTWARE),
@@ -177,7 +176,7 @@ class WandbRuns:
             file = own if own.is_file() else comparison / "split.npz"
             sent["split"] = _send(run, comparison, "split", "dataset", [file])
         else:
-            made_from = _read(comparison / "source" / f"seed_{seed}" / MARK)
+            made_from = read_object(comparison / "source" / f"seed_{seed}" / MARK)
             _use(run, made_from.get("artifact"))
             _use(run, made_from.get("split"))
         model = lineage["model"]["name"]
@@ -192,7 +191,7 @@ class WandbRuns:
         import wandb
 
         marks = {
-            f"{model}/seed_{seed}": _read(folder / model / f"seed_{seed}" / MARK)
+            f"{model}/seed_{seed}": read_object(folder / model / f"seed_{seed}" / MARK)
             for model in report["models"]
             for seed in report["seeds"]
         }
@@ -277,7 +276,7 @@ def _overview(report: Report) -> Any:
 
 
 def _acceleration(comparison: Path, name: str, seed: int, times: Mapping[str, float]) -> dict[str, float]:
-    retrain = _read(comparison / "retrain" / f"seed_{seed}" / "training.json").get("times", {})
+    retrain = read_object(comparison / "retrain" / f"seed_{seed}" / "training.json").get("times", {})
     ours, theirs = times.get("time/total_s"), retrain.get("time/total_s")
     return {"acceleration": acceleration(theirs, ours)} if name != "source" and ours and theirs else {}
 
@@ -324,8 +323,3 @@ def _use(run: Any, artifact: str | None) -> None:
 
 def _group(comparison: Path) -> str:
     return comparison.resolve().name
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content

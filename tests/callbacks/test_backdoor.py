@@ -352,6 +352,7 @@ def compared(folder: Path, every_n_epochs: int | None, **arguments: Any) -> dict
 
 
 @pytest.mark.slow
+@pytest.mark.figures
 @pytest.mark.parametrize(
     "trainer", [{}, {"strategy": "ddp_fork", "devices": 2}], ids=["one process", "two processes"]
 )

@@ -279,7 +279,7 @@ def test_missing_files_are_named_with_where_to_get_them_and_nothing_is_downloade
     with pytest.raises(FileNotFoundError) as caught:
         data.setup("fit")
     message = str(caught.value)
-    assert message.startswith(f"{cls.__name__} not found: looked for {tmp_path}/")
+    assert message.startswith(f"{cls.__name__}, whole and as published, not found: looked for {tmp_path}")
     assert "http" in message
     assert "download=True" in message
     assert list(tmp_path.iterdir()) == []
@@ -298,7 +298,7 @@ def test_download_is_done_in_prepare_data_only_if_asked(tmp_path, monkeypatch):
 
 def test_files_with_wrong_checksums_are_refused(tmp_path):
     write_svhn(tmp_path)
-    with pytest.raises(ValueError, match=r"SVHN: the files in .* are not the published ones"):
+    with pytest.raises(FileNotFoundError, match="SVHN, whole and as published, not found"):
         SVHN(tmp_path).setup("fit")
 
 

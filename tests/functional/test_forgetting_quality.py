@@ -241,8 +241,8 @@ def test_the_ratio_is_paired_and_never_nan() -> None:
     [
         ({"thresholds": "some"}, "thresholds"),
         ({"delta": 1.0}, "delta"),
-        ({"unlearned": torch.zeros(4)}, r"unlearned must be .* got \(4,\)"),
-        ({"unlearned": torch.zeros(4, 2)}, "same samples, got \\(4, 2\\) and \\(4, 3\\)"),
+        ({"unlearned": torch.zeros(4)}, r"shapes must be unlearned .* got \(4,\)"),
+        ({"unlearned": torch.zeros(4, 2)}, "got \\(4, 2\\) and \\(4, 3\\)"),
         ({"unlearned": torch.zeros(2, 3)}, "holds 2 models, .* at least 3"),
         ({"retrained": torch.full((4, 3), math.nan)}, "retrained holds values that are not finite"),
     ],
@@ -257,5 +257,5 @@ def test_bad_input_to_the_intervals_is_refused() -> None:
         forgetting_quality_intervals(torch.ones(3), torch.ones(3), generator(), resamples=1)
     with pytest.raises(ValueError, match="level"):
         forgetting_quality_intervals(torch.ones(3), torch.ones(3), generator(), level=1.0)
-    with pytest.raises(ValueError, match="must have one shape"):
+    with pytest.raises(ValueError, match="shapes must be"):
         forgetting_quality_intervals(torch.ones(3), torch.ones(4), generator())

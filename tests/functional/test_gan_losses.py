@@ -118,14 +118,6 @@ def test_penalty_gradient_is_finite_for_a_flat_critic():
     assert slope.grad.isfinite().all()
 
 
-def test_penalty_is_reproducible_from_the_generator(critic, pair):
-    draw = lambda seed: gradient_penalty(critic, *pair, generator=torch.Generator().manual_seed(seed))  # noqa: E731
-    assert draw(0).item() == draw(0).item() != draw(1).item()
-    state = torch.get_rng_state()
-    draw(0)
-    assert torch.equal(state, torch.get_rng_state())
-
-
 def test_penalty_of_a_half_precision_critic_is_float32(critic, pair):
     real, fake = (x.bfloat16() for x in pair)
     penalty = gradient_penalty(critic.bfloat16(), real, fake, epsilon=torch.full((6,), 0.5))
@@ -144,11 +136,9 @@ def test_arguments_are_checked(critic, pair):
         gradient_penalty(critic, real, fake, p=0.5)
     with pytest.raises(ValueError, match="epsilon must hold one value a sample"):
         gradient_penalty(critic, real, fake, epsilon=torch.rand(2))
-    with pytest.raises(ValueError, match="not both"):
-        gradient_penalty(critic, real, fake, epsilon=torch.rand(6), generator=torch.Generator())
     with pytest.raises(ValueError, match="critic must return one score a sample"):
         gradient_penalty(lambda x: x, real, fake)
-    with pytest.raises(ValueError, match="no sample"):
+    with pytest.raises(ValueError, match="N > 0"):
         gradient_penalty(critic, real[:0], fake[:0])
     for alpha in (-0.1, 1.1, math.nan):
         with pytest.raises(ValueError, match=r"alpha must lie in \[0, 1\]"):

@@ -51,8 +51,8 @@ def test_shifted_models_are_farther_than_the_null() -> None:
         ({"clip": 0.0}, "clip"),
         ({"floor": 0.0}, "floor"),
         ({"unlearned": torch.zeros(1, 2)}, "at least 2 of each"),
-        ({"unlearned": torch.zeros(4)}, "one score a model"),
-        ({"unlearned": torch.zeros(4, 3)}, "same samples"),
+        ({"unlearned": torch.zeros(4)}, "shapes must be"),
+        ({"unlearned": torch.zeros(4, 3)}, "shapes must be"),
         ({"retrained": torch.full((4, 2), math.nan)}, "NaN"),
     ],
 )

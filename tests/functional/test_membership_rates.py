@@ -181,8 +181,8 @@ def test_bootstrap_is_fast():
 def test_arguments_are_checked():
     good, g = torch.tensor([0.1, 0.9]), torch.Generator()
     for bad, message in [
-        (torch.tensor([]), "one score a sample"),
-        (torch.tensor([[0.5]]), "one score a sample"),
+        (torch.tensor([]), "none of them 0"),
+        (torch.tensor([[0.5]]), "none of them 0"),
         (torch.tensor([math.nan, 0.5]), "holds NaN"),
     ]:
         for function in (auc, roc_curve, tpr_at_fpr, confusion_matrix, membership_rates, ranking_rates):

@@ -51,9 +51,9 @@ def test_the_degree_is_the_difference_of_accuracies(answers):
     [
         ((3, 2), 3, -0.1, "eta must be at least 0"),
         ((3, 2), 3, np.nan, "eta must be at least 0"),
-        ((2, 2), 3, 0.1, "one shape"),
-        ((3, 2), 2, 0.1, "a class for each row"),
-        ((0, 2), 0, 0.1, "at least one"),
+        ((2, 2), 3, 0.1, "shapes must be"),
+        ((3, 2), 2, 0.1, "shapes must be"),
+        ((0, 2), 0, 0.1, "shapes must be"),
     ],
 )
 def test_bad_arguments_are_refused(rows, labels, eta, message):
@@ -67,7 +67,7 @@ def test_bad_arguments_are_refused(rows, labels, eta, message):
     [
         (torch.full((2, 3), torch.nan), torch.zeros(2, dtype=torch.int64), "source_logits holds NaN"),
         (torch.zeros(2, 3), torch.zeros(2), "targets must be integer class indices"),
-        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "at least one"),
+        (torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), "shapes must be"),
     ],
 )
 def test_the_degree_of_what_is_no_answer_is_refused(

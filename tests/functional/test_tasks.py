@@ -22,6 +22,7 @@ from lightning_unlearn.functional import (
     Task,
     Tokens,
     task_named,
+    tasks,
     tasks_of,
 )
 
@@ -251,6 +252,28 @@ def test_what_has_no_meaning_is_refused_by_name() -> None:
     ):
         Regression().require("WGAN", ("loss", "distribution"))
     Regression().require("FineTune", ("loss",))
+
+
+def test_of_large_maps_as_much_is_kept_as_a_memory_holds() -> None:
+    """What does not count is left out first, and two models are compared at the same positions."""
+    task, side = Positions(255), 2 * round(tasks.MOST_POSITIONS**0.5)
+    p, q = (normal(2, C, side, side, seed=seed) for seed in (1, 2))
+    sparse = (normal(2, side, side, seed=3).abs() * 1.5).long().clamp(max=C - 1)
+    full, sparse[:, :, : side * 4 // 5] = sparse.clone(), 255  # and a fifth is counted
+    kept, marks = task.kept(p, sparse)
+    assert marks.shape == (2, tasks.MOST_POSITIONS)
+    assert int((sparse != 255).sum()) == int((marks != 255).sum())
+    assert torch.allclose(task.loss(kept, marks), task.loss(p, sparse))
+    (ours, marks), (theirs, _) = (task.kept(each, full) for each in (p, q))
+    for measure in (task.loss, task.correct):
+        assert torch.allclose(measure(ours, marks), measure(p, full), atol=0.05)
+    assert not torch.equal(task.loss(ours, marks), task.loss(p, full))
+    assert torch.allclose(task.js(ours, theirs, marks), task.js(p, q, full), atol=0.01)
+    mask, one = Masks(), p[:, :1]
+    ours, marks = mask.kept(one, full.clamp(max=1))
+    assert torch.allclose(mask.loss(ours, marks), mask.loss(one, full.clamp(max=1)), atol=0.05)
+    small = p[..., : side // 2, : side // 2], full[:, : side // 2, : side // 2]
+    assert all(a is b for a, b in zip(task.kept(*small), small, strict=True))
 
 
 def test_a_wrong_class_is_none_that_is_ignored() -> None:

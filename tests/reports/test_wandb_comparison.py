@@ -46,7 +46,7 @@ trainer:
   accelerator: cpu
   logger: {class_path: WandbLogger, init_args: {project: tests}}
 """
-TIMES = ("time/prepare_s", "time/unlearn_s", "time/total_s")
+TIMES = ("time/prepare_s", "time/unlearn_s", "time/total_s", "time/cpu_s")
 
 
 def faster(source: torch.nn.Module) -> ReferenceKL:

@@ -44,6 +44,7 @@ class Watcher(L.Callback):
         record: What was seen so far; plain values that JSON can hold.
         seconds: Wall-clock seconds that the looks after the first took, the device synchronised. The first one
             comes before a method starts its clock; these come while it runs and are none of the method's.
+        cpu_seconds: Those of the processor.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Watcher(L.Callback):
         self.on_error = on_error
         self.failed = False
         self.record: dict[str, Any] = {}
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
 
     def look(self, trainer: L.Trainer, pl_module: L.LightningModule, epoch: int) -> None:
         """Look at the model and put what is seen into :attr:`record`.
@@ -80,12 +81,13 @@ class Watcher(L.Callback):
             return
         runtime = Runtime(trainer)
         runtime.synchronize()
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
         as_exported = getattr(pl_module, "looked_at", nullcontext)  # an unlearning method's
         with as_exported():
             self._look(trainer, pl_module, epoch)
         runtime.synchronize()
-        self.seconds += time.perf_counter() - start
+        self.seconds += time.perf_counter() - start[0]
+        self.cpu_seconds += time.process_time() - start[1]
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at a model that took no step, as of a method that edits the weights once: one point is its course."""
@@ -168,26 +170,27 @@ class WatchRecorder(L.Callback):
         if trainer.is_global_zero:
             content = {
                 "seconds": sum(watcher.seconds for watcher in self.watchers.values()),
+                "cpu_seconds": sum(watcher.cpu_seconds for watcher in self.watchers.values()),
                 "records": {name: watcher.record for name, watcher in self.watchers.items()},
                 "every_n_epochs": _looks(self.watchers),
             }
             write_json_atomic(self.path, content)
 
 
-def read_watched(path: Path) -> tuple[float, dict[str, dict[str, Any]]]:
+def read_watched(path: Path) -> tuple[tuple[float, float], dict[str, dict[str, Any]]]:
     """Read what a :class:`WatchRecorder` wrote.
 
     Args:
         path: The file; it need not exist.
 
     Returns:
-        Seconds of the training's time that went into looking, and each evaluator's record; 0 and nothing
-        without a file.
+        Seconds of the training's time that went into looking, by the clock and of the processor, and each evaluator's
+        record; 0 and nothing without a file.
     """
     if not path.is_file():
-        return 0.0, {}
+        return (0.0, 0.0), {}
     content = json.loads(path.read_text(encoding="utf-8"))
-    return content["seconds"], content["records"]
+    return (content["seconds"], content.get("cpu_seconds", 0.0)), content["records"]
 
 
 def was_watched(path: Path, watchers: Mapping[str, Watcher]) -> bool:

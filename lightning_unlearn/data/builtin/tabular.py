@@ -160,7 +160,7 @@ def read_binary_table(path: Path) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np
 
 
 def kmeans_classes(features: npt.NDArray[Any], classes: int) -> npt.NDArray[np.int64]:
-    """Group rows into classes by mini-batch k-means, always in the same way.
+    """Group rows into classes by k-means, always in the same way.
 
     Args:
         features: Table ``(n, F)``.
@@ -172,11 +172,13 @@ def kmeans_classes(features: npt.NDArray[Any], classes: int) -> npt.NDArray[np.i
     Raises:
         ValueError: If there are too few different rows for so many classes.
     """
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     if len(features) >= classes:
-        kmeans = MiniBatchKMeans(classes, n_init=_KMEANS_STARTS, random_state=_KMEANS_SEED)
-        labels = np.asarray(kmeans.fit_predict(features.astype(np.float32)), dtype=np.int64)
+        kmeans = KMeans(classes, n_init=_KMEANS_STARTS, random_state=_KMEANS_SEED)
+        with threadpool_limits(1):  # sums do not depend on the number of threads
+            labels = np.asarray(kmeans.fit_predict(features.astype(np.float32)), dtype=np.int64)
         if len(np.unique(labels)) == classes:
             return labels
     raise ValueError(f"classes={classes} is too many for the {len(features)} rows of the table; choose fewer")

@@ -55,16 +55,12 @@ class TorchvisionData(FilesDataModule):
                 self._open(train, download=True)
 
     def load(self) -> tuple[TensorData, TensorData]:
-        """Read both sets, after checking that their files are there."""
-        for file in self._files():
-            if not file.is_file():
-                raise missing_data(type(self).__name__, file, self._home, can_download=True)
+        """Read both sets; torchvision checks that their files are there and as published."""
         try:
             train, test = self._open(True), self._open(False)
         except RuntimeError as error:
-            where = f"{type(self).__name__}: the files in {self.root.absolute()}"
-            advice = "delete them and get them again, or set download=True"
-            raise ValueError(f"{where} are not the published ones (checksums differ); {advice}") from error
+            name = f"{type(self).__name__}, whole and as published,"
+            raise missing_data(name, self.root, self._home, can_download=True) from error
         return self._hold("train", train), self._hold("test", test)
 
     def _hold(self, part: str, dataset: Any) -> TensorData:
@@ -81,11 +77,9 @@ class TorchvisionData(FilesDataModule):
 
     def _open(self, train: bool, *, download: bool = False) -> Any:
         """Return torchvision's dataset."""
-        return getattr(_datasets(), type(self).__name__)(self.root, train=train, download=download)
+        from torchvision import datasets
 
-    def _files(self) -> list[Path]:
-        """Return every file that is needed."""
-        raise NotImplementedError
+        return getattr(datasets, type(self).__name__)(self.root, train=train, download=download)
 
 
 class MNIST(TorchvisionData):
@@ -105,10 +99,6 @@ class MNIST(TorchvisionData):
     _home = "https://yann.lecun.com/exdb/mnist/ or https://ossci-datasets.s3.amazonaws.com/mnist/"
     _normalize = Normalize((0.1307,), (0.3081,))
     _augmentation = RandomCropFlip(padding=2, flip=False)
-
-    def _files(self) -> list[Path]:
-        names = [Path(resource).stem for resource, _ in getattr(_datasets(), type(self).__name__).resources]
-        return [self.root / type(self).__name__ / "raw" / name for name in names]
 
 
 class FashionMNIST(MNIST):
@@ -149,10 +139,9 @@ class SVHN(TorchvisionData):
     _augmentation = RandomCropFlip(padding=4, flip=False)
 
     def _open(self, train: bool, *, download: bool = False) -> Any:
-        return _datasets().SVHN(self.root, split="train" if train else "test", download=download)
+        from torchvision import datasets
 
-    def _files(self) -> list[Path]:
-        return [self.root / _datasets().SVHN.split_list[split][1] for split in ("train", "test")]
+        return datasets.SVHN(self.root, split="train" if train else "test", download=download)
 
 
 class CIFAR10(TorchvisionData):
@@ -182,11 +171,6 @@ class CIFAR10(TorchvisionData):
     ) -> None:
         super().__init__(root, download, augment, **common)
 
-    def _files(self) -> list[Path]:
-        cifar = getattr(_datasets(), type(self).__name__)
-        names = [name for name, _ in cifar.train_list + cifar.test_list] + [cifar.meta["filename"]]
-        return [self.root / cifar.base_folder / name for name in names]
-
 
 class CIFAR100(CIFAR10):
     """60,000 pictures of 100 classes of things, ``(3, 32, 32)``, from ``root/cifar-100-python``.
@@ -204,9 +188,3 @@ class CIFAR100(CIFAR10):
 
     _num_classes = 100
     _normalize = Normalize((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762))
-
-
-def _datasets() -> Any:
-    import torchvision.datasets
-
-    return torchvision.datasets

@@ -15,6 +15,7 @@ __all__ = [
     "refuse_idle_averaging",
     "refuse_impossible",
     "refuse_no_gap",
+    "refuse_without_a_class",
     "require_data_parallel",
     "warn_without_a_class",
 ]
@@ -144,6 +145,23 @@ def warn_without_a_class(
         rank_zero_warn(
             f"{type(method).__name__} is made for whole classes, and none is forgotten: it {does}; NegGradPlus, Rewind "
             "or ReferenceKL is the better choice, unless the labels are wrong or poisoned"
+        )
+
+
+def refuse_without_a_class(method: L.LightningModule, *, forgets_a_class: bool) -> None:
+    """Refuse a request that is no class.
+
+    Args:
+        method: An unlearning method that edits what belongs to a class.
+        forgets_a_class: Whether that is what is asked for.
+
+    Raises:
+        ValueError: Naming the method and what to take instead.
+    """
+    if not forgets_a_class:
+        raise ValueError(
+            f"{type(method).__name__} edits what belongs to a class, and the request forgets none whole; give "
+            "UnlearningDataModule(forget=Classes(...)), or take NegGradPlus or Rewind"
         )
 
 

@@ -34,7 +34,12 @@ from lightning_unlearn.functional import Task
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
-from lightning_unlearn.methods.base.limits import refuse_idle_averaging, refuse_impossible, refuse_no_gap
+from lightning_unlearn.methods.base.limits import (
+    refuse_idle_averaging,
+    refuse_impossible,
+    refuse_no_gap,
+    refuse_without_a_class,
+)
 from lightning_unlearn.methods.base.looking import Looking
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.resuming import STATE_KEY, resumable_state
@@ -113,6 +118,7 @@ class UnlearningModule(SpreadableModule):
     anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     needs: tuple[str, ...] = ("loss",)  # what of a task it speaks of
+    classes_only: ClassVar[bool] = False  # whether it can forget whole classes and nothing else
     # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
     side_by_side: bool = False
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
@@ -314,7 +320,7 @@ class UnlearningModule(SpreadableModule):
 
     @property
     def times(self) -> dict[str, float]:
-        """Wall-clock seconds: ``time/prepare_s``, ``time/unlearn_s`` and their sum ``time/total_s``."""
+        """Wall-clock seconds ``time/prepare_s``, ``time/unlearn_s``, their sum ``time/total_s``; ``time/cpu_s``."""
         return self._clock.times
 
     def train(self, mode: bool = True) -> "UnlearningModule":
@@ -480,6 +486,8 @@ class UnlearningModule(SpreadableModule):
         if (data := self._split_data) is not None:
             refuse_no_gap(self.trainer, data.unlike_nonmembers)
             self._try_source(data)
+            if self.classes_only:
+                refuse_without_a_class(self, forgets_a_class=data.forgets_a_class)
             if data.ledger is not None:
                 before = model_hash(class_state(self.source))
                 require_forgotten_before(data.ledger, before, data.split.previous)
@@ -694,8 +702,7 @@ class UnlearningModule(SpreadableModule):
             "request": self._request,
             "moving": self._statistics.moving,
             "settled": self._statistics.settled,
-            "prepare_s": self._clock.prepare_s,
-            "unlearn_s": self._clock.so_far,
+            **self._clock.so_far,
             # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
             "rng": Runtime(self.trainer).gather_objects(rng_state()),
             **self.preparation_state(),
@@ -711,7 +718,7 @@ class UnlearningModule(SpreadableModule):
             end_epoch(checkpoint)
         self._prepared, self._request = state["prepared"], state["request"]
         self._statistics.moving, self._statistics.settled = state["moving"], state["settled"]
-        self._clock.prepare_s, self._clock.unlearn_s = state["prepare_s"], state["unlearn_s"]
+        vars(self._clock).update({name: state[name] for name in self._clock.so_far})
         self._rng_states = state["rng"]
         if self._prepared:
             self.load_preparation_state(state)

@@ -14,7 +14,7 @@ STATE_KEY = "lightning_unlearn"
 
 _NAMES_SHOWN = 3
 _VERSION = "pytorch-lightning_version"  # without it Lightning cannot tell how to read a checkpoint
-_NEEDED = ("prepared", "request", "moving", "settled", "prepare_s", "unlearn_s", "rng")
+_NEEDED = ("prepared", "request", "moving", "settled", "prepare_s", "unlearn_s", "cpu_s", "rng")
 
 
 def require_readable(path: str | Path) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "find_sweeps",
     "forgetting_axis",
     "posterior_histograms",
+    "save_chart",
 ]
 
 DPI = 150
@@ -77,21 +78,23 @@ def draw_figures(
     Returns:
         The files, in the order of presentation.
     """
-    from matplotlib import style
-
     root = Path(folder)
     earlier = set(os.listdir(root)) if root.is_dir() else set()
-    written: list[Path] = []
-    for spec in (one for one in FIGURES if not one.of_model):
-        # "default" first, so that a user's own style file cannot make the figures of a report illegible.
-        with style.context(["default", _STYLE]):
-            for chart in spec.charts(report, details or {}):
-                words = {"Title": chart.title, "Description": chart.alt}
-                with atomic_path(root / chart.filename) as temporary:
-                    drawn = picture(chart.panels, chart_looks(report, chart.panels))
-                    drawn.savefig(temporary, format="png", dpi=DPI, metadata=words)
-                written.append(root / chart.filename)
+    charts = [chart for one in FIGURES if not one.of_model for chart in one.charts(report, details or {})]
+    written = [save_chart(chart, report, root) for chart in charts]
     for filename in earlier - {path.name for path in written}:
         if any(spec.key(filename) is not None for spec in FIGURES):
             (root / filename).unlink()
     return written
+
+
+def save_chart(chart: Chart, report: Report, folder: Path) -> Path:
+    """Draw a chart as PNG under its name, in the looks that the models of a report have."""
+    from matplotlib import style
+
+    words = {"Title": chart.title, "Description": chart.alt}
+    # "default" first, so that a user's own style file cannot make the figures of a report illegible.
+    with style.context(["default", _STYLE]), atomic_path(folder / chart.filename) as temporary:
+        drawn = picture(chart.panels, chart_looks(report, chart.panels))
+        drawn.savefig(temporary, format="png", dpi=DPI, metadata=words)
+    return folder / chart.filename

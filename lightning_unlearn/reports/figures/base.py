@@ -342,7 +342,9 @@ def picture(panels: Panels, look_of: Mapping[str, Look]) -> Figure:
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     tallest = max(len(panel.rows) for panel in panels)
-    names = dict.fromkeys(one.name for panel in panels for one in panel.series if not panel.rows)
+    names = {one.name for panel in panels for one in panel.series} - {
+        row for panel in panels for row in panel.rows
+    }
     height = max((0.3 * tallest + 1.2 if tallest else 3.1) * rows, 1.2 + 0.24 * len(names))
     figure = Figure(figsize=((3.9 if columns > 1 else 6.0) * columns + 1.6, height), layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False).flat)
@@ -352,7 +354,7 @@ def picture(panels: Panels, look_of: Mapping[str, Look]) -> Figure:
     for axes, panel in zip(grid, panels, strict=False):
         for one in panel.series:
             handle = _draw_series(axes, panel, one, look_of.get(one.look or one.name))
-            if not (one.faint or panel.rows):
+            if not (one.faint or one.name in panel.rows):
                 handles.setdefault(typeset(one.name, _LABEL_WIDTH, _LABEL_LINES), handle)
         _draw_axes(axes, panel)
     if len(handles) > 1:

@@ -174,7 +174,8 @@ function draw(panel, looks, host, width) {
 for (const chart of data("drawn")) for (const figure of find(`[data-chart="${CSS.escape(chart.id)}"]`)) {
   const panels = figure.appendChild(document.createElement("div"));
   panels.className = "panels";
-  const shown = [...new Set(chart.panels.flatMap(panel => panel.series.filter(one => one.kind !== "points").map(one => one.name)))];
+  const unnamed = panel => panel.series.filter(one => one.kind !== "points" || (panel.rows.length && !panel.rows.includes(one.name)));
+  const shown = [...new Set(chart.panels.flatMap(panel => unnamed(panel).map(one => one.name)))];
   if (shown.length > 1) {
     const keys = figure.appendChild(document.createElement("ul"));
     keys.className = "keys";

@@ -5,6 +5,7 @@ import importlib
 import json
 import re
 import shlex
+import statistics
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -402,6 +403,22 @@ def test_every_scenario_of_the_benchmark_is_on_its_page() -> None:
         assert (
             REPO / "tests" / "measured" / "benchmark" / f"{name}.json"
         ) in BENCHMARK or f"`benchmark/{name}`: not measured" in BENCHMARK_PAGE
+
+
+def test_the_sequence_of_requests_says_what_was_measured() -> None:
+    models = json.loads((STORED / "sequential.json").read_text())["models"]
+    rows = {row.split("`")[1]: row for row in doc_tables.sequential().splitlines() if row.startswith("| `")}
+    assert rows.keys() == models.keys()
+    for name, chains in models.items():
+        drifts = [
+            own[-1]["test"] - other[-1]["test"] for own, other in zip(chains, models["retrain"], strict=True)
+        ]
+        earlier = statistics.mean(chain[-1]["earlier"] for chain in chains)
+        assert f"| {100 * statistics.mean(drifts):+.1f} |" in rows[name]
+        assert f"| {100 * earlier:.1f} ± " in rows[name]
+        if name != "retrain":
+            assert ("all reached" in rows[name]) == (statistics.mean(drifts) >= -0.01 and earlier <= 0.02)
+    assert "<!-- table: sequential -->" in BENCHMARK_PAGE
 
 
 def test_a_missed_bound_is_named() -> None:

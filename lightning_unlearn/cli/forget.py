@@ -13,7 +13,6 @@ from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.comparison.request import forget
 from lightning_unlearn.core.compat import INSTANTIATOR
 from lightning_unlearn.core.terminal import say
-from lightning_unlearn.data import Adapter
 from lightning_unlearn.methods import SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.source import read_checkpoint
 
@@ -62,11 +61,6 @@ def run(args: list[str]) -> int:
         help="checkpoint of a model that was trained without these samples, to compare with",
     )
     add(
-        "--adapter",
-        type=Adapter | None,
-        help="where batches and outputs hold what, as --adapter.task=multilabel; left out, it is found out",
-    )
-    add(
         "--budget",
         type=str,
         help="share of the training's cost within which to try several recipes, such as 10%",
@@ -87,7 +81,6 @@ def run(args: list[str]) -> int:
         _asked(config.ids),
         retrained=config.retrained and checkpoint(config.retrained),
         method=built.method,
-        adapter=built.adapter,
         budget=config.budget and _share(config.budget),
         **{name: built[name] for name in derived},
     )

@@ -30,6 +30,7 @@ from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.methods.sal_un import SalUn
 from lightning_unlearn.methods.scrub import SCRUB
 from lightning_unlearn.methods.shrink_perturb import ShrinkPerturb
+from lightning_unlearn.methods.sisa import SISA
 from lightning_unlearn.methods.ssd import SSD
 from lightning_unlearn.methods.task_negation import TaskNegation
 from lightning_unlearn.methods.top_k import TopK
@@ -41,6 +42,7 @@ __all__ = [
     "MSG",
     "NPO",
     "SCRUB",
+    "SISA",
     "SSD",
     "WGAN",
     "BadTeacher",

@@ -20,6 +20,7 @@ from lightning_unlearn.models.hparams import (
     save_primitive_hyperparameters,
 )
 from lightning_unlearn.models.schedules import Annealed
+from lightning_unlearn.models.sharded import Sharded
 from lightning_unlearn.models.small import MLP, LeNet5, Network, PurchaseNet, SVHNConv2, SVHNConv8
 from lightning_unlearn.models.spd_gan import ConvPerturber, DensePerturber, perturber_for
 from lightning_unlearn.models.surgery import (
@@ -52,6 +53,7 @@ __all__ = [
     "ResNet101",
     "SVHNConv2",
     "SVHNConv8",
+    "Sharded",
     "WideResNet",
     "clone",
     "count_parameters",

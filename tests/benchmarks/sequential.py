@@ -31,10 +31,18 @@ METHODS: dict[str, tuple[Callable[[nn.Module, Path], UnlearningModule], dict[str
         lambda source, _: ShrinkPerturb(source, 0.6, 0.2, ascent=0.4, ascent_share=0.4),
         {"max_steps": 75},
     ),
+    "rewind_12_passes": (
+        lambda source, kept: Rewind(source, kept, ascent=0.8, ascent_share=0.5),
+        {"max_epochs": 12},
+    ),
+    "shrink_perturb_12_passes": (
+        lambda source, _: ShrinkPerturb(source, 0.6, 0.2, ascent=0.4, ascent_share=0.4),
+        {"max_epochs": 12},
+    ),
     "neg_grad_plus": (lambda source, _: NegGradPlus(source, 0.5, ascent_share=0.7), {"max_epochs": 4}),
     "fine_tune": (lambda source, _: FineTune(source), {"max_epochs": 4}),
 }
-"""Each method with how long it trains: the settings of ``configs/benchmark/mislabelled.yaml``."""
+"""Each method with how long it trains: the settings of ``configs/benchmark/mislabelled.yaml``, and twelve passes."""
 
 
 def network() -> Classifier:

@@ -14,7 +14,7 @@ import pytest
 from test_compare import toy_compare
 from torch import nn
 
-from lightning_unlearn import FineTune, MethodRun
+from lightning_unlearn import FineTune, ForgettingQuality, MethodRun
 from lightning_unlearn.comparison import api, launcher
 from lightning_unlearn.comparison.api import Comparison
 from lightning_unlearn.comparison.pipeline import Pipeline
@@ -87,6 +87,8 @@ def test_a_cluster_gives_the_plain_launchers_numbers_though_processes_and_a_mach
             MethodRun(partial(dies, spared=here, folder=tmp_path, times=2), "dies_twice", {"max_epochs": 1}),
             MethodRun(raises, "raises", {"max_epochs": 1}),
         ],
+        # each of its unlearned models is a task of its own
+        evaluators=[lambda: ForgettingQuality(3, bootstrap=10)],
         seeds=1,
         short_retrainings=[0.5],
         threads=1,
@@ -158,6 +160,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cluster, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=r"pip install 'lightning-unlearn\[ray\]'"):
         toy_compare(tmp_path / "out", launcher="ray")
+    with pytest.raises(ValueError, match=r"output_dir: s3:/bucket/run is a remote path"):
+        toy_compare("s3://bucket/run")  # type: ignore[arg-type]
     assert json.loads((tmp_path / "out" / "comparison.json").read_text())[
         "written"
     ]  # and goes on when it is there

@@ -4,6 +4,7 @@ import contextlib
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torchvision  # noqa: F401  what it sets in the environment is not a test's doing
@@ -147,3 +148,29 @@ def test_without_an_oracle_a_forgotten_class_is_refused(capsys: pytest.CaptureFi
     assert main([*TUNE, "--oracle=none", "--config=class.yaml"]) == 2
     assert "oracle: none aims at answers as on samples never trained on" in capsys.readouterr().err
     assert not Path("out/controls").exists()
+
+
+def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[list[str]] = []
+    shown = SimpleNamespace(failed=False, report={"data": {"split": "forget sets"}})
+    monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
+    monkeypatch.setattr(tune.Tuning, "judged", lambda *_: (0.1, 0.05))
+    monkeypatch.setattr(tune.Tuning, "finish", lambda self, study: len(study.get_trials()))
+    monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
+    monkeypatch.setattr(tune, "connected", contextlib.nullcontext)
+    monkeypatch.setattr(tune, "granted_cpus", lambda: 1)
+
+    def on_cluster(work: Any, tasks: Any, resources: Any) -> Any:
+        assert resources == {"cpu": 2}
+        return [(task, work(task)) for task in tasks]
+
+    monkeypatch.setattr(tune, "on_cluster", on_cluster)
+    Path("out/controls").mkdir(parents=True)
+    ray = ["--launcher=ray", "--resources={cpu: 2}", "--trials=2"]
+    assert main([*TUNE, *ray]) == 2
+    assert "trial 1: distance 0.1, cost 5.0%" in capsys.readouterr().err
+    plain = [any('"launcher": "plain"' in each for each in args) for args in given]
+    assert plain == [False, *[True] * 4], "the controls, and two trials of two comparisons each"
+    assert main([*TUNE, *ray]) == 2, "there is nothing left to try"

@@ -4,12 +4,13 @@ import argparse
 import copy
 import json
 import math
+import os
 import shutil
 import statistics
 import sys
 import warnings
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -23,7 +24,10 @@ from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, snake_case
 from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.cluster import connected, granted_cpus, on_cluster
 from lightning_unlearn.core.files import write_json_atomic, write_text_atomic
+from lightning_unlearn.core.processes import said
+from lightning_unlearn.core.surroundings import threads
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
@@ -36,6 +40,8 @@ from lightning_unlearn.reports.glossary import describe, with_unit
 __all__ = ["NotRetrained", "run"]
 
 _NAME = "trial"
+_ENDED = ("COMPLETE", "PRUNED")
+_PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}
 _LEAST = 5  # trials before one is given up for being worse than their median
 _STUDY, _TRIALS, _HELD_OUT, _RECIPE, _FIT = (
     *("study.journal", "trials.json", "held_out", "recipe.yaml", "fit.yaml"),
@@ -46,34 +52,31 @@ def run(args: list[str]) -> int:
     """Parse the arguments, search, and print how the winner does on the held-out seeds."""
     try:
         import optuna
-        from optuna.storages.journal import JournalFileBackend
     except ImportError as error:
         raise ValueError("tune needs Optuna: pip install 'lightning-unlearn[tune]'") from error
     own, rest = _parser().parse_known_args(args)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = Tuning(own, rest)
-    with FileLock(search.root / ".controls.lock"):  # others wait here for the first to train them
-        search.wanted  # noqa: B018  trains source and retrained models where they are not there
-    backend = JournalFileBackend(str(search.root / _STUDY))
-    study = optuna.create_study(
-        study_name="tune",
-        storage=optuna.storages.JournalStorage(backend),
-        sampler=optuna.samplers.TPESampler(),
-        directions=["minimize", "minimize"],
-        load_if_exists=True,
-    )
+    with nullcontext() if search.resources is None else connected(search.ray_address):
+        with FileLock(search.root / ".controls.lock"):  # others wait here for the first to train them
+            search.wanted  # noqa: B018  trains source and retrained models where they are not there
+        return _search(search)
+
+
+def _search(search: "Tuning") -> int:
+    study = search.study()
     if study.user_attrs.setdefault("settings", search.identity) != search.identity:
         raise ValueError(
             f"output_dir: {search.root} holds a search with other settings; choose another folder"
         )
     study.set_user_attr("settings", search.identity)
     study.enqueue_trial(search.start, skip_if_exists=True)
-    ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    if len(study.get_trials(deepcopy=False, states=ended)) < own.trials:
-        with search.worker():
-            study.optimize(
-                search.trial,
-                callbacks=[optuna.study.MaxTrialsCallback(own.trials, states=ended), search.tell],
+    if search.resources is None:
+        search.optimize(study)
+    else:
+        for _, ended in on_cluster(search.elsewhere, range(search.left(study)), search.resources):
+            print(
+                f"a trial is lost: {said(ended)}" if isinstance(ended, Exception) else ended, file=sys.stderr
             )
     try:
         with FileLock(search.root / ".held_out.lock", timeout=0):
@@ -88,7 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe digits/compare --method reference_kl --trials 40",
         "Search a method's settings for the least distance to the retrained model at a bounded cost. Takes "
         "compare's arguments too; what is printed at the end is of compare's seeds, which the search does not see. "
-        "Started again it goes on, and started several times at once the processes share the work.",
+        "Started again it goes on, and started several times at once the processes share the work, as the "
+        "processes of a cluster do under --launcher ray.",
     )
     parser.allow_abbrev = False
     parser.add_argument("--method", required=True, help="name of one of the file's methods, or a class")
@@ -152,6 +156,8 @@ class Tuning:
             if key in ("source", "data", "trainer", "evaluators")
         }
         self.identity = fingerprint(decides, self.entry, seeds, own.oracle, own.cost, own.tuning)
+        self.resources = None if config.launcher == "plain" else dict(config.resources or {})
+        self.ray_address, self.here = config.ray_address, Path.cwd()
         self.root.mkdir(parents=True, exist_ok=True)
 
     def _entry(self, config: Any) -> tuple[dict[str, Any], str]:
@@ -229,6 +235,47 @@ class Tuning:
         start = {name: known[name] for name in self.space if known.get(name) is not None}
         return {name: value for name, value in start.items() if _holds(self.space[name], value)}
 
+    def study(self) -> Any:
+        """Return the search's trials so far, which all its processes share."""
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
+
+        return optuna.create_study(
+            study_name="tune",
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.root / _STUDY))),
+            sampler=optuna.samplers.TPESampler(),
+            directions=["minimize", "minimize"],
+            load_if_exists=True,
+        )
+
+    def left(self, study: Any) -> int:
+        """Return how many trials are still to end."""
+        ended = [each for each in study.get_trials(deepcopy=False) if each.state.name in _ENDED]
+        return max(0, int(self.own.trials) - len(ended))
+
+    def optimize(self, study: Any, most: int | None = None) -> str:
+        """Run trials until all have ended, or so many; return how the last one did."""
+        told: list[str] = []
+
+        def tell(study: Any, trial: Any) -> None:
+            told.append(_told(trial))
+            if most is None:
+                print(told[-1], file=sys.stderr)
+            if not self.left(study):
+                study.stop()
+
+        if self.left(study):
+            with self.worker():
+                study.optimize(self.trial, n_trials=most, callbacks=[tell])
+        return told[-1] if told else "nothing was left to try"
+
+    def elsewhere(self, number: int) -> str:
+        """Run a trial in a process of a cluster, and return how it did."""
+        os.chdir(self.here)
+        self.args = [*self.args, f"--config={json.dumps(_PLAIN)}"]
+        with threads(granted_cpus()):
+            return self.optimize(self.study(), 1)
+
     def worker(self) -> FileLock:
         """Take a folder of one's own, with the controls in it, and return the lock that keeps others out."""
         for number in range(1000):
@@ -289,18 +336,6 @@ class Tuning:
 
     # ------------------------------------------------------------------ what comes of it
 
-    def tell(self, study: Any, trial: Any) -> None:
-        """Say how a trial did."""
-        did = (
-            "given up"
-            if trial.values is None
-            else f"distance {trial.values[0]:.3g}, cost {trial.values[1]:.1%}"
-        )
-        settings = ", ".join(
-            f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items()
-        )
-        print(f"trial {trial.number}: {did} ({settings})", file=sys.stderr)
-
     def finish(self, study: Any) -> int:
         """Write the trials and the winner's recipe, run it on the held-out seeds and print that alone."""
         complete = [each for each in study.get_trials(deepcopy=False) if each.values is not None]
@@ -356,6 +391,17 @@ class Tuning:
             write_text_atomic(self.root / _RECIPE, f"{head}{dump(recipe)}"),
             write_text_atomic(self.root / _FIT, f"{head}{dump(fit)}"),
         )
+
+
+def _told(trial: Any) -> str:
+    """Say how a trial did."""
+    did = (
+        "given up" if trial.values is None else f"distance {trial.values[0]:.3g}, cost {trial.values[1]:.1%}"
+    )
+    settings = ", ".join(
+        f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in trial.params.items()
+    )
+    return f"trial {trial.number}: {did} ({settings})"
 
 
 class NotRetrained(OneShotModule):

@@ -279,7 +279,16 @@ def claim(
 
 
 def require_ours(folder: Path, inputs: Collection[Path]) -> None:
-    """Refuse a folder in which something lies that neither a comparison wrote nor is given to this one."""
+    """Refuse a remote folder, and one with something in it that is neither a comparison's nor given to this one.
+
+    Raises:
+        ValueError: If something else lies there, or it is a remote path: files are locked and replaced in one step.
+    """
+    if re.match(r"\w{2,}:/", folder.as_posix()):
+        raise ValueError(
+            f"output_dir: {folder} is a remote path; mount the store as a folder, or write to a folder of a shared "
+            "file system and copy it when all is done"
+        )
     if (folder / _MARK).exists() or not folder.is_dir():
         return
     known = {path.resolve() for path in inputs}

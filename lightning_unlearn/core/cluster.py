@@ -1,5 +1,6 @@
 """Do tasks in the processes of a Ray cluster: each when those that it needs are over, again if its process dies."""
 
+import io
 import logging
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -7,12 +8,21 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
-from lightning_unlearn.core.surroundings import listen_again, own_environment
+import lightning as L
 
-__all__ = ["connected", "granted_cpus", "on_cluster"]
+from lightning_unlearn.core.surroundings import (
+    listen_again,
+    no_search_for_gpus,
+    own_environment,
+    quiet_lightning,
+    threads,
+)
+
+__all__ = ["connected", "granted_cpus", "hands_on", "in_parts", "on_cluster"]
 
 T = TypeVar("T")
 _AMOUNTS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}
+_connected = False  # by this module, as the driver or in a task
 
 
 @contextmanager
@@ -31,7 +41,8 @@ def connected(address: str | None) -> Iterator[None]:
         import ray
 
         if ray.is_initialized():
-            yield
+            with _handing_on():
+                yield
             return
         start: dict[str, Any] = {} if address else {"include_dashboard": False}
         try:
@@ -40,7 +51,8 @@ def connected(address: str | None) -> Iterator[None]:
             raise ValueError(f"ray_address: there is no cluster at {address!r}: {error}") from error
         listen_again()  # Ray has put its own handlers first
         try:
-            yield
+            with _handing_on():
+                yield
         finally:
             ray.shutdown()
 
@@ -52,6 +64,7 @@ def on_cluster(
     *,
     needs: Callable[[T], Collection[T]] = lambda _: (),
     given: Callable[[T], Any] = lambda task: task,
+    left: tuple[type, ...] = (),
 ) -> Iterator[tuple[T, Any]]:
     """Do tasks in other processes, and yield each as soon as it is over.
 
@@ -64,6 +77,7 @@ def on_cluster(
             cluster's own.
         needs: The tasks that must be over before one begins.
         given: What ``work`` is called with, asked when a task is sent.
+        left: Kinds of objects that ``work`` holds but does not use: there they are ``None``.
 
     Yields:
         The task and its result, or the error of one that was lost twice.
@@ -78,7 +92,7 @@ def on_cluster(
     asked = {_AMOUNTS[name]: amount for name, amount in resources.items() if name in _AMOUNTS}
     _require({"CPU": resources.get("cpu", 1), "GPU": resources.get("gpu", 0), **own})
     try:
-        shipped = ray.put(ray.cloudpickle.dumps(work))
+        shipped = ray.put(_pickled(work, left))
     except Exception as error:  # of whatever kind pickling raises
         raise TypeError(f"launcher='ray' sends everything to other processes: {error}") from error
     remote: Any = ray.remote(max_retries=1, resources=own, **asked)(_called)
@@ -102,12 +116,69 @@ def on_cluster(
             ray.cancel(reference, force=True)
 
 
+@contextmanager
+def _handing_on() -> Iterator[None]:
+    global _connected
+    before, _connected = _connected, True
+    try:
+        yield
+    finally:
+        _connected = before
+
+
+def hands_on() -> bool:
+    """Whether what falls into parts here goes to a cluster: within :func:`connected`, and in its tasks."""
+    return _connected
+
+
+def in_parts(work: Callable[[T], Any], parts: Sequence[T], count: int) -> Iterator[tuple[T, Any]]:
+    """Do the parts of something on the cluster, such as many models of a kind.
+
+    A task that waits for them gives its CPUs back meanwhile.
+
+    Args:
+        work: Does a part, on the CPU; without the Trainers it holds, which are in the middle of something.
+        parts: The parts.
+        count: Threads of PyTorch, and CPUs, of each; fewer CPUs where no machine has as many.
+
+    Yields:
+        The part and its result, in the order of their ends.
+
+    Raises:
+        Exception: What ``work`` raises, or that a part's process ended twice.
+    """
+    import ray
+
+    def alone(part: T) -> Any:
+        with threads(count), no_search_for_gpus(), quiet_lightning():
+            return work(part)
+
+    largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    numbers = range(len(parts))
+    for number, result in on_cluster(
+        alone, numbers, {"cpu": min(count, largest)}, given=parts.__getitem__, left=(L.Trainer,)
+    ):
+        if isinstance(result, Exception):
+            raise result
+        yield parts[number], result
+
+
+def _pickled(work: Any, left: tuple[type, ...]) -> bytes:
+    import ray
+
+    pickler = ray.cloudpickle.CloudPickler(content := io.BytesIO())
+    pickler.dispatch_table = {**pickler.dispatch_table, **dict.fromkeys(left, lambda _: (type(None), ()))}
+    pickler.dump(work)
+    return content.getvalue()
+
+
 def _called(path: list[str], work: bytes, given: Any) -> Any:
     """Call what was sent, once everything that this process could import is found in the other one as well."""
     import ray
 
     sys.path += [place for place in path if place not in sys.path]
-    return ray.cloudpickle.loads(work)(given)
+    with _handing_on():
+        return ray.cloudpickle.loads(work)(given)
 
 
 def _require(asked: Mapping[str, float]) -> None:

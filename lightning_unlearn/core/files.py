@@ -149,7 +149,7 @@ def positions_hash(positions: np.ndarray[Any, Any], key: bytes) -> str:
         >>> positions_hash(a, b"secret") == positions_hash(a, b"another")
         False
     """
-    content = np.sort(np.asarray(positions)).astype("<i8").tobytes()
+    content = np.sort(np.asarray(positions)).astype("<i8", copy=False).tobytes()
     return hmac.new(key, content, hashlib.sha256).hexdigest()
 
 
@@ -181,7 +181,7 @@ def model_hash(state: Mapping[str, Any]) -> str:
         if isinstance(value, Tensor):
             header: list[Any] = [name, str(value.dtype), list(value.shape)]
             # as bytes: NumPy knows no bfloat16
-            content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            content: Any = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         else:  # what a module's get_extra_state gives
             header, content = [name, "plain"], json.dumps(value, sort_keys=True).encode()
         for part in (json.dumps(header).encode(), content):

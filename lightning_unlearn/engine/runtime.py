@@ -46,7 +46,7 @@ class Runtime:
     def to_device(self, batch: T) -> T:
         """Move a batch to the device, through the transfer hooks of the project's datamodule or module."""
         if self.trainer is None:
-            return batch
+            return self.precision.convert_input(batch)  # type: ignore[no-any-return]
         moved: T = self.trainer.strategy.batch_to_device(batch, self.device)
         return self.precision.convert_input(moved)  # type: ignore[no-any-return]
 

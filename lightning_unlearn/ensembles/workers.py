@@ -1,4 +1,4 @@
-"""Do tasks in single-threaded processes side by side, forked from this one."""
+"""Do tasks in single-threaded processes side by side: forked from this one, or a cluster's where it belongs to one."""
 
 import io
 import multiprocessing
@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
 import torch
+
+from lightning_unlearn.core.cluster import hands_on, in_parts
 
 __all__ = ["available_cores", "in_workers", "why_no_workers"]
 
@@ -41,12 +43,13 @@ def why_no_workers() -> str:
 
 
 def in_workers(work: Callable[[T], Any], tasks: Sequence[T], workers: int) -> Iterator[tuple[T, Any]]:
-    """Do each task in a forked process of one thread, and yield its result as soon as it is there.
+    """Do each task in a process of one thread, and yield its result as soon as it is there.
 
     When the caller stops, by an error, an interrupt or because it has enough, the workers are killed.
 
     Args:
-        work: Does a task and returns tensors and plain values, in lists, tuples and dicts. It is not pickled.
+        work: Does a task and returns tensors and plain values, in lists, tuples and dicts. It is pickled for a
+            cluster alone.
         tasks: The tasks.
         workers: Largest number of processes at a time; 0 does the tasks in this process.
 
@@ -60,6 +63,9 @@ def in_workers(work: Callable[[T], Any], tasks: Sequence[T], workers: int) -> It
     if not workers:
         for task in tasks:
             yield task, work(task)
+        return
+    if hands_on():
+        yield from in_parts(work, tasks, 1)
         return
     context = multiprocessing.get_context("fork")
     waiting = list(tasks)[::-1]

@@ -26,6 +26,9 @@ __all__ = [
 ]
 
 
+_DIGIT = 16  # bits that are counted at a time
+
+
 def select_top_k_tensors(
     sensitivities: Mapping[str, Tensor], parameters: Mapping[str, Tensor], k: int
 ) -> dict[str, Tensor]:
@@ -59,7 +62,7 @@ def select_top_k_tensors(
 def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
     """The k most sensitive scalars over all parameters (Top-K).
 
-    Only the k largest values are ever held together, never all of them, and nothing is sorted in full. Equal
+    Nothing is sorted, and of the sensitivities no copy is made but of a million at a time. Equal
     sensitivities are taken in the order of the mapping, then of position.
 
     Args:
@@ -80,23 +83,14 @@ def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tenso
     """
     total = sum(value.numel() for value in sensitivities.values())
     _require_count("k", k, total)
-    best: Tensor | None = None
     for name, value in sensitivities.items():
         if not bool(((value >= 0) & value.isfinite()).all()):
             raise ValueError(
                 f"sensitivities[{name!r}] holds a negative or non-finite value; check the gradients"
             )
-        flat = _at_least_float32(value.detach().reshape(-1))
-        largest = flat.topk(min(k, flat.numel()), sorted=False).values
-        if best is not None:
-            largest = torch.cat([best, largest.to(best.device)])
-            largest = largest.topk(min(k, largest.numel()), sorted=False).values
-        best = largest
-    assert best is not None  # _require_count has refused an empty mapping
-    threshold = best.min()
+    threshold = _kth_largest([value.detach() for value in sensitivities.values()], k)
 
-    # topk leaves open which of equal values it returns, so positions are taken from the k-th largest value
-    # instead: all above it, then as many equal to it as are still missing, in order.
+    # all above the k-th largest value, then as many equal to it as are still missing, in order
     above: dict[str, Tensor] = {}
     for name, value in sensitivities.items():
         above[name] = value.detach().reshape(-1).to(threshold.dtype) > threshold.to(value.device)
@@ -111,6 +105,24 @@ def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tenso
             positions = torch.cat([positions, ties]).sort().values
         selection[name] = positions
     return selection
+
+
+def _kth_largest(values: Sequence[Tensor], k: int) -> Tensor:
+    """Return the k-th largest of values that are not negative: digit by digit, for their bits have the same order."""
+    kind = torch.float64 if any(value.dtype == torch.float64 for value in values) else torch.float32
+    integer, width = (torch.int64, 64) if kind == torch.float64 else (torch.int32, 32)
+    found = 0
+    for shift in range(width - _DIGIT, -1, -_DIGIT):
+        counts = torch.zeros(2**_DIGIT, dtype=torch.int64)
+        for part in (part for value in values for part in torch.split(value.reshape(-1), 2**20)):
+            bits = (part.to(kind) + 0.0).view(integer).long()  # + 0.0, for -0.0 has a bit of its own
+            digits = bits[bits >> shift >> _DIGIT == found] >> shift & 2**_DIGIT - 1
+            counts += digits.bincount(minlength=len(counts)).to(counts.device)
+        at_least = counts.flip(0).cumsum(0)
+        place = int((at_least < k).sum())
+        k -= int(at_least[place - 1]) if place else 0
+        found = found << _DIGIT | len(counts) - 1 - place
+    return torch.tensor(found, dtype=integer).view(kind)
 
 
 def select_random(

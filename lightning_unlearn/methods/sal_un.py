@@ -74,7 +74,7 @@ class SalUn(MaskedModule, RandomLabel):
         found = gradient_statistics(
             self.model, data, "forget", ["mean"], runtime=runtime, loss=self.loss, adapter=self.adapter
         )["mean"]
-        chosen = select_top_k({name: gradient.abs() for name, gradient in found.items()}, self._moving)
+        chosen = select_top_k({name: gradient.abs_() for name, gradient in found.items()}, self._moving)
         self.masks = selection_masks(chosen, found)
 
     def step_scales(self) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.core.cluster import hands_on, in_parts
 from lightning_unlearn.core.files import model_hash, write_bytes_atomic
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
@@ -301,23 +302,24 @@ def _in_ensemble(plan: Planned | None, order: _Order, seeds: Mapping[int, int], 
 
 
 def _in_trainers(plan: Planned | None, order: _Order, seeds: Mapping[int, int], audit: Audit) -> Made:
-    """Make models by Trainers, with a plan several in one; every rank makes its share."""
+    """Make models by Trainers, with a plan several in one; every rank makes its share, or a cluster does."""
     runtime, procedure, made = audit.runtime, order.procedure, Made()
+    served, adapter = audit.data, audit.adapter  # not the audit, which holds every answer so far
     mine = list(seeds)[runtime.rank :: runtime.world_size]
 
     def work(group: Sequence[int]) -> list[tuple[Answers, nn.Module | None]]:
-        data = procedure.data or audit.data
+        data = procedure.data or served
         if procedure.data is None and order.left_out is not None:
-            data = without(audit.data, order.left_out[group[0]])
+            data = without(served, order.left_out[group[0]])
         begun, drawn = [order.begun[k] for k in group], [seeds[k] for k in group]
         if len(group) > 1:
-            models, alone = fit_side_by_side(procedure, begun, audit.data, seeds=drawn, runtime=runtime)
+            models, alone = fit_side_by_side(procedure, begun, served, seeds=drawn, runtime=runtime)
         else:
             model, alone = fit_alone(procedure, begun[0], data, seed=drawn[0], runtime=runtime)
             models = [model]
-        view = audit.data.served_alone(audit.data.order_seed)
+        view = served.served_alone(served.order_seed)
         view.trainer = alone.trainer
-        said = (_answers(alone.place(model), view, alone, audit.adapter) for model in models)
+        said = (_answers(alone.place(model), view, alone, adapter) for model in models)
         return [(s, m.cpu() if order.name == _SOURCE else None) for s, m in zip(said, models, strict=True)]
 
     with runtime.all_or_none("make its models"):
@@ -327,7 +329,11 @@ def _in_trainers(plan: Planned | None, order: _Order, seeds: Mapping[int, int], 
             how = decide(plan.recipe, plan.samples, members, runtime, "auto", None)
             groups = [[mine[n] for n in chunk] for chunk in even_chunks(members, how.chunk, how.workers)]
             workers = how.workers
-        for group, models in in_workers(work, groups, workers):
+        apart = plan is None and hands_on() and runtime.world_size == 1 and runtime.device.type == "cpu"
+        parts = (
+            in_parts(work, groups, torch.get_num_threads()) if apart else in_workers(work, groups, workers)
+        )
+        for group, models in parts:
             for k, each in zip(group, models, strict=True):
                 made[k] = each
                 _write(order.place, k, each[0], order.kinds.cache)

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -73,12 +74,18 @@ def write_export(model: nn.Module, path: str | Path, *, weights_only: bool = Fal
     """
     path = Path(path)
     require_finite(model, "the model that was to be exported")
-    state = {
-        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        if isinstance(value, Tensor)
-        else value
-        for name, value in class_state(model).items()
-    }
+    state = class_state(model)
+    # what a hook is given is its own to change, and a copy
+    hooked = isinstance(model, L.LightningModule) and is_overridden("on_save_checkpoint", model)
+    known: set[int] = set()
+    for entry, value in state.items():
+        if isinstance(value, Tensor):
+            state[entry] = value.detach().cpu()
+            stored = state[entry].untyped_storage()
+            whole = stored.nbytes() == value.nbytes and value.is_contiguous()
+            if hooked or not whole or stored.data_ptr() in known:
+                state[entry] = state[entry].clone(memory_format=torch.contiguous_format)
+            known.add(stored.data_ptr())
     # Without "loops", Lightning validates, tests and predicts from the file, and refuses to resume from it.
     checkpoint: dict[str, Any] = {
         "state_dict": state,

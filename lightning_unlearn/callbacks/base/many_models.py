@@ -139,6 +139,7 @@ class ManyModels(Evaluator):
         ValueError: If an argument is outside its range.
     """
 
+    of_streams = True
     least_models: ClassVar[int]
     keeps: ClassVar[str | None] = "populations"
 
@@ -319,7 +320,10 @@ class ManyModels(Evaluator):
 
         def training(kind: type[Retrain]) -> Procedure:
             def build(architecture: nn.Module) -> Retrain:
-                return kind(architecture, optimizer=optimizer, lr_scheduler=schedule, adapter=audit.adapter)
+                step = "loss" if "loss" in audit.adapter.kind.offers else "source"
+                return kind(
+                    architecture, optimizer=optimizer, lr_scheduler=schedule, adapter=audit.adapter, step=step
+                )
 
             named = [kind.__name__, self.retrain_epochs, optimizer, schedule, _recipe(source)]
             return Procedure(build, lambda: {"max_epochs": self.retrain_epochs}, named)

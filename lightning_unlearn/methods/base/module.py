@@ -49,6 +49,7 @@ from lightning_unlearn.methods.base.spreading import SpreadableModule
 from lightning_unlearn.methods.base.statistics import MovingStatistics, alike, normalised_alike
 from lightning_unlearn.methods.base.trial import (
     require_logits,
+    require_of,
     try_model,
     warn_of_another_loss,
     warn_of_guessing,
@@ -735,7 +736,7 @@ class UnlearningModule(SpreadableModule):
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
         self.require_task()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            self.task.require(type(callback).__name__, getattr(callback, "needs", ()))
+            require_of(callback, self.task)
         self._plain_answers = trial.plain
         source, method = type(self.source).__name__, type(self).__name__
         if self.step == "loss" and not self._given_loss:

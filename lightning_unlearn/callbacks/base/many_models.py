@@ -105,7 +105,7 @@ class ManyModels(Evaluator):
     step and carried out K times more when fit ends, each from a seed of its own, on one device each and, with
     several processes, shared out over them. Beside these stand K retrained models, and K more, whose score is the
     null: what a perfect unlearner gets. Plain retraining is done as one computation
-    (:func:`~lightning_unlearn.ensembles.train_ensemble`).
+    (:func:`~lightning_unlearn.ensembles.train_ensemble`), and so are methods whose class says ``side_by_side``.
 
     How sure a model is of itself is no memory, and moves every such score. So beside the score on the forget set stands
     the same on samples that no model was trained on (the non-members, or else the test set) with their difference, and

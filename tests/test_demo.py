@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from lightning_unlearn.cli.demo import MislabelledDigits
 from lightning_unlearn.cli.main import main
 
 REPO = Path(__file__).resolve().parent.parent
@@ -15,6 +16,12 @@ def rows(screen: str) -> dict[str, tuple[float, float]]:
     """Return for each model the share of the wrong labels that it still gives, and its test accuracy, in percent."""
     found = re.findall(r"^(\w+) +([\d.]+)% +([\d.]+)% +[\d.]+ s +[-\d]+$", screen, re.MULTILINE)
     return {name: (float(given), float(accuracy)) for name, given, accuracy in found}
+
+
+def test_nobody_compares_wrong_labels_with_non_members() -> None:
+    data = MislabelledDigits()
+    data.setup("fit")
+    assert data.unlike_nonmembers == "the labels of the forget set are wrong"
 
 
 @pytest.mark.slow

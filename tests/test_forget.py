@@ -378,13 +378,17 @@ def test_other_tasks_are_asked_what_has_a_meaning_for_them() -> None:
     found = answered(numbers, numbers, "membership", seconds=12.0)
     assert found is not None
     assert "accuracy" not in found.text
-    assert "Cost: 12 s." in found.text
+    loss = f"{float(logits.square().mean()):.3g}"
+    assert f"samples: loss {loss} → {loss} (unseen samples {loss}), an attacker" in found.text
+    assert f"Cost: test loss {loss} → {loss}, 12 s." in found.text
+    assert "wrong_labels" not in found.text, "which would be refused"
 
 
 def test_samples_that_became_less_known_than_unseen_ones_are_named_whatever_the_answer() -> None:
     less, unseen = Estimate(0.4, 0.3, 0.49), Estimate(0.49, 0.4, 0.58)
     for before in (unseen, Estimate(0.58, 0.51, 0.65)):
-        found = Answered(answer(before, less, 0.5, samples=60), "membership", (1.0, 0.78, 0.98), exact=True)
+        several = task_named("multilabel")
+        found = Answered(answer(before, less, 0.5, samples=60), "membership", (1.0, 0.78, 0.98), task=several)
         assert found.answer.outcome == "cannot tell"
         assert "now less known than unseen samples, which also tells who they were" in found.text
         assert ("keep the source" in found.text) == (before is unseen)

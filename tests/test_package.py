@@ -1,7 +1,9 @@
 """The package as installed: quick to import, complete, with its command."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -117,8 +119,6 @@ def test_a_listing_of_callbacks_is_the_list_of_evaluators() -> None:
 
 
 def test_rooms_import_only_from_rooms_above() -> None:
-    import ast
-
     order = [
         "core",
         "functional",
@@ -153,3 +153,34 @@ def test_the_command_and_the_module_are_one() -> None:
             [sys.executable, *start, "--version"], capture_output=True, text=True, check=True
         )
         assert lightning_unlearn.__version__ in done.stdout
+
+
+SPOKEN_BY_TASKS = {
+    "argmax",
+    "binary_cross_entropy",
+    "binary_cross_entropy_with_logits",
+    "cross_entropy",
+    "l1_loss",
+    "log_softmax",
+    "mse_loss",
+    "nll_loss",
+    "sigmoid",
+    "softmax",
+}
+
+OF_CLASSES = {  # both need one class a sample, and the first compares shapes
+    "methods/base/trial.py: part.shape == targets.shape",
+    "methods/fisher.py: logits.float().log_softmax",
+    "methods/linear_filtration.py: asked.targets == each",
+}
+
+
+def test_methods_and_evaluators_speak_of_losses_and_answers_through_the_task() -> None:
+    root, own = Path(lightning_unlearn.__file__).parent, []
+    for path in sorted([*(root / "methods").rglob("*.py"), *(root / "callbacks").rglob("*.py")]):
+        for node in ast.walk(ast.parse(path.read_text())):
+            name = getattr(node, "attr", getattr(node, "id", ""))
+            compared = ast.unparse(node) if isinstance(node, ast.Compare) else ""
+            if name in SPOKEN_BY_TASKS or re.search(r"(== \w*targets|targets\w*( ==|\[\w+\] ==))", compared):
+                own.append(f"{path.relative_to(root)}: {ast.unparse(node)}")
+    assert set(own) == OF_CLASSES

@@ -200,7 +200,7 @@ class Backdoor(Evaluator):
             counted[stream] = int(telling.sum())
             if not counted[stream]:
                 continue
-            predicted, true = outputs.logits.argmax(dim=-1)[telling], outputs.targets[telling]
+            predicted, true = outputs.task.answers(outputs.logits)[telling], outputs.targets[telling]
             scores[f"success_rate_{stream}"] = _share(predicted == backdoor.target_label)
             if stream == "forget":
                 scores["recovered_accuracy"] = _share(predicted == true)

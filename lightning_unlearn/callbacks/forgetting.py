@@ -1,5 +1,6 @@
 """Accuracies on the streams, and what follows from them."""
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -14,8 +15,8 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
-from lightning_unlearn.functional import MultiLabel, forgetting_rate, memory_retention_rate
-from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
+from lightning_unlearn.functional import MultiLabel, Regression, forgetting_rate, memory_retention_rate
+from lightning_unlearn.metrics.declared import DeclaredMetric, near_score, near_share
 
 __all__ = ["ForgettingMetrics"]
 
@@ -45,6 +46,16 @@ class ForgettingMetrics(Evaluator):
             "Accuracy on the test set",
             "test accuracy",
             "Share of the test set that the model classifies correctly: what forgetting may cost.",
+            unit="%",
+            direction="higher",
+            decides="utility",
+            margin=0.01,
+        ),
+        "explained/test": DeclaredMetric(
+            "Share of the test targets that is explained",
+            "test explained",
+            "1 minus a regression's loss on the test set over that of the best constant answer: R² of a squared "
+            "error. 1 is without error, 0 no better than a constant. What forgetting may cost.",
             unit="%",
             direction="higher",
             decides="utility",
@@ -118,27 +129,55 @@ class ForgettingMetrics(Evaluator):
             f"loss/{stream}": DeclaredMetric(
                 f"Loss on the {name}",
                 f"{stream} loss",
-                f"Mean loss on the {name}, of a regression, which has no accuracy.",
-                digits=4,
+                f"Mean loss on the {name}, of a regression, which has no accuracy; of a squared error in the unit of "
+                "the targets, squared.",
+                direction="lower",
+                headline=True,
             )
             for stream, name in _NAMES.items()
         },
+        "loss/forget": near_score(
+            "Loss on the forget set D_f",
+            "forget loss",
+            "Mean loss on the samples to be forgotten, of a regression, which has no accuracy; of a squared error in "
+            "the unit of the targets, squared. A model that never saw them has a higher one than the source, and its "
+            "value is the goal.",
+            digits=None,
+            decides="forgetting",
+        ),
+        "distance": DeclaredMetric(
+            "Distance from the retrained model",
+            "distance",
+            "Mean loss of a regression's answers on the forget set, with the retrained model's for targets: 0 means "
+            "equal answers. Two retrained models are not equal, so the goal is the value of a model that was retrained "
+            "once more.",
+            direction="lower",
+            headline=True,
+            decides="forgetting",
+            goal="retrain_2",
+        ),
     }
+
+    of_streams = True
 
     def watching(self) -> Watcher:
         """Return what logs the accuracies over the epochs."""
-        return Curve(self, 1, _accuracies, prefix="accuracy/", record=False)
+        return Curve(self, 1, _accuracies, prefix="", record=False)
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Measure accuracies and the rates that the known controls allow."""
         streams = [s for s in _STREAMS if audit.data.stream_size(s)]
-        task = audit.adapter.kind
+        task = audit.adapter.kind.judged_as
         metrics = {f"{task.measured}/{stream}": audit.outputs(model, stream).measured for stream in streams}
         if isinstance(task, MultiLabel):
             for stream in streams:
                 answers = audit.outputs(model, stream)
                 share = task.by_label(answers.logits, answers.targets).double().mean()
                 metrics[f"accuracy_by_label/{stream}"] = float(share)
+        if isinstance(task, Regression) and "test" in streams:
+            answers = audit.outputs(model, "test")
+            if not math.isnan(explained := task.explained(answers.logits, answers.targets)):
+                metrics["explained/test"] = explained
         if "test" in streams:
             metrics.update(_test_accuracy_by_class(*(audit.outputs(model, stream) for stream in _STREAMS)))
         if audit.source is not None and "correct" in task.offers:
@@ -157,15 +196,18 @@ class ForgettingMetrics(Evaluator):
                 audit.details["answers"] = {
                     "label": audit.outputs(model, "forget").targets[:_SHOWN].tolist(),
                     **{
-                        when: audit.outputs(one, "forget").logits[:_SHOWN].argmax(1).tolist()
+                        when: task.answers(audit.outputs(one, "forget").logits[:_SHOWN]).tolist()
                         for when, one in asked.items()
                         if one is not None
                     },
                 }
-        if audit.retrained is not None and "posteriors" in task.offers:
+        if audit.retrained is not None:
             ours, theirs = audit.outputs(model, "forget"), audit.outputs(audit.retrained, "forget")
-            alike = ours.task.similarity(ours.logits, theirs.logits, ours.targets)
-            metrics["similarity"] = float(alike.mean())
+            both = ours.logits, theirs.logits, ours.targets
+            if "posteriors" in task.offers:
+                metrics["similarity"] = float(ours.task.similarity(*both).mean())
+            elif isinstance(task, Regression):
+                metrics["distance"] = float(task.js(*both).mean())
         return metrics
 
 
@@ -185,13 +227,15 @@ def _test_accuracy_by_class(forget: Outputs, retain: Outputs, test: Outputs) -> 
 def _accuracies(
     model: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter
 ) -> dict[str, float]:
-    """Return the accuracies of a model in training, on some samples of each stream."""
+    """Return the accuracies of a model in training, or the losses of a regression, on some samples of each stream."""
     accuracies = {}
-    for stream in _STREAMS if "correct" in adapter.kind.offers else ():
+    for stream in _STREAMS if "losses" in adapter.kind.offers else ():
         if data.stream_size(stream):
             positions = some_of(getattr(data.split, stream), derive_seed(data.seed, "watched", stream))
             loader = data.loader(stream, positions=positions, indexed=True)
-            accuracies[stream] = predict(model, loader, runtime, adapter).accuracy
+            accuracies[f"{adapter.kind.measured}/{stream}"] = predict(
+                model, loader, runtime, adapter
+            ).measured
     return accuracies
 
 

@@ -82,6 +82,7 @@ class MembershipInference(AgainstNonmembers):
     """
 
     needs = ("posteriors",)
+    of_streams = True
     default_name: ClassVar[str] = "membership_inference"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "membership_inference/hit_rate": near_share(
@@ -164,6 +165,7 @@ class MembershipInference(AgainstNonmembers):
     def require(self, data: UnlearningDataModule) -> None:
         """Refuse data without non-members or, where the attack trains on it, without a shadow set."""
         super().require(data)
+        self.of_streams = self._variant(data) != "shadow"  # embeddings have no loss to train shadow models by
         if self.variant == "shadow" and not data.stream_size("shadow"):
             raise ValueError(
                 "variant='shadow' needs a shadow set: give UnlearningDataModule(shadow=0.5), and train the source "
@@ -248,10 +250,8 @@ class MembershipInference(AgainstNonmembers):
 
     def _source_features(self, attacked: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data = audit.data
-        others = audit.outputs(attacked, "test").features
-        loader = data.loader("retain", positions=self._learned(data, audit.seed), indexed=True)
-        members = predict(attacked, loader, audit.runtime, audit.adapter).features
-        return members, others
+        learned = torch.from_numpy(np.isin(data.split.retain, self._learned(data, audit.seed)))
+        return audit.outputs(attacked, "retain").features[learned], audit.outputs(attacked, "test").features
 
     def _learned(self, data: UnlearningDataModule, seed: int) -> np.ndarray[Any, Any]:
         """Return the retained samples that the attack learns from, as positions in the training set."""

@@ -10,7 +10,7 @@ from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.ensembles import predict
+from lightning_unlearn.ensembles import ask
 from lightning_unlearn.functional import auc, population_attack_scores, ranking_intervals, ranking_rates
 from lightning_unlearn.functional.tasks import TokenScores, min_k
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score
@@ -58,6 +58,7 @@ class PopulationAttack(AgainstNonmembers):
         ValueError: If ``bootstrap`` < 2, or if there is no non-member.
     """
 
+    of_streams = True
     default_name: ClassVar[str] = "population_attack"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "population_attack/auc": near_score(
@@ -116,8 +117,11 @@ class PopulationAttack(AgainstNonmembers):
             more["min_k_auc"] = auc(*(min_k(ours[0].task.logs(each.logits)) for each in ours))
         if self.reference is not None:
             reference = audit.runtime.place(clone(self.reference))
-            loaders = (audit.data.evaluated(stream) for stream in ("forget", "nonmember"))
-            theirs = [predict(reference, loader, audit.runtime, audit.adapter).loss for loader in loaders]
-            ratios = [-our.loss / their.clamp_min(1e-12) for our, their in zip(ours, theirs, strict=True)]
+            theirs = ask(
+                reference, audit.data, ("forget", "nonmember"), audit.runtime, audit.adapter
+            ).values()
+            ratios = [
+                -our.loss / their.loss.clamp_min(1e-12) for our, their in zip(ours, theirs, strict=True)
+            ]
             more["ratio_auc"] = auc(*ratios)
         return more

@@ -154,14 +154,14 @@ class RelearnTime(Evaluator):
         raise AssertionError("the batches never end")
 
     def _loss(self, model: nn.Module, audit: Audit) -> float:
-        """Return the mean cross-entropy on D_f; one wait for the device."""
-        total, count = torch.zeros((), dtype=torch.float64, device=audit.runtime.device), 0
+        """Return the mean cross-entropy on D_f, summed in double precision off the device; one wait for it."""
+        totals, count = [], 0
         with torch.no_grad():
             for inputs, targets in self._batches(audit):
                 logits = audit.adapter.call(model, inputs)
-                total += audit.adapter.kind.loss(logits, targets).sum()
+                totals.append(audit.adapter.kind.loss(logits, targets).sum())
                 count += len(targets)
-        return float(total) / count
+        return float(sum(torch.stack(totals).tolist())) / count
 
     def _endless(self, audit: Audit) -> Iterator[tuple[Tensor, Tensor]]:
         epoch = 0

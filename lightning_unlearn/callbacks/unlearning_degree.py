@@ -309,17 +309,17 @@ class UnlearningDegree(Evaluator):
         self, source: nn.Module, model: nn.Module, generator: nn.Module | None, stream: str, audit: Audit
     ) -> "_Measured":
         """Ask two models about the samples of a stream as a generator perturbs them, by nothing without one."""
-        ask, rows, shown = audit.adapter.call, [], None
+        ask, task, rows, shown = audit.adapter.call, audit.adapter.kind, [], None
         with torch.no_grad():
             for inputs, targets in self._batches(stream, audit):
                 added = torch.zeros_like(inputs) if generator is None else self.size * generator(inputs)
                 asked = (ask(source, inputs), ask(source, inputs + added), ask(model, inputs + added))
-                answers = [logits.argmax(1) for logits in asked]
+                right = [task.correct(logits, targets).bool() for logits in asked]
                 flat = added.flatten(1)
                 sizes = (torch.linalg.vector_norm(flat, dim=1), flat.abs().amax(1))
-                rows.append([*(each == targets for each in answers), *sizes])
+                rows.append([*right, *sizes])
                 if shown is None and generator is not None and inputs.ndim == 4 and inputs.shape[1] in (1, 3):
-                    first = (inputs, added, targets, *answers[1:])
+                    first = (inputs, added, targets, *(task.answers(logits) for logits in asked[1:]))
                     shown = _Shown(*(each[:_SHOWN].cpu() for each in first))
         columns = (torch.cat(column).cpu() for column in zip(*rows, strict=True))
         clean, source_right, model_right, norms, largest = columns

@@ -77,7 +77,7 @@ class MislabelledDigits(UnlearningDataModule):
         mislabelled = TensorData(data.inputs, data.targets.clone(), num_classes=10, transform=data.transform)
         self._data = mislabelled
         chosen = self._mislabel(0)
-        super().__init__(mislabelled, chosen.tolist(), test_dataset=test, batch_size=64)
+        super().__init__(mislabelled, chosen.tolist(), test_dataset=test, batch_size=64, wrong_labels=True)
 
     def setup(self, stage: str = "fit") -> None:
         """Draw who is mislabelled by the seed of the split, if that is asked for; then split."""

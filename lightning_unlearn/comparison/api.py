@@ -4,8 +4,11 @@ import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
+
+from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
 from lightning_unlearn.comparison.controls import SHARES
@@ -118,7 +121,8 @@ def compare(
         trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``. Every Trainer
             logs to CSV, in the run's folder, unless ``logger`` is False; other loggers beside it. A ``WandbLogger``
             says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
-        adapter: How batches and outputs are taken apart in the audit; ``None`` for the usual layouts.
+        adapter: How batches and outputs are taken apart in the audit and, if ``retrain`` is left out, in the
+            retraining; ``None`` for the usual layouts.
         output_dir: Folder of everything that is written.
         overwrite: Whether to remove what another comparison wrote to ``output_dir``; a file of yours stays.
         quiet: Whether to show no progress.
@@ -153,7 +157,7 @@ def compare(
         SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
     require_names(method.label for method in methods)
-    runs = {RETRAIN: retrain or MethodRun(Retrain, RETRAIN, source.trainer)}
+    runs = {RETRAIN: retrain or MethodRun(_retraining(adapter), RETRAIN, source.trainer)}
     runs |= {method.label: method for method in methods}
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
     if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
@@ -206,6 +210,14 @@ def compare(
             report["ledger"] = recorder.lines
         written, left, removed = _finish(pipeline, report, clean, page) if is_first() else ([], [], [])
     return Comparison(report, folder, written, left, removed)
+
+
+def _retraining(adapter: Adapter | None) -> Callable[[nn.Module], Retrain]:
+    """Return the retraining that nobody described: as the adapter says, by the source's own loss where it must be."""
+    if adapter is None:
+        return Retrain
+    step = "loss" if "loss" in adapter.kind.offers else "source"
+    return partial(Retrain, adapter=adapter, step=step)
 
 
 def _prepared(

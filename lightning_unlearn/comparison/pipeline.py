@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 import uuid
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,17 +41,19 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.splits import some_of
-from lightning_unlearn.ensembles import isolated_rng
+from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
 from lightning_unlearn.functional import acceleration, epochs_needed
 from lightning_unlearn.functional.intervals import pigeonhole_auc_interval
+from lightning_unlearn.functional.tasks import Task as KindOfTask
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.methods.base.trial import require_of, try_model
 from lightning_unlearn.metrics.declared import COST, DeclaredMetric
 from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
 from lightning_unlearn.models.fresh import built_by
@@ -616,7 +619,7 @@ class Pipeline:
                 "data: returned the same object twice, so no seed could draw a split of its own; build a new "
                 "UnlearningDataModule each time, or give vary='training' for one split"
             )
-        names: set[str] = set()
+        names, task = set[str](), self._kind_of_task()
         for build in self.evaluators:
             evaluator = build()
             if evaluator.name in names:
@@ -626,6 +629,22 @@ class Pipeline:
                 )
             names.add(evaluator.name)
             evaluator.require(self.data)
+            if task is not None:
+                require_of(evaluator, task)
+
+    def _kind_of_task(self) -> KindOfTask | None:
+        """Return the task, by an untrained source's answers to one batch; ``None`` where that cannot be told here."""
+        adapter = self.adapter or Adapter()
+        if adapter.task is not None:
+            return adapter.kind
+        with isolated_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                model = self.source.model()
+                model.configure_model()
+                return try_model(model, self.data, Runtime(), adapter, step=False).task
+            except Exception:  # on another device it may do; where it does not, it is said there
+                return None
 
     def claim_folder(self, overwrite: bool, inputs: Sequence[Path], key_file: Path | None) -> None:
         """Make the output folder ours, or say whose it is; without a key's file it gets a key of its own."""

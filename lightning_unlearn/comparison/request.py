@@ -25,7 +25,7 @@ from lightning_unlearn.core.terminal import boxed
 from lightning_unlearn.data import Adapter, Ids, UnlearningDataModule
 from lightning_unlearn.data.datamodule import Forget
 from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
-from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.ensembles import Runtime, ask
 from lightning_unlearn.functional.answer import Outcome
 from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
@@ -258,11 +258,12 @@ def _require_current(
 
 def _recipes(data: UnlearningDataModule, *, rewinds: bool) -> list[tuple[Method, dict[str, Any]]]:
     """Return what ``auto`` tries, in this order, with arguments of the Trainer."""
+    step = "loss" if "loss" in data.adapter.kind.offers else "source"
 
     def made(
         method: Callable[..., UnlearningModule], epochs: int, **own: Any
     ) -> tuple[Method, dict[str, Any]]:
-        return partial(method, adapter=data.adapter, **own), {"max_epochs": epochs}
+        return partial(method, adapter=data.adapter, step=step, **own), {"max_epochs": epochs}
 
     def adam(rate: float) -> Callable[..., torch.optim.Optimizer]:
         return partial(torch.optim.Adam, lr=rate)
@@ -274,6 +275,14 @@ def _recipes(data: UnlearningDataModule, *, rewinds: bool) -> list[tuple[Method,
         made(NegGradPlus, 3, optimizer=adam(5e-3), alpha=0.6, ascent_share=0.4),
         made(NegGradPlus, 3, optimizer=adam(1e-2)),
     ]
+
+
+class ShareOfLabels(L.Callback):
+    """Says what the answer for wrong labels needs, so that it is refused before the first step."""
+
+    who = "wrong_labels=True (or a backdoor)"
+    needs = ("labels",)
+    of_streams = True
 
 
 class _Request:
@@ -312,6 +321,8 @@ class _Request:
         if not guarded and not isinstance(method, Retrain):  # whose schedule may watch an accuracy
             arguments["limit_val_batches"] = 0
         trainer = L.Trainer(**{**_QUIET, **arguments, **given})
+        if self.data.wrong_labels or self.data.backdoor is not None:
+            trainer.callbacks.append(ShareOfLabels())  # type: ignore[attr-defined]
         if trainer.world_size > 1:
             raise ValueError(
                 f"trainer: forget works in one process, and this Trainer has {trainer.world_size}; leave out devices "
@@ -341,10 +352,7 @@ class _Request:
         runtime = Runtime(method.trainer)
         placed = runtime.place(clone(model).eval())
         streams = [stream for stream in _STREAMS if self.data.stream_size(stream)]
-        found = {
-            stream: predict(placed, self.data.evaluated(stream), runtime, method.adapter)
-            for stream in streams
-        }
+        found = ask(placed, self.data, streams, runtime, method.adapter)
         if any(outputs.loss.isnan().any() for outputs in found.values()):
             raise FloatingPointError(
                 f"losses of the {name} model are NaN; check the samples, or lower the rate"
@@ -396,21 +404,20 @@ class _Request:
         found = answered(
             self.answers["source"],
             self.answers["unlearned"],
-            measure_of(self.data),
+            measure_of(self.data, self.answers["source"]["forget"].task),
             retrained=self.answers.get("retrain"),
             chosen=self._choosing if choosing else ~self._choosing if self.tried > 1 else None,
             seconds=self.seconds,
             tried=self.tried,
         )
-        if found is None:  # all was measured, so it has no meaning for the task
-            self.answers["source"]["forget"].task.require("wrong_labels=True", ("classes",))
-        assert found is not None
+        assert found is not None  # all was measured, and has a meaning
         return found
 
     def _distance(self) -> float:
         """Return how far the last one is from the target, and from the source's accuracy on unseen samples."""
         found = self.answered(choosing=True).answer
         beyond = (found.after.value - found.target) * math.copysign(1.0, found.before.value - found.target)
+        task = self.answers["source"]["forget"].task
         unseen = [self.answers[name].get("nonmember") for name in ("source", "unlearned")]
         right = [
             float(each.subset(self._choosing).accuracy)
@@ -418,7 +425,7 @@ class _Request:
             if each is not None and "correct" in each.task.offers
         ]
         lost = max(0.0, right[0] - right[1]) if right else 0.0
-        return (max(0.0, beyond) if measure_of(self.data) != "membership" else abs(beyond)) + lost
+        return (abs(beyond) if measure_of(self.data, task) == "membership" else max(0.0, beyond)) + lost
 
     @property
     def scores(self) -> dict[str, Tensor]:

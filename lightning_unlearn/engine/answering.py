@@ -13,6 +13,7 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection import Classes
 from lightning_unlearn.engine.predict import Outputs
 from lightning_unlearn.functional.answer import Answer, Estimate, answer, auc_estimate, share_estimate
+from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task
 
 __all__ = ["Answered", "Measured", "answered", "measure_of"]
 
@@ -30,10 +31,12 @@ _MOST_LEFT = 0.1
 """Share of a class or of given labels, beyond the target, above which nobody would call them forgotten."""
 
 
-def measure_of(data: UnlearningDataModule) -> str:
+def measure_of(data: UnlearningDataModule, task: Task = SINGLE_LABEL) -> str:
     """Return which measure fits a request: ``labels`` (wrong or poisoned ones), ``class`` or ``membership``."""
     if data.wrong_labels or data.backdoor is not None:
         return "labels"
+    if "labels" not in task.offers:
+        return "membership"
     known, split = data.known_targets(), data.split
     if known is None:
         return "class" if isinstance(data.rule, Classes) else "membership"
@@ -47,12 +50,13 @@ class Answered:
     Attributes:
         answer: The answer.
         measure: Which measure it rests on: ``membership``, ``labels`` or ``class``.
-        shares: Accuracy on the forget set, before and after, then on unseen samples, where it fits.
-        test: Test accuracy before and after, where there is a test set; of a class that was forgotten without it.
+        shares: Accuracy on the forget set, before and after, then on unseen samples, where it fits; of a regression the
+            loss.
+        test: The same on the test set before and after, where there is one; of a class that was forgotten without it.
         seconds: What unlearning took, where that is known.
         compared: Whether the target is that of a retrained model.
         tried: How many recipes were tried, of which this is the best.
-        exact: Whether only an answer with all of its labels right counts as right, as with several labels a sample.
+        task: What the answers mean.
     """
 
     answer: Answer
@@ -62,7 +66,7 @@ class Answered:
     seconds: float | None = None
     compared: bool = False
     tried: int = 1
-    exact: bool = False
+    task: Task = SINGLE_LABEL
 
     @property
     def text(self) -> str:
@@ -81,12 +85,16 @@ class Answered:
         if overdone:
             parts.append(
                 f"They are now less known than {self._unseen}, which also tells who they were: "
-                f"{'' if found.traced else 'keep the source, or '}take a milder method (checkpoints, fewer epochs); if "
-                "their labels are wrong, say so (wrong_labels)."
+                f"{'' if found.traced else 'keep the source, or '}take a milder method (checkpoints, fewer epochs)"
+                f"{'; if their labels are wrong, say so (wrong_labels)' if 'labels' in self.task.offers else ''}."
             )
         others = " of the other classes" if self.measure == "class" else ""
-        fall = f"{max(0.0, 100 * (self.test[0] - self.test[1])):.1f}" if self.test else ""
-        lost = [f"{fall} points of test {self._accuracy}{others}"] if fall else []
+        lost = []
+        if self.test and self.task.measured == "loss":
+            lost = [f"test loss {self.test[0]:.3g} → {self.test[1]:.3g}"]
+        elif self.test:
+            fall = max(0.0, 100 * (self.test[0] - self.test[1]))
+            lost = [f"{fall:.1f} points of test {self._accuracy}{others}"]
         took = [] if self.seconds is None else [f"{self.seconds:.{0 if self.seconds >= 10 else 1}f} s"]
         parts += [f"Cost: {', '.join(lost + took)}."] if lost + took else []
         if self.tried > 1:
@@ -100,19 +108,19 @@ class Answered:
 
     @property
     def _accuracy(self) -> str:
-        return "accuracy (all labels right)" if self.exact else "accuracy"
+        return "accuracy (all labels right)" if self.task.name == "multilabel" else "accuracy"
 
     @property
     def _evidence(self) -> str:
         """What was measured before, after, and of the target."""
         found = self.answer
-        shares = [f"{100 * share:.0f}" for share in self.shares]
+        if self.task.measured == "loss":
+            shares, named = [f"{loss:.3g}" for loss in self.shares], "loss {} → {} (unseen samples {}), "
+        else:
+            shares = [f"{100 * share:.0f}" for share in self.shares]
+            named = self._accuracy + " {} → {}% (unseen samples {}%), "
         if self.measure == "membership":
-            right = (
-                f"{self._accuracy} {shares[0]} → {shares[1]}% (unseen samples {shares[2]}%), "
-                if shares
-                else ""
-            )
+            right = named.format(*shares) if shares else ""
             areas = f"{_two(found.before.value)} → {_two(found.after.value)}"
             ends = f"95%: {_two(found.after.low)}-{_two(found.after.high)}"
             aim = f", {self._unseen} {_two(found.target)}" if self.compared else ""
@@ -182,7 +190,7 @@ def answered(
     if any(not needed <= model.keys() for model in (before, after, retrained) if model is not None):
         return None
     task = before["forget"].task
-    if measure != "membership" and task.name != "binary" and "classes" not in task.offers:
+    if measure != "membership" and "labels" not in task.offers:
         return None  # a share of labels has no meaning
 
     def estimate(model: Measured) -> Estimate:
@@ -214,18 +222,18 @@ def answered(
     return Answered(
         found,
         measure,
-        _accuracies(*seen),
-        test if len(test := _accuracies(*tests)) == 2 else (),
+        _measured(*seen),
+        test if len(test := _measured(*tests)) == 2 else (),
         seconds,
         retrained is not None,
         tried,
-        task.name == "multilabel",
+        task,
     )
 
 
-def _accuracies(*models: Outputs) -> tuple[float, ...]:
-    """Return accuracies, none where no answer of the task is right or wrong."""
-    return tuple(each.accuracy for each in models if "correct" in each.task.offers and len(each.targets))
+def _measured(*models: Outputs) -> tuple[float, ...]:
+    """Return accuracies, or the losses of a regression, of those that have samples."""
+    return tuple(each.measured for each in models if len(each.targets))
 
 
 def _by_mistake(labels: Tensor, others: Outputs) -> float:

@@ -1,5 +1,6 @@
 """Ask a model for its logits on a whole stream, shared out over ranks and put back in order."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -7,12 +8,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import BatchLoader, Indexed
 from lightning_unlearn.engine.runtime import Runtime
-from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task
+from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["Outputs", "predict"]
+__all__ = ["Outputs", "ask", "predict"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,39 @@ class Outputs:
     def confidence(self) -> Tensor:
         """How well each sample is known, φ, ``(N,)`` float64."""
         return self.task.confidence(self.logits, self.targets)
+
+
+def ask(
+    module: nn.Module,
+    data: UnlearningDataModule,
+    streams: Iterable[str],
+    runtime: Runtime,
+    adapter: Adapter,
+) -> dict[str, Outputs]:
+    """Compute a model's answers on whole streams as they are judged: of embeddings, how near class means are.
+
+    Args:
+        module: The model, on the runtime's device.
+        data: The split data.
+        streams: Names of streams.
+        runtime: Device, precision and ranks.
+        adapter: How batches and outputs are taken apart.
+
+    Raises:
+        ValueError: If embeddings cannot be judged.
+    """
+    found = {stream: predict(module, data.evaluated(stream), runtime, adapter) for stream in streams}
+    task = adapter.kind
+    if not isinstance(task, Embedding):
+        return found
+    known = found.get("retain") or predict(module, data.evaluated("retain"), runtime, adapter)
+    return {
+        stream: Outputs(
+            *task.nearness(each.logits, each.targets, known.logits, known.targets, among=stream == "retain"),
+            task.judged_as,
+        )
+        for stream, each in found.items()
+    }
 
 
 def predict(

@@ -1,7 +1,7 @@
 """Train and ask models outside a Trainer's loop."""
 
 from lightning_unlearn.core.seeds import isolated_rng, restore_rng_state, rng_state
-from lightning_unlearn.engine.predict import Outputs, predict
+from lightning_unlearn.engine.predict import Outputs, ask, predict
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import train_classifier
 from lightning_unlearn.ensembles.ensemble import Ensemble, train_ensemble
@@ -13,6 +13,7 @@ __all__ = [
     "Outputs",
     "Recipe",
     "Runtime",
+    "ask",
     "isolated_rng",
     "predict",
     "restore_rng_state",

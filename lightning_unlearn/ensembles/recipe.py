@@ -44,7 +44,7 @@ class Recipe:
         batch_size: Samples of a step of one member, >= 1.
         optimizer: Makes the optimizer from the trainable parameters.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
-        loss: Mean loss of logits ``(B, C)`` and targets ``(B,)``.
+        loss: Loss of a batch's outputs and targets; ``None`` for that of the adapter's task.
         shuffle: Whether each epoch takes the rows in a new order.
         augment: Whether to augment batches, where the data says how.
         adapter: How the network's output is taken apart.
@@ -55,7 +55,7 @@ class Recipe:
     batch_size: int
     optimizer: OptimizerCallable
     lr_scheduler: LRSchedulerCallable | None = None
-    loss: Loss = nn.functional.cross_entropy
+    loss: Loss = None  # type: ignore[assignment]  # set when it is made
     shuffle: bool = True
     augment: bool = True
     adapter: Adapter = field(default_factory=Adapter)
@@ -63,6 +63,8 @@ class Recipe:
     def __post_init__(self) -> None:
         in_range("epochs", self.epochs, "[1, inf)", whole=True)
         in_range("batch_size", self.batch_size, "[1, inf)", whole=True)
+        if self.loss is None:
+            object.__setattr__(self, "loss", self.adapter.kind.batch_loss)  # type: ignore[unreachable]
 
 
 Samples = TensorData | Callable[[Member], BatchLoader]

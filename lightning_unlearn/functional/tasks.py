@@ -1,5 +1,6 @@
 """What a model's outputs and targets mean: loss, divergence, correctness and confidence for each kind of task."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -44,6 +45,7 @@ _NEEDS = {
     "distribution": "one distribution over classes a sample",
     "wrong targets": "wrong targets to draw",
     "classes": "one class a sample",
+    "labels": "one label a sample",
     "tokens": "a probability of each token",
 }
 
@@ -97,6 +99,11 @@ class Task:
     def of_kept(self) -> "Task":
         """The task of what is kept."""
         return self
+
+    @property
+    def judged_as(self) -> "Task":
+        """The task of what a model is judged by on whole streams."""
+        return self.of_kept
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         """Return whether shapes, types and values may be of this task."""
@@ -155,6 +162,10 @@ class Task:
         """Return how right each sample's answer is, ``(B,)`` float32 in [0, 1]."""
         raise NotImplementedError
 
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Return the class that each sample is given, ``(B,)``, where it is given one."""
+        raise NotImplementedError
+
     def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return φ, how well a model knows each sample, ``(B,)`` float64 on the CPU; Gaussian over models, roughly."""
         raise NotImplementedError
@@ -208,7 +219,11 @@ class SingleLabel(Task):
 
     def correct(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return 1 where the largest logit is the target's."""
-        return (outputs.argmax(dim=-1) == targets).float()
+        return (self.answers(outputs) == targets).float()
+
+    def answers(self, outputs: Tensor) -> Tensor:
+        """Return the class of the largest logit."""
+        return outputs.argmax(dim=-1)
 
     def confidence(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the logit-scaled confidence of the true class."""
@@ -229,7 +244,7 @@ class SoftLabels(SingleLabel):
     """
 
     name: ClassVar[str] = "soft"
-    offers: ClassVar[frozenset[str]] = SingleLabel.offers - {"classes"}
+    offers: ClassVar[frozenset[str]] = SingleLabel.offers - {"classes", "labels"}
 
     @property
     def batch_loss(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -337,7 +352,7 @@ class MultiLabel(Binary):
     """
 
     name: ClassVar[str] = "multilabel"
-    offers: ClassVar[frozenset[str]] = Binary.offers - {"distribution"}
+    offers: ClassVar[frozenset[str]] = Binary.offers - {"distribution", "labels"}
 
     def fits(self, outputs: Tensor, targets: Tensor) -> bool:
         """Return whether there are several columns of outputs, and as many of 0 and 1."""
@@ -617,8 +632,22 @@ class Regression(Task):
         residual = _flat(outputs).detach().cpu().double() - _flat(targets).detach().cpu().double()
         return clamped(-0.5 * residual.square().mean(dim=1).log())
 
+    def explained(self, outputs: Tensor, targets: Tensor) -> float:
+        """Return 1 minus the loss over that of the best constant answer, R² of a squared error; NaN of equal targets.
+
+        Example:
+            >>> Regression().explained(torch.tensor([0.0, 1.0, 1.0]), torch.tensor([0.0, 1.0, 2.0]))
+            0.5
+        """
+        flat = _flat(targets).double()
+        floor = self.loss(self._middle(flat).expand_as(flat), targets).mean()
+        return float(1 - self.loss(outputs.double(), targets).mean() / floor) if floor else math.nan
+
     def _errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).square()
+
+    def _middle(self, targets: Tensor) -> Tensor:
+        return targets.mean(dim=0)
 
 
 @dataclass(frozen=True)
@@ -630,13 +659,17 @@ class AbsoluteRegression(Regression):
     def _errors(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets).abs()
 
+    def _middle(self, targets: Tensor) -> Tensor:
+        return targets.median(dim=0).values
+
 
 @dataclass(frozen=True)
 class Embedding(Task):
     """Vectors whose distances are meant: outputs ``(B, D)``; targets, whatever the source's own loss makes of them.
 
     It has no loss but the source's own (``step="source"``). Two models' answers are compared by the distances between
-    a batch's samples, which no turn of the space changes. It is never guessed, since it looks like logits.
+    a batch's samples, which no turn of the space changes. Where targets are classes, a model is judged by the distances
+    of samples from the means of the retained ones (:meth:`nearness`). It is never guessed, since it looks like logits.
     """
 
     name: ClassVar[str] = "embedding"
@@ -653,11 +686,61 @@ class Embedding(Task):
 
     js = kl
 
+    @property
+    def judged_as(self) -> Task:
+        """Single labels, of what :meth:`nearness` gives."""
+        return SINGLE_LABEL
+
+    @staticmethod
+    def nearness(
+        outputs: Tensor, targets: Tensor, known: Tensor, classes: Tensor, *, among: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Return logits of the nearest class mean, as a Gaussian of one width around each has, and targets as columns.
+
+        Width is the mean squared distance of known samples from the mean of the others of their class, so the unit of
+        the space does not count (Snell et al., "Prototypical Networks for Few-shot Learning", 2017).
+
+        Args:
+            outputs: Vectors, ``(N, D)``.
+            targets: Their classes, ``(N,)`` whole numbers.
+            known: Vectors that make the means, ``(M, D)``.
+            classes: Their classes.
+            among: Whether the samples are the known ones, which then do not count in their own class's mean.
+
+        Raises:
+            ValueError: If targets are no classes, or a class has no known sample.
+        """
+        if any(_fractional(each) for each in (targets, classes)):
+            raise ValueError(
+                "embeddings are judged by the distances from class means, and their targets are no classes, one whole "
+                "number a sample; leave this evaluator out, or give an Adapter whose split() returns the classes"
+            )
+        names, of_known = torch.unique(classes, return_inverse=True)
+        column = torch.searchsorted(names, targets).clamp(max=len(names) - 1)
+        if (absent := targets[names[column] != targets]).numel():
+            raise ValueError(
+                "embeddings are judged by the distances from the means of retained classes, and of the class "
+                f"{int(absent[0])} nothing is retained; leave this evaluator out for such data"
+            )
+        wide, counts = known.double(), of_known.bincount()
+        means = wide.new_zeros(len(names), wide.shape[1]).index_add_(0, of_known, wide) / counts[:, None]
+        apart = (counts / (counts - 1).clamp(min=1)).square()  # from the mean of the others, over that of all
+        width = ((wide - means[of_known]).square().sum(dim=1) * apart[of_known]).mean()
+        distances = torch.cdist(outputs.double(), means).square()
+        if among:
+            own = distances.gather(1, column[:, None]) * apart[column, None]
+            alone = (counts[column] == 1)[:, None]  # nothing says where its class lies
+            distances = distances.scatter(
+                1, column[:, None], own.where(~alone, distances.amax(1, keepdim=True))
+            )
+        return (-distances / (2 * width).clamp_min(_TINY)).float(), column
+
 
 _KEPT = TokenScores()  # whose targets are 0, which may be what the task itself ignores
 SINGLE_LABEL = SingleLabel()
 """The task where none is known."""
 
+_TINY = 1e-12
 _LEAST = -1e4  # logarithm of what is no probability any more
 MOST_POSITIONS = 4096  # that are kept of a map to be measured, or those of many would fill the memory
 _NONE = 1.0  # stands for the logarithm of no probability, where a token is ignored
@@ -775,6 +858,10 @@ def _coins(count: int, labels: int, seed: int) -> Tensor:
     thrown = torch.rand(count, labels, generator=torch.Generator().manual_seed(seed)) < 1 / 2
     thrown[~thrown.any(dim=1)] = True
     return thrown
+
+
+def _fractional(targets: Tensor) -> bool:
+    return targets.ndim != 1 or not _whole(targets)
 
 
 def _whole(targets: Tensor) -> bool:

@@ -95,7 +95,7 @@ class BoundaryShrink(UnlearningModule):
         moved = (inputs.detach() + self.bound * (high - low) * gradient.sign()).clamp(low, high)
         with torch.no_grad():
             answers = self.adapter.call(model, moved).float()
-        return answers.scatter(1, labels[:, None], -torch.inf).argmax(1)
+        return self.task.answers(answers.scatter(1, labels[:, None], -torch.inf))
 
     def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the nearest other classes."""

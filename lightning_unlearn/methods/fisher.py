@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
@@ -12,7 +13,6 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
-from lightning_unlearn.methods.base.limits import warn_without_a_class
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 
@@ -70,11 +70,11 @@ class Fisher(OneShotModule):
 
     def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Measure F on D_r, blank the rows of forgotten classes, and add the noise."""
-        warn_without_a_class(
-            self,
-            forgets_a_class=data.forgets_a_class,
-            does="adds noise, which loses other samples as it loses these",
-        )
+        if not data.forgets_a_class:
+            rank_zero_warn(
+                "Fisher is made for whole classes, and none is forgotten: its noise loses other samples as it loses "
+                "these; NegGradPlus, Rewind or ReferenceKL is the better choice"
+            )
         head, classes = self.head_rows(data, runtime)
         information, gone = self._information(classes, data, runtime), data.forgotten_classes
         generator = torch.Generator().manual_seed(derive_seed(data.order_seed, "fisher"))

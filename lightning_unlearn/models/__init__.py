@@ -19,6 +19,7 @@ from lightning_unlearn.models.hparams import (
     restore_hyperparameters,
     save_primitive_hyperparameters,
 )
+from lightning_unlearn.models.schedules import Annealed
 from lightning_unlearn.models.sharded import Sharded
 from lightning_unlearn.models.small import MLP, LeNet5, Network, PurchaseNet, SVHNConv2, SVHNConv8
 from lightning_unlearn.models.spd_gan import ConvPerturber, DensePerturber, perturber_for
@@ -36,6 +37,7 @@ __all__ = [
     "MLP",
     "VGG16",
     "VGG19",
+    "Annealed",
     "Classifier",
     "ConvPerturber",
     "DenseNet121",

@@ -15,9 +15,10 @@ from torchmetrics import MeanMetric
 
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.models.hparams import restore_hyperparameters, save_primitive_hyperparameters
+from lightning_unlearn.models.schedules import scheduled
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["Classifier", "scheduled"]
+__all__ = ["Classifier"]
 
 _DEFAULT_LEARNING_RATE = 1e-3
 
@@ -103,7 +104,15 @@ class Classifier(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and the scheduler from their factories."""
         make = self.optimizer or partial(torch.optim.Adam, lr=_DEFAULT_LEARNING_RATE)
-        return scheduled(make(self.parameters()), self.lr_scheduler)
+        return scheduled(make(self.parameters()), self.lr_scheduler, self._steps)
+
+    def _steps(self) -> int:
+        steps = self.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError(
+                "lr_scheduler: Annealed goes by the number of steps; give the Trainer max_epochs=... or max_steps=..."
+            )
+        return int(steps)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what makes the next checkpoint as complete as the one being loaded."""
@@ -211,18 +220,6 @@ class Classifier(L.LightningModule):
             for name, metric in (("loss", part.loss), ("accuracy", part.accuracy)):
                 place = f"scores.{index}.{name}"
                 self.log(f"{stage}/{name}{suffix}", metric, metric_attribute=place, add_dataloader_idx=False)
-
-
-def scheduled(
-    optimizer: torch.optim.Optimizer, lr_scheduler: LRSchedulerCallable | None
-) -> OptimizerLRScheduler:
-    """Return an optimizer, with a schedule that is stepped once an epoch if there is one, as Lightning takes them."""
-    if lr_scheduler is None:
-        return optimizer
-    config: dict[str, Any] = {"scheduler": lr_scheduler(optimizer)}
-    if monitor := getattr(config["scheduler"], "monitor", None):
-        config["monitor"] = monitor
-    return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
 
 
 def _split(batch: Any) -> tuple[Any, Tensor]:

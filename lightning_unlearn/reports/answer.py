@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from lightning_unlearn.functional.answer import Outcome
 from lightning_unlearn.reports.figures.trade_off import forgetting_axis
 from lightning_unlearn.reports.floor import costs, same_cost
-from lightning_unlearn.reports.glossary import describe, forgot_nothing, measured_metrics, with_unit
+from lightning_unlearn.reports.glossary import (
+    describe,
+    forgot_nothing,
+    measured_metrics,
+    utility_of,
+    with_unit,
+)
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import LEAST_SEEDS, Status, Verdict, judge_all, separates
 
 __all__ = ["Answer", "answer_of", "gap_closed", "outcome"]
 
-_UTILITY = "accuracy/test"
 _ORDER: dict[Status, int] = {"close": 0, "undecided": 1, "illustration": 1, "cannot tell": 1, "not close": 2}
 _OUTCOMES: dict[Status, Outcome] = {"close": "shown", "not close": "not shown"}
 _FORGOTTEN: dict[Status, str] = {
@@ -155,4 +160,4 @@ def _cost(report: Report, model: str) -> str:
     floor = same_cost(report).get(model)
     if floor and floor.place != "illustration":
         parts.append(f"{floor.place} the line of short retrainings")
-    return f"{', '.join(parts)}. {_told(report, _UTILITY, model)}.".lstrip(". ")
+    return f"{', '.join(parts)}. {_told(report, utility_of(report), model)}.".lstrip(". ")

@@ -20,12 +20,12 @@ class Aim:
     Attributes:
         values: For each seed.
         margin: The difference that does not matter.
-        loss_only: Whether only a lower value counts.
+        worse: -1 where only a lower value counts, 1 where only a higher one does, 0 where both do.
     """
 
     values: Sequence[float]
     margin: float
-    loss_only: bool
+    worse: int
 
 
 def aims(report: Report, *, oracle: bool = True) -> dict[str, Aim]:
@@ -59,8 +59,8 @@ def aims(report: Report, *, oracle: bool = True) -> dict[str, Aim]:
             values = [metric.ideal] * len(values)
         gap = abs(before["mean"] - sum(values) / len(values))
         if utility or (gap > 0 and (not oracle or separates(report, name))):
-            higher = metric.goal == "retrain_2" and metric.direction == "higher"
-            found[name] = Aim(values, metric.margin or gap / 2, utility or higher)
+            sides = {"higher": -1, "lower": 1} if utility or metric.goal == "retrain_2" else {}
+            found[name] = Aim(values, metric.margin or gap / 2, sides.get(metric.direction or "", 0))
     if not oracle:
         source = report["models"]["source"]
         if not {_FORGET, _TEST} <= source.keys():
@@ -70,7 +70,7 @@ def aims(report: Report, *, oracle: bool = True) -> dict[str, Aim]:
             )
         beyond = source[_FORGET]["mean"] - source[_TEST]["mean"]
         if beyond > 0:
-            found[_FORGET] = Aim([], beyond / 2, False)
+            found[_FORGET] = Aim([], beyond / 2, 0)
     if all(describe(name, report).decides == "utility" for name in found):
         raise ValueError(
             "nothing that was measured tells the source from what it should become, so there is nothing to tune for; "
@@ -95,5 +95,5 @@ def distance(wanted: Mapping[str, Aim], report: Report, model: str) -> float:
         if any(value is None or to is None for value, to in pairs):
             return math.inf
         mean = sum(float(value or 0.0) - float(to or 0.0) for value, to in pairs) / len(pairs)
-        parts.append((min(mean, 0.0) if aim.loss_only else mean) / aim.margin)
+        parts.append((max(aim.worse * mean, 0.0) if aim.worse else mean) / aim.margin)
     return math.sqrt(sum(part**2 for part in parts) / len(parts))

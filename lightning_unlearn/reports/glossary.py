@@ -172,6 +172,12 @@ def declared_in(report: Report) -> dict[str, DeclaredMetric]:
     return {name: describe(name, report) for name in measured_metrics(report)}
 
 
+def utility_of(report: Report) -> str:
+    """Return the metric that stands for utility: the test accuracy, or what decides on utility in another task."""
+    deciding = (name for name in measured_metrics(report) if describe(name, report).decides == "utility")
+    return next(deciding, "accuracy/test")
+
+
 def headline_metrics(report: Report) -> list[str]:
     """Return the measured metrics that stand in the first table."""
     return [name for name in measured_metrics(report) if describe(name, report).headline]

@@ -172,8 +172,8 @@ class _Test:
     model: str
     metric: str
     utility: bool
-    below_only: bool
-    """Whether only a loss matters."""
+    worse: int
+    """Where only being worse matters, -1 if that is a lower value and 1 if a higher one; 0 where both sides do."""
     margin: float = math.nan
     difference: Difference | None = None
     noise: Noise | None = None
@@ -204,8 +204,8 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
     if metric.null and forgot_nothing(report, name) is None:  # any two models lie apart: it would say nothing
         return None
     table, rows = scores_of(report, name, (model, goal))
-    below_only = utility or (goal == "retrain_2" and metric.direction == "higher")
-    test = _Test(model, name, utility, below_only)
+    sides = {"higher": -1, "lower": 1} if utility or goal == "retrain_2" else {}
+    test = _Test(model, name, utility, worse := sides.get(metric.direction or "", 0))
     if table.shape[1] < LEAST_SEEDS or model == goal:
         return test
     floor = _floor(report, name)
@@ -220,8 +220,9 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
             )
     half = math.nan if test.gap is None else abs(test.gap.mean) / 2
     test.margin = margins.get(name, half if metric.margin is None else metric.margin)
-    test.p_outside = test.difference.p_outside(test.margin, below_only=below_only)
-    test.close = test.difference.p_inside(test.margin, below_only=below_only) <= _ALPHA
+    gain = test.difference._replace(mean=-worse * test.difference.mean) if worse else test.difference
+    test.p_outside = gain.p_outside(test.margin, below_only=bool(worse))
+    test.close = gain.p_inside(test.margin, below_only=bool(worse)) <= _ALPHA
     return test
 
 
@@ -279,7 +280,8 @@ def _finding(report: Report, test: _Test) -> Finding:
     mean = f"{number(test.difference.mean)}{points}"
     status: Status = "not close" if test.outside else "close" if test.close else "undecided"
     verb = {"not close": "beyond", "close": "within", "undecided": "not all within"}[status]
-    allowed = f"{'a loss of ' if test.below_only else 'the margin of ±'}{number(test.margin)}{points}"
+    bound = {-1: "a loss of ", 0: "the margin of ±", 1: "a rise of "}[test.worse]
+    allowed = f"{bound}{number(test.margin)}{points}"
     interval = f"90% interval [{number(low)}, {number(high)}]"
     sentence = f"{shown}; their difference is {mean}, {interval}, {verb} {allowed}"
     needed = _seeds_needed(test) if status == "undecided" else None
@@ -302,7 +304,7 @@ def _seeds_needed(test: _Test) -> int | None:
     assert test.difference is not None
     assert test.noise is not None
     mean = test.difference.mean
-    room = test.margin + min(mean, 0.0) if test.below_only else test.margin - abs(mean)
+    room = test.margin - (max(test.worse * mean, 0.0) if test.worse else abs(mean))
     if test.difference.df != test.noise.df:  # judged by the pair's own noise
         own = test.difference.se**2 * (test.difference.df + 1) / 2
         return seeds_to_decide(room, test.noise._replace(variance=own), 2)

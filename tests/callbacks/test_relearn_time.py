@@ -3,11 +3,13 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from helpers.toys import Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_unlearn.callbacks import RelearnTime
 from lightning_unlearn.data import UnlearningDataModule
@@ -41,6 +43,30 @@ def test_the_source_has_nothing_to_relearn(tmp_path: Path) -> None:
     assert found["relearn_time/steps"] == 0
     assert found["relearn_time/reached"] == 1
     assert found["relearn_time/fresh"] > 0
+
+
+def test_it_asks_the_device_for_nothing_in_double_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Apple's have none."""
+
+    class Single(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            assert not (isinstance(made, torch.Tensor) and made.dtype == torch.float64), func
+            return made
+
+    def watched(evaluator: RelearnTime, *asked: Any) -> dict[str, float]:
+        with Single():
+            return evaluate(evaluator, *asked)
+
+    evaluate = RelearnTime.evaluate
+    monkeypatch.setattr(RelearnTime, "evaluate", watched)
+    source = toy_source()
+    assert relearn(source, source, tmp_path, max_steps=2, fresh=False) == {
+        "relearn_time/reached": 1.0,
+        "relearn_time/steps": 0.0,
+    }
 
 
 def test_the_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:

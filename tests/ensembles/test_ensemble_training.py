@@ -1,6 +1,7 @@
 """K models trained as one computation equal those trained alone, in every way and for every kind of network."""
 
 import re
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from helpers.toys import FEATURES, blobs, quiet_trainer
 from torch import Tensor, nn
 
-from lightning_unlearn.data import TensorData, TensorLoader
+from lightning_unlearn.data import Adapter, TensorData, TensorLoader
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 from lightning_unlearn.ensembles import (
     Member,
@@ -242,6 +243,19 @@ def test_deeper_networks_can_be_stacked(build: Any, shape: tuple[int, ...]) -> N
     assert ensemble.way == "stacked", ensemble.reason
     alone = train_ensemble(recipe, images(shape), members, way="sequential")
     assert furthest(ensemble.states, alone.states) < 1e-8
+
+
+def test_models_of_another_task_are_stacked_with_its_loss() -> None:
+    targets = torch.randint(0, 2, (60,), generator=torch.Generator().manual_seed(1))
+    data = TensorData(images((12,)).inputs, targets)
+    recipe = Recipe(lambda: MLP(12, [8], 1).double(), 2, 8, sgd, adapter=Adapter(task="binary"))
+    stacked = train_ensemble(recipe, data, some_members(), way="stacked")
+    alone = train_ensemble(recipe, data, some_members(), way="sequential")
+    assert stacked.way == "stacked", stacked.reason
+    assert furthest(stacked.states, alone.states) < 1e-8
+    by_hand = train_ensemble(replace(recipe, adapter=Adapter()), data, some_members(), way="stacked")
+    assert by_hand.way == "stacked", "the recipe keeps its loss"
+    assert torch.equal(by_hand.losses, stacked.losses)
 
 
 class Random(nn.Sequential):

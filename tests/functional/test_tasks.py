@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from sklearn.metrics import accuracy_score
+from sklearn.metrics import accuracy_score, d2_absolute_error_score, r2_score
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
@@ -221,6 +221,43 @@ def test_distances_between_embeddings_are_compared_and_not_directions() -> None:
     for i, j in itertools.permutations(range(B), 2):
         expected[i] += ((p[i] - p[j]).square().sum() - (q[i] - q[j]).square().sum()) ** 2 / (B - 1)
     torch.testing.assert_close(task.kl(p, q), expected)
+
+
+def test_embeddings_are_judged_by_the_means_of_the_other_samples() -> None:
+    random = torch.Generator().manual_seed(0)
+    known, classes = torch.randn(9, 4, generator=random), torch.tensor([2, 5, 5, 2, 7, 7, 5, 7, 2])
+    asked, targets = torch.randn(3, 4, generator=random), torch.tensor([7, 2, 5])
+
+    def by_hand(x: Tensor, target: int, others: Tensor) -> tuple[list[float], int]:
+        means = [known[others & (classes == name)].mean(dim=0) for name in (2, 5, 7)]
+        return [float((x - mean).square().sum()) for mean in means], (2, 5, 7).index(target)
+
+    every = torch.arange(9)
+    among = [by_hand(known[place], int(classes[place]), every != place) for place in range(9)]
+    width = np.mean([distances[column] for distances, column in among])
+    apart = [by_hand(x, int(y), every >= 0) for x, y in zip(asked, targets, strict=True)]
+    embedding = Embedding()
+    for part, (logits, columns) in (
+        (apart, embedding.nearness(asked, targets, known, classes)),
+        (among, embedding.nearness(known, classes, known, classes, among=True)),
+    ):
+        assert columns.tolist() == [column for _, column in part]
+        own = [-distances[column] / (2 * width) for distances, column in part]
+        assert logits.gather(1, columns[:, None]).squeeze(1).tolist() == pytest.approx(own, rel=1e-5)
+    turned, _ = torch.linalg.qr(torch.randn(4, 4, generator=random))
+    again, _ = embedding.nearness(10 * asked @ turned, targets, 10 * known @ turned, classes)
+    assert torch.allclose(again, embedding.nearness(asked, targets, known, classes)[0], atol=1e-4)
+    with pytest.raises(ValueError, match="of the class 3 nothing is retained"):
+        embedding.nearness(asked, torch.tensor([7, 3, 5]), known, classes)
+    with pytest.raises(ValueError, match="their targets are no classes"):
+        embedding.nearness(asked, torch.rand(3), known, classes)
+
+
+def test_what_a_regression_explains_is_scikit_learns() -> None:
+    outputs, targets = torch.randn(2, 31, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for task, reference in ((Regression(), r2_score), (AbsoluteRegression(), d2_absolute_error_score)):
+        assert task.explained(outputs, targets) == pytest.approx(reference(targets, outputs))
+        assert np.isnan(task.explained(outputs, torch.ones(31)))
 
 
 @every_case

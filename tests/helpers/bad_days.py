@@ -84,7 +84,7 @@ def result(folder: Path) -> dict[str, Any]:
         model: {
             name: value["values"]
             for name, value in metrics.items()
-            if "time" not in name and name != "acceleration"
+            if not name.startswith(("time/", "acceleration"))
         }
         for model, metrics in report["models"].items()
     }

@@ -1,6 +1,7 @@
 """FineTune and NegGradPlus: the wrong labels that they forget, the loss they step, and the rate they step it with."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import pytest
 import torch
 from helpers.toys import quiet_trainer, toy_data, toy_source
 from helpers.wrong_labels import check_wrong_labels_are_forgotten, unlearned
+from jsonargparse import ArgumentParser
+from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor
 
 from lightning_unlearn.functional import annealed
@@ -21,10 +24,12 @@ from lightning_unlearn.methods import (
     L1Sparse,
     NegGradPlus,
     RandomK,
+    Retrain,
     ShrinkPerturb,
     UnlearningModule,
 )
 from lightning_unlearn.methods.base import AscendingModule
+from lightning_unlearn.models import Annealed, Classifier
 
 # what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
 SETTINGS = {"NegGradPlus": {"forgets": {"alpha": 0.5}}, "FineTune": {"forgets": {"promised": False}}}
@@ -120,6 +125,36 @@ def test_the_rate_rises_and_falls_to_almost_nothing(kind: type[UnlearningModule]
     rates.clear()
     quiet_trainer(max_epochs=1, limit_val_batches=0, callbacks=[Noted()]).fit(constant, toy_data())
     assert set(rates) == {peak}
+
+
+@pytest.mark.parametrize("kind", [CFk, Retrain, Classifier])
+def test_a_schedule_in_one_line_goes_by_shares_of_the_steps(
+    kind: Callable[..., L.LightningModule],
+) -> None:
+    """On the command line or in YAML; of a method whose own rate is constant, too."""
+    parser = ArgumentParser()
+    parser.add_argument("--lr_scheduler", type=LRSchedulerCallable)
+    given = "{class_path: lightning_unlearn.models.Annealed, init_args: {warm_up: 0.5, end: 0.1}}"
+    parsed = parser.instantiate_classes(parser.parse_args([f"--lr_scheduler={given}"]))
+    rates: list[float] = []
+
+    class Noted(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    module = kind(toy_source(), optimizer=partial(torch.optim.SGD, lr=0.1), lr_scheduler=parsed.lr_scheduler)
+    quiet_trainer(max_epochs=2, limit_val_batches=0, callbacks=[Noted()]).fit(module, toy_data())
+    steps = len(rates)
+    assert rates == pytest.approx([0.1 * annealed(s, steps, warm_up=0.5, end=0.1) for s in range(steps)])
+    assert rates.index(max(rates)) == round(0.5 * steps) - 1
+
+
+def test_a_schedule_whose_steps_nobody_counts_is_refused() -> None:
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = Annealed(optimizer)
+    optimizer.step()
+    with pytest.raises(ValueError, match="Annealed goes by a fit's steps"):
+        schedule.step()
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 10, 997])

@@ -119,7 +119,7 @@ def test_a_distance_to_the_retrained_model_is_judged_by_a_second_one() -> None:
     assert judge(report(0.895), "m").status == "close"
     assert judge(report(0.81), "m").status == "not close"
     assert judge(report(0.97), "m").status == "close", "nearer than another retrained model is no fault"
-    lower = report(0.81)
+    lower = report(0.97)
     declared = {"label": "Distance", "direction": "lower", "decides": "forgetting", "goal": "retrain_2"}
     lower["metrics"] = {"similarity": declared}
     assert judge(lower, "m").status == "not close", "where less is better, more is not taken for good"

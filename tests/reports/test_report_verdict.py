@@ -5,6 +5,7 @@ import pytest
 
 from lightning_unlearn.reports import build_report, judge, judge_all
 from lightning_unlearn.reports.answer import answer_of, gap_closed
+from lightning_unlearn.reports.distance import aims, distance
 from lightning_unlearn.reports.glossary import METRICS, best_and_worst, describe, format_value, wrap_name
 from lightning_unlearn.reports.schema import Report, summarise
 from lightning_unlearn.reports.verdict import Verdict, control_findings, separates, summary_sentences
@@ -290,3 +291,42 @@ def test_the_best_method_has_the_best_verdict_and_the_smallest_miss() -> None:
     assert "MIA AUC" in worst.forgotten
     del report["models"]["retrain"]
     assert answer_of(report) is None
+
+
+def test_a_regression_is_judged_by_losses_and_by_what_it_explains() -> None:
+    def model(explained: float, loss: float, distance: float | None) -> dict[str, tuple[float, ...]]:
+        found = {"explained/test": around(explained), "loss/forget": around(loss, 1)}
+        return found if distance is None else found | {"distance": around(distance, 2)}
+
+    report = report_of(
+        source=model(0.90, 0.1, 4.0),
+        retrain=model(0.90, 4.1, None),
+        retrain_2=model(0.90, 4.1, 0.1),
+        forgot=model(0.95, 4.2, 0.05),
+        forgot_not=model(0.95, 0.2, 3.9),
+        spoilt=model(0.50, 4.1, 0.05),
+    )
+    verdicts = judge_all(report)
+    assert {name: verdict.status for name, verdict in verdicts.items()} == {
+        "forgot": "close",
+        "forgot_not": "not close",
+        "spoilt": "not close",
+    }
+    far = verdicts["forgot_not"].by_metric
+    assert far["explained/test"].status == "close", "explaining more is no fault"
+    assert far["loss/forget"].status == far["distance"].status == "not close"
+    assert "beyond a rise of" in far["distance"].sentence
+    assert verdicts["forgot"].by_metric["distance"].status == "close", (
+        "nearer than retrained models are is no fault"
+    )
+    assert "beyond a loss of 1.00 points" in verdicts["spoilt"].by_metric["explained/test"].sentence
+    answer = answer_of(report)
+    assert answer is not None
+    assert answer.method == "forgot"
+    assert "Loss on the forget set D_f: source 0.1" in answer.evidence
+    assert "Share of the test targets that is explained: source 90" in answer.cost
+    aim = aims(report)["distance"]
+    assert aim.worse == 1
+    assert (
+        distance({"distance": aim}, report, "forgot") == 0 < distance({"distance": aim}, report, "forgot_not")
+    )

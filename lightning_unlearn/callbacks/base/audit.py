@@ -12,11 +12,14 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection_data import Positions
-from lightning_unlearn.ensembles import Outputs, Runtime, predict
+from lightning_unlearn.ensembles import Outputs, Runtime, ask
 from lightning_unlearn.methods.base.trial import require_logits, try_model, warn_of_guessing
 from lightning_unlearn.models.surgery import clone, evaluating
 
-__all__ = ["Audit", "AuditCache", "forget_answers", "try_answers"]
+__all__ = ["STREAMS", "Audit", "AuditCache", "forget_answers", "try_answers"]
+
+
+STREAMS = ("forget", "retain", "test", "nonmember")
 
 
 class AuditCache:
@@ -80,13 +83,16 @@ class Audit:
         """
         key = (id(model), id(self.data), stream, self.adapter)
         if key not in self._cache.outputs:
-            outputs = predict(model, self.data.evaluated(stream), self.runtime, self.adapter)
-            if spoilt := int((~outputs.logits.isfinite()).any(dim=-1).sum()):
-                raise FloatingPointError(
-                    f"the model's logits are NaN or infinite on {spoilt} of {len(outputs.logits)} samples of the "
-                    f"stream {stream!r}; check these samples, or the model's weights, for such values"
-                )
-            self._cache.outputs[key] = outputs
+            # embeddings are all judged by those of the retain set
+            together = STREAMS if self.adapter.kind.judged_as is not self.adapter.kind.of_kept else (stream,)
+            asked = [each for each in together if self.data.stream_size(each) or each == stream]
+            for name, outputs in ask(model, self.data, asked, self.runtime, self.adapter).items():
+                if spoilt := int((~outputs.logits.isfinite()).any(dim=-1).sum()):
+                    raise FloatingPointError(
+                        f"the model's logits are NaN or infinite on {spoilt} of {len(outputs.logits)} samples of the "
+                        f"stream {name!r}; check these samples, or the model's weights, for such values"
+                    )
+                self._cache.outputs[id(model), id(self.data), name, self.adapter] = outputs
         return self._cache.outputs[key]
 
     def known(self, model: nn.Module) -> dict[str, Outputs]:

@@ -30,6 +30,7 @@ from lightning_unlearn.engine.answering import answered, measure_of
 from lightning_unlearn.engine.telling import Results, facts_of_fit, send_facts, send_results
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base.trial import require_of
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
@@ -72,6 +73,9 @@ class Evaluator(L.Callback):
     default_name: ClassVar[str]
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}
     needs: tuple[str, ...] = ("losses",)  # what of a task it speaks of
+    of_streams: bool = (
+        False  # whether it asks by :meth:`Audit.outputs` alone, so that embeddings can be judged
+    )
     copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
     keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
     cache: Path | None = None
@@ -317,7 +321,7 @@ class Evaluator(L.Callback):
         found = answered(
             audit.known(audit.source),
             audit.known(method),
-            measure_of(audit.data),
+            measure_of(audit.data, audit.adapter.kind.judged_as),
             retrained=None if audit.retrained is None else audit.known(audit.retrained),
             seconds=method.times.get("time/total_s"),
         )
@@ -351,7 +355,7 @@ class Evaluator(L.Callback):
         model = getattr(pl_module, "model", pl_module) if isinstance(pl_module, StreamConsumer) else pl_module
         with torch.inference_mode(False), _attached(data, trainer):
             self._known = try_answers(trainer, model, data, self.adapter or _adapter_of(pl_module))
-        self._known.kind.require(type(self).__name__, self.needs)
+        require_of(self, self._known.kind)
 
     def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
         # a method of ours is whole again when it is evaluated

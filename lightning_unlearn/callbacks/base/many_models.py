@@ -105,7 +105,7 @@ class ManyModels(Evaluator):
     step and carried out K times more when fit ends, each from a seed of its own, on one device each and, with
     several processes, shared out over them. Beside these stand K retrained models, and K more, whose score is the
     null: what a perfect unlearner gets. Plain retraining is done as one computation
-    (:func:`~lightning_unlearn.ensembles.train_ensemble`).
+    (:func:`~lightning_unlearn.ensembles.train_ensemble`), and so are methods whose class says ``side_by_side``.
 
     How sure a model is of itself is no memory, and moves every such score. So beside the score on the forget set stands
     the same on samples that no model was trained on (the non-members, or else the test set) with their difference, and
@@ -139,6 +139,7 @@ class ManyModels(Evaluator):
         ValueError: If an argument is outside its range.
     """
 
+    of_streams = True
     least_models: ClassVar[int]
     keeps: ClassVar[str | None] = "populations"
 
@@ -319,7 +320,10 @@ class ManyModels(Evaluator):
 
         def training(kind: type[Retrain]) -> Procedure:
             def build(architecture: nn.Module) -> Retrain:
-                return kind(architecture, optimizer=optimizer, lr_scheduler=schedule, adapter=audit.adapter)
+                step = "loss" if "loss" in audit.adapter.kind.offers else "source"
+                return kind(
+                    architecture, optimizer=optimizer, lr_scheduler=schedule, adapter=audit.adapter, step=step
+                )
 
             named = [kind.__name__, self.retrain_epochs, optimizer, schedule, _recipe(source)]
             return Procedure(build, lambda: {"max_epochs": self.retrain_epochs}, named)

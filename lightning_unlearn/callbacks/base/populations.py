@@ -15,14 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks.base.audit import Audit
+from lightning_unlearn.callbacks.base.audit import STREAMS, Audit
 from lightning_unlearn.core.cluster import hands_on, in_parts
 from lightning_unlearn.core.files import model_hash, write_bytes_atomic
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection_data import Positions
-from lightning_unlearn.ensembles import Member, Outputs, Runtime, predict, train_ensemble
+from lightning_unlearn.ensembles import Member, Outputs, Runtime, ask, train_ensemble
 from lightning_unlearn.ensembles.cache import usable_cache
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.identity import data_identity
@@ -46,7 +46,6 @@ _SHORT = 32  # characters of a hash that name a folder
 _SOURCE = "source"  # of which the models are kept too
 # populations whose models never saw the forget set: references, the null's, and the retrained model's own
 _FORGETFUL = ("retrained", "second retrained", "third retrained")
-_STREAMS = ("forget", "retain", "test", "nonmember")
 Answers = dict[str, Tensor]
 
 
@@ -352,8 +351,8 @@ def _halves(samples: int, pairs: int, seed: int) -> Tensor:
 
 def _answers(model: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter) -> Answers:
     answers: Answers = {}
-    for stream in _streams(data):
-        answers.update(_said(stream, predict(model, data.evaluated(stream), runtime, adapter)))
+    for stream, outputs in ask(model, data, _streams(data), runtime, adapter).items():
+        answers.update(_said(stream, outputs))
     return answers
 
 
@@ -372,7 +371,7 @@ def _many(values: Tensor | None) -> bool:
 
 
 def _streams(data: UnlearningDataModule) -> list[str]:
-    return [name for name in _STREAMS if data.stream_size(name)]
+    return [name for name in STREAMS if data.stream_size(name)]
 
 
 def _population(answers: Mapping[int, Answers], number: int) -> Population:

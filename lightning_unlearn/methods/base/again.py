@@ -26,7 +26,7 @@ from lightning_unlearn.ensembles import Recipe, Runtime, isolated_rng
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.side_by_side import SideBySide
 from lightning_unlearn.methods.retrain import Retrain
-from lightning_unlearn.models import Classifier, clone
+from lightning_unlearn.models import Annealed, Classifier, clone
 from lightning_unlearn.models.statistics import running_layers
 
 __all__ = [
@@ -384,7 +384,8 @@ def _factories(
         optimizer, schedule = model.optimizer, model.lr_scheduler
     rate = 1e-3 if method is None else method.default_lr
     made = partial(torch.optim.Adam, lr=rate) if optimizer is None else optimizer
-    # one that watches a metric needs a Trainer that validates
-    if schedule is not None and isinstance(schedule(made([nn.Parameter(torch.zeros(1))])), ReduceLROnPlateau):
+    # one that watches a metric needs a Trainer that validates; an ensemble counts no steps
+    alone = (ReduceLROnPlateau, Annealed) if anew else ReduceLROnPlateau
+    if schedule is not None and isinstance(schedule(made([nn.Parameter(torch.zeros(1))])), alone):
         return None
     return made, schedule

@@ -30,7 +30,7 @@ from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
-from lightning_unlearn.functional import Task, annealed
+from lightning_unlearn.functional import Task
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
@@ -49,14 +49,15 @@ from lightning_unlearn.methods.base.spreading import SpreadableModule
 from lightning_unlearn.methods.base.statistics import MovingStatistics, alike, normalised_alike
 from lightning_unlearn.methods.base.trial import (
     require_logits,
+    require_of,
     try_model,
     warn_of_another_loss,
     warn_of_guessing,
 )
 from lightning_unlearn.metrics.declared import DeclaredMetric
-from lightning_unlearn.models import clone, save_primitive_hyperparameters
-from lightning_unlearn.models.classifier import scheduled
+from lightning_unlearn.models import Annealed, clone, save_primitive_hyperparameters
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
+from lightning_unlearn.models.schedules import scheduled
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import class_state, listed
 
@@ -81,8 +82,8 @@ class UnlearningModule(SpreadableModule):
             the path of a checkpoint written under LightningCLI.
         optimizer: Makes the optimizer from the trainable parameters; ``None`` for the method's own: Adam, with learning
             rate 1e-3 unless the method's description names another.
-        lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate, or the method's own
-            schedule.
+        lr_scheduler: Makes a schedule that is stepped once an epoch, an :class:`~lightning_unlearn.models.Annealed` one
+            at each step; ``None`` for a constant rate, or the method's own schedule.
         loss: Loss of outputs and targets, logits ``(B, C)`` and classes ``(B,)`` of a classifier; ``None`` for that of
             the task, the cross-entropy there.
         step: What is minimised on the retain set: ``"loss"``, the argument ``loss``, or ``"source"``, what the
@@ -471,11 +472,8 @@ class UnlearningModule(SpreadableModule):
             return cast(L.LightningModule, model).configure_optimizers()
         make = given or partial(torch.optim.Adam, lr=self.default_lr)
         optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
-        if self._lr_scheduler is None and self.anneals:
-            rate = partial(annealed, steps=self.total_steps)
-            schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-        return scheduled(optimizer, self._lr_scheduler)
+        schedule = self._lr_scheduler or (Annealed if self.anneals else None)
+        return scheduled(optimizer, schedule, lambda: self.total_steps)
 
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""
@@ -738,7 +736,7 @@ class UnlearningModule(SpreadableModule):
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
         self.require_task()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            self.task.require(type(callback).__name__, getattr(callback, "needs", ()))
+            require_of(callback, self.task)
         self._plain_answers = trial.plain
         source, method = type(self.source).__name__, type(self).__name__
         if self.step == "loss" and not self._given_loss:

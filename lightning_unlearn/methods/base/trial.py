@@ -24,6 +24,7 @@ __all__ = [
     "GuessingWarning",
     "Trial",
     "require_logits",
+    "require_of",
     "try_model",
     "warn_of_another_loss",
     "warn_of_guessing",
@@ -279,6 +280,16 @@ def require_logits(logits: Tensor, targets: Tensor, model: str, task: Task | Non
             f"{int(targets.max())}; use the model that was trained on this data, or say where logits and targets are "
             "with Adapter(logits=..., targets=...)"
         )
+
+
+def require_of(callback: L.Callback, task: Task) -> None:
+    """Refuse a task that lacks what a callback says it ``needs``.
+
+    Raises:
+        ValueError: If it does.
+    """
+    judged = task.judged_as if getattr(callback, "of_streams", False) else task
+    judged.require(getattr(callback, "who", type(callback).__name__), getattr(callback, "needs", ()))
 
 
 def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:

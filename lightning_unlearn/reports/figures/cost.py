@@ -15,10 +15,14 @@ from lightning_unlearn.reports.figures.base import (
 )
 from lightning_unlearn.reports.figures.trade_off import forgetting_axis
 from lightning_unlearn.reports.floor import costs
-from lightning_unlearn.reports.glossary import describe, forgot_nothing, method_names, short_retrainings
+from lightning_unlearn.reports.glossary import (
+    describe,
+    forgot_nothing,
+    method_names,
+    short_retrainings,
+    utility_of,
+)
 from lightning_unlearn.reports.schema import Report
-
-_UTILITY = "accuracy/test"
 
 
 @declare(
@@ -34,8 +38,9 @@ def cost_quality(report: Report, details: Details) -> Panels:
     methods = [name for name in method_names(report) if name in cost]
     if "retrain" not in cost or not methods:
         return []
-    about = describe(_UTILITY, report)
-    panels = _panel(report, cost, _UTILITY, about.heading, 0.0, about.scale)
+    utility = utility_of(report)
+    about = describe(utility, report)
+    panels = _panel(report, cost, utility, about.heading, 0.0, about.scale)
     source = None if choice is None else forgot_nothing(report, choice.metric)
     if choice is not None and source and choice.metric in report["models"]["retrain"]:
         gap = report["models"]["retrain"][choice.metric]["mean"] - source["mean"]

@@ -14,11 +14,10 @@ from lightning_unlearn.reports.figures.base import (
     scaled,
     within,
 )
-from lightning_unlearn.reports.glossary import describe, measured_metrics, ordered_models
+from lightning_unlearn.reports.glossary import describe, measured_metrics, ordered_models, utility_of
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import separates
 
-_UTILITY = "accuracy/test"
 _SHARES = (
     "backdoor/success_rate_forget",
     "membership_inference/hit_rate",
@@ -78,7 +77,11 @@ def forgetting_axis(report: Report) -> ForgettingAxis | None:
     separating = [name for name in comparable if separates(report, name)]
     if separating:
         return ForgettingAxis(separating[0], "separates")
-    gaps = {name: abs(source[name]["mean"] - retrain[name]["mean"]) for name in comparable if name in shares}
+    gaps = {
+        name: abs(source[name]["mean"] - retrain[name]["mean"])
+        for name in comparable
+        if name in (shares or comparable)
+    }
     if gaps and all(separates(report, name) is None for name in comparable) and max(gaps.values()) > 0:
         return ForgettingAxis(max(gaps, key=gaps.__getitem__), "widest gap")
     at_hand = comparable or candidates
@@ -97,20 +100,21 @@ def trade_off(report: Report, details: Details) -> Panels:
     choice = forgetting_axis(report)
     if choice is None:
         return []
-    x, y = describe(_UTILITY, report), describe(choice.metric, report)
+    utility = utility_of(report)
+    x, y = describe(utility, report), describe(choice.metric, report)
     models = {name: report["models"][name] for name in ordered_models(report)}
     series = [
         Series(
             name,
-            [values[_UTILITY]["mean"] * x.scale],
+            [values[utility]["mean"] * x.scale],
             [values[choice.metric]["mean"] * y.scale],
             [scaled(values[choice.metric], y.scale)],
             kind="points",
         )
         for name, values in models.items()
-        if {_UTILITY, choice.metric} <= values.keys()
+        if {utility, choice.metric} <= values.keys()
     ]
-    lines = [*goal_line(report, _UTILITY, "x"), *goal_line(report, choice.metric)]
-    limits = {"x": within(_UTILITY, report), "y": within(choice.metric, report)}
+    lines = [*goal_line(report, utility, "x"), *goal_line(report, choice.metric)]
+    limits = {"x": within(utility, report), "y": within(choice.metric, report)}
     panel = Panel(x.heading, y.heading, series, _REASONS[choice.reason], choice.metric, lines, within=limits)
     return [panel] if series else []

@@ -32,7 +32,7 @@ from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.fingerprint import fingerprint
-from lightning_unlearn.methods.base import OneShotModule
+from lightning_unlearn.methods.base import OneShotModule, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, search_space
 from lightning_unlearn.reports.distance import Aim, aims, distance
 from lightning_unlearn.reports.glossary import describe, with_unit
@@ -147,7 +147,8 @@ class Tuning:
             )
         self.entry, self.name = self._entry(config)
         kind = _class_of(self.entry)
-        self.anneals, self.space = bool(getattr(kind, "anneals", False)), search_space(kind)
+        self.anneals, self.space = kind.anneals, search_space(kind)
+        self.optimizer = f"torch.optim.{kind.default_optimizer.__name__}"
         if not self.space:
             raise ValueError(f"method: {kind.__name__} declares nothing to search in `searched`")
         decides = {
@@ -322,7 +323,7 @@ class Tuning:
         arguments = entry["method"]["init_args"]
         for name, value in drawn.items():
             if name == "lr":
-                optimizer = arguments.get("optimizer") or {"class_path": "torch.optim.Adam"}
+                optimizer = arguments.get("optimizer") or {"class_path": self.optimizer}
                 given = {**(optimizer.get("init_args") or {}), "lr": value}
                 arguments["optimizer"] = {"class_path": optimizer["class_path"], "init_args": given}
                 if self.anneals:  # and the rate ends near zero
@@ -421,10 +422,10 @@ _NO_ORACLE = {
 }
 
 
-def _class_of(entry: Mapping[str, Any]) -> type:
+def _class_of(entry: Mapping[str, Any]) -> type[UnlearningModule]:
     import pkgutil
 
-    kind: type = pkgutil.resolve_name(entry["method"]["class_path"])
+    kind: type[UnlearningModule] = pkgutil.resolve_name(entry["method"]["class_path"])
     return kind
 
 

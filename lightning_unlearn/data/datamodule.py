@@ -75,11 +75,13 @@ class Phase(NamedTuple):
         epoch_stream: The one whose length is the epoch's.
         once: Those that the epoch passes over once, spread evenly over its steps; of any other a step has as many
             samples as of ``epoch_stream``.
+        rate: By what the learning rate of the schedule is multiplied in the epoch's steps.
     """
 
     streams: tuple[str, ...]
     epoch_stream: str
     once: tuple[str, ...] = ()
+    rate: float = 1.0
 
 
 class UnlearningDataModule(L.LightningDataModule):

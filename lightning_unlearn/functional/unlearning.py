@@ -12,6 +12,7 @@ from lightning_unlearn.core.checks import in_range
 __all__ = [
     "annealed",
     "bounded_ascent",
+    "contrast_loss",
     "dampening",
     "filtration",
     "preference_loss",
@@ -84,6 +85,29 @@ def preference_loss(
     in_range("beta", beta, "(0, inf)", "; 0.1 is the paper's")
     ratio = log_p if reference_log_p is None else log_p - reference_log_p.detach()
     return (2 / beta) * F.softplus(beta * ratio + gamma).mean()
+
+
+def contrast_loss(forget: Tensor, retain: Tensor, temperature: float) -> Tensor:
+    r"""Return how unlike the forgotten samples are in their likeness to retained ones, in nats.
+
+    .. math:: -\frac{1}{|B_f| |B_r|} \sum_{f, r} \log softmax_r(z_f z_r / T)
+
+    Source: NeurIPS 2023 unlearning competition, first place. Least, :math:`\log |B_r|`, where each forgotten sample is
+    as near to any retained one.
+
+    Args:
+        forget: Logits of a batch of D_f, ``(B_f, C)`` or ``(B_f,)``.
+        retain: Those of a batch of D_r, which have no gradient, ``(B_r, C)`` or ``(B_r,)``.
+        temperature: Temperature T, > 0.
+
+    Example:
+        >>> import torch
+        >>> near, far = torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.ones(1, 2)
+        >>> contrast_loss(near, near, 1.0), contrast_loss(far, near, 1.0)
+        (tensor(2.0181), tensor(0.6931))
+    """
+    rows, columns = (z.float().reshape(len(z), -1) for z in (forget, retain.detach()))
+    return -(rows @ columns.T / temperature).log_softmax(dim=1).mean()
 
 
 def wrong_labels(labels: Tensor, index: Tensor, *, count: int, classes: int, seed: int) -> Tensor:

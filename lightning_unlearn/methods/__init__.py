@@ -11,6 +11,7 @@ from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.methods.ct import CT
 from lightning_unlearn.methods.delete import DELETE
 from lightning_unlearn.methods.eu_k import EUk
+from lightning_unlearn.methods.fcs import FCS
 from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.fisher import Fisher
 from lightning_unlearn.methods.influence import Influence
@@ -39,6 +40,7 @@ from lightning_unlearn.methods.wgan import WGAN
 __all__ = [
     "CT",
     "DELETE",
+    "FCS",
     "MSG",
     "NPO",
     "SCRUB",

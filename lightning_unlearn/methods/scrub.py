@@ -96,11 +96,7 @@ class SCRUB(UnlearningModule):
 
     def phase(self, epoch: int) -> Phase:
         """Return which set an epoch passes over."""
-        epochs = self.trainer.max_epochs
-        if epochs in (None, -1):
-            raise ValueError(
-                f"SCRUB ends on the retain set, and has to know when: give max_epochs, got {epochs}"
-            )
+        epochs = self.known_epochs
         first = int(epochs >= _LEAST_EPOCHS)
         forgets = epoch % 2 == first and epoch < min(2 * self.msteps, epochs - 1)
         return Phase(self.forget_alone, "forget") if forgets else Phase(("retain",), "retain")
@@ -135,7 +131,7 @@ class SCRUB(UnlearningModule):
     def on_fit_start(self) -> None:
         """Say if the forget set is not read, and refuse a rewind that has nothing to go by."""
         super().on_fit_start()
-        epochs = self.trainer.max_epochs or 0
+        epochs = self.known_epochs
         if epochs < _LEAST_EPOCHS and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             rank_zero_warn(
                 f"SCRUB passes over the retain set, the forget set and the retain set again, an epoch each, and "

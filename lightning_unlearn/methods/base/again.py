@@ -382,8 +382,8 @@ def _factories(
         if type(model) is not Classifier:
             return None
         optimizer, schedule = model.optimizer, model.lr_scheduler
-    rate = 1e-3 if method is None else method.default_lr
-    made = partial(torch.optim.Adam, lr=rate) if optimizer is None else optimizer
+    own = UnlearningModule if method is None else method
+    made = optimizer or partial(own.default_optimizer, lr=own.default_lr)
     # one that watches a metric needs a Trainer that validates; an ensemble counts no steps
     alone = (ReduceLROnPlateau, Annealed) if anew else ReduceLROnPlateau
     if schedule is not None and isinstance(schedule(made([nn.Parameter(torch.zeros(1))])), alone):

@@ -115,7 +115,8 @@ class UnlearningModule(SpreadableModule):
     }
     declared: ClassVar[Declared] = {}  # what the method's own arguments may be
     follows_source_recipe: ClassVar[bool] = False
-    default_lr: ClassVar[float] = 1e-3  # of Adam, where no optimizer is given
+    default_optimizer: ClassVar[Any] = torch.optim.Adam  # where none is given,
+    default_lr: ClassVar[float] = 1e-3  # with this rate
     anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     needs: tuple[str, ...] = ("loss",)  # what of a task it speaks of
@@ -233,7 +234,7 @@ class UnlearningModule(SpreadableModule):
         return {}
 
     def phase(self, epoch: int) -> Phase:
-        """Return what the steps of an epoch are served; a method whose epochs differ says so here.
+        """Return what the steps of an epoch are served, at which rate; a method whose epochs differ says so here.
 
         ``streams`` then names all that there may be, and ``training_step`` finds in its batch those of its epoch.
 
@@ -296,6 +297,20 @@ class UnlearningModule(SpreadableModule):
         if self._steps is None:
             self._steps = self._count_steps()
         return self._steps
+
+    @property
+    def known_epochs(self) -> int:
+        """Epochs of the fit, for a method that ends with one of a kind.
+
+        Raises:
+            ValueError: If the Trainer has no ``max_epochs``.
+        """
+        epochs = self.trainer.max_epochs
+        if epochs in (None, -1):
+            raise ValueError(
+                f"{type(self).__name__} ends on the retain set, and has to know when: give max_epochs, got {epochs}"
+            )
+        return epochs
 
     def _count_steps(self) -> int:
         trainer, data = self.trainer, self.data
@@ -470,7 +485,7 @@ class UnlearningModule(SpreadableModule):
         own = isinstance(model, L.LightningModule) and is_overridden("configure_optimizers", model)
         if given is None and self.follows_source_recipe and own:
             return cast(L.LightningModule, model).configure_optimizers()
-        make = given or partial(torch.optim.Adam, lr=self.default_lr)
+        make = given or partial(self.default_optimizer, lr=self.default_lr)
         optimizer = make([parameter for parameter in model.parameters() if parameter.requires_grad])
         schedule = self._lr_scheduler or (Annealed if self.anneals else None)
         return scheduled(optimizer, schedule, lambda: self.total_steps)
@@ -557,6 +572,18 @@ class UnlearningModule(SpreadableModule):
         """Log the norm of the model's gradients, before they are clipped, at the trainer's logging interval only."""
         if self._is_shown_step:
             self._curves.log_gradients(self, self.model, optimizer)
+
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        """Step at the epoch's share of the rate; the schedule goes by the whole one."""
+        groups, share = optimizer.param_groups, self.phase(epoch).rate
+        rates = [group["lr"] for group in groups]
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate * share
+        try:
+            super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
+        finally:
+            for group, rate in zip(groups, rates, strict=True):
+                group["lr"] = rate
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the accuracies, and stop at a loss that is not finite, without waiting for the device at every step."""

@@ -12,6 +12,9 @@ import torch
 from helpers.toys import quiet_trainer
 
 from lightning_unlearn import ForgettingMetrics, NegGradPlus, PopulationAttack, UnlearningDataModule
+from lightning_unlearn.cli.forget import STATUS
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.core.ledger import read
 
 PROJECTS = Path(__file__).parent / "foreign_projects"
 WRONG = list(range(0, 160, 8))
@@ -95,11 +98,14 @@ PROJECTS_BY_TASK: dict[str, tuple[Callable[[], Any], str, int]] = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PROJECTS_BY_TASK)
-def test_a_project_is_unlearned_as_it_is(name: str, tmp_path: Path) -> None:
+def test_a_project_is_unlearned_as_it_is(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make, task, epochs = PROJECTS_BY_TASK[name]
     L.seed_everything(0, verbose=False)
     source, data, callbacks = make()
-    quiet_trainer(max_epochs=epochs, callbacks=callbacks).fit(source, data())
+    trainer = quiet_trainer(max_epochs=epochs, callbacks=callbacks)
+    trainer.fit(source, data())
+    monkeypatch.chdir(tmp_path)
+    trainer.save_checkpoint("best.ckpt")
     split = UnlearningDataModule(data(), WRONG)
     audits = [ForgettingMetrics(on_error="raise"), PopulationAttack(on_error="raise", bootstrap=20)]
     method = NegGradPlus(source)
@@ -127,3 +133,24 @@ def test_a_project_is_unlearned_as_it_is(name: str, tmp_path: Path) -> None:
     with torch.no_grad():
         ours, theirs = (method.adapter.call(model.eval(), inputs) for model in (method.model, exported))
     assert torch.equal(ours, theirs)
+    if task != "classes" and not name.startswith("torchgeo's"):
+        one_command(type(source), data())
+
+
+def one_command(kind: type[L.LightningModule], data: L.LightningDataModule) -> None:
+    """Forget from the command line what a file names, and load what it leaves into the project's own class."""
+    Path("request.csv").write_text("id\n" + "\n".join(map(str, WRONG)))
+    given = [
+        f"--data={type(data).__module__}.{type(data).__qualname__}",
+        *([f"--data.task={data.task}"] if hasattr(data, "task") else []),
+        f"--model={kind.__module__}.{kind.__qualname__}",
+        *("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"),
+    ]
+    assert main(["forget", "best.ckpt", "request.csv", *given]) in STATUS.values()
+    after, before = (
+        kind.load_from_checkpoint(file, weights_only=True, strict=True)
+        for file in ("unlearned/model.ckpt", "best.ckpt")
+    )
+    assert any(not torch.equal(*pair) for pair in zip(after.parameters(), before.parameters(), strict=True))
+    (line,) = read("deletions.jsonl")
+    assert line["answer"]["after"] < line["answer"]["before"]

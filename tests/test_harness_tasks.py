@@ -42,11 +42,15 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset, default_collate
 from torchvision.transforms import v2
 
+from lightning_unlearn import forget
 from lightning_unlearn.callbacks import (
+    KLOM,
     RMIA,
     CollapseGuard,
     Evaluator,
     ForgettingMetrics,
+    ForgettingQuality,
+    LiRA,
     MembershipInference,
     ULiRA,
 )
@@ -181,12 +185,13 @@ def test_evaluators(kind: type[Kind]) -> None:
         each for each in EVALUATORS if set(each.needs) <= (task.judged_as if each.of_streams else task).offers
     ]
     audits = [each(on_error="raise", **quick(each)) for each in chosen if not trains_models(each)]
-    if kind in (MultiLabel, Regression):
+    if kind in (MultiLabel, Regression, Embedding):
         audits += [
             each(models=4, bootstrap=20, retrain_epochs=10, on_error="raise") for each in (RMIA, ULiRA)
         ]
 
     if kind is Embedding:
+        audits += [each(**quick(each), on_error="raise") for each in (ForgettingQuality, KLOM, LiRA)]
         audits.append(MembershipInference(bootstrap=10, on_error="raise", name="attack"))
 
     def fit(callbacks: list[Evaluator], method: UnlearningModule) -> None:
@@ -201,9 +206,12 @@ def test_evaluators(kind: type[Kind]) -> None:
     if kind is Embedding:  # by the nearest class mean
         assert found["source/accuracy/forget"] == 1
         assert min(found[f"source/{attack}/auc"] for attack in ("population_attack", "attack")) > 0.6
+        assert found["source/lira/auc"] > 0.9
+        assert found["source/klom/mean"] > found["source/klom/null"]
+        assert found["source/forgetting_quality/score"] < found["source/forgetting_quality/null"]
     else:
         assert found[f"source/{task.measured}/forget"] == pytest.approx(remembered(source, kind), abs=1e-5)
-    if kind in (MultiLabel, Regression):
+    if kind in (MultiLabel, Regression, Embedding):
         assert found["source/u_lira/auc"] > 0.9
         assert found["source/rmia/auc"] > 0.9
 
@@ -255,6 +263,10 @@ def test_large_maps_are_measured_whole_and_kept_in_part() -> None:
         torch.randn(6, C, 100, 100, generator=generator),
         torch.randint(C, (6, 100, 100), generator=generator),
     )
+    numbers = DatasetLoader(TensorDataset(x, x + y[:, None]), batch_size=4, indexed=True)
+    asked = predict(nn.Identity(), numbers, Runtime(), Adapter(task="regression"))
+    assert asked.logits[:, 0].shape == asked.targets.shape == (6, 4096)
+    assert torch.allclose(asked.loss, y.double().square().mean(dim=(1, 2)), atol=1e-6)
     loader = DatasetLoader(TensorDataset(x, y), batch_size=4, indexed=True)
     found = predict(nn.Identity(), loader, Runtime(), Adapter(task="positions"))
     assert found.logits.shape == (6, C, 4096)
@@ -280,7 +292,9 @@ def owned(kind: type[Kind]) -> Kind:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [Binary, MultiLabel, Segmentation, Regression, Soft, Column, Keyed])
+@pytest.mark.parametrize(
+    "kind", [Binary, MultiLabel, Segmentation, Regression, Embedding, Soft, Column, Keyed]
+)
 def test_one_command_forgets_and_measures(
     kind: type[Kind], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -288,6 +302,8 @@ def test_one_command_forgets_and_measures(
     owned(kind)
     name, quiet = kind.__name__, ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     given = ["--data=helpers.tasks.KindData", f"--data.kind={name}", f"--model=helpers.tasks.{name}", *quiet]
+    if kind.NAMED:
+        given.append(f"--adapter.task={kind.TASK}")
     if kind is Keyed:
         assert (
             main(["forget", "best.ckpt", "request.csv", *given, "--method=FineTune", "--adapter.task=tokens"])
@@ -298,48 +314,30 @@ def test_one_command_forgets_and_measures(
     exported = kind.load_from_checkpoint("unlearned/model.ckpt", weights_only=True, strict=True)
     # the answer is what one measures who knows nothing of this library but the model's own class
     (train, test), chosen = sets_of(kind), Split.load("unlearned/split.npz")
-    losses = [losses_of(exported, kind, train, WRONG), losses_of(exported, kind, test, chosen.nonmember)]
+    losses = [
+        losses_of(exported, kind, *part)
+        for part in ((train, WRONG, chosen), (test, chosen.nonmember, chosen))
+    ]
     area = roc_auc_score([1] * len(WRONG) + [0] * len(losses[1]), -np.concatenate(losses))
     (line,) = read("deletions.jsonl")
     assert line["answer"]["after"] == pytest.approx(area, abs=1e-6)
     assert line["answer"]["before"] - 0.1 > area
 
 
-def losses_of(model: Kind, kind: type[Kind], data: TensorDataset, positions: Any) -> Any:
+@torch.no_grad()
+def losses_of(model: Kind, kind: type[Kind], data: TensorDataset, positions: Any, split: Split) -> Any:
     x, y = data[list(positions)]
-    with torch.no_grad():
-        outputs = model.eval()(*([x[:, :6], x[:, 6:]] if kind is Keyed else [x]))
+    outputs = model.eval()(*([x[:, :6], x[:, 6:]] if kind is Keyed else [x]))
+    if kind is Embedding:  # whose loss is of pairs: by the distances from the means of retained classes
+        known, of = sets_of(kind)[0][list(split.retain)]
+        vectors = [model(known)[of == label].double() for label in range(C)]
+        spread = [((each - each.mean(0)) * len(each) / (len(each) - 1)).square().sum(1) for each in vectors]
+        means = torch.stack([each.mean(0) for each in vectors])
+        apart = torch.cdist(outputs.double(), means).square() / (2 * torch.cat(spread).mean())
+        return nn.functional.cross_entropy(-apart, y, reduction="none").numpy()
     return np.array(
         [float(model.objective(*(part[None] for part in pair))) for pair in zip(outputs, y, strict=True)]
     )
-
-
-@pytest.mark.slow
-def test_fit_from_the_command_line_unlearns_vectors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    source = owned(Embedding)
-    known = ["path=best.ckpt", "module=helpers.tasks.Embedding"]
-    asked = [
-        *("fit", "--model=NegGradPlus", "--model.step=source"),
-        *("--model.adapter=lightning_unlearn.Adapter", "--model.adapter.task=embedding"),
-        *("--model.source=SourceCheckpoint", *(f"--model.source.{each}" for each in known)),
-        *("--data=UnlearningDataModule", "--data.datamodule=helpers.tasks.KindData"),
-        *("--data.datamodule.kind=Embedding", "--data.forget=request.csv"),
-        *("--trainer.callbacks+=Export", "--trainer.callbacks.path=m.ckpt", "--trainer.max_epochs=2"),
-        *("--trainer.accelerator=cpu", "--trainer.logger=false", "--trainer.enable_progress_bar=false"),
-        *("--trainer.enable_model_summary=false", "--trainer.enable_checkpointing=false"),
-    ]
-    assert main(asked) == 0
-    exported = Embedding.load_from_checkpoint("m.ckpt", weights_only=True, strict=True)
-    train, _ = sets_of(Embedding)
-    after, before = (losses_together(model, train) for model in (exported, source))
-    assert after > before + 0.2, "what is forgotten is no longer near to its wrong class"
-
-
-@torch.no_grad()
-def losses_together(model: Kind, train: TensorDataset) -> float:
-    x, y = train[WRONG]
-    return float(model.objective(model.eval()(x), y))
 
 
 # ---------------------------------------------------------------------- which task it is
@@ -476,6 +474,20 @@ def test_a_rule_by_class_goes_by_whole_numbers_alone() -> None:
         data = UnlearningDataModule(TensorDataset(x, kind.targets(x, wrong=False)), Classes(1))
         with pytest.raises(ValueError, match=r"float32, are no classes to choose by; forget by positions"):
             data.setup("fit")
+
+
+def test_classes_of_which_nothing_is_retained_are_refused_where_vectors_are_judged(tmp_path: Path) -> None:
+    train, test = sets_of(Embedding)
+    other = TensorDataset(test.tensors[0], test.tensors[1] + 1)  # of a fourth class too
+    for rule, tested, gone in ((Classes(1), test, 1), (WRONG, other, 3)):
+        data = UnlearningDataModule(train, rule, test_dataset=tested, adapter=Embedding.adapter())
+        method = FineTune(Embedding(), adapter=Embedding.adapter(), step="source")
+        trainer = quiet_trainer(max_epochs=1, callbacks=[ForgettingMetrics()])
+        with pytest.raises(ValueError, match=rf"ForgettingMetrics judges .* classes \[{gone}\] of"):
+            trainer.fit(method, data)
+        assert trainer.global_step == 0
+        with pytest.raises(ValueError, match=rf"forget judges .* classes \[{gone}\] of"):
+            forget(Embedding(), data, output=tmp_path / "o", ledger=tmp_path / "l", trainer={"logger": False})
 
 
 def test_a_guard_of_accuracies_is_refused_for_a_regression() -> None:

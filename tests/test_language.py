@@ -13,7 +13,9 @@ import yaml
 from helpers.toys import quiet_trainer
 
 from lightning_unlearn.callbacks import ForgettingMetrics, MembershipInference, PopulationAttack
+from lightning_unlearn.cli.forget import STATUS
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.methods import NPO, SCRUB, SSD, FineTune, NegGradPlus, RandomLabel, ReferenceKL
 
@@ -42,6 +44,9 @@ class Language:
         self.train(project.Bert(), 20, project.ReviewData(), "Bert")
         self.train(project.LoraBert(str(folder / "base.pt")), 30, project.ReviewData(), "LoraBert")
         self.train(project.Gpt(), 60, project.SentenceData(), "Gpt")
+        others = project.DataLoader(project.Sentences(64, 3), 16, shuffle=True)
+        torch.save(self.train(project.Gpt(), 20, others).model.state_dict(), folder / "gpt.pt")
+        self.train(project.LoraGpt(str(folder / "gpt.pt")), 90, project.SentenceData(), "LoraGpt")
 
     def train(self, model: Any, epochs: int, data: Any, name: str = "") -> Any:
         trainer = quiet_trainer(max_epochs=epochs, limit_val_batches=0)
@@ -82,7 +87,7 @@ class Language:
             kind(on_error="raise") for kind in (MembershipInference, ForgettingMetrics, PopulationAttack)
         ]
         trainer = quiet_trainer(max_epochs=epochs, callbacks=audits)
-        if name == "Gpt":
+        if name.endswith("Gpt"):
             data = UnlearningDataModule(self.project.SentenceData(), list(range(FORGOTTEN)), nonmember=10)
         else:
             data = UnlearningDataModule(self.project.ReviewData(), list(range(self.project.WRONG)))
@@ -131,11 +136,15 @@ def test_classifiers_forget_wrong_labels_and_keep_the_rest(language: Language, n
     if name == "Bert":
         language.unlearned(name, SSD, 0)
     if name == "LoraBert":
-        frozen = {key for key, value in source.named_parameters() if not value.requires_grad}
-        assert len(frozen) > 20
-        state, before = model.state_dict(), source.state_dict()
-        assert all(torch.equal(state[key], before[key]) for key in frozen), "the base stays as it is"
+        _the_base_stays(model, source)
         _the_adapter_alone_is_an_export(language, method)
+
+
+def _the_base_stays(model: Any, source: Any) -> None:
+    frozen = {key for key, value in source.named_parameters() if not value.requires_grad}
+    assert len(frozen) > 20
+    state, before = model.state_dict(), source.state_dict()
+    assert all(torch.equal(state[key], before[key]) for key in frozen), "the base stays as it is"
 
 
 def _the_adapter_alone_is_an_export(language: Language, method: Any) -> None:
@@ -171,6 +180,41 @@ def test_a_language_model_no_longer_completes_what_it_forgot(language: Language)
     forgotten, retained = language.completed(model)
     assert forgotten > 0.5, "without a term that forgets, the sentences stay known"
     assert retained > 0.9
+
+
+def test_adapters_of_a_language_model_no_longer_complete_what_they_forgot(language: Language) -> None:
+    source = language.source("LoraGpt")
+    knew = language.completed(source)
+    assert min(knew) >= 0.6, "the adapters know the sentences by heart"
+    model, method, scores = language.unlearned("LoraGpt", partial(NPO, alpha=4.0), 25)
+    forgotten, retained = language.completed(model)
+    assert method.task.name == "next token"
+    assert forgotten == 0
+    assert retained >= knew[1] - 0.1
+    assert scores["accuracy/forget"] < scores["source/accuracy/forget"] - 0.2
+    _the_base_stays(model, source)
+
+
+@pytest.mark.parametrize("name", ["Bert", "LoraGpt"])
+def test_one_command_forgets(
+    language: Language, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path, kind = str(language.folder / f"{name}.ckpt"), getattr(language.project, name)
+    size, data = (language.project.WRONG, "ReviewData") if name == "Bert" else (FORGOTTEN, "SentenceData")
+    Path("request.csv").write_text("id\n" + "\n".join(map(str, range(size))))
+    given = [f"--data=language_project.{data}", f"--model=language_project.{name}"]
+    quiet = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    assert main(["forget", path, "request.csv", *given, *quiet]) in STATUS.values()
+    model = kind.load_from_checkpoint("unlearned/model.ckpt", weights_only=True, strict=True)
+    source = language.source(name)
+    if name == "Bert":
+        (line,) = read("deletions.jsonl")
+        assert line["answer"]["after"] < line["answer"]["before"]
+        assert language.right(model)[0] < language.right(source)[0]
+    else:
+        assert language.completed(model)[0] < language.completed(source)[0]
+        _the_base_stays(model, source)
 
 
 def test_the_command_line_unlearns_a_transformer_of_ones_own(

@@ -85,7 +85,7 @@ def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
         action=ActionConfigFile,
         help="YAML file; several compose, the later wins. --recipe NAME takes one that comes with the package.",
     )
-    parser.add_function_arguments(compare, skip={"trainer", "observers", "config"})
+    parser.add_function_arguments(compare, skip={"trainer", "observers", "config"}, fail_untyped=False)
     # as under LightningCLI, so that one file with a logger or an accelerator serves both
     parser.add_class_arguments(L.Trainer, "trainer", instantiate=False, fail_untyped=False)
     parser.add_argument(

@@ -47,7 +47,7 @@ def run(args: list[str]) -> int:
         type=L.LightningDataModule,
         required=True,
         help="your datamodule; --data.NAME gives its arguments",
-    )
+    ).sub_add_kwargs = {"fail_untyped": False}  # as everywhere else
     add("--model", type=str, help="class of the model; left out, the only one in the datamodule's file")
     add(
         "--method",

@@ -643,7 +643,7 @@ class Pipeline:
             names.add(evaluator.name)
             evaluator.require(self.data)
             if task is not None:
-                require_of(evaluator, task)
+                require_of(evaluator, task, self.data)
 
     def _kind_of_task(self) -> KindOfTask | None:
         """Return the task, by an untrained source's answers to one batch; ``None`` where that cannot be told here."""

@@ -277,12 +277,15 @@ def _recipes(data: UnlearningDataModule, *, rewinds: bool) -> list[tuple[Method,
     ]
 
 
-class ShareOfLabels(L.Callback):
-    """Says what the answer for wrong labels needs, so that it is refused before the first step."""
+class Judging(L.Callback):
+    """Says what the answer needs, so that it is refused before the first step."""
 
-    who = "wrong_labels=True (or a backdoor)"
-    needs = ("labels",)
     of_streams = True
+
+    def __init__(self, data: UnlearningDataModule) -> None:
+        wrong = data.wrong_labels or data.backdoor is not None
+        self.who = "wrong_labels=True (or a backdoor)" if wrong else "forget"
+        self.needs = ("labels",) if wrong else ()
 
 
 class _Request:
@@ -321,8 +324,7 @@ class _Request:
         if not guarded and not isinstance(method, Retrain):  # whose schedule may watch an accuracy
             arguments["limit_val_batches"] = 0
         trainer = L.Trainer(**{**_QUIET, **arguments, **given})
-        if self.data.wrong_labels or self.data.backdoor is not None:
-            trainer.callbacks.append(ShareOfLabels())  # type: ignore[attr-defined]
+        trainer.callbacks.append(Judging(self.data))  # type: ignore[attr-defined]
         if trainer.world_size > 1:
             raise ValueError(
                 f"trainer: forget works in one process, and this Trainer has {trainer.world_size}; leave out devices "

@@ -137,7 +137,7 @@ def predict(
                 answers, kept = kind.kept(whole, target)
                 if kind.of_kept is kind and answers.shape != whole.shape:
                     exact.append(
-                        torch.stack([kind.loss(whole, target), kind.correct(whole, target)], dim=1).double()
+                        torch.stack([kind.loss(whole, target), kind.measure(whole, target)], dim=1).double()
                     )
             logits.append(answers)
             targets.append(kept)

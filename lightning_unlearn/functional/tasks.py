@@ -386,8 +386,7 @@ class Masks(MultiLabel):
 
     def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return the logits and marks; of large masks some, ``(B, 1, positions)`` and ``(B, positions)``."""
-        marks = targets.flatten(1)
-        return _some(outputs, targets, marks, torch.ones_like(marks, dtype=torch.bool))
+        return _some(outputs, targets, _flat(targets))
 
     def features(self, outputs: Tensor, targets: Tensor | None = None) -> Tensor:
         """Return how sure the positions are, on average, ``(B, 2)``."""
@@ -614,6 +613,10 @@ class Regression(Task):
         """Return whether there are as many numbers."""
         return _alike(outputs, targets)
 
+    def kept(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the numbers; of large maps some, ``(B, 1, numbers)`` and ``(B, numbers)``."""
+        return _some(outputs, targets, _flat(targets))
+
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the mean error of a sample's numbers."""
         flat = _flat(_wide(outputs))
@@ -818,11 +821,14 @@ def _true_or_not(scores: Tensor) -> Tensor:
     return torch.stack([scores[..., 0], scores[..., 1:].logsumexp(dim=-1)], dim=-1)
 
 
-def _some(outputs: Tensor, targets: Tensor, marks: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+def _some(
+    outputs: Tensor, targets: Tensor, marks: Tensor, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Return what is measured of maps; of large ones some positions, drawn alike each time, that count if any do."""
     if marks.shape[1] <= MOST_POSITIONS:
         return outputs, targets
     drawn = _order(marks.shape[1]).to(marks.device)
+    counted = torch.ones_like(marks, dtype=torch.bool) if counted is None else counted
     places = drawn[(~counted[:, drawn]).byte().argsort(dim=1, stable=True)[:, :MOST_POSITIONS]]
     logits = outputs.reshape(len(marks), -1, marks.shape[1])
     return logits.gather(2, places[:, None].expand(-1, logits.shape[1], -1)), marks.gather(1, places)

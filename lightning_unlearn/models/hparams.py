@@ -4,7 +4,7 @@ import enum
 import inspect
 import os
 import sys
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
@@ -182,7 +182,14 @@ def unkept_arguments(kind: type, arguments: Mapping[str, Any]) -> list[str]:
         for name, parameter in inspect.signature(kind).parameters.items()
         if parameter.default is parameter.empty and parameter.kind in named
     ]
-    return [name for name in dict.fromkeys([*arguments, *needed]) if name not in kept]
+    return [name for name in dict.fromkeys([*taken_by(kind, arguments), *needed]) if name not in kept]
+
+
+def taken_by(kind: type, names: Iterable[str]) -> list[str]:
+    """Return those of some names that a class's constructor takes."""
+    taken = inspect.signature(kind).parameters
+    every = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+    return [name for name in names if every or name in taken]
 
 
 @contextmanager

@@ -77,6 +77,13 @@ def instantiate(compile=False):
     )
 
 
+class Configured(DigitsModule):
+    """As :func:`instantiate` makes it, for a command line that names a class."""
+
+    def __init__(self):
+        super().__init__(**dict(instantiate().hparams))
+
+
 def evaluate(trainer, path, compile=False):
     """The project's own ``eval``: a new module, and the checkpoint's path for the Trainer."""
     return trainer.test(model=instantiate(compile), datamodule=DigitsData(), ckpt_path=path, verbose=False)

@@ -139,6 +139,22 @@ class Gpt(L.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=self.hparams.lr)
 
 
+class LoraGpt(Gpt):
+    """Adapters on a pretrained causal model, which stays as it is."""
+
+    def __init__(self, pretrained, lr=1e-2):
+        super().__init__(lr)
+        self.save_hyperparameters()
+        self.model.load_state_dict(torch.load(pretrained, weights_only=True))
+        layers = ["c_attn", "c_proj", "c_fc"]
+        self.model = get_peft_model(
+            self.model,
+            LoraConfig(
+                task_type="CAUSAL_LM", r=16, lora_alpha=32, target_modules=layers, fan_in_fan_out=True
+            ),
+        )
+
+
 @torch.no_grad()
 def completes(model, sentences):
     """Return of each sentence whether the model completes it greedily from its first tokens."""

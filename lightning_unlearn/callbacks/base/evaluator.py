@@ -355,7 +355,7 @@ class Evaluator(L.Callback):
         model = getattr(pl_module, "model", pl_module) if isinstance(pl_module, StreamConsumer) else pl_module
         with torch.inference_mode(False), _attached(data, trainer):
             self._known = try_answers(trainer, model, data, self.adapter or _adapter_of(pl_module))
-        require_of(self, self._known.kind)
+        require_of(self, self._known.kind, data)
 
     def _refuse_sharded(self, pl_module: L.LightningModule) -> None:
         # a method of ours is whole again when it is evaluated

@@ -763,7 +763,7 @@ class UnlearningModule(SpreadableModule):
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
         self.require_task()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            require_of(callback, self.task)
+            require_of(callback, self.task, data)
         self._plain_answers = trial.plain
         source, method = type(self.source).__name__, type(self).__name__
         if self.step == "loss" and not self._given_loss:

@@ -20,7 +20,7 @@ from lightning_unlearn.core.compat import COMPILED, INSTANTIATOR
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.models import restore_hyperparameters
 from lightning_unlearn.models.freezing import mark_recorded
-from lightning_unlearn.models.hparams import unkept_arguments
+from lightning_unlearn.models.hparams import taken_by, unkept_arguments
 from lightning_unlearn.models.surgery import uncompiled
 
 __all__ = ["Source", "SourceCheckpoint", "load_source"]
@@ -73,7 +73,8 @@ class SourceCheckpoint:
             )
         if INSTANTIATOR in recorded and not self.trust:
             _require_known(path, {key: value for key, value in recorded.items() if key not in self.arguments})
-        if left_out := [name for name in content.pop(_LEFT_OUT, []) if name not in self.arguments]:
+        objects = taken_by(module_class, content.pop(_LEFT_OUT, []))
+        if left_out := [name for name in objects if name not in self.arguments]:
             raise ValueError(
                 f"source: {path} holds objects, which are not read, since that would execute them. {_to_give(left_out)}"
             )
@@ -146,7 +147,8 @@ def load_source(source: Source) -> nn.Module:
 
 def _to_give(names: Sequence[str]) -> str:
     given = ", ".join(f"{name!r}: ..." for name in names)
-    return f"Give what it does not hold, arguments={{{given}}}"
+    own = "or name a class of your own that makes them itself"
+    return f"Give what it does not hold, arguments={{{given}}}, {own}"
 
 
 class _Inert:

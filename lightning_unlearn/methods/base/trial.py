@@ -6,6 +6,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -13,10 +14,12 @@ from torch import Tensor, nn
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.adapter import TARGET_KEYS
+from lightning_unlearn.data.project_loaders import known_labels
+from lightning_unlearn.data.streaming import Stream
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng
-from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task, tasks_of
+from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task, tasks_of
 from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
 
@@ -282,14 +285,33 @@ def require_logits(logits: Tensor, targets: Tensor, model: str, task: Task | Non
         )
 
 
-def require_of(callback: L.Callback, task: Task) -> None:
-    """Refuse a task that lacks what a callback says it ``needs``.
+def require_of(callback: L.Callback, task: Task, data: UnlearningDataModule) -> None:
+    """Refuse a task that lacks what a callback says it ``needs``, and embeddings of classes that are not retained.
 
     Raises:
-        ValueError: If it does.
+        ValueError: If it does, or these are.
     """
-    judged = task.judged_as if getattr(callback, "of_streams", False) else task
-    judged.require(getattr(callback, "who", type(callback).__name__), getattr(callback, "needs", ()))
+    of_streams, who = (
+        getattr(callback, "of_streams", False),
+        getattr(callback, "who", type(callback).__name__),
+    )
+    (task.judged_as if of_streams else task).require(who, getattr(callback, "needs", ()))
+    if of_streams and isinstance(task, Embedding) and (gone := _unretained(data)):
+        raise ValueError(
+            f"{who} judges embeddings by the distances from the means of retained classes, and of the classes {gone} "
+            f"of the forget or test set nothing is retained; fit a method without {who} for such data"
+        )
+
+
+def _unretained(data: UnlearningDataModule) -> list[int]:
+    known, test = data.known_targets(), data.given[1]
+    if known is None:
+        return []
+    listed = None if test is None or isinstance(test.dataset, Stream) else test  # which no place is read of
+    of_test = None if listed is None else known_labels(listed, data.adapter)
+    asked = known[data.split.forget] if of_test is None else np.append(known[data.split.forget], of_test)
+    gone: list[int] = np.setdiff1d(asked, known[data.split.retain]).tolist()
+    return gone
 
 
 def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
@@ -300,12 +322,13 @@ def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
         model: The model's class.
         method: The method's class.
     """
+    also = ", 'embedding' if its outputs are vectors and no logits" if trial.task == SINGLE_LABEL else ""
     if trial.own is not None and abs(trial.loss - trial.own) > _SAME_LOSS * max(1.0, abs(trial.loss)):
         rank_zero_warn(
             f"the training_step of {model} gives a loss of {trial.own:.4g} where {method}'s on the retain set is "
             f"{trial.loss:.4g}, so it would not go on as the source was trained (class weights, label smoothing, "
             f"another loss?); use {method}(step='source'), give its loss=..., "
-            "or name another task with Adapter(task=...)"
+            f"or name another task than {trial.task.name!r} with Adapter(task=...)" + also
         )
 
 

@@ -119,8 +119,7 @@ def test_the_main_job(workplace: Path, capfd: pytest.CaptureFixture[str]) -> Non
     shown = blocks(PAGES["docs/quickstart.md"], "text")[1]
     models = set(json.loads((workplace / "runs/digits/report.json").read_text())["models"])
     rows = [
-        {line.split()[0] for line in text.splitlines() if "±" in line} & models
-        for text in (printed, shown)
+        {line.split()[0] for line in text.splitlines() if "±" in line} & models for text in (printed, shown)
     ]
     assert {"source", "retrain", "reference_kl"} <= rows[0]
     assert rows[0] == rows[1] == models, "the page shows another table than the command prints"

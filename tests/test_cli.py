@@ -515,8 +515,9 @@ def test_a_shipped_config_of_each_kind_runs(path: Path, request: pytest.FixtureR
         for old in Path("checkpoints").glob("*.ckpt"):
             old.unlink()
         given = [f"--model.checkpoint={earlier(source)}"] if method is methods.Rewind else []
+        given += ["--data.forget=class:3"] if method.classes_only else []
         epochs = 0 if issubclass(method, OneShotModule) else 1
-        assert main(["fit", f"--config={path}", f"--model.source={source}", *given, *DATA, "--data.shadow=0.1", *FIT, f"--trainer.max_epochs={epochs}", "--trainer.limit_train_batches=2"]) == 0  # fmt: skip
+        assert main(["fit", f"--config={path}", f"--model.source={source}", *DATA, *given, "--data.shadow=0.1", *FIT, f"--trainer.max_epochs={epochs}", "--trainer.limit_train_batches=2"]) == 0  # fmt: skip
     elif kind == "evaluators":
         Path("compare.yaml").write_text(COMPARE)
         assert (

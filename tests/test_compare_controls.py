@@ -13,7 +13,7 @@ from test_compare import reference_kl, timeless, toy_compare
 from lightning_unlearn import MethodRun, SourceRun
 from lightning_unlearn.callbacks import ForgettingQuality
 from lightning_unlearn.comparison.controls import Rates, RatesRecorder, short_name, short_run
-from lightning_unlearn.data import Split
+from lightning_unlearn.data import Classes, Split
 from lightning_unlearn.methods import Retrain
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
@@ -250,6 +250,26 @@ def test_on_one_split_an_attacks_interval_is_over_its_samples_too(tmp_path: Path
     low, high = value["ci95"]
     assert low <= value["mean"] <= high
     assert high - low > 0.1, "ten non-members cannot tell more"
+
+
+@pytest.mark.slow
+def test_with_half_of_a_class_left_no_model_is_close(tmp_path: Path) -> None:
+    reports = [
+        toy_compare(
+            tmp_path / name,
+            source=SourceRun(lambda: Classifier(Net()), {"max_epochs": 10}),
+            data=lambda rule=rule: toy_data(rule),
+            methods=[],
+            evaluators=[],
+            seeds=1,
+        ).report
+        for name, rule in (("class", Classes(0)), ("random", 0.2))
+    ]
+    of_class, of_random = (report["metrics"]["accuracy/forget"]["margin"] for report in reports)
+    known, left = (reports[0]["models"][model]["accuracy/forget"]["mean"] for model in ("source", "retrain"))
+    assert known - left > 0.2, "the class was not learned"
+    assert (of_class, of_random) == (0.1, None)
+    assert "forget accuracy: ±10.00 points" in margins_in_words(reports[0])
 
 
 @pytest.mark.slow

@@ -117,7 +117,8 @@ def compare(
             compressed and ending near zero: the floor that a method must lie above to be worth its time. Evaluators
             that need many models of a kind leave these out, and ``retrain_2``.
         margins: Differences from the retrained model that do not matter, by metric, in its own unit (0.01 is a point of
-            an accuracy); left out, half the gap between source and retrained model, of test accuracy one point lost.
+            an accuracy); left out, half the gap between source and retrained model (of a class and of wrong or poisoned
+            labels at most 10 points), of test accuracy one point lost.
         trainer: Arguments of every Trainer, such as ``accelerator``, ``devices`` and ``precision``. Every Trainer
             logs to CSV, in the run's folder, unless ``logger`` is False; other loggers beside it. A ``WandbLogger``
             says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.

@@ -41,6 +41,7 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.splits import some_of
+from lightning_unlearn.engine.answering import MOST_LEFT, measure_of
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
@@ -67,6 +68,7 @@ from lightning_unlearn.reports.thumbnails import write_thumbnails
 __all__ = ["Observer", "Pipeline", "Task"]
 
 _PARTS = ("forget", "retain", "test", "nonmember", "shadow")
+_GIVEN_LABELS = ("accuracy/forget", "backdoor/success_rate_forget")  # of a class, of wrong or poisoned labels
 # where and how precisely a finished model is asked; the Trainer's other arguments are about training
 _ASKED_WITH = {"accelerator", "devices", "strategy", "num_nodes", "precision", "plugins", "deterministic"}
 
@@ -551,7 +553,7 @@ class Pipeline:
             },
             failures=self.failures,  # type: ignore[arg-type]
             metrics={
-                name: replace(metric, margin=self.margins.get(name, metric.margin))
+                name: replace(metric, margin=self.margins.get(name, metric.margin or self._most_left(name)))
                 for name, metric in {**self._declared, **COST}.items()
             },
         )
@@ -561,6 +563,17 @@ class Pipeline:
             )
         set_intervals(report, self._over_samples())
         return report
+
+    def _most_left(self, name: str) -> float | None:
+        """Return a margin below half the gap where half of a class or of wrong labels would be left within that."""
+        if name not in _GIVEN_LABELS or measure_of(self.given) == "membership":
+            return None
+        source, retrained = (
+            [scores[name] for scores in self.metrics.get(kind, {}).values() if name in scores]
+            for kind in (SOURCE, RETRAIN)
+        )
+        both = bool(source and retrained)
+        return MOST_LEFT if both and abs(np.mean(source) - np.mean(retrained)) > 2 * MOST_LEFT else None
 
     def _over_samples(self) -> dict[tuple[str, str], tuple[float, float]]:
         """Return intervals of attacks over seeds and samples, where all seeds share the samples."""

@@ -166,9 +166,11 @@ def in_parts(work: Callable[[T], Any], parts: Sequence[T], count: int) -> Iterat
 def _pickled(work: Any, left: tuple[type, ...]) -> bytes:
     import ray
 
-    pickler = ray.cloudpickle.CloudPickler(content := io.BytesIO())
-    pickler.dispatch_table = {**pickler.dispatch_table, **dict.fromkeys(left, lambda _: (type(None), ()))}
-    pickler.dump(work)
+    class Pickler(ray.cloudpickle.CloudPickler):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            return (type(None), ()) if isinstance(obj, left) else super().reducer_override(obj)
+
+    Pickler(content := io.BytesIO()).dump(work)
     return content.getvalue()
 
 

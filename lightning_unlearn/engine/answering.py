@@ -15,7 +15,7 @@ from lightning_unlearn.engine.predict import Outputs
 from lightning_unlearn.functional.answer import Answer, Estimate, answer, auc_estimate, share_estimate
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task
 
-__all__ = ["Answered", "Measured", "answered", "measure_of"]
+__all__ = ["MOST_LEFT", "Answered", "Measured", "answered", "measure_of"]
 
 Measured = Mapping[str, Outputs]
 """A model's answers by stream: ``forget`` and, where there are any, ``nonmember`` and ``test``."""
@@ -27,7 +27,7 @@ _MEASURES = {
 }
 
 
-_MOST_LEFT = 0.1
+MOST_LEFT = 0.1
 """Share of a class or of given labels, beyond the target, above which nobody would call them forgotten."""
 
 
@@ -138,7 +138,7 @@ class Answered:
             ends = f"{_two(found.target - found.within)}-{_two(found.target + found.within)}"
             return f"That is within half of the gap: {ends}."
         end = 100 * (found.target + math.copysign(found.within, found.before.value - found.target))
-        return f"That is within half of the gap and {100 * _MOST_LEFT:.0f} points: up to {end:.0f}%."
+        return f"That is within half of the gap and {100 * MOST_LEFT:.0f} points: up to {end:.0f}%."
 
     def record(self) -> dict[str, Any]:
         """Return what a ledger keeps."""
@@ -213,7 +213,7 @@ def answered(
         samples=len(before["forget"].targets),
         compared=retrained is not None,
         below=measure != "membership",
-        most=math.inf if measure == "membership" else _MOST_LEFT,
+        most=math.inf if measure == "membership" else MOST_LEFT,
     )
     seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
     tests = [m["test"] for m in (before, after) if "test" in m]

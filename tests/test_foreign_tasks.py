@@ -54,7 +54,7 @@ def torchgeo(task: str) -> Callable[[], tuple[Any, Any, list[L.Callback]]]:
     """Its own trainers, which are installed by whoever wants to see it: 400 MB."""
 
     def make() -> tuple[Any, Any, list[L.Callback]]:
-        trainers = pytest.importorskip("torchgeo.trainers", reason="pip install torchgeo")
+        trainers = pytest.importorskip("torchgeo.trainers", reason="pip install -e '.[geo]'")
         arguments = {
             "binary": {"loss": "bce"},
             "multiclass": {"num_classes": 3},

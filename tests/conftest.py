@@ -9,6 +9,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import torch
@@ -21,9 +22,10 @@ collect_ignore = ["foreign_projects", "own_project"]  # programs that tests run;
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what is more of the same, unless EXHAUSTIVE=1: all of it would take too long at every change."""
     skipped = pytest.mark.skip(reason="more of the same; EXHAUSTIVE=1 runs it")
-    for number, item in enumerate(items):
+    for item in items:
         marker = item.get_closest_marker("exhaustive")
-        half = marker is not None and marker.kwargs.get("half") and number % 2
+        # by name: the same half, whatever is added
+        half = marker is not None and marker.kwargs.get("half") and crc32(item.name.encode()) % 2
         if marker is not None and not half and not os.environ.get("EXHAUSTIVE"):
             item.add_marker(skipped)
 

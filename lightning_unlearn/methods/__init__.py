@@ -36,6 +36,7 @@ from lightning_unlearn.methods.sisa import SISA
 from lightning_unlearn.methods.ssd import SSD
 from lightning_unlearn.methods.task_negation import TaskNegation
 from lightning_unlearn.methods.top_k import TopK
+from lightning_unlearn.methods.unsir import UNSIR
 from lightning_unlearn.methods.wgan import WGAN
 
 __all__ = [
@@ -48,6 +49,7 @@ __all__ = [
     "SCRUB",
     "SISA",
     "SSD",
+    "UNSIR",
     "WGAN",
     "BadTeacher",
     "BoundaryExpand",

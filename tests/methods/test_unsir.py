@@ -1,0 +1,70 @@
+"""UNSIR: its noise, and what the exported model has forgotten with it, with unlearned noise and without any."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.of_a_class import CLASS, digits_source, rows
+from helpers.toys import quiet_trainer, toy_data
+from helpers.wrong_labels import Project, answered
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from lightning_unlearn.data import Classes, UnlearningDataModule
+from lightning_unlearn.ensembles import Runtime
+from lightning_unlearn.methods import UNSIR
+
+# much noise overturns such small networks, and little is told from the class, which they then keep
+SETTINGS = {"UNSIR": {"forgets": {"noise": 4, "noise_steps": 5, "promised": False}}}
+
+
+class Random(UNSIR):
+    def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
+        super().prepare(data, runtime)
+        assert self._noise is not None
+        self._noise = torch.randn_like(self._noise[0]), self._noise[1]
+
+
+class Without(UNSIR):
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        return self.retain_loss(batch["retain"], batch_idx)
+
+
+@pytest.mark.slow
+def test_the_class_is_forgotten_by_what_the_noise_has_learned(tmp_path: Path) -> None:
+    source, data = digits_source()
+    inputs, targets = rows(data, "test")
+    gone = targets == CLASS
+    known = {}
+    for kind in (UNSIR, Random, Without):
+        torch.manual_seed(0)
+        method = kind(source)
+        quiet_trainer(max_epochs=4, limit_val_batches=0).fit(method, data)
+        model = Project.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), strict=True)
+        known[kind] = answered(model, inputs[gone], targets[gone])
+        assert answered(model, inputs[~gone], targets[~gone]) > 0.93
+    assert known[UNSIR] < 0.06
+    assert known[Random] > 0.5
+    assert known[Without] > 0.15
+
+
+def test_what_it_cannot_do_is_said() -> None:
+    with pytest.warns(UserWarning, match="UNSIR is made for whole classes"):
+        quiet_trainer(max_epochs=2).fit(UNSIR(nn.Linear(6, 3)), toy_data())
+    with pytest.warns(UserWarning, match="max_epochs=1 repairs nothing; give 2"):
+        quiet_trainer(max_epochs=1).fit(UNSIR(nn.Linear(6, 3)), toy_data(Classes(1)))
+    words = TensorDataset(torch.arange(60).remainder(6)[:, None], torch.arange(60).remainder(3))
+    source = nn.Sequential(nn.Embedding(6, 3), nn.Flatten())
+    with pytest.raises(TypeError, match=r"a tensor of floats, got torch.int64; take DELETE"):
+        quiet_trainer(max_epochs=2).fit(UNSIR(source), UnlearningDataModule(words, Classes(1), batch_size=8))
+
+
+def test_the_noise_is_far_from_the_class() -> None:
+    source = nn.Linear(6, 3)
+    method = UNSIR(source, noise=4)
+    quiet_trainer(max_epochs=2, limit_val_batches=0).fit(method, toy_data(Classes([0, 1])))
+    assert method._noise is not None
+    noise, labels = method._noise
+    assert labels.tolist() == [0] * 4 + [1] * 4
+    assert (source(noise).softmax(1).gather(1, labels[:, None]) < 0.3).all()

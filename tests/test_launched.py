@@ -76,6 +76,7 @@ claims("evaluators", "ddp_spawn")
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_spawned_processes() -> None:
     """One run with all evaluators, since each process that is spawned costs six seconds."""
     ran = {method for method in METHODS if method.__name__ not in NOT_RUN["ddp_spawn"]}

@@ -477,6 +477,7 @@ def test_a_curve_needs_whole_epochs() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_mnist_learns_and_forgets_a_patch(shared_data: Path) -> None:
     from lightning_unlearn.data.builtin.vision import MNIST
     from lightning_unlearn.models import LeNet5

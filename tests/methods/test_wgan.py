@@ -490,6 +490,7 @@ def test_without_sorting_accuracy_on_the_forget_set_suffers() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_location_30_forgets_members_at_a_small_price(shared_data: Path) -> None:
     """Table 2 and figures 3 and 6: FNR from below 0.05 to above 0.45, test accuracy within 7 points."""
     members = Location(shared_data / "location30.npz", test_size=1010, batch_size=64)

@@ -41,7 +41,7 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.splits import some_of
-from lightning_unlearn.engine.answering import MOST_LEFT, measure_of
+from lightning_unlearn.engine.answering import GIVEN_LABELS, MOST_LEFT, measure_of
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
@@ -68,7 +68,6 @@ from lightning_unlearn.reports.thumbnails import write_thumbnails
 __all__ = ["Observer", "Pipeline", "Task"]
 
 _PARTS = ("forget", "retain", "test", "nonmember", "shadow")
-_GIVEN_LABELS = ("accuracy/forget", "backdoor/success_rate_forget")  # of a class, of wrong or poisoned labels
 # where and how precisely a finished model is asked; the Trainer's other arguments are about training
 _ASKED_WITH = {"accelerator", "devices", "strategy", "num_nodes", "precision", "plugins", "deterministic"}
 
@@ -566,7 +565,7 @@ class Pipeline:
 
     def _most_left(self, name: str) -> float | None:
         """Return a margin below half the gap where half of a class or of wrong labels would be left within that."""
-        if name not in _GIVEN_LABELS or measure_of(self.given) == "membership":
+        if name not in GIVEN_LABELS or measure_of(self.given) == "membership":
             return None
         source, retrained = (
             [scores[name] for scores in self.metrics.get(kind, {}).values() if name in scores]

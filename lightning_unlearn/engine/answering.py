@@ -15,7 +15,7 @@ from lightning_unlearn.engine.predict import Outputs
 from lightning_unlearn.functional.answer import Answer, Estimate, answer, auc_estimate, share_estimate
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task
 
-__all__ = ["MOST_LEFT", "Answered", "Measured", "answered", "measure_of"]
+__all__ = ["GIVEN_LABELS", "MOST_LEFT", "Answered", "Measured", "answered", "measure_of"]
 
 Measured = Mapping[str, Outputs]
 """A model's answers by stream: ``forget`` and, where there are any, ``nonmember`` and ``test``."""
@@ -29,6 +29,8 @@ _MEASURES = {
 
 MOST_LEFT = 0.1
 """Share of a class or of given labels, beyond the target, above which nobody would call them forgotten."""
+GIVEN_LABELS = ("accuracy/forget", "backdoor/success_rate_forget")
+"""Metrics that are this share."""
 
 
 def measure_of(data: UnlearningDataModule, task: Task = SINGLE_LABEL) -> str:

@@ -100,14 +100,13 @@ class ReGUn(UnlearningModule):
     def _reference(self, index: Tensor, labels: Tensor) -> Tensor:
         """Return the mean answer on as many non-members of each class as the batch of all processes has, ``(C,)``."""
         seed = derive_seed(self.data.order_seed, "held out", self.current_epoch)
-        drawn = _uniform(len(self.data.split.forget), seed).to(labels.device)[index.to(labels.device)]
+        drawn = _uniform(len(self.data.split.forget), seed, labels.device)[index.to(labels.device)]
         chosen = self._first[labels] + (drawn * self._count[labels]).long()
-        mean = self.share * self._held[chosen].mean(
-            dim=0, keepdim=True
-        )  # of this process's share of the batch
+        # of this process's share of the batch
+        mean = self.share * self._held[chosen].mean(dim=0, keepdim=True)
         return Runtime(self.trainer).gather(mean).mean(dim=0)
 
 
 @functools.lru_cache(maxsize=2)  # one draw serves all steps of an epoch
-def _uniform(count: int, seed: int) -> Tensor:
-    return torch.rand(count, generator=torch.Generator().manual_seed(seed))
+def _uniform(count: int, seed: int, device: torch.device) -> Tensor:
+    return torch.rand(count, generator=torch.Generator().manual_seed(seed)).to(device)

@@ -13,6 +13,7 @@ def browse(folder: Path, page: Path, *options: str) -> "subprocess.CompletedProc
     """Open a page without a network; the test is skipped where no browser is installed, which no package of ours is."""
     program = next((found for found in map(shutil.which, NAMES) if found), None)
     if program is None:
+        # what a page looks like only a browser can tell, and pip brings none
         pytest.skip(f"no browser found, looked for {', '.join(NAMES)}")
     quiet = ("no-first-run", "disable-background-networking", "disable-component-update", "disable-sync")
     switches = ("headless", "no-sandbox", "disable-gpu", *quiet, f"user-data-dir={folder / 'profile'}")

@@ -214,9 +214,9 @@ def test_one_command_forgets(
     if reviews:
         (line,) = read("deletions.jsonl")
         assert line["answer"]["after"] < line["answer"]["before"]
-        assert language.right(model)[0] < language.right(source)[0]
+        assert language.right(model)[0] <= 0.3 < language.right(source)[0]  # 0 and .63 without ascent
     else:
-        assert language.completed(model)[0] < language.completed(source)[0]
+        assert language.completed(model)[0] <= 0.3 < language.completed(source)[0]  # .8 and .6 without ascent
 
 
 def test_the_command_line_unlearns_a_transformer_of_ones_own(

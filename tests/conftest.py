@@ -16,6 +16,10 @@ import torch
 
 REPO = Path(__file__).resolve().parent.parent
 
+# Had torch.compile run before the first backward pass, autograd could never be used after a fork: its fake mode
+# registers a device, and with a device autograd starts threads.
+torch.ones((), requires_grad=True).backward()  # type: ignore[no-untyped-call]
+
 collect_ignore = ["foreign_projects", "own_project"]  # programs that tests run; pytest need not import them
 
 

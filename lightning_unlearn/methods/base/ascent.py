@@ -58,7 +58,6 @@ class AscendingModule(UnlearningModule):
         ascent_share: float = 0.6,
         **method: Any,
     ) -> None:
-        self.check(ascent=ascent, clamp=clamp, ascent_share=ascent_share)
         super().__init__(source, **method)
         others = tuple(stream for stream in self.streams if stream != "forget")
         self.streams = ("forget", *others) if ascent else others

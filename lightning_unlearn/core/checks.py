@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypeAlias, cast
 
-__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "of_shape", "one_of", "shapes"]
-
 
 @dataclass(frozen=True)
 class Range:

@@ -20,13 +20,6 @@ from lightning_unlearn.core.compat import (
     trainer_of,
 )
 
-__all__ = [
-    "recorded_hyperparameters",
-    "restore_hyperparameters",
-    "save_primitive_hyperparameters",
-    "unkept_arguments",
-]
-
 
 def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collection[str] = ()) -> None:
     """Save a module's constructor arguments so that its checkpoint can be loaded with ``weights_only=True``.

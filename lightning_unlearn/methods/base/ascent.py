@@ -10,8 +10,6 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.base.source import Source
 
-__all__ = ["ASCENT_SEARCH", "AscendingModule"]
-
 ASCENT_SEARCH: SearchSpace = {"ascent": Search(0.0, 0.6), "ascent_share": Search(0.3, 0.9)}
 """What a search tries of the ascent, for methods of which it is a part; a baseline stays what it is."""
 

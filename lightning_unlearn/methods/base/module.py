@@ -64,8 +64,6 @@ from lightning_unlearn.models.schedules import scheduled
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import class_state, listed
 
-__all__ = ["Step", "UnlearningModule"]
-
 Step = Literal["loss", "source"]
 
 

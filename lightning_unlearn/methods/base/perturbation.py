@@ -21,8 +21,6 @@ from lightning_unlearn.methods.base.teacher import Teacher
 from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import hold_statistics, trainable
 
-__all__ = ["Perturbation"]
-
 
 class Perturbation(MaskedModule):
     r"""Perturbs the weights that :meth:`select` names, then fine-tunes; the base of Top-K and Random-k.

@@ -17,7 +17,7 @@ class ChannelsLast(L.Callback):
         """Lay them out, before an optimizer sees them."""
         for layer in pl_module.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                layer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+                layer.to(memory_format=torch.channels_last)
 
 
 _LAYOUT = {"class_path": f"{__name__}.{ChannelsLast.__name__}"}

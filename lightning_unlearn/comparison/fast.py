@@ -7,8 +7,6 @@ import lightning as L
 import torch
 from torch import nn
 
-__all__ = ["ChannelsLast", "faster", "why"]
-
 
 class ChannelsLast(L.Callback):
     """Lays the weights of two-dimensional convolutions out channels last; an export has them as they were."""

@@ -422,7 +422,7 @@ class UnlearningModule(SpreadableModule):
 
     @property
     def _samplers(self) -> dict[str, OrderSampler]:
-        loaders = self.trainer.train_dataloader
+        loaders = getattr(trainer_of(self), "train_dataloader", None)
         named = loaders.items() if isinstance(loaders, Mapping) else ()
         return {name: loader.sampler for name, loader in named if isinstance(loader, BatchLoader)}
 

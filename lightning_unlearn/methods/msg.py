@@ -37,7 +37,7 @@ class MSG(MaskedModule, AscendingModule):
         source: The source model.
         fraction: Share of each kernel's weights that is drawn anew, in (0, 1).
         kept_step: Share of a step that the other weights of the kernels take, in [0, 1]; at 0 they stay bit-identical.
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         step: ``"loss"``, or ``"source"`` for the source's own training step; the gradient is of ``loss`` either way.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.

@@ -255,7 +255,7 @@ class WGAN(UnlearningModule):
         return -distance.detach(), penalty.detach()
 
     def _train_model(self, fake: Tensor, ce: Tensor) -> Tensor:
-        """Step the model against a critic that stands still, and return the loss."""
+        """Step the model against a critic that is kept as it is, and return the loss."""
         optimizer, _ = self._steppers()
         with self.toggled_optimizer(optimizer):
             loss = generator_loss(self.critic(fake), ce, self.alpha)

@@ -30,7 +30,7 @@ from lightning_unlearn.reports.scenarios import require_scenarios, write_scenari
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
 _SETTINGS |= {"launcher", "ray_address", "resources"}
-_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
+_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins", "fast"}
 
 
 class _Parser(OneLine, ArgumentParser):

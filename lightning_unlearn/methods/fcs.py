@@ -97,7 +97,7 @@ class FCS(UnlearningModule):
             self.log_terms(loss=loss, ce=loss)
         elif self.current_epoch:
             # what a process repeats because it has no sample of its own is no neighbour
-            retained = others[0][0].detach()[: self._own.get("retain")]
+            retained = others[0][0].detach()[: self.own_samples("retain")]
             loss = contrast_loss(logits, Runtime(self.trainer).gather(retained), self.temperature)
             self.log_terms(loss=loss, contrast=loss)
         else:

@@ -10,10 +10,8 @@ from torch import nn
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.watching import Curve, Watcher
-from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
 from lightning_unlearn.functional import MultiLabel, Regression, forgetting_rate, memory_retention_rate
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score, near_share
@@ -229,8 +227,7 @@ def _accuracies(
     accuracies = {}
     for stream in _STREAMS if "losses" in adapter.kind.offers else ():
         if data.stream_size(stream):
-            positions = some_of(getattr(data.split, stream), derive_seed(data.seed, "watched", stream))
-            loader = data.loader(stream, positions=positions, indexed=True)
+            loader = data.loader(stream, positions=data.looked_at(stream), indexed=True)
             accuracies[f"{adapter.kind.measured}/{stream}"] = predict(
                 model, loader, runtime, adapter
             ).measured

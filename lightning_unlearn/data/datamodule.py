@@ -234,6 +234,10 @@ class UnlearningDataModule(L.LightningDataModule):
         """The project's training and test set, and the training set as ``evaluation_dataset`` shows it."""
         return self._train, self._test, self.evaluation_dataset
 
+    def looked_at(self, stream: str) -> np.ndarray[Any, Any]:
+        """Return the positions of at most 2,000 samples of a stream, on which a model in training is looked at."""
+        return some_of(self._positions(stream), derive_seed(self.seed, "validated", stream))
+
     @property
     def validation_streams(self) -> list[str]:
         """Streams a method is validated on, in the order of the validation loaders."""
@@ -546,9 +550,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     def _validated(self, stream: str) -> np.ndarray[Any, Any] | None:
         """Return which positions are validated, None for all: of the retain set a part, or it would cost too much."""
-        if stream != "retain":
-            return None
-        return some_of(self._positions(stream), derive_seed(self.seed, "validated", stream))
+        return self.looked_at(stream) if stream == "retain" else None
 
     def _module(self) -> object:
         """Return what is being fitted, which need not be a method."""

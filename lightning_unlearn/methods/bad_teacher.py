@@ -13,8 +13,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 
-__all__ = ["BadTeacher"]
-
 
 class BadTeacher(UnlearningModule):
     r"""Learns an untrained network's answers on the forget set, and the source's on part of the retain set.

@@ -27,8 +27,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import MLP, clone, evaluating
 
-__all__ = ["WGAN"]
-
 _CRITIC_WIDTHS = (128, 128)
 
 

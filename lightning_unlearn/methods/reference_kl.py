@@ -86,7 +86,7 @@ class ReferenceKL(UnlearningModule):
             )
             for part, words in _ON.items()
         },
-        "reference/time_s": DeclaredMetric(
+        "time/reference_s": DeclaredMetric(
             "Reference model: time to train",
             "reference time",
             "Wall-clock time of training the reference model, a part of the time to prepare.",
@@ -152,7 +152,7 @@ class ReferenceKL(UnlearningModule):
             seed=seed,
         )
         runtime.synchronize()
-        self.measured["reference/time_s"] = time.perf_counter() - start
+        self.measured["time/reference_s"] = time.perf_counter() - start
         if "correct" in self.task.offers:
             with self._clock.looking(runtime):
                 for part, stream in {"train": "retain", "test": "test", "forget": "forget"}.items():

@@ -302,6 +302,7 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
         ("accuracy/forget", "within", 0.03),
         ("population_attack/auc", "within", 0.03),
         ("acceleration", "at least", 20),
+        ("acceleration/cpu", "at least", 30),
     ],
 }
 """What a method is to reach in each scenario of the benchmark, on the mean, alone or beside the retrained model."""

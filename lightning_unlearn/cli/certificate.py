@@ -9,8 +9,6 @@ from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports.certificate import write_certificate
 
-__all__ = ["run"]
-
 
 def run(args: list[str]) -> int:
     """Parse the arguments, verify the ledger, write the page and say where it is."""

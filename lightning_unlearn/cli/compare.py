@@ -27,8 +27,6 @@ from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import require_scenarios, write_scenarios
 
-__all__ = ["compared", "run", "say_failures"]
-
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
 _SETTINGS |= {"launcher", "ray_address", "resources"}
@@ -248,6 +246,7 @@ def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
+    """Return a parsed value without namespaces, tuples and paths, as a file would have it."""
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
@@ -258,6 +257,7 @@ def plain(value: Any) -> Any:
 
 
 def print_result(comparison: Comparison, table: PaperFormat | None) -> None:
+    """Print the table of a comparison, that of papers where it is asked for, what failed and where all is."""
     say(render_text(comparison.report, columns(), encoding=sys.stdout.encoding))
     if table is not None:
         say(paper_table(comparison.report, table))

@@ -11,8 +11,6 @@ from lightning_unlearn.metrics import DeclaredMetric
 from lightning_unlearn.reports import METRICS, read_json
 from lightning_unlearn.reports.glossary import declared_in
 
-__all__ = ["run"]
-
 
 def run(args: list[str]) -> int:
     """Parse the arguments of ``dashboard``, and print, save or send it."""

@@ -20,8 +20,6 @@ from lightning_unlearn.models import MLP, Classifier
 from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.glossary import is_control
 
-__all__ = ["MislabelledDigits", "run"]
-
 _WRONG, _SHORT, _SHOWN, _RED = 72, 0.05, 8, "C3"
 _GIVEN, _TEST, _TIME, _SPEED = "accuracy/forget", "accuracy/test", "time/total_s", "acceleration"
 

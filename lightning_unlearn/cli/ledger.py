@@ -10,8 +10,6 @@ from lightning_unlearn.core.ledger import Ledger, Mismatch, verify
 from lightning_unlearn.data import Split
 from lightning_unlearn.methods.base.source import read_checkpoint
 
-__all__ = ["run"]
-
 _METHOD_PREFIX = "model."
 
 

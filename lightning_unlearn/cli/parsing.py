@@ -11,8 +11,6 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any, NoReturn
 
-__all__ = ["OneLine", "Parser", "Refused", "explained", "nearest"]
-
 _ROOMS = (  # of classes that can be named without their path
     *(f"lightning_unlearn.{room}" for room in ("data", "models", "methods", "callbacks")),
     *("lightning.pytorch.callbacks", "lightning.pytorch.loggers", "torch.optim"),

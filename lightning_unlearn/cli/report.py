@@ -12,8 +12,6 @@ from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tabl
 from lightning_unlearn.reports.scenarios import SCENARIOS, read_scenarios, write_scenarios
 from lightning_unlearn.reports.schema import read_json
 
-__all__ = ["run"]
-
 _BESIDE = "side_by_side.html"
 """The page of several comparisons, in the working folder."""
 

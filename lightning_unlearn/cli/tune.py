@@ -37,8 +37,6 @@ from lightning_unlearn.methods.base.searched import Search, search_space
 from lightning_unlearn.reports.distance import Aim, aims, distance
 from lightning_unlearn.reports.glossary import describe, with_unit
 
-__all__ = ["NotRetrained", "run"]
-
 _NAME = "trial"
 _ENDED = ("COMPLETE", "PRUNED")
 _PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}

@@ -38,8 +38,6 @@ from lightning_unlearn.methods import Retrain
 from lightning_unlearn.reports import Report, read_details, write_all, write_json
 from lightning_unlearn.trackers.runs import WandbRuns
 
-__all__ = ["Comparison", "compare"]
-
 
 @dataclass(frozen=True)
 class Comparison:

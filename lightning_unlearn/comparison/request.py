@@ -36,8 +36,6 @@ from lightning_unlearn.methods.base.trial import GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
 from lightning_unlearn.reports.certificate import write_certificate
 
-__all__ = ["Result", "forget"]
-
 MODEL, SPLIT, ORACLE = "model.ckpt", "split.npz", "retrained.ckpt"
 """What an output folder holds: the unlearned model, who was forgotten, and the retrained model if one was asked for."""
 

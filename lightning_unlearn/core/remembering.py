@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Remembering", "remembering_files", "remove", "summary", "why", "without_names"]
-
 _CHECKPOINTS = (".ckpt", ".pt", ".pth")
 _CONFIGS = (".json", ".yaml", ".yml")
 _TEXTS = (*_CONFIGS, ".html", ".txt", ".csv", ".log", ".md")

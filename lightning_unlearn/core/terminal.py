@@ -5,8 +5,6 @@ import sys
 import textwrap
 from typing import TextIO
 
-__all__ = ["boxed", "columns", "encodable", "say"]
-
 _SIGNS = "✓✗†±×·ελ∞…−→"  # noqa: RUF001 - the minus and multiplication signs
 _WORDS = ("Y", "N", "!", "+-", "x", "-", "eps", "lambda", "inf", "...", "-", "->")
 _SPELLED = str.maketrans(dict(zip(_SIGNS, _WORDS, strict=True)))

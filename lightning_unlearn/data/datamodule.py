@@ -39,8 +39,6 @@ from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.streaming import Stream, StreamLoader, counted
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["Phase", "StreamConsumer", "UnlearningDataModule", "batches_of"]
-
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
 _STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test")

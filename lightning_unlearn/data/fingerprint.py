@@ -18,8 +18,6 @@ from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["add", "require_same", "spread", "training_fingerprint", "varies"]
-
 _READ = 16  # samples that are read, spread over the dataset
 _FILES = 20_000  # files of a dataset that are looked at, likewise
 _BYTES = 2**26  # of a column that are hashed; of more, as many rows as fit, likewise

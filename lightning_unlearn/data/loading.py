@@ -16,16 +16,6 @@ from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = [
-    "BatchLoader",
-    "DatasetLoader",
-    "Indexed",
-    "MarkedDataset",
-    "OrderSampler",
-    "SideBySideLoader",
-    "TensorLoader",
-]
-
 
 class Indexed(NamedTuple):
     """A batch together with the places of its samples in the stream it comes from.

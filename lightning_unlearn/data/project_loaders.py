@@ -33,17 +33,6 @@ from lightning_unlearn.data.loading import BatchLoader, DatasetLoader
 from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = [
-    "Part",
-    "known_labels",
-    "mixes_samples",
-    "part_of_dataset",
-    "part_of_loader",
-    "require_apart",
-    "require_no_copies",
-    "served_labels",
-]
-
 _DEFAULT_BATCH_SIZE = 128
 _WORKERS = (
     *("num_workers", "persistent_workers", "pin_memory"),

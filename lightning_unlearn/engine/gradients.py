@@ -20,8 +20,6 @@ from lightning_unlearn.functional.gradients import Statistic, add_statistics, sa
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import call_with, evaluating
 
-__all__ = ["counted", "differentiating", "gradient_statistics", "loss_of"]
-
 Objective = Callable[[Mapping[str, Tensor], Any, Tensor], Tensor]
 
 

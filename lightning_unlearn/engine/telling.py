@@ -13,8 +13,6 @@ from torch import nn
 from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 
-__all__ = ["SOFTWARE", "Results", "facts_of_fit", "send_facts", "send_results"]
-
 SOFTWARE = ("torch", "lightning", "torchvision", "wandb")
 """What a run's versions name beside this package and Python; GPUs would initialise CUDA before a fork."""
 

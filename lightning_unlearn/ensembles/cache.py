@@ -17,8 +17,6 @@ from lightning_unlearn.ensembles.chunk import Chunk
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module
 
-__all__ = ["keys_of", "read_model", "usable_cache", "write_model"]
-
 
 def keys_of(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> list[str]:
     """Return a key for each member: a hash of everything that determines its weights but for rounding.

@@ -12,8 +12,6 @@ from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.data.fingerprint import training_fingerprint
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 
-__all__ = ["canonical", "data_identity", "evaluator_settings"]
-
 # what a comparison itself sets on an evaluator, and so no setting of it
 _ASSIGNED = {"dirpath", "error", "kinds", "retrained", "shared", "source", "results", "details"}
 

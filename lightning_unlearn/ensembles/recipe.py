@@ -15,8 +15,6 @@ from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.models.freezing import hold_statistics
 
-__all__ = ["Member", "Recipe", "Samples", "check_members", "first_module", "member_loader"]
-
 
 @dataclass(frozen=True)
 class Member:

@@ -20,8 +20,6 @@ from lightning_unlearn.ensembles.chunk import Chunk, fuse
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
 from lightning_unlearn.models.surgery import call_with
 
-__all__ = ["Stack", "lockstep_batches", "train_stacked"]
-
 Batch = tuple[Tensor, Tensor]
 """Inputs ``(k, B, ...)`` and targets ``(k, B)`` of one step of k models, on the device."""
 

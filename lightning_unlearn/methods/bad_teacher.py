@@ -71,7 +71,6 @@ class BadTeacher(UnlearningModule):
         fresh: Callable[[], nn.Module] | None = None,
         **method: Any,
     ) -> None:
-        self.check(retain_fraction=retain_fraction, temperature=temperature)
         super().__init__(source, **method)
         self.retain_fraction = retain_fraction
         self.temperature = temperature

@@ -78,7 +78,6 @@ class FCS(UnlearningModule):
         temperature: float = 1.15,
         **method: Any,
     ) -> None:
-        self.check(forget_rate=forget_rate, contrast_rate=contrast_rate, temperature=temperature)
         super().__init__(source, **method)
         self.forget_rate = forget_rate
         self.contrast_rate = contrast_rate

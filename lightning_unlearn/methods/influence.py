@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.curvature import gauss_newton_product
-from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import conjugate_gradients
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
@@ -86,8 +85,6 @@ class Influence(OneShotModule):
         tolerance: float = 0.01,
         **one_shot: Any,
     ) -> None:
-        self.check(scale=scale, damping=damping, samples=samples)
-        self.check(iterations=iterations, tolerance=tolerance)
         super().__init__(source, **one_shot)
         self.scale = scale
         self.damping = damping
@@ -97,10 +94,7 @@ class Influence(OneShotModule):
 
     def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Solve for the step, and take it."""
-        gradient = gradient_statistics(
-            self.model, data, "forget", ["mean"], runtime=runtime, loss=self.loss, adapter=self.adapter
-        )["mean"]
-        step, residual = self._solved(gradient, data, runtime)
+        step, residual = self._solved(self.gradients("mean", "forget", data, runtime), data, runtime)
         self.measured["influence/residual"] = residual
         if residual > self.tolerance:
             rank_zero_warn(

@@ -52,7 +52,6 @@ class PruneRedraw(AscendingModule):
         fresh: Callable[[], nn.Module] | None = None,
         **ascending: Any,
     ) -> None:
-        self.check(fraction=fraction)
         self.fraction = fraction
         self._fresh = fresh
         super().__init__(source, **ascending)

@@ -65,7 +65,6 @@ class ShrinkPerturb(AscendingModule):
         ascent: float = 0.0,
         **ascending: Any,
     ) -> None:
-        self.check(shrink=shrink, perturb=perturb)
         self.shrink = shrink
         self.perturb = perturb
         self._fresh = fresh

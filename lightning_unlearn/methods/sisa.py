@@ -61,7 +61,6 @@ class SISA(OneShotModule):
         fresh: Callable[[], nn.Module] | None = None,
         **one_shot: Any,
     ) -> None:
-        self.check(epochs=epochs)
         super().__init__(source, **one_shot)
         self.epochs = epochs
         self._trainer_of_shards = optimizer

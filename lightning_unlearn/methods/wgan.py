@@ -124,9 +124,6 @@ class WGAN(UnlearningModule):
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         **method: Any,
     ) -> None:
-        self.check(alpha=alpha, critic_steps=critic_steps, penalty_weight=penalty_weight, penalty_p=penalty_p)
-        self.check(retain_fraction=retain_fraction, wasserstein_tolerance=wasserstein_tolerance)
-        self.check(patience=patience)
         if critic is not None and any(isinstance(part, AnyBatchNorm) for part in critic.modules()):
             raise ValueError(
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "

@@ -7,17 +7,6 @@ from typing import Any, Literal, get_args
 
 from lightning_unlearn.core.checks import in_range
 
-__all__ = [
-    "COST",
-    "MATCH",
-    "MODELS_FOUND_OUT",
-    "DeclaredMetric",
-    "Direction",
-    "low_fpr_rates",
-    "near_score",
-    "near_share",
-]
-
 Direction = Literal["higher", "lower", "match the retrained model"]
 """What makes a value good: more, less, or being near the retrained model's."""
 Question = Literal["forgetting", "utility"]

@@ -13,19 +13,6 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_unlearn.models.small import ImageNetwork, Network, check_least
 
-__all__ = [
-    "VGG16",
-    "VGG19",
-    "DenseNet121",
-    "GoogLeNet",
-    "ResNet8",
-    "ResNet18",
-    "ResNet34",
-    "ResNet50",
-    "ResNet101",
-    "WideResNet",
-]
-
 Block = type[BasicBlock] | type[Bottleneck]
 
 

@@ -10,16 +10,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_unlearn.models.surgery import clone
 
-__all__ = [
-    "frozen_tensors",
-    "hold_statistics",
-    "mark_frozen",
-    "mark_recorded",
-    "resembles",
-    "share_frozen",
-    "trainable",
-]
-
 M = TypeVar("M", bound=nn.Module)
 
 _PRETRAINED = ".original_module."  # what PEFT puts a trained copy beside

@@ -18,8 +18,6 @@ from lightning_unlearn.core.compat import INSTANTIATOR, RESET_METHODS, hparams_n
 from lightning_unlearn.models.freezing import frozen_tensors, mark_frozen, share_frozen, trainable
 from lightning_unlearn.models.surgery import FACTORIES, clone, listed, reinitialize, surviving_tensors
 
-__all__ = ["built_by", "fresh_copy"]
-
 # What training does to the spread of a tensor; another scheme changes it by more.
 _SAME_SPREAD = 2.0
 _FEWEST = 32

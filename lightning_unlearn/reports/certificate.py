@@ -13,8 +13,6 @@ from lightning_unlearn.core.remembering import Remembering, summary, without_nam
 from lightning_unlearn.reports.glossary import describe, format_number
 from lightning_unlearn.reports.page import environment
 
-__all__ = ["write_certificate"]
-
 _OURS = "lightning_unlearn."
 _SHOWN = ("accuracy/forget", "accuracy/test", "membership_inference/auc")  # where no answer is on record
 _MOST_FILES = 6  # more would not fit on the page

@@ -11,8 +11,6 @@ from typing import Any, TypedDict, TypeVar, cast
 from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["Details", "RunDetails", "RunFile", "read_curves", "read_details", "read_log"]
-
 T = TypeVar("T")
 
 _CHECKPOINT = "model.ckpt"

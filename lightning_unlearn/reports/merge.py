@@ -15,8 +15,6 @@ from lightning_unlearn.reports.page import write_page, write_side_by_side
 from lightning_unlearn.reports.schema import SCHEMA_VERSION, Report, Value, read_json, validate
 from lightning_unlearn.reports.writer import write_all
 
-__all__ = ["beside", "merge", "rebuild"]
-
 T = TypeVar("T")
 
 _SAME = 1e-6

@@ -36,8 +36,6 @@ from lightning_unlearn.reports.verdict import (
     margins_in_words,
 )
 
-__all__ = ["render_text"]
-
 _NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
 _GAP = "   "

@@ -9,8 +9,6 @@ import numpy as np
 from lightning_unlearn.engine.telling import Results
 from lightning_unlearn.reports.tidy import TIDY_COLUMNS, Rows
 
-__all__ = ["media_of", "rows_table"]
-
 _BINS = 25  # as in the report's histograms
 _SAID = ["member", "never trained on"]
 

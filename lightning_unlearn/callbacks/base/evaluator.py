@@ -36,8 +36,6 @@ from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
 
-__all__ = ["Evaluator"]
-
 T = TypeVar("T")
 
 

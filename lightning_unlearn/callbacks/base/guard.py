@@ -9,8 +9,6 @@ from torch import Tensor
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
 
-__all__ = ["COLLAPSED", "CollapseGuard"]
-
 COLLAPSED = 0.5
 """The share of the source's accuracy on the retain set below which a model counts as destroyed, unless told."""
 

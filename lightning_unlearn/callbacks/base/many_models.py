@@ -35,8 +35,6 @@ from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.metrics.declared import MATCH, DeclaredMetric, near_score
 
-__all__ = ["ManyModels", "confidence_metrics"]
-
 
 def confidence_metrics(
     prefix: str, short: str, *, digits: int = 3, unseen: bool = True, **matched: Any

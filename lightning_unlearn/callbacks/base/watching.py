@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 Scores = Callable[[nn.Module, UnlearningDataModule, Runtime, Adapter], dict[str, float]]
 
-__all__ = ["Curve", "WatchRecorder", "Watcher", "read_watched", "was_watched"]
-
 
 class Watcher(L.Callback):
     """Looks at a model before training and after every so many epochs of it.

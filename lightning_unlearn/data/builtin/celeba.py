@@ -14,8 +14,6 @@ from lightning_unlearn.data.builtin.folder import LazyImages, decode_images
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize
 
-__all__ = ["CelebA"]
-
 _HOME = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 _FOLDER = "celeba"
 _ATTRIBUTES = "list_attr_celeba.txt"

@@ -10,8 +10,6 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.base.source import Source
 
-__all__ = ["ASCENT_SEARCH", "AscendingModule"]
-
 ASCENT_SEARCH: SearchSpace = {"ascent": Search(0.0, 0.6), "ascent_share": Search(0.3, 0.9)}
 """What a search tries of the ascent, for methods of which it is a part; a baseline stays what it is."""
 
@@ -58,7 +56,6 @@ class AscendingModule(UnlearningModule):
         ascent_share: float = 0.6,
         **method: Any,
     ) -> None:
-        self.check(ascent=ascent, clamp=clamp, ascent_share=ascent_share)
         super().__init__(source, **method)
         others = tuple(stream for stream in self.streams if stream != "forget")
         self.streams = ("forget", *others) if ascent else others

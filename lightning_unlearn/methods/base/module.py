@@ -18,7 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lightning_unlearn.core.checks import Declared, check_arguments, one_of
+from lightning_unlearn.core.checks import Choice, Declared, check_arguments
 from lightning_unlearn.core.compat import batches_stepped, end_epoch, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
@@ -26,11 +26,13 @@ from lightning_unlearn.core.peak_memory import peak_memory
 from lightning_unlearn.data import Adapter, Indexed, Phase, Split, UnlearningDataModule
 from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
 from lightning_unlearn.data.loading import BatchLoader
+from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
 from lightning_unlearn.functional import Task
+from lightning_unlearn.functional.gradients import Statistic
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
@@ -57,11 +59,10 @@ from lightning_unlearn.methods.base.trial import (
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import Annealed, clone, save_primitive_hyperparameters
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
+from lightning_unlearn.models.hparams import constructor_frames
 from lightning_unlearn.models.schedules import scheduled
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import class_state, listed
-
-__all__ = ["Step", "UnlearningModule"]
 
 Step = Literal["loss", "source"]
 
@@ -74,8 +75,8 @@ class UnlearningModule(SpreadableModule):
     and may override :meth:`prepare`, which runs once inside ``fit``, before the first step, on the trainer's
     device; a resumed run does not prepare again.
 
-    A method with arguments of its own takes these and ``**method``, which it passes on. Its class declares in
-    ``declared`` what they may be, and ``self.check(alpha=alpha)`` refuses anything else.
+    A method with arguments of its own takes these and ``**method``, which it passes on. What its class declares in
+    ``declared`` they must be, and anything else is refused here.
 
     Args:
         source: The trained model: a module, a :class:`~lightning_unlearn.methods.base.source.SourceCheckpoint`, or
@@ -116,7 +117,7 @@ class UnlearningModule(SpreadableModule):
         "lr": Search(3e-4, 2e-2, log=True),
         "max_epochs": Search(1, 8, whole=True),
     }
-    declared: ClassVar[Declared] = {}  # what the method's own arguments may be
+    declared: ClassVar[Declared] = {"step": Choice(("loss", "source"))}  # what arguments may be
     follows_source_recipe: ClassVar[bool] = False
     default_optimizer: ClassVar[Any] = torch.optim.Adam  # where none is given,
     default_lr: ClassVar[float] = 1e-3  # with this rate
@@ -126,6 +127,9 @@ class UnlearningModule(SpreadableModule):
     classes_only: ClassVar[bool] = False  # whether it can forget whole classes and nothing else
     # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
     side_by_side: bool = False
+    saved: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what prepare() sets and a checkpoint must hold, tensors and plain values
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -141,7 +145,8 @@ class UnlearningModule(SpreadableModule):
         frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        one_of("step", step, "loss", "source")
+        for frame in constructor_frames(self):
+            check_arguments(self.declared, frame.f_locals)
         save_primitive_hyperparameters(self)
         loaded = mark_frozen(load_source(source), frozen)
         self._source = [loaded]  # in a list, so that it is not registered as a submodule
@@ -183,15 +188,6 @@ class UnlearningModule(SpreadableModule):
         cls.declared = {
             k: v for base in reversed(cls.__mro__) for k, v in vars(base).get("declared", {}).items()
         }
-
-    def check(self, **arguments: object) -> None:
-        """Refuse arguments outside what the class declares for them, by their names.
-
-        Raises:
-            TypeError: If one is of the wrong kind.
-            ValueError: If one lies outside its range.
-        """
-        check_arguments(self.declared, arguments)
 
     # ------------------------------------------------------------------ what a method may override
 
@@ -252,11 +248,12 @@ class UnlearningModule(SpreadableModule):
         return None
 
     def preparation_state(self) -> dict[str, Any]:
-        """Return what :meth:`prepare` made and a resumed run needs, as tensors and plain values."""
-        return {}
+        """Return what :meth:`prepare` made and a resumed run needs: the attributes in ``saved``."""
+        return {name: getattr(self, name) for name in self.saved}
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`preparation_state` returned."""
+        vars(self).update({name: state[name] for name in self.saved})
 
     # ------------------------------------------------------------------ what a method may ask
 
@@ -426,6 +423,16 @@ class UnlearningModule(SpreadableModule):
         loader = self.data.loader("forget", indexed=True)
         with self.looked_at():
             return predict(self.model, loader, Runtime(self.trainer), self.adapter)
+
+    def gradients(
+        self, statistic: Statistic, stream: str, data: UnlearningDataModule, runtime: Runtime, **asked: Any
+    ) -> dict[str, Tensor]:
+        """Return a statistic of the gradients of single samples, of the method's own loss unless another is asked for.
+
+        See :func:`~lightning_unlearn.engine.gradients.gradient_statistics`, whose other arguments may be given.
+        """
+        asked = {"loss": self.loss, "adapter": self.adapter, "runtime": runtime, **asked}
+        return gradient_statistics(self.model, data, stream, [statistic], **asked)[statistic]
 
     def settle_statistics(self) -> None:
         """Estimate the running statistics anew on the retain set, so that they hold nothing of the forget set.

@@ -20,8 +20,6 @@ from lightning_unlearn.functional import (
 from lightning_unlearn.functional.populations import Thresholds
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
-__all__ = ["ForgettingQuality"]
-
 Nulls = dict[tuple[str, bool], ForgettingQualityResult]  # by stream, and whether confidence was matched
 
 
@@ -42,7 +40,7 @@ class ForgettingQuality(ManyModels):
     - ``<name>/final``: F times the ratios of retain and test accuracy to the retrained models'. Absent without a test
       set.
 
-    The results' file also holds K, the intervals over samples, and how many samples have which ε; beside it stands
+    The results' file also holds K, the intervals over samples, and how many samples have which ε; beside it is
     an .npz file with ε and points of every sample.
 
     Args:

@@ -13,15 +13,13 @@ from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional import klom
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
-__all__ = ["KLOM"]
-
 
 class KLOM(ManyModels):
     """KL divergence of margins between K unlearned and K retrained models, and its null.
 
     For each sample the distributions of the margin over models are compared
     (:func:`~lightning_unlearn.functional.klom`; Georgiev et al., "Attribute-to-Delete", 2024). It depends on K and is
-    never 0, so the same of K more retrained models stands beside it and is taken off.
+    never 0, so the same of K more retrained models is given beside it and taken off.
 
     - ``<name>/mean``: mean over the forget set, in nats.
     - ``<name>/null``: the same between K other retrained models and the retrained ones.

@@ -25,8 +25,6 @@ from lightning_unlearn.functional import (
 )
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score, near_share
 
-__all__ = ["MembershipInference"]
-
 Attack = Literal["boosting", "logistic"]
 Variant = Literal["auto", "shadow", "source", "own"]
 Features = Literal["sorted", "top_3", "per_class"]
@@ -51,7 +49,7 @@ class MembershipInference(AgainstNonmembers):
       models can be compared directly.
 
     The classifier is applied to the forget set and to the non-members. ``<name>/hit_rate`` is the share of
-    the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them stand ``fpr``,
+    the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them are ``fpr``,
     ``balanced_accuracy``, ``auc`` and ``tpr_at_1pct_fpr``. A model that forgot scores like the retrained one,
     not 0. ``<name>/retain_auc`` sets the *retained* samples that the attack did not learn from against the same
     non-members: forgetting some can expose others, and then it lies above the source's. With a backdoor the

@@ -19,8 +19,6 @@ from lightning_unlearn.metrics.declared import (
     near_share,
 )
 
-__all__ = ["ULiRA"]
-
 _UNBIASED = 16  # models from which the AUC of retrained ones is 0.5 but for 0.005, as simulated
 
 
@@ -42,7 +40,7 @@ class ULiRA(ManyModels):
     - ``<name>/difference``: auc − nonmember.
     - ``<name>/matched``: the AUC at matched confidence, which decides.
 
-    The results' file also holds K and the intervals over models and samples; beside it stands an .npz file with the
+    The results' file also holds K and the intervals over models and samples; beside it is an .npz file with the
     scores of every model on every sample.
 
     Args:

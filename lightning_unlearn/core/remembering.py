@@ -188,7 +188,7 @@ def without_names(config: Any, *, below: str = "") -> Any:
 
     Args:
         config: Plain values.
-        below: The key that they stand under.
+        below: The key above them.
 
     Returns:
         The same configuration, or a new one.

@@ -40,7 +40,7 @@ def training_fingerprint(
         dataset: A map-style dataset.
         targets: Class of every sample as served, ``(N,)``, where known.
         served: Whether it counts how a sample is served (its transforms), and name, size and time of the dataset's
-            files. Without it the fingerprint says who stands where, and stays when only preprocessing changes; it
+            files. Without it the fingerprint tells who is where, and stays when only preprocessing changes; it
             looks at served samples only where the dataset stores nothing that is known.
 
     Returns:

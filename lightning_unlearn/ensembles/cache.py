@@ -35,10 +35,9 @@ def keys_of(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime
     Raises:
         TypeError: If something in them cannot be hashed; see :func:`fingerprint`.
     """
-    augment = data.augment if recipe.augment else None
     shared = fingerprint(
-        [data.inputs, data.targets, data.transform, augment],
-        [recipe.epochs, recipe.batch_size, recipe.shuffle, recipe.loss, recipe.adapter],
+        [data.inputs, data.targets, data.transform, data.augment],
+        [recipe.epochs, recipe.batch_size, recipe.loss, recipe.adapter],
         [type(runtime.precision), runtime.precision.precision],
         [torch.__version__, __version__],
     )

@@ -45,7 +45,7 @@ def data_identity(data: UnlearningDataModule) -> str:
 
 
 def canonical(content: Any) -> Any:
-    """Return plain values; an object stands for its class, since its address would change from run to run."""
+    """Return plain values; of an object its class, since its address would change from run to run."""
     return json.loads(json.dumps(content, sort_keys=True, default=lambda value: type(value).__qualname__))
 
 

@@ -62,7 +62,7 @@ class Stack:
             self.buffers[name] = together[name].to(buffer.device, buffer.dtype)
         names = {id(value): name for name, value in self.network.named_parameters()}
         names |= {id(value): name for name, value in self.network.named_buffers()}
-        # A tensor that stands in the state dict under two names (tied weights) is stacked once.
+        # A tensor that the state dict has under two names (tied weights) is stacked once.
         self._entries = {
             entry: names[id(value)] for entry, value in self.network.state_dict(keep_vars=True).items()
         }

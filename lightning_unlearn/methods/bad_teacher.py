@@ -13,8 +13,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 
-__all__ = ["BadTeacher"]
-
 
 class BadTeacher(UnlearningModule):
     r"""Learns an untrained network's answers on the forget set, and the source's on part of the retain set.
@@ -35,7 +33,7 @@ class BadTeacher(UnlearningModule):
         source: The source model.
         retain_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the paper has 0.3.
         temperature: Temperature T, > 0.
-        fresh: Builds the untrained network; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds the untrained network; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 

@@ -13,8 +13,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import frozen
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["BoundaryShrink"]
-
 
 class BoundaryShrink(UnlearningModule):
     r"""Trains the forget set on the labels of the nearest other classes, for forgetting whole classes.

@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base import Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.limits import warn_without_a_class
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["DELETE"]
-
 
 class DELETE(UnlearningModule):
     r"""Learns, on the forget set, the source's answers without the true class, for forgetting whole classes.

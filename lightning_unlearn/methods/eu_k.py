@@ -10,8 +10,6 @@ from lightning_unlearn.methods.base import Source
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.models import fresh_copy, last_parameter_tensors
 
-__all__ = ["EUk"]
-
 
 class EUk(CFk):
     """Re-initialises the last k parameter tensors and trains them on the retain set alone.
@@ -24,7 +22,7 @@ class EUk(CFk):
     Args:
         source: The source model.
         k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 

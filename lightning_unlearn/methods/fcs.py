@@ -12,8 +12,6 @@ from lightning_unlearn.functional import contrast_loss
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["FCS"]
-
 _LEAST_EPOCHS = 3
 
 
@@ -99,7 +97,7 @@ class FCS(UnlearningModule):
             self.log_terms(loss=loss, ce=loss)
         elif self.current_epoch:
             # what a process repeats because it has no sample of its own is no neighbour
-            retained = others[0][0].detach()[: self._own.get("retain")]
+            retained = others[0][0].detach()[: self.own_samples("retain")]
             loss = contrast_loss(logits, Runtime(self.trainer).gather(retained), self.temperature)
             self.log_terms(loss=loss, contrast=loss)
         else:

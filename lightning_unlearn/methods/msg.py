@@ -17,8 +17,6 @@ from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import convolution_kernels
 
-__all__ = ["MSG"]
-
 
 class MSG(MaskedModule, AscendingModule):
     r"""Draws the kernel weights of smallest gradient anew, then trains on the retain set with the others held back.
@@ -37,7 +35,7 @@ class MSG(MaskedModule, AscendingModule):
         source: The source model.
         fraction: Share of each kernel's weights that is drawn anew, in (0, 1).
         kept_step: Share of a step that the other weights of the kernels take, in [0, 1]; at 0 they stay bit-identical.
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         step: ``"loss"``, or ``"source"`` for the source's own training step; the gradient is of ``loss`` either way.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.

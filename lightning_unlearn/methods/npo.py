@@ -10,8 +10,6 @@ from lightning_unlearn.functional import preference_loss
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["NPO"]
-
 
 class NPO(UnlearningModule):
     r"""Negative preference optimization, a gradient ascent that bounds itself.

@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["PruneRedraw"]
-
 
 class PruneRedraw(AscendingModule):
     """Draws the weights of smallest magnitude anew, then trains all on the retain set.
@@ -26,7 +24,7 @@ class PruneRedraw(AscendingModule):
     Args:
         source: The source model.
         fraction: Share of the weights that is drawn anew, in (0, 1).
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 

@@ -19,8 +19,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import fresh_copy
 
-__all__ = ["ReferenceKL"]
-
 _ON = {"train": "what it was trained on", "test": "the test set", "forget": "D_f, which it never saw"}
 
 

@@ -15,8 +15,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningMo
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import frozen
 
-__all__ = ["ReGUn"]
-
 
 class ReGUn(UnlearningModule):
     r"""Pulls the answers on a batch of the forget set to the source's mean answer on held-out samples of its classes.

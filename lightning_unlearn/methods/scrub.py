@@ -11,8 +11,6 @@ from lightning_unlearn.functional import bounded_ascent
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["SCRUB"]
-
 _LEAST_EPOCHS = 3
 
 

@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["ShrinkPerturb"]
-
 
 class ShrinkPerturb(AscendingModule):
     r"""Moves the weights towards untrained ones, then trains them on the retain set.
@@ -28,7 +26,7 @@ class ShrinkPerturb(AscendingModule):
         source: The source model.
         shrink: Share of the source's weights that is kept, in [0, 1].
         perturb: Share of the fresh weights that is added, in [0, 1].
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         ascent: Weight of a bounded ascent on the forget set beside the training, >= 0.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.

@@ -14,8 +14,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningMo
 from lightning_unlearn.methods.base.limits import warn_without_a_class
 from lightning_unlearn.models import frozen
 
-__all__ = ["UNSIR"]
-
 
 class UNSIR(UnlearningModule):
     r"""Trains on error-maximising noise labelled with a forgotten class beside the retain set, then on that alone.
@@ -26,7 +24,7 @@ class UNSIR(UnlearningModule):
     Source: Tarun, Chundawat, Mandal & Kankanhalli, "Fast Yet Effective Machine Unlearning", 2021. The first half of the
     epochs impairs, the rest repairs; of the forget set only the classes are read. Each pass is over all
     of the retain set, where the paper has a part, and the noise is normalised with the retain batch. Made for whole
-    classes: of other samples it forgets nothing, which a warning says.
+    classes: of other samples it forgets nothing, with a warning.
 
     Args:
         source: The source model.

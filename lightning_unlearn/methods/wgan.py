@@ -27,8 +27,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import MLP, clone, evaluating
 
-__all__ = ["WGAN"]
-
 _CRITIC_WIDTHS = (128, 128)
 
 
@@ -255,7 +253,7 @@ class WGAN(UnlearningModule):
         return -distance.detach(), penalty.detach()
 
     def _train_model(self, fake: Tensor, ce: Tensor) -> Tensor:
-        """Step the model against a critic that stands still, and return the loss."""
+        """Step the model against a critic that is kept as it is, and return the loss."""
         optimizer, _ = self._steppers()
         with self.toggled_optimizer(optimizer):
             loss = generator_loss(self.critic(fake), ce, self.alpha)

@@ -154,7 +154,7 @@ def _frozen_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _copies(model: nn.Module) -> set[str]:
-    """Return the prefixes (``average.``) under which stand frozen copies of trained weights."""
+    """Return the prefixes (``average.``) under which frozen copies are kept of trained weights."""
     moving = trainable(model)
     found: set[str] = set()
     for name, parameter in model.named_parameters():

@@ -110,7 +110,7 @@ def _has_scheme(part: nn.Module) -> bool:
 
 
 def _open_parts(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts that stand in none with a scheme for all that it holds."""
+    """Yield the parts that are in none with a scheme for all that it holds."""
     yield name, part
     if not _has_scheme(part):
         for each, child in part.named_children():

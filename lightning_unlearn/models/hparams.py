@@ -64,7 +64,7 @@ def restore_hyperparameters(module: L.LightningModule, checkpoint: Mapping[str, 
     recorded = checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
     if INSTANTIATOR not in recorded or trainer_of(module) is not None:
         return
-    # Arguments passed to load_from_checkpoint stand among the recorded ones and may be any object.
+    # Arguments passed to load_from_checkpoint are among the recorded ones and may be any object.
     _save(module, plain_values(recorded))
 
 

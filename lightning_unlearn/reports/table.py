@@ -40,7 +40,7 @@ _NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
 _GAP = "   "
 _FEWEST = 3  # seeds for an interval
-"""What stands between two columns."""
+"""What is put between two columns."""
 _BEST = "*"
 _PARTIAL = "†"
 _SIGNS: dict[Status, str] = {"close": "✓", "not close": "✗"}

@@ -90,7 +90,7 @@ class TensorDataModule(L.LightningDataModule, ABC):
         """Read the training set and the test set; called once.
 
         Raises:
-            FileNotFoundError: If a file is missing; the message says which one and where to get it.
+            FileNotFoundError: If a file is missing; the message names it, and where to get it.
         """
 
     @property

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -25,7 +25,7 @@ from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
 from lightning_unlearn.data import Adapter, Indexed, Phase, Split, UnlearningDataModule
 from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
-from lightning_unlearn.data.loading import BatchLoader
+from lightning_unlearn.data.loading import BatchLoader, OrderSampler
 from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.telling import facts_of_fit, send_facts
@@ -158,7 +158,7 @@ class UnlearningModule(SpreadableModule):
         self.loss: Loss = loss or self.task.batch_loss
         self.step = step
         self.share = 1.0
-        self._own: dict[str, int] = {}  # samples of the running step that are this process's, by stream
+        self._batch_idx = 0  # of the running step
         self._given_loss = loss is not None
         self._plain_answers = False
         self._outputs_checked = False
@@ -363,12 +363,11 @@ class UnlearningModule(SpreadableModule):
         """
         parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
         inputs, sizes = [part[0] for part in parts], [len(part[1]) for part in parts]
-        layers = [layer for layer in running_layers(self.model).values() if layer.training]
-        if len(inputs) > 1 and layers:
+        running = running_layers(self.model).values() if len(inputs) > 1 else ()
+        if layers := [layer for layer in running if layer.training]:
             logits = normalised_alike(self.model, self.adapter, inputs, layers, single=sizes[-1] == 1)
-        elif alike(inputs):
-            joint = self._answers(torch.cat(inputs) if len(inputs) > 1 else inputs[0], sum(sizes))
-            logits = list(torch.split(joint, sizes))
+        elif len(inputs) > 1 and alike(inputs):
+            logits = list(torch.split(self._answers(torch.cat(inputs), sum(sizes)), sizes))
         else:
             logits = [self._answers(x, size) for x, size in zip(inputs, sizes, strict=True)]
         if not self._outputs_checked:
@@ -411,8 +410,25 @@ class UnlearningModule(SpreadableModule):
         Args:
             stream: Name of the stream.
         """
-        epoch = self._own.get(self.phase(self.current_epoch).epoch_stream)
-        return self._own[stream] / epoch if epoch else 1.0
+        own, epoch = (
+            self.own_samples(name) for name in (stream, self.phase(self.current_epoch).epoch_stream)
+        )
+        return own / epoch if own is not None and epoch else 1.0
+
+    def own_samples(self, stream: str) -> int | None:
+        """Return how many samples of a stream this step has that are this process's; ``None`` where nobody knows.
+
+        Args:
+            stream: Name of the stream.
+        """
+        sampler = self._samplers.get(stream)
+        return None if sampler is None else sampler.own(self._batch_idx)
+
+    @property
+    def _samplers(self) -> dict[str, OrderSampler]:
+        loaders = getattr(trainer_of(self), "train_dataloader", None)
+        named = loaders.items() if isinstance(loaders, Mapping) else ()
+        return {name: loader.sampler for name, loader in named if isinstance(loader, BatchLoader)}
 
     def log_terms(self, **terms: Tensor) -> None:
         """Log the terms of the loss, at the trainer's logging interval and at an epoch's last step."""
@@ -568,12 +584,10 @@ class UnlearningModule(SpreadableModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Note which part of the step's samples this process has, and that the statistics begin to follow it."""
         self._statistics.settled = not self._statistics.moving
-        loaders = self.trainer.train_dataloader
-        named = loaders.items() if isinstance(loaders, Mapping) else ()
-        samplers = {name: loader.sampler for name, loader in named if isinstance(loader, BatchLoader)}
-        self._own = {name: sampler.own(batch_idx) for name, sampler in samplers.items()}
-        epoch = samplers.get(self.phase(self.current_epoch).epoch_stream)
-        self.share = 1.0 if epoch is None else epoch.share(batch_idx)
+        self._batch_idx = batch_idx
+        if self.trainer.world_size > 1:
+            epoch = self._samplers.get(self.phase(self.current_epoch).epoch_stream)
+            self.share = 1.0 if epoch is None else epoch.share(batch_idx)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Weigh the loss by this process's share of the samples, so that uneven shares count for what they are."""
@@ -613,11 +627,9 @@ class UnlearningModule(SpreadableModule):
         with self._normalising(size):
             return self.adapter.call(self.model, inputs)
 
-    @contextmanager
-    def _normalising(self, size: int) -> Iterator[None]:
+    def _normalising(self, size: int) -> AbstractContextManager[None]:
         """Normalise a batch of one sample by the running statistics."""
-        with by_running_statistics(running_layers(self.model).values() if size == 1 else ()):
-            yield
+        return by_running_statistics(running_layers(self.model).values()) if size == 1 else nullcontext()
 
     # ------------------------------------------------------------------ after the last step
 

@@ -42,6 +42,7 @@ class NPO(UnlearningModule):
 
     side_by_side = True
     indexed_streams = ("forget",)
+    prepares_again = True
     needs = ("loss", "losses")
     default_lr = 3e-3
     anneals = True
@@ -68,10 +69,6 @@ class NPO(UnlearningModule):
         if not self.simple:
             self._teacher = Teacher(self.source)
             self._teacher.ask(data, runtime, self.adapter)
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask the source again; its answers on the forget set are in no checkpoint."""
-        self.prepare(data, runtime)
 
     def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the source's answers on D_f."""

@@ -103,6 +103,9 @@ class UnlearningModule(SpreadableModule):
         ValueError: If the checkpoint does not load, the source has no parameters or is frozen as a whole,
             ``frozen`` names none of its parameters, or its own step is asked for and it has none or optimizes
             manually.
+
+    Attributes:
+        measured: What preparing gave that is to be known, by the names in ``metrics``.
     """
 
     streams: tuple[str, ...] = ("forget", "retain")
@@ -124,9 +127,8 @@ class UnlearningModule(SpreadableModule):
     classes_only: ClassVar[bool] = False  # whether it can forget whole classes and nothing else
     # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
     side_by_side: bool = False
-    saved: ClassVar[
-        tuple[str, ...]
-    ] = ()  # what prepare() sets and a checkpoint must hold, tensors and plain values
+    saved: ClassVar[tuple[str, ...]] = ()  # attributes that prepare() sets and a checkpoint must hold
+    prepares_again: ClassVar[bool] = False  # whether a resumed run prepares too, as no checkpoint holds it
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -170,6 +172,7 @@ class UnlearningModule(SpreadableModule):
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._exported: Path | None = None
         self.answer: dict[str, Any] | None = None  # whether it forgot, as the evaluators found out
+        self.measured: dict[str, float] = {}
         self._clock = Clock()
         self._curves = Curves()
         self._looking = Looking()
@@ -200,12 +203,14 @@ class UnlearningModule(SpreadableModule):
         """
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Do what a run that was prepared before must do again, because no checkpoint holds it.
+        """Do again what a prepared run must, because no checkpoint holds it: all, where ``prepares_again`` is set.
 
         Args:
             data: The split data.
             runtime: Device, precision and ranks of the trainer.
         """
+        if self.prepares_again:
+            self.prepare(data, runtime)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss on the retain set, and log it; a method that forgets by another loss writes its own.
@@ -541,7 +546,7 @@ class UnlearningModule(SpreadableModule):
         self._to_prepare = False
         if self._prepared:
             self._require_same_request(request)
-            if is_overridden("prepare_resumed", self, UnlearningModule):
+            if self.prepares_again or is_overridden("prepare_resumed", self, UnlearningModule):
                 self.prepare_resumed(self.data, runtime)
             return
         with self._clock.preparing(runtime):
@@ -642,12 +647,13 @@ class UnlearningModule(SpreadableModule):
         require_finite(self.model, f"the model that {type(self).__name__} unlearned")
 
     def _tell_times(self) -> None:
-        for name, seconds in self.times.items():
+        told = {**self.times, **self.measured}
+        for name, value in told.items():
             # callback_metrics alone come back from the processes of a spawning strategy
-            self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
+            self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
         for logger in self.trainer.loggers:
             # the axis of all that Lightning logs; global_step counts the steps of a second optimizer too
-            measured = {**self.times, **peak_memory(self.trainer.strategy.root_device)}
+            measured = {**told, **peak_memory(self.trainer.strategy.root_device)}
             logger.log_metrics(measured, step=batches_stepped(self.trainer))
 
     def on_fit_end(self) -> None:
@@ -749,6 +755,7 @@ class UnlearningModule(SpreadableModule):
             "request": self._request,
             "moving": self._statistics.moving,
             "settled": self._statistics.settled,
+            "measured": self.measured,
             **self._clock.so_far,
             # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
             "rng": Runtime(self.trainer).gather_objects(rng_state()),
@@ -766,7 +773,7 @@ class UnlearningModule(SpreadableModule):
         self._prepared, self._request = state["prepared"], state["request"]
         self._statistics.moving, self._statistics.settled = state["moving"], state["settled"]
         vars(self._clock).update({name: state[name] for name in self._clock.so_far})
-        self._rng_states = state["rng"]
+        self._rng_states, self.measured = state["rng"], dict(state.get("measured", {}))
         if self._prepared:
             self.load_preparation_state(state)
 

@@ -108,7 +108,8 @@ class Fisher(OneShotModule):
                 adapter=self.adapter,
                 positions=np.sort(drawn[: self.samples]),
             )["square"]
-            total = {name: square + total.get(name, 0.0) for name, square in squares.items()}
+            for name, square in squares.items():
+                total[name] = total[name].add_(square) if name in total else square
         return total
 
 

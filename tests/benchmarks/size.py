@@ -11,12 +11,14 @@ import ctypes
 import gc
 import hashlib
 import hmac
+import math
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ import lightning as L
 import numpy as np
 import torch
 from benchmarks.measuring import take_turns
+from lightning.pytorch.callbacks import LambdaCallback
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -233,82 +236,96 @@ def mapped(gib: float, workers: int = 2) -> None:
 # ---------------------------------------------------------------------- a large model
 
 
-def network(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(64, width),
-        nn.ReLU(),
-        nn.Linear(width, width),
-        nn.ReLU(),
-        nn.Linear(width, width),
-        nn.ReLU(),
-        nn.Linear(width, 10),
-    )
+def network(width: int, front: nn.Module | None = None) -> nn.Module:
+    sizes = (64, width, width, width)
+    layers = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(front or nn.Flatten(), *layers, nn.Linear(width, 10))
 
 
 def small() -> UnlearningDataModule:
     inputs = TensorData(torch.rand(160, 64), torch.arange(160) % 10, num_classes=10)
-    data = UnlearningDataModule(inputs, 0.2, nonmember=16, nonmember_from="train", batch_size=32)
+    data = UnlearningDataModule(inputs, Classes(0), nonmember=16, nonmember_from="train", batch_size=32)
     data.setup("fit")
     return data
 
 
-def methods() -> dict[str, tuple[Callable[[nn.Module], UnlearningModule], int]]:
-    """Return what makes each method, and the epochs that are enough to see what it holds."""
+def methods(folder: Path, source: nn.Module) -> dict[str, Callable[[nn.Module], UnlearningModule]]:
+    """Return what makes each method that is exported; those that train models of their own do so with plain SGD."""
     sgd = partial(torch.optim.SGD, lr=1e-3)
-    trained: dict[str, dict[str, Any]] = {
-        **{name: {} for name in ("FineTune", "NegGradPlus", "SCRUB", "SalUn", "RandomLabel", "L1Sparse")},
-        **{name: {} for name in ("ShrinkPerturb", "EUk", "CFk", "MSG", "BadTeacher", "NPO", "TopK")},
-        **{name: {} for name in ("RandomK", "RandomTopK", "WGAN", "DELETE", "BoundaryShrink")},
-        "ReferenceKL": {"reference_fraction": 0.2, "reference_optimizer": sgd},
-        "TaskNegation": {"task_optimizer": sgd},
+    given: dict[str, dict[str, Any]] = {
+        "Fisher": {"samples": 32},
+        "Influence": {"iterations": 3, "samples": 32},
+        "Rewind": {"checkpoint": str(folder / "earlier.ckpt")},
+        "RUM": {"methods": [partial(unlearn.FineTune, optimizer=sgd)], "epochs": 1},
+        "ReferenceKL": {"reference_fraction": 0.2, "reference_epochs": 1, "reference_optimizer": sgd},
+        "SISA": {"epochs": 1, "optimizer": sgd},
+        "TaskNegation": {"optimizer": sgd},
     }
-    shot: dict[str, dict[str, Any]] = {"SSD": {}, "Influence": {"iterations": 3}}
+    state = {name: 0.9 * value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": state, "global_step": 1}, folder / "earlier.ckpt")
+    kinds = {name: getattr(unlearn, name) for name in sorted(unlearn.__all__)}
     return {
-        **{name: (partial(getattr(unlearn, name), optimizer=sgd, **own), 2) for name, own in trained.items()},
-        **{name: (partial(getattr(unlearn, name), **own), 0) for name, own in shot.items()},
+        name: partial(kind, **({} if kind.one_shot else {"optimizer": sgd}), **given.get(name, {}))
+        for name, kind in kinds.items()
+        if issubclass(kind, UnlearningModule) and kind not in (UnlearningModule, unlearn.Perturbation)
     }
 
 
-def stages(method: UnlearningModule, data: UnlearningDataModule, epochs: int) -> Iterator[float]:
-    """Yield the MiB that this process had at the most: once a method is made, fitted, and exported."""
+def peak() -> float:
+    """Return the MiB that this process had at the most since this was last asked."""
+    most = peak_memory(CPU)["memory/process_peak_mib"]
+    gc.collect()
+    reset_peak_memory(CPU)
+    return most
+
+
+def stages(make: Callable[[], UnlearningModule]) -> list[float]:
+    """Return the MiB at the most while a method is made, prepared, trained (where it is), and exported."""
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    peak()
+    method = make()
+    found = [peak()]
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=epochs, limit_val_batches=0, **dict.fromkeys(off, False)
+        accelerator="cpu",
+        max_epochs=0 if method.one_shot else 3,
+        limit_val_batches=0,
+        callbacks=[LambdaCallback(on_train_start=lambda *_: found.append(peak()))],
+        **dict.fromkeys(off, False),
     )
+    trainer.fit(method, small())
+    found.append(peak())
     with tempfile.TemporaryDirectory() as folder:
-        for stage in (
-            lambda: None,
-            lambda: trainer.fit(method, data),
-            lambda: method.export(Path(folder) / "model.ckpt"),
-        ):
-            stage()
-            yield peak_memory(CPU)["memory/process_peak_mib"]
-            gc.collect()
-            reset_peak_memory(CPU)
+        method.export(Path(folder) / "model.ckpt")
+    return [*found, peak()] if len(found) == 3 else [*found, math.nan, peak()]
 
 
-def weights(width: int, only: str | None) -> None:
+def weights(width: int, only: list[str]) -> None:
     # memory that is freed goes back at once, or the peak of one would be hidden under that of the one before
     ctypes.CDLL(None).mallopt(-3, MIB // 4)
     torch.manual_seed(0)
     source = network(width)
+    # CT transposes kernels, and others draw only these anew where there are any
+    kernel = network(
+        width, nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
+    )
     size = sum(parameter.nbytes for parameter in source.parameters()) / MIB
-    data = small()
     print(f"{size / 4 * MIB / 1e6:.1f} million weights, {size:.0f} MiB; SGD without momentum")
     print(
-        "| beside the source, times its size | made | fitted | exported | s |\n| --- | --- | --- | --- | --- |"
+        "| beside the source, times its size | made | prepared | trained | exported | s |\n"
+        + "| --- " * 6
+        + "|"
     )
     print(
-        f"| hash of the weights | | | {measured(lambda: model_hash(source.state_dict()))[1] / size:.1f} | |"
+        f"| hash of the weights | | | | {measured(lambda: model_hash(source.state_dict()))[1] / size:.1f} | |"
     )
-    for name, (make, epochs) in methods().items():
-        if only in (None, name):
-            gc.collect()
-            base, start = status("self", "VmRSS"), time.process_time()
-            reset_peak_memory(CPU)
-            peaks = [f"{(peak - base) / size:.1f}" for peak in stages(make(source), data, epochs)]
-            print(f"| {name} | {' | '.join(peaks)} | {time.process_time() - start:.0f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in methods(Path(folder), source).items():
+            if not only or name in only:
+                gc.collect()
+                base, start = status("self", "VmRSS"), time.process_time()
+                peaks = stages(partial(make, kernel if name == "CT" else source))
+                multiples = " | ".join(f"{(most - base) / size:.1f}" for most in peaks).replace("nan", "")
+                print(f"| {name} | {multiples} | {time.process_time() - start:.0f} |", flush=True)
 
 
 # ---------------------------------------------------------------------- many small models
@@ -338,7 +355,7 @@ def main() -> None:
     parser.add_argument("--gib", type=float, default=4)
     parser.add_argument("--width", type=int, default=2300)
     parser.add_argument("--models", type=int, default=512)
-    parser.add_argument("--only", help="a method")
+    parser.add_argument("--only", nargs="+", default=[], help="methods")
     given = parser.parse_args()
     if "samples" in given.parts:
         samples(tuple(given.sizes))
@@ -348,7 +365,7 @@ def main() -> None:
         population(given.models)
     if "weights" in given.parts:
         with quiet_lightning():
-            list(stages(unlearn.FineTune(network(10)), small(), 1))  # what is imported late is imported
+            stages(partial(unlearn.FineTune, network(10)))  # what is imported late is imported
             weights(given.width, given.only)
 
 

@@ -27,7 +27,7 @@ def test_no_more_copies_than_needed(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = size.network(200)
     once = sum(parameter.nbytes for parameter in source.parameters())
-    make, data = size.methods(tmp_path, source)[name], size.small()
+    make, data = size.methods(tmp_path, source)[name], size.small(160)
     with HeldBytes() as counted:
         method = make(source)
         made, counted.most = counted.most / once, 0

@@ -295,6 +295,7 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
         ("accuracy/test", "loses", 0.01),
         ("accuracy/forget", "within", 0.04),
         ("population_attack/auc", "within", 0.03),
+        ("similarity", "comes within", 0.02),
         ("acceleration/cpu", "at least", 8),
     ],
     "location30": [
@@ -302,9 +303,15 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
         ("accuracy/forget", "within", 0.03),
         ("population_attack/auc", "within", 0.03),
         ("acceleration", "at least", 20),
+        ("acceleration/cpu", "at least", 30),
     ],
 }
 """What a method is to reach in each scenario of the benchmark, on the mean, alone or beside the retrained model."""
+SUFFIXES = {
+    "loses": " at most",
+    "within": " of the retrained model",
+    "comes within": " of a second retrained model's",
+}
 
 
 def benchmark(name: str) -> str:
@@ -317,7 +324,8 @@ def benchmark(name: str) -> str:
     models, bounds = report["models"], BOUNDS[name]
     verdicts, floors = judge_all(report, margins(name)), same_cost(report)
     asked_of = [metric for metric, *_ in bounds if not metric.startswith("acceleration")]
-    columns = [*asked_of, "similarity", "accuracy/retain", "acceleration", "acceleration/cpu"]
+    others = ("similarity", "accuracy/retain", "acceleration", "acceleration/cpu")
+    columns = list(dict.fromkeys([*asked_of, *others]))
     rows = []
     for model in all_models(report):
         missed = missed_bounds(report, name, model) if model in verdicts else []
@@ -333,7 +341,7 @@ def benchmark(name: str) -> str:
     asked = "; ".join(
         f"{describe(metric, report).short} {kind} {format_number(describe(metric, report), bound)}"
         f"{' ' + describe(metric, report).unit if describe(metric, report).unit else ''}"
-        + {"loses": " at most", "within": " of the retrained model"}.get(kind, "")
+        + SUFFIXES.get(kind, "")
         for metric, kind, bound in bounds
     )
     header = [
@@ -359,7 +367,8 @@ def missed_bounds(report: Any, name: str, model: str) -> list[str]:
     from lightning_unlearn.reports import describe
 
     def misses(metric: str, kind: str, bound: float) -> bool:
-        own, retrained = (report["models"][each].get(metric, {}).get("mean") for each in (model, "retrain"))
+        controls = (model, "retrain", "retrain_2")
+        own, retrained, second = (report["models"].get(m, {}).get(metric, {}).get("mean") for m in controls)
         if own is None:
             return True
         return {
@@ -367,6 +376,7 @@ def missed_bounds(report: Any, name: str, model: str) -> list[str]:
             "at least": own < bound,
             "loses": retrained is not None and own < retrained - bound,
             "within": retrained is not None and abs(own - retrained) > bound,
+            "comes within": second is not None and own < second - bound,
         }[kind]
 
     return [

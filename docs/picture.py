@@ -8,5 +8,5 @@ from lightning_unlearn.cli.demo import run
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
-        run(["--output", folder])
+        run(output=Path(folder))
         shutil.copy(Path(folder) / "demo.png", Path(__file__).parent / "images")

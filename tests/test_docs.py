@@ -470,6 +470,13 @@ def test_a_missed_bound_is_named() -> None:
     assert doc_tables.missed_bounds(report, "mislabelled", "bad") == ["forget accuracy"]
     report["models"]["good"] |= {"accuracy/test": {"mean": 0.88}, "acceleration/cpu": {"mean": 9.0}}
     assert doc_tables.missed_bounds(report, "mislabelled", "good") == ["test accuracy", "acceleration, CPU"]
+    report = {"models": models(retrain=0.6, good=0.62)}
+    report["models"]["retrain_2"] = {"similarity": {"mean": 0.89}}
+    for model, auc in (("retrain", 0.51), ("good", 0.53)):
+        report["models"][model]["population_attack/auc"] = {"mean": auc}
+    for similarity, missed in ((0.90, []), (0.88, []), (0.86, ["similarity"])):
+        report["models"]["good"]["similarity"] = {"mean": similarity}
+        assert doc_tables.missed_bounds(report, "slice", "good") == missed
 
 
 # ---------------------------------------------------------------------- what runs where

@@ -13,6 +13,7 @@ import yaml
 import lightning_unlearn.cli.compare  # noqa: F401  nor what Lightning sets
 from lightning_unlearn.cli import tune
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.cli.parsing import Parser
 
 pytest.importorskip("optuna")
 
@@ -125,7 +126,8 @@ def test_what_is_held_out_is_of_the_files_own_data(oracle: str, monkeypatch: pyt
     monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
     monkeypatch.setattr(tune, "print_result", lambda *_: None)
     Path("other.yaml").write_text("data: {class_path: Digits}\n")
-    own, rest = tune._parser().parse_known_args([*TUNE[1:], "--tuning=other.yaml", f"--oracle={oracle}"])
+    words = [*TUNE[1:], "--tuning=other.yaml", f"--oracle={oracle}"]
+    own, rest = Parser(tune._asked, "").parse_known_args(words)
     search = tune.Tuning(own, rest)
     search.__dict__["wanted"] = {}
     best = SimpleNamespace(values=(0.1, 0.05), number=0, params={"lr": 0.01})

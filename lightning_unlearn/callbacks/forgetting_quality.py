@@ -42,7 +42,7 @@ class ForgettingQuality(ManyModels):
     - ``<name>/final``: F times the ratios of retain and test accuracy to the retrained models'. Absent without a test
       set.
 
-    The results' file also holds K, the intervals over samples, and how many samples have which ε; beside it stands
+    The results' file also holds K, the intervals over samples, and how many samples have which ε; beside it is
     an .npz file with ε and points of every sample.
 
     Args:

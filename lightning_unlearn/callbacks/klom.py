@@ -21,7 +21,7 @@ class KLOM(ManyModels):
 
     For each sample the distributions of the margin over models are compared
     (:func:`~lightning_unlearn.functional.klom`; Georgiev et al., "Attribute-to-Delete", 2024). It depends on K and is
-    never 0, so the same of K more retrained models stands beside it and is taken off.
+    never 0, so the same of K more retrained models is given beside it and taken off.
 
     - ``<name>/mean``: mean over the forget set, in nats.
     - ``<name>/null``: the same between K other retrained models and the retrained ones.

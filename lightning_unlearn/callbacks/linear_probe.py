@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
-from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.splits import some_of
@@ -19,13 +18,14 @@ from lightning_unlearn.models.surgery import head_of
 __all__ = ["LinearProbe"]
 
 _BATCH = 256
+_FOLDS = 5  # parts that the samples are split into; fewer where there are not as many of each
 
 
 class LinearProbe(AgainstNonmembers):
     """Trains a linear probe on the penultimate features to tell the forget set from non-members.
 
     What the outputs hide, the features may keep: a last layer can be made to refuse, or to answer as if it had never
-    seen the samples, above features in which they still stand apart. Features are what the part that gives the logits
+    seen the samples, above features in which they still lie apart. Features are what the part that gives the logits
     is called with (:func:`~lightning_unlearn.models.surgery.head_of`); several positions of a sample are averaged.
 
     The probe is a logistic regression on a sample's distances from the mean features of the retained classes, nearest
@@ -39,12 +39,11 @@ class LinearProbe(AgainstNonmembers):
     non-members carry the trigger too.
 
     Args:
-        folds: Parts that the samples are split into; fewer where there are not as many of each kind.
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     Raises:
-        ValueError: If an argument is outside its range, there are fewer than two samples to forget or non-members, or
-            the part that gives the logits is not called with one floating-point tensor, a row a sample.
+        ValueError: If there are fewer than two samples to forget or non-members, or the part that gives the logits is
+            not called with one floating-point tensor, a row a sample.
     """
 
     needs = ("classes",)
@@ -59,11 +58,6 @@ class LinearProbe(AgainstNonmembers):
             ideal=0.5,
         ),
     }
-
-    def __init__(self, folds: int = 5, **evaluator: Any) -> None:
-        in_range("folds", folds, "[2, inf)", whole=True)
-        super().__init__(**evaluator)
-        self.folds = folds
 
     def require(self, data: UnlearningDataModule) -> None:
         """Refuse data without two samples of each kind, one to learn from and one to be asked about."""
@@ -100,7 +94,7 @@ class LinearProbe(AgainstNonmembers):
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
-        folds = min(self.folds, len(known), len(unknown))
+        folds = min(_FOLDS, len(known), len(unknown))
         areas: np.ndarray[Any, Any] = cross_val_score(
             make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)),
             np.concatenate([known, unknown]),

@@ -50,7 +50,7 @@ class MembershipInference(AgainstNonmembers):
       models can be compared directly.
 
     The classifier is applied to the forget set and to the non-members. ``<name>/hit_rate`` is the share of
-    the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them stand ``fpr``,
+    the forget set taken for members and ``<name>/fnr`` (2021, eq. 7) the rest; beside them are ``fpr``,
     ``balanced_accuracy``, ``auc`` and ``tpr_at_1pct_fpr``. A model that forgot scores like the retrained one,
     not 0. ``<name>/retain_auc`` sets the *retained* samples that the attack did not learn from against the same
     non-members: forgetting some can expose others, and then it lies above the source's. With a backdoor the

@@ -42,7 +42,7 @@ class ULiRA(ManyModels):
     - ``<name>/difference``: auc − nonmember.
     - ``<name>/matched``: the AUC at matched confidence, which decides.
 
-    The results' file also holds K and the intervals over models and samples; beside it stands an .npz file with the
+    The results' file also holds K and the intervals over models and samples; beside it is an .npz file with the
     scores of every model on every sample.
 
     Args:

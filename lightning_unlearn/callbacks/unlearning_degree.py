@@ -67,8 +67,8 @@ class UnlearningDegree(Evaluator):
       sample, and its largest absolute value, both in the units of the model's input (after normalisation).
 
     The results' file also holds 95% intervals over the samples of D_f, generators and null control held fixed;
-    next to it stands a picture of originals, perturbations and D_p, where the samples are images. Without a
-    known source model there is nothing to compare with: no metric is reported, and a warning says so.
+    next to it is a picture of originals, perturbations and D_p, where the samples are images. Without a
+    known source model there is nothing to compare with: no metric is reported, with a warning.
 
     All ranks train the same generator on the same batches: its batch normalisation would else make the score
     depend on the number of processes.

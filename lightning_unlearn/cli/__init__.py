@@ -35,5 +35,9 @@ def run(name: str, arguments: list[str] | None) -> int:
     Returns:
         The exit status.
     """
-    status: int = import_module(f"{__name__}.{name}").run(arguments)
-    return status
+    command = import_module(f"{__name__}.{name}")
+    if not hasattr(command, "EXAMPLE"):  # parses for itself
+        return int(command.run(arguments))
+    from lightning_unlearn.cli.parsing import Parser
+
+    return int(command.run(**vars(Parser(command.run, command.EXAMPLE).parse_args(arguments))))

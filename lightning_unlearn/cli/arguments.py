@@ -6,8 +6,6 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-__all__ = ["own_arguments", "shown_arguments", "with_rule"]
-
 _TRUE = "LIGHTNING_UNLEARN_ARGUMENTS"
 
 

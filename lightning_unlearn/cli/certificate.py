@@ -3,38 +3,30 @@
 from pathlib import Path
 from typing import Any
 
-from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports.certificate import write_certificate
 
-__all__ = ["run"]
+EXAMPLE = "deletions.jsonl --line 3"
 
 
-def run(args: list[str]) -> int:
-    """Parse the arguments, verify the ledger, write the page and say where it is."""
-    parser = Parser(
-        "certificate",
-        "deletions.jsonl --line 3",
-        "Write the certificate of a deletion request, a page to print and sign. A ledger whose chain is "
-        "broken is refused.",
-    )
-    parser.add_argument("ledger", type=Path, metavar="LEDGER", help="the ledger")
-    parser.add_argument(
-        "--line", type=int, metavar="N", help="number of the line, from 1; the last if left out"
-    )
-    parser.add_argument("--output", type=Path, metavar="FILE", help="certificate-N.html if left out")
-    parsed = parser.parse_args(args)
-    if not parsed.ledger.is_file():
-        raise FileNotFoundError(f"there is no ledger {parsed.ledger}")
-    lines = read(parsed.ledger)
-    number = len(lines) if parsed.line is None else parsed.line
+def run(ledger: Path, *, line: int | None = None, output: Path | None = None) -> int:
+    """Write the certificate of a deletion request, a page to print and sign. A ledger whose chain is broken is refused.
+
+    Args:
+        ledger: The ledger.
+        line: Number of the line, from 1; the last if left out.
+        output: File to write; certificate-N.html if left out.
+    """
+    if not ledger.is_file():
+        raise FileNotFoundError(f"there is no ledger {ledger}")
+    lines = read(ledger)
+    number = len(lines) if line is None else line
     if not 1 <= number <= len(lines):
-        raise ValueError(f"--line must be from 1 to {len(lines)}, the lines of {parsed.ledger}, got {number}")
-    line = lines[number - 1]
-    output = parsed.output or Path(f"certificate-{number}.html")
-    write_certificate(line, output, remembering=_remembering(parsed.ledger, line))
+        raise ValueError(f"--line must be from 1 to {len(lines)}, the lines of {ledger}, got {number}")
+    output, content = output or Path(f"certificate-{number}.html"), lines[number - 1]
+    write_certificate(content, output, remembering=_remembering(ledger, content))
     say(f"Certificate: {output}")
     return 0
 

@@ -27,12 +27,10 @@ from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import require_scenarios, write_scenarios
 
-__all__ = ["compared", "run", "say_failures"]
-
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
 _SETTINGS |= {"launcher", "ray_address", "resources"}
-_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins"}
+_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins", "fast"}
 
 
 class _Parser(OneLine, ArgumentParser):
@@ -218,6 +216,7 @@ def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     def evaluator(number: int) -> Callable[[], Evaluator]:
         return lambda: fresh().evaluators[number]()
 
+    own_trainer = plain(config.source.trainer or {})
     # without the logger: a finished comparison can be sent elsewhere later
     shown = {key: value for key, value in trainer.items() if key != "logger"}
     decides = {
@@ -225,17 +224,8 @@ def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
         for key, value in plain(config).items()
         if key not in _SETTINGS | {"config", "table", "scenarios"}
     }
-    if (
-        config.source.keep_every is None
-    ):  # folders from before it could be given are told by their configuration
-        del decides["source"]["keep_every"]
     return {
-        "source": SourceRun(
-            source,
-            plain(config.source.trainer or {}),
-            config.source.checkpoint,
-            config.source.keep_every,
-        ),
+        "source": SourceRun(source, own_trainer, config.source.checkpoint, config.source.keep_every),
         "data": lambda: fresh().data(),
         "methods": [method("methods", number) for number in range(len(config.methods))],
         "evaluators": [evaluator(number) for number in range(len(config.evaluators))],
@@ -248,6 +238,7 @@ def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
+    """Return a parsed value without namespaces, tuples and paths, as a file would have it."""
     if isinstance(value, Namespace):
         value = value.as_dict()
     if isinstance(value, dict):
@@ -258,6 +249,7 @@ def plain(value: Any) -> Any:
 
 
 def print_result(comparison: Comparison, table: PaperFormat | None) -> None:
+    """Print the table of a comparison, that of papers where it is asked for, what failed and where all is."""
     say(render_text(comparison.report, columns(), encoding=sys.stdout.encoding))
     if table is not None:
         say(paper_table(comparison.report, table))

@@ -5,56 +5,55 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.metrics import DeclaredMetric
 from lightning_unlearn.reports import METRICS, read_json
 from lightning_unlearn.reports.glossary import declared_in
 
-__all__ = ["run"]
+EXAMPLE = "--report runs/digits/report.json --output dashboard.json"
 
 
-def run(args: list[str]) -> int:
-    """Parse the arguments of ``dashboard``, and print, save or send it."""
-    parser = Parser(
-        "dashboard",
-        "--report runs/digits/report.json --output dashboard.json",
-        "Build a W&B workspace and report for the runs of a comparison. Prints their JSON, which needs no "
-        "login, or sends them.",
-    )
-    parser.add_argument(
-        "--entity", default="", help="W&B user or team; with --push the login's own if left out"
-    )
-    parser.add_argument("--project", default="lightning-unlearn", help="W&B project (default: %(default)s)")
-    parser.add_argument("--group", help="only the runs of this group, that is of one comparison")
-    parser.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE",
-        help="report.json whose metrics are shown, those of your evaluators too",
-    )
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--push", action="store_true", help="save both on the W&B server; needs a login")
-    where.add_argument("--output", type=Path, metavar="FILE", help="write the JSON to a file")
-    parsed = parser.parse_args(args)
+def run(
+    *,
+    entity: str = "",
+    project: str = "lightning-unlearn",
+    group: str | None = None,
+    report: Path | None = None,
+    push: bool = False,
+    output: Path | None = None,
+) -> int:
+    """Build a W&B workspace and report for the runs of a comparison.
+
+    Prints their JSON, which needs no login, or sends them.
+
+    Args:
+        entity: W&B user or team; with --push the login's own if left out.
+        project: W&B project (lightning-unlearn).
+        group: Only the runs of this group, that is of one comparison.
+        report: The report.json whose metrics are shown, those of your evaluators too.
+        push: Save both on the W&B server; needs a login.
+        output: File to write the JSON to, in place of --push.
+    """
+    if push and output is not None:
+        return _failed(2, "--push and --output: one of them goes without the other")
     try:
         from lightning_unlearn.trackers.dashboard import build_report, build_workspace, to_json
     except ModuleNotFoundError as error:
         return _failed(
             2, f"dashboards need wandb-workspaces ({error}): pip install 'lightning-unlearn[dashboards]'"
         )
-    metrics = METRICS if parsed.report is None else declared_in(read_json(parsed.report))
-    if parsed.push:
-        return _push(parsed.entity, parsed.project, parsed.group, metrics)
+    metrics = METRICS if report is None else declared_in(read_json(report))
+    if push:
+        return _push(entity, project, group, metrics)
     content = {
-        "workspace": to_json(build_workspace(parsed.entity, parsed.project, parsed.group, metrics)),
+        "workspace": to_json(build_workspace(entity, project, group, metrics)),
         # with a project in it, a report would be looked up on the server; the dashboard's own is put in when pushed
-        "report": to_json(build_report("", "", parsed.group, metrics)),
+        "report": to_json(build_report("", "", group, metrics)),
     }
-    if parsed.output is None:
+    if output is None:
         print(json.dumps(content, indent=2))
     else:
-        print(f"Dashboard: {write_json_atomic(parsed.output, content)}")
+        print(f"Dashboard: {write_json_atomic(output, content)}")
     return 0
 
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.cli.compare import compared, say_failures
-from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.controls import short_name
 from lightning_unlearn.comparison.folder import RunFolder
@@ -20,31 +19,30 @@ from lightning_unlearn.models import MLP, Classifier
 from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.glossary import is_control
 
-__all__ = ["MislabelledDigits", "run"]
-
 _WRONG, _SHORT, _SHOWN, _RED = 72, 0.05, 8, "C3"
 _GIVEN, _TEST, _TIME, _SPEED = "accuracy/forget", "accuracy/test", "time/total_s", "acceleration"
 
 
-def run(args: list[str]) -> int:
-    """Parse the arguments, compare, print one screen; the status is 1 if a part failed."""
-    parser = Parser(
-        "demo",
-        "--seeds 5",
-        "Train a small network on handwritten digits, some with a wrong label, and make it forget these. "
-        "It takes under a minute, needs no download, and writes a page and a picture.",
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="repetitions; 5 for intervals and a verdict")
-    parser.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder to write to")
-    parsed = parser.parse_args(args)
-    given = [f"--seeds={parsed.seeds}", f"--output_dir={parsed.output}"]
+EXAMPLE = "--seeds 5"
+
+
+def run(*, seeds: int = 1, output: Path = Path("runs/demo")) -> int:
+    """Train a small network on handwritten digits, some with a wrong label, and make it forget these.
+
+    It takes under a minute, needs no download, and writes a page and a picture.
+
+    Args:
+        seeds: Repetitions; 5 for intervals and a verdict.
+        output: Folder to write to.
+    """
+    given = [f"--seeds={seeds}", f"--output_dir={output}"]
     result, _ = compared([f"--config={recipe_file('digits/demo')}", *given])
     say_failures(result.report)
     if result.failed:
         return 1
-    picture = parsed.output / "demo.png"
-    _draw(parsed.output, _best(result.report), picture)
-    if parsed.seeds > 1:
+    picture = output / "demo.png"
+    _draw(output, _best(result.report), picture)
+    if seeds > 1:
         say(render_text(result.report, 100, encoding=sys.stdout.encoding))
     say(
         f"1,438 handwritten digits, {_WRONG} with a wrong label. The source knows those by heart and is to forget them."
@@ -53,9 +51,9 @@ def run(args: list[str]) -> int:
     say(
         f"{short_name(_SHORT)}, a retraining cut to {_SHORT:.0%} of its steps, is the floor: a method must beat it."
     )
-    if parsed.seeds == 1:
+    if seeds == 1:
         say("One seed: an illustration; `lightning-unlearn demo --seeds 5` for intervals and a verdict.")
-    say(f"Page:    {parsed.output / 'report.html'}\nPicture: {picture}")
+    say(f"Page:    {output / 'report.html'}\nPicture: {picture}")
     say("Next:    lightning-unlearn compare --recipe digits/compare")
     return 0
 

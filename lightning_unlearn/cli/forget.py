@@ -16,8 +16,6 @@ from lightning_unlearn.core.terminal import say
 from lightning_unlearn.methods import SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.source import read_checkpoint
 
-__all__ = ["run"]
-
 STATUS = {"shown": 0, "not shown": 3, "cannot tell": 4}
 """Exit status by outcome."""
 

@@ -2,50 +2,52 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from lightning_unlearn.cli.parsing import OneLine, Parser
 from lightning_unlearn.core.files import key_fingerprint, model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, Mismatch, verify
 from lightning_unlearn.data import Split
 from lightning_unlearn.methods.base.source import read_checkpoint
 
-__all__ = ["run"]
-
 _METHOD_PREFIX = "model."
 
 
-def run(args: list[str]) -> int:
-    """Parse the arguments of ``ledger``, check and print; the status is 1 if something does not match."""
-    parser = Parser(
-        "ledger",
-        "verify deletions.jsonl",
-        "Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.",
-    )
-    verb = parser.add_subparsers(dest="verb", required=True, parser_class=OneLine).add_parser(
-        "verify", help="check the chain of lines and the models' hashes"
-    )
-    add = verb.add_argument
-    add("file", type=Path, metavar="FILE", help="the ledger")
-    add("--model", type=Path, metavar="CKPT", help="a checkpoint that a request must have made")
-    add("--head", metavar="HASH", help="hash of a line, noted earlier, that must still be there")
-    add("--split", type=Path, metavar="NPZ", help="split file whose forget set a line must be about")
-    add("--key", type=Path, metavar="FILE", help="the ledger's secret; FILE.key if left out")
-    parsed = parser.parse_args(args)
+EXAMPLE = "verify deletions.jsonl"
+
+
+def run(
+    verb: Literal["verify"],
+    file: Path,
+    *,
+    model: Path | None = None,
+    head: str | None = None,
+    split: Path | None = None,
+    key: Path | None = None,
+) -> int:
+    """Check a deletion ledger. Status: 0 all matches, 1 not, 2 no input.
+
+    Args:
+        verb: Check the chain of lines and the models' hashes.
+        file: The ledger.
+        model: A checkpoint that a request must have made.
+        head: Hash of a line, noted earlier, that must still be there.
+        split: Split file whose forget set a line must be about.
+        key: File of the ledger's secret; FILE.key if left out.
+    """
     ids = fingerprint = None
-    ledger = Ledger(str(parsed.file), parsed.key and str(parsed.key))
-    if parsed.split is not None or parsed.key is not None or ledger.key_path.is_file():
-        fingerprint = key_fingerprint(key := ledger.key())
-    if parsed.split is not None:
-        ids = positions_hash(Split.load(parsed.split).forget, key)
-    lines, mismatches = verify(parsed.file, head=parsed.head, ids=ids, key=fingerprint)
-    checked, found = _check_recorded_files(parsed.file, lines)
+    ledger = Ledger(str(file), None if key is None else str(key))
+    if split is not None or key is not None or ledger.key_path.is_file():
+        fingerprint = key_fingerprint(secret := ledger.key())
+    if split is not None:
+        ids = positions_hash(Split.load(split).forget, secret)
+    lines, mismatches = verify(file, head=head, ids=ids, key=fingerprint)
+    checked, found = _check_recorded_files(file, lines)
     mismatches += found
-    print(f"{parsed.file}: {len(lines)} line{'s'[: len(lines) != 1]}, {checked} of their models at hand")
+    print(f"{file}: {len(lines)} line{'s'[: len(lines) != 1]}, {checked} of their models at hand")
     if lines:
         print(f"head: {lines[-1]['hash']}")
-    if parsed.model is not None:
-        mismatches += _check_model(parsed.model, lines)
+    if model is not None:
+        mismatches += _check_model(model, lines)
     intact = f"chain intact; outcome: {_outcomes(lines)}"
     print("\n".join(f"DOES NOT MATCH  {each}" for each in mismatches) or intact)
     return 1 if mismatches else 0

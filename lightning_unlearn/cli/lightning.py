@@ -13,8 +13,6 @@ from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.methods.base.resuming import require_readable
 
-__all__ = ["run"]
-
 
 class _Parser(OneLine, LightningArgumentParser):  # type: ignore[misc]
     """LightningCLI's parser, with errors of one line."""

@@ -11,8 +11,6 @@ from lightning_unlearn.cli import COMMANDS, LIGHTNING, run
 from lightning_unlearn.cli.arguments import own_arguments, with_rule
 from lightning_unlearn.cli.parsing import Refused, explained, nearest
 
-__all__ = ["main"]
-
 _TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 
 

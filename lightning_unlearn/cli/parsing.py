@@ -2,16 +2,18 @@
 
 import argparse
 import inspect
+import json
 import pkgutil
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
-from typing import Any, NoReturn
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
-__all__ = ["OneLine", "Parser", "Refused", "explained", "nearest"]
+import docstring_parser
 
 _ROOMS = (  # of classes that can be named without their path
     *(f"lightning_unlearn.{room}" for room in ("data", "models", "methods", "callbacks")),
@@ -51,17 +53,40 @@ class OneLine(argparse.ArgumentParser):
 
 
 class Parser(OneLine):
-    """The parser of one of our commands.
+    """The parser of one of our commands, as the signature and the docstring of its function tell.
+
+    Keyword-only arguments are options, the others positional.
 
     Args:
-        command: The command, such as ``report``.
-        example: What follows it in the example.
-        description: What it does.
+        command: The function, in a module of the command's name.
+        example: What follows the command in the example.
     """
 
-    def __init__(self, command: str, example: str, description: str) -> None:
-        super().__init__(prog=f"lightning-unlearn {command}", description=description)
+    def __init__(self, command: Callable[..., Any], example: str) -> None:
+        told = docstring_parser.parse(inspect.getdoc(command) or "")
+        name = command.__module__.rpartition(".")[2]
+        super().__init__(prog=f"lightning-unlearn {name}", description=told.description)
         self.example = f"{self.prog} {example}"
+        helps = {each.arg_name: each.description for each in told.params}
+        for key, each in inspect.signature(command).parameters.items():
+            option, needed = each.kind is each.KEYWORD_ONLY, each.default is each.empty
+            given: dict[str, Any] = {"help": helps[key], **_taken(each.annotation, option=option)}
+            if option:
+                given |= {"required": True} if needed else {"default": each.default}
+            self.add_argument(f"--{key}" if option else key, **given)
+
+
+def _taken(kind: Any, *, option: bool) -> dict[str, Any]:
+    """Return how an argument of a type is read: a switch, one of some words, several (as JSON in an option), or one."""
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(each for each in get_args(kind) if each is not NoneType)
+    if kind is bool:
+        return {"action": "store_true"}
+    if get_origin(kind) is Literal:
+        return {"choices": get_args(kind)}
+    if get_origin(kind) is list:
+        return {"type": json.loads} if option else {"nargs": "+", "type": get_args(kind)[0]}
+    return {"type": kind}
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -189,7 +214,7 @@ def _files(arguments: Sequence[str]) -> Iterator[Path]:
 
 
 def _from_file(arguments: Sequence[str], key: str | None, value: str | None = None) -> str:
-    """Return `` (FILE, line N)`` where a key, a value or both stand in a file and not on the command line."""
+    """Return `` (FILE, line N)`` where a key, a value or both are in a file and not on the command line."""
     sought = [part for part in (key, value) if part]
     if any(all(part in argument for part in sought) for argument in arguments):
         return ""

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from lightning_unlearn.cli.parsing import nearest
 
-__all__ = ["recipe_file", "recipes", "with_recipes"]
-
 _PACKAGE = Path(__file__).resolve().parent.parent
 _OPTION = "--recipe"
 

@@ -14,7 +14,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
@@ -37,8 +37,6 @@ from lightning_unlearn.methods.base.searched import Search, search_space
 from lightning_unlearn.reports.distance import Aim, aims, distance
 from lightning_unlearn.reports.glossary import describe, with_unit
 
-__all__ = ["NotRetrained", "run"]
-
 _NAME = "trial"
 _ENDED = ("COMPLETE", "PRUNED")
 _PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}
@@ -54,7 +52,9 @@ def run(args: list[str]) -> int:
         import optuna
     except ImportError as error:
         raise ValueError("tune needs Optuna: pip install 'lightning-unlearn[tune]'") from error
-    own, rest = _parser().parse_known_args(args)
+    parser = Parser(_asked, "--recipe digits/compare --method reference_kl --trials 40")
+    parser.allow_abbrev = False
+    own, rest = parser.parse_known_args(args)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = Tuning(own, rest)
     with nullcontext() if search.resources is None else connected(search.ray_address):
@@ -85,38 +85,29 @@ def _search(search: "Tuning") -> int:
         return 0  # another process of the same search prints it
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(
-        "tune",
-        "--recipe digits/compare --method reference_kl --trials 40",
-        "Search a method's settings for the least distance to the retrained model at a bounded cost. Takes "
-        "compare's arguments too; what is printed at the end is of compare's seeds, which the search does not see. "
-        "Started again it goes on, and started several times at once the processes share the work, as the "
-        "processes of a cluster do under --launcher ray.",
-    )
-    parser.allow_abbrev = False
-    parser.add_argument("--method", required=True, help="name of one of the file's methods, or a class")
-    parser.add_argument("--trials", type=int, default=40, help="trials in all, of all processes (40)")
-    parser.add_argument(
-        "--cost", type=float, default=0.1, help="most of the retraining's time that it may take (0.1)"
-    )
-    parser.add_argument(
-        "--tuning_seeds",
-        type=json.loads,
-        default=[1000, 1001, 1002],
-        help="seeds to search on ([1000,1001,1002])",
-    )
-    parser.add_argument(
-        "--tuning",
-        help="YAML file or recipe with what differs while searching, such as another class to forget",
-    )
-    parser.add_argument(
-        "--oracle",
-        choices=("retrain", "none"),
-        default="retrain",
-        help="none: be like non-members, without retraining",
-    )
-    return parser
+def _asked(
+    *,
+    method: str,
+    trials: int = 40,
+    cost: float = 0.1,
+    tuning_seeds: list[int] = [1000, 1001, 1002],  # noqa: B006  which nobody changes
+    tuning: str | None = None,
+    oracle: Literal["retrain", "none"] = "retrain",
+) -> None:
+    """Search a method's settings for the least distance to the retrained model at a bounded cost.
+
+    Takes compare's arguments too; what is printed at the end is of compare's seeds, which the search does not see.
+    Started again it goes on, and started several times at once the processes share the work, as the processes of a
+    cluster do under --launcher ray.
+
+    Args:
+        method: Name of one of the file's methods, or a class.
+        trials: Trials in all, of all processes (40).
+        cost: Most of the retraining's time that it may take (0.1).
+        tuning_seeds: Seeds to search on ([1000,1001,1002]).
+        tuning: YAML file or recipe with what differs while searching, such as another class to forget.
+        oracle: With none, be like non-members, without retraining.
+    """
 
 
 @dataclass
@@ -406,7 +397,7 @@ def _told(trial: Any) -> str:
 
 
 class NotRetrained(OneShotModule):
-    """The source as it is: stands where a retrained model would, in a search that is to do without one."""
+    """The source as it is, in place of a retrained model, in a search that is to do without one."""
 
     def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Leave the weights as they are."""

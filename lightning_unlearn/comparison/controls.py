@@ -12,8 +12,6 @@ from lightning_unlearn.comparison.runs import MethodRun
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.functional import annealed
 
-__all__ = ["SHARES", "Rates", "RatesRecorder", "short_name", "short_run"]
-
 SHARES = (0.025, 0.05, 0.1, 0.2)
 """Parts of the retraining's steps that a short retraining takes, unless others are asked for."""
 _LENGTHS = ("min_epochs", "max_steps", "min_steps")

@@ -12,8 +12,6 @@ from lightning_unlearn.core.cluster import connected, granted_cpus, on_cluster
 from lightning_unlearn.core.processes import said
 from lightning_unlearn.core.surroundings import no_search_for_gpus, quiet_lightning, threads
 
-__all__ = ["launch"]
-
 Lost = dict[Task, list[dict[str, Any]]]
 
 

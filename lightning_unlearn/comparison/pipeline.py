@@ -65,8 +65,6 @@ from lightning_unlearn.reports.glossary import is_control
 from lightning_unlearn.reports.pooling import set_intervals
 from lightning_unlearn.reports.thumbnails import write_thumbnails
 
-__all__ = ["Observer", "Pipeline", "Task"]
-
 _PARTS = ("forget", "retain", "test", "nonmember", "shadow")
 # where and how precisely a finished model is asked; the Trainer's other arguments are about training
 _ASKED_WITH = {"accelerator", "devices", "strategy", "num_nodes", "precision", "plugins", "deterministic"}

@@ -13,8 +13,6 @@ from lightning_unlearn.core.processes import is_first
 from lightning_unlearn.core.terminal import encodable, say
 from lightning_unlearn.reports.glossary import describe, format_number
 
-__all__ = ["Progress"]
-
 _INTERIM = ("accuracy/forget", "accuracy/test", "membership_inference/auc")
 """Scores of one seed that are shown as soon as they are known."""
 

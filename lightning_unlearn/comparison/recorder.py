@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.reports import Report
 from lightning_unlearn.reports.glossary import is_control
 
-__all__ = ["Recorder"]
-
 _RECORDED = ("seed", "seeds", "source", "trainer", "method")  # not "data", which may name samples
 
 

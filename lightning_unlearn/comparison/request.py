@@ -1,6 +1,7 @@
 """A deletion request in one call: unlearn by a recipe, measure before and after, export, record, and answer."""
 
 import math
+import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_unlearn.callbacks import CollapseGuard
+from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, as_ledger, require_forgotten_before
 from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.core.terminal import boxed
+from lightning_unlearn.core.terminal import boxed, say
 from lightning_unlearn.data import Adapter, Ids, UnlearningDataModule
 from lightning_unlearn.data.datamodule import Forget
 from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
@@ -34,8 +36,6 @@ from lightning_unlearn.methods.base.source import Source, load_source, read_chec
 from lightning_unlearn.methods.base.trial import GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
 from lightning_unlearn.reports.certificate import write_certificate
-
-__all__ = ["Result", "forget"]
 
 MODEL, SPLIT, ORACLE = "model.ckpt", "split.npz", "retrained.ckpt"
 """What an output folder holds: the unlearned model, who was forgotten, and the retrained model if one was asked for."""
@@ -102,6 +102,7 @@ def forget(
     output: str | Path = "unlearned",
     ledger: str | Path | Ledger | None = None,
     trainer: Mapping[str, Any] | None = None,
+    fast: bool = False,
 ) -> Result:
     """Make a model forget what a request names, and answer by measurement whether it did.
 
@@ -133,6 +134,7 @@ def forget(
         output: Folder for the unlearned model and what the next request needs: ``model.ckpt`` and ``split.npz``.
         ledger: The deletion ledger; ``None`` for ``deletions.jsonl`` beside the output folder.
         trainer: Arguments of the Trainer, such as ``max_epochs`` for a method of your own.
+        fast: Whether to train in what is faster here, as :func:`~lightning_unlearn.compare` does.
 
     Returns:
         The result.
@@ -172,7 +174,10 @@ def forget(
         split.setup("fit")
         _require_measurable(split)
         _require_current(model, split, record, previous)
-        request = _Request(model, split, dict(trainer or {}))
+        settings = dict(trainer or {})
+        if fast:
+            say(why(settings), sys.stderr)
+        request = _Request(model, split, faster(settings) if fast else settings)
         if retrain:
             oracle = request.fit(partial(Retrain, step="source", adapter=split.adapter), max_steps=int(steps))
             request.measure(oracle, oracle.model, "retrain")

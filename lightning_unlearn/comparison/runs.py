@@ -11,8 +11,6 @@ from torch import nn
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
 
-__all__ = ["RETRAIN", "RETRAIN_2", "SOURCE", "MethodRun", "SourceRun", "snake_case"]
-
 SOURCE, RETRAIN, RETRAIN_2 = "source", "retrain", "retrain_2"
 """Names of the controls, in folders and in reports."""
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypeAlias, cast
 
-__all__ = ["Choice", "Declared", "Range", "check_arguments", "in_range", "of_shape", "one_of", "shapes"]
-
 
 @dataclass(frozen=True)
 class Range:
@@ -67,14 +65,15 @@ Declared: TypeAlias = Mapping[str, Range | Choice]  # what arguments may be, by 
 
 
 def check_arguments(declared: Declared, arguments: Mapping[str, object]) -> None:
-    """Check arguments by their names.
+    """Check those arguments of which something is declared.
 
     Raises:
         TypeError: If one is of the wrong kind.
         ValueError: If one lies outside what is declared for it.
     """
-    for name, value in arguments.items():
-        declared[name].check(name, value)
+    for name, allowed in declared.items():
+        if name in arguments:
+            allowed.check(name, arguments[name])
 
 
 def in_range(

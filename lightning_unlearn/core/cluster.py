@@ -18,8 +18,6 @@ from lightning_unlearn.core.surroundings import (
     threads,
 )
 
-__all__ = ["connected", "granted_cpus", "hands_on", "in_parts", "on_cluster"]
-
 T = TypeVar("T")
 _AMOUNTS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}
 _connected = False  # by this module, as the driver or in a task

@@ -29,7 +29,7 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     the suffix, because some writers derive the format from it. A missing parent folder is made.
 
     Args:
-        path: Where the file is to stand in the end; an existing file is replaced.
+        path: Where the file is to be in the end; an existing file is replaced.
 
     Yields:
         The temporary path; the block must create this file.

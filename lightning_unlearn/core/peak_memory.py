@@ -6,8 +6,6 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["peak_memory", "reset_peak_memory"]
-
 _MIB = 2**20
 _RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: the peak resident set size becomes the present one
 

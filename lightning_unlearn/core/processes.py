@@ -16,8 +16,6 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from lightning_unlearn.core.surroundings import Stopped, listen_again
 
-__all__ = ["InStep", "decided", "in_group", "is_first", "said", "shared", "together"]
-
 T = TypeVar("T")
 Ends = tuple[Any, Any]
 

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 
-__all__ = ["Remembering", "remembering_files", "remove", "summary", "why", "without_names"]
-
 _CHECKPOINTS = (".ckpt", ".pt", ".pth")
 _CONFIGS = (".json", ".yaml", ".yml")
 _TEXTS = (*_CONFIGS, ".html", ".txt", ".csv", ".log", ".md")
@@ -190,7 +188,7 @@ def without_names(config: Any, *, below: str = "") -> Any:
 
     Args:
         config: Plain values.
-        below: The key that they stand under.
+        below: The key above them.
 
     Returns:
         The same configuration, or a new one.

@@ -5,8 +5,6 @@ import sys
 import textwrap
 from typing import TextIO
 
-__all__ = ["boxed", "columns", "encodable", "say"]
-
 _SIGNS = "✓✗†±×·ελ∞…−→"  # noqa: RUF001 - the minus and multiplication signs
 _WORDS = ("Y", "N", "!", "+-", "x", "-", "eps", "lambda", "inf", "...", "-", "->")
 _SPELLED = str.maketrans(dict(zip(_SIGNS, _WORDS, strict=True)))
@@ -18,7 +16,7 @@ def encodable(text: str, encoding: str | None) -> str:
 
     Args:
         text: Any text.
-        encoding: The name of an encoding, such as ``sys.stdout.encoding``; ``None`` stands for UTF-8.
+        encoding: The name of an encoding, such as ``sys.stdout.encoding``; ``None`` is UTF-8.
 
     Returns:
         The text; otherwise with our own signs spelled in ASCII, and a question mark for whatever else the encoding

@@ -6,8 +6,6 @@ from importlib import metadata
 
 from lightning_unlearn.__about__ import __version__
 
-__all__ = ["installed_versions"]
-
 
 def installed_versions(*packages: str) -> dict[str, str]:
     """Return the versions of this package, of Python, and of those distributions that are installed.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task, task_named
 
-__all__ = ["TARGET_KEYS", "Adapter"]
-
 TARGET_KEYS = ("labels", "label", "targets", "target", "y", "mask")
 _INPUT_KEYS = ("input", "inputs", "x", "image", "images", "features")
 _TOKENS = "input_ids"  # which are a next-token model's targets too

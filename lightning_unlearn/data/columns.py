@@ -11,8 +11,6 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_unlearn.data.adapter import Adapter
 
-__all__ = ["Origin", "attribute_names", "attribute_of", "origin_of", "targets_of"]
-
 _WRAPPERS_OWN = ("dataset", "indices", "datasets", "cumulative_sizes")
 
 

@@ -39,8 +39,6 @@ from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.streaming import Stream, StreamLoader, counted
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["Phase", "StreamConsumer", "UnlearningDataModule", "batches_of"]
-
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
 _STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test")
@@ -130,7 +128,7 @@ class UnlearningDataModule(L.LightningDataModule):
 
     Raises:
         TypeError: If the data cannot be indexed by position, and ``forget`` is no StreamRule.
-        ValueError: If an argument does not fit the data; the message says which. On setup also if the training set is
+        ValueError: If an argument does not fit the data; the message names it. On setup also if the training set is
             dealt anew in every run, as by ``random_split`` without a generator, or is known to differ between
             processes, from ``previous`` splits, or from what the source's checkpoint was trained on.
 

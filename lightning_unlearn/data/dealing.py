@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
-__all__ = ["Deals"]
-
 _ADVICE = (
     "each process and each run deals anew, so that positions mean other samples than those the source was trained on; "
     "give random_split a generator: random_split(..., generator=torch.Generator().manual_seed(0)), and train the "

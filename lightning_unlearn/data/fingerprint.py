@@ -18,8 +18,6 @@ from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.columns import origin_of
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = ["add", "require_same", "spread", "training_fingerprint", "varies"]
-
 _READ = 16  # samples that are read, spread over the dataset
 _FILES = 20_000  # files of a dataset that are looked at, likewise
 _BYTES = 2**26  # of a column that are hashed; of more, as many rows as fit, likewise
@@ -42,7 +40,7 @@ def training_fingerprint(
         dataset: A map-style dataset.
         targets: Class of every sample as served, ``(N,)``, where known.
         served: Whether it counts how a sample is served (its transforms), and name, size and time of the dataset's
-            files. Without it the fingerprint says who stands where, and stays when only preprocessing changes; it
+            files. Without it the fingerprint tells who is where, and stays when only preprocessing changes; it
             looks at served samples only where the dataset stores nothing that is known.
 
     Returns:

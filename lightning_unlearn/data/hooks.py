@@ -9,8 +9,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lightning_unlearn.data.loading import Indexed
 
-__all__ = ["adopt_transfer_hooks", "of_each_stream", "transfer_hooks"]
-
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 

@@ -13,8 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["read_ids", "require_id_file", "shown", "typed_ids"]
-
 ID_FILES = (".csv", ".json", ".txt")
 _SHOWN = 5  # offending values that a message quotes
 _COLUMNS_SHOWN = 8

@@ -16,16 +16,6 @@ from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = [
-    "BatchLoader",
-    "DatasetLoader",
-    "Indexed",
-    "MarkedDataset",
-    "OrderSampler",
-    "SideBySideLoader",
-    "TensorLoader",
-]
-
 
 class Indexed(NamedTuple):
     """A batch together with the places of its samples in the stream it comes from.
@@ -40,7 +30,7 @@ class Indexed(NamedTuple):
 
 
 class OrderSampler:
-    """Decides which sample stands in which batch, from the seed alone.
+    """Decides which sample is in which batch, from the seed alone.
 
     The samples form one endless sequence of permutations (or of passes in order, without ``shuffle``); epoch
     *e* takes the elements ``e·L`` to ``(e+1)·L`` of it, L = ``num_samples``. So a stream shorter than its
@@ -326,6 +316,12 @@ class MarkedDataset(Dataset[Any]):
         raise NotImplementedError
 
 
+WORKERS = (  # what a DataLoader is told of its processes
+    *("num_workers", "persistent_workers", "pin_memory"),
+    *("worker_init_fn", "prefetch_factor", "multiprocessing_context"),
+)
+
+
 class DatasetLoader(BatchLoader):
     """Serves any map-style dataset through a :class:`~torch.utils.data.DataLoader`, in the same order.
 
@@ -338,14 +334,9 @@ class DatasetLoader(BatchLoader):
         dataset: Where samples come from.
         positions: Which samples, in stream order; ``None`` for all.
         collate_fn: Makes a batch of samples; ``None`` for PyTorch's default.
-        num_workers: Loader processes.
-        persistent_workers: Whether they are kept from one epoch to the next, which saves starting them but leaves
-            them with the dataset as it was when they were started.
-        pin_memory: Whether batches are put in pinned memory.
-        worker_init_fn: Called in each loader process with its number.
-        prefetch_factor: Batches that a loader process reads ahead; ``None`` for PyTorch's default.
-        multiprocessing_context: How loader processes are started; ``None`` for PyTorch's default.
-        **order: ``batch_size``, ``indexed`` and the order, as in :class:`BatchLoader`.
+        **options: ``batch_size``, ``indexed`` and the order, as in :class:`BatchLoader`; and how loader processes are
+            started and fed, as in :class:`~torch.utils.data.DataLoader`, but ``persistent_workers`` unless asked
+            otherwise, which saves starting them each epoch and leaves them with the dataset as it was then.
     """
 
     def __init__(
@@ -354,22 +345,12 @@ class DatasetLoader(BatchLoader):
         positions: np.ndarray[Any, Any] | Tensor | None = None,
         *,
         collate_fn: Callable[[list[Any]], Any] | None = None,
-        num_workers: int = 0,
-        persistent_workers: bool = True,
-        pin_memory: bool = False,
-        worker_init_fn: Callable[[int], None] | None = None,
-        prefetch_factor: int | None = None,
-        multiprocessing_context: Any = None,
-        **order: Any,
+        **options: Any,
     ) -> None:
-        super().__init__(dataset, positions, **order)
+        given = {name: options.pop(name) for name in WORKERS if name in options}
+        super().__init__(dataset, positions, **options)
         self.collate_fn = collate_fn
-        self.num_workers = num_workers
-        self.persistent_workers = persistent_workers
-        self.pin_memory = pin_memory
-        self.worker_init_fn = worker_init_fn
-        self.prefetch_factor = prefetch_factor
-        self.multiprocessing_context = multiprocessing_context
+        self.workers = {"num_workers": 0, "persistent_workers": True, **given}
         self._kept: tuple[DataLoader[Any], _Batches] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -386,17 +367,13 @@ class DatasetLoader(BatchLoader):
             yield place, batch
 
     def _made(self) -> "tuple[DataLoader[Any], _Batches]":
-        batches = _Batches(self.sampler, self.positions, seeded=self.num_workers > 0)
+        several = self.workers["num_workers"] > 0
+        batches = _Batches(self.sampler, self.positions, seeded=several)
         loader: DataLoader[Any] = DataLoader(
-            _Seeded(self.dataset) if self.num_workers else self.dataset,
+            _Seeded(self.dataset) if several else self.dataset,
             batch_sampler=batches,
             collate_fn=self.collate_fn,
-            num_workers=self.num_workers,
-            persistent_workers=self.persistent_workers and self.num_workers > 0,
-            pin_memory=self.pin_memory,
-            worker_init_fn=self.worker_init_fn,
-            prefetch_factor=self.prefetch_factor,
-            multiprocessing_context=self.multiprocessing_context,
+            **{**self.workers, "persistent_workers": several and self.workers["persistent_workers"]},
             # of its own, so that starting to iterate does not draw from the global state
             generator=torch.Generator().manual_seed(derive_seed(self.sampler.seed, "workers")),
         )

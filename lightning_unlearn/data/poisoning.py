@@ -18,8 +18,6 @@ from lightning_unlearn.data.loading import BatchLoader, MarkedDataset
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.triggers import Trigger
 
-__all__ = ["Poison", "PoisonedDataset", "poison", "triggered_loader"]
-
 
 @dataclass(frozen=True)
 class Poison:

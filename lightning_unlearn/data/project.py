@@ -9,8 +9,6 @@ from torch.utils.data import Dataset, IterableDataset
 from lightning_unlearn.data.dealing import Deals
 from lightning_unlearn.data.project_loaders import Part, part_of_dataset, part_of_loader
 
-__all__ = ["Project"]
-
 
 class Project:
     """A project's datamodule, or its map-style training dataset.

@@ -29,26 +29,11 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import Origin, origin_of, targets_of
 from lightning_unlearn.data.fingerprint import spread
 from lightning_unlearn.data.ids import shown
-from lightning_unlearn.data.loading import BatchLoader, DatasetLoader
+from lightning_unlearn.data.loading import WORKERS, BatchLoader, DatasetLoader
 from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = [
-    "Part",
-    "known_labels",
-    "mixes_samples",
-    "part_of_dataset",
-    "part_of_loader",
-    "require_apart",
-    "require_no_copies",
-    "served_labels",
-]
-
 _DEFAULT_BATCH_SIZE = 128
-_WORKERS = (
-    *("num_workers", "persistent_workers", "pin_memory"),
-    *("worker_init_fn", "prefetch_factor", "multiprocessing_context"),
-)
 _COPIED = (
     2**31
 )  # bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come
@@ -250,7 +235,9 @@ def _taken_apart(loader: Any, where: str) -> Part:
     collate_fn = getattr(loader, "collate_fn", None)
     if collate_fn is torch.utils.data.default_collate:
         collate_fn = None
-    workers = {name: getattr(loader, name) for name in _WORKERS if hasattr(loader, name)}
+    workers = getattr(
+        loader, "workers", {name: getattr(loader, name) for name in WORKERS if hasattr(loader, name)}
+    )
     return Part(dataset, dataset, int(size), collate_fn, workers, weights)
 
 
@@ -341,7 +328,7 @@ def _as_tensor_data(dataset: Dataset[Any]) -> TensorData | None:
 
 
 def _shared(one: Origin, other: Origin) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-    """Return the positions of the samples that stand in both, in their innermost dataset and in the other."""
+    """Return the positions of the samples that are in both, in their innermost dataset and in the other."""
     places = shared = np.empty(0, dtype=np.int64)
     number_of = {id(base): number for number, base in enumerate(other.bases)}
     for number, base in enumerate(one.bases):

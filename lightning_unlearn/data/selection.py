@@ -17,21 +17,6 @@ from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
-__all__ = [
-    "Classes",
-    "ForgetLike",
-    "ForgetRule",
-    "Groups",
-    "Ids",
-    "RandomFraction",
-    "SelectionData",
-    "as_rule",
-    "select",
-    "spelled_rule",
-    "stratified_draw",
-]
-
-
 _SHARE = "; it is a share of the training set"
 
 

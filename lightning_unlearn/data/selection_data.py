@@ -12,8 +12,6 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range
 
-__all__ = ["INNERMOST", "Positions", "SelectionData"]
-
 INNERMOST = "position in the innermost dataset"  # an attribute that a datamodule knows of every training set
 
 Positions: TypeAlias = npt.NDArray[np.int64]

@@ -16,8 +16,6 @@ from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.data.selection import ForgetLike, as_rule, select
 from lightning_unlearn.data.selection_data import Positions, SelectionData
 
-__all__ = ["Origin", "Split", "make_split", "some_of"]
-
 Origin: TypeAlias = Literal["train", "test"]
 
 _FORMAT = "lightning_unlearn.Split"

@@ -26,8 +26,6 @@ from lightning_unlearn.data.project_loaders import Part
 from lightning_unlearn.data.selection import ForgetRule
 from lightning_unlearn.data.selection_data import Positions, SelectionData
 
-__all__ = ["Stream", "StreamLoader", "StreamRule", "counted"]
-
 _CHOSEN = "chosen by StreamRule"
 _BUFFER = 256  # samples among which a loader process shuffles
 _PATIENCE = 60.0  # seconds of counting after which that is said

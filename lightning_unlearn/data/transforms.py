@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range, shapes
 
-__all__ = ["AsFloat", "Normalize", "RandomCropFlip", "crop_flip"]
-
 _UINT8_MAX = 255
 
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range, one_of
 
-__all__ = ["BlendTrigger", "ColumnTrigger", "Corner", "PatchTrigger", "Trigger"]
-
 Corner: TypeAlias = Literal["top_left", "top_right", "bottom_left", "bottom_right"]
 
 _CORNERS = ("top_left", "top_right", "bottom_left", "bottom_right")

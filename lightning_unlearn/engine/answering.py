@@ -15,8 +15,6 @@ from lightning_unlearn.engine.predict import Outputs
 from lightning_unlearn.functional.answer import Answer, Estimate, answer, auc_estimate, share_estimate
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Task
 
-__all__ = ["GIVEN_LABELS", "MOST_LEFT", "Answered", "Measured", "answered", "measure_of"]
-
 Measured = Mapping[str, Outputs]
 """A model's answers by stream: ``forget`` and, where there are any, ``nonmember`` and ``test``."""
 

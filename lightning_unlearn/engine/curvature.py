@@ -15,8 +15,6 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["gauss_newton_product"]
-
 
 def gauss_newton_product(
     model: nn.Module,

@@ -20,8 +20,6 @@ from lightning_unlearn.functional.gradients import Statistic, add_statistics, sa
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import call_with, evaluating
 
-__all__ = ["counted", "differentiating", "gradient_statistics", "loss_of"]
-
 Objective = Callable[[Mapping[str, Tensor], Any, Tensor], Tensor]
 
 
@@ -41,7 +39,7 @@ def gradient_statistics(
 
     In evaluation mode, so that no sample touches another and no running statistics move, not augmented, and in full
     precision. The result does not depend on the batch size, nor on the number of ranks, but for rounding. A model that
-    :func:`torch.func.vmap` cannot batch over samples is asked one sample at a time, and a warning says so.
+    :func:`torch.func.vmap` cannot batch over samples is asked one sample at a time, with a warning.
 
     Args:
         model: The model, on the runtime's device; its parameters that do not require a gradient are left out.
@@ -85,7 +83,7 @@ def gradient_statistics(
 
 @contextmanager
 def differentiating(model: nn.Module, runtime: Runtime) -> Iterator[None]:
-    """Let gradients be taken of a model in evaluation mode and full precision, wherever the trainer stands."""
+    """Let gradients be taken of a model in evaluation mode and full precision, whatever the trainer is at."""
     with (
         evaluating(model),
         runtime.not_training(),

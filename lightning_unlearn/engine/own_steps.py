@@ -14,8 +14,6 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["noted_logs", "own_loss", "own_validation", "require_own_step"]
-
 
 def require_own_step(model: nn.Module) -> None:
     """Refuse a source whose own training step cannot be followed.

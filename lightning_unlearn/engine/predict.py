@@ -14,8 +14,6 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["Outputs", "ask", "predict"]
-
 
 @dataclass(frozen=True)
 class Outputs:

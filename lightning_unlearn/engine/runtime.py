@@ -13,8 +13,6 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-__all__ = ["Runtime"]
-
 T = TypeVar("T")
 
 

@@ -19,8 +19,6 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.models.statistics import running_layers
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["estimate_statistics"]
-
 _MOST_SAMPLES = 2000
 
 

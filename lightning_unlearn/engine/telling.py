@@ -7,13 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import CSVLogger, Logger
 from torch import nn
 
 from lightning_unlearn.core.versions import installed_versions
 from lightning_unlearn.data.datamodule import UnlearningDataModule
-
-__all__ = ["SOFTWARE", "Results", "facts_of_fit", "send_facts", "send_results"]
 
 SOFTWARE = ("torch", "lightning", "torchvision", "wandb")
 """What a run's versions name beside this package and Python; GPUs would initialise CUDA before a fork."""
@@ -68,6 +66,8 @@ def send_results(logger: Logger, results: Results) -> None:
 
 def _shown_by_tracker(send: Any, kind: type[Logger]) -> Callable[..., None] | None:
     """Return what the trackers register for a kind of logger; nobody else may have imported them."""
+    if kind is CSVLogger:  # they register nothing for it, and take half a second to import
+        return None
     import_module("lightning_unlearn.trackers")
     found: Callable[..., None] = send.dispatch(kind)
     return None if found is send.dispatch(object) else found

@@ -16,8 +16,6 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.models.freezing import hold_statistics
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 
-__all__ = ["Loss", "default_optimizer", "train_classifier"]
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 default_optimizer = partial(torch.optim.Adam, lr=1e-3)

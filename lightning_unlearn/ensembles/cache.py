@@ -17,8 +17,6 @@ from lightning_unlearn.ensembles.chunk import Chunk
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module
 
-__all__ = ["keys_of", "read_model", "usable_cache", "write_model"]
-
 
 def keys_of(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime: Runtime) -> list[str]:
     """Return a key for each member: a hash of everything that determines its weights but for rounding.
@@ -37,10 +35,9 @@ def keys_of(recipe: Recipe, data: TensorData, members: Sequence[Member], runtime
     Raises:
         TypeError: If something in them cannot be hashed; see :func:`fingerprint`.
     """
-    augment = data.augment if recipe.augment else None
     shared = fingerprint(
-        [data.inputs, data.targets, data.transform, augment],
-        [recipe.epochs, recipe.batch_size, recipe.shuffle, recipe.loss, recipe.adapter],
+        [data.inputs, data.targets, data.transform, data.augment],
+        [recipe.epochs, recipe.batch_size, recipe.loss, recipe.adapter],
         [type(runtime.precision), runtime.precision.precision],
         [torch.__version__, __version__],
     )

@@ -15,8 +15,6 @@ from lightning_unlearn.engine.train import train_classifier
 from lightning_unlearn.ensembles.recipe import Member, Recipe, Samples, first_module, member_loader
 from lightning_unlearn.models.surgery import lay_out_for_cpu
 
-__all__ = ["Chunk", "fuse", "join_chunks", "state_of", "train_one_by_one"]
-
 # These are the optimizers PyTorch has a fused step for on every device it trains on.
 _FUSED = (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adagrad)
 

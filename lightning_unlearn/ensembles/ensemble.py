@@ -17,8 +17,6 @@ from lightning_unlearn.ensembles.plan import TRAINERS, Plan, Way, decide, even_c
 from lightning_unlearn.ensembles.recipe import Member, Recipe, Samples, check_members
 from lightning_unlearn.ensembles.workers import in_workers
 
-__all__ = ["Ensemble", "train_ensemble"]
-
 
 @dataclass(frozen=True)
 class Ensemble:

@@ -16,8 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["fingerprint"]
-
 _PLAIN = (
     type(None),
     types.EllipsisType,

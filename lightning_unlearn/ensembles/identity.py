@@ -12,8 +12,6 @@ from lightning_unlearn.data import TensorData, UnlearningDataModule
 from lightning_unlearn.data.fingerprint import training_fingerprint
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 
-__all__ = ["canonical", "data_identity", "evaluator_settings"]
-
 # what a comparison itself sets on an evaluator, and so no setting of it
 _ASSIGNED = {"dirpath", "error", "kinds", "retrained", "shared", "source", "results", "details"}
 
@@ -47,7 +45,7 @@ def data_identity(data: UnlearningDataModule) -> str:
 
 
 def canonical(content: Any) -> Any:
-    """Return plain values; an object stands for its class, since its address would change from run to run."""
+    """Return plain values; of an object its class, since its address would change from run to run."""
     return json.loads(json.dumps(content, sort_keys=True, default=lambda value: type(value).__qualname__))
 
 

@@ -19,8 +19,6 @@ from lightning_unlearn.ensembles.stacked import train_stacked
 from lightning_unlearn.ensembles.workers import available_cores, why_no_workers
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["TRAINERS", "Plan", "Way", "decide", "even_chunks"]
-
 Way = Literal["auto", "stacked", "sequential", "workers"]
 Trainer = Callable[[Recipe, Any, Sequence[Member], Runtime], Chunk]
 

@@ -12,8 +12,6 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
 from lightning_unlearn.ensembles.stacked import Stack, lockstep_batches
 
-__all__ = ["why_not_stacked"]
-
 _ROWS = 8
 # Sums in another order differ by 1e-6 in float32 and 1e-2 in bfloat16, and a flipped ReLU by as much; a tensor
 # that is computed wrongly differs by as much as it is large.

@@ -1,6 +1,6 @@
 """Describe the models of an ensemble: the rows and the seed of each, and the recipe that all share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,8 +15,6 @@ from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.models.freezing import hold_statistics
 
-__all__ = ["Member", "Recipe", "Samples", "check_members", "first_module", "member_loader"]
-
 
 @dataclass(frozen=True)
 class Member:
@@ -25,13 +23,10 @@ class Member:
     Attributes:
         indices: Rows of the data it is trained on, ``(n,)`` int64, none twice. Members may overlap.
         seed: Seed of everything random about this member: weights, order, augmentation, dropout; >= 0.
-        initial: Weights and buffers to start from, as ``state_dict()`` gives them; ``None`` starts from
-            ``build()`` under the member's seed.
     """
 
     indices: Tensor
     seed: int
-    initial: Mapping[str, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -45,8 +40,6 @@ class Recipe:
         optimizer: Makes the optimizer from the trainable parameters.
         lr_scheduler: Makes a schedule that is stepped once an epoch; ``None`` for a constant rate.
         loss: Loss of a batch's outputs and targets; ``None`` for that of the adapter's task.
-        shuffle: Whether each epoch takes the rows in a new order.
-        augment: Whether to augment batches, where the data says how.
         adapter: How the network's output is taken apart.
     """
 
@@ -56,8 +49,6 @@ class Recipe:
     optimizer: OptimizerCallable
     lr_scheduler: LRSchedulerCallable | None = None
     loss: Loss = None  # type: ignore[assignment]  # set when it is made
-    shuffle: bool = True
-    augment: bool = True
     adapter: Adapter = field(default_factory=Adapter)
 
     def __post_init__(self) -> None:
@@ -100,8 +91,6 @@ def first_module(recipe: Recipe, member: Member) -> nn.Module:
     """Return the network of a member before its first step, on the CPU and in training mode."""
     with isolated_rng(derive_seed(member.seed, "weights")), torch.inference_mode(False):
         module = recipe.build()
-    if member.initial is not None:
-        module.load_state_dict(member.initial)
     module.train()
     hold_statistics(module)
     return module
@@ -117,8 +106,8 @@ def member_loader(
         data,
         member.indices,
         batch_size=recipe.batch_size,
-        shuffle=recipe.shuffle,
-        augment=recipe.augment,
+        shuffle=True,
+        augment=True,
         seed=member.seed,
         device=device,
         rank=0,

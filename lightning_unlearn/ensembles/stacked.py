@@ -20,8 +20,6 @@ from lightning_unlearn.ensembles.chunk import Chunk, fuse
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
 from lightning_unlearn.models.surgery import call_with
 
-__all__ = ["Stack", "lockstep_batches", "train_stacked"]
-
 Batch = tuple[Tensor, Tensor]
 """Inputs ``(k, B, ...)`` and targets ``(k, B)`` of one step of k models, on the device."""
 
@@ -64,7 +62,7 @@ class Stack:
             self.buffers[name] = together[name].to(buffer.device, buffer.dtype)
         names = {id(value): name for name, value in self.network.named_parameters()}
         names |= {id(value): name for name, value in self.network.named_buffers()}
-        # A tensor that stands in the state dict under two names (tied weights) is stacked once.
+        # A tensor that the state dict has under two names (tied weights) is stacked once.
         self._entries = {
             entry: names[id(value)] for entry, value in self.network.state_dict(keep_vars=True).items()
         }

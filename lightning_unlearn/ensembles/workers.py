@@ -16,8 +16,6 @@ import torch
 
 from lightning_unlearn.core.cluster import hands_on, in_parts
 
-__all__ = ["available_cores", "in_workers", "why_no_workers"]
-
 T = TypeVar("T")
 
 

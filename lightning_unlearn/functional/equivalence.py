@@ -135,7 +135,7 @@ def paired_difference(scores: Array, one: int, other: int, noise: Noise, *, floo
         scores: Scores of one metric, ``(M, S)``.
         one: Row of the first model.
         other: Row of the second.
-        noise: What :func:`pooled_noise` gave for the scores; a model that stands apart is judged by its own.
+        noise: What :func:`pooled_noise` gave for the scores; a model that is apart is judged by its own.
         floor: The least variance of a score.
     """
     weights = np.zeros(len(scores))

@@ -111,6 +111,6 @@ def output_norm(logits: Tensor, targets: Tensor) -> Tensor:
 
     Args:
         logits: ``(B, C)``.
-        targets: Not looked at; it stands where a loss has it.
+        targets: Not looked at; losses have it.
     """
     return logits.square().sum(dim=-1).mean()

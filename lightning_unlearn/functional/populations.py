@@ -352,7 +352,7 @@ def _largest(
 
 
 def _table(n: int, m: int, delta: float) -> Tensor:
-    """ε by what a region holds, ``(2, (n + 1) * (m + 1))`` float64: u unlearned and v retrained scores stand at
+    """ε by what a region holds, ``(2, (n + 1) * (m + 1))`` float64: u unlearned and v retrained scores are at
     ``u * (m + 1) + v``; the first row is for regions that are said to be the unlearned models', the second for the
     retrained models'.
     """  # noqa: D205 - one sentence

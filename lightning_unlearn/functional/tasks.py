@@ -413,7 +413,7 @@ class Positions(Task):
     Losses, divergences and accuracies of a sample are means over its positions, without those that are ignored.
 
     Attributes:
-        ignore_index: What stands at positions that do not count.
+        ignore_index: The mark of positions that do not count.
     """
 
     name: ClassVar[str] = "positions"

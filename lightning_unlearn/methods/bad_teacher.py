@@ -35,7 +35,7 @@ class BadTeacher(UnlearningModule):
         source: The source model.
         retain_fraction: Size of D_s, as a fraction of the retain set in (0, 1]; the paper has 0.3.
         temperature: Temperature T, > 0.
-        fresh: Builds the untrained network; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds the untrained network; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **method: Arguments of :class:`~lightning_unlearn.methods.base.module.UnlearningModule`.
 
@@ -71,7 +71,6 @@ class BadTeacher(UnlearningModule):
         fresh: Callable[[], nn.Module] | None = None,
         **method: Any,
     ) -> None:
-        self.check(retain_fraction=retain_fraction, temperature=temperature)
         super().__init__(source, **method)
         self.retain_fraction = retain_fraction
         self.temperature = temperature

@@ -58,7 +58,6 @@ class BoundaryShrink(UnlearningModule):
     declared: ClassVar[Declared] = {"bound": Range("(0, inf)", "; 0.1 is the paper's")}
 
     def __init__(self, source: Source, bound: float = 0.1, **method: Any) -> None:
-        self.check(bound=bound)
         super().__init__(source, **method)
         self.streams = self.forget_alone
         self.bound = bound

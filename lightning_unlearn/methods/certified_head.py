@@ -96,7 +96,6 @@ class CertifiedHead(OneShotModule):
         adapter: Adapter | None = None,
         frozen: Sequence[str] | None = None,
     ) -> None:
-        self.check(epsilon=epsilon, delta=delta, noise=noise, l2=l2)
         super().__init__(source, adapter=adapter, frozen=frozen)
         self.epsilon = epsilon
         self.delta = delta

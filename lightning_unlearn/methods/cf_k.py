@@ -48,7 +48,6 @@ class CFk(AscendingModule):
     }  # how many there are, the source says
 
     def __init__(self, source: Source, k: int = 5, **ascending: Any) -> None:
-        self.check(k=k)
         self.k = k  # initial_model() asks for it
         super().__init__(source, **ascending)
 

@@ -24,7 +24,7 @@ class EUk(CFk):
     Args:
         source: The source model.
         k: How many parameter tensors, from 1 to as many as the source trains; 5 and 10 in the papers.
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 1e-4, the paper's.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 

@@ -78,7 +78,6 @@ class FCS(UnlearningModule):
         temperature: float = 1.15,
         **method: Any,
     ) -> None:
-        self.check(forget_rate=forget_rate, contrast_rate=contrast_rate, temperature=temperature)
         super().__init__(source, **method)
         self.forget_rate = forget_rate
         self.contrast_rate = contrast_rate
@@ -100,7 +99,7 @@ class FCS(UnlearningModule):
             self.log_terms(loss=loss, ce=loss)
         elif self.current_epoch:
             # what a process repeats because it has no sample of its own is no neighbour
-            retained = others[0][0].detach()[: self._own.get("retain")]
+            retained = others[0][0].detach()[: self.own_samples("retain")]
             loss = contrast_loss(logits, Runtime(self.trainer).gather(retained), self.temperature)
             self.log_terms(loss=loss, contrast=loss)
         else:

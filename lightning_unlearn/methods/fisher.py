@@ -10,7 +10,6 @@ from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
@@ -63,7 +62,6 @@ class Fisher(OneShotModule):
     }
 
     def __init__(self, source: Source, alpha: float = 1e-6, *, samples: int = 1000, **one_shot: Any) -> None:
-        self.check(alpha=alpha, samples=samples)
         super().__init__(source, **one_shot)
         self.alpha = alpha
         self.samples = samples
@@ -98,16 +96,8 @@ class Fisher(OneShotModule):
         drawn = np.random.default_rng(derive_seed(data.order_seed, "fisher")).permutation(data.split.retain)
         total: dict[str, Tensor] = {}
         for each in range(classes):
-            squares = gradient_statistics(
-                self.model,
-                data,
-                "retain",
-                ["square"],
-                runtime=runtime,
-                loss=_weighted(each),
-                adapter=self.adapter,
-                positions=np.sort(drawn[: self.samples]),
-            )["square"]
+            some, loss = np.sort(drawn[: self.samples]), _weighted(each)
+            squares = self.gradients("square", "retain", data, runtime, loss=loss, positions=some)
             for name, square in squares.items():
                 total[name] = total[name].add_(square) if name in total else square
         return total

@@ -11,7 +11,6 @@ from torch import Tensor
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.curvature import gauss_newton_product
-from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import conjugate_gradients
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
@@ -86,8 +85,6 @@ class Influence(OneShotModule):
         tolerance: float = 0.01,
         **one_shot: Any,
     ) -> None:
-        self.check(scale=scale, damping=damping, samples=samples)
-        self.check(iterations=iterations, tolerance=tolerance)
         super().__init__(source, **one_shot)
         self.scale = scale
         self.damping = damping
@@ -141,11 +138,7 @@ class Influence(OneShotModule):
         def product(flat: Tensor) -> Tensor:
             return joined(curved(split(flat))).add_(flat, alpha=self.damping)
 
-        right = joined(
-            gradient_statistics(
-                self.model, data, "forget", ["mean"], runtime=runtime, loss=self.loss, adapter=self.adapter
-            )["mean"]
-        )
+        right = joined(self.gradients("mean", "forget", data, runtime))
         solution, residual = conjugate_gradients(
             product, right, iterations=self.iterations, tolerance=self.tolerance
         )

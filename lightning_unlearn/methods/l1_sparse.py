@@ -57,7 +57,6 @@ class L1Sparse(AscendingModule):
         schedule: Literal["decrease", "constant", "increase"] = "decrease",
         **ascending: Any,
     ) -> None:
-        self.check(gamma=gamma, schedule=schedule)
         super().__init__(source, **ascending)
         self.gamma = gamma
         self.schedule = schedule

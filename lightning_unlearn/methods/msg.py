@@ -1,6 +1,6 @@
 """MSG: draw kernels anew where forget and retain set pull least apart, and train on the retain set."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional import top_k_masks
 from lightning_unlearn.methods.base import AscendingModule, Declared, MaskedModule, Range, Source
@@ -38,7 +37,7 @@ class MSG(MaskedModule, AscendingModule):
         source: The source model.
         fraction: Share of each kernel's weights that is drawn anew, in (0, 1).
         kept_step: Share of a step that the other weights of the kernels take, in [0, 1]; at 0 they stay bit-identical.
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         step: ``"loss"``, or ``"source"`` for the source's own training step; the gradient is of ``loss`` either way.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
@@ -58,6 +57,7 @@ class MSG(MaskedModule, AscendingModule):
 
     needs = ("loss", "losses")
     searched: ClassVar[SearchSpace] = {"fraction": Search(0.05, 0.6), "kept_step": Search(0.0, 0.5)}
+    saved = ("redrawn",)  # which weights; they come drawn out of a checkpoint
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1)", "; 0.3 is the published one, and all of them are Retrain's"),
         "kept_step": Range("[0, 1]", "; 0.1 is the published one"),
@@ -72,7 +72,6 @@ class MSG(MaskedModule, AscendingModule):
         fresh: Callable[[], nn.Module] | None = None,
         **ascending: Any,
     ) -> None:
-        self.check(fraction=fraction, kept_step=kept_step)
         super().__init__(source, **ascending)
         self.fraction = fraction
         self.kept_step = kept_step
@@ -90,16 +89,7 @@ class MSG(MaskedModule, AscendingModule):
         rng = np.random.default_rng(derive_seed(data.order_seed, "beside"))
         beside = np.sort(rng.choice(retain, min(len(forget), len(retain)), replace=False))
         pulls = (
-            gradient_statistics(
-                self.model,
-                data,
-                stream,
-                ["mean"],
-                runtime=runtime,
-                loss=self.loss,
-                adapter=self.adapter,
-                positions=positions,
-            )["mean"]
+            self.gradients("mean", stream, data, runtime, positions=positions)
             for stream, positions in (("forget", forget), ("retain", beside))
         )
         apart = {name: pull for name, pull in next(pulls).items() if name in self._kernels}
@@ -120,11 +110,3 @@ class MSG(MaskedModule, AscendingModule):
     def step_scales(self) -> dict[str, Tensor]:
         """Return 1 for what was drawn anew, and ``kept_step`` for the rest of the kernels."""
         return {name: torch.where(redrawn, 1.0, self.kept_step) for name, redrawn in self.redrawn.items()}
-
-    def preparation_state(self) -> dict[str, Any]:
-        """Return which weights were drawn anew."""
-        return {"redrawn": self.redrawn}
-
-    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
-        """Take back which weights were drawn anew; they come drawn out of the checkpoint."""
-        self.redrawn = dict(state["redrawn"])

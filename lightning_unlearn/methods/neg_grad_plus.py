@@ -59,6 +59,5 @@ class NegGradPlus(AscendingModule):
         ascent_share: float = 0.6,
         **method: Any,
     ) -> None:
-        self.check(alpha=alpha)
         super().__init__(source, ascent=1 - alpha, clamp=clamp, ascent_share=ascent_share, **method)
         self.alpha = self.retain_weight = alpha

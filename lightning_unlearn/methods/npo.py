@@ -59,7 +59,6 @@ class NPO(UnlearningModule):
     def __init__(
         self, source: Source, beta: float = 0.1, *, alpha: float = 1.0, simple: bool = False, **method: Any
     ) -> None:
-        self.check(beta=beta, alpha=alpha)
         super().__init__(source, **method)
         self.beta = beta
         self.alpha = alpha

@@ -26,7 +26,7 @@ class PruneRedraw(AscendingModule):
     Args:
         source: The source model.
         fraction: Share of the weights that is drawn anew, in (0, 1).
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
 
@@ -52,7 +52,6 @@ class PruneRedraw(AscendingModule):
         fresh: Callable[[], nn.Module] | None = None,
         **ascending: Any,
     ) -> None:
-        self.check(fraction=fraction)
         self.fraction = fraction
         self._fresh = fresh
         super().__init__(source, **ascending)

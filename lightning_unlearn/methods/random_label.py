@@ -52,7 +52,6 @@ class RandomLabel(UnlearningModule):
     declared: ClassVar[Declared] = {"weight": Range("[0, inf)", "; 1 is usual")}
 
     def __init__(self, source: Source, weight: float = 1.0, **method: Any) -> None:
-        self.check(weight=weight)
         super().__init__(source, **method)
         self.weight = weight
 

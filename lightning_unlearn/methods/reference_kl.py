@@ -86,8 +86,6 @@ class ReferenceKL(UnlearningModule):
         kl_tolerance: float | None = None,
         **method: Any,
     ) -> None:
-        self.check(lambda_=lambda_, reference_fraction=reference_fraction)
-        self.check(reference_epochs=reference_epochs, kl_tolerance=kl_tolerance)
         super().__init__(source, **method)
         self.lambda_ = lambda_
         self.reference_fraction = reference_fraction

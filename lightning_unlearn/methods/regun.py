@@ -58,7 +58,6 @@ class ReGUn(UnlearningModule):
     declared: ClassVar[Declared] = {"lambda_": Range("[0, inf)", "; 0.2 is usual")}
 
     def __init__(self, source: Source, lambda_: float = 0.2, **method: Any) -> None:
-        self.check(lambda_=lambda_)
         super().__init__(source, **method)
         self.lambda_ = lambda_
 

@@ -29,7 +29,7 @@ class Retrain(UnlearningModule):
 
     Args:
         source: The source model; only its architecture (and recipe) is used.
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         step: What is minimised: ``"loss"``, the argument ``loss``, or ``"source"``, what the source's own
             ``training_step`` returns (label smoothing, auxiliary losses, mixing of samples). A warning tells
             where the two differ: an oracle is to be trained as the source was.

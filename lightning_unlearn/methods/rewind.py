@@ -96,7 +96,6 @@ class Rewind(AscendingModule):
         gradient_bound: float | None = None,
         **ascending: Any,
     ) -> None:
-        self.check(noise=noise, delta=delta, smoothness=smoothness, gradient_bound=gradient_bound)
         super().__init__(source, ascent=ascent, **ascending)
         self.checkpoint = kept_of(source) if str(checkpoint) == "auto" else str(checkpoint)
         self._files = checkpoints_in(self.checkpoint, steps_of(source))

@@ -1,17 +1,18 @@
 """RUM: unlearn the forget set part by part, from little to much memorised, each part by a method of its own."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import nn
 
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
-from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
+from lightning_unlearn.methods.base import OneShotModule, Source
 from lightning_unlearn.methods.base.again import Procedure, fit_alone, without
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.fine_tune import FineTune
@@ -51,7 +52,6 @@ class RUM(OneShotModule):
     """
 
     needs = ("losses",)
-    declared: ClassVar[Declared] = {"epochs": Range("[1, inf)", "; one-shot methods have none", whole=True)}
 
     def __init__(
         self,
@@ -67,7 +67,7 @@ class RUM(OneShotModule):
                 f"epochs must be one number, or one for each of the {len(methods)} methods, got {epochs}"
             )
         for number in each:
-            self.check(epochs=number)
+            in_range("epochs", number, "[1, inf)", "; one-shot methods have none", whole=True)
         super().__init__(source, **one_shot)
         self.methods = methods
         self.epochs = each

@@ -1,12 +1,10 @@
 """SalUn: random labels for the forget set, learned by the weights that its loss depends on most."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import top_k_masks
 from lightning_unlearn.methods.base import Declared, MaskedModule, Range, Source
@@ -55,12 +53,12 @@ class SalUn(MaskedModule, RandomLabel):
 
     needs = ("loss", "losses", "wrong targets")
     searched: ClassVar[SearchSpace] = {"weight": Search(0.1, 3.0, log=True), "fraction": Search(0.1, 1.0)}
+    saved = ("masks",)
     declared: ClassVar[Declared] = {
         "fraction": Range("(0, 1]", "; half the weights are 0.5"),
     }
 
     def __init__(self, source: Source, fraction: float = 0.5, *, weight: float = 1.0, **method: Any) -> None:
-        self.check(fraction=fraction)
         super().__init__(source, weight=weight, **method)
         self.fraction = fraction
         self.masks: dict[str, Tensor] = {}
@@ -71,19 +69,9 @@ class SalUn(MaskedModule, RandomLabel):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Choose the weights that move."""
-        found = gradient_statistics(
-            self.model, data, "forget", ["mean"], runtime=runtime, loss=self.loss, adapter=self.adapter
-        )["mean"]
+        found = self.gradients("mean", "forget", data, runtime)
         self.masks = top_k_masks({name: gradient.abs_() for name, gradient in found.items()}, self._moving)
 
     def step_scales(self) -> dict[str, Tensor]:
         """Return the masks."""
         return self.masks
-
-    def preparation_state(self) -> dict[str, Any]:
-        """Return the masks."""
-        return {"masks": self.masks}
-
-    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
-        """Take back the masks."""
-        self.masks = dict(state["masks"])

@@ -1,6 +1,5 @@
 """SCRUB: leave the source's answers on the forget set and keep to them on the retain set, in turn."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -63,6 +62,7 @@ class SCRUB(UnlearningModule):
         "alpha": Search(1e-3, 1.0, log=True),
         "temperature": (1.0, 2.0, 4.0),
     }
+    saved = ("_kept",)
     declared: ClassVar[Declared] = {
         "msteps": Range("[1, inf)", "; the paper has 2 or 3", whole=True),
         "alpha": Range("[0, inf)", ": it weighs the source's answers on the retain set"),
@@ -83,7 +83,6 @@ class SCRUB(UnlearningModule):
         rewind: bool = False,
         **method: Any,
     ) -> None:
-        self.check(msteps=msteps, alpha=alpha, gamma=gamma, temperature=temperature, clamp=clamp)
         super().__init__(source, **method)
         self.msteps = msteps
         self.alpha = alpha
@@ -165,11 +164,3 @@ class SCRUB(UnlearningModule):
             self.model.load_state_dict(self._kept["weights"])
             self._statistics.settled = False
         super().on_train_end()
-
-    def preparation_state(self) -> dict[str, Any]:
-        """Return the weights that are kept so far."""
-        return {"kept": self._kept}
-
-    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
-        """Take them back."""
-        self._kept = dict(state["kept"])

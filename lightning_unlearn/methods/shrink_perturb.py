@@ -28,7 +28,7 @@ class ShrinkPerturb(AscendingModule):
         source: The source model.
         shrink: Share of the source's weights that is kept, in [0, 1].
         perturb: Share of the fresh weights that is added, in [0, 1].
-        fresh: Builds an untrained model; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         ascent: Weight of a bounded ascent on the forget set beside the training, >= 0.
         optimizer: Makes the optimizer; ``None`` for Adam with learning rate 3e-3.
         **ascending: Arguments of :class:`~lightning_unlearn.methods.base.ascent.AscendingModule`.
@@ -65,7 +65,6 @@ class ShrinkPerturb(AscendingModule):
         ascent: float = 0.0,
         **ascending: Any,
     ) -> None:
-        self.check(shrink=shrink, perturb=perturb)
         self.shrink = shrink
         self.perturb = perturb
         self._fresh = fresh

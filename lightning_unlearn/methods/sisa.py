@@ -28,13 +28,13 @@ class SISA(OneShotModule):
     part of its training, are left out). The source holds a :class:`~lightning_unlearn.models.sharded.Sharded`, trained
     by :func:`train_shards` with the same ``epochs``, ``optimizer`` and ``order_seed``: then the exported model is, to
     the bit, what training without the forget set gives. A network whose shard has none of it stays as it is, its
-    running statistics too. A source without shards is one shard, and all of it is trained anew; a warning says so.
+    running statistics too. A source without shards is one shard, and all of it is trained anew, with a warning.
 
     Args:
         source: The source model.
         epochs: Passes over a shard, >= 1.
         optimizer: Makes each network's optimizer; ``None`` for Adam with learning rate 1e-3.
-        fresh: Builds one untrained network; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds one untrained network; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         **one_shot: Arguments of :class:`~lightning_unlearn.methods.base.one_shot.OneShotModule`.
 
     Raises:
@@ -61,7 +61,6 @@ class SISA(OneShotModule):
         fresh: Callable[[], nn.Module] | None = None,
         **one_shot: Any,
     ) -> None:
-        self.check(epochs=epochs)
         super().__init__(source, **one_shot)
         self.epochs = epochs
         self._trainer_of_shards = optimizer
@@ -110,7 +109,7 @@ def train_shards(
         without: Positions to leave out; only networks of shards with one of them are trained. ``None`` trains all.
         epochs: Passes over a shard.
         optimizer: Makes each network's optimizer; ``None`` for Adam with learning rate 1e-3.
-        fresh: Builds one untrained network; ``None`` draws as :func:`~lightning_unlearn.models.fresh_copy` says.
+        fresh: Builds one untrained network; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
         runtime: Device, precision and ranks; ``None`` for this process and where the model is.
         adapter: How batches and outputs are taken apart; ``None`` for the usual layouts.
         loss: Loss of logits and targets; ``None`` for the cross-entropy.

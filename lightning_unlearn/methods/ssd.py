@@ -7,7 +7,6 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import dampening, output_norm
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
@@ -74,7 +73,6 @@ class SSD(OneShotModule):
         labels: bool = True,
         **one_shot: Any,
     ) -> None:
-        self.check(alpha=alpha, lambda_=lambda_)
         super().__init__(source, **one_shot)
         self.alpha = alpha
         self.lambda_ = lambda_
@@ -93,15 +91,7 @@ class SSD(OneShotModule):
                 f"matters more than {most:.3g} times as much to them as to all; give SSD a smaller alpha"
             )
         of_forget, of_retain = (
-            gradient_statistics(
-                self.model,
-                data,
-                stream,
-                ["square"],
-                runtime=runtime,
-                loss=self.loss if self.labels else output_norm,
-                adapter=self.adapter,
-            )["square"]
+            self.gradients("square", stream, data, runtime, loss=self.loss if self.labels else output_norm)
             for stream in ("forget", "retain")
         )
         dampened = total = 0

@@ -56,7 +56,6 @@ class TaskNegation(OneShotModule):
         optimizer: OptimizerCallable | None = None,
         **one_shot: Any,
     ) -> None:
-        self.check(scale=scale, epochs=epochs)
         super().__init__(source, **one_shot)
         self.scale = scale
         self.epochs = epochs

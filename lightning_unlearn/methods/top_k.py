@@ -9,10 +9,8 @@ from torch import Tensor
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import output_norm, select_top_k, select_top_k_tensors
-from lightning_unlearn.functional.gradients import Statistic
 from lightning_unlearn.methods.base import Choice, Declared, Range, Source
 from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
@@ -85,8 +83,6 @@ class TopK(Perturbation):
         granularity: Granularity = "scalar",
         **perturbation: Any,
     ) -> None:
-        self.check(sensitivity=sensitivity, sensitivity_stream=sensitivity_stream)
-        self.check(sensitivity_samples=sensitivity_samples, granularity=granularity)
         super().__init__(source, **perturbation)
         if granularity == "scalar":
             self.require_k(k, self.n_weights, "weights")
@@ -126,19 +122,15 @@ class TopK(Perturbation):
             Means over the samples by parameter name, in the parameters' shapes (or scalars), the same on
             every rank.
         """
-        statistic: Statistic = "norm" if self.granularity == "tensor" else "magnitude"
-        found = gradient_statistics(
-            self.model,
-            data,
+        return self.gradients(
+            "norm" if self.granularity == "tensor" else "magnitude",
             self.sensitivity_stream,
-            [statistic],
-            runtime=runtime,
+            data,
+            runtime,
             loss=output_norm if self.sensitivity == "output_norm" else self.loss,
-            adapter=self.adapter,
             positions=self._sensitivity_positions(data),
             per_sample=self.sensitivity_per_sample,
         )
-        return found[statistic]
 
     def _sensitivity_positions(self, data: UnlearningDataModule) -> np.ndarray[Any, Any]:
         split = data.split

@@ -1,6 +1,5 @@
 """UNSIR: impair by noise that maximises the loss of a forgotten class, then repair on the retain set."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -27,7 +26,7 @@ class UNSIR(UnlearningModule):
     Source: Tarun, Chundawat, Mandal & Kankanhalli, "Fast Yet Effective Machine Unlearning", 2021. The first half of the
     epochs impairs, the rest repairs; of the forget set only the classes are read. Each pass is over all
     of the retain set, where the paper has a part, and the noise is normalised with the retain batch. Made for whole
-    classes: of other samples it forgets nothing, which a warning says.
+    classes: of other samples it forgets nothing, with a warning.
 
     Args:
         source: The source model.
@@ -52,13 +51,13 @@ class UNSIR(UnlearningModule):
     needs = ("loss", "classes")
     default_lr = 5e-3
     anneals = True
+    saved = ("_noise",)
     declared: ClassVar[Declared] = {
         "noise": Range("[1, inf)", "; 16 is usual", whole=True),
         "noise_steps": Range("[1, inf)", "; 100 is usual", whole=True),
     }
 
     def __init__(self, source: Source, noise: int = 16, *, noise_steps: int = 100, **method: Any) -> None:
-        self.check(noise=noise, noise_steps=noise_steps)
         super().__init__(source, **method)
         self.noise = noise
         self.noise_steps = noise_steps
@@ -115,11 +114,3 @@ class UNSIR(UnlearningModule):
         push = self.task.batch_loss(logits, labels)
         self.log_terms(loss=push + ce, push=push, ce=ce)
         return push + ce
-
-    def preparation_state(self) -> dict[str, Any]:
-        """Return the noise, with which a resumed run goes on."""
-        return {"noise": self._noise}
-
-    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
-        """Take it back."""
-        self._noise = state["noise"]

@@ -124,9 +124,6 @@ class WGAN(UnlearningModule):
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         **method: Any,
     ) -> None:
-        self.check(alpha=alpha, critic_steps=critic_steps, penalty_weight=penalty_weight, penalty_p=penalty_p)
-        self.check(retain_fraction=retain_fraction, wasserstein_tolerance=wasserstein_tolerance)
-        self.check(patience=patience)
         if critic is not None and any(isinstance(part, AnyBatchNorm) for part in critic.modules()):
             raise ValueError(
                 "critic must score each sample by itself, and its batch normalisation mixes them; use "
@@ -258,7 +255,7 @@ class WGAN(UnlearningModule):
         return -distance.detach(), penalty.detach()
 
     def _train_model(self, fake: Tensor, ce: Tensor) -> Tensor:
-        """Step the model against a critic that stands still, and return the loss."""
+        """Step the model against a critic that is kept as it is, and return the loss."""
         optimizer, _ = self._steppers()
         with self.toggled_optimizer(optimizer):
             loss = generator_loss(self.critic(fake), ce, self.alpha)

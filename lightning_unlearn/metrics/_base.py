@@ -1,9 +1,10 @@
 """Accumulators that the metrics of this room share."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from lightning_unlearn.core.checks import shapes
 from lightning_unlearn.core.compat import AtLeastFloat32
@@ -52,6 +53,29 @@ class SampleMean(AtLeastFloat32):
         if bool(mean.isnan()):
             raise ValueError(f"{type(self).__name__} has seen NaN; look for a NaN in the logits it was given")
         return mean
+
+
+class Counts(Metric):
+    """Numbers that are added up over batches and ranks; a subclass names them."""
+
+    full_state_update = False
+    is_differentiable = False
+    counted: ClassVar[tuple[str, ...]]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in self.counted:
+            self.add_state(name, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def add(self, **more: Tensor | int) -> None:
+        """Add to the numbers, by their names."""
+        for name, number in more.items():
+            setattr(self, name, getattr(self, name) + number)
+
+    def share(self, hits: str, of: str, what: str = "sample") -> float:
+        """Return one number over another, of which there must be some."""
+        require_samples(type(self).__name__, getattr(self, of), what)
+        return int(getattr(self, hits)) / int(getattr(self, of))
 
 
 def require_samples(name: str, count: Tensor, what: str = "sample") -> None:

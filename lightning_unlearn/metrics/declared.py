@@ -7,17 +7,6 @@ from typing import Any, Literal, get_args
 
 from lightning_unlearn.core.checks import in_range
 
-__all__ = [
-    "COST",
-    "MATCH",
-    "MODELS_FOUND_OUT",
-    "DeclaredMetric",
-    "Direction",
-    "low_fpr_rates",
-    "near_score",
-    "near_share",
-]
-
 Direction = Literal["higher", "lower", "match the retrained model"]
 """What makes a value good: more, less, or being near the retrained model's."""
 Question = Literal["forgetting", "utility"]
@@ -39,7 +28,7 @@ class DeclaredMetric:
         unit: "%" (the value is a fraction, printed times 100) or any other unit, such as "s"; "" for a plain number.
         direction: What makes a value good; None for a number that is only read beside others.
         digits: Decimals printed; None prints two of a percentage, and three significant digits of anything else.
-        headline: Whether it stands in the terminal's table and the page's first table; what decides always does.
+        headline: Whether it is in the terminal's table and the page's first table; what decides always does.
         decides: The part of the verdict that it decides, "forgetting" or "utility"; None when it decides nothing.
         margin: The difference from the retrained model that does not matter, in the measured unit (0.01 is a point of a
             percentage). None is half the gap between source and retrained model, which a metric that decides on utility
@@ -50,7 +39,7 @@ class DeclaredMetric:
             model's own says nothing, as in a distance from the source; it takes the source's place in the verdict.
         ideal: The value that a perfect method has on any data, such as 0.5 for an attack that can only guess; None
             where there is none. Figures mark it by a line.
-        absent: What stands in the place of a number that the evaluator left out of its scores, such as "never".
+        absent: What is printed in place of a number that the evaluator left out of its scores, such as "never".
 
     Raises:
         ValueError: If an argument is none of those above.

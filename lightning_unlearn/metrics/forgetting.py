@@ -1,17 +1,16 @@
 """Metrics of accuracy lost on D_f and kept on D_r."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lightning_unlearn.core.checks import one_of
 from lightning_unlearn.functional import forgetting_rate, memory_retention_rate
-from lightning_unlearn.metrics._base import count_correct, require_samples
+from lightning_unlearn.metrics._base import Counts, count_correct
 
 
-class ForgettingRate(Metric):
+class ForgettingRate(Counts):
     """Share of the source model's accuracy on D_f that unlearning removed.
 
     Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", eq. 17; see
@@ -35,18 +34,8 @@ class ForgettingRate(Metric):
         tensor(0.5000)
     """
 
-    is_differentiable = False
     higher_is_better = None
-    full_state_update = False
-
-    correct_before: Tensor
-    correct_after: Tensor
-    count: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for state in ("correct_before", "correct_after", "count"):
-            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+    counted = ("before", "after", "samples")
 
     def update(self, before_logits: Tensor, after_logits: Tensor, targets: Tensor) -> None:
         """Count a batch of D_f.
@@ -55,10 +44,7 @@ class ForgettingRate(Metric):
             ValueError: If the shapes do not fit together or the targets are not class indices.
         """
         before, n = count_correct(before_logits, targets)
-        after, _ = count_correct(after_logits, targets)
-        self.correct_before = self.correct_before + before
-        self.correct_after = self.correct_after + after
-        self.count = self.count + n
+        self.add(before=before, after=count_correct(after_logits, targets)[0], samples=n)
 
     def compute(self) -> Tensor:
         """Rate over all samples seen.
@@ -66,13 +52,11 @@ class ForgettingRate(Metric):
         Raises:
             ValueError: If no rank has seen a sample or the source model got none of them right.
         """
-        require_samples("ForgettingRate", self.count)
-        count = int(self.count)
-        rate = forgetting_rate(int(self.correct_before) / count, int(self.correct_after) / count)
-        return torch.tensor(rate, dtype=torch.float32, device=self.count.device)
+        rate = forgetting_rate(self.share("before", "samples"), self.share("after", "samples"))
+        return torch.tensor(rate, dtype=torch.float32, device=self.device)
 
 
-class MemoryRetentionRate(Metric):
+class MemoryRetentionRate(Counts):
     """Accuracy of the unlearned model on D_r over that of the source model on D_f.
 
     Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", eq. 18; see
@@ -96,19 +80,8 @@ class MemoryRetentionRate(Metric):
         tensor(0.5000)
     """
 
-    is_differentiable = False
     higher_is_better = True
-    full_state_update = False
-
-    correct_retain: Tensor
-    count_retain: Tensor
-    correct_forget: Tensor
-    count_forget: Tensor
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        for state in ("correct_retain", "count_retain", "correct_forget", "count_forget"):
-            self.add_state(state, torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+    counted = ("right_retain", "of_retain", "right_forget", "of_forget")
 
     def update(self, logits: Tensor, targets: Tensor, stream: Literal["retain", "forget"]) -> None:
         """Count a batch of D_r (unlearned model) or of D_f (source model).
@@ -119,8 +92,8 @@ class MemoryRetentionRate(Metric):
         """
         one_of("stream", stream, "retain", "forget")
         correct, n = count_correct(logits, targets)
-        for state, more in ((f"correct_{stream}", correct), (f"count_{stream}", n)):
-            setattr(self, state, getattr(self, state) + more)
+        self.add(**{f"right_{stream}": correct})
+        self.add(**{f"of_{stream}": n})
 
     def compute(self) -> Tensor:
         """Rate over all samples seen.
@@ -129,9 +102,8 @@ class MemoryRetentionRate(Metric):
             ValueError: If no rank has seen a sample of one of the two sets, or the source model got none of
                 D_f right.
         """
-        require_samples("MemoryRetentionRate", self.count_retain, "sample of the 'retain' stream")
-        require_samples("MemoryRetentionRate", self.count_forget, "sample of the 'forget' stream")
-        retain = int(self.correct_retain) / int(self.count_retain)
-        forget = int(self.correct_forget) / int(self.count_forget)
-        rate = memory_retention_rate(retain, forget)
-        return torch.tensor(rate, dtype=torch.float32, device=self.count_retain.device)
+        retain, forget = (
+            self.share(f"right_{stream}", f"of_{stream}", f"sample of the {stream!r} stream")
+            for stream in ("retain", "forget")
+        )
+        return torch.tensor(memory_retention_rate(retain, forget), dtype=torch.float32, device=self.device)

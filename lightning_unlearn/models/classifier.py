@@ -18,8 +18,6 @@ from lightning_unlearn.models.hparams import restore_hyperparameters, save_primi
 from lightning_unlearn.models.schedules import scheduled
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["Classifier"]
-
 _DEFAULT_LEARNING_RATE = 1e-3
 
 

@@ -1,7 +1,7 @@
 """The papers' deep networks for small images, made of torchvision's layers, blocks and networks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -12,19 +12,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.models.vgg import cfgs, make_layers
 
 from lightning_unlearn.models.small import ImageNetwork, Network, check_least
-
-__all__ = [
-    "VGG16",
-    "VGG19",
-    "DenseNet121",
-    "GoogLeNet",
-    "ResNet8",
-    "ResNet18",
-    "ResNet34",
-    "ResNet50",
-    "ResNet101",
-    "WideResNet",
-]
 
 Block = type[BasicBlock] | type[Bottleneck]
 
@@ -40,12 +27,13 @@ def _initialize_convolutions(network: nn.Module) -> None:
 
 class _VGG(ImageNetwork, Network):
     classifier: nn.Linear
+    configuration: ClassVar[str]
 
-    def __init__(self, configuration: str, num_classes: int, in_channels: int, width: int) -> None:
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
         super().__init__()
         check_least(num_classes=num_classes, in_channels=in_channels, width=width)
         # Torchvision's widths are multiples of 64, the first layer's.
-        layers = [size if size == "M" else size // 64 * width for size in cfgs[configuration]]
+        layers = [size if size == "M" else size // 64 * width for size in cfgs[self.configuration]]
         features = make_layers(layers, batch_norm=True)
         features[0] = nn.Conv2d(in_channels, width, kernel_size=3, padding=1)
         self.features = features.append(nn.AdaptiveAvgPool2d(1))
@@ -85,8 +73,7 @@ class VGG16(_VGG):
         ValueError: If an argument is below 1 or the images are too small.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
-        super().__init__("D", num_classes, in_channels, width)
+    configuration = "D"
 
 
 class VGG19(_VGG):
@@ -96,8 +83,7 @@ class VGG19(_VGG):
     5% of VGG-16's would be 0.737M.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
-        super().__init__("E", num_classes, in_channels, width)
+    configuration = "E"
 
 
 class _ResNet(Network):
@@ -107,11 +93,13 @@ class _ResNet(Network):
     whatever it is told.
     """
 
-    def __init__(
-        self, block: Block, depths: Sequence[int], num_classes: int, in_channels: int, width: int
-    ) -> None:
+    block: ClassVar[Block] = BasicBlock
+    depths: ClassVar[Sequence[int]]
+
+    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
         super().__init__()
         check_least(num_classes=num_classes, in_channels=in_channels, width=width)
+        block, depths = self.block, self.depths
         self.conv1 = nn.Conv2d(in_channels, width, kernel_size=3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
@@ -168,8 +156,10 @@ class ResNet8(_ResNet):
         ValueError: If an argument is below 1.
     """
 
+    depths = (1, 1, 1)
+
     def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 16) -> None:
-        super().__init__(BasicBlock, (1, 1, 1), num_classes, in_channels, width)
+        super().__init__(num_classes, in_channels, width)
 
 
 class ResNet18(_ResNet):
@@ -196,29 +186,25 @@ class ResNet18(_ResNet):
         torch.Size([2, 10])
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
-        super().__init__(BasicBlock, (2, 2, 2, 2), num_classes, in_channels, width)
+    depths = (2, 2, 2, 2)
 
 
 class ResNet34(_ResNet):
     """ResNet-34 for 32x32 images; stem, arguments, shapes and errors as :class:`ResNet18`."""
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
-        super().__init__(BasicBlock, (3, 4, 6, 3), num_classes, in_channels, width)
+    depths = (3, 4, 6, 3)
 
 
 class ResNet50(_ResNet):
     """ResNet-50 for 32x32 images (Chen, Huang & Wang, 2021, figure 7); all else as :class:`ResNet18`."""
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
-        super().__init__(Bottleneck, (3, 4, 6, 3), num_classes, in_channels, width)
+    block, depths = Bottleneck, (3, 4, 6, 3)
 
 
 class ResNet101(_ResNet):
     """ResNet-101 for 32x32 images (Chen, Huang & Wang, 2021, figure 7); all else as :class:`ResNet18`."""
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, width: int = 64) -> None:
-        super().__init__(Bottleneck, (3, 4, 23, 3), num_classes, in_channels, width)
+    block, depths = Bottleneck, (3, 4, 23, 3)
 
 
 class WideResNet(ImageNetwork, Network):

@@ -10,16 +10,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from lightning_unlearn.models.surgery import clone
 
-__all__ = [
-    "frozen_tensors",
-    "hold_statistics",
-    "mark_frozen",
-    "mark_recorded",
-    "resembles",
-    "share_frozen",
-    "trainable",
-]
-
 M = TypeVar("M", bound=nn.Module)
 
 _PRETRAINED = ".original_module."  # what PEFT puts a trained copy beside
@@ -164,7 +154,7 @@ def _frozen_parts(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _copies(model: nn.Module) -> set[str]:
-    """Return the prefixes (``average.``) under which stand frozen copies of trained weights."""
+    """Return the prefixes (``average.``) under which frozen copies are kept of trained weights."""
     moving = trainable(model)
     found: set[str] = set()
     for name, parameter in model.named_parameters():

@@ -18,8 +18,6 @@ from lightning_unlearn.core.compat import INSTANTIATOR, RESET_METHODS, hparams_n
 from lightning_unlearn.models.freezing import frozen_tensors, mark_frozen, share_frozen, trainable
 from lightning_unlearn.models.surgery import FACTORIES, clone, listed, reinitialize, surviving_tensors
 
-__all__ = ["built_by", "fresh_copy"]
-
 # What training does to the spread of a tensor; another scheme changes it by more.
 _SAME_SPREAD = 2.0
 _FEWEST = 32
@@ -112,7 +110,7 @@ def _has_scheme(part: nn.Module) -> bool:
 
 
 def _open_parts(part: nn.Module, name: str) -> Iterator[tuple[str, nn.Module]]:
-    """Yield the parts that stand in none with a scheme for all that it holds."""
+    """Yield the parts that are in none with a scheme for all that it holds."""
     yield name, part
     if not _has_scheme(part):
         for each, child in part.named_children():

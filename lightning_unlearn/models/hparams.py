@@ -20,13 +20,6 @@ from lightning_unlearn.core.compat import (
     trainer_of,
 )
 
-__all__ = [
-    "recorded_hyperparameters",
-    "restore_hyperparameters",
-    "save_primitive_hyperparameters",
-    "unkept_arguments",
-]
-
 
 def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collection[str] = ()) -> None:
     """Save a module's constructor arguments so that its checkpoint can be loaded with ``weights_only=True``.
@@ -48,14 +41,12 @@ def save_primitive_hyperparameters(module: L.LightningModule, *, ignore: Collect
     Raises:
         RuntimeError: If it is not called from the ``__init__`` of ``module``.
     """
-    frame = inspect.currentframe()
-    caller = None if frame is None else frame.f_back
     given = given_hyperparameters()
     if given is not None and _belongs_to(given, module):
         arguments = given
     else:
-        arguments = plain_values(_constructor_arguments(module, caller))
-    _save(module, {name: value for name, value in arguments.items() if name not in ignore}, caller)
+        arguments = plain_values(_constructor_arguments(module))
+    _save(module, {name: value for name, value in arguments.items() if name not in ignore})
 
 
 def restore_hyperparameters(module: L.LightningModule, checkpoint: Mapping[str, Any]) -> None:
@@ -73,13 +64,14 @@ def restore_hyperparameters(module: L.LightningModule, checkpoint: Mapping[str, 
     recorded = checkpoint.get(module.CHECKPOINT_HYPER_PARAMS_KEY, {})
     if INSTANTIATOR not in recorded or trainer_of(module) is not None:
         return
-    # Arguments passed to load_from_checkpoint stand among the recorded ones and may be any object.
-    _save(module, plain_values(recorded), inspect.currentframe())
+    # Arguments passed to load_from_checkpoint are among the recorded ones and may be any object.
+    _save(module, plain_values(recorded))
 
 
-def _save(module: L.LightningModule, arguments: dict[str, Any], frame: FrameType | None) -> None:
+def _save(module: L.LightningModule, arguments: dict[str, Any]) -> None:
     # Lightning compares the dictionary with every argument it finds in the constructors below a frame, which
     # fails for arrays; below the first frame of the process there is none.
+    frame = inspect.currentframe()
     while frame is not None and frame.f_back is not None:
         frame = frame.f_back
     module.save_hyperparameters(arguments, frame=frame)
@@ -97,15 +89,12 @@ def _belongs_to(given: Mapping[str, Any], module: L.LightningModule) -> bool:
     return takes_any or set(given) - {INSTANTIATOR} <= set(parameters)
 
 
-def _constructor_arguments(module: L.LightningModule, frame: FrameType | None) -> dict[str, Any]:
+def _constructor_arguments(module: L.LightningModule) -> dict[str, Any]:
     """Return what the module's class was called with: the arguments of the outermost ``__init__``.
 
     Where that takes ``**kwargs``, so that a base class says what else there is, the defaults of the base are among it.
     """
-    frames: list[FrameType] = []
-    while frame is not None and _is_init_of(frame, module):
-        frames.insert(0, frame)
-        frame = frame.f_back
+    frames = constructor_frames(module)
     if not frames:
         raise RuntimeError(
             f"save_primitive_hyperparameters must be called in the __init__ of {type(module).__name__}"
@@ -123,6 +112,17 @@ def _constructor_arguments(module: L.LightningModule, frame: FrameType | None) -
         if not keywords:
             break
     return arguments
+
+
+def constructor_frames(module: L.LightningModule) -> list[FrameType]:
+    """Return the frames of the ``__init__`` that are building a module, the one of its own class first."""
+    frames: list[FrameType] = []
+    frame = inspect.currentframe()
+    while frame is not None:
+        if _is_init_of(frame, module):
+            frames.insert(0, frame)
+        frame = frame.f_back
+    return frames
 
 
 def _is_init_of(frame: FrameType, module: L.LightningModule) -> bool:

@@ -11,8 +11,6 @@ from torch.optim.lr_scheduler import LRScheduler
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional import annealed
 
-__all__ = ["Annealed", "scheduled"]
-
 
 class Annealed(LRScheduler):
     """Warms the rate up, then lets it fall linearly to almost nothing, in shares of all steps of the fit.

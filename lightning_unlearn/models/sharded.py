@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from lightning_unlearn.models.small import check_least
 
-__all__ = ["Sharded"]
-
 
 class Sharded(nn.Module):
     """Networks of one task that answer together, each for a shard of the training set: log of their mean posterior.

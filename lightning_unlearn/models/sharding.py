@@ -10,17 +10,6 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_unlearn.models.surgery import clone
 
-__all__ = [
-    "emptied",
-    "gather_shards",
-    "is_sharded",
-    "local_part",
-    "local_part_of",
-    "scatter_shards",
-    "spread_out",
-    "whole",
-]
-
 M = TypeVar("M", bound=nn.Module)
 
 

@@ -7,8 +7,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-__all__ = ["MLP", "ImageNetwork", "LeNet5", "Network", "PurchaseNet", "SVHNConv2", "SVHNConv8", "check_least"]
-
 Activation = Literal["relu", "tanh"]
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh}
 

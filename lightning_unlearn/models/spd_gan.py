@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from lightning_unlearn.models.small import check_least
 
-__all__ = ["ConvPerturber", "DensePerturber", "perturber_for"]
-
 _SMALLEST_IMAGE = 5  # pixels a side; halved twice, less leaves one pixel, which batch normalisation sets to 0
 
 

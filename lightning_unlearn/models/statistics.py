@@ -15,17 +15,6 @@ from torch.distributed.nn.functional import all_reduce
 
 from lightning_unlearn.core.compat import AnyInstanceNorm, AnyRunningNorm
 
-__all__ = [
-    "OtherOrderError",
-    "are_plain",
-    "by_last_statistics",
-    "by_noted_statistics",
-    "by_running_statistics",
-    "noted_statistics",
-    "other_buffers",
-    "running_layers",
-]
-
 # of each layer, for each time it was called: the mean, and one over the standard deviation
 Noted: TypeAlias = dict[AnyRunningNorm, list[tuple[Tensor, Tensor]]]
 

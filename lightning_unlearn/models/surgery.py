@@ -15,23 +15,6 @@ from torchmetrics import Metric
 
 from lightning_unlearn.core.compat import COMPILED, RESET_METHODS, detach_copy, owners_of, unsaved_buffers
 
-__all__ = [
-    "call_with",
-    "class_state",
-    "clone",
-    "convolution_kernels",
-    "count_parameters",
-    "evaluating",
-    "frozen",
-    "head_of",
-    "last_parameter_tensors",
-    "lay_out_for_cpu",
-    "load_state",
-    "reinitialize",
-    "surviving_tensors",
-    "uncompiled",
-]
-
 M = TypeVar("M", bound=nn.Module)
 
 # How untrained models of an architecture are built, where a comparison or an evaluator was told.
@@ -515,5 +498,6 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
     more = len(names) - _NAMES_SHOWN
     return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")

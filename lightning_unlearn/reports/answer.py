@@ -17,8 +17,6 @@ from lightning_unlearn.reports.glossary import (
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import LEAST_SEEDS, Status, Verdict, judge_all, separates
 
-__all__ = ["Answer", "answer_of", "gap_closed", "outcome"]
-
 _ORDER: dict[Status, int] = {"close": 0, "undecided": 1, "illustration": 1, "cannot tell": 1, "not close": 2}
 _OUTCOMES: dict[Status, Outcome] = {"close": "shown", "not close": "not shown"}
 _FORGOTTEN: dict[Status, str] = {

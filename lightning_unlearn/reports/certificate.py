@@ -13,8 +13,6 @@ from lightning_unlearn.core.remembering import Remembering, summary, without_nam
 from lightning_unlearn.reports.glossary import describe, format_number
 from lightning_unlearn.reports.page import environment
 
-__all__ = ["write_certificate"]
-
 _OURS = "lightning_unlearn."
 _SHOWN = ("accuracy/forget", "accuracy/test", "membership_inference/auc")  # where no answer is on record
 _MOST_FILES = 6  # more would not fit on the page
@@ -94,7 +92,7 @@ def _row(name: str, found: Mapping[str, Any]) -> list[str]:
     """Return a metric's heading and what was measured before, after, and on the retrained model."""
     metric = describe(name)
     values = (found.get("source"), found["value"], found.get("retrain"))
-    # a number that JSON cannot say stands as a word in the ledger
+    # the ledger has a number that JSON cannot hold as a word
     said = ["-" if v is None else v if isinstance(v, str) else format_number(metric, v) for v in values]
     return [f"{metric.label} [{metric.unit}]" if metric.unit else metric.label, *said]
 

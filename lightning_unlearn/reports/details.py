@@ -11,8 +11,6 @@ from typing import Any, TypedDict, TypeVar, cast
 from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["Details", "RunDetails", "RunFile", "read_curves", "read_details", "read_log"]
-
 T = TypeVar("T")
 
 _CHECKPOINT = "model.ckpt"
@@ -83,9 +81,9 @@ def read_details(folder: str | os.PathLike[str], report: Report, *, prefix: str 
 
     Args:
         folder: The comparison's output folder, with ``<model>/seed_<seed>/`` for each run. A run without a folder
-            leaves nothing, and one without a file leaves nothing of what would stand there.
+            leaves nothing, and one without a file leaves nothing of what it would hold.
         report: The comparison's report, for the models and the seeds.
-        prefix: What the names of the files begin with, such as the folder's name where several stand on one page.
+        prefix: What the names of the files begin with, such as the folder's name where several are on one page.
 
     Returns:
         The details; empty where only the report was kept.

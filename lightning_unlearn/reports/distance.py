@@ -8,8 +8,6 @@ from lightning_unlearn.reports.glossary import describe, forgot_nothing, measure
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import separates
 
-__all__ = ["Aim", "aims", "distance"]
-
 _FORGET, _TEST = "accuracy/forget", "accuracy/test"
 
 

@@ -19,8 +19,6 @@ from lightning_unlearn.reports.glossary import (
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import LEAST_SEEDS, scores_of, separates
 
-__all__ = ["Floor", "costs", "needed_in_words", "same_cost"]
-
 _ALPHA = 0.05
 _COST = "time/total_s"
 

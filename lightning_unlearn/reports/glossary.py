@@ -46,7 +46,7 @@ def describe(name: str, report: Report | None = None) -> DeclaredMetric:
 
     Args:
         name: The metric.
-        report: The report it stands in, whose own declaration counts; None asks this package alone.
+        report: The report it is in, whose own declaration counts; None asks this package alone.
 
     Example:
         >>> describe("accuracy/test").heading
@@ -179,7 +179,7 @@ def utility_of(report: Report) -> str:
 
 
 def headline_metrics(report: Report) -> list[str]:
-    """Return the measured metrics that stand in the first table."""
+    """Return the measured metrics of the first table."""
     return [name for name in measured_metrics(report) if describe(name, report).headline]
 
 

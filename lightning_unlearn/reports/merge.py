@@ -15,8 +15,6 @@ from lightning_unlearn.reports.page import write_page, write_side_by_side
 from lightning_unlearn.reports.schema import SCHEMA_VERSION, Report, Value, read_json, validate
 from lightning_unlearn.reports.writer import write_all
 
-__all__ = ["beside", "merge", "rebuild"]
-
 T = TypeVar("T")
 
 _SAME = 1e-6
@@ -27,7 +25,7 @@ _BY = "forget_compared_by"
 _HASHES = ("forget_hmac", "forget_sha256")
 _TIMED = "other_times"
 _OWN_FACTS = (_SECONDS, _MERGED, _BY, _TIMED)
-"""Facts that stand with the data and belong to a run or a merge: they may differ."""
+"""Facts that are kept with the data and belong to a run or a merge: they may differ."""
 
 
 def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
@@ -47,7 +45,7 @@ def merge(reports: Sequence[Report], names: Sequence[str]) -> Report:
         A new report. With several, ``config`` holds each configuration under ``comparisons``, ``data`` names
         the reports under ``merged_from`` and says under ``forget_compared_by`` if the sizes of the forget sets
         alone were compared, for want of a hash in both, where versions differ each is named with its report, and
-        the lines of the ledgers stand one after the other, one that is in several once.
+        the lines of the ledgers come one after the other, one that is in several once.
 
     Raises:
         ValueError: No report; names that are missing or repeated; a report that breaks its contract; or reports

@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from jinja2 import Environment
     from markupsafe import Markup
 
-__all__ = ["Across", "environment", "write_page", "write_side_by_side"]
-
 _CSS_DPI = 96
 """Pixels of a style sheet in an inch."""
 _DATA_LABELS = {

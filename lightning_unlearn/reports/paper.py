@@ -11,8 +11,6 @@ import numpy as np
 from lightning_unlearn.reports.glossary import all_models, clean
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["PAPER_COLUMNS", "PaperFormat", "paper_columns", "paper_table", "paper_tables"]
-
 PaperFormat = Literal["latex", "markdown", "csv"]
 
 PAPER_COLUMNS: Mapping[str, str] = {

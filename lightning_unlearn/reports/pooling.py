@@ -12,8 +12,6 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["set_intervals"]
-
 
 def set_intervals(report: Report, given: Mapping[tuple[str, str], tuple[float, float]] | None = None) -> None:
     """Replace each score's interval over the seeds by one that the noise of all models makes; times keep their own.

@@ -16,8 +16,6 @@ from lightning_unlearn.reports.paper import PaperFormat, paper_tables
 from lightning_unlearn.reports.schema import Report, read_json
 from lightning_unlearn.reports.verdict import judge_all
 
-__all__ = ["SCENARIOS", "overview", "read_scenarios", "require_scenarios", "write_scenarios"]
-
 SCENARIOS = "scenarios.json"
 """Names the scenarios of a folder, in their order, and those that were not run, each with the reason."""
 _PAGE, _FIGURE = "report.html", "scenarios.png"

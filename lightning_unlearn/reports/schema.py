@@ -28,7 +28,7 @@ without a key."""
 
 
 _ALIASES = {"membership_inference/accuracy": "membership_inference/hit_rate"}
-"""What metrics were called before, with their names: in a file both stand, and either is read as the latter."""
+"""What metrics were called before, with their names: a file has both, and either is read as the latter."""
 
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]

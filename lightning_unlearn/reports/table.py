@@ -29,13 +29,11 @@ from lightning_unlearn.reports.glossary import (
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all, margins_in_words
 
-__all__ = ["render_text"]
-
 _NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
 _GAP = "   "
 _FEWEST = 3  # seeds for an interval
-"""What stands between two columns."""
+"""What is put between two columns."""
 _BEST = "*"
 _PARTIAL = "†"
 _SIGNS: dict[Status, str] = {"close": "✓", "not close": "✗"}

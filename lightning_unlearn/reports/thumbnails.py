@@ -11,8 +11,6 @@ from torch.nn.functional import interpolate
 
 from lightning_unlearn.core.files import atomic_path
 
-__all__ = ["ACROSS", "FILE", "MOST", "SIDE", "read_thumbnails", "write_thumbnails"]
-
 FILE = "samples.png"
 SIDE, ACROSS, MOST = 32, 25, 500
 """Pixels of a picture's side, pictures in a row, and the most of them."""

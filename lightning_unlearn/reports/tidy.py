@@ -6,8 +6,6 @@ from typing import Any
 from lightning_unlearn.reports.glossary import CONTROLS
 from lightning_unlearn.reports.schema import Report
 
-__all__ = ["TIDY_COLUMNS", "Rows", "by_model", "report_rows", "run_rows"]
-
 TIDY_COLUMNS = ["method", "metric", "seed", "value", "ci95_low", "ci95_high"]
 """Columns of the tidy table. The interval of a single run is the evaluator's own (over samples), that of a
 comparison the one over seeds; None where there is none."""

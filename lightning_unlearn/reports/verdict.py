@@ -231,7 +231,7 @@ def scores_of(
 ) -> tuple["np.ndarray[tuple[int, int], np.dtype[np.float64]]", dict[str, int]]:
     """Return a metric's scores, models × seeds, and each model's row, of the seeds that the needed models have.
 
-    In the row of the source stands what a model that forgot nothing has.
+    The row of the source holds what a model that forgot nothing has.
 
     Args:
         report: The report.

@@ -9,8 +9,6 @@ from lightning_unlearn.reports.page import write_page
 from lightning_unlearn.reports.paper import paper_columns
 from lightning_unlearn.reports.schema import Report, validate, write_json
 
-__all__ = ["write_all"]
-
 
 def write_all(report: Report, folder: str | os.PathLike[str], details: Details | None = None) -> list[Path]:
     """Write ``figures/*.png``, ``report.html`` and, last, ``report.json``.

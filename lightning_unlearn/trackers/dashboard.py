@@ -15,8 +15,6 @@ from lightning_unlearn.metrics.declared import COST, DeclaredMetric
 from lightning_unlearn.reports.figures import FIGURES
 from lightning_unlearn.reports.glossary import METRICS
 
-__all__ = ["build_report", "build_workspace", "to_json"]
-
 Metrics = Mapping[str, DeclaredMetric]
 
 _UTILITY = "accuracy/test"

@@ -11,8 +11,6 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lightning_unlearn.core.compat import wandb_arguments
 
-__all__ = ["Destination"]
-
 Mode = Literal["online", "offline", "disabled", "shared"]
 
 _OURS = {"name", "dir", "id", "resume", "anonymous", "mode", "reinit", "group", "tags", "config", "settings"}

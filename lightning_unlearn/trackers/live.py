@@ -21,8 +21,6 @@ from lightning_unlearn.reports.schema import build_report
 from lightning_unlearn.reports.tidy import by_model, run_rows
 from lightning_unlearn.trackers.media import media_of, rows_table
 
-__all__ = ["facts_to_wandb", "results_with_figures"]
-
 
 @send_facts.register
 def facts_to_wandb(logger: WandbLogger, facts: Mapping[str, Any]) -> None:

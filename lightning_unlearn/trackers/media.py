@@ -9,8 +9,6 @@ import numpy as np
 from lightning_unlearn.engine.telling import Results
 from lightning_unlearn.reports.tidy import TIDY_COLUMNS, Rows
 
-__all__ = ["media_of", "rows_table"]
-
 _BINS = 25  # as in the report's histograms
 _SAID = ["member", "never trained on"]
 
@@ -32,7 +30,7 @@ def media_of(results: Results, images: Sequence[Any] | None = None) -> dict[str,
 
     Args:
         results: What one evaluator found.
-        images: Pictures of the first samples, to stand beside the answers; more than there are samples do no harm.
+        images: Pictures of the first samples, to go beside the answers; more than there are samples do no harm.
             ``None`` leaves out the answers, which are of who was forgotten, one by one.
 
     Returns:
@@ -81,7 +79,7 @@ def _samples(name: str, columns: Mapping[str, Sequence[Any]]) -> Any:
 
 
 def _sample_file(path: Path) -> Any:
-    """Return what stands in a file of arrays, one value a row with its place, since their shapes may differ."""
+    """Return what a file of arrays holds, one value a row with its place, since their shapes may differ."""
     with np.load(path) as arrays:
         rows = [
             [name, " ".join(map(str, place)), value.item()]

@@ -24,8 +24,6 @@ from lightning_unlearn.reports.verdict import judge_all
 from lightning_unlearn.trackers.destination import Destination
 from lightning_unlearn.trackers.media import media_of, rows_table
 
-__all__ = ["WandbRuns"]
-
 MARK = "wandb.json"
 """File that says under which id a run, or the comparison, was written to W&B, and from what content."""
 

@@ -1,15 +1,22 @@
 """Hand-written loops that do what a method does, and nothing else; they know no Trainer."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
+from lightning_unlearn import methods as unlearn
 from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.functional import annealed, bounded_ascent
 
-__all__ = ["answers", "bare_epoch", "divergence", "reference_kl_epoch"]
+__all__ = ["METHODS", "answers", "bare_epoch", "beside", "divergence", "reference_kl_epoch"]
+
+METHODS = ("ReferenceKL", "FineTune", "NegGradPlus", "SCRUB")
+"""Those that :func:`beside` has a loop for."""
 
 Loss = Callable[[Sequence[Tensor], Sequence[Tensor], Tensor], Tensor]
 """Of the logits and the targets of each stream, and the places of the first stream's samples in it."""
@@ -23,6 +30,7 @@ def bare_epoch(
     batch_size: int,
     *,
     optimizer: Callable[..., torch.optim.Optimizer] | None = None,
+    epochs: int = 0,
     device: torch.device | None = None,
     dtype: torch.dtype | None = None,
 ) -> Callable[[], None]:
@@ -37,6 +45,7 @@ def bare_epoch(
         loss: What is minimised.
         batch_size: Samples of either stream a step.
         optimizer: Makes the optimizer; None for Adam with learning rate 1e-3.
+        epochs: Epochs over which the rate warms up and falls, step by step; 0 for a constant rate.
         device: Where to compute.
         dtype: Type to compute forward passes in; ``None`` for float32.
     """
@@ -49,6 +58,10 @@ def bare_epoch(
     separate = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
     precision = torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None)
     stepper = (optimizer or (lambda ours: torch.optim.Adam(ours, lr=1e-3)))(model.parameters())
+    steps = epochs * -(-len(parts[0]) // batch_size)
+    schedule = steps and LambdaLR(
+        stepper, lambda step: annealed(min(step, steps - 1), steps, warm_up=0.2, end=0.02)
+    )
 
     def epoch() -> None:
         size = len(parts[0])
@@ -70,6 +83,8 @@ def bare_epoch(
             stepper.zero_grad()
             value.backward()
             stepper.step()
+            if schedule:
+                schedule.step()
 
     return epoch
 
@@ -117,3 +132,40 @@ def reference_kl_epoch(
         )
 
     return bare_epoch(model, data, ("forget", "retain"), loss, batch_size, optimizer=optimizer, **where)
+
+
+def beside(
+    name: str, net: nn.Module, data: UnlearningDataModule, batch_size: int, epochs: int, **how: Any
+) -> tuple[unlearn.UnlearningModule, Callable[[], None]]:
+    """Return one of :data:`METHODS` and an epoch of a bare loop that does its arithmetic: of SCRUB on the retain set.
+
+    Args:
+        name: The method.
+        net: The source; the loop trains a copy.
+        data: Split data that is held as one :class:`TensorData`.
+        batch_size: Samples of either stream a step.
+        epochs: Those of the fit, over which three of them anneal the rate.
+        **how: ``optimizer`` of both, and ``device`` and ``dtype`` of the loop.
+    """
+    method, other, teacher = getattr(unlearn, name), copy.deepcopy(net), copy.deepcopy(net)
+    own: dict[str, Any] = {"optimizer": how.get("optimizer")}
+    if name == "ReferenceKL":
+        ours = method(net, 0.01, teacher, **own)
+        return ours, reference_kl_epoch(other, teacher, data, 0.01, batch_size, **how)
+    if name == "SCRUB":
+        own["msteps"] = 1
+        where = {key: value for key, value in how.items() if key != "optimizer"}
+        known = answers(teacher, data, "retain", **where)
+    if name == "NegGradPlus":
+        own["ascent_share"] = 1.0
+
+    def loss(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
+        ce = F.cross_entropy(logits[0], targets[0])
+        if name == "SCRUB":
+            return ce + 0.1 * divergence(logits[0], known[chosen])
+        if name == "NegGradPlus":
+            return 0.77 * ce + 0.23 * bounded_ascent(F.cross_entropy(logits[1], targets[1]), 6.0)
+        return ce
+
+    streams = ("retain", "forget") if name == "NegGradPlus" else ("retain",)
+    return method(net, **own), bare_epoch(other, data, streams, loss, batch_size, epochs=epochs, **how)

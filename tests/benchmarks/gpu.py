@@ -34,7 +34,7 @@ import lightning as L
 import numpy as np
 import torch
 import torch.nn.functional as F
-from benchmarks.bare import answers, bare_epoch, divergence, reference_kl_epoch
+from benchmarks.bare import METHODS, beside
 from benchmarks.material import mnist_like
 from benchmarks.measuring import AlternatingEpochs
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -51,7 +51,6 @@ from lightning_unlearn.data import PatchTrigger, Poison, TensorData
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 from lightning_unlearn.ensembles import Member, Recipe, Runtime, predict, train_ensemble
-from lightning_unlearn.functional import bounded_ascent
 from lightning_unlearn.functional.membership import auc
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.models import LeNet5, ResNet18
@@ -657,35 +656,11 @@ def step_overhead(bench: Bench, rows: list[Any]) -> None:
     where: dict[str, Any] = {"device": device, "dtype": torch.bfloat16 if bench.cuda else None}
     adam = partial(torch.optim.Adam, lr=1e-3, fused=bench.cuda)
 
-    def fine_tune(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        return F.cross_entropy(logits[0], targets[0])
-
-    def neg_grad(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
-        ascent = bounded_ascent(F.cross_entropy(logits[1], targets[1]), 6.0)
-        return 0.77 * F.cross_entropy(logits[0], targets[0]) + 0.23 * ascent
-
-    def pair(name: str, net: nn.Module) -> tuple[unlearn.UnlearningModule, Callable[[], None]]:
-        other, teacher = copy.deepcopy(net), copy.deepcopy(net)
-        loop = partial(bare_epoch, other, data, batch_size=128, optimizer=adam, **where)
-        if name == "ReferenceKL":
-            method = unlearn.ReferenceKL(net, 0.01, copy.deepcopy(net), optimizer=adam)
-            return method, reference_kl_epoch(other, teacher, data, 0.01, 128, optimizer=adam, **where)
-        if name == "FineTune":
-            return unlearn.FineTune(net, optimizer=adam), loop(("retain",), fine_tune)
-        if name == "NegGradPlus":
-            method = unlearn.NegGradPlus(net, ascent_share=1.0, optimizer=adam)
-            return method, loop(("retain", "forget"), neg_grad)
-        known = answers(teacher, data, "retain", **where)
-
-        def scrub(logits: Sequence[Tensor], targets: Sequence[Tensor], chosen: Tensor) -> Tensor:
-            return F.cross_entropy(logits[0], targets[0]) + 0.1 * divergence(logits[0], known[chosen])
-
-        return unlearn.SCRUB(net, msteps=1, optimizer=adam), loop(("retain",), scrub)
-
     def timed(name: str, build: Callable[[], nn.Module]) -> tuple[float, str]:
-        method, bare = pair(name, build())
+        epochs = 4 if bench.quick else 8
+        method, bare = beside(name, build(), data, 128, epochs, optimizer=adam, **where)
         alternating = AlternatingEpochs({"bare": bare}, clock=bench.clock, warmup=2)
-        bench.trainer(max_epochs=4 if bench.quick else 8, callbacks=[alternating]).fit(method, data)
+        bench.trainer(max_epochs=epochs, callbacks=[alternating]).fit(method, data)
         turns = alternating.turns
         steps = -(-scale.step_forgotten // 128)
         each = [1e3 * turns.median(arm) / steps for arm in ("fit", "bare")]
@@ -696,7 +671,7 @@ def step_overhead(bench: Bench, rows: list[Any]) -> None:
     def resnet() -> nn.Module:
         return ResNet18(width=scale.width).to(memory_format=torch.channels_last)
 
-    for name in ("ReferenceKL", "FineTune", "NegGradPlus", "SCRUB"):
+    for name in METHODS:
         bench.guarded(f"{name} on ResNet-18, Trainer.fit ÷ bare loop", partial(timed, name, resnet), rows)
 
 

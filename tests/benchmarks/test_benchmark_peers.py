@@ -1,10 +1,12 @@
-"""Point 8: plain fine-tuning on the retain set, against the loops that peers have for it.
+"""Point 8: what peers do, by their own loops: accuracy and AUC by one evaluator, and the ratio of CPU time.
 
-PyPI's torchunlearn 0.1.0 has no fine-tuning of its own; taken is its Trainer, with the cross-entropy as its cost and
-the loader of its README: torchvision's transforms on single PIL images.
+Taken is what is installed, and the rest is skipped by name: torchunlearn's repository (PyPI's 0.1.0 has no method), and
+``pip install --no-deps supreme-unlearning``, which asks for torch 2.1. Each is called as its documentation says, in its
+own settings, for as many passes over the retain set.
 """
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,24 +17,32 @@ import torch.nn.functional as F
 from benchmarks.material import mnist_like, seeded_lenet
 from benchmarks.measuring import Table, Turns
 from PIL import Image
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.methods import CFk
+from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.functional.membership import auc
+from lightning_unlearn.methods import SCRUB, FineTune, Retrain, UnlearningModule
 
-SAMPLES, FORGOTTEN, BATCH = 6_600, 600, 128
+TRAIN, FORGOTTEN, BATCH, PASSES, SOURCE_EPOCHS = 1_200, 120, 64, 5, 15
+REPOSITORY = "https://github.com/Harry24k/machine-unlearning-pytorch"
 
-sgd = partial(torch.optim.SGD, lr=0.01, momentum=0.9, weight_decay=5e-4)
+sgd = partial(torch.optim.SGD, lr=0.02, momentum=0.9, weight_decay=5e-4)
+
+Loaders = Mapping[str, DataLoader[Any]]
+Peer = Callable[[nn.Module, Loaders], Callable[[], nn.Module]]
+"""Given a source and its loaders, what unlearns a copy of it."""
 
 
 class PILDigits(Dataset[Any]):
-    """The retained digits as torchvision's MNIST serves them."""
+    """Digits as torchvision's MNIST serves them; with their places in between, as supreme-unlearning has them."""
 
-    def __init__(self, data: UnlearningDataModule) -> None:
-        chosen = torch.as_tensor(data.split.retain)
-        self.images = data.inner.inputs[chosen, 0].numpy()  # type: ignore[union-attr]
-        self.targets = data.inner.targets[chosen].tolist()  # type: ignore[union-attr]
+    def __init__(self, data: TensorData, positions: Any, *, places: bool) -> None:
+        chosen = torch.as_tensor(positions)
+        self.images = data.inputs[chosen, 0].numpy()
+        self.targets = data.targets[chosen].tolist()
+        self.places = places
         self.transform = transforms.Compose(
             [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
         )
@@ -40,64 +50,142 @@ class PILDigits(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
-        return self.transform(Image.fromarray(self.images[index])), self.targets[index]
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        image, target = self.transform(Image.fromarray(self.images[index])), self.targets[index]
+        return (image, index, target) if self.places else (image, target)
 
 
-def bare(loader: DataLoader[Any]) -> Callable[[], None]:
-    model = seeded_lenet()
-    optimizer = sgd(model.parameters())
+def bare_fine_tune(source: nn.Module, loaders: Loaders) -> Callable[[], nn.Module]:
+    def run() -> nn.Module:
+        model = copy.deepcopy(source).train()
+        optimizer = sgd(model.parameters())
+        for _ in range(PASSES):
+            for inputs, targets in loaders["Retain"]:
+                optimizer.zero_grad()
+                F.cross_entropy(model(inputs), targets).backward()
+                optimizer.step()
+        return model
 
-    def epoch() -> None:
-        for inputs, targets in loader:
-            optimizer.zero_grad()
-            F.cross_entropy(model(inputs), targets).backward()
-            optimizer.step()
-
-    return epoch
-
-
-def peer(loader: DataLoader[Any]) -> Callable[[], None]:
-    torchunlearn = pytest.importorskip("torchunlearn", exc_type=ImportError)
-    from torchunlearn.unlearn.trainer import Trainer
-
-    class FineTune(Trainer):  # type: ignore[misc]
-        def calculate_cost(self, batch: Any) -> torch.Tensor:
-            inputs, targets = batch
-            cost = F.cross_entropy(self.rmodel(inputs), targets)
-            self.add_record_item("CALoss", cost.item())
-            return cost
-
-        def record_during_eval(self) -> None:
-            """Measure nothing between epochs, as the others do."""
-
-    trainer = FineTune(torchunlearn.RobModel(seeded_lenet(), n_classes=10))
-    trainer.setup(optimizer="SGD(lr=0.01, momentum=0.9, weight_decay=5e-4)")
-    return lambda: trainer.fit(loader, n_epochs=1, save_type=None)
+    return run
 
 
-def ours(data: UnlearningDataModule) -> Callable[[], None]:
-    source = seeded_lenet()
+def torchunlearn(method: str, streams: tuple[str, ...]) -> Peer:
+    def peer(source: nn.Module, loaders: Loaders) -> Callable[[], nn.Module]:
+        library = pytest.importorskip("torchunlearn", exc_type=ImportError)
+        if not hasattr(library, method):
+            pytest.skip(f"the installed torchunlearn has no {method}; {REPOSITORY} has")
+        from torchunlearn.utils.data import MergedLoaders
+
+        def run() -> nn.Module:
+            model = copy.deepcopy(source)
+            trainer = getattr(library, method)(library.RobModel(model, n_classes=10))
+            trainer.setup(optimizer="SGD(lr=0.02, momentum=0.9, weight_decay=5e-4)", n_epochs=PASSES)
+            trainer.fit(MergedLoaders({name: loaders[name] for name in streams}), n_epochs=PASSES)
+            return model
+
+        return run
+
+    return peer
+
+
+def supreme(method: str, **settings: Any) -> Peer:
+    def peer(source: nn.Module, loaders: Loaders) -> Callable[[], nn.Module]:
+        name = f"supreme.methods.unlearning_methods.{method}"
+        module = pytest.importorskip(name, exc_type=ImportError)
+        fabric = L.Fabric(accelerator="cpu", devices=1)
+
+        def run() -> nn.Module:
+            return getattr(module, method)(  # type: ignore[no-any-return]
+                fabric=fabric,
+                num_gpus=0,
+                wandb_logging_flag=False,
+                model=copy.deepcopy(source),
+                retain_train_dataloader=loaders["Retain"],
+                retain_test_dataloader=loaders[
+                    "Few"
+                ],  # it validates after each pass: here as little as can be
+                forget_train_dataloader=loaders["Forget"],
+                **settings,
+            )
+
+        return run
+
+    return peer
+
+
+PEERS: dict[str, tuple[str, Peer, bool]] = {
+    "FineTune, a bare loop": ("FineTune", bare_fine_tune, False),
+    "FineTune, torchunlearn": ("FineTune", torchunlearn("Finetune", ("Retain",)), False),
+    "FineTune, supreme-unlearning": ("FineTune", supreme("finetune"), True),
+    "SCRUB, torchunlearn": ("SCRUB", torchunlearn("SCRUB", ("Retain", "Forget")), False),
+    "SCRUB, supreme-unlearning": ("SCRUB", supreme("scrub", sgda_epochs=PASSES), True),
+}
+
+
+def ours(method: Callable[[], UnlearningModule], data: UnlearningDataModule, epochs: int) -> nn.Module:
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-
-    def epoch() -> None:
-        every = len(list(source.parameters()))  # the last k tensors of k are all: plain fine-tuning
-        trainer = L.Trainer(accelerator="cpu", max_epochs=1, limit_val_batches=0, **dict.fromkeys(off, False))
-        trainer.fit(CFk(source, k=every, optimizer=sgd), data)
-
-    return epoch
+    made = method()
+    L.Trainer(accelerator="cpu", max_epochs=epochs, limit_val_batches=0, **dict.fromkeys(off, False)).fit(
+        made, data
+    )
+    return made.model
 
 
-@pytest.mark.parametrize(("name", "loop"), [("a bare loop", bare), ("torchunlearn's Trainer", peer)])
-def test_fine_tuning(name: str, loop: Any, interleave: Callable[..., Turns], table: Table) -> None:
-    data = UnlearningDataModule(mnist_like(SAMPLES), list(range(FORGOTTEN)), batch_size=BATCH)
+@torch.no_grad()
+def judged(model: nn.Module, data: UnlearningDataModule, test: TensorData) -> str:
+    """Return the accuracies on D_f, D_r and the test set, and how well the loss tells D_f from the test set."""
+    train, model = data.inner, model.eval()
+    assert isinstance(train, TensorData)
+    sets = [train.batch(torch.as_tensor(places)) for places in (data.split.forget, data.split.retain)]
+    sets.append(test.batch(torch.arange(len(test))))
+    answers: list[Tensor] = [model(inputs) for inputs, _ in sets]
+    right = [
+        float((logits.argmax(1) == targets).float().mean())
+        for logits, (_, targets) in zip(answers, sets, strict=True)
+    ]
+    losses = [
+        F.cross_entropy(logits, targets, reduction="none")
+        for logits, (_, targets) in zip(answers, sets, strict=True)
+    ]
+    return " ".join(f"{100 * value:.1f}" for value in right) + f" {auc(-losses[0], -losses[2]):.3f}"
+
+
+@pytest.mark.parametrize("name", PEERS)
+def test_the_same_job(name: str, interleave: Callable[..., Turns], table: Table) -> None:
+    method, peer, places = PEERS[name]
+    digits = mnist_like(1_797)
+    train, test = digits.subset(torch.arange(TRAIN)), digits.subset(torch.arange(TRAIN, 1_797))
+    data = UnlearningDataModule(train, list(range(FORGOTTEN)), batch_size=BATCH)
     data.setup("fit")
-    other = loop(DataLoader(PILDigits(data), BATCH, shuffle=True))
-    turns = interleave({"ours": ours(data), "theirs": other})
+    none = UnlearningDataModule(train, [TRAIN - 1], batch_size=BATCH)
+    L.seed_everything(0, verbose=False)
+    source = ours(lambda: Retrain(seeded_lenet(), optimizer=sgd), none, SOURCE_EPOCHS)
+    retrained = ours(lambda: Retrain(source, optimizer=sgd), data, SOURCE_EPOCHS)
+    sets = {"Retain": data.split.retain, "Forget": data.split.forget, "Few": data.split.forget[:BATCH]}
+    loaders = {
+        key: DataLoader(PILDigits(train, positions, places=places), BATCH, shuffle=True)
+        for key, positions in sets.items()
+    }
+    models: dict[str, nn.Module] = {}
+    run = peer(source, loaders)
+    made, epochs = (
+        (partial(FineTune, source, optimizer=sgd), PASSES)
+        if method == "FineTune"
+        else (partial(SCRUB, source), PASSES + 2)
+    )  # two of them over D_f
+    turns = interleave(
+        {
+            "theirs": lambda: models.update(theirs=run()),
+            "ours": lambda: models.update(ours=ours(made, data, epochs)),
+        }
+    )
+    models |= {"source": source, "retrained": retrained}
+    found = "; ".join(f"{each} {judged(model, data, test)}" for each, model in sorted(models.items()))
     assert table.at_least(
         8,
-        f"fine-tuning LeNet-5 on {SAMPLES - FORGOTTEN:,} samples, {name} over PIL images ÷ fit, CPU time",
+        f"{name} over PIL images ÷ ours, CPU time",
         turns.ratio("theirs", "ours"),
         1,
-        f"{turns.median('theirs'):.3g} / {turns.median('ours'):.3g} s an epoch; {turns.spread('theirs', 'ours')}",
+        f"{turns.median('theirs'):.3g} / {turns.median('ours'):.3g} s; {turns.spread('theirs', 'ours')}; accuracy on "
+        f"D_f, D_r, test, and AUC: {found}",
     )

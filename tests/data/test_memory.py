@@ -116,5 +116,6 @@ def test_of_a_folder_of_images_setup_opens_a_few(rule: Any, tmp_path: Path) -> N
     assert 0 < float(project.opened) <= 200  # and as many of any number
     loader = data.loader("retain", train=True)
     assert isinstance(loader, DatasetLoader)
-    kept = loader.num_workers, loader.prefetch_factor, loader.multiprocessing_context.get_start_method()
-    assert kept == (2, 5, "fork")
+    kept = loader.workers
+    assert (kept["num_workers"], kept["prefetch_factor"]) == (2, 5)
+    assert kept["multiprocessing_context"].get_start_method() == "fork"

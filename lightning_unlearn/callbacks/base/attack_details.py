@@ -10,8 +10,6 @@ from torch import Tensor
 from lightning_unlearn.functional import guessed_tpr, roc_curve
 from lightning_unlearn.functional.membership import LOW_FPRS
 
-__all__ = ["attack_details"]
-
 _ROC_POINTS = 200  # as many as a figure can show
 
 

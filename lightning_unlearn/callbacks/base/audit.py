@@ -16,9 +16,6 @@ from lightning_unlearn.ensembles import Outputs, Runtime, ask
 from lightning_unlearn.methods.base.trial import require_logits, try_model, warn_of_guessing
 from lightning_unlearn.models.surgery import clone, evaluating
 
-__all__ = ["STREAMS", "Audit", "AuditCache", "forget_answers", "try_answers"]
-
-
 STREAMS = ("forget", "retain", "test", "nonmember")
 
 

@@ -36,8 +36,6 @@ from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
 from lightning_unlearn.models.surgery import evaluating, uncompiled
 
-__all__ = ["Evaluator"]
-
 T = TypeVar("T")
 
 
@@ -45,7 +43,7 @@ class Evaluator(L.Callback):
     """Base of the evaluators: measures once when ``fit`` ends, and at the end of ``Trainer.test``.
 
     The scores go to ``trainer.callback_metrics``, to every logger and, where there is a folder for them, to
-    ``<name>.json``; beside each stands the same score of the source model and of the retrained model when those
+    ``<name>.json``; beside each is the same score of the source model and of the retrained model when those
     are known, as ``source/...`` and ``retrain/...``. Weights, random state, training modes, gradients and device
     of the run are afterwards as they were before.
 

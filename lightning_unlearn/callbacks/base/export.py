@@ -11,8 +11,6 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning_unlearn.core.remembering import Remembering, remove, why, without_names
 from lightning_unlearn.methods import UnlearningModule
 
-__all__ = ["Export"]
-
 
 class Export(L.Callback):
     """Exports the model of an unlearning method when ``fit`` ends; with ``clean`` only the export is left.

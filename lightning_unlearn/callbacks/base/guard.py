@@ -9,8 +9,6 @@ from torch import Tensor
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
 
-__all__ = ["CollapseGuard"]
-
 
 class CollapseGuard(L.Callback):
     """Ends a fit when the model collapses, and gives it back the weights of the last look at which it had not.

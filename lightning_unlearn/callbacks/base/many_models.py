@@ -35,8 +35,6 @@ from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.metrics.declared import MATCH, DeclaredMetric, near_score
 
-__all__ = ["ManyModels", "confidence_metrics"]
-
 
 def confidence_metrics(
     prefix: str, short: str, *, digits: int = 3, unseen: bool = True, **matched: Any
@@ -103,13 +101,13 @@ class ManyModels(Evaluator):
 
     What is fitted under the Trainer, a method of this package or of anybody's, is untouched copied before its first
     step and carried out K times more when fit ends, each from a seed of its own, on one device each and, with
-    several processes, shared out over them. Beside these stand K retrained models, and K more, whose score is the
+    several processes, shared out over them. Beside these there are K retrained models, and K more, whose score is the
     null: what a perfect unlearner gets. Plain retraining is done as one computation
     (:func:`~lightning_unlearn.ensembles.train_ensemble`), and so are methods whose class says ``side_by_side``.
 
-    How sure a model is of itself is no memory, and moves every such score. So beside the score on the forget set stands
-    the same on samples that no model was trained on (the non-members, or else the test set) with their difference, and
-    the score once more with each model's confidence matched on those samples
+    How sure a model is of itself is no memory, and moves every such score. So beside the score on the forget set there
+    is the same on samples that no model was trained on (the non-members, or else the test set) with their difference,
+    and the score once more with each model's confidence matched on those samples
     (:func:`~lightning_unlearn.functional.match_confidence`).
 
     A comparison passes its own ways of unlearning and retraining, and shares all models between evaluators and

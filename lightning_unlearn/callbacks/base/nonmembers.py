@@ -7,8 +7,6 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional.membership import LOW_FPRS, guessed_tpr
 from lightning_unlearn.metrics.declared import DeclaredMetric
 
-__all__ = ["AgainstNonmembers"]
-
 
 class AgainstNonmembers(Evaluator):
     """Base of the evaluators that need non-members, and whose scores guessing reaches with as many as there are."""

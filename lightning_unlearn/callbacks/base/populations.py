@@ -38,8 +38,6 @@ from lightning_unlearn.methods.base.again import (
     without,
 )
 
-__all__ = ["Kinds", "Population", "Populations", "Sources"]
-
 Sources = Literal["one", "many"]
 
 _SHORT = 32  # characters of a hash that name a folder

@@ -17,8 +17,6 @@ from lightning_unlearn.methods.base.again import moved_as_served
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone
 
-__all__ = ["shadow_models"]
-
 
 def shadow_models(
     architecture: nn.Module,

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 Scores = Callable[[nn.Module, UnlearningDataModule, Runtime, Adapter], dict[str, float]]
 
-__all__ = ["Curve", "WatchRecorder", "Watcher", "read_watched", "was_watched"]
-
 
 class Watcher(L.Callback):
     """Looks at a model before training and after every so many epochs of it.
@@ -119,7 +117,7 @@ class Curve(Watcher):
         evaluator: The evaluator.
         every_n_epochs: How many epochs lie between two measurements.
         scores: Scores of a model by their short names, of split data under a runtime, taken apart by an adapter.
-        prefix: What stands before a short name in the name of the metric.
+        prefix: What comes before a short name in the name of the metric.
         record: Whether the results' file holds the curve, and ``trainer.callback_metrics`` its last point.
     """
 

@@ -23,8 +23,6 @@ from lightning_unlearn.data.builtin.base import (
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import AsFloat, Normalize, RandomCropFlip
 
-__all__ = ["Arrays", "read_npz"]
-
 _TEST_FRACTION = 0.2
 
 

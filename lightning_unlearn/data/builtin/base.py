@@ -19,18 +19,6 @@ from lightning_unlearn.data.selection import stratified_draw
 from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.data.tensors import TensorData
 
-__all__ = [
-    "Data",
-    "FilesDataModule",
-    "LabelledData",
-    "TensorDataModule",
-    "balanced_prefix",
-    "channels_first",
-    "hold_out",
-    "missing_data",
-    "to_targets",
-]
-
 # What is held out does not follow the run's seed: a position in the training set must always mean the same
 # sample, or a list of positions to forget would name other people in the next run.
 _HOLD_OUT_SEED = 0
@@ -102,7 +90,7 @@ class TensorDataModule(L.LightningDataModule, ABC):
         """Read the training set and the test set; called once.
 
         Raises:
-            FileNotFoundError: If a file is missing; the message says which one and where to get it.
+            FileNotFoundError: If a file is missing; the message names it, and where to get it.
         """
 
     @property

@@ -14,8 +14,6 @@ from lightning_unlearn.data.builtin.folder import LazyImages, decode_images
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize
 
-__all__ = ["CelebA"]
-
 _HOME = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 _FOLDER = "celeba"
 _ATTRIBUTES = "list_attr_celeba.txt"
@@ -31,7 +29,7 @@ class CelebA(FilesDataModule):
 
     The training and test sets are those of the published partition; nobody is in both. Per-sample attributes:
     ``"identity"`` (number of the person), ``"file"`` (file name), each of the 40 published attributes as 0 or
-    1, and ``"age"``, which stands in for an age that CelebA does not have: 0 for faces labelled young and 1
+    1, and ``"age"``, which takes the place of an age that CelebA does not have: 0 for faces labelled young and 1
     for the others. Non-i.i.d. forgetting of 2% of the identities, mostly young ones, is
     ``Groups("identity", 0.02, skew_by="age", skew=1.0)``.
 

@@ -8,8 +8,6 @@ from lightning_unlearn.data.builtin.base import TensorDataModule, hold_out, to_t
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize
 
-__all__ = ["Digits"]
-
 _LARGEST_PIXEL = 16  # pixels are counts of set bits in 4x4 cells
 _MEAN, _STD = (0.305,), (0.376,)  # of all pixels, once scaled to [0, 1]
 _TEST_FRACTION = 0.2

@@ -20,8 +20,6 @@ from lightning_unlearn.data.builtin.base import FilesDataModule, missing_data, t
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 
-__all__ = ["ImageFolder", "LazyImages", "decode_image", "decode_images"]
-
 _MAX_THREADS = 8
 
 

@@ -18,8 +18,6 @@ from lightning_unlearn.data.builtin.base import TensorDataModule, hold_out, miss
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import AsFloat
 
-__all__ = ["BinaryTable", "Location", "Purchase", "kmeans_classes", "read_binary_table"]
-
 _HOME = "https://github.com/privacytrustlab/datasets"
 _SUFFIXES = ("", ".csv", ".gz", ".csv.gz", ".tgz", ".tar.gz")
 _KMEANS_SEED = 0  # classes must not depend on the run's seed, or every run would have a task of its own

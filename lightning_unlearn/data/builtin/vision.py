@@ -12,8 +12,6 @@ from lightning_unlearn.data.builtin.base import FilesDataModule, channels_first,
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 
-__all__ = ["CIFAR10", "CIFAR100", "MNIST", "SVHN", "FashionMNIST", "TorchvisionData"]
-
 
 class TorchvisionData(FilesDataModule):
     """What the data sets that torchvision reads have in common.

@@ -29,19 +29,6 @@ from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.models import Annealed, Classifier, clone
 from lightning_unlearn.models.statistics import running_layers
 
-__all__ = [
-    "Planned",
-    "Procedure",
-    "TrainAnew",
-    "ensemble_plan",
-    "fit_alone",
-    "fit_side_by_side",
-    "moved_as_served",
-    "repeated",
-    "trainer_arguments",
-    "without",
-]
-
 # where the Trainer of one repetition computes and what it shows is not the user's to say
 _REPLACED = (
     "accelerator",

@@ -10,8 +10,6 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.base.source import Source
 
-__all__ = ["ASCENT_SEARCH", "AscendingModule"]
-
 ASCENT_SEARCH: SearchSpace = {"ascent": Search(0.0, 0.6), "ascent_share": Search(0.3, 0.9)}
 """What a search tries of the ascent, for methods of which it is a part; a baseline stays what it is."""
 
@@ -58,7 +56,6 @@ class AscendingModule(UnlearningModule):
         ascent_share: float = 0.6,
         **method: Any,
     ) -> None:
-        self.check(ascent=ascent, clamp=clamp, ascent_share=ascent_share)
         super().__init__(source, **method)
         others = tuple(stream for stream in self.streams if stream != "forget")
         self.streams = ("forget", *others) if ascent else others
@@ -72,15 +69,14 @@ class AscendingModule(UnlearningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Descend on D_r and ascend on D_f, or descend alone."""
-        terms = self.penalty()
-        loss = sum(terms.values())
+        terms, penalties = {}, self.penalty()
         if self.ascent and self.trainer.global_step < max(1, round(self.ascent_share * self.total_steps)):
             asked, answered = self.stream_logits(batch["forget"], batch["retain"])
             ce = self.retain_loss(batch["retain"], batch_idx, answered)
             terms["forget_ce"] = self.retain_loss(batch["forget"], batch_idx, asked)  # the same loss, on D_f
-            loss += self.retain_weight * ce + self.ascent * bounded_ascent(terms["forget_ce"], self.clamp)
+            loss = self.retain_weight * ce + self.ascent * bounded_ascent(terms["forget_ce"], self.clamp)
         else:
-            ce = self.retain_loss(batch["retain"], batch_idx)
-            loss = loss + ce
-        self.log_terms(loss=loss, ce=ce, **terms)
+            loss = ce = self.retain_loss(batch["retain"], batch_idx)
+        loss = sum(penalties.values(), loss)
+        self.log_terms(loss=loss, ce=ce, **penalties, **terms)
         return loss

@@ -19,8 +19,6 @@ from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.statistics import running_layers
 
-__all__ = ["ASSUMED", "CERTIFIED", "NoisyBound"]
-
 ASSUMED = (
     "that the source was trained by full-batch gradient descent at the same rate on the mean loss of all samples, from "
     "weights that no forgotten one decided; that the mean loss on D_r is {smoothness:g}-smooth; that no sample's "

@@ -18,8 +18,6 @@ from lightning_unlearn.models.freezing import frozen_tensors, trainable
 from lightning_unlearn.models.statistics import other_buffers
 from lightning_unlearn.models.surgery import listed
 
-__all__ = ["KEPT", "checkpoints_in", "content_of", "earlier_state", "kept_of", "likeness", "steps_of"]
-
 KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[Path, float]] = weakref.WeakKeyDictionary()
 """Where the checkpoints are of a source that a comparison holds as a module, and after how many steps it was saved."""
 

@@ -6,8 +6,6 @@ from contextlib import contextmanager
 
 from lightning_unlearn.ensembles import Runtime
 
-__all__ = ["Clock"]
-
 
 class Clock:
     """Seconds of a fit, read when the device has finished; it stops while somebody looks at the model.

@@ -13,8 +13,6 @@ from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.data import Adapter, Indexed
 from lightning_unlearn.models.sharding import whole
 
-__all__ = ["GAP", "Curves", "batch_accuracies"]
-
 GAP = "gap/forget"
 """How far the accuracies on forget set and non-members lie apart, logged where the two can be compared."""
 

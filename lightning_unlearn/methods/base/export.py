@@ -15,8 +15,6 @@ from lightning_unlearn.models.freezing import frozen_tensors, resembles, trainab
 from lightning_unlearn.models.hparams import plain_values, unkept_arguments
 from lightning_unlearn.models.surgery import class_state, listed
 
-__all__ = ["export_unlearned", "require_finite", "write_export"]
-
 
 def export_unlearned(
     model: nn.Module, path: str | Path, source: nn.Module | None, *, copies_only: bool, weights_only: bool

@@ -10,16 +10,6 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.methods.base.curves import GAP
 
-__all__ = [
-    "OF_ITS_OWN",
-    "refuse_idle_averaging",
-    "refuse_impossible",
-    "refuse_no_gap",
-    "refuse_without_a_class",
-    "require_data_parallel",
-    "warn_without_a_class",
-]
-
 
 def refuse_impossible(method: L.LightningModule, trainer: L.Trainer) -> None:
     """Refuse a Trainer whose options the method cannot follow.

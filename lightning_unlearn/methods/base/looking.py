@@ -3,8 +3,6 @@
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-__all__ = ["Looking"]
-
 _HOOKS = ("on_validation_start", "on_validation_epoch_end", "on_validation_end")
 
 

@@ -10,8 +10,6 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.sharding import local_part, local_part_of
 
-__all__ = ["MaskedModule"]
-
 
 class MaskedModule(UnlearningModule):
     """Base of methods in which not every weight moves by the whole of an optimizer's step.

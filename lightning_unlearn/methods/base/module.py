@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
@@ -18,19 +18,21 @@ from lightning_utilities.core.rank_zero import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from lightning_unlearn.core.checks import Declared, check_arguments, one_of
+from lightning_unlearn.core.checks import Choice, Declared, check_arguments
 from lightning_unlearn.core.compat import batches_stepped, end_epoch, trainer_of
 from lightning_unlearn.core.files import model_hash, positions_hash
 from lightning_unlearn.core.ledger import require_forgotten_before
 from lightning_unlearn.core.peak_memory import peak_memory
 from lightning_unlearn.data import Adapter, Indexed, Phase, Split, UnlearningDataModule
 from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
-from lightning_unlearn.data.loading import BatchLoader
+from lightning_unlearn.data.loading import BatchLoader, OrderSampler
+from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
 from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
 from lightning_unlearn.functional import Task
+from lightning_unlearn.functional.gradients import Statistic
 from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
@@ -57,11 +59,10 @@ from lightning_unlearn.methods.base.trial import (
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import Annealed, clone, save_primitive_hyperparameters
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
+from lightning_unlearn.models.hparams import constructor_frames
 from lightning_unlearn.models.schedules import scheduled
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import class_state, listed
-
-__all__ = ["Step", "UnlearningModule"]
 
 Step = Literal["loss", "source"]
 
@@ -74,8 +75,8 @@ class UnlearningModule(SpreadableModule):
     and may override :meth:`prepare`, which runs once inside ``fit``, before the first step, on the trainer's
     device; a resumed run does not prepare again.
 
-    A method with arguments of its own takes these and ``**method``, which it passes on. Its class declares in
-    ``declared`` what they may be, and ``self.check(alpha=alpha)`` refuses anything else.
+    A method with arguments of its own takes these and ``**method``, which it passes on. What its class declares in
+    ``declared`` they must be, and anything else is refused here.
 
     Args:
         source: The trained model: a module, a :class:`~lightning_unlearn.methods.base.source.SourceCheckpoint`, or
@@ -113,7 +114,7 @@ class UnlearningModule(SpreadableModule):
         "lr": Search(3e-4, 2e-2, log=True),
         "max_epochs": Search(1, 8, whole=True),
     }
-    declared: ClassVar[Declared] = {}  # what the method's own arguments may be
+    declared: ClassVar[Declared] = {"step": Choice(("loss", "source"))}  # what arguments may be
     follows_source_recipe: ClassVar[bool] = False
     default_optimizer: ClassVar[Any] = torch.optim.Adam  # where none is given,
     default_lr: ClassVar[float] = 1e-3  # with this rate
@@ -123,6 +124,9 @@ class UnlearningModule(SpreadableModule):
     classes_only: ClassVar[bool] = False  # whether it can forget whole classes and nothing else
     # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
     side_by_side: bool = False
+    saved: ClassVar[
+        tuple[str, ...]
+    ] = ()  # what prepare() sets and a checkpoint must hold, tensors and plain values
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -138,7 +142,8 @@ class UnlearningModule(SpreadableModule):
         frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__()
-        one_of("step", step, "loss", "source")
+        for frame in constructor_frames(self):
+            check_arguments(self.declared, frame.f_locals)
         save_primitive_hyperparameters(self)
         loaded = mark_frozen(load_source(source), frozen)
         self._source = [loaded]  # in a list, so that it is not registered as a submodule
@@ -150,7 +155,7 @@ class UnlearningModule(SpreadableModule):
         self.loss: Loss = loss or self.task.batch_loss
         self.step = step
         self.share = 1.0
-        self._own: dict[str, int] = {}  # samples of the running step that are this process's, by stream
+        self._batch_idx = 0  # of the running step
         self._given_loss = loss is not None
         self._plain_answers = False
         self._outputs_checked = False
@@ -179,15 +184,6 @@ class UnlearningModule(SpreadableModule):
         cls.declared = {
             k: v for base in reversed(cls.__mro__) for k, v in vars(base).get("declared", {}).items()
         }
-
-    def check(self, **arguments: object) -> None:
-        """Refuse arguments outside what the class declares for them, by their names.
-
-        Raises:
-            TypeError: If one is of the wrong kind.
-            ValueError: If one lies outside its range.
-        """
-        check_arguments(self.declared, arguments)
 
     # ------------------------------------------------------------------ what a method may override
 
@@ -248,11 +244,12 @@ class UnlearningModule(SpreadableModule):
         return None
 
     def preparation_state(self) -> dict[str, Any]:
-        """Return what :meth:`prepare` made and a resumed run needs, as tensors and plain values."""
-        return {}
+        """Return what :meth:`prepare` made and a resumed run needs: the attributes in ``saved``."""
+        return {name: getattr(self, name) for name in self.saved}
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`preparation_state` returned."""
+        vars(self).update({name: state[name] for name in self.saved})
 
     # ------------------------------------------------------------------ what a method may ask
 
@@ -362,12 +359,11 @@ class UnlearningModule(SpreadableModule):
         """
         parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
         inputs, sizes = [part[0] for part in parts], [len(part[1]) for part in parts]
-        layers = [layer for layer in running_layers(self.model).values() if layer.training]
-        if len(inputs) > 1 and layers:
+        running = running_layers(self.model).values() if len(inputs) > 1 else ()
+        if layers := [layer for layer in running if layer.training]:
             logits = normalised_alike(self.model, self.adapter, inputs, layers, single=sizes[-1] == 1)
-        elif alike(inputs):
-            joint = self._answers(torch.cat(inputs) if len(inputs) > 1 else inputs[0], sum(sizes))
-            logits = list(torch.split(joint, sizes))
+        elif len(inputs) > 1 and alike(inputs):
+            logits = list(torch.split(self._answers(torch.cat(inputs), sum(sizes)), sizes))
         else:
             logits = [self._answers(x, size) for x, size in zip(inputs, sizes, strict=True)]
         if not self._outputs_checked:
@@ -410,8 +406,25 @@ class UnlearningModule(SpreadableModule):
         Args:
             stream: Name of the stream.
         """
-        epoch = self._own.get(self.phase(self.current_epoch).epoch_stream)
-        return self._own[stream] / epoch if epoch else 1.0
+        own, epoch = (
+            self.own_samples(name) for name in (stream, self.phase(self.current_epoch).epoch_stream)
+        )
+        return own / epoch if own is not None and epoch else 1.0
+
+    def own_samples(self, stream: str) -> int | None:
+        """Return how many samples of a stream this step has that are this process's; ``None`` where nobody knows.
+
+        Args:
+            stream: Name of the stream.
+        """
+        sampler = self._samplers.get(stream)
+        return None if sampler is None else sampler.own(self._batch_idx)
+
+    @property
+    def _samplers(self) -> dict[str, OrderSampler]:
+        loaders = getattr(trainer_of(self), "train_dataloader", None)
+        named = loaders.items() if isinstance(loaders, Mapping) else ()
+        return {name: loader.sampler for name, loader in named if isinstance(loader, BatchLoader)}
 
     def log_terms(self, **terms: Tensor) -> None:
         """Log the terms of the loss, at the trainer's logging interval and at an epoch's last step."""
@@ -422,6 +435,16 @@ class UnlearningModule(SpreadableModule):
         loader = self.data.loader("forget", indexed=True)
         with self.looked_at():
             return predict(self.model, loader, Runtime(self.trainer), self.adapter)
+
+    def gradients(
+        self, statistic: Statistic, stream: str, data: UnlearningDataModule, runtime: Runtime, **asked: Any
+    ) -> dict[str, Tensor]:
+        """Return a statistic of the gradients of single samples, of the method's own loss unless another is asked for.
+
+        See :func:`~lightning_unlearn.engine.gradients.gradient_statistics`, whose other arguments may be given.
+        """
+        asked = {"loss": self.loss, "adapter": self.adapter, "runtime": runtime, **asked}
+        return gradient_statistics(self.model, data, stream, [statistic], **asked)[statistic]
 
     def settle_statistics(self) -> None:
         """Estimate the running statistics anew on the retain set, so that they hold nothing of the forget set.
@@ -557,12 +580,10 @@ class UnlearningModule(SpreadableModule):
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         """Note which part of the step's samples this process has, and that the statistics begin to follow it."""
         self._statistics.settled = not self._statistics.moving
-        loaders = self.trainer.train_dataloader
-        named = loaders.items() if isinstance(loaders, Mapping) else ()
-        samplers = {name: loader.sampler for name, loader in named if isinstance(loader, BatchLoader)}
-        self._own = {name: sampler.own(batch_idx) for name, sampler in samplers.items()}
-        epoch = samplers.get(self.phase(self.current_epoch).epoch_stream)
-        self.share = 1.0 if epoch is None else epoch.share(batch_idx)
+        self._batch_idx = batch_idx
+        if self.trainer.world_size > 1:
+            epoch = self._samplers.get(self.phase(self.current_epoch).epoch_stream)
+            self.share = 1.0 if epoch is None else epoch.share(batch_idx)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Weigh the loss by this process's share of the samples, so that uneven shares count for what they are."""
@@ -602,11 +623,9 @@ class UnlearningModule(SpreadableModule):
         with self._normalising(size):
             return self.adapter.call(self.model, inputs)
 
-    @contextmanager
-    def _normalising(self, size: int) -> Iterator[None]:
+    def _normalising(self, size: int) -> AbstractContextManager[None]:
         """Normalise a batch of one sample by the running statistics."""
-        with by_running_statistics(running_layers(self.model).values() if size == 1 else ()):
-            yield
+        return by_running_statistics(running_layers(self.model).values()) if size == 1 else nullcontext()
 
     # ------------------------------------------------------------------ after the last step
 

@@ -19,8 +19,6 @@ from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.statistics import running_layers
 from lightning_unlearn.models.surgery import evaluating, head_of
 
-__all__ = ["OneShotModule"]
-
 
 class OneShotModule(UnlearningModule):
     """Base of methods that edit the weights once and take no step: ``Trainer(max_epochs=0)``.

@@ -1,6 +1,5 @@
 """Perturb chosen weights and fine-tune, by Zuo et al.: the base of Top-K and Random-k."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -21,8 +20,6 @@ from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher
 from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import hold_statistics, trainable
-
-__all__ = ["Perturbation"]
 
 
 class Perturbation(MaskedModule):
@@ -71,6 +68,7 @@ class Perturbation(MaskedModule):
     anneals = True
     indexed_streams = ("forget",)
     searched: ClassVar[SearchSpace] = {"epsilon": (-2.0, -1.0, 1.0, 10.0), "lambda_": (0.0, 0.1, 1.0)}
+    saved = ("perturbed",)  # which weights; they come perturbed out of a checkpoint
     declared: ClassVar[Declared] = {
         "epsilon": Range("(-inf, inf)"),
         "lambda_": Range("[0, inf)", "; 0 leaves out the JS term"),
@@ -78,7 +76,6 @@ class Perturbation(MaskedModule):
         "update": Choice(("all", "selected")),
         "epoch": Choice(("retain", "forget")),
         "fraction": Range("(0, 1]", "; 5% is 0.05"),
-        "k": Range("[1, inf)", whole=True),
     }
 
     def __init__(
@@ -94,8 +91,6 @@ class Perturbation(MaskedModule):
         epoch: Literal["retain", "forget"] = "retain",
         **method: Any,
     ) -> None:
-        self.check(epsilon=epsilon, lambda_=lambda_, similarity_threshold=similarity_threshold)
-        self.check(update=update, epoch=epoch)
         if epsilon == 0:
             raise ValueError(f"epsilon must be finite and not 0, got {epsilon}; 0 would perturb nothing")
         if mix and not 0 < epsilon <= 1:
@@ -130,7 +125,6 @@ class Perturbation(MaskedModule):
 
     def require_fraction(self, fraction: float) -> None:
         """Raise unless ``fraction`` is a share of the model's weights that chooses at least one."""
-        self.check(fraction=fraction)
         if not round(fraction * self.n_weights):
             raise ValueError(
                 f"fraction must lie in (0, 1] and choose at least one of {self.n_weights} weights, got {fraction}; "
@@ -219,11 +213,3 @@ class Perturbation(MaskedModule):
             self.trainer.should_stop = True
 
     # ------------------------------------------------------------------ checkpoints
-
-    def preparation_state(self) -> dict[str, Any]:
-        """Return which weights were perturbed."""
-        return {"perturbed": self.perturbed}
-
-    def load_preparation_state(self, state: Mapping[str, Any]) -> None:
-        """Take back which weights were perturbed; they come perturbed out of the checkpoint."""
-        self.perturbed = dict(state["perturbed"])

@@ -14,8 +14,6 @@ from lightning_unlearn.methods.base.export import require_finite
 from lightning_unlearn.models.hparams import plain_values
 from lightning_unlearn.models.surgery import class_state
 
-__all__ = ["describe", "record_fit"]
-
 _CONTROLS = ("source", "retrain")
 
 

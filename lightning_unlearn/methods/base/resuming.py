@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from lightning_unlearn.methods.base.source import read_checkpoint
 
-__all__ = ["STATE_KEY", "require_readable", "resumable_state"]
-
 STATE_KEY = "lightning_unlearn"
 
 _NAMES_SHOWN = 3

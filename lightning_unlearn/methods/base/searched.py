@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-__all__ = ["Search", "SearchSpace", "search_space"]
-
 
 class Search(NamedTuple):
     """A range that a search draws a setting from.

@@ -17,8 +17,6 @@ from lightning_unlearn.ensembles.chunk import fuse
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.models.surgery import call_with
 
-__all__ = ["SideBySide"]
-
 _TOLERANCE = 0.05  # sums in another order differ by 1e-2 in bfloat16
 
 

@@ -23,9 +23,6 @@ from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import taken_by, unkept_arguments
 from lightning_unlearn.models.surgery import uncompiled
 
-__all__ = ["Source", "SourceCheckpoint", "load_source"]
-
-
 _LEFT_OUT = "objects_left_out"  # where read_checkpoint names them
 
 

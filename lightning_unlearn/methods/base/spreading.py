@@ -10,8 +10,6 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base.limits import require_data_parallel
 from lightning_unlearn.models.sharding import emptied, gather_shards, scatter_shards, spread_out
 
-__all__ = ["SpreadableModule"]
-
 
 class SpreadableModule(L.LightningModule):
     """Has a ``model`` that a strategy with a device mesh spreads over the processes.

@@ -25,8 +25,6 @@ from lightning_unlearn.models.statistics import (
 )
 from lightning_unlearn.models.surgery import listed
 
-__all__ = ["MovingStatistics", "alike", "normalised_alike"]
-
 
 class MovingStatistics:
     """Which running statistics follow the training batches, and whether they hold nothing of the forget set.

@@ -11,8 +11,6 @@ from lightning_unlearn.data import Adapter, Indexed, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.models import frozen
 
-__all__ = ["Teacher"]
-
 
 class Teacher:
     """A model that only answers; once and for all, where the samples are not augmented.

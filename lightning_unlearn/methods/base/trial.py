@@ -23,16 +23,6 @@ from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task, ta
 from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = [
-    "GuessingWarning",
-    "Trial",
-    "require_logits",
-    "require_of",
-    "try_model",
-    "warn_of_another_loss",
-    "warn_of_guessing",
-]
-
 # Losses of one batch that differ by less are taken for the same, computed in another order or precision.
 _SAME_LOSS = 1e-2
 _SURELY_SAME = 1e-3  # two columns of labels give an untrained model nearly the same loss

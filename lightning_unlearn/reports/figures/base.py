@@ -52,7 +52,7 @@ class Series:
         y: As many; in a panel with rows their places, and of steps one less than the edges in ``x``.
         ends: Ends of each point's interval, of ``y``, or of ``x`` in a panel with rows; may be empty.
         kind: How it is drawn; "points" bear their name.
-        faint: Whether it stands behind, as one seed behind the mean.
+        faint: Whether it is drawn behind, as one seed behind the mean.
         look: The model whose look it has; its own without one.
     """
 

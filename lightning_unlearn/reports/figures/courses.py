@@ -26,7 +26,7 @@ _OWN_FIGURE = "backdoor/"
 _UNITS = {"gradient_norm": "Euclidean norm", "similarity": "1 - JS"}
 """What a quantity that is no term of the loss is measured in."""
 _LEAST_LOSS = 1e-6
-"""What is below stands at the lower end of the logarithmic axis, on which a loss of 0 has no place."""
+"""What is below is drawn at the lower end of the logarithmic axis, on which a loss of 0 has no place."""
 
 _Course = Mapping[int, float]
 """Step or epoch to what was measured then."""
@@ -100,7 +100,7 @@ def training(report: Report, details: Details) -> Mapping[str, Panels]:
 
 
 def _grouped(quantities: Collection[str]) -> list[list[str]]:
-    """Return what stands in each panel: the loss, its terms, the accuracies together, and then the rest."""
+    """Return what each panel shows: the loss, its terms, the accuracies together, and then the rest."""
     groups: dict[tuple[int, str], list[str]] = {}
     for quantity in sorted(quantities):
         name = quantity.removeprefix("train/")

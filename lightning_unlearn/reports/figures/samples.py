@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _Array = npt.NDArray[np.float64]
 _BINS = 24
 _LEAST = 1e-6
-"""What is nearer to 0 or 1 stands in the outermost bins of a log-odds axis; float32 tells little more apart."""
+"""What is nearer to 0 or 1 is in the outermost bins of a log-odds axis; float32 tells little more apart."""
 _KNOWN_SETS = ("forget set", "retain set", "non-member set")
 _MOST_SETS = 6
 _XLABEL = "Posterior of the sample's label"

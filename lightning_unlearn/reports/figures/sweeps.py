@@ -18,7 +18,7 @@ from lightning_unlearn.reports.glossary import describe, measured_metrics, metho
 from lightning_unlearn.reports.schema import Report
 
 _NAME = re.compile(r"(.*?)[_\-=: ]([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
-"""A method's name that ends in a number: what stands before, a separator, and the number."""
+"""A method's name that ends in a number: what comes before, a separator, and the number."""
 _FEWEST = 3
 """Fewer points make no course."""
 _LINEAR_RATIO = 20.0
@@ -35,7 +35,7 @@ _PANELS = (
 )
 """What is drawn against the parameter: utility first, then forgetting; after these, what else decides on it."""
 _NOT_DRAWN = ("membership_inference/hit_rate",)
-"""What decides and stands in another of these already."""
+"""What decides and is in another of these already."""
 
 
 def find_sweeps(report: Report) -> dict[str, list[tuple[float, str]]]:

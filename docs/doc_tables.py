@@ -624,15 +624,15 @@ def readme(text: str) -> str:
 
 
 def exports(file: Path) -> str:
-    """Return a room's ``__init__.py``: what it has of ``base``, and the first name in every file's ``__all__``."""
+    """Return a room's ``__init__.py``: what it has of ``base``, and every file's first public class."""
     text = file.read_text()
     docstring = text[: text.index("from ")]
     room = f"lightning_unlearn.{file.parent.name}"
     imports = re.findall(rf"^from {room}\.base\..*$", text, re.MULTILINE)
     for module in sorted(file.parent.glob("[!_]*.py")):
-        listed = re.search(r'^__all__ = \[\s*"(\w+)"', module.read_text(), re.MULTILINE)
-        assert listed, f"{module} lists nothing in __all__"
-        imports.append(f"from {room}.{module.stem} import {listed[1]}")
+        first = re.search(r"^class ([A-Z]\w*)", module.read_text(), re.MULTILINE)
+        assert first, f"{module} has no public class"
+        imports.append(f"from {room}.{module.stem} import {first[1]}")
     names = [line.rpartition(" ")[2] for line in imports]
     content = docstring + "\n".join([*imports, f"__all__ = {names}"])
     for command in (["check", "--fix", "--quiet", "--select=I,RUF022"], ["format"]):

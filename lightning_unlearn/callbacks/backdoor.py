@@ -17,8 +17,6 @@ from lightning_unlearn.data.poisoning import Poison, triggered_loader
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_share
 
-__all__ = ["Backdoor", "combined_score"]
-
 _CURVE_KEY = "lightning_unlearn_backdoor_curve"
 _WEIGHT = 0.5  # of either factor: Chen et al., 2024, section V-E
 

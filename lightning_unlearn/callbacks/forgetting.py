@@ -18,8 +18,6 @@ from lightning_unlearn.ensembles import Outputs, Runtime, predict
 from lightning_unlearn.functional import MultiLabel, Regression, forgetting_rate, memory_retention_rate
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score, near_share
 
-__all__ = ["ForgettingMetrics"]
-
 _SETS = {"forget": "forget set", "retain": "retain set", "nonmember": "non-member set"}
 _NAMES = {"forget": "forget set", "retain": "retain set", "test": "test set"}
 _STREAMS = tuple(_NAMES)

@@ -20,8 +20,6 @@ from lightning_unlearn.functional import (
 from lightning_unlearn.functional.populations import Thresholds
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
-__all__ = ["ForgettingQuality"]
-
 Nulls = dict[tuple[str, bool], ForgettingQualityResult]  # by stream, and whether confidence was matched
 
 

@@ -13,8 +13,6 @@ from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.functional import klom
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
-__all__ = ["KLOM"]
-
 
 class KLOM(ManyModels):
     """KL divergence of margins between K unlearned and K retrained models, and its null.

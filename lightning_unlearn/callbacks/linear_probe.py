@@ -15,8 +15,6 @@ from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 from lightning_unlearn.models.surgery import head_of
 
-__all__ = ["LinearProbe"]
-
 _BATCH = 256
 _FOLDS = 5  # parts that the samples are split into; fewer where there are not as many of each
 

@@ -19,8 +19,6 @@ from lightning_unlearn.metrics.declared import (
     near_share,
 )
 
-__all__ = ["LiRA"]
-
 
 class LiRA(ManyModels):
     """The likelihood ratio attack with ordinary references, which know nothing of unlearning.

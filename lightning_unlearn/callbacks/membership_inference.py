@@ -25,8 +25,6 @@ from lightning_unlearn.functional import (
 )
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score, near_share
 
-__all__ = ["MembershipInference"]
-
 Attack = Literal["boosting", "logistic"]
 Variant = Literal["auto", "shadow", "source", "own"]
 

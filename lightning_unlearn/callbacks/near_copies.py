@@ -17,8 +17,6 @@ from lightning_unlearn.ensembles import Outputs
 from lightning_unlearn.functional import auc
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score, near_share
 
-__all__ = ["NearCopies"]
-
 _BATCH = 256
 
 

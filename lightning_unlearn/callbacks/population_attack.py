@@ -16,8 +16,6 @@ from lightning_unlearn.functional.tasks import TokenScores, min_k
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score
 from lightning_unlearn.models.surgery import clone
 
-__all__ = ["PopulationAttack"]
-
 
 class PopulationAttack(AgainstNonmembers):
     """The attack that needs no further model: a loss below that of samples never trained on.

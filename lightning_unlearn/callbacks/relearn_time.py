@@ -20,8 +20,6 @@ from lightning_unlearn.models.freezing import mark_frozen, share_frozen, trainab
 from lightning_unlearn.models.fresh import fresh_copy
 from lightning_unlearn.models.surgery import clone, frozen
 
-__all__ = ["RelearnTime"]
-
 
 class RelearnTime(Evaluator):
     """Trains a copy of the model on D_f alone until its loss is the source model's again, and counts the steps.

@@ -14,8 +14,6 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.functional import rmia_scores, rmia_unlearned_scores, u_lira_rates
 from lightning_unlearn.metrics.declared import MODELS_FOUND_OUT, DeclaredMetric, low_fpr_rates, near_score
 
-__all__ = ["RMIA"]
-
 References = Literal["unlearned", "retrained"]
 
 _OFFLINE = 0.3

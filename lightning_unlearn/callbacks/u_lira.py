@@ -19,8 +19,6 @@ from lightning_unlearn.metrics.declared import (
     near_share,
 )
 
-__all__ = ["ULiRA"]
-
 _UNBIASED = 16  # models from which the AUC of retrained ones is 0.5 but for 0.005, as simulated
 
 

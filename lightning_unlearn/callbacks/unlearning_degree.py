@@ -28,8 +28,6 @@ from lightning_unlearn.models.surgery import clone, frozen, lay_out_for_cpu
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["UnlearningDegree"]
-
 Null = Literal["retain", "retrain", "continue"]
 
 _SHOWN = 8  # samples in the picture

@@ -13,8 +13,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 
-__all__ = ["BadTeacher"]
-
 
 class BadTeacher(UnlearningModule):
     r"""Learns an untrained network's answers on the forget set, and the source's on part of the retain set.
@@ -53,6 +51,7 @@ class BadTeacher(UnlearningModule):
     epoch_stream = "retain"
     once = ("forget",)
     indexed_streams = ("forget", "retain")
+    prepares_again = True
     needs = ()
     default_lr = 3e-3
     anneals = True
@@ -94,10 +93,6 @@ class BadTeacher(UnlearningModule):
         }
         for teacher in self._teachers.values():
             teacher.ask(data, runtime, self.adapter)
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Draw the same network again; no teacher's answers are in a checkpoint."""
-        self.prepare(data, runtime)
 
     def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return what the teachers answer, each on its stream."""

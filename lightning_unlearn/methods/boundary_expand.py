@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base.limits import warn_without_a_class
 from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.methods.delete import DELETE
 
-__all__ = ["BoundaryExpand"]
-
 
 class BoundaryExpand(UnlearningModule):
     r"""Trains the forget set on a class that no sample has, for forgetting whole classes.

@@ -13,8 +13,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import frozen
 from lightning_unlearn.models.surgery import evaluating
 
-__all__ = ["BoundaryShrink"]
-
 
 class BoundaryShrink(UnlearningModule):
     r"""Trains the forget set on the labels of the nearest other classes, for forgetting whole classes.
@@ -49,6 +47,7 @@ class BoundaryShrink(UnlearningModule):
 
     side_by_side = True
     indexed_streams = ("forget",)
+    prepares_again = True
     needs = ("loss", "classes")
     anneals = True
     searched: ClassVar[SearchSpace] = {
@@ -74,10 +73,6 @@ class BoundaryShrink(UnlearningModule):
         with evaluating(model), runtime.forward_context(), torch.enable_grad():
             batches = (self._inputs_of(runtime.to_device(batch.batch)) for batch in loader)
             self._labels = torch.cat([self._nearest(model, *batch, low, high) for batch in batches])
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Find them again; they are in no checkpoint."""
-        self.prepare(data, runtime)
 
     def _inputs_of(self, batch: Any) -> tuple[Tensor, Tensor]:
         inputs, labels = self.adapter.split(batch)

@@ -19,8 +19,6 @@ from lightning_unlearn.models import evaluating
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import listed
 
-__all__ = ["CertifiedHead"]
-
 
 class CertifiedHead(OneShotModule):
     r"""Removes the forget set from the last layer by Newton steps on a noisy, regularised objective, and certifies it.

@@ -9,8 +9,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import last_parameter_tensors
 from lightning_unlearn.models.freezing import share_frozen
 
-__all__ = ["CFk"]
-
 
 class CFk(AscendingModule):
     """Fine-tunes the last k parameter tensors on the retain set, so that they forget catastrophically.

@@ -6,8 +6,6 @@ from torch import nn
 from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.models.surgery import convolution_kernels
 
-__all__ = ["CT"]
-
 
 class CT(FineTune):
     r"""Transposes the kernels of all convolutions, then trains all weights on the retain set.

@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base import Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.limits import warn_without_a_class
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["DELETE"]
-
 
 class DELETE(UnlearningModule):
     r"""Learns, on the forget set, the source's answers without the true class, for forgetting whole classes.
@@ -41,6 +39,7 @@ class DELETE(UnlearningModule):
 
     side_by_side = True
     indexed_streams = ("forget",)
+    prepares_again = True
     needs = ("classes",)
     anneals = True
     searched: ClassVar[SearchSpace] = {
@@ -57,10 +56,6 @@ class DELETE(UnlearningModule):
         """Ask the source once where the forget set is not augmented."""
         warn_without_a_class(self, forgets_a_class=data.forgets_a_class)
         self._teacher.ask(data, runtime, self.adapter)
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask the source again; its answers are in no checkpoint."""
-        self.prepare(data, runtime)
 
     def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the source's answers on D_f."""

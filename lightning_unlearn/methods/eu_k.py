@@ -10,8 +10,6 @@ from lightning_unlearn.methods.base import Source
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.models import fresh_copy, last_parameter_tensors
 
-__all__ = ["EUk"]
-
 
 class EUk(CFk):
     """Re-initialises the last k parameter tensors and trains them on the retain set alone.

@@ -12,8 +12,6 @@ from lightning_unlearn.functional import contrast_loss
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["FCS"]
-
 _LEAST_EPOCHS = 3
 
 

@@ -2,8 +2,6 @@
 
 from lightning_unlearn.methods.base import AscendingModule
 
-__all__ = ["FineTune"]
-
 
 class FineTune(AscendingModule):
     """Trains all weights on the retain set, so that the forget set is forgotten by the way.

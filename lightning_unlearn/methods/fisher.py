@@ -15,8 +15,6 @@ from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Sourc
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["Fisher"]
-
 # of public code: the most that 1 / F may be, in the last layer and elsewhere, and the variance of a blanked row
 _MOST, _MOST_IN_HEAD, _OF_THE_ROW = 1e3, 1e2, 1e-4
 

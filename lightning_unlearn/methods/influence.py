@@ -18,8 +18,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["Influence"]
-
 
 class Influence(OneShotModule):
     r"""Takes the forget set's influence off the weights, by one Newton step that is really solved for.

@@ -9,8 +9,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.sharding import whole
 
-__all__ = ["L1Sparse"]
-
 
 class L1Sparse(AscendingModule):
     r"""Fine-tunes on the retain set under an L1 penalty, which forgets more than fine-tuning alone.

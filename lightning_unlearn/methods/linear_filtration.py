@@ -8,8 +8,6 @@ from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.functional import filtration
 from lightning_unlearn.methods.base import OneShotModule
 
-__all__ = ["LinearFiltration"]
-
 _WORST = 1e6  # condition of the mean logits beyond which their inverse is noise
 
 

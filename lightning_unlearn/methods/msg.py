@@ -17,8 +17,6 @@ from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import convolution_kernels
 
-__all__ = ["MSG"]
-
 
 class MSG(MaskedModule, AscendingModule):
     r"""Draws the kernel weights of smallest gradient anew, then trains on the retain set with the others held back.

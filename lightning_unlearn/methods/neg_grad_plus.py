@@ -5,8 +5,6 @@ from typing import Any, ClassVar
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["NegGradPlus"]
-
 
 class NegGradPlus(AscendingModule):
     r"""Descends on the retain set while it ascends on the forget set.

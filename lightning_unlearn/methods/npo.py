@@ -10,8 +10,6 @@ from lightning_unlearn.functional import preference_loss
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["NPO"]
-
 
 class NPO(UnlearningModule):
     r"""Negative preference optimization, a gradient ascent that bounds itself.
@@ -44,6 +42,7 @@ class NPO(UnlearningModule):
 
     side_by_side = True
     indexed_streams = ("forget",)
+    prepares_again = True
     needs = ("loss", "losses")
     default_lr = 3e-3
     anneals = True
@@ -70,10 +69,6 @@ class NPO(UnlearningModule):
         if not self.simple:
             self._teacher = Teacher(self.source)
             self._teacher.ask(data, runtime, self.adapter)
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask the source again; its answers on the forget set are in no checkpoint."""
-        self.prepare(data, runtime)
 
     def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
         """Return the source's answers on D_f."""

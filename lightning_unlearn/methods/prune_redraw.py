@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["PruneRedraw"]
-
 
 class PruneRedraw(AscendingModule):
     """Draws the weights of smallest magnitude anew, then trains all on the retain set.

@@ -13,8 +13,6 @@ from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["RandomK"]
-
 
 class RandomK(Perturbation):
     """Perturbs a random share k of all weights, then fine-tunes.

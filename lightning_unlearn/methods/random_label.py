@@ -8,8 +8,6 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["RandomLabel"]
-
 
 class RandomLabel(UnlearningModule):
     r"""Trains the forget set on wrong labels, beside the retain set on the true ones.

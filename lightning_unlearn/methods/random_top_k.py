@@ -13,8 +13,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.top_k import TopK
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["RandomTopK"]
-
 
 class RandomTopK(TopK):
     """Perturbs as many weights as Random-k, the K most sensitive ones among them, then fine-tunes.

@@ -17,8 +17,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 
-__all__ = ["ReferenceKL"]
-
 
 class ReferenceKL(UnlearningModule):
     r"""Pulls the posteriors on the forget set to those of a model that never saw it.

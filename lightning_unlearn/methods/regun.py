@@ -15,8 +15,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningMo
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import frozen
 
-__all__ = ["ReGUn"]
-
 
 class ReGUn(UnlearningModule):
     r"""Pulls the answers on a batch of the forget set to the source's mean answer on held-out samples of its classes.
@@ -51,6 +49,7 @@ class ReGUn(UnlearningModule):
 
     epoch_stream = "retain"
     indexed_streams = ("forget",)
+    prepares_again = True
     needs = ("loss", "classes")
     default_lr = 3e-3
     anneals = True
@@ -81,10 +80,6 @@ class ReGUn(UnlearningModule):
         self._held, self._count, self._first = (
             values.to(runtime.device) for values in (held.posteriors[held.targets.argsort()], count, first)
         )
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask the source again; its answers are in no checkpoint."""
-        self.prepare(data, runtime)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Follow the mean held-out answer on D_f and the labels on D_r."""

@@ -12,8 +12,6 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Source, UnlearningModule
 from lightning_unlearn.models import fresh_copy
 
-__all__ = ["Retrain"]
-
 _OWN_METRICS = {"train/loss", "accuracy/forget", "accuracy/test"}
 
 

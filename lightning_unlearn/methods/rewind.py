@@ -26,8 +26,6 @@ from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import load_state
 
-__all__ = ["Rewind"]
-
 
 class Rewind(AscendingModule):
     r"""Goes back to an earlier checkpoint of the source's own training, then trains on the retain set from there.

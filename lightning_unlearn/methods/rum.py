@@ -20,8 +20,6 @@ from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.rewind import Rewind
 from lightning_unlearn.models import frozen
 
-__all__ = ["RUM"]
-
 
 class RUM(OneShotModule):
     """Refined unlearning: divides D_f by how well it is memorised, and gives each part to a method of its own, in turn.

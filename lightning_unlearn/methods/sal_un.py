@@ -13,8 +13,6 @@ from lightning_unlearn.methods.random_label import RandomLabel
 from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["SalUn"]
-
 
 class SalUn(MaskedModule, RandomLabel):
     r"""Trains the forget set on wrong labels, moving only the weights that its loss depends on most.

@@ -11,8 +11,6 @@ from lightning_unlearn.functional import bounded_ascent
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
-__all__ = ["SCRUB"]
-
 _LEAST_EPOCHS = 3
 
 
@@ -55,6 +53,7 @@ class SCRUB(UnlearningModule):
 
     epoch_stream = "retain"
     indexed_streams = ("forget", "retain")
+    prepares_again = True
     default_lr = 3e-3
     anneals = True
     searched: ClassVar[SearchSpace] = {
@@ -105,10 +104,6 @@ class SCRUB(UnlearningModule):
         self._teachers = {stream: Teacher(self.source, stream) for stream in self.streams}
         for teacher in self._teachers.values():
             teacher.ask(data, runtime, self.adapter)
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask the source again; its answers are in no checkpoint."""
-        self.prepare(data, runtime)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Leave the source's answers on D_f, or keep to them, and to the labels, on D_r."""

@@ -12,8 +12,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["ShrinkPerturb"]
-
 
 class ShrinkPerturb(AscendingModule):
     r"""Moves the weights towards untrained ones, then trains them on the retain set.

@@ -18,8 +18,6 @@ from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Sourc
 from lightning_unlearn.models import fresh_copy
 from lightning_unlearn.models.sharded import Sharded
 
-__all__ = ["SISA", "train_shards"]
-
 
 class SISA(OneShotModule):
     """Trains anew, without the forget set, the networks of those shards in which it is; exact by construction.

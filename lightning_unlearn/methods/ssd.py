@@ -15,8 +15,6 @@ from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["SSD"]
-
 
 class SSD(OneShotModule):
     r"""Selective synaptic dampening: shrinks, once, the weights that matter to the forget set above all.

@@ -14,8 +14,6 @@ from lightning_unlearn.methods.base.limits import OF_ITS_OWN, warn_without_a_cla
 from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["TaskNegation"]
-
 
 class TaskNegation(OneShotModule):
     r"""Fine-tunes a copy on the forget set, and takes what that changed off the source.

@@ -16,8 +16,6 @@ from lightning_unlearn.methods.base.perturbation import Perturbation
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models.freezing import trainable
 
-__all__ = ["TopK"]
-
 Granularity = Literal["scalar", "tensor"]
 Sensitivity = Literal["loss", "output_norm"]
 SensitivityStream = Literal["forget", "retain", "train"]

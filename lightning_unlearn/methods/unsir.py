@@ -14,8 +14,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningMo
 from lightning_unlearn.methods.base.limits import warn_without_a_class
 from lightning_unlearn.models import frozen
 
-__all__ = ["UNSIR"]
-
 
 class UNSIR(UnlearningModule):
     r"""Trains on error-maximising noise labelled with a forgotten class beside the retain set, then on that alone.

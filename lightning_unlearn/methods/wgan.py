@@ -27,8 +27,6 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import MLP, clone, evaluating
 
-__all__ = ["WGAN"]
-
 _CRITIC_WIDTHS = (128, 128)
 
 
@@ -90,6 +88,7 @@ class WGAN(UnlearningModule):
     streams = ("forget", "nonmember", "retain")
     epoch_stream = "forget"
     indexed_streams = ("nonmember",)
+    prepares_again = True
     needs = ("loss", "distribution")
     default_lr = 1e-4
     searched: ClassVar[SearchSpace] = {
@@ -214,10 +213,6 @@ class WGAN(UnlearningModule):
             )
         self._teacher = Teacher(self.source, "nonmember")
         self._teacher.ask(data, runtime, self.adapter)
-
-    def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Ask again: no checkpoint holds what the source answers."""
-        self.prepare(data, runtime)
 
     # ------------------------------------------------------------------ the loss
 

@@ -124,9 +124,8 @@ class UnlearningModule(SpreadableModule):
     classes_only: ClassVar[bool] = False  # whether it can forget whole classes and nothing else
     # of each class by itself: whether K may be stepped at once, by torch.func.vmap over training_step
     side_by_side: bool = False
-    saved: ClassVar[
-        tuple[str, ...]
-    ] = ()  # what prepare() sets and a checkpoint must hold, tensors and plain values
+    saved: ClassVar[tuple[str, ...]] = ()  # attributes that prepare() sets and a checkpoint must hold
+    prepares_again: ClassVar[bool] = False  # whether a resumed run prepares too, as no checkpoint holds it
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
@@ -200,12 +199,14 @@ class UnlearningModule(SpreadableModule):
         """
 
     def prepare_resumed(self, data: UnlearningDataModule, runtime: Runtime) -> None:
-        """Do what a run that was prepared before must do again, because no checkpoint holds it.
+        """Do again what a prepared run must, because no checkpoint holds it: all, where ``prepares_again`` is set.
 
         Args:
             data: The split data.
             runtime: Device, precision and ranks of the trainer.
         """
+        if self.prepares_again:
+            self.prepare(data, runtime)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the loss on the retain set, and log it; a method that forgets by another loss writes its own.
@@ -541,7 +542,7 @@ class UnlearningModule(SpreadableModule):
         self._to_prepare = False
         if self._prepared:
             self._require_same_request(request)
-            if is_overridden("prepare_resumed", self, UnlearningModule):
+            if self.prepares_again or is_overridden("prepare_resumed", self, UnlearningModule):
                 self.prepare_resumed(self.data, runtime)
             return
         with self._clock.preparing(runtime):

@@ -1,5 +1,6 @@
 """The main job: complete, resumable, reproducible, and honest about what failed."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.toys import Net, PlainModule, assert_same_state, state, toy_data
@@ -121,6 +123,8 @@ def test_everything_is_measured_and_written(tmp_path: Path) -> None:
         "time/cpu_s",
         "acceleration",
         "acceleration/cpu",
+        "reference/accuracy_test",
+        "time/reference_s",
         *(
             f"membership_inference/{x}"
             for x in ("hit_rate", "auc", "fnr", "fpr", "balanced_accuracy", "tpr_at_1pct_fpr")
@@ -159,6 +163,10 @@ def test_the_accuracies_are_those_of_the_exported_files(tmp_path: Path) -> None:
                 hits = torch.cat([net(x).argmax(1) == y for x, y in data.loader(stream)])
             measured = report["models"][model][f"accuracy/{stream}"]["mean"]
             assert measured == pytest.approx(float(hits.double().mean()), abs=1e-6), (model, stream)
+        weights = np.sort(torch.cat([p.detach().flatten() for p in net.parameters() if p.ndim > 1]).numpy())
+        details = json.loads((tmp_path / model / "seed_0" / "metrics.json").read_text())["details"]
+        shown = weights[np.rint(np.linspace(0, len(weights) - 1, 201)).astype(int)]
+        assert details["forgetting"]["weights"] == pytest.approx(shown, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -26,13 +26,21 @@ def test_every_config_but_sweeps_is_a_recipe() -> None:
     assert recipes.recipe_file("mnist/compare") == REPO / "configs" / "mnist" / "compare.yaml"
 
 
-def test_every_method_recipe_and_the_benchmark_end_with_a_rate_near_zero() -> None:
+# the papers' settings, beside papers/, and what was measured before rates ended near zero; nothing new belongs here
+CONSTANT = {
+    *("mnist/backdoor_lambda", "mnist/backdoor_reference_size", "location30/wgan_alpha"),
+    *("cifar10/small", "digits/compare", "digits/demo", "digits/forgetting_quality", "mnist/compare"),
+}
+
+
+def test_every_recipe_ends_with_a_rate_near_zero() -> None:
     found = []
+    assert recipes.recipes().keys() > CONSTANT
     for name, file in recipes.recipes().items():
         content = yaml.safe_load(file.read_text())
         if name.startswith("methods/"):
             found.append((name, content["model"]))
-        elif name.startswith("benchmark/"):
+        elif not name.startswith("papers/") and name not in CONSTANT:
             found += [(name, each["method"]) for each in content.get("methods", [])]
     assert len(found) > 40
     for name, method in found:

@@ -22,6 +22,8 @@ _SETS = {"forget": "forget set", "retain": "retain set", "nonmember": "non-membe
 _NAMES = {"forget": "forget set", "retain": "retain set", "test": "test set"}
 _STREAMS = tuple(_NAMES)
 _SHOWN = 2000  # posteriors kept for a histogram; more would not change what it shows
+_QUANTILES = 201  # of the weights, likewise
+_WEIGHTS = 1_000_000  # of as many they are taken
 
 
 class ForgettingMetrics(Evaluator):
@@ -183,6 +185,7 @@ class ForgettingMetrics(Evaluator):
             if before > 0:  # relative to nothing the rates are undefined, and then not reported
                 metrics["forgetting_rate"] = forgetting_rate(before, metrics["accuracy/forget"])
                 metrics["memory_retention_rate"] = memory_retention_rate(metrics["accuracy/retain"], before)
+        audit.details["weights"] = _weight_quantiles(model)
         if "posteriors" in task.offers:
             audit.details["posteriors"] = {
                 _SETS[stream]: _true_class_posteriors(audit.outputs(model, stream))
@@ -235,6 +238,17 @@ def _accuracies(
                 model, loader, runtime, adapter
             ).measured
     return accuracies
+
+
+def _weight_quantiles(model: nn.Module) -> list[float]:
+    """Return quantiles, the least to the greatest, of all weights but biases and normalisations'; none without any."""
+    parts = [p.detach().flatten() for p in model.parameters() if p.ndim > 1 and p.is_floating_point()]
+    if not parts:
+        return []
+    every = math.ceil(sum(map(len, parts)) / _WEIGHTS)
+    values = torch.cat([part[::every].double().cpu() for part in parts]).sort().values
+    places = torch.linspace(0, len(values) - 1, _QUANTILES).round().long()
+    return [float(f"{value:.6g}") for value in values[places].tolist()]
 
 
 def _true_class_posteriors(outputs: Outputs) -> list[float]:

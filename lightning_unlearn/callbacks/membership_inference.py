@@ -16,7 +16,7 @@ from lightning_unlearn.callbacks.base.shadow_models import shadow_models
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.engine.train import default_optimizer
-from lightning_unlearn.ensembles import predict
+from lightning_unlearn.ensembles import Outputs, predict
 from lightning_unlearn.functional import (
     auc,
     bootstrap_intervals,
@@ -27,10 +27,11 @@ from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, ne
 
 Attack = Literal["boosting", "logistic"]
 Variant = Literal["auto", "shadow", "source", "own"]
+Features = Literal["sorted", "top_3", "per_class"]
 
 
 class MembershipInference(AgainstNonmembers):
-    """Attacks the model: an attack classifier on sorted posteriors says who was trained on.
+    """Attacks the model: an attack classifier on posteriors says who was trained on.
 
     Three variants train the attack classifier; unless told, the data decides between the first two:
 
@@ -66,6 +67,11 @@ class MembershipInference(AgainstNonmembers):
         attack: Attack classifier: ``"logistic"`` (logistic regression on the logarithms of the sorted posteriors)
             or ``"boosting"`` (gradient-boosted trees, which find any pattern, but give many samples one score, so
             that rates at low false positive rates are coarse).
+        features: What the classifier sees of a sample: all posteriors, the largest first (``"sorted"``); only the three
+            largest (``"top_3"``; Salem et al., "ML-Leaks", 2019, section III); or the posteriors in the order of the
+            classes, by a classifier of its own for each label (``"per_class"``; Shokri et al., "Membership Inference
+            Attacks Against Machine Learning Models", 2017, section V). The last divides what there is to learn from by
+            the classes, and needs members and others of each.
         shadow_models: Number of shadow models, each on its own halves of the shadow set.
         shadow_epochs: Passes over D_in; train them as far as the source was trained.
         shadow_optimizer: Makes the shadow models' optimizer; ``None`` for Adam with learning rate 1e-3.
@@ -76,10 +82,11 @@ class MembershipInference(AgainstNonmembers):
         **evaluator: Arguments of :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     Raises:
-        ValueError: If an argument is outside its range, or ``"shadow"`` is asked for without a shadow set.
+        ValueError: If an argument is outside its range, ``"shadow"`` is asked for without a shadow set, or
+            ``"per_class"`` has nothing to learn of a class from.
     """
 
-    needs = ("posteriors",)
+    needs: tuple[str, ...] = ("posteriors",)
     of_streams = True
     default_name: ClassVar[str] = "membership_inference"
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
@@ -139,6 +146,7 @@ class MembershipInference(AgainstNonmembers):
         variant: Variant = "auto",
         *,
         attack: Attack = "logistic",
+        features: Features = "sorted",
         shadow_models: int = 1,
         shadow_epochs: int = 20,
         shadow_optimizer: OptimizerCallable | None = None,
@@ -148,12 +156,16 @@ class MembershipInference(AgainstNonmembers):
     ) -> None:
         one_of("variant", variant, "auto", "shadow", "source", "own")
         one_of("attack", attack, "boosting", "logistic")
+        one_of("features", features, "sorted", "top_3", "per_class")
         in_range("shadow_models", shadow_models, "[1, inf)", whole=True)
         in_range("shadow_epochs", shadow_epochs, "[1, inf)", whole=True)
         in_range("bootstrap", bootstrap, "[2, inf)", whole=True)
         super().__init__(**evaluator)
         self.variant = variant
         self.attack = attack
+        self.features = features
+        if features != "sorted":
+            self.needs = ("posteriors", "distribution" if features == "top_3" else "classes")
         self.shadow_models = shadow_models
         self.shadow_epochs = shadow_epochs
         self.shadow_optimizer = shadow_optimizer
@@ -174,13 +186,18 @@ class MembershipInference(AgainstNonmembers):
                 f"variant={self.variant!r} needs samples that the source never saw beside the non-member set: give the "
                 "project a test set larger than nonmember, or use variant='shadow'"
             )
+        if self.features == "per_class" and self._variant(data) != "shadow" and data.forgets_a_class:
+            raise ValueError(
+                f"features='per_class' learns from retained samples of every class, and none are left of "
+                f"{data.forgotten_classes}; take features='sorted', or a shadow set and variant='shadow'"
+            )
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Train the attack, or take the one trained for the last model of this source, and apply it."""
         variant = self._variant(audit.data)
         classifier = self._classifier(variant, model, audit)
-        forget = _scores(classifier, audit.outputs(model, "forget").features)
-        nonmember = _scores(classifier, audit.outputs(model, "nonmember").features)
+        forget = _scores(classifier, self._seen(audit.outputs(model, "forget")))
+        nonmember = _scores(classifier, self._seen(audit.outputs(model, "nonmember")))
         intervals = bootstrap_intervals(
             forget, nonmember, torch.Generator().manual_seed(audit.seed), resamples=self.bootstrap
         )
@@ -205,8 +222,14 @@ class MembershipInference(AgainstNonmembers):
             others = audit.outputs(model, "nonmember")
         else:  # clean ones, as the retained samples are
             others = predict(model, data.loader("nonmember", indexed=True), audit.runtime, audit.adapter)
-        retained = audit.outputs(model, "retain").features[fresh]
-        return {"retain_auc": auc(_scores(classifier, retained), _scores(classifier, others.features))}
+        retained = self._seen(audit.outputs(model, "retain"))[fresh]
+        return {"retain_auc": auc(_scores(classifier, retained), _scores(classifier, self._seen(others)))}
+
+    def _seen(self, outputs: Outputs) -> Tensor:
+        """Return what the attack sees of each sample, ``(N, F)``; where it has one for each class, that class first."""
+        if self.features == "per_class":
+            return torch.cat([outputs.targets[:, None], outputs.posteriors], dim=1)
+        return outputs.features if self.features == "sorted" else outputs.features[:, :3]
 
     def _variant(self, data: UnlearningDataModule) -> str:
         if self.variant == "auto":
@@ -218,9 +241,10 @@ class MembershipInference(AgainstNonmembers):
         attacked = model if variant == "own" or audit.source is None else audit.source
         subjects = [audit.data] if variant == "shadow" else [audit.data, audit.original(attacked)]
         features = self._shadow_features if variant == "shadow" else self._source_features
+        fit = _train_by_class if self.features == "per_class" else _train_attack
 
         def train() -> Any:
-            return _train_attack(self.attack, *features(attacked, audit), audit.seed)
+            return fit(self.attack, *features(attacked, audit), audit.seed)
 
         return self.once((variant, audit.seed), subjects, train)
 
@@ -243,13 +267,15 @@ class MembershipInference(AgainstNonmembers):
             runtime.place(shadow)
             for positions, kept in zip(data.split.shadow_in_out(number), (members, others), strict=True):
                 loader = data.loader("shadow", positions=positions, indexed=True)
-                kept.append(predict(shadow, loader, runtime, audit.adapter).features)
+                kept.append(self._seen(predict(shadow, loader, runtime, audit.adapter)))
         return torch.cat(members), torch.cat(others)
 
     def _source_features(self, attacked: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data = audit.data
         learned = torch.from_numpy(np.isin(data.split.retain, self._learned(data, audit.seed)))
-        return audit.outputs(attacked, "retain").features[learned], audit.outputs(attacked, "test").features
+        return self._seen(audit.outputs(attacked, "retain"))[learned], self._seen(
+            audit.outputs(attacked, "test")
+        )
 
     def _learned(self, data: UnlearningDataModule, seed: int) -> np.ndarray[Any, Any]:
         """Return the retained samples that the attack learns from, as positions in the training set."""
@@ -277,8 +303,28 @@ def _train_attack(attack: Attack, members: Tensor, others: Tensor, seed: int) ->
     return HistGradientBoostingClassifier(random_state=seed % 2**32).fit(features, labels)
 
 
+def _train_by_class(attack: Attack, members: Tensor, others: Tensor, seed: int) -> dict[int, Any]:
+    """Fit an attack for each class, the first column, of which there are members and others."""
+    attacks: dict[int, Any] = {}
+    for label in sorted(set(members[:, 0].int().tolist()) & set(others[:, 0].int().tolist())):
+        ours, theirs = (rows[rows[:, 0] == label, 1:] for rows in (members, others))
+        attacks[label] = _train_attack(attack, ours, theirs, seed)
+    return attacks
+
+
 def _scores(classifier: Any, features: Tensor) -> Tensor:
     """Return the probability of membership for each row, ``(N,)`` float64."""
+    if isinstance(classifier, dict):
+        scores = torch.empty(len(features), dtype=torch.float64)
+        for label in set(features[:, 0].int().tolist()):
+            if label not in classifier:
+                raise ValueError(
+                    f"features='per_class' has no members or no others of class {label} to learn from; take "
+                    "features='sorted', or larger sets"
+                )
+            rows = features[:, 0] == label
+            scores[rows] = _scores(classifier[label], features[rows, 1:])
+        return scores
     return torch.from_numpy(classifier.predict_proba(_logarithms(features))[:, 1])
 
 

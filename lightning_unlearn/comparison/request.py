@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_unlearn.callbacks import CollapseGuard
+from lightning_unlearn.callbacks.base.guard import COLLAPSED
 from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import model_hash, positions_hash
@@ -52,7 +53,6 @@ _QUIET: dict[str, Any] = {
 _EPOCHS = 2  # where a method of one's own says nothing else
 _FEWEST = 4  # non-members, of which some are chosen on
 _STREAMS = ("forget", "nonmember", "test")
-_COLLAPSED = 0.5  # of the source's accuracy on the retain set
 
 
 @dataclass(frozen=True)
@@ -351,7 +351,7 @@ class _Request:
             trainer.validate(method, self.data, verbose=False)
             right = trainer.callback_metrics.get("accuracy/retain")  # which not every task has
             if right is not None:
-                trainer.callbacks.append(CollapseGuard(_COLLAPSED * float(right), below=1.0))  # type: ignore[attr-defined]
+                trainer.callbacks.append(CollapseGuard(COLLAPSED * float(right), below=1.0))  # type: ignore[attr-defined]
         trainer.fit(method, self.data)
 
     def measure(self, method: UnlearningModule, model: nn.Module, name: str) -> Measured:

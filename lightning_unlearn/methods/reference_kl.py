@@ -1,5 +1,6 @@
 """Reference-model unlearning of Chen et al., 2024 and 2021: λ·KL + (1−λ)·CE."""
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.own_steps import own_loss
-from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
+from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_classifier
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import fresh_copy
+
+_ON = {"train": "what it was trained on", "test": "the test set", "forget": "D_f, which it never saw"}
 
 
 class ReferenceKL(UnlearningModule):
@@ -70,6 +74,23 @@ class ReferenceKL(UnlearningModule):
         "reference_epochs": Range("[1, inf)", whole=True),
         "kl_tolerance": Range("(0, inf]", "; None never stops early", none=True),
     }
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        **{
+            f"reference/accuracy_{part}": DeclaredMetric(
+                f"Reference model: accuracy on {words}",
+                f"reference, {part}",
+                f"Share of right answers of the reference model on {words}; asked outside the method's time.",
+                unit="%",
+            )
+            for part, words in _ON.items()
+        },
+        "time/reference_s": DeclaredMetric(
+            "Reference model: time to train",
+            "reference time",
+            "Wall-clock time of training the reference model, a part of the time to prepare.",
+            unit="s",
+        ),
+    }
 
     def __init__(
         self,
@@ -114,6 +135,7 @@ class ReferenceKL(UnlearningModule):
             reference.trainer = self.trainer
         size = max(1, round(self.reference_fraction * len(data.split.retain)))
         positions = data.split.draw_reference(size)
+        start = time.perf_counter()
         train_classifier(
             reference,
             data.loader("retain", train=True, positions=positions, seed=seed, least=1),
@@ -125,6 +147,16 @@ class ReferenceKL(UnlearningModule):
             adapter=self.adapter,
             seed=seed,
         )
+        runtime.synchronize()
+        self.measured["time/reference_s"] = time.perf_counter() - start
+        if "correct" in self.task.offers:
+            with self._clock.looking(runtime):
+                for part, stream in {"train": "retain", "test": "test", "forget": "forget"}.items():
+                    if data.stream_size(stream):
+                        chosen = positions if part == "train" else None
+                        loader = data.loader(stream, positions=chosen, indexed=True)
+                        answers = predict(reference, loader, runtime, self.adapter)
+                        self.measured[f"reference/accuracy_{part}"] = answers.accuracy
         return reference
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:

@@ -60,6 +60,7 @@ class RunDetails(TypedDict, total=False):
             untrained model, and ``target``, the loss that counts as learned again.
         posteriors: Name of a set (such as "forget set") to each sample's posterior of its label, all in
             [0, 1]; the label of a poisoned sample is the one it was trained with.
+        weights: Quantiles of the model's weights, equally far apart, ascending, the least and the greatest among them.
     """
 
     config: Mapping[str, Any]
@@ -70,6 +71,7 @@ class RunDetails(TypedDict, total=False):
     backdoor: Mapping[str, Any]
     relearn_time: Mapping[str, Any]
     posteriors: Mapping[str, Sequence[float]]
+    weights: Sequence[float]
 
 
 Details = Mapping[str, Mapping[int, RunDetails]]
@@ -105,7 +107,8 @@ def read_details(folder: str | os.PathLike[str], report: Report, *, prefix: str 
 def _read_run(run: Path, root: Path, prefix: str) -> RunDetails:
     def evaluators(audit: dict[str, Any]) -> dict[str, Any]:
         details = audit["details"]
-        return {**details, "posteriors": details.get("forgetting", {}).get("posteriors", {})}
+        own = details.get("forgetting", {})
+        return {**details, **{name: own.get(name) for name in ("posteriors", "weights")}}
 
     built = _read(run / "training.json", lambda training: training.get("method"))
     parts: dict[str, Any] = {

@@ -27,7 +27,14 @@ from lightning_unlearn.reports.glossary import (
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import VERDICTS, Finding, Status, judge_all, margins_in_words
+from lightning_unlearn.reports.verdict import (
+    VERDICTS,
+    Finding,
+    Status,
+    collapses,
+    judge_all,
+    margins_in_words,
+)
 
 _NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
@@ -169,6 +176,7 @@ def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> 
         yield "; ".join(controls)
     if needed := needed_in_words(report):
         yield needed
+    yield from collapses(report)
     marks = "".join(column.marks for column in columns)
     if _BEST in marks:
         described = [describe(name, report) for name in names]

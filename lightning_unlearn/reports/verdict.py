@@ -13,6 +13,7 @@ from typing import Literal
 
 import numpy as np
 
+from lightning_unlearn.callbacks.base.guard import COLLAPSED
 from lightning_unlearn.functional.equivalence import (
     Difference,
     Noise,
@@ -414,6 +415,25 @@ def control_findings(report: Report) -> list[str]:
     return sentences
 
 
+def collapses(report: Report) -> list[str]:
+    """Name the methods that destroyed their model: of the source's accuracy on the retain set not half is left."""
+    name, sentences = "accuracy/retain", []
+    source = report["models"].get("source", {}).get(name)
+    for model in method_names(report) if source else []:
+        own = report["models"][model].get(name)
+        if source is None or own is None:
+            continue
+        both = [(o, s) for o, s in zip(own["values"], source["values"], strict=True) if None not in (o, s)]
+        fallen = sum(o < COLLAPSED * s for o, s in both)  # type: ignore[operator]
+        if fallen:
+            left, before = (with_unit(describe(name, report), value) for value in (own, source))
+            sentences.append(
+                f"{clean(model)} collapsed in {fallen} of {_count(len(both), 'seed', 'seeds')}: its accuracy on the "
+                f"retain set is {left}, and the source's {before}."
+            )
+    return sentences
+
+
 def summary_sentences(report: Report) -> list[str]:
     """Say in plain sentences what was forgotten, by how many methods and seeds, and what failed."""
     data, seeds = report["data"], report["seeds"]
@@ -450,6 +470,7 @@ def summary_sentences(report: Report) -> list[str]:
         for status, wording in VERDICTS.items():
             if status in by_status and status != "illustration":
                 sentences.append(f"{wording.capitalize()}: {', '.join(by_status[status])}.")
+    sentences += collapses(report)
     if report["failures"]:
         sentences.append(
             f"{_count(len(report['failures']), 'run or score', 'runs or scores')} failed, listed below."

@@ -117,6 +117,7 @@ PEERS: dict[str, tuple[str, Peer, bool]] = {
     "FineTune, a bare loop": ("FineTune", bare_fine_tune, False),
     "FineTune, torchunlearn": ("FineTune", torchunlearn("Finetune", ("Retain",)), False),
     "FineTune, supreme-unlearning": ("FineTune", supreme("finetune"), True),
+    # its ascent has no bound, and ends at chance or in NaN
     "SCRUB, torchunlearn": ("SCRUB", torchunlearn("SCRUB", ("Retain", "Forget")), False),
     "SCRUB, supreme-unlearning": ("SCRUB", supreme("scrub", sgda_epochs=PASSES), True),
 }
@@ -139,6 +140,8 @@ def judged(model: nn.Module, data: UnlearningDataModule, test: TensorData) -> st
     sets = [train.batch(torch.as_tensor(places)) for places in (data.split.forget, data.split.retain)]
     sets.append(test.batch(torch.arange(len(test))))
     answers: list[Tensor] = [model(inputs) for inputs, _ in sets]
+    if not all(bool(logits.isfinite().all()) for logits in answers):
+        return "not finite"
     right = [
         float((logits.argmax(1) == targets).float().mean())
         for logits, (_, targets) in zip(answers, sets, strict=True)

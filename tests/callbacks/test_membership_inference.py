@@ -23,13 +23,17 @@ from helpers.toys import (
     toy_source,
     train_set,
 )
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.callbacks.base import shadow_models as room
-from lightning_unlearn.data import Adapter, TensorData, UnlearningDataModule
+from lightning_unlearn.data import Adapter, Classes, TensorData, UnlearningDataModule
 from lightning_unlearn.ensembles import train_ensemble
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models import Classifier
@@ -87,6 +91,72 @@ def test_a_model_that_remembers_is_caught_and_one_that_forgot_is_not(attack: str
     assert abs(forgot["membership_inference/auc"] - 0.5) < 0.1
     assert forgot["membership_inference/fnr"] > 0.9
     assert forgot["membership_inference/hit_rate"] == pytest.approx(1 - forgot["membership_inference/fnr"])
+
+
+class Answers(nn.Module):
+    """Says of the sample of a number what the row of that number says."""
+
+    def __init__(self, table: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(table)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table[x[:, 0].long()]
+
+
+def with_trace(trace: str, labels: Tensor, members: Tensor) -> Tensor:
+    """Make answers in which members differ from others in one respect."""
+    order = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -3.0])  # of the label, and of those that follow it
+    table = order + 0.2 * torch.randn(len(labels), 6, generator=torch.Generator().manual_seed(0))
+    seen = members.float()
+    if trace == "sure":
+        table[:, 0] += 2 * seen
+    elif trace == "sure or unsure, by class":
+        table[:, 0] += (1 - 2 * (labels % 2)) * (2 * seen - 1)
+    else:  # the least likely class, less likely
+        table[:, 5] -= 6 * seen
+    return torch.stack([row.roll(int(label)) for row, label in zip(table, labels, strict=True)])
+
+
+@pytest.mark.parametrize("features", ["sorted", "top_3", "per_class"])
+@pytest.mark.parametrize(
+    ("trace", "seen_by"),
+    [
+        ("sure", {"sorted", "top_3", "per_class"}),
+        ("sure or unsure, by class", {"per_class"}),
+        ("the least likely class", {"sorted", "per_class"}),
+    ],
+)
+def test_each_kind_of_features_finds_what_lies_in_it(trace: str, seen_by: set[str], features: str) -> None:
+    """As many retained as test samples of each class, so that scikit-learn has all that the attack learns from."""
+    number, labels = torch.arange(310.0)[:, None], torch.arange(310) % 6
+    inner, tests = TensorData(number[:120], labels[:120]), TensorData(number[120:], labels[120:])
+    data = UnlearningDataModule(inner, 0.25, test_dataset=tests, nonmember=100)
+    data.setup("fit")
+    retain, test = data.split.retain, 120 + data.split.test
+    for positions in (retain, test):
+        labels[positions] = torch.arange(90) % 6
+    members = torch.arange(310) < 120
+    source = Answers(with_trace(trace, labels, members))
+    found = audit(source, source, data, features=features)["membership_inference/auc"]
+    assert found > 0.9 if features in seen_by else abs(found - 0.5) < 0.15
+    scores = audit.last.details["samples"]["score"]  # type: ignore[attr-defined]
+    known, group = log_softmax(source.table.detach().double().numpy(), axis=1), 0 * labels.numpy()
+    if features == "per_class":
+        group = labels.numpy()
+    else:
+        known = -np.sort(-known, axis=1)[:, : 3 if features == "top_3" else None]
+    asked, expected = np.concatenate([data.split.forget, 120 + data.split.nonmember]), np.empty(130)
+    for each in np.unique(group):
+        attack = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-10, max_iter=9999))
+        learned = [rows[group[rows] == each] for rows in (retain, test)]
+        attack.fit(known[np.concatenate(learned)], np.repeat([1, 0], len(learned[0])))
+        expected[group[asked] == each] = attack.predict_proba(known[asked[group[asked] == each]])[:, 1]
+    np.testing.assert_allclose(scores, expected, atol=1e-4)
+
+    members[data.split.forget] = False
+    forgot = audit(Answers(with_trace(trace, labels, members)), source, data, features=features)
+    assert abs(forgot["membership_inference/auc"] - 0.5) < 0.15
 
 
 def test_retained_samples_that_are_exposed_are_seen() -> None:
@@ -344,6 +414,7 @@ def test_without_a_source_the_models_own_members_are_learnt() -> None:
     [
         ({"variant": "white-box"}, "variant"),
         ({"attack": "svm"}, "attack"),
+        ({"features": "top_5"}, "features"),
         ({"shadow_models": 0}, "shadow_models"),
         ({"shadow_epochs": 0}, "shadow_epochs"),
         ({"bootstrap": 1}, "bootstrap"),
@@ -368,6 +439,17 @@ def test_data_that_does_not_allow_the_attack_is_described(
     attack = MembershipInference(variant, on_error="raise")
     with pytest.raises(ValueError, match=message):
         quiet_trainer(callbacks=[attack], max_epochs=1).fit(toy_source(), toy_data(**data))
+
+
+def test_a_class_that_an_attack_per_class_cannot_learn_is_named() -> None:
+    data = toy_data(Classes(1), nonmember=10)
+    attack = MembershipInference(features="per_class", on_error="raise")
+    with pytest.raises(ValueError, match=r"none are left of \[1\]; take features='sorted'"):
+        quiet_trainer(callbacks=[attack]).fit(toy_source(), data)
+    inputs, targets = blobs(31, 1)
+    data = toy_data(0.2, nonmember=10, test_dataset=TensorData(inputs, targets * 0, num_classes=CLASSES))
+    with pytest.raises(ValueError, match=r"no members or no others of class [12] to learn from"):
+        quiet_trainer(callbacks=[attack], max_epochs=1, limit_train_batches=0).fit(toy_source(), data)
 
 
 def test_the_forget_set_never_trains_the_attack() -> None:

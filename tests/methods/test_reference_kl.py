@@ -1,16 +1,28 @@
 """ReferenceKL: the loss of eq. 3, the reference model, and when it stops."""
 
+import time
 from typing import Any
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.toys import FEATURES, Net, assert_same_state, quiet_trainer, state, toy_data, toy_source
+from helpers.toys import (
+    FEATURES,
+    Net,
+    assert_same_state,
+    quiet_trainer,
+    state,
+    test_set,
+    toy_data,
+    toy_source,
+    train_set,
+)
 from scipy.special import log_softmax, rel_entr, softmax
 from torch import nn
 
 from lightning_unlearn.data import Indexed
+from lightning_unlearn.ensembles import predict
 from lightning_unlearn.methods import ReferenceKL
 from lightning_unlearn.methods.base.teacher import Teacher
 
@@ -119,16 +131,39 @@ def test_the_reference_is_a_fresh_model_trained_on_its_share(
     source = toy_source()
     method = ReferenceKL(source, reference_fraction=0.5, reference_epochs=40)
     data = toy_data()
-    quiet_trainer(max_epochs=1).fit(method, data)
+    trainer = quiet_trainer(max_epochs=1)
+    trainer.fit(method, data)
     reference = toy_source()
     reference.load_state_dict(references[0])
     reference.eval()
     assert not any(
         torch.equal(a, b) for a, b in zip(reference.parameters(), source.parameters(), strict=True)
     )
-    x, y = data.inner.batch(torch.from_numpy(data.split.draw_reference(0.5)))  # type: ignore[union-attr]
-    assert float((reference(x).argmax(1) == y).float().mean()) > 0.8
-    assert len(x) == round(0.5 * len(data.split.retain))
+    share = data.split.draw_reference(0.5)
+    assert len(share) == round(0.5 * len(data.split.retain))
+    known = {"train": train_set(), "forget": train_set(), "test": test_set()}
+    positions = {"train": share, "forget": data.split.forget, "test": data.split.test}
+    shares = {}
+    for part, rows in positions.items():
+        x, y = known[part].batch(torch.from_numpy(rows))
+        shares[f"reference/accuracy_{part}"] = float((reference(x).argmax(1) == y).double().mean())
+    assert shares["reference/accuracy_train"] > 0.8
+    told = {name: float(value) for name, value in trainer.callback_metrics.items() if name in method.metrics}
+    assert 0 < told.pop("time/reference_s") < float(trainer.callback_metrics["time/prepare_s"])
+    assert told == pytest.approx(shares)
+
+
+def test_asking_how_right_the_reference_is_takes_none_of_the_methods_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def slow(*arguments: Any) -> Any:
+        time.sleep(0.3)
+        return predict(*arguments)
+
+    monkeypatch.setattr("lightning_unlearn.methods.reference_kl.predict", slow)
+    method = ReferenceKL(toy_source(), reference_epochs=1)
+    quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, toy_data())
+    assert 0 < method.times["time/prepare_s"] - method.measured["time/reference_s"] < 0.6
 
 
 def test_a_given_reference_is_copied_and_left_alone() -> None:

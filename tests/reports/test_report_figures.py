@@ -400,6 +400,31 @@ def test_posteriors_before_and_after_stand_over_each_other(small_report: Report)
         assert one.y == pytest.approx(25 * expected)
 
 
+def test_weights_before_and_after_stand_over_each_other(small_report: Report) -> None:
+    """Shares from quantiles against those that numpy counts; each model's of both seeds."""
+    scales = {"source": 1.0, "retrain": 1.5, "reference_kl": 0.5}
+    drawn = {
+        m: [np.random.default_rng(seed).normal(0, s, 20001) for seed in (0, 1)] for m, s in scales.items()
+    }
+    details: Details = {
+        model: {
+            seed: {"weights": np.quantile(each, np.linspace(0, 1, 201)).tolist()}
+            for seed, each in enumerate(runs)
+        }
+        for model, runs in drawn.items()
+    }
+    figures = panels("weights_*.png", small_report, details)
+    assert list(figures) == ["reference_kl"]
+    found = named_series(figures["reference_kl"][0])
+    assert list(found) == list(scales)
+    for model, one in found.items():
+        assert one.x == pytest.approx(found["source"].x)
+        expected = np.mean([100 * np.histogram(each, one.x)[0] / len(each) for each in drawn[model]], axis=0)
+        assert one.y == pytest.approx(expected, abs=0.25)
+    assert sum(found["source"].y) == pytest.approx(99, abs=0.2), "half a percent on either side lies beyond"
+    assert not panels("weights_*.png", small_report, {"reference_kl": details["reference_kl"]})
+
+
 def test_roc_curves_are_averaged_over_the_seeds(small_report: Report) -> None:
     details: Details = {
         "source": {

@@ -3,12 +3,18 @@
 import numpy as np
 import pytest
 
-from lightning_unlearn.reports import build_report, judge, judge_all
+from lightning_unlearn.reports import build_report, judge, judge_all, render_text
 from lightning_unlearn.reports.answer import answer_of, gap_closed
 from lightning_unlearn.reports.distance import aims, distance
 from lightning_unlearn.reports.glossary import METRICS, best_and_worst, describe, format_value, wrap_name
 from lightning_unlearn.reports.schema import Report, summarise
-from lightning_unlearn.reports.verdict import Verdict, control_findings, separates, summary_sentences
+from lightning_unlearn.reports.verdict import (
+    Verdict,
+    collapses,
+    control_findings,
+    separates,
+    summary_sentences,
+)
 
 AUC, TEST = "membership_inference/auc", "accuracy/test"
 
@@ -190,6 +196,26 @@ def test_without_retrained_model_nothing_is_judged() -> None:
     report = report_of(source={AUC: (0.9,) * 3}, m={AUC: (0.5,) * 3})
     assert judge(report, "m").status == "nothing to compare"
     assert "no method can be judged" in " ".join(summary_sentences(report))
+
+
+def test_a_method_that_destroyed_its_model_is_named() -> None:
+    key = "accuracy/retain"
+    report = report_of(
+        source={key: (0.9, 1.0, 1.0)},
+        destroyed={key: (0.1, 0.49, 0.51)},
+        low={key: (0.46, 0.51, 0.51)},
+        blind={TEST: (0.1,) * 3},
+    )
+    assert collapses(report) == [
+        "destroyed collapsed in 2 of 3 seeds: its accuracy on the retain set is 36.67 ± 57.42 %, and the source's "
+        "96.67 ± 14.34 %."
+    ]
+    assert collapses(report)[0] in summary_sentences(report)
+    assert "destroyed collapsed in 2 of 3 seeds" in " ".join(render_text(report).split())
+    report["models"]["destroyed"][key]["values"][:2] = [None, 0.51]
+    assert not collapses(report)
+    del report["models"]["source"]
+    assert not collapses(report)
 
 
 def test_unknown_model_is_named() -> None:

@@ -9,6 +9,9 @@ from torch import Tensor
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
 
+COLLAPSED = 0.5
+"""The share of the source's accuracy on the retain set below which a model counts as destroyed, unless told."""
+
 
 class CollapseGuard(L.Callback):
     """Ends a fit when the model collapses, and gives it back the weights of the last look at which it had not.

@@ -103,6 +103,9 @@ class UnlearningModule(SpreadableModule):
         ValueError: If the checkpoint does not load, the source has no parameters or is frozen as a whole,
             ``frozen`` names none of its parameters, or its own step is asked for and it has none or optimizes
             manually.
+
+    Attributes:
+        measured: What preparing gave that is to be known, by the names in ``metrics``.
     """
 
     streams: tuple[str, ...] = ("forget", "retain")
@@ -169,6 +172,7 @@ class UnlearningModule(SpreadableModule):
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._exported: Path | None = None
         self.answer: dict[str, Any] | None = None  # whether it forgot, as the evaluators found out
+        self.measured: dict[str, float] = {}
         self._clock = Clock()
         self._curves = Curves()
         self._looking = Looking()
@@ -643,12 +647,13 @@ class UnlearningModule(SpreadableModule):
         require_finite(self.model, f"the model that {type(self).__name__} unlearned")
 
     def _tell_times(self) -> None:
-        for name, seconds in self.times.items():
+        told = {**self.times, **self.measured}
+        for name, value in told.items():
             # callback_metrics alone come back from the processes of a spawning strategy
-            self.trainer.callback_metrics[name] = torch.tensor(seconds, dtype=torch.float64)
+            self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
         for logger in self.trainer.loggers:
             # the axis of all that Lightning logs; global_step counts the steps of a second optimizer too
-            measured = {**self.times, **peak_memory(self.trainer.strategy.root_device)}
+            measured = {**told, **peak_memory(self.trainer.strategy.root_device)}
             logger.log_metrics(measured, step=batches_stepped(self.trainer))
 
     def on_fit_end(self) -> None:
@@ -750,6 +755,7 @@ class UnlearningModule(SpreadableModule):
             "request": self._request,
             "moving": self._statistics.moving,
             "settled": self._statistics.settled,
+            "measured": self.measured,
             **self._clock.so_far,
             # of every rank: Lightning calls this hook on all of them, and rank 0 writes the file
             "rng": Runtime(self.trainer).gather_objects(rng_state()),
@@ -767,7 +773,7 @@ class UnlearningModule(SpreadableModule):
         self._prepared, self._request = state["prepared"], state["request"]
         self._statistics.moving, self._statistics.settled = state["moving"], state["settled"]
         vars(self._clock).update({name: state[name] for name in self._clock.so_far})
-        self._rng_states = state["rng"]
+        self._rng_states, self.measured = state["rng"], dict(state.get("measured", {}))
         if self._prepared:
             self.load_preparation_state(state)
 

@@ -6,7 +6,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.engine.statistics import estimate_statistics
 from lightning_unlearn.engine.train import Loss
@@ -34,9 +33,6 @@ class OneShotModule(UnlearningModule):
         adapter: How batches and outputs are taken apart; ``None`` for the usual layouts.
         frozen: Names of the parameters that the source was not trained on, which stay as they are; ``None`` for those
             that do not require a gradient.
-
-    Attributes:
-        measured: What the edit gave that is to be known, by the names in ``metrics``.
     """
 
     one_shot = True
@@ -51,7 +47,6 @@ class OneShotModule(UnlearningModule):
         frozen: Sequence[str] | None = None,
     ) -> None:
         super().__init__(source, loss=loss, adapter=adapter, frozen=frozen)
-        self.measured: dict[str, float] = {}
 
     def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Edit the weights of ``self.model`` in place, alike on every rank.
@@ -105,11 +100,3 @@ class OneShotModule(UnlearningModule):
 
     def configure_model(self) -> None:
         """Keep the model whole: there is no step whose gradients would have to be spread."""
-
-    def on_fit_end(self) -> None:
-        """Hand on what was measured, and put the request on record."""
-        for name, value in self.measured.items():
-            self.trainer.callback_metrics[name] = torch.tensor(value, dtype=torch.float64)
-        for logger in self.trainer.loggers if self.measured else ():
-            logger.log_metrics(self.measured, step=batches_stepped(self.trainer))
-        super().on_fit_end()

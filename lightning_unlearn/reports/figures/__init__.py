@@ -43,6 +43,7 @@ FIGURES: list[FigureSpec] = [
     samples.roc,
     differences.blind,
     samples.posteriors,
+    samples.weights,
     courses.training,
 ]
 """All figures, in the order of presentation."""

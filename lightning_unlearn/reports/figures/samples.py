@@ -1,4 +1,4 @@
-"""Figures of what was found sample by sample: what an attack can tell, and how sure models are of the samples."""
+"""Figures of distributions: what an attack can tell, how sure models are of the samples, and models' weights."""
 
 from __future__ import annotations
 
@@ -85,6 +85,49 @@ def posteriors(report: Report, details: Details) -> Mapping[str, Panels]:
             shown = {model: pooled[model] for model in ("source", "retrain", name) if model in pooled}
             figures[name] = _histograms(shown, "log-odds", _BINS, _XLABEL)
     return figures
+
+
+@declare(
+    "weights_*.png",
+    "How the weights of * are distributed",
+    "Histograms of all weights of *, biases and normalisation left out, beside those of the source model, which is the "
+    "state before, and of the retrained model; they reach from the source's 0.5 % quantile to its 99.5 % one. Models "
+    "whose histograms are alike may still differ in every weight.",
+    of_model=True,
+)
+def weights(report: Report, details: Details) -> Mapping[str, Panels]:
+    """Draw the weights before, after and as they should be."""
+    found = {
+        name: [run["weights"] for run in details.get(name, {}).values() if run.get("weights")]
+        for name in ordered_models(report)
+    }
+    before = found.get("source") or []
+    if not before:
+        return {}
+    share = np.linspace(0.0, 100.0, len(before[0]))
+    low, high = (np.mean([np.interp(at, share, run) for run in before]) for at in (0.5, 99.5))
+    edges = np.linspace(low, high, 2 * _BINS + 1)
+    series = {
+        name: Series(
+            name,
+            edges.tolist(),
+            np.mean([np.diff(np.interp(edges, run, share)) for run in runs], axis=0).tolist(),
+            kind="steps",
+        )
+        for name, runs in found.items()
+        if runs
+    }
+    return {
+        name: [
+            Panel(
+                "Weight",
+                "Share of the weights [%]",
+                [series[m] for m in ("source", "retrain", name) if m in series],
+            )
+        ]
+        for name in series
+        if name not in CONTROLS
+    }
 
 
 def posterior_histograms(

@@ -3,9 +3,11 @@
 import glob
 import importlib
 import json
+import os
 import re
 import shlex
 import statistics
+import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import pairwise
@@ -205,6 +207,36 @@ def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.Monkey
     for program in blocks(PAGES[page], "python"):
         exec(compile(program, page, "exec"), names)
     assert ("export(" not in PAGES[page]) or Path("unlearned.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_the_script_for_slurm_makes_a_cluster(tmp_path: Path) -> None:
+    """With stand-ins for SLURM on one machine, and for the comparison, whose command other tests understand."""
+    pytest.importorskip("ray", reason="Ray is an extra")
+    (script,) = blocks(PAGES["docs/comparisons.md"], "sh")
+    (command,) = (line.strip() for line in script.splitlines() if "lightning-unlearn" in line)
+    (job,) = (block for block in blocks(PAGES["docs/comparisons.md"], "yaml") if "RayJob" in block)
+    assert command == yaml.safe_load(job)["spec"]["entrypoint"]
+    assert command in COMPARISONS
+    joins = "import ray; ray.init('auto'); print('CPUs', ray.cluster_resources()['CPU'])"
+    stands = {
+        "scontrol": "echo 127.0.0.1",
+        "srun": 'exec "$@"',
+        "lightning-unlearn": f'exec {sys.executable} -c "{joins}"',
+    }
+    for name, line in stands.items():
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{Path(sys.executable).parent}:{os.environ['PATH']}"
+    known = {"SLURM_JOB_NODELIST": "n1", "SLURM_JOB_NUM_NODES": "1", "SLURM_CPUS_PER_TASK": "3"}
+    ran = subprocess.run(
+        ["bash", "-c", script.replace(":6379", ":6399")],
+        env={**os.environ, **known, "PATH": path, "RAY_TMPDIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "CPUs 3.0" in ran.stdout, ran.stdout + ran.stderr
 
 
 def test_yaml_on_pages_is_yaml() -> None:

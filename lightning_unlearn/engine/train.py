@@ -99,5 +99,6 @@ def train_classifier(
                 f"the loss became {{}} in epoch {epoch + 1} of training {type(module).__name__}; check the data for "
                 "NaN or infinite values, or lower the learning rate",
             )
+    stepper.zero_grad()  # or they would be held as long as the model
     runtime.share_buffers(module)
     return curve

@@ -13,8 +13,10 @@ __all__ = ["add_statistics", "output_norm", "sample_gradients"]
 
 Statistic = Literal["mean", "magnitude", "square", "norm"]
 
-# Gradients of single samples that are held at once, as a count of numbers: 256 MB in float32.
+# Gradients of single samples that are held at once, as a count of numbers in float32: 256 MB to fill a device, and what
+# a processor's cache holds, which is as fast there.
 _NUMBERS_HELD = 2**26
+_NUMBERS_HELD_ON_CPU = 2**22
 
 _OF_SAMPLE: dict[Statistic, Callable[[Tensor], Tensor]] = {
     "mean": lambda gradients: gradients,
@@ -42,7 +44,8 @@ def sample_gradients(
             scalar, in operations that ``vmap`` can batch.
         parameters: What to differentiate by, by name.
         samples: The arguments of ``objective`` with a batch dimension first; tensors or structures of them.
-        chunk_size: How many samples at once; ``None`` for as many as fit into a quarter of a gigabyte.
+        chunk_size: How many samples at once; ``None`` for as many as fit into a quarter of a gigabyte, on the CPU into
+            16 MB, one at least.
 
     Yields:
         Which samples, and their gradients by name, detached, with the samples first.
@@ -61,7 +64,8 @@ def sample_gradients(
     in_range("chunk_size", chunk_size, "[1, inf)", whole=True, none=True)
     by_name = dict(parameters)
     numbers = sum(value.numel() for value in by_name.values())
-    step = chunk_size or max(1, _NUMBERS_HELD // max(1, numbers))
+    on_cpu = all(value.device.type == "cpu" for value in by_name.values())
+    step = chunk_size or max(1, (_NUMBERS_HELD_ON_CPU if on_cpu else _NUMBERS_HELD) // max(1, numbers))
     gradients_of = torch.func.vmap(
         torch.func.grad(objective), in_dims=(None, *(0 for _ in samples)), randomness="different"
     )
@@ -81,7 +85,7 @@ def add_statistics(
     r"""Add to sums over samples, :math:`\sum_b w_b f(g_b)`, in place.
 
     Args:
-        totals: The sums by statistic and name, at least float32: ``"mean"`` of the gradients themselves,
+        totals: The sums by statistic and name, at least float32, contiguous: ``"mean"`` of the gradients themselves,
             ``"magnitude"`` :math:`|g|`, ``"square"`` :math:`g^2`, and ``"norm"``, the L2 norm of the gradient by a
             whole tensor, a scalar.
         gradients: Gradients of samples by name, with the samples first.
@@ -97,7 +101,7 @@ def add_statistics(
     for statistic, by_name in totals.items():
         for name, total in by_name.items():
             values = _OF_SAMPLE[statistic](gradients[name].to(total.dtype))
-            total += torch.tensordot(weights.to(values), values, dims=1)
+            total.view(-1).addmv_(values.reshape(len(weights), total.numel()).mT, weights.to(values))
 
 
 def output_norm(logits: Tensor, targets: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ __all__ = [
     "select_top_k",
     "select_top_k_tensors",
     "selection_masks",
+    "top_k_masks",
 ]
 
 
@@ -60,10 +61,7 @@ def select_top_k_tensors(
 
 
 def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
-    """The k most sensitive scalars over all parameters (Top-K).
-
-    Nothing is sorted, and of the sensitivities no copy is made but of a million at a time. Equal
-    sensitivities are taken in the order of the mapping, then of position.
+    """The k most sensitive scalars over all parameters (Top-K), as positions; see :func:`top_k_masks`.
 
     Args:
         sensitivities: Sensitivity of each scalar by parameter name, finite and not negative, any shapes.
@@ -81,30 +79,55 @@ def select_top_k(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tenso
         >>> select_top_k({"weight": torch.tensor([[0.1, 3.0], [2.0, 0.0]]), "bias": torch.tensor([2.5])}, k=2)
         {'weight': tensor([1]), 'bias': tensor([0])}
     """
+    masks = top_k_masks(sensitivities, k)
+    return {name: mask.reshape(-1).nonzero().squeeze(1) for name, mask in masks.items()}
+
+
+def top_k_masks(sensitivities: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    """Masks that are true where the k most sensitive scalars over all parameters are.
+
+    Nothing is sorted, and of the sensitivities no copy is made but of a million at a time. Equal
+    sensitivities are taken in the order of the mapping, then of position.
+
+    Args:
+        sensitivities: Sensitivity of each scalar by parameter name, finite and not negative, any shapes.
+        k: How many scalars, from 1 to the number there are.
+
+    Returns:
+        A mask of each name, in the shape and on the device of its sensitivity.
+
+    Raises:
+        TypeError: If ``k`` is not an integer.
+        ValueError: If ``k`` is out of range or a sensitivity is negative or not finite.
+
+    Example:
+        >>> import torch
+        >>> top_k_masks({"weight": torch.tensor([0.1, 3.0, 2.0]), "bias": torch.tensor([2.5])}, k=2)
+        {'weight': tensor([False,  True, False]), 'bias': tensor([True])}
+    """
     total = sum(value.numel() for value in sensitivities.values())
     _require_count("k", k, total)
     for name, value in sensitivities.items():
-        if not bool(((value >= 0) & value.isfinite()).all()):
+        # of NaN both are NaN
+        if value.numel() and not all(0 <= float(bound) < math.inf for bound in value.detach().aminmax()):
             raise ValueError(
                 f"sensitivities[{name!r}] holds a negative or non-finite value; check the gradients"
             )
     threshold = _kth_largest([value.detach() for value in sensitivities.values()], k)
 
     # all above the k-th largest value, then as many equal to it as are still missing, in order
-    above: dict[str, Tensor] = {}
+    masks = {
+        name: value.detach().reshape(-1).to(threshold.dtype) > threshold.to(value.device)
+        for name, value in sensitivities.items()
+    }
+    missing = k - int(sum(int(mask.sum()) for mask in masks.values()))
     for name, value in sensitivities.items():
-        above[name] = value.detach().reshape(-1).to(threshold.dtype) > threshold.to(value.device)
-    missing = k - int(sum(int(mask.sum()) for mask in above.values()))
-    selection: dict[str, Tensor] = {}
-    for name, value in sensitivities.items():
-        positions = above[name].nonzero().squeeze(1)
         if missing > 0:
             flat = value.detach().reshape(-1).to(threshold.dtype)
             ties = (flat == threshold.to(value.device)).nonzero().squeeze(1)[:missing]
             missing -= ties.numel()
-            positions = torch.cat([positions, ties]).sort().values
-        selection[name] = positions
-    return selection
+            masks[name][ties] = True
+    return {name: mask.view(sensitivities[name].shape) for name, mask in masks.items()}
 
 
 def _kth_largest(values: Sequence[Tensor], k: int) -> Tensor:

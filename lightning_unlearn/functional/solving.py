@@ -41,8 +41,10 @@ def conjugate_gradients(
             break
         image = product(direction)
         step = square / direction.dot(image)
-        solution += step * direction
-        residual -= step * image
+        solution.addcmul_(direction, step)
+        residual.addcmul_(image, step, value=-1)
+        del image  # none of these is held in vain: each is as large as the model
         last, square = square, residual.dot(residual)
-        direction = residual + square / last * direction
+        direction.mul_(square / last).add_(residual)
+    del direction, residual
     return solution, float((right - product(solution)).norm() / size)

@@ -48,8 +48,8 @@ class EUk(CFk):
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source with new last tensors."""
-        model = super().initial_model(source)
         fresh = fresh_copy(source, self._fresh)
+        model = super().initial_model(source)
         with torch.no_grad():
             for name in last_parameter_tensors(source, self.k):
                 model.get_parameter(name).copy_(fresh.get_parameter(name))

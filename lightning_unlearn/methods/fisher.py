@@ -96,7 +96,8 @@ class Fisher(OneShotModule):
         for each in range(classes):
             some, loss = np.sort(drawn[: self.samples]), _weighted(each)
             squares = self.gradients("square", "retain", data, runtime, loss=loss, positions=some)
-            total = {name: square + total.get(name, 0.0) for name, square in squares.items()}
+            for name, square in squares.items():
+                total[name] = total[name].add_(square) if name in total else square
         return total
 
 

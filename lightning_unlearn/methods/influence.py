@@ -92,7 +92,7 @@ class Influence(OneShotModule):
 
     def edit(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Solve for the step, and take it."""
-        step, residual = self._solved(self.gradients("mean", "forget", data, runtime), data, runtime)
+        step, residual = self._solved(data, runtime)
         self.measured["influence/residual"] = residual
         if residual > self.tolerance:
             rank_zero_warn(
@@ -104,9 +104,7 @@ class Influence(OneShotModule):
             for name, parameter in trainable(self.model).items():
                 parameter.add_(step[name].to(parameter), alpha=times)
 
-    def _solved(
-        self, right: dict[str, Tensor], data: UnlearningDataModule, runtime: Runtime
-    ) -> tuple[dict[str, Tensor], float]:
+    def _solved(self, data: UnlearningDataModule, runtime: Runtime) -> tuple[dict[str, Tensor], float]:
         drawn = np.random.default_rng(derive_seed(data.order_seed, "curvature")).permutation(
             data.split.retain
         )
@@ -121,21 +119,25 @@ class Influence(OneShotModule):
         )
         parameters = trainable(self.model)
 
-        def split(flat: Tensor) -> dict[str, Tensor]:
+        def split(flat: Tensor, kind: torch.dtype | None = None) -> dict[str, Tensor]:
             parts = torch.split(flat, [p.numel() for p in parameters.values()])
             return {
-                name: part.view(p.shape).to(p.dtype)
+                name: part.view(p.shape).to(kind or p.dtype)
                 for part, (name, p) in zip(parts, parameters.items(), strict=True)
             }
 
         def joined(by_name: dict[str, Tensor]) -> Tensor:
             kind = torch.float32 if runtime.device.type == "mps" else torch.float64
-            return torch.cat([by_name[name].flatten() for name in parameters]).to(kind)
+            flat = torch.empty(sum(p.numel() for p in parameters.values()), dtype=kind, device=runtime.device)
+            for name, part in split(flat, kind).items():
+                part.copy_(by_name[name])
+            return flat
 
         def product(flat: Tensor) -> Tensor:
-            return joined(curved(split(flat))) + self.damping * flat
+            return joined(curved(split(flat))).add_(flat, alpha=self.damping)
 
+        right = joined(self.gradients("mean", "forget", data, runtime))
         solution, residual = conjugate_gradients(
-            product, joined(right), iterations=self.iterations, tolerance=self.tolerance
+            product, right, iterations=self.iterations, tolerance=self.tolerance
         )
         return split(solution), residual

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
-from lightning_unlearn.functional import select_top_k, selection_masks
+from lightning_unlearn.functional import top_k_masks
 from lightning_unlearn.methods.base import AscendingModule, Declared, MaskedModule, Range, Source
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
@@ -86,17 +86,20 @@ class MSG(MaskedModule, AscendingModule):
         forget, retain = data.split.forget, data.split.retain
         rng = np.random.default_rng(derive_seed(data.order_seed, "beside"))
         beside = np.sort(rng.choice(retain, min(len(forget), len(retain)), replace=False))
-        pulls = [
+        pulls = (
             self.gradients("mean", stream, data, runtime, positions=positions)
             for stream, positions in (("forget", forget), ("retain", beside))
-        ]
+        )
+        apart = {name: pull for name, pull in next(pulls).items() if name in self._kernels}
+        for name, pull in next(pulls).items():
+            if name in apart:
+                apart[name].sub_(pull).abs_()
         with isolated_rng(derive_seed(data.order_seed, "redrawn")):
             fresh = fresh_copy(self.source, self._fresh)
         for name in self._kernels:
-            apart = {name: (pulls[0][name] - pulls[1][name]).abs()}
             count = apart[name].numel()
             kept = max(1, count - round(self.fraction * count))
-            redrawn = ~selection_masks(select_top_k(apart, kept), apart)[name]
+            redrawn = ~top_k_masks({name: apart.pop(name)}, kept)[name]
             weight = self.model.get_parameter(name)
             with torch.no_grad():
                 weight.copy_(torch.where(redrawn, fresh.get_parameter(name).to(weight), weight))

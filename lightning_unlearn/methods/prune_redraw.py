@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from lightning_unlearn.functional import select_top_k, selection_masks
+from lightning_unlearn.functional import top_k_masks
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import fresh_copy
@@ -56,10 +56,12 @@ class PruneRedraw(AscendingModule):
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source whose smallest weights are a fresh model's."""
-        model, fresh = super().initial_model(source), fresh_copy(source, self._fresh)
-        sizes = {name: w.detach().abs() for name, w in trainable(model).items() if w.ndim > 1}
+        fresh = fresh_copy(source, self._fresh)
+        sizes = {name: w.detach().abs() for name, w in trainable(source).items() if w.ndim > 1}
         total = sum(size.numel() for size in sizes.values())
-        kept = selection_masks(select_top_k(sizes, max(1, round((1 - self.fraction) * total))), sizes)
+        kept = top_k_masks(sizes, max(1, round((1 - self.fraction) * total)))
+        del sizes
+        model = super().initial_model(source)
         with torch.no_grad():
             for name, mask in kept.items():
                 weight = model.get_parameter(name)

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.functional import select_top_k, selection_masks
+from lightning_unlearn.functional import top_k_masks
 from lightning_unlearn.methods.base import Declared, MaskedModule, Range, Source
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.random_label import RandomLabel
@@ -68,8 +68,7 @@ class SalUn(MaskedModule, RandomLabel):
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Choose the weights that move."""
         found = self.gradients("mean", "forget", data, runtime)
-        chosen = select_top_k({name: gradient.abs_() for name, gradient in found.items()}, self._moving)
-        self.masks = selection_masks(chosen, found)
+        self.masks = top_k_masks({name: gradient.abs_() for name, gradient in found.items()}, self._moving)
 
     def step_scales(self) -> dict[str, Tensor]:
         """Return the masks."""

@@ -70,8 +70,8 @@ class ShrinkPerturb(AscendingModule):
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return the model between the source and a fresh one; statistics that follow the data stay."""
-        model = super().initial_model(source)
         fresh = fresh_copy(source, self._fresh)
+        model = super().initial_model(source)
         with torch.no_grad():
             for name, parameter in trainable(model).items():
                 parameter.mul_(self.shrink).add_(fresh.get_parameter(name), alpha=self.perturb)

@@ -13,19 +13,29 @@ from lightning_unlearn.models.surgery import clone
 M = TypeVar("M", bound=nn.Module)
 
 
-def shard_copy(module: M, mesh: DeviceMesh) -> M:
-    """Return a copy of a module whose parameters are spread over the processes of a mesh.
+def spread_out(module: M, mesh: DeviceMesh) -> M:
+    """Return a module like one given whose parameters, which it takes over, are spread over the processes of a mesh.
 
     The whole module is one unit of :func:`torch.distributed.fsdp.fully_shard`: between steps a process holds
     its share of parameters, gradients and optimizer state; forward and backward passes gather the parameters.
 
     Args:
-        module: Any module, alike on every process.
+        module: Any module, alike on every process; it is left without values until :func:`gather_shards` fills it.
         mesh: One-dimensional mesh of the processes that share the data.
     """
-    copy = clone(module)
+    values = {name: parameter.data for name, parameter in module.named_parameters()}
+    copy = clone(emptied(module))
+    for name, parameter in copy.named_parameters():
+        parameter.data = values.pop(name)
     fully_shard(copy, mesh=mesh, reshard_after_forward=True)  # else a pass without a backward leaves it whole
     return copy
+
+
+def emptied(module: M) -> M:
+    """Let go of the values of a module's parameters, which stay as they are otherwise."""
+    for parameter in module.parameters():
+        parameter.data = parameter.data.new_empty(0)
+    return module
 
 
 def whole(value: Tensor | float) -> Tensor:
@@ -40,7 +50,7 @@ def is_sharded(module: nn.Module) -> bool:
 
 
 def gather_shards(sharded: nn.Module, whole: nn.Module) -> None:
-    """Copy a spread module's parameters, buffers and modes into a whole one, on every process; all must call this.
+    """Give a whole module the values and modes of a spread one, on every process; all must call this.
 
     Buffers, which are not spread, are those of the own process.
     """
@@ -48,8 +58,9 @@ def gather_shards(sharded: nn.Module, whole: nn.Module) -> None:
     with torch.no_grad():
         for name, tensor in (*whole.named_parameters(), *whole.named_buffers()):
             part = parts[name]
-            tensor.data = tensor.data.to(part.dtype)  # the strategy's precision may have changed it
-            tensor.copy_(part.full_tensor() if isinstance(part, DTensor) else part)
+            # of the part's type, which the strategy's precision may have changed
+            value = part.full_tensor() if isinstance(part, DTensor) else part.detach().clone()
+            tensor.data = value.to(tensor.device)
     for part_of_whole, part_of_sharded in zip(whole.modules(), sharded.modules(), strict=True):
         part_of_whole.training = part_of_sharded.training
 

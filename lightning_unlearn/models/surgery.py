@@ -219,21 +219,21 @@ def _one_digit(value: float) -> float:
     return float(f"{value:.0e}")
 
 
-def _inner_first(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def _inner_first(
+    part: nn.Module, name: str = "", seen: set[nn.Module] | None = None
+) -> Iterator[tuple[str, nn.Module]]:
     """Yield every submodule once, under its full name, after all that it contains."""
-    seen: set[nn.Module] = set()
-
-    def visit(name: str, part: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-        if part in seen:
-            return
-        seen.add(part)
-        # What a metric contains (a feature extractor, say) belongs to the measurement, not to the model.
-        if not isinstance(part, Metric):
-            for child_name, child in part.named_children():
-                yield from visit(f"{name}.{child_name}" if name else child_name, child)
-        yield name, part
-
-    return visit("", module)
+    seen = (
+        set() if seen is None else seen
+    )  # a function within this one would hold the module until memory is cleaned
+    if part in seen:
+        return
+    seen.add(part)
+    # What a metric contains (a feature extractor, say) belongs to the measurement, not to the model.
+    if not isinstance(part, Metric):
+        for child_name, child in part.named_children():
+            yield from _inner_first(child, f"{name}.{child_name}" if name else child_name, seen)
+    yield name, part
 
 
 def _learned_tensors(parts: Sequence[tuple[str, nn.Module]]) -> Iterator[tuple[str, Tensor]]:

@@ -1,9 +1,9 @@
 """Size: what a sample costs among ten million, data larger than a bound of memory, and copies of a large model.
 
-``OMP_NUM_THREADS=1 python tests/benchmarks/size.py samples mapped weights population`` prints a table for each part.
-``samples`` is in CPU time, against what NumPy alone would do; ``mapped`` takes turns with the project's own loader on
-the wall clock, and counts the memory that cannot be given back, of the loader's processes too; ``weights`` says how
-many times the model's own bytes a method takes beside the source.
+``OMP_NUM_THREADS=1 python tests/benchmarks/size.py samples mapped pictures weights population`` prints a table for each part.
+``samples`` is in CPU time, against what NumPy alone would do; ``mapped`` and ``pictures`` take turns with the project's
+own loader, in CPU time of its processes too, and count the memory that cannot be given back; ``weights`` says how many
+times the model's own bytes a method takes beside the source, with ``--processes 2`` in each of two.
 """
 
 import argparse
@@ -11,12 +11,15 @@ import ctypes
 import gc
 import hashlib
 import hmac
+import math
+import os
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +27,13 @@ import lightning as L
 import numpy as np
 import torch
 from benchmarks.measuring import take_turns
+from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.io import encode_jpeg
+from torchvision.transforms import ToTensor
 
 from lightning_unlearn import methods as unlearn
 from lightning_unlearn.core.files import model_hash
@@ -188,8 +196,8 @@ def anonymous_peak() -> Iterator[list[float]]:
         watcher.join()
 
 
-def mapped(gib: float, workers: int = 2) -> None:
-    side, batch = 128, 64
+def mapped(gib: float, batches: int) -> None:
+    side = 128
     size = int(gib * 2**30) // (3 * side * side)
     with tempfile.TemporaryDirectory(dir=".") as folder:
         file, block = Path(folder) / "images.u8", np.random.default_rng(0).integers(0, 256, 2**26, np.uint8)
@@ -197,118 +205,165 @@ def mapped(gib: float, workers: int = 2) -> None:
             for start in range(0, size * 3 * side * side, len(block)):
                 block[:8] = np.frombuffer(start.to_bytes(8, "little"), np.uint8)
                 target.write(block.tobytes()[: size * 3 * side * side - start])
-        dataset = Mapped(file, (size, 3, side, side))
-        loader = DataLoader(dataset, batch, shuffle=True, num_workers=workers)
-        project = L.LightningDataModule()
-        project.train_dataloader = lambda: loader  # type: ignore[method-assign]
-        data = UnlearningDataModule(project, 0.01, nonmember_from="train")
-        with anonymous_peak() as before:
-            time.sleep(0.1)
-        with anonymous_peak() as peak:
-            data.setup("fit")
-            start = time.perf_counter()
-            for _ in data.loader("retain", train=True):
-                pass
-            seconds = time.perf_counter() - start
-        print(
-            f"{size:,} mapped images, {file.stat().st_size / 2**30:.1f} GiB, {workers} workers: an epoch in "
-            f"{seconds:.1f} s, {peak[0]:.0f} MiB held at most, of which {before[0]:.0f} before any data"
-        )
+        through_workers(f"a mapped file of {gib:g} GiB", Mapped(file, (size, 3, side, side)), batches)
 
-        def some(served: Any) -> Callable[[], None]:
-            def run() -> None:
-                for number, _ in enumerate(served):
-                    if number == 150:
-                        break
 
-            return run
+def pictures(count: int, batches: int, side: int = 64) -> None:
+    """Read a folder of JPEGs, ten classes, of which a thousand are different."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(0, 256, (1000, side // 8, side // 8, 3), np.uint8)
+    encoded = [encode_jpeg(torch.from_numpy(x.repeat(8, 0).repeat(8, 1)).permute(2, 0, 1)) for x in drawn]
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        for number in range(count):
+            file = Path(folder) / str(number % 10) / f"{number}.jpg"
+            file.parent.mkdir(exist_ok=True)
+            file.write_bytes(encoded[number % len(encoded)].numpy().tobytes())
+        through_workers("a folder of JPEGs", ImageFolder(folder, ToTensor()), batches)
 
-        arms = {"own": some(loader), "ours": some(data.loader("retain", train=True))}
-        turns = take_turns(arms, rounds=5, clock=time.perf_counter)
-        print(
-            f"images a second, ours ÷ the project's own loader: {turns.ratio('own', 'ours'):.2f}; {turns.spread('own', 'ours')}"
-        )
+
+def through_workers(
+    name: str, dataset: Dataset[Any], batches: int, batch: int = 64, workers: int = 2
+) -> None:
+    """Print what an epoch of the retain set holds, and its speed against the project's own loader, in turns."""
+    loader = DataLoader(dataset, batch, shuffle=True, num_workers=workers)
+    project = L.LightningDataModule()
+    project.train_dataloader = lambda: loader  # type: ignore[method-assign]
+    data = UnlearningDataModule(project, 0.01, nonmember_from="train")
+    with anonymous_peak() as before:
+        time.sleep(0.1)
+    with anonymous_peak() as most:
+        data.setup("fit")
+        start = time.perf_counter()
+        for _ in data.loader("retain", train=True):
+            pass
+        seconds = time.perf_counter() - start
+    print(
+        f"{name}, {len(dataset):,} images, {workers} workers: an epoch in {seconds:.1f} s, "  # type: ignore[arg-type]
+        f"{most[0]:.0f} MiB held at most, of which {before[0]:.0f} before any data"
+    )
+
+    def some(served: Any) -> Callable[[], None]:
+        def run() -> None:
+            for number, _ in enumerate(served):
+                if number == batches:
+                    break
+
+        return run
+
+    arms = {"own": some(loader), "ours": some(data.loader("retain", train=True))}
+    # of the loader's processes too, which have ended by then
+    turns = take_turns(arms, rounds=5, clock=lambda: sum(os.times()[:4]))
+    ratio, spread = turns.ratio("own", "ours"), turns.spread("own", "ours")
+    print(f"images a CPU second, ours ÷ the project's own loader: {ratio:.2f}; {spread}")
 
 
 # ---------------------------------------------------------------------- a large model
 
 
-def network(width: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(64, width),
-        nn.ReLU(),
-        nn.Linear(width, width),
-        nn.ReLU(),
-        nn.Linear(width, width),
-        nn.ReLU(),
-        nn.Linear(width, 10),
+def network(width: int, front: nn.Module | None = None) -> nn.Module:
+    sizes = (64, width, width, width)
+    layers = [part for pair in pairwise(sizes) for part in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(front or nn.Flatten(), *layers, nn.Linear(width, 10))
+
+
+def small(samples: int) -> UnlearningDataModule:
+    inputs = torch.rand(samples, 64, generator=torch.Generator().manual_seed(0))
+    own = TensorData(inputs, torch.arange(samples) % 10, num_classes=10)
+    data = UnlearningDataModule(
+        own, Classes(0), nonmember=samples // 10, nonmember_from="train", batch_size=32
     )
-
-
-def small() -> UnlearningDataModule:
-    inputs = TensorData(torch.rand(160, 64), torch.arange(160) % 10, num_classes=10)
-    data = UnlearningDataModule(inputs, 0.2, nonmember=16, nonmember_from="train", batch_size=32)
     data.setup("fit")
     return data
 
 
-def methods() -> dict[str, tuple[Callable[[nn.Module], UnlearningModule], int]]:
-    """Return what makes each method, and the epochs that are enough to see what it holds."""
+def methods(folder: Path, source: nn.Module) -> dict[str, Callable[[nn.Module], UnlearningModule]]:
+    """Return what makes each method that is exported; those that train models of their own do so with plain SGD."""
     sgd = partial(torch.optim.SGD, lr=1e-3)
-    trained: dict[str, dict[str, Any]] = {
-        **{name: {} for name in ("FineTune", "NegGradPlus", "SCRUB", "SalUn", "RandomLabel", "L1Sparse")},
-        **{name: {} for name in ("ShrinkPerturb", "EUk", "CFk", "MSG", "BadTeacher", "NPO", "TopK")},
-        **{name: {} for name in ("RandomK", "RandomTopK", "WGAN", "DELETE", "BoundaryShrink")},
-        "ReferenceKL": {"reference_fraction": 0.2, "reference_optimizer": sgd},
-        "TaskNegation": {"task_optimizer": sgd},
+    given: dict[str, dict[str, Any]] = {
+        "Fisher": {"samples": 32},
+        "Influence": {"iterations": 3, "samples": 32},
+        "Rewind": {"checkpoint": str(folder / "earlier.ckpt")},
+        "RUM": {"methods": [partial(unlearn.FineTune, optimizer=sgd)], "epochs": 1},
+        "ReferenceKL": {"reference_fraction": 0.2, "reference_epochs": 1, "reference_optimizer": sgd},
+        "SISA": {"epochs": 1, "optimizer": sgd},
+        "TaskNegation": {"optimizer": sgd},
     }
-    shot: dict[str, dict[str, Any]] = {"SSD": {}, "Influence": {"iterations": 3}}
+    state = {name: 0.9 * value for name, value in source.state_dict().items()}
+    torch.save({"state_dict": state, "global_step": 1}, folder / "earlier.ckpt")
+    kinds = {name: getattr(unlearn, name) for name in sorted(unlearn.__all__)}
     return {
-        **{name: (partial(getattr(unlearn, name), optimizer=sgd, **own), 2) for name, own in trained.items()},
-        **{name: (partial(getattr(unlearn, name), **own), 0) for name, own in shot.items()},
+        name: partial(kind, **({} if kind.one_shot else {"optimizer": sgd}), **given.get(name, {}))
+        for name, kind in kinds.items()
+        if issubclass(kind, UnlearningModule) and kind not in (UnlearningModule, unlearn.Perturbation)
     }
 
 
-def stages(method: UnlearningModule, data: UnlearningDataModule, epochs: int) -> Iterator[float]:
-    """Yield the MiB that this process had at the most: once a method is made, fitted, and exported."""
+def peak() -> float:
+    """Return the MiB that this process had at the most since this was last asked."""
+    most = peak_memory(CPU)["memory/process_peak_mib"]
+    gc.collect()
+    reset_peak_memory(CPU)
+    return most
+
+
+def stages(make: Callable[[], UnlearningModule], samples: int, **trainer_arguments: Any) -> list[float]:
+    """Return the MiB at the most while a method is made, prepared, trained (where it is), and exported."""
     off = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    peak()
+    method = make()
+    found = [peak()]
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=epochs, limit_val_batches=0, **dict.fromkeys(off, False)
+        accelerator="cpu",
+        max_epochs=0 if method.one_shot else 3,
+        limit_val_batches=0,
+        callbacks=[LambdaCallback(on_train_start=lambda *_: found.append(peak()))],
+        **dict.fromkeys(off, False),
+        **trainer_arguments,
     )
+    trainer.fit(method, small(samples))
+    found.append(peak())
     with tempfile.TemporaryDirectory() as folder:
-        for stage in (
-            lambda: None,
-            lambda: trainer.fit(method, data),
-            lambda: method.export(Path(folder) / "model.ckpt"),
-        ):
-            stage()
-            yield peak_memory(CPU)["memory/process_peak_mib"]
-            gc.collect()
-            reset_peak_memory(CPU)
+        method.export(Path(folder) / "model.ckpt")
+    return [*found, peak()] if len(found) == 3 else [*found, math.nan, peak()]
 
 
-def weights(width: int, only: str | None) -> None:
+def spread(processes: int) -> dict[str, Any]:
+    """Return arguments of a Trainer that spreads a model over processes, FSDP2 on the CPU; none for one process."""
+    sizes = {"data_parallel_size": processes, "tensor_parallel_size": 1}
+    strategy = ModelParallelStrategy(**sizes, process_group_backend="gloo")
+    return {} if processes == 1 else {"devices": processes, "strategy": strategy}
+
+
+def weights(width: int, samples: int, only: list[str], processes: int) -> None:
     # memory that is freed goes back at once, or the peak of one would be hidden under that of the one before
     ctypes.CDLL(None).mallopt(-3, MIB // 4)
     torch.manual_seed(0)
     source = network(width)
+    # CT transposes kernels, and others draw only these anew where there are any
+    kernel = network(
+        width, nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
+    )
     size = sum(parameter.nbytes for parameter in source.parameters()) / MIB
-    data = small()
     print(f"{size / 4 * MIB / 1e6:.1f} million weights, {size:.0f} MiB; SGD without momentum")
     print(
-        "| beside the source, times its size | made | fitted | exported | s |\n| --- | --- | --- | --- | --- |"
+        "| beside the source, times its size | made | prepared | trained | exported | s |\n"
+        + "| --- " * 6
+        + "|"
     )
     print(
-        f"| hash of the weights | | | {measured(lambda: model_hash(source.state_dict()))[1] / size:.1f} | |"
+        f"| hash of the weights | | | | {measured(lambda: model_hash(source.state_dict()))[1] / size:.1f} | |"
     )
-    for name, (make, epochs) in methods().items():
-        if only in (None, name):
-            gc.collect()
-            base, start = status("self", "VmRSS"), time.process_time()
-            reset_peak_memory(CPU)
-            peaks = [f"{(peak - base) / size:.1f}" for peak in stages(make(source), data, epochs)]
-            print(f"| {name} | {' | '.join(peaks)} | {time.process_time() - start:.0f} |", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, make in methods(Path(folder), source).items():
+            if not only or name in only:
+                gc.collect()
+                base, start = status("self", "VmRSS"), time.process_time()
+                peaks = stages(
+                    partial(make, kernel if name == "CT" else source), samples, **spread(processes)
+                )
+                multiples = " | ".join(f"{(most - base) / size:.1f}" for most in peaks).replace("nan", "")
+                rank = f", process {os.environ.get('LOCAL_RANK', 0)}" if processes > 1 else ""
+                print(f"| {name}{rank} | {multiples} | {time.process_time() - start:.0f} |", flush=True)
 
 
 # ---------------------------------------------------------------------- many small models
@@ -333,23 +388,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("parts", nargs="+", choices=("samples", "mapped", "weights", "population"))
+    parser.add_argument(
+        "parts", nargs="+", choices=("samples", "mapped", "pictures", "weights", "population")
+    )
     parser.add_argument("--sizes", type=int, nargs=2, default=(1_000_000, 10_000_000))
     parser.add_argument("--gib", type=float, default=4)
+    parser.add_argument("--batches", type=int, default=150, help="of a turn with the project's loader")
+    parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--width", type=int, default=2300)
+    parser.add_argument("--samples", type=int, default=160, help="that the large model is trained on")
     parser.add_argument("--models", type=int, default=512)
-    parser.add_argument("--only", help="a method")
+    parser.add_argument("--processes", type=int, default=1, help="over which a model is spread, by FSDP2")
+    parser.add_argument("--only", nargs="+", default=[], help="methods")
     given = parser.parse_args()
     if "samples" in given.parts:
         samples(tuple(given.sizes))
     if "mapped" in given.parts:
-        mapped(given.gib)
+        mapped(given.gib, given.batches)
+    if "pictures" in given.parts:
+        pictures(given.images, given.batches)
     if "population" in given.parts:
         population(given.models)
     if "weights" in given.parts:
         with quiet_lightning():
-            list(stages(unlearn.FineTune(network(10)), small(), 1))  # what is imported late is imported
-            weights(given.width, given.only)
+            # what is imported late is imported, and processes are there
+            stages(partial(unlearn.FineTune, network(10)), given.samples, **spread(given.processes))
+            weights(given.width, given.samples, given.only, given.processes)
 
 
 if __name__ == "__main__":

@@ -150,8 +150,12 @@ def likeness(source: nn.Module, state: dict[str, Any]) -> float:
     """
     correlated, size = 0.0, 0
     for name, weight in trainable(source).items():
-        pair = torch.stack([weight.detach().flatten().cpu(), state[name].flatten()]).double()
-        if weight.ndim > 1 and bool((pair.std(dim=1) > 0).all()):
-            correlated += weight.numel() * float(torch.corrcoef(pair)[0, 1])
-            size += weight.numel()
+        if weight.ndim > 1:
+            ours, theirs = (
+                values.flatten().float() - values.mean() for values in (weight.detach().cpu(), state[name])
+            )
+            norms = ours.norm() * theirs.norm()
+            if norms > 0:
+                correlated += weight.numel() * float(ours.dot(theirs) / norms)
+                size += weight.numel()
     return correlated / size if size else 1.0

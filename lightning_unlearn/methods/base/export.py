@@ -119,13 +119,20 @@ def require_finite(model: nn.Module, what: str) -> None:
         for name, value in model.state_dict().items()
         if isinstance(value, Tensor)
         and value.is_floating_point()
-        and not bool((torch.isfinite(value) if name in weights else value < torch.inf).all())
+        and value.numel()
+        and not _within(value, -torch.inf if name in weights else None)
     ]
     if spoilt:
         raise FloatingPointError(
             f"{what} holds NaN or infinite values in {len(spoilt)} tensors, such as {spoilt[0]}; lower the learning "
             "rate, or set gradient_clip_val, and unlearn again"
         )
+
+
+def _within(value: Tensor, low: float | None) -> bool:
+    """Return whether all of a tensor is below infinity, above a bound, and no NaN, without a mask of its size."""
+    least, most = value.aminmax()
+    return bool(most < torch.inf) and (low is None or bool(least > low))
 
 
 def _unchanged_tensors(before: nn.Module, after: nn.Module, copies_only: bool) -> list[str]:

@@ -53,7 +53,7 @@ class MaskedModule(UnlearningModule):
         for name, scale in self._scales.items():
             gradient = self.model.get_parameter(name).grad
             if gradient is not None:
-                local_part(gradient).masked_fill_(scale == 0, 0)
+                local_part(gradient).masked_fill_(scale.logical_not(), 0)
         super().on_before_optimizer_step(optimizer)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -62,5 +62,7 @@ class MaskedModule(UnlearningModule):
         before = {name: value.clone() for name, value in moving.items()}
         super().optimizer_step(*args, **kwargs)
         for name, scale in self._scales.items():
-            old, new = before[name], moving[name]
-            new.copy_(torch.where(scale == 0, old, old.lerp(new, scale.to(new.dtype))))
+            old, new = before.pop(name), moving[name]
+            if scale.dtype != torch.bool:
+                torch.lerp(old, new, scale.to(new.dtype), out=new)
+            torch.where(scale.bool(), new, old, out=new)

@@ -8,14 +8,14 @@ from torch import nn
 
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base.limits import require_data_parallel
-from lightning_unlearn.models.sharding import gather_shards, scatter_shards, shard_copy
+from lightning_unlearn.models.sharding import emptied, gather_shards, scatter_shards, spread_out
 
 
 class SpreadableModule(L.LightningModule):
     """Has a ``model`` that a strategy with a device mesh spreads over the processes.
 
-    The model itself stays whole on every process: what is prepared is prepared on it, and it has the new weights
-    when training ends.
+    What is prepared is prepared on the model itself, whole on every process for that time, and it has the new weights
+    when training ends; in between it holds none.
     """
 
     model: nn.Module
@@ -29,13 +29,13 @@ class SpreadableModule(L.LightningModule):
         self.model = model
 
     def configure_model(self) -> None:
-        """Train a copy that is spread over the processes where the strategy gives a device mesh."""
+        """Train a model that is spread over the processes where the strategy gives a device mesh."""
         if self.device_mesh is None or self._whole:
             return
         mesh = self.device_mesh["data_parallel"]
         require_data_parallel(self, self.device_mesh.size(), mesh.size())
         self._whole = [self.model]
-        self.use_model(shard_copy(self.model, mesh))
+        self.use_model(spread_out(self.model, mesh))
 
     def on_after_backward(self) -> None:
         """Give every process the buffers of the first where the model is spread; elsewhere the strategy sees to it."""
@@ -56,7 +56,7 @@ class SpreadableModule(L.LightningModule):
         finally:
             self.use_model(spread)
         scatter_shards(whole, spread)
-        whole.cpu()
+        emptied(whole).cpu()
 
     def gather_model(self) -> None:
         """Give ``self.model`` back whole; a collective, like all that is done with its shards."""

@@ -18,7 +18,7 @@ class Teacher:
     It is no module, so that a method that holds one has it in no ``state_dict``, no optimizer and no export.
 
     Args:
-        model: The model; a frozen copy of it is kept, for as long as it is needed.
+        model: The model; of it a frozen copy is made when it is asked, and kept for as long as it is needed.
         stream: Which samples it answers on.
         positions: Those of the stream that a method takes (``stream_positions``); ``None`` for all.
     """
@@ -31,7 +31,8 @@ class Teacher:
     ) -> None:
         self.stream = stream
         self.positions = positions
-        self._model: nn.Module | None = frozen(model)
+        self._original: nn.Module | None = model
+        self._model: nn.Module | None = None
         self._table: Tensor | None = None
 
     def ask(self, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter) -> None:
@@ -43,6 +44,8 @@ class Teacher:
             adapter: How batches and outputs are taken apart, which is known when preparing begins.
         """
         self.adapter = adapter
+        if self._original is not None:
+            self._model, self._original = frozen(self._original), None
         if self._model is not None:
             runtime.place(self._model)
             if not data.is_augmented(self.stream):
@@ -86,7 +89,8 @@ class Teacher:
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take back what :meth:`state` returned; it must still be asked, which computes nothing twice."""
         if state["answers"] is not None:
-            self._table, self._model = state["answers"], None
+            self._table, self._model, self._original = state["answers"], None, None
         else:
-            assert self._model is not None
+            assert self._original is not None
+            self._model, self._original = frozen(self._original), None
             self._model.load_state_dict(state["model"])

@@ -213,7 +213,7 @@ def pictures(count: int, batches: int, side: int = 64) -> None:
     rng = np.random.default_rng(0)
     drawn = rng.integers(0, 256, (1000, side // 8, side // 8, 3), np.uint8)
     encoded = [encode_jpeg(torch.from_numpy(x.repeat(8, 0).repeat(8, 1)).permute(2, 0, 1)) for x in drawn]
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         for number in range(count):
             file = Path(folder) / str(number % 10) / f"{number}.jpg"
             file.parent.mkdir(exist_ok=True)

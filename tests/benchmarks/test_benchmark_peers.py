@@ -1,8 +1,8 @@
 """Point 8: what peers do, by their own loops: accuracy and AUC by one evaluator, and the ratio of CPU time.
 
 Taken is what is installed, and the rest is skipped by name: torchunlearn's repository (PyPI's 0.1.0 has no method), and
-``pip install --no-deps supreme-unlearning``, which asks for torch 2.1. Each is called as its documentation says, in its
-own settings, for as many passes over the retain set.
+``pip install --no-deps supreme-unlearning``, which asks for torch 2.1. Each is called as its documentation says, at the
+learning rate that fine-tuning has here, for as many passes over the retain set.
 """
 
 import copy

@@ -161,6 +161,10 @@ def test_a_nan_in_the_test_set_costs_the_scores_and_not_the_model(tmp_path: Path
         assert "logits are NaN or infinite on 1 of" in failure["error"]
         assert "\n" not in failure["error"]
     assert report["models"]["reference_kl"].keys() == {
+        "reference/accuracy_train",
+        "reference/accuracy_forget",
+        "reference/accuracy_test",
+        "time/reference_s",
         "time/prepare_s",
         "time/unlearn_s",
         "time/total_s",

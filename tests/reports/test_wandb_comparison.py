@@ -162,8 +162,9 @@ def test_the_summary_holds_scores_times_and_memory(runs: dict[str, OfflineRun], 
     assert {
         key: summary[key] for key in json.loads((run / "metrics.json").read_text())["metrics"]
     } == json.loads((run / "metrics.json").read_text())["metrics"]
-    times = json.loads((run / "training.json").read_text())["times"]
-    assert {key: summary[key] for key in TIMES} == times
+    times = json.loads((run / "training.json").read_text())["times"]  # and what the method itself measured
+    assert times.keys() > set(TIMES)
+    assert {key: summary[key] for key in times} == times
     report = read_json(folder / "report.json")
     accelerations = report["models"]["reference_kl"]["acceleration"]["values"]
     assert summary["acceleration"] == pytest.approx(accelerations[0])

@@ -32,9 +32,9 @@ KILLS = 16 // EVERY
 SIZES = (
     0,
     1000,
-    5000,
+    8000,
     20000,
-)  # bytes after which a file is full: too few for any file, the split, a model, the page
+)  # bytes after which a file is full: too few for any file, the split, and twice the page
 WRITES = (0, 2, 5, 9, 14, 20)  # after how many whole files the disk is full
 
 

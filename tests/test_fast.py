@@ -58,7 +58,11 @@ def test_a_comparison_is_the_same_but_for_rounding(
     train, test = TensorData(images[:40], targets[:40]), TensorData(images[40:], targets[40:])
 
     def network() -> Classifier:
-        return Classifier(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)))
+        return Classifier(
+            nn.Sequential(
+                nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 3)
+            )
+        )
 
     found = {}
     for fast in (False, True):

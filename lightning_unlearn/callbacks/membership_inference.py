@@ -306,7 +306,7 @@ def _train_attack(attack: Attack, members: Tensor, others: Tensor, seed: int) ->
 def _train_by_class(attack: Attack, members: Tensor, others: Tensor, seed: int) -> dict[int, Any]:
     """Fit an attack for each class, the first column, of which there are members and others."""
     attacks: dict[int, Any] = {}
-    for label in sorted(set(members[:, 0].int().tolist()) & set(others[:, 0].int().tolist())):
+    for label in np.intersect1d(members[:, 0].int(), others[:, 0].int()).tolist():
         ours, theirs = (rows[rows[:, 0] == label, 1:] for rows in (members, others))
         attacks[label] = _train_attack(attack, ours, theirs, seed)
     return attacks
@@ -316,7 +316,7 @@ def _scores(classifier: Any, features: Tensor) -> Tensor:
     """Return the probability of membership for each row, ``(N,)`` float64."""
     if isinstance(classifier, dict):
         scores = torch.empty(len(features), dtype=torch.float64)
-        for label in set(features[:, 0].int().tolist()):
+        for label in np.unique(features[:, 0].int()).tolist():
             if label not in classifier:
                 raise ValueError(
                     f"features='per_class' has no members or no others of class {label} to learn from; take "

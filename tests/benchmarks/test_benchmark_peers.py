@@ -72,7 +72,9 @@ def bare_fine_tune(source: nn.Module, loaders: Loaders) -> Callable[[], nn.Modul
 def torchunlearn(method: str, streams: tuple[str, ...]) -> Peer:
     def peer(source: nn.Module, loaders: Loaders) -> Callable[[], nn.Module]:
         library = pytest.importorskip("torchunlearn", exc_type=ImportError)
-        if not hasattr(library, method):
+        if not hasattr(
+            library, method
+        ):  # PyPI's release lacks the methods, and the repository is no package to depend on
             pytest.skip(f"the installed torchunlearn has no {method}; {REPOSITORY} has")
         from torchunlearn.utils.data import MergedLoaders
 

@@ -211,5 +211,3 @@ class Perturbation(MaskedModule):
         self.log("train/similarity", reached, sync_dist=True)
         if float(reached) >= self.similarity_threshold:
             self.trainer.should_stop = True
-
-    # ------------------------------------------------------------------ checkpoints

@@ -16,16 +16,17 @@ from lightning_unlearn.reports import FIGURES, Report, read_details
 from lightning_unlearn.reports.figures.base import Chart
 
 PAPERS = Path(__file__).resolve().parent.parent / "configs" / "papers"
-FEW: dict[str, Any] = {
-    **{"reference_epochs": 1, "shadow_epochs": 2, "epochs": 1, "models": 3},
-    **{
-        "batch_size": 16,
-        "nonmember": 12,
-        "reference_fraction": 0.5,
-        "retain_fraction": 0.5,
-        "train_limit": 60,
-    },
-    **{"image_size": 16, "bootstrap": 50},
+FEW = {
+    "reference_epochs": 1,
+    "shadow_epochs": 2,
+    "epochs": 1,
+    "models": 3,
+    "batch_size": 16,
+    "nonmember": 12,
+    "reference_fraction": 0.5,
+    "retain_fraction": 0.5,
+    "train_limit": 60,
+    "image_size": 16,
 }
 NARROW: dict[str, dict[str, int]] = {
     **{name: {"width": 4} for name in ("ResNet18", "ResNet50", "ResNet101", "VGG16", "VGG19")},
@@ -33,15 +34,15 @@ NARROW: dict[str, dict[str, int]] = {
 }
 
 
-def fewer(settings: Any) -> Any:
+def fewer(settings: Any, shorter: int) -> Any:
     """Return settings of a comparison with fewer epochs, models and samples, and narrower networks."""
     if isinstance(settings, list):
-        return [fewer(each) for each in settings]
+        return [fewer(each, shorter) for each in settings]
     if not isinstance(settings, dict):
         return settings
-    less = {key: fewer(FEW.get(key, value)) for key, value in settings.items()}
+    less = {key: fewer(FEW.get(key, value), shorter) for key, value in settings.items()}
     if "max_epochs" in less:
-        less["max_epochs"] = max(1, less["max_epochs"] // 20)
+        less["max_epochs"] = max(1, less["max_epochs"] // shorter)
     if isinstance(settings.get("forget"), float):
         less["forget"] = 0.2
     if (name := str(settings.get("class_path")).rpartition(".")[2]) in NARROW:
@@ -49,9 +50,9 @@ def fewer(settings: Any) -> Any:
     return less
 
 
-def run(name: str, scenarios: list[str] | None = None, **own: Any) -> dict[str, Report]:
+def run(name: str, scenarios: list[str] | None = None, shorter: int = 200, **own: Any) -> dict[str, Report]:
     """Run an experiment of a paper; return the reports by scenario, "" where there are none."""
-    content = fewer(yaml.safe_load((PAPERS / f"{name}.yaml").read_text()))
+    content = fewer(yaml.safe_load((PAPERS / f"{name}.yaml").read_text()), shorter)
     if scenarios:
         content["scenarios"] = {each: content["scenarios"][each] for each in scenarios}
     content |= {
@@ -117,7 +118,7 @@ def charts(report: Report, folder: str, filename: str) -> list[Chart]:
 def test_purchase_in_two_clusters_shows_posteriors_at_three_degrees_of_over_fitting() -> None:
     write_purchase(Path("data"), 150)
     sureness = []
-    for name, report in run("chen_huang_wang_2021/figure_10", page=False).items():
+    for name, report in run("chen_huang_wang_2021/figure_10", shorter=20, page=False).items():
         (chart,) = charts(report, f"out/{name}", "posteriors_*.png")
         panels = {panel.title: {one.name: one for one in panel.series} for panel in chart.panels}
         assert panels.keys() >= {"forget set", "non-member set"}
@@ -134,7 +135,7 @@ def test_purchase_in_two_clusters_shows_posteriors_at_three_degrees_of_over_fitt
 @pytest.mark.slow
 def test_purchase_shows_the_weight_of_the_generators_loss() -> None:
     write_purchase(Path("data"), 300)
-    (report,) = run("chen_huang_wang_2021/figures_8_9", page=False).values()
+    (report,) = run("chen_huang_wang_2021/figures_8_9", shorter=20, page=False).values()
     (chart,) = charts(report, "out", "sweep_*.png")
     drawn = {panel.metric: panel.series[0] for panel in chart.panels}
     for metric in ("accuracy/test", "membership_inference/fnr", "membership_inference_top_3/auc"):
@@ -146,6 +147,7 @@ EXPERIMENTS = sorted(str(file.relative_to(PAPERS).with_suffix("")) for file in P
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_runs(name: str) -> None:
     write_all(Path("data"))

@@ -32,7 +32,7 @@ def write_numbers(path: Path, files: list[str], numbers: npt.NDArray[np.int64]) 
     path.write_text("".join(f"{file} {number}\n" for file, number in zip(files, numbers, strict=True)))
 
 
-def write_all(root: Path, train: int = 80, test: int = 40) -> None:
+def write_all(root: Path, train: int = 150, test: int = 120) -> None:
     """Write MNIST, Fashion-MNIST, SVHN, CIFAR-10, CIFAR-100, Purchase (without labels) and CelebA."""
     sizes = {"train": train, "test": test}
     labels = {part: np.arange(size) % 10 for part, size in sizes.items()}
@@ -51,13 +51,14 @@ def write_all(root: Path, train: int = 80, test: int = 40) -> None:
         folder = root / published.base_folder
         folder.mkdir()
         for name, _ in published.train_list + published.test_list:
-            each = np.arange(train // len(published.train_list)) % many
+            held = name == published.test_list[0][0]
+            each = np.arange(test if held else train // len(published.train_list)) % many
             rows = images_of(each, 3 * 32 * 32, seed=len(name))
             (folder / name).write_bytes(pickle.dumps({"data": rows, key: each.tolist()}))
         meta = {published.meta["key"]: [str(number) for number in range(many)]}
         (folder / published.meta["filename"]).write_bytes(pickle.dumps(meta))
     write_purchase(root, train + test)
-    write_celeba(root, train + test)
+    write_celeba(root, 60)
 
 
 def write_purchase(root: Path, rows: int) -> None:

@@ -797,7 +797,8 @@ def _own_arguments(run: SourceRun | MethodRun) -> dict[str, Any]:
 
 def _load(model: L.LightningModule, content: dict[str, Any]) -> None:
     """Load what an export or a checkpoint holds as Lightning does: what the model itself keeps, then its weights."""
-    model.on_load_checkpoint(content)
+    if content.keys() > {"state_dict"}:  # and not the bare weights
+        model.on_load_checkpoint(content)
     load_state(model, content["state_dict"])
 
 

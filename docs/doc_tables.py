@@ -4,8 +4,8 @@ A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME
 signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
 head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
 README's tables, which GitHub shows as they are; ``python docs/doc_tables.py runs/mnist runs/benchmark/all/*/`` keeps
-what comparisons measured. It writes ``lightning_unlearn/methods/__init__.py`` and ``callbacks/__init__.py`` as well, when
-one of them is named: what a room exports follows from its files.
+what comparisons measured. It writes ``lightning_unlearn/methods/__init__.py`` and ``callbacks/__init__.py`` as well,
+when one of them is named: what a room exports follows from its files.
 """
 
 import ast
@@ -31,10 +31,10 @@ _MARKER = re.compile(r"^<!-- table: (\w+) ?(.*?) -->$", re.MULTILINE)
 _IN_README = re.compile(r"^(<!-- table: (\w+) -->\n).*?^(<!-- end of table -->)$", re.MULTILINE | re.DOTALL)
 _SHORT = (
     *("accuracy/test", "accuracy/retain", "accuracy/forget", "backdoor/success_rate_forget"),
-    *("membership_inference/hit_rate", "similarity", "acceleration/cpu"),
+    *("membership_inference/hit_rate", "similarity", "acceleration", "acceleration/cpu"),
 )
 _LONG = (
-    *(*_SHORT, "time/cpu_s", "membership_inference/auc", "population_attack/auc"),
+    *(*_SHORT, "time/total_s", "time/cpu_s", "membership_inference/auc", "population_attack/auc"),
     *("forgetting_rate", "memory_retention_rate"),
     *("unlearning_degree/degree", "unlearning_degree/null", "unlearning_degree/calibrated"),
 )

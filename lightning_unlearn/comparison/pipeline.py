@@ -404,7 +404,7 @@ class Pipeline:
             with together(part), isolated_rng(seed):
                 loaded = self.source.model()
                 loaded.configure_model()
-                load_state(loaded, read_checkpoint(folder.checkpoint)["state_dict"])
+                _load(loaded, read_checkpoint(folder.checkpoint))
                 if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
                     loaded = mark_frozen(loaded, training.get("frozen"))
                     built_by(loaded, self.source.model)
@@ -795,6 +795,13 @@ def _own_arguments(run: SourceRun | MethodRun) -> dict[str, Any]:
     return {**({"max_epochs": 0} if run.one_shot else {}), **run.trainer}
 
 
+def _load(model: L.LightningModule, content: dict[str, Any]) -> None:
+    """Load what an export or a checkpoint holds as Lightning does: what the model itself keeps, then its weights."""
+    if content.keys() > {"state_dict"}:  # and not the bare weights
+        model.on_load_checkpoint(content)
+    load_state(model, content["state_dict"])
+
+
 def _load_source(model: L.LightningModule, checkpoint: str) -> None:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
@@ -802,7 +809,7 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
         )
     try:
         content = read_checkpoint(checkpoint, objects=True)
-        load_state(model, content["state_dict"])
+        _load(model, content)
         mark_recorded(model, content)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(

@@ -117,6 +117,8 @@ class UnlearningModule(SpreadableModule):
     searched: ClassVar[SearchSpace] = {
         "lr": Search(3e-4, 2e-2, log=True),
         "max_epochs": Search(1, 8, whole=True),
+        "warm_up": (None, 0.0, 0.2, 0.5),
+        "batch_size": (None, 16, 32, 64, 128),
     }
     declared: ClassVar[Declared] = {"step": Choice(("loss", "source"))}  # what arguments may be
     follows_source_recipe: ClassVar[bool] = False

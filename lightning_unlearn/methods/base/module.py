@@ -57,6 +57,7 @@ from lightning_unlearn.methods.base.trial import (
     warn_of_collapse,
     warn_of_guessing,
 )
+from lightning_unlearn.methods.base.validated import Validated
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import Annealed, clone, save_primitive_hyperparameters
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
@@ -182,6 +183,7 @@ class UnlearningModule(SpreadableModule):
         self._curves = Curves()
         self._looking = Looking()
         self._statistics = MovingStatistics()
+        self.validated = Validated()
         self._validated: list[str] = []
         self._validation = nn.ModuleDict()
         adopt_transfer_hooks(self, self.model, self._transfer)
@@ -678,6 +680,7 @@ class UnlearningModule(SpreadableModule):
     def teardown(self, stage: str) -> None:
         """Leave the model whole, where training has not done so, and the Trainer as it was."""
         self.gather_model()
+        self.validated = Validated()
         if stage == "fit":
             self.trainer.reload_dataloaders_every_n_epochs = self._reload  # type: ignore[attr-defined]
 
@@ -692,6 +695,7 @@ class UnlearningModule(SpreadableModule):
         data = self._split_data
         self._know_task(data)
         self._validated = ["validation"] if data is None else data.validation_streams
+        self.validated.begin(self.trainer)
         for name in self._validated:
             self._add_mean(name)
 
@@ -706,6 +710,7 @@ class UnlearningModule(SpreadableModule):
         self.gather_model()
         self.settle_statistics()
         self._know_task(self._split_data)
+        self.validated.begin(self.trainer)
         self._add_mean("test")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -741,6 +746,7 @@ class UnlearningModule(SpreadableModule):
 
     def _log_accuracy(self, name: str, batch: Any) -> None:
         (logits, targets), *_ = self.stream_logits(batch)
+        self.validated.add(name, self.model, logits, targets)
         if "loss" not in self.task.offers:  # nothing that could be measured of a sample
             return
         metric = cast(MeanMetric, self._validation[name])

@@ -308,6 +308,9 @@ class Pipeline:
                 add_written(self.folder, evaluator.keeps)
         # now, because an evaluator may keep things for the next model, and Lightning adds its own
         self._settings = [evaluator_settings(evaluator) for evaluator in self._evaluators]
+        answered: dict[int, Any] = {}  # until the seed is over, as source and retrained model are there
+        for evaluator in self._evaluators:
+            evaluator.answered = answered
 
     def _train_source(self) -> nn.Module | None:
         def build() -> L.LightningModule:

@@ -22,6 +22,7 @@ from lightning_unlearn.cli.compare import arguments, compared, files_in, parsed,
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.comparison.folder import require_local
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, snake_case
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.cluster import connected, granted_cpus, on_cluster
@@ -129,7 +130,7 @@ class Tuning:
         self.oracle = own.oracle == "retrain"
         self.args = [*self.args, *([] if self.oracle else [f"--config={json.dumps(_NO_ORACLE)}"])]
         _, config = parsed(self.args)
-        self.root = Path(config.output_dir)
+        self.root = require_local(Path(config.output_dir))
         self.seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
         if not isinstance(seeds, list) or len(seeds) < 3 or set(seeds) & set(self.seeds):
             raise ValueError(

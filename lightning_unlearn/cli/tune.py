@@ -265,7 +265,8 @@ class Tuning:
     def elsewhere(self, number: int) -> str:
         """Run a trial in a process of a cluster, and return how it did."""
         os.chdir(self.here)
-        self.args = [*self.args, f"--config={json.dumps(_PLAIN)}"]
+        if (plain := f"--config={json.dumps(_PLAIN)}") not in self.args:
+            self.args = [*self.args, plain]
         with threads(granted_cpus()):
             return self.optimize(self.study(), 1)
 

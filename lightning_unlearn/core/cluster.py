@@ -19,6 +19,7 @@ from lightning_unlearn.core.surroundings import (
 )
 
 T = TypeVar("T")
+_RAYS = ("PYTHONBREAKPOINT", "RAY_AUTH_MODE", "RAY_CLIENT_MODE", "RAY_USAGE_STATS_ENABLED")  # which it sets
 _AMOUNTS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}
 _connected = False  # by this module, as the driver or in a task
 # in a task's process: the work it had last, with all that it holds
@@ -37,7 +38,7 @@ def connected(address: str | None) -> Iterator[None]:
     """
     if find_spec("ray") is None:
         raise ValueError("launcher='ray' needs Ray: pip install 'lightning-unlearn[ray]', or take 'plain'")
-    with own_environment("PYTHONBREAKPOINT", "RAY_CLIENT_MODE"):
+    with own_environment(*_RAYS):
         import ray
 
         if ray.is_initialized():

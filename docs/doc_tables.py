@@ -3,9 +3,9 @@
 A page has a table where it has the line ``<!-- table: NAME ARGUMENT -->``; NAME is a function of this file. What no
 signature or docstring says of a method or an evaluator (its paper, what a step minimises, what it refuses) is in the
 head of its page, so that a new page is all that a new class needs. ``python docs/doc_tables.py README.md`` writes the
-README's tables, which GitHub shows as they are; ``python docs/doc_tables.py runs/benchmark/all/*/`` keeps what a
-benchmark measured. It writes ``lightning_unlearn/methods/__init__.py`` and ``callbacks/__init__.py`` as well, when
-one of them is named: what a room exports follows from its files.
+README's tables, which GitHub shows as they are; ``python docs/doc_tables.py runs/mnist runs/benchmark/all/*/`` keeps
+what comparisons measured. It writes ``lightning_unlearn/methods/__init__.py`` and ``callbacks/__init__.py`` as well,
+when one of them is named: what a room exports follows from its files.
 """
 
 import ast
@@ -31,10 +31,11 @@ _MARKER = re.compile(r"^<!-- table: (\w+) ?(.*?) -->$", re.MULTILINE)
 _IN_README = re.compile(r"^(<!-- table: (\w+) -->\n).*?^(<!-- end of table -->)$", re.MULTILINE | re.DOTALL)
 _SHORT = (
     *("accuracy/test", "accuracy/retain", "accuracy/forget", "backdoor/success_rate_forget"),
-    *("membership_inference/hit_rate", "similarity", "acceleration"),
+    *("membership_inference/hit_rate", "similarity", "acceleration", "acceleration/cpu"),
 )
 _LONG = (
-    *(*_SHORT, "time/total_s", "forgetting_rate", "memory_retention_rate"),
+    *(*_SHORT, "time/total_s", "time/cpu_s", "membership_inference/auc", "population_attack/auc"),
+    *("forgetting_rate", "memory_retention_rate"),
     *("unlearning_degree/degree", "unlearning_degree/null", "unlearning_degree/calibrated"),
 )
 
@@ -642,11 +643,11 @@ def exports(file: Path) -> str:
 
 
 def store(folder: Path) -> Path:
-    """Keep the numbers of a scenario's report, under the name of its folder, for :func:`benchmark`."""
+    """Keep a report's numbers, under the name of its folder, for :func:`measured` or :func:`benchmark`."""
     report = json.loads((folder / "report.json").read_text())
     kept = {key: report[key] for key in ("schema_version", "seeds", "data", "versions", "models")}
     kept["data"].pop("seconds", None)
-    file = MEASURED / "benchmark" / f"{folder.name}.json"
+    file = MEASURED / ("" if folder.parent.name == "runs" else "benchmark") / f"{folder.name}.json"
     file.parent.mkdir(exist_ok=True)
     rounded = json.loads(json.dumps(kept), parse_float=lambda number: float(f"{float(number):.6g}"))
     file.write_text(json.dumps(rounded, indent=0, sort_keys=True) + "\n")

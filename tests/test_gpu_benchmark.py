@@ -1,6 +1,7 @@
 """The command that measures on a GPU runs where there is none."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,18 +9,29 @@ from pathlib import Path
 import pytest
 from benchmarks import gpu
 
-PARTS = ("facts", "probe", "source", "retrain", "fast_methods", "ensembles")
+PARTS = ("facts", "fast", "probe", "source", "retrain", "fast_methods", "ensembles")
+OTHERS = ("checks", "step_overhead", "nccl", "all_methods")  # of which a few rows are run
 
 
 @pytest.mark.slow
 def test_the_quick_run_measures_and_keeps_what_it_found(tmp_path: Path) -> None:
-    command = [sys.executable, gpu.__file__, "--quick", "--out", str(tmp_path)]
-    done = subprocess.run(
-        [*command, *(word for part in PARTS for word in ("--part", part))], capture_output=True, text=True
-    )
+    folders = tmp_path, tmp_path / "others"
+    runs = [
+        ["--quick", "--out", str(folder), *(word for part in parts for word in ("--part", part)), *only]
+        for folder, parts, only in zip(folders, (PARTS, OTHERS), ([], ["--only", "fine"]), strict=True)
+    ]
+    program = f"from benchmarks import gpu; raise SystemExit(max(map(gpu.main, {runs})))"
+    command, env = [sys.executable, "-c", program], {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     assert done.returncode == 0, done.stdout + done.stderr
-    results = json.loads((tmp_path / "results.json").read_text())
+    results, others = (json.loads((folder / "results.json").read_text()) for folder in folders)
     assert list(results["parts"]) == list(PARTS)
+    assert list(others["parts"]) == ["source", *OTHERS], "the parts that start from it bring the source"
+    assert {*results["parts"], *others["parts"]} == {name for name, *_ in gpu.PARTS}
+    assert [row["method"] for row in others["parts"]["all_methods"]["rows"]] == ["fine_tune"]
+    faster, compared = results["parts"]["fast"]["rows"]
+    assert faster["value"] > 0
+    assert compared["value"] is True, compared
     methods = {row["method"]: row for row in results["parts"]["fast_methods"]["rows"]}
     assert {"fine_tune", "rewind", "neg_grad_plus", "short retraining"} <= methods.keys()
     assert all(row["total_s"] > 0 and 0 <= row["auc"] <= 1 for row in methods.values())

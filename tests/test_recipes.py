@@ -3,14 +3,20 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
+import lightning as L
 import pytest
+import torch
 import yaml
+from helpers.toys import quiet_trainer
 
 from lightning_unlearn import methods
 from lightning_unlearn.cli import recipes
 from lightning_unlearn.cli.compare import parsed, scenarios_in
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.data import TensorData, UnlearningDataModule
+from lightning_unlearn.models import MLP
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -26,35 +32,61 @@ def test_every_config_but_sweeps_is_a_recipe() -> None:
     assert recipes.recipe_file("mnist/compare") == REPO / "configs" / "mnist" / "compare.yaml"
 
 
-# the papers' settings, beside papers/, and what was measured before rates ended near zero; nothing new belongs here
-CONSTANT = {
-    *("mnist/backdoor_lambda", "mnist/backdoor_reference_size", "location30/wgan_alpha"),
-    *("cifar10/small", "digits/compare", "digits/demo", "digits/forgetting_quality", "mnist/compare"),
-}
-
-
-def test_every_recipe_ends_with_a_rate_near_zero() -> None:
+def recipe_methods() -> list[tuple[str, dict[str, Any]]]:
+    """Return each method that a recipe names, with how long it trains; not the papers' own settings."""
     found = []
-    assert recipes.recipes().keys() > CONSTANT
     for name, file in recipes.recipes().items():
         content = yaml.safe_load(file.read_text())
         if name.startswith("methods/"):
-            found.append((name, content["model"]))
-        elif not name.startswith("papers/") and name not in CONSTANT:
-            found += [(name, each["method"]) for each in content.get("methods", [])]
-    assert len(found) > 40
-    for name, method in found:
+            found.append((name, {"method": content["model"], "trainer": content["trainer"]}))
+        elif not name.startswith("papers/"):
+            found += [(name, each) for each in content.get("methods", [])]
+    return found
+
+
+def test_every_recipe_ends_with_a_rate_near_zero() -> None:
+    found = recipe_methods()
+    assert len(found) > 80
+    for name, each in found:
+        method = each["method"]
         kind, schedule = (
             getattr(methods, method["class_path"]),
             method["init_args"].get("lr_scheduler", {}) if "init_args" in method else {},
         )
-        # how a linear schedule ends, and one that falls by a factor an epoch
-        last = schedule.get("init_args", {}).get(
-            "end_factor", schedule.get("init_args", {}).get("gamma", 1.0) ** 3
-        )
+        given, falls = schedule.get("init_args", {}), str(schedule.get("class_path")).endswith(".Annealed")
+        # how an annealed or a linear schedule ends, and one that falls by a factor an epoch
+        last = given.get("end", 0.02) if falls else given.get("end_factor", given.get("gamma", 1.0) ** 3)
         assert kind.one_shot or (kind.anneals and not schedule) or last <= 0.05 or kind is methods.Retrain, (
             f"{name}: {method}"
         )
+
+
+def test_recipes_scale_with_the_data() -> None:
+    """They are told in passes over the data, so that ten times the data gets ten times the steps.
+
+    The benchmark's alone may give steps, of the data that they name, for its bounds on speed.
+    """
+    for name, each in recipe_methods():
+        trainer = each.get("trainer", {"max_epochs": 1})
+        assert "max_epochs" in trainer or name.startswith("benchmark/"), f"{name}: {trainer}"
+
+    class Rates(L.Callback):
+        def __init__(self) -> None:
+            self.all: list[float] = []
+
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            self.all.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    rates = []
+    for count in (40, 400):
+        samples = TensorData(torch.zeros(count, 4), torch.arange(count) % 3, num_classes=3)
+        data = UnlearningDataModule(samples, 0.5, batch_size=5)
+        method = methods.FineTune(MLP(4, (3,), 3))
+        quiet_trainer(max_epochs=2, limit_val_batches=0, callbacks=[seen := Rates()]).fit(method, data)
+        rates.append(seen.all)
+    small, large = rates
+    assert len(large) == 10 * len(small) == 80
+    assert small[-1] == large[-1] == pytest.approx(0.02 * max(large))
 
 
 @pytest.mark.slow

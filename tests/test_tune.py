@@ -2,11 +2,13 @@
 
 import contextlib
 import json
+import os
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torchvision  # noqa: F401  what it sets in the environment is not a test's doing
 import yaml
@@ -47,14 +49,42 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("compare.yaml").write_text(CONFIG)
 
 
+def in_processes(arguments: list[str], count: int) -> list[int]:
+    """Run a command in several processes at once, each a fork of this one; return what each ends with."""
+    started = []
+    for number in range(count):
+        if (child := os.fork()) == 0:  # pragma: no cover  (in another process)
+            with Path(f"printed_{number}").open("w") as file, contextlib.redirect_stdout(file):
+                status = main(arguments)
+            os._exit(status)
+        started.append(child)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in started]
+
+
 @pytest.mark.slow
-def test_a_search_leaves_a_recipe_and_shows_held_out_seeds_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_processes_share_a_search_that_leaves_a_recipe_and_shows_held_out_seeds_alone(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     search = [*TUNE, "--trials=2", "--cost=0.9", "--tuning_seeds=[7,8,9]"]
-    assert main(search) == 0
-    printed = capsys.readouterr().out
+    assert in_processes(search, 2) == [0, 0]
+    printed = [Path(f"printed_{number}").read_text() for number in (0, 1)]
+    assert sum("Recipe, for compare" in each for each in printed) >= 1, "the last one to end shows the result"
+    workers = sorted(Path("out").glob("worker_*"))
+    assert len(workers) == 2
+    for folder in workers:  # both tried something, on the same source and retrained models
+        assert (folder / "trial" / "seed_7").is_dir()
+        for file in Path("out/controls").glob("*/seed_*/training.json"):
+            assert (folder / file.relative_to("out/controls")).read_bytes() == file.read_bytes()
+
+    assert main(search) == 0, "it is done, and shows its result again"
+    shown = capsys.readouterr().out
     trials = json.loads(Path("out/trials.json").read_text())
-    assert [trial["number"] for trial in trials] == [0, 1]
-    assert (trials[0]["lr"], trials[0]["max_epochs"]) == (0.004, 2), "the file's own settings are tried first"
+    assert (
+        len({trial["number"] for trial in trials}) == len(trials) in (2, 3)
+    )  # one that runs when the last ends is not lost
+    first = min(trials, key=lambda trial: trial["number"])
+    assert (first["lr"], first["max_epochs"]) == (0.004, 2), "the file's own settings are tried first"
+    assert first["warm_up"] is first["batch_size"] is None
     best = min(trials, key=lambda trial: trial["distance"])
     assert any(trial["on_front"] for trial in trials)
 
@@ -62,27 +92,78 @@ def test_a_search_leaves_a_recipe_and_shows_held_out_seeds_alone(capsys: pytest.
         json.loads(Path(f"out/{name}/report.json").read_text()) for name in ("held_out", "controls")
     )
     assert (held_out["seeds"], controls["seeds"]) == ([0], [7, 8, 9])
-    assert f"{held_out['models']['neg_grad_plus']['accuracy/test']['mean']:.2%}"[:-1] in printed
-    assert "trial" not in printed.replace("trials.json", "")
+    forgotten = [
+        np.load(f"out/{name}/source/seed_{seed}/split.npz")["forget"].tolist()
+        for name, seed in (("held_out", 0), ("controls", 7), ("controls", 8), ("controls", 9))
+    ]
+    assert len(set(map(tuple, forgotten))) == 4, "each seed has a forget set of its own"
+    assert f"{held_out['models']['neg_grad_plus']['accuracy/test']['mean']:.2%}"[:-1] in shown
+    assert "trial" not in shown.replace("trials.json", "")
 
     (recipe,) = yaml.safe_load(Path("out/recipe.yaml").read_text())["methods+"]
     fit = yaml.safe_load(Path("out/fit.yaml").read_text())
     for model, trainer in ((recipe["method"], recipe["trainer"]), (fit["model"], fit["trainer"])):
         assert trainer["max_epochs"] == best["max_epochs"]
         assert model["init_args"]["optimizer"]["init_args"]["lr"] == pytest.approx(best["lr"], rel=1e-2)
+
+    assert main(["compare", "--config=compare.yaml", "--config=out/recipe.yaml", "--output_dir=again"]) == 0
+    again = json.loads(Path("again/report.json").read_text())["models"]
+    tuned, told = again["neg_grad_plus_tuned"], held_out["models"]["neg_grad_plus"]
+    assert tuned["accuracy/forget"] == told["accuracy/forget"], "what the file says is what was shown"
+    source = Path("out/controls/source/seed_7/model.ckpt")
+    data = ["--data=lightning_unlearn.cli.demo.MislabelledDigits", "--trainer.default_root_dir=fitted"]
+    assert main(["fit", "--config=out/fit.yaml", f"--model.source={source}", *data]) in (0, None)
+    assert list(Path("fitted").rglob("*.ckpt"))
+    capsys.readouterr()
+
+    assert main([*search[:-1], "--tuning_seeds=[7,8,10]"]) == 2
+    assert "holds a search with other settings" in capsys.readouterr().err
+
+
+def test_a_schedule_and_a_batch_size_are_drawn_or_left_as_they_are() -> None:
+    own, rest = Parser(tune._asked, "").parse_known_args(TUNE[1:])
+    search = tune.Tuning(own, rest)
+    assert search.start.items() >= {"warm_up": None, "batch_size": None, "lr": 0.004}.items()
+    assert search.with_settings(search.start) == search.entry
+    drawn = search.with_settings({"warm_up": 0.2, "batch_size": 16})
+    schedule = {"class_path": "lightning_unlearn.models.Annealed", "init_args": {"warm_up": 0.2}}
+    assert (drawn["method"]["init_args"]["lr_scheduler"], drawn["batch_size"]) == (schedule, 16)
+    search.write(drawn)
     for command in (
         ["compare", "--config=compare.yaml", "--config=out/recipe.yaml"],
-        ["fit", "--config=out/fit.yaml", "--model.source=a.ckpt", "--data=Digits"],
+        ["fit", "--config=out/fit.yaml", "--model.source=a.ckpt", "--data.datamodule=Digits"],
     ):
         with pytest.raises(SystemExit) as stop:
             main([*command, "--print_config"])
         assert stop.value.code in (0, None)
-    capsys.readouterr()
 
-    assert main(search) == 0, "it is done, and shows its result again"
-    assert len(json.loads(Path("out/trials.json").read_text())) == 2
-    assert main([*search[:-1], "--tuning_seeds=[7,8,10]"]) == 2
-    assert "holds a search with other settings" in capsys.readouterr().err
+
+def test_a_trial_is_given_up_where_it_is_worse_than_the_median_or_far_too_dear(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    judged = iter(
+        [
+            *[(far, 0.05) for far in (1, 1, 2, 2, 3, 3, 4, 4, 5, 5)],
+            (3.5, 0.05),
+            (0.1, 0.3),
+            (2, 0.15),
+            (2, 0.15),
+        ]
+    )
+    seeds: list[int] = []
+    shown = SimpleNamespace(failed=False, report={"failures": []})
+    monkeypatch.setattr(
+        tune.Tuning, "compare", lambda self, folder, of, entries: seeds.append(len(of)) or shown
+    )
+    monkeypatch.setattr(tune.Tuning, "judged", lambda *_: next(judged))
+    own, rest = Parser(tune._asked, "").parse_known_args([*TUNE[1:], "--trials=8"])
+    search = tune.Tuning(own, rest)
+    (search.root / "controls").mkdir()
+    study = search.study()
+    search.optimize(study)
+    assert [each.state.name for each in study.trials] == [*["COMPLETE"] * 5, "PRUNED", "PRUNED", "COMPLETE"]
+    assert seeds == [*[1, 3] * 5, 1, 1, 1, 3], "what is given up saw one seed alone"
+    assert {each.number for each in study.best_trials} == {0}, "the last costs more than a tenth"
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.ensembles import ask
+from lightning_unlearn.core.files import model_hash
+from lightning_unlearn.ensembles import Outputs, ask
 from lightning_unlearn.functional import auc, population_attack_scores, ranking_intervals, ranking_rates
 from lightning_unlearn.functional.tasks import TokenScores, min_k
 from lightning_unlearn.metrics.declared import DeclaredMetric, low_fpr_rates, near_score
@@ -114,10 +115,15 @@ class PopulationAttack(AgainstNonmembers):
         if isinstance(ours[0].task, TokenScores):
             more["min_k_auc"] = auc(*(min_k(ours[0].task.logs(each.logits)) for each in ours))
         if self.reference is not None:
-            reference = audit.runtime.place(clone(self.reference))
-            theirs = ask(
-                reference, audit.data, ("forget", "nonmember"), audit.runtime, audit.adapter
-            ).values()
+            reference = self.reference
+
+            def asked() -> list[Outputs]:
+                model = audit.runtime.place(clone(reference))
+                streams = ("forget", "nonmember")
+                return list(ask(model, audit.data, streams, audit.runtime, audit.adapter).values())
+
+            key = model_hash(reference.state_dict()), audit.adapter
+            theirs = self.once(key, [reference, audit.data], asked)
             ratios = [
                 -our.loss / their.loss.clamp_min(1e-12) for our, their in zip(ours, theirs, strict=True)
             ]

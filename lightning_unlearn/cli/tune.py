@@ -41,6 +41,7 @@ from lightning_unlearn.reports.glossary import describe, with_unit
 _NAME = "trial"
 _ENDED = ("COMPLETE", "PRUNED")
 _PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}
+_AS_IT_IS = ("warm_up", "batch_size")  # where None is drawn
 _LEAST = 5  # trials before one is given up for being worse than their median
 _STUDY, _TRIALS, _HELD_OUT, _RECIPE, _FIT = (
     *("study.journal", "trials.json", "held_out", "recipe.yaml", "fit.yaml"),
@@ -139,7 +140,7 @@ class Tuning:
             )
         self.entry, self.name = self._entry(config)
         kind = _class_of(self.entry)
-        self.anneals, self.space = kind.anneals, search_space(kind)
+        self.space = search_space(kind)
         self.optimizer = f"torch.optim.{kind.default_optimizer.__name__}"
         if not self.space:
             raise ValueError(f"method: {kind.__name__} declares nothing to search in `searched`")
@@ -226,6 +227,7 @@ class Tuning:
         if "optimizer" in arguments:
             known["lr"] = (arguments["optimizer"].get("init_args") or {}).get("lr")
         start = {name: known[name] for name in self.space if known.get(name) is not None}
+        start |= {name: None for name in _AS_IT_IS if name in self.space}
         return {name: value for name, value in start.items() if _holds(self.space[name], value)}
 
     def study(self) -> Any:
@@ -319,8 +321,14 @@ class Tuning:
                 optimizer = arguments.get("optimizer") or {"class_path": self.optimizer}
                 given = {**(optimizer.get("init_args") or {}), "lr": value}
                 arguments["optimizer"] = {"class_path": optimizer["class_path"], "init_args": given}
-                if self.anneals:  # and the rate ends near zero
-                    arguments.pop("lr_scheduler", None)
+            elif name in _AS_IT_IS:
+                if value is None:
+                    continue
+                if name == "batch_size":
+                    entry[name] = value
+                else:  # and the rate ends near zero
+                    schedule = {"class_path": "lightning_unlearn.models.Annealed", "init_args": {name: value}}
+                    arguments["lr_scheduler"] = schedule
             elif name == "max_epochs":
                 others = {key: each for key, each in entry.get("trainer", {}).items() if key != "max_steps"}
                 entry["trainer"] = {**others, "max_epochs": value}
@@ -380,6 +388,9 @@ class Tuning:
         )
         dump = partial(yaml.safe_dump, sort_keys=False)
         fit = {"model": entry["method"], "trainer": entry.get("trainer", {})}
+        if "batch_size" in entry:
+            own = {"batch_size": entry["batch_size"]}
+            fit["data"] = {"class_path": UnlearningDataModule.__name__, "init_args": own}
         recipe = {"methods+": [{"name": f"{self.name}_tuned", **entry}]}
         return (
             write_text_atomic(self.root / _RECIPE, f"{head}{dump(recipe)}"),
@@ -435,7 +446,9 @@ def _draw(trial: Any, name: str, space: Search | tuple[Any, ...]) -> Any:
 
 
 def _holds(space: Search | tuple[Any, ...], value: Any) -> bool:
-    return space.low <= value <= space.high if isinstance(space, Search) else value in space
+    if not isinstance(space, Search):
+        return value in space
+    return isinstance(value, int | float) and space.low <= value <= space.high
 
 
 def _rounded(value: Any) -> Any:

@@ -309,6 +309,9 @@ class Pipeline:
                 add_written(self.folder, evaluator.keeps)
         # now, because an evaluator may keep things for the next model, and Lightning adds its own
         self._settings = [evaluator_settings(evaluator) for evaluator in self._evaluators]
+        answered: dict[int, Any] = {}  # until the seed is over, as source and retrained model are there
+        for evaluator in self._evaluators:
+            evaluator.answered = answered
 
     def _train_source(self) -> nn.Module | None:
         def build() -> L.LightningModule:
@@ -405,7 +408,7 @@ class Pipeline:
             with together(part), isolated_rng(seed):
                 loaded = self.source.model()
                 loaded.configure_model()
-                load_state(loaded, read_checkpoint(folder.checkpoint)["state_dict"])
+                _load(loaded, read_checkpoint(folder.checkpoint))
                 if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
                     loaded = mark_frozen(loaded, training.get("frozen"))
                     built_by(loaded, self.source.model)
@@ -796,6 +799,13 @@ def _own_arguments(run: SourceRun | MethodRun) -> dict[str, Any]:
     return {**({"max_epochs": 0} if run.one_shot else {}), **run.trainer}
 
 
+def _load(model: L.LightningModule, content: dict[str, Any]) -> None:
+    """Load what an export or a checkpoint holds as Lightning does: what the model itself keeps, then its weights."""
+    if content.keys() > {"state_dict"}:  # and not the bare weights
+        model.on_load_checkpoint(content)
+    load_state(model, content["state_dict"])
+
+
 def _load_source(model: L.LightningModule, checkpoint: str) -> None:
     if not Path(checkpoint).is_file():
         raise FileNotFoundError(
@@ -803,7 +813,7 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
         )
     try:
         content = read_checkpoint(checkpoint, objects=True)
-        load_state(model, content["state_dict"])
+        _load(model, content)
         mark_recorded(model, content)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(

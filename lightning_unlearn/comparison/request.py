@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from lightning_unlearn.callbacks import CollapseGuard
-from lightning_unlearn.callbacks.base.guard import COLLAPSED
 from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import model_hash, positions_hash
@@ -34,7 +33,7 @@ from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, UnlearningMo
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.source import Source, load_source, read_checkpoint
-from lightning_unlearn.methods.base.trial import GuessingWarning
+from lightning_unlearn.methods.base.trial import COLLAPSED, GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
 from lightning_unlearn.reports.certificate import write_certificate
 

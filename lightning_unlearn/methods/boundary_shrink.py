@@ -53,6 +53,7 @@ class BoundaryShrink(UnlearningModule):
     searched: ClassVar[SearchSpace] = {
         "max_epochs": Search(2, 20, whole=True),
         "lr": Search(1e-4, 1e-2, log=True),
+        "bound": Search(0.02, 0.5, log=True),
     }
     declared: ClassVar[Declared] = {"bound": Range("(0, inf)", "; 0.1 is the paper's")}
 

@@ -10,7 +10,7 @@ from torch import nn
 from lightning_unlearn.engine.own_steps import own_validation
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Source, UnlearningModule
-from lightning_unlearn.models import fresh_copy
+from lightning_unlearn.models import Classifier, fresh_copy
 
 _OWN_METRICS = {"train/loss", "accuracy/forget", "accuracy/test"}
 
@@ -78,6 +78,12 @@ class Retrain(UnlearningModule):
         self._watched = watched - _OWN_METRICS
         if self._watched:
             self._own_validation_loader()
+
+    def on_train_start(self) -> None:
+        """Count the classes of what is trained on, where the recipe balances their weights."""
+        super().on_train_start()
+        if self.step == "source" and isinstance(self.model, Classifier):
+            self.model.balance(self.data.loader(self.epoch_stream))
 
     def on_train_epoch_end(self) -> None:
         """Measure what the schedule watches, as the source does."""

@@ -1,7 +1,7 @@
 """RUM: unlearn the forget set part by part, from little to much memorised, each part by a method of its own."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import numpy as np
@@ -15,6 +15,7 @@ from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base import OneShotModule, Source
 from lightning_unlearn.methods.base.again import Procedure, fit_alone, without
 from lightning_unlearn.methods.base.module import UnlearningModule
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.fine_tune import FineTune
 from lightning_unlearn.methods.neg_grad_plus import NegGradPlus
 from lightning_unlearn.methods.rewind import Rewind
@@ -50,6 +51,7 @@ class RUM(OneShotModule):
     """
 
     needs = ("losses",)
+    searched: ClassVar[SearchSpace] = {"epochs": Search(1, 6, whole=True)}
 
     def __init__(
         self,

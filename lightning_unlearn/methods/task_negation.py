@@ -11,6 +11,7 @@ from lightning_unlearn.engine.train import train_classifier
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
 from lightning_unlearn.methods.base.limits import OF_ITS_OWN, warn_without_a_class
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
 
@@ -43,6 +44,11 @@ class TaskNegation(OneShotModule):
     declared: ClassVar[Declared] = {
         "scale": Range("(0, inf)", "; 1 goes as far as fine-tuning went"),
         "epochs": Range("[1, inf)", whole=True),
+    }
+
+    searched: ClassVar[SearchSpace] = {
+        "scale": Search(0.2, 4.0, log=True),
+        "epochs": Search(1, 10, whole=True),
     }
 
     def __init__(

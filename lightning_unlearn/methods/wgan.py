@@ -26,6 +26,7 @@ from lightning_unlearn.functional import (
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import MLP, clone, evaluating
+from lightning_unlearn.models.schedules import scheduled
 
 _CRITIC_WIDTHS = (128, 128)
 
@@ -130,6 +131,7 @@ class WGAN(UnlearningModule):
             )
         super().__init__(source, **method)
         self.automatic_optimization = False
+        self.counted_a_batch = critic_steps + 1
         self.alpha = alpha
         self.critic_steps = critic_steps
         self.penalty_weight = penalty_weight
@@ -168,15 +170,15 @@ class WGAN(UnlearningModule):
         """Build the critic, and an optimizer and schedule for the model and one for the critic."""
         ours = self._optimizer or partial(torch.optim.Adam, lr=self.default_lr)
         critics = self._critic_optimizer or partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.9))
-        configs = []
+        configs: list[dict[str, Any]] = []
         for module, make, schedule in (
             (self.model, ours, self._lr_scheduler),
             (self._place_critic(), critics, self._critic_lr_scheduler),
         ):
             optimizer = make([parameter for parameter in module.parameters() if parameter.requires_grad])
-            configs.append(
-                {"optimizer": optimizer} | ({"lr_scheduler": schedule(optimizer)} if schedule else {})
-            )
+            made: Any = scheduled(optimizer, schedule, lambda: self.total_steps)
+            configs.append(made if isinstance(made, dict) else {"optimizer": made})
+            configs[-1].get("lr_scheduler", {}).pop("monitor", None)  # _step_schedule() reads it itself
         return configs
 
     def _place_critic(self) -> nn.Module:
@@ -228,6 +230,7 @@ class WGAN(UnlearningModule):
             loss = self._train_model(fake, ce)
         if self.wasserstein_tolerance is not None:
             self._estimate.update(wasserstein, len(fake))
+        self._step_schedules("step")
         self.log_terms(loss=loss, wasserstein=wasserstein, penalty=penalty, ce=ce)
         return loss.detach()
 
@@ -284,8 +287,7 @@ class WGAN(UnlearningModule):
 
     def on_train_epoch_end(self) -> None:
         """Step the schedules, and stop when the critic can no longer tell forget set and non-members apart."""
-        for config in self.trainer.lr_scheduler_configs:
-            self._step_schedule(config.scheduler)
+        self._step_schedules("epoch")
         if (tolerance := self.wasserstein_tolerance) is None:
             return
         estimate = float(self._estimate.compute())
@@ -296,6 +298,11 @@ class WGAN(UnlearningModule):
         self._epochs_below = self._epochs_below + 1 if below else 0
         if self._epochs_below >= self.patience:
             self.trainer.should_stop = True
+
+    def _step_schedules(self, interval: str) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == interval:
+                self._step_schedule(config.scheduler)
 
     def _step_schedule(self, schedule: Any) -> None:
         if not isinstance(schedule, ReduceLROnPlateau):

@@ -1,7 +1,7 @@
 """A LightningModule around any network, for the ordinary training of a source model."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal, cast
 
@@ -55,7 +55,8 @@ class Classifier(L.LightningModule):
         label_smoothing: Share of the target spread evenly over all classes in training, in [0, 1].
         class_weight: Weight of each class in the training loss, above 0, one a class; or ``"balanced"``, which gives
             classes the same weight altogether: number of samples / (classes * samples of the class), counted in one
-            pass over the training data before the first step. Checkpoints keep the numbers. ``None`` weighs none.
+            pass over the training data before the first step. Checkpoints keep the numbers. Methods, retraining among
+            them, weigh with ``step="source"``. ``None`` weighs none.
 
     Raises:
         ValueError: If ``label_smoothing`` or a weight is outside its range.
@@ -121,8 +122,16 @@ class Classifier(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Count the classes, where their weights are to be balanced and are not known yet."""
+        self.balance(self.trainer.train_dataloader or ())
+
+    def balance(self, batches: Iterable[Any]) -> None:
+        """Count the classes in batches, where their weights are to be balanced and are not known yet.
+
+        Args:
+            batches: What is trained on; of several processes, each may give its own part or all.
+        """
         if self.class_weight == "balanced":
-            self._weigh(self._balanced())
+            self._weigh(self._balanced(batches))
 
     def criterion(self) -> Callable[[Tensor, Tensor], Tensor]:
         """Return the loss of logits and targets that is trained with.
@@ -182,12 +191,12 @@ class Classifier(L.LightningModule):
             self.hparams["class_weight"] = weights
         self._weight = torch.tensor(weights, dtype=torch.get_default_dtype(), device=self.device)
 
-    def _balanced(self) -> list[float]:
+    def _balanced(self, batches: Iterable[Any]) -> list[float]:
         """Return number of samples / (classes * samples of the class), over all processes; 1 for a class without."""
         strategy = self.trainer.strategy
         counts: Tensor | None = None
         with isolated_rng(), evaluating(self), torch.no_grad():
-            for batch in self.trainer.train_dataloader or ():
+            for batch in batches:
                 targets = _split(batch)[1]
                 if counts is None:
                     classes = self(_split(strategy.batch_to_device(batch))[0]).shape[-1]

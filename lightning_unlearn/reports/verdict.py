@@ -13,7 +13,6 @@ from typing import Literal
 
 import numpy as np
 
-from lightning_unlearn.callbacks.base.guard import COLLAPSED
 from lightning_unlearn.functional.equivalence import (
     Difference,
     Noise,
@@ -23,6 +22,7 @@ from lightning_unlearn.functional.equivalence import (
     seeds_to_decide,
     share_of_gap,
 )
+from lightning_unlearn.methods.base.trial import COLLAPSED
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.glossary import (
     CONTROLS,

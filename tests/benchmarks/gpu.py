@@ -44,8 +44,9 @@ from torch import Tensor, nn
 
 from lightning_unlearn import Classifier, MethodRun, SourceRun, UnlearningDataModule, callbacks, compare
 from lightning_unlearn import methods as unlearn
+from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.comparison.pipeline import FinishedModel
-from lightning_unlearn.comparison.trainers import DEFAULTS, keeper
+from lightning_unlearn.comparison.trainers import DEFAULTS, built, keeper
 from lightning_unlearn.core.peak_memory import peak_memory, reset_peak_memory
 from lightning_unlearn.data import PatchTrigger, Poison, TensorData
 from lightning_unlearn.data.datamodule import batches_of
@@ -210,7 +211,7 @@ class Bench:
 
     def guarded(self, what: str, function: Callable[[], Any], rows: list[Any], unit: str = "") -> None:
         """Add what a function returns, a value or a value and its detail, or its traceback."""
-        if self.only not in what:
+        if self.only.lower() not in what.lower() and what != "source":  # from which others start
             return
         begin = self.clock()
         try:
@@ -260,6 +261,55 @@ def facts(bench: Bench, rows: list[Any]) -> None:
         {"what": name, "value": sys.modules[name].__version__} for name in ("torch", "lightning", "numpy")
     ]
     rows.append({"what": "threads", "value": torch.get_num_threads()})
+
+
+def fast(bench: Bench, rows: list[Any]) -> None:
+    """Train in what the switch ``fast`` chooses here and in what there is without it, in turns; compare with it."""
+    scale = bench.scale
+    train = bench.train.subset(np.arange(min(20 * scale.batch, len(bench.train))))
+    train.transform = train.transform.transform  # type: ignore[union-attr]  # not channels_last by itself
+    own = {"accelerator": bench.accelerator, "devices": 1, "max_epochs": 2}
+    ways = {"plain": own, "fast": faster(own)}
+
+    def split() -> UnlearningDataModule:
+        return UnlearningDataModule(train, 0.1, test_dataset=bench.test, batch_size=scale.batch)
+
+    def ratio() -> tuple[float, str]:
+        seconds, right, data = {name: [] for name in ways}, {}, split()
+        for _ in range(2 if bench.quick else 4):
+            for name, arguments in ways.items():
+                L.seed_everything(4, verbose=False)
+                model = Classifier(ResNet18(width=scale.width))
+                trainer = L.Trainer(
+                    **{**DEFAULTS, "logger": False, "default_root_dir": bench.work, **built(arguments)}
+                )
+                begin = bench.clock()
+                trainer.fit(model, data)
+                seconds[name].append(bench.clock() - begin)
+                told = predict(model.to(bench.device), data.loader("test", indexed=True), Runtime(trainer))
+                right[name] = f"{100 * told.accuracy:.1f}%"
+        times = {name: statistics.median(each[1:]) for name, each in seconds.items()}
+        chosen = ways["fast"].get("precision", "32-true")
+        return times["plain"] / times["fast"], f"{chosen}; seconds {times}; right on test {right}; {why(own)}"
+
+    def compared() -> tuple[bool, str]:
+        found = compare(
+            SourceRun(lambda: Classifier(ResNet18(width=scale.checked_width)), {"max_epochs": 1}),
+            split,
+            [MethodRun(unlearn.FineTune, None, {"max_epochs": 1})],
+            seeds=1,
+            retrain_2=False,
+            short_retrainings=[],
+            trainer={"accelerator": bench.accelerator, "devices": 1},
+            output_dir=bench.work / "fast",
+            quiet=True,
+            fast=True,
+            page=False,
+        )
+        return not found.failed, str(found.report["failures"])
+
+    bench.guarded("two epochs of ResNet-18 without and with fast", ratio, rows, "x")
+    bench.guarded("compare with fast", compared, rows)
 
 
 def checks(bench: Bench, rows: list[Any]) -> None:
@@ -636,7 +686,9 @@ def all_methods(bench: Bench, rows: list[Any]) -> None:
         ("influence", unlearn.Influence, {"iterations": 10}, none, 0),
     ]
     for name, method, settings, own, batch in plans:
-        if bench.budget - (time.perf_counter() - bench.start) < 10:
+        if bench.only.lower() not in name:
+            continue
+        if not bench.quick and bench.budget - (time.perf_counter() - bench.start) < 10:
             bench.failed(name, TimeoutError("no time left"))
             continue
         unlearned(bench, rows, name, lambda m=method, s=settings, o=own: (m(known, **s), o), 1, batch)
@@ -765,6 +817,7 @@ def child(work: Path) -> None:
 # seconds are what a part needs at least; the last goes on as long as there is time
 PARTS: list[tuple[str, float, Callable[[Bench, list[Any]], None]]] = [
     ("facts", 1, facts),
+    ("fast", 30, fast),
     ("probe", 60, probe),
     ("source", 70, source),
     ("retrain", 70, retrain),
@@ -785,7 +838,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, help="cifar10-jpeg.npz; left out with --quick: noise")
     parser.add_argument("--out", type=Path, required=True, help="folder of results.json and results.md")
     parser.add_argument("--quick", action="store_true", help="few images and narrow networks, on the CPU too")
-    parser.add_argument("--part", action="append", help="run this part alone; may be given several times")
+    parser.add_argument(
+        "--part",
+        action="append",
+        choices=[name for name, *_ in PARTS],
+        help="run this part alone; may be given several times",
+    )
     parser.add_argument(
         "--budget", type=float, default=540, help="seconds; parts that do not fit are left out"
     )
@@ -810,7 +868,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as work:
         bench = Bench(scale, chosen.out, Path(work), chosen.budget, chosen.quick, train, test)
         bench.only, bench.compiling = chosen.only, chosen.compile and bench.cuda
-        bench.run([part for part in PARTS if not chosen.part or part[0] in chosen.part])
+        asked = set(chosen.part or [name for name, *_ in PARTS])
+        if asked & {"retrain", "fast_methods", "all_methods"}:
+            asked.add("source")  # which they start from
+        bench.run([part for part in PARTS if part[0] in asked])
     return int(any(part["errors"] for part in bench.results["parts"].values()))
 
 

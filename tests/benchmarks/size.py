@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import math
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -22,6 +23,9 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+# where pytest finds the benchmarks' own modules
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import lightning as L
 import numpy as np

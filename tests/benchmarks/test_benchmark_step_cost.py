@@ -1,18 +1,23 @@
-"""Point 1: an epoch of a method through Trainer.fit, against a bare loop that does the same arithmetic."""
+"""Point 1: an epoch of a method through Trainer.fit, against a bare loop, and a step with the switch ``fast``."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
+import torch
+import torch.nn.functional as F
 from benchmarks.bare import METHODS, beside
 from benchmarks.material import linear, mnist_like, seeded_lenet
-from benchmarks.measuring import AlternatingEpochs, Table
+from benchmarks.measuring import AlternatingEpochs, Table, Turns
 from lightning.pytorch.loggers import CSVLogger
 from torch import nn
 
+from lightning_unlearn.comparison.fast import ChannelsLast
 from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.models import LeNet5, ResNet8, ResNet18
 
 SAMPLES, FORGOTTEN, BATCH, WARMUP, ROUNDS = 12_000, 6_000, 128, 2, 9
 EPOCHS = WARMUP + ROUNDS + 1
@@ -52,3 +57,50 @@ def test_an_epoch_costs_little_more_than_a_bare_loop(
         limit,
         f"{detail}; {turns.spread('fit', 'bare')}",
     )
+
+
+@pytest.mark.parametrize(
+    ("network", "batch", "shape"),
+    [(LeNet5, 128, (1, 28, 28)), (ResNet8, 64, (3, 32, 32)), (partial(ResNet18, width=16), 32, (3, 32, 32))],
+    ids=["LeNet-5", "ResNet-8", "ResNet-18 of width 16"],
+)
+def test_a_step_with_the_switch_fast_takes_less_time(
+    network: Callable[[], nn.Module],
+    batch: int,
+    shape: tuple[int, ...],
+    interleave: Callable[..., Turns],
+    table: Table,
+    request: pytest.FixtureRequest,
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.rand(batch, *shape, generator=generator)
+    targets = torch.randint(10, (batch,), generator=generator)
+
+    def arm(last: bool, half: bool) -> Callable[[], None]:
+        model = network().train()
+        if last:
+            ChannelsLast().setup(None, model, "fit")  # type: ignore[arg-type]  # it looks at layers alone
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+
+        def run() -> None:
+            for _ in range(20):
+                with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                    loss = F.cross_entropy(model(inputs), targets)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+
+        return run
+
+    ways = {
+        "plain": (False, False),
+        "channels_last": (True, False),
+        "bf16": (False, True),
+        "both": (True, True),
+    }
+    turns = interleave({name: arm(*way) for name, way in ways.items()})
+    what = f"a step of {request.node.callspec.id}, batches of {batch} ÷ the same"
+    for way in ("bf16", "both"):
+        table.note(1, f"{what} in {way}, CPU time", turns.ratio("plain", way), turns.spread("plain", way))
+    last = turns.ratio("plain", "channels_last"), 1.0, turns.spread("plain", "channels_last")
+    assert table.at_least(1, f"{what} in channels_last, which fast chooses", *last)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.callbacks import CollapseGuard
+from lightning_unlearn.comparison.request import _Request
 from lightning_unlearn.data import Classes
 from lightning_unlearn.methods import FineTune, NegGradPlus
 from lightning_unlearn.models import Classifier
@@ -25,11 +26,9 @@ def source() -> Classifier:
     return model.eval()
 
 
-def destroyed(*callbacks: L.Callback, forget: Any = 0.3, rate: float = 0.02) -> NegGradPlus:
-    """Ascend on the forget set without end."""
-    known = source()
-    L.seed_everything(0, verbose=False)
-    method = NegGradPlus(
+def ascending(known: Classifier, rate: float = 0.02) -> NegGradPlus:
+    """Return an ascent on the forget set without end."""
+    return NegGradPlus(
         known,
         0.1,
         clamp=1e6,
@@ -37,6 +36,12 @@ def destroyed(*callbacks: L.Callback, forget: Any = 0.3, rate: float = 0.02) -> 
         optimizer=lambda p: torch.optim.SGD(p, rate),
         lr_scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0),
     )
+
+
+def destroyed(*callbacks: L.Callback, forget: Any = 0.3, rate: float = 0.02) -> NegGradPlus:
+    known = source()
+    L.seed_everything(0, verbose=False)
+    method = ascending(known, rate)
     quiet_trainer(max_epochs=8, callbacks=list(callbacks)).fit(method, toy_data(forget, nonmember=15))
     return method
 
@@ -76,9 +81,12 @@ def test_the_last_good_weights_are_exported(
     guard: CollapseGuard, rate: float, good: int, message: str, tmp_path: Path
 ) -> None:
     seen = States()
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match=message) as told:
         method = destroyed(seen, guard, rate=rate)
     assert guard.stopped
+    assert not [each for each in told if "destroyed" in str(each.message)], (
+        "the weights are the good ones again"
+    )
     assert len(seen.weights) == good + 2, "it goes no further than the collapse"
     for name, parameter in method.model.named_parameters():
         assert torch.equal(parameter, seen.weights[good][name]), name
@@ -87,10 +95,24 @@ def test_the_last_good_weights_are_exported(
     assert right(loaded, method.data.split.retain) == right_before
 
 
-@pytest.mark.slow
-def test_without_it_nothing_is_left() -> None:
-    method = destroyed()
+def test_without_it_the_fit_says_that_nothing_is_left() -> None:
+    with pytest.warns(
+        UserWarning, match=r"NegGradPlus destroyed the model: it ends with \d+% of the retain set"
+    ):
+        method = destroyed(rate=0.04)
     assert right(method.model, method.data.split.retain) < 0.5
+
+
+def test_a_deletion_request_is_guarded() -> None:
+    data = toy_data(0.3, nonmember=15)
+    data.setup("fit")
+    L.seed_everything(0, verbose=False)
+    request = _Request(source(), data, {"accelerator": "cpu", "max_epochs": 8})
+    with pytest.warns(
+        UserWarning, match=r"CollapseGuard: the accuracy on the retain set fell to .*; training ends"
+    ):
+        method = request.fit(functools.partial(ascending, rate=0.04))
+    assert right(method.model, data.split.retain) > 0.5
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import pytest
 import scipy.io
 import torch
 import torchvision
+from helpers.layouts import write_idx
 from PIL import Image
 from torchvision.transforms import functional as tv
 
@@ -165,13 +166,6 @@ def test_hold_out_and_balanced_prefix_against_brute_force():
 
 
 # ---------------------------------------------------------------- MNIST and Fashion-MNIST
-
-
-def write_idx(path, array: np.ndarray) -> None:
-    """Write the idx format: a magic number of type (8 for uint8) and number of axes, the axes, the bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    header = np.array([0x800 + array.ndim, *array.shape], dtype=">i4").tobytes()
-    path.write_bytes(header + array.tobytes())
 
 
 @pytest.mark.parametrize("cls", [MNIST, FashionMNIST])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from helpers.layouts import write_numbers
 from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
@@ -33,10 +34,6 @@ def root(tmp_path):
     write_numbers(folder / "identity_CelebA.txt", files, identity)
     write_numbers(folder / "list_eval_partition.txt", files, np.repeat([0, 1, 2], [15, 3, 6]))
     return tmp_path, files, (values + 1) // 2, identity
-
-
-def write_numbers(path, files, numbers) -> None:
-    path.write_text("".join(f"{file} {number}\n" for file, number in zip(files, numbers, strict=True)))
 
 
 def ready(datamodule):

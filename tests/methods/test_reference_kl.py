@@ -153,17 +153,20 @@ def test_the_reference_is_a_fresh_model_trained_on_its_share(
     assert told == pytest.approx(shares)
 
 
-def test_asking_how_right_the_reference_is_takes_none_of_the_methods_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    def slow(*arguments: Any) -> Any:
-        time.sleep(0.3)
-        return predict(*arguments)
+def test_asking_how_right_the_reference_is_is_bounded_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def slow(model: Any, loader: Any, *others: Any) -> Any:
+        asked.append(len(loader.positions))
+        time.sleep(0.1)
+        return predict(model, loader, *others)
 
     monkeypatch.setattr("lightning_unlearn.methods.reference_kl.predict", slow)
+    monkeypatch.setattr("lightning_unlearn.data.splits._ENOUGH", 5)
     method = ReferenceKL(toy_source(), reference_epochs=1)
     quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, toy_data())
-    assert 0 < method.times["time/prepare_s"] - method.measured["time/reference_s"] < 0.6
+    assert asked == [5, 5, 5], "some of D_s, test and forget set"
+    assert method.times["time/prepare_s"] - method.measured["time/reference_s"] > 0.3
 
 
 def test_a_given_reference_is_copied_and_left_alone() -> None:

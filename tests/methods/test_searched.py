@@ -7,7 +7,7 @@ import pytest
 from lightning_unlearn import methods
 from lightning_unlearn.methods.base.searched import Search, search_space
 
-TRAINER = {"lr", "max_epochs"}
+TRAINER = {"lr", "max_epochs", "warm_up", "batch_size"}
 
 
 def arguments_of(method: type) -> set[str]:
@@ -36,4 +36,4 @@ def test_a_method_adds_to_its_bases_and_may_take_away() -> None:
     class Own(methods.NegGradPlus):
         searched = {"mine": (1, 2), "ascent_share": None}  # noqa: RUF012
 
-    assert search_space(Own).keys() == {"lr", "max_epochs", "alpha", "mine"}
+    assert search_space(Own).keys() == {*TRAINER, "alpha", "mine"}

@@ -29,8 +29,9 @@ from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Digits, UnlearningDataModule
 from lightning_unlearn.data.builtin.tabular import Location
 from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.functional import annealed
 from lightning_unlearn.methods.wgan import WGAN
-from lightning_unlearn.models import MLP, Classifier, PurchaseNet
+from lightning_unlearn.models import MLP, Annealed, Classifier, PurchaseNet
 
 # what the harnesses run it with, by purpose; see settings_of() in helpers/support.py
 SETTINGS = {
@@ -338,6 +339,23 @@ def test_both_schedules_are_stepped_once_an_epoch() -> None:
     )
     trainer = fit(method, max_epochs=3)
     assert [o.param_groups[0]["lr"] for o in trainer.optimizers] == pytest.approx([1e-3 / 8, 1e-6])
+
+
+@pytest.mark.parametrize(
+    "most", [{"max_epochs": 4}, {"max_epochs": 9, "max_steps": 36}], ids=["epochs", "steps"]
+)
+def test_an_annealed_rate_ends_near_zero(most: dict[str, int]) -> None:
+    """However the end is given: Lightning counts a batch's critic steps too."""
+    rates: list[float] = []
+
+    class Rates(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(
+        WGAN(linear(), critic_steps=2, optimizer=sgd(1.0), lr_scheduler=Annealed), callbacks=[Rates()], **most
+    )
+    assert rates == pytest.approx([annealed(step, 12) for step in range(12)])
 
 
 def test_a_schedule_that_watches_a_metric() -> None:

@@ -14,7 +14,7 @@ from lightning_unlearn.reports import FIGURES, Details, build_report, draw_figur
 from lightning_unlearn.reports.figures.base import Panel, Series, chart_looks, colour, looks, picture
 from lightning_unlearn.reports.figures.sweeps import find_sweeps
 from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetting_axis
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.schema import Report, summarise
 
 MakeDetails = Callable[[Report], Details]
 
@@ -272,7 +272,7 @@ def test_sweep_stands_at_the_means_and_skips_what_is_missing(attacked_report: Re
     assert set(figures) == {"wgan_alpha", "reference_kl_lambda"}
     by_heading = {panel.y: panel for panel in figures["wgan_alpha"]}
     assert list(by_heading) == [
-        "test accuracy [%]", "forget accuracy [%]", "backdoor on D_f [%]", "recovered accuracy [%]",
+        "test accuracy [%]", "forget accuracy [%]", "retain minus forget accuracy [%]", "backdoor on D_f [%]", "recovered accuracy [%]",
         "MIA FNR [%]", "MIA AUC", "degree", "similarity",
     ]  # fmt: skip
     for heading, metric, values in (
@@ -291,6 +291,21 @@ def test_sweep_stands_at_the_means_and_skips_what_is_missing(attacked_report: Re
         )
         assert by_heading[heading].log == ""
     assert all(panel.log == "x" for panel in figures["reference_kl_lambda"])
+
+
+def test_a_sweep_shows_where_retain_and_forget_accuracy_are_furthest_apart(attacked_report: Report) -> None:
+    for value, low, high in (("0.2", 0.7, 0.9), ("0.6", 0.5, 0.95), ("1.0", 0.6, 0.8)):
+        for name, mean in (("forget", low), ("retain", high)):
+            numbers = [mean, mean + 0.01, None] if name == "forget" else [mean - 0.02, mean, mean]
+            attacked_report["models"][f"wgan_alpha_{value}"][f"accuracy/{name}"] = summarise(numbers)
+    drawn = panels("sweep_*.png", attacked_report)["wgan_alpha"]
+    (panel,) = (each for each in drawn if each.y == "retain minus forget accuracy [%]")
+    assert panel.title == "retain minus forget accuracy: largest at 0.6"
+    (one,) = panel.series
+    assert (one.x, one.y) == ([0.2, 0.6, 1.0], pytest.approx([18.5, 43.5, 18.5])), (
+        "paired, where both are known"
+    )
+    assert "accuracy/retain_minus_forget" not in attacked_report["models"]["wgan_alpha_0.6"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection_data import Positions
-from lightning_unlearn.ensembles import Outputs, Runtime, ask
+from lightning_unlearn.ensembles import Outputs, Runtime, ask, isolated_rng
+from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.trial import require_logits, try_model, warn_of_guessing
 from lightning_unlearn.models.surgery import clone, evaluating
 
@@ -41,6 +42,7 @@ class Audit:
         source: The source model, or None if it is not known.
         retrained: The retrained model, or None if it is not known.
         seed: Seed of whatever the evaluator draws.
+        controls: What controls, by their ids, answered on the forget set when other models were audited, and now.
 
     Attributes:
         runtime: Device, precision and ranks.
@@ -56,12 +58,14 @@ class Audit:
         source: nn.Module | None,
         retrained: nn.Module | None,
         seed: int,
+        controls: dict[int, dict[str, Outputs]] | None = None,
     ) -> None:
         self.runtime = Runtime(trainer)
         self.data = data
         self.adapter = adapter
         self.seed = seed
         self.details: dict[str, Any] = {}
+        self._controls = {} if controls is None else controls
         self._cache = _CACHES.setdefault(trainer, AuditCache())
         self.source = None if source is None else self._placed(source)
         self.retrained = None if retrained is None else self._placed(retrained)
@@ -83,7 +87,16 @@ class Audit:
             # embeddings are all judged by those of the retain set
             together = STREAMS if self.adapter.kind.judged_as is not self.adapter.kind.of_kept else (stream,)
             asked = [each for each in together if self.data.stream_size(each) or each == stream]
-            for name, outputs in ask(model, self.data, asked, self.runtime, self.adapter).items():
+            of = self.data, self.runtime, self.adapter
+            validated = isinstance(model, UnlearningModule) and model.validated.outputs(stream, model, *of)
+            control = stream == "forget" and (model is self.source or model is self.retrained)
+            kept = self._controls if control else {}
+            found = kept.get(id(self.original(model))) or ({stream: validated} if validated else {})
+            if not found:
+                with isolated_rng():  # so that nobody can tell whether it was kept
+                    found = ask(model, self.data, asked, self.runtime, self.adapter)
+            kept[id(self.original(model))] = {stream: found[stream]}
+            for name, outputs in found.items():
                 if spoilt := int((~outputs.logits.isfinite()).any(dim=-1).sum()):
                     raise FloatingPointError(
                         f"the model's logits are NaN or infinite on {spoilt} of {len(outputs.logits)} samples of the "

@@ -28,7 +28,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.engine.answering import answered, measure_of
 from lightning_unlearn.engine.telling import Results, facts_of_fit, send_facts, send_results
-from lightning_unlearn.ensembles import Runtime, isolated_rng
+from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng
 from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.methods.base.trial import require_of
 from lightning_unlearn.metrics.declared import DeclaredMetric
@@ -77,6 +77,8 @@ class Evaluator(L.Callback):
     copies_model: ClassVar[bool] = False  # whether the audited model is copied, which no sharded model can be
     keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
     cache: Path | None = None
+    # of controls on the forget set, where a comparison audits many models beside the same ones
+    answered: dict[int, dict[str, Outputs]] | None = None
 
     def __init__(
         self,
@@ -226,6 +228,8 @@ class Evaluator(L.Callback):
                 "UnlearningDataModule(your_datamodule, forget=...)), or fit with such a datamodule"
             )
         self.require(self.data_of(trainer))
+        if isinstance(pl_module, UnlearningModule):
+            pl_module.validated.wanted = True
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a model that could not be evaluated, as soon as that is known; a method looks for itself."""
@@ -281,7 +285,8 @@ class Evaluator(L.Callback):
                 if ours:
                     # a finished run that is resumed trains no more, and its checkpoint is from before the end
                     getattr(pl_module, "settle_statistics", lambda: None)()
-                audit = Audit(trainer, data, self.adapter_for(pl_module), source, self.retrained, seed)
+                adapter = self.adapter_for(pl_module)
+                audit = Audit(trainer, data, adapter, source, self.retrained, seed, self.answered)
                 if self.fresh is not None:
                     built_by(audit.source or pl_module, self.fresh)
                 for prefix, control in (("source", audit.source), ("retrain", audit.retrained)):

@@ -9,9 +9,6 @@ from torch import Tensor
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
 
-COLLAPSED = 0.5
-"""The share of the source's accuracy on the retain set below which a model counts as destroyed, unless told."""
-
 
 class CollapseGuard(L.Callback):
     """Ends a fit when the model collapses, and gives it back the weights of the last look at which it had not.
@@ -73,6 +70,7 @@ class CollapseGuard(L.Callback):
                 "the learning rate or the ascent, or validate more often with val_check_interval"
             )
         pl_module.model.load_state_dict(self._good, strict=False)
+        pl_module.source_accuracy = None  # nothing is destroyed any more that a warning would tell of
         rank_zero_warn(f"CollapseGuard: {reason}; training ends with the weights of the validation before")
         self.stopped = trainer.should_stop = True
 

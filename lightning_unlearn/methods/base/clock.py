@@ -31,15 +31,6 @@ class Clock:
         self.prepare_s += end - start
         self.cpu_s += after - before
 
-    @contextmanager
-    def looking(self, runtime: Runtime) -> Iterator[None]:
-        """Leave out of a preparation what is done inside."""
-        start, before = _now(runtime)
-        yield
-        end, after = _now(runtime)
-        self.prepare_s -= end - start
-        self.cpu_s -= after - before
-
     def start(self, runtime: Runtime) -> None:
         """Count from now on as unlearning."""
         self._since = _now(runtime)

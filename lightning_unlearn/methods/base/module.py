@@ -54,8 +54,10 @@ from lightning_unlearn.methods.base.trial import (
     require_of,
     try_model,
     warn_of_another_loss,
+    warn_of_collapse,
     warn_of_guessing,
 )
+from lightning_unlearn.methods.base.validated import Validated
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import Annealed, clone, save_primitive_hyperparameters
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
@@ -116,11 +118,14 @@ class UnlearningModule(SpreadableModule):
     searched: ClassVar[SearchSpace] = {
         "lr": Search(3e-4, 2e-2, log=True),
         "max_epochs": Search(1, 8, whole=True),
+        "warm_up": (None, 0.0, 0.2, 0.5),
+        "batch_size": (None, 16, 32, 64, 128),
     }
     declared: ClassVar[Declared] = {"step": Choice(("loss", "source"))}  # what arguments may be
     follows_source_recipe: ClassVar[bool] = False
     default_optimizer: ClassVar[Any] = torch.optim.Adam  # where none is given,
     default_lr: ClassVar[float] = 1e-3  # with this rate
+    counted_a_batch: int = 1  # by how much a batch raises the trainer's global_step
     anneals: bool = False  # whether, without a schedule, the rate warms up and falls to almost nothing
     keeps_source_tensors: ClassVar[bool] = False  # whether leaving some as they are is what it is about
     needs: tuple[str, ...] = ("loss",)  # what of a task it speaks of
@@ -160,6 +165,7 @@ class UnlearningModule(SpreadableModule):
         self._batch_idx = 0  # of the running step
         self._given_loss = loss is not None
         self._plain_answers = False
+        self.source_accuracy: float | None = None  # of a batch of the retain set, for a warning at the end
         self._outputs_checked = False
         self._optimizer = optimizer
         self._lr_scheduler = lr_scheduler
@@ -177,6 +183,7 @@ class UnlearningModule(SpreadableModule):
         self._curves = Curves()
         self._looking = Looking()
         self._statistics = MovingStatistics()
+        self.validated = Validated()
         self._validated: list[str] = []
         self._validation = nn.ModuleDict()
         adopt_transfer_hooks(self, self.model, self._transfer)
@@ -317,7 +324,7 @@ class UnlearningModule(SpreadableModule):
     def _count_steps(self) -> int:
         trainer, data = self.trainer, self.data
         epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
-        most = math.inf if trainer.max_steps == -1 else trainer.max_steps
+        most = math.inf if trainer.max_steps == -1 else math.ceil(trainer.max_steps / self.counted_a_batch)
 
         @cache
         def steps_of(phase: Phase) -> int:
@@ -645,6 +652,8 @@ class UnlearningModule(SpreadableModule):
         self._tell_times()
         self.gather_model()
         require_finite(self.model, f"the model that {type(self).__name__} unlearned")
+        ended = self.trainer.callback_metrics.get(f"{self.task.measured}/retain")
+        warn_of_collapse(self.source_accuracy, None if ended is None else float(ended), type(self).__name__)
 
     def _tell_times(self) -> None:
         told = {**self.times, **self.measured}
@@ -671,6 +680,7 @@ class UnlearningModule(SpreadableModule):
     def teardown(self, stage: str) -> None:
         """Leave the model whole, where training has not done so, and the Trainer as it was."""
         self.gather_model()
+        self.validated = Validated()
         if stage == "fit":
             self.trainer.reload_dataloaders_every_n_epochs = self._reload  # type: ignore[attr-defined]
 
@@ -685,6 +695,7 @@ class UnlearningModule(SpreadableModule):
         data = self._split_data
         self._know_task(data)
         self._validated = ["validation"] if data is None else data.validation_streams
+        self.validated.begin(self.trainer)
         for name in self._validated:
             self._add_mean(name)
 
@@ -699,6 +710,7 @@ class UnlearningModule(SpreadableModule):
         self.gather_model()
         self.settle_statistics()
         self._know_task(self._split_data)
+        self.validated.begin(self.trainer)
         self._add_mean("test")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -734,6 +746,7 @@ class UnlearningModule(SpreadableModule):
 
     def _log_accuracy(self, name: str, batch: Any) -> None:
         (logits, targets), *_ = self.stream_logits(batch)
+        self.validated.add(name, self.model, logits, targets)
         if "loss" not in self.task.offers:  # nothing that could be measured of a sample
             return
         metric = cast(MeanMetric, self._validation[name])
@@ -787,6 +800,7 @@ class UnlearningModule(SpreadableModule):
         self.example = trial.logits[:1]
         known = data.known_targets() if "classes" in self.task.offers else None
         self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
+        self.source_accuracy = trial.right
         self.require_task()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             require_of(callback, self.task, data)

@@ -36,7 +36,7 @@ class OneShotModule(UnlearningModule):
     """
 
     one_shot = True
-    searched: ClassVar[SearchSpace] = {"lr": None, "max_epochs": None}
+    searched: ClassVar[SearchSpace] = dict.fromkeys(("lr", "max_epochs", "warm_up", "batch_size"))
 
     def __init__(
         self,

@@ -22,7 +22,9 @@ class Search(NamedTuple):
 
 SearchSpace: TypeAlias = Mapping[str, Search | tuple[Any, ...] | None]
 """For each setting a range, or the values to choose from; ``None`` takes one out that a base class has. ``lr`` is the
-optimizer's learning rate, ``max_epochs`` the Trainer's, and any other an argument of the method."""
+optimizer's learning rate, ``max_epochs`` the Trainer's, ``warm_up`` the share of the steps in which the rate of an
+:class:`~lightning_unlearn.models.Annealed` schedule rises, ``batch_size`` the run's, both as the file has them where
+``None`` is drawn, and any other an argument of the method."""
 
 
 def search_space(method: type) -> dict[str, Search | tuple[Any, ...]]:
@@ -31,7 +33,7 @@ def search_space(method: type) -> dict[str, Search | tuple[Any, ...]]:
     Example:
         >>> from lightning_unlearn.methods import NegGradPlus
         >>> sorted(search_space(NegGradPlus))
-        ['alpha', 'ascent_share', 'lr', 'max_epochs']
+        ['alpha', 'ascent_share', 'batch_size', 'lr', 'max_epochs', 'warm_up']
     """
     found: dict[str, Search | tuple[Any, ...] | None] = {}
     for base in reversed(method.__mro__):

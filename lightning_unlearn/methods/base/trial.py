@@ -28,6 +28,9 @@ _SAME_LOSS = 1e-2
 _SURELY_SAME = 1e-3  # two columns of labels give an untrained model nearly the same loss
 _FEWEST = 16  # samples of which a share says anything
 _SLACK, _HALF_SLACK = 1e-3, 3e-2  # how far from 1 posteriors may sum; bfloat16 has three digits
+COLLAPSED = (
+    0.5  # the share of the source's accuracy on the retain set below which a model counts as destroyed
+)
 _BY_CHANCE = 1.64  # standard errors that 19 of 20 models that guess stay below
 
 _OWN_ADAPTER = """write down how it is called, and pass adapter=MyAdapter():
@@ -63,6 +66,12 @@ class Trial(NamedTuple):
     def task(self) -> Task:
         """What outputs and targets mean."""
         return self.adapter.kind
+
+    @property
+    def right(self) -> float | None:
+        """Share of right answers, where the task has any."""
+        known = "correct" in self.task.offers
+        return float(self.task.correct(self.logits, self.targets).double().mean()) if known else None
 
 
 class _Try(NamedTuple):
@@ -329,16 +338,32 @@ def warn_of_guessing(trial: Trial, model: str) -> None:
         trial: One batch's answers.
         model: The model's class.
     """
-    if "classes" not in trial.task.offers:
+    accuracy = trial.right
+    if accuracy is None or "classes" not in trial.task.offers:
         return
     classes, size = trial.logits.shape[1], len(trial.targets)
-    accuracy = float(trial.task.correct(trial.logits, trial.targets).double().mean())
     if size >= _FEWEST and accuracy <= (1 + _BY_CHANCE * math.sqrt((classes - 1) / size)) / classes:
         rank_zero_warn(
             f"{model} is right about {accuracy:.0%} of {size} retained samples, and guessing about {1 / classes:.0%}; "
             "if it was trained, look whether its weights were loaded, inputs are prepared as in its training, and "
             "Adapter(targets=..., logits=...) names the right places",
             category=GuessingWarning,
+        )
+
+
+def warn_of_collapse(began: float | None, ended: float | None, method: str) -> None:
+    """Warn if a fit ends with a model that is right about the retain set less than half as often as its source.
+
+    Args:
+        began: How often the source was right about a batch of it; ``None`` where the task has no right answers.
+        ended: The accuracy on it at the last validation; ``None`` where nothing was validated.
+        method: The method's class.
+    """
+    if began is not None and ended is not None and ended < COLLAPSED * began:
+        rank_zero_warn(
+            f"{method} destroyed the model: it ends with {ended:.0%} of the retain set right, the source with "
+            f"{began:.0%} of a batch; lower the learning rate or the ascent, train longer, or end the fit before that "
+            "with the callback CollapseGuard"
         )
 
 

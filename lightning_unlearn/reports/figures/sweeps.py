@@ -2,7 +2,9 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.details import Details
 from lightning_unlearn.reports.figures.base import (
     Panel,
@@ -15,7 +17,7 @@ from lightning_unlearn.reports.figures.base import (
     within,
 )
 from lightning_unlearn.reports.glossary import describe, measured_metrics, method_names
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.schema import Report, summarise
 
 _NAME = re.compile(r"(.*?)[_\-=: ]([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)")
 """A method's name that ends in a number: what comes before, a separator, and the number."""
@@ -23,9 +25,11 @@ _FEWEST = 3
 """Fewer points make no course."""
 _LINEAR_RATIO = 20.0
 """Above this ratio of the largest to the smallest value, most points would crowd at one end: a log axis."""
+_APART = "accuracy/retain_minus_forget"
 _PANELS = (
     "accuracy/test",
     "accuracy/forget",
+    _APART,
     "backdoor/success_rate_forget",
     "backdoor/recovered_accuracy",
     "membership_inference/fnr",
@@ -71,12 +75,34 @@ def find_sweeps(report: Report) -> dict[str, list[tuple[float, str]]]:
 @declare(
     "sweep_*.png",
     "Sweep: *",
-    "Test accuracy and each forgetting metric against the number that ends the names of the methods *, with 95% "
-    "intervals; horizontal lines mark the source model and the retrained model.",
+    "Test accuracy, each forgetting metric, and the retain accuracy minus the forget accuracy, seed by seed, against "
+    "the number that ends the names of the methods *, with 95% intervals; horizontal lines mark the source model and "
+    "the retrained model.",
 )
 def sweeps(report: Report, details: Details) -> Mapping[str, Panels]:
     """Draw each sweep that the methods' names tell of."""
+    report = _with_difference(report)
     return {stem: _sweep(report, stem, members) for stem, members in find_sweeps(report).items()}
+
+
+def _with_difference(report: Report) -> Report:
+    """Add how far the accuracies on D_r and D_f are apart; Zuo et al., figure 5, choose K where that is largest."""
+    models = {}
+    for name, metrics in report["models"].items():
+        pairs = [
+            metrics[each]["values"] for each in ("accuracy/retain", "accuracy/forget") if each in metrics
+        ]
+        apart = (
+            [None if None in (r, f) else r - f for r, f in zip(*pairs, strict=True)]
+            if len(pairs) == 2
+            else []
+        )
+        known = any(each is not None for each in apart)
+        models[name] = {**metrics, **({_APART: summarise(apart)} if known else {})}
+    declared = asdict(
+        DeclaredMetric("retain minus forget accuracy", explanation="Their difference.", unit="%")
+    )
+    return {**report, "models": models, "metrics": {**report.get("metrics", {}), _APART: declared}}
 
 
 def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> list[Panel]:
@@ -96,9 +122,10 @@ def _sweep(report: Report, stem: str, members: Sequence[tuple[float, str]]) -> l
         means = [value["mean"] * about.scale for _, value in points]
         series = Series(stem, at, means, [scaled(value, about.scale) for _, value in points])
         lines = [line for model in ("source", "retrain") for line in goal_line(report, metric, model=model)]
+        most = f": largest at {at[means.index(max(means))]:g}" if metric == _APART else ""
         log = "x" if min(at) > 0 and max(at) / min(at) > _LINEAR_RATIO else ""
         limits = {"y": within(metric, report)}
         panels.append(
-            Panel(stem, about.short_heading, [series], about.label, metric, lines, log, within=limits)
+            Panel(stem, about.short_heading, [series], about.label + most, metric, lines, log, within=limits)
         )
     return panels

@@ -74,7 +74,8 @@ class Normalize:
             )
         full_scale = _UINT8_MAX if inputs.dtype == torch.uint8 else 1
         scale, shift = _affine(self.mean, self.std, full_scale, inputs.ndim, inputs.device)
-        return inputs.to(torch.float32).mul(scale).add_(shift)
+        floats = inputs.to(torch.float32)  # a copy, unless they are that already
+        return (floats.mul(scale) if floats is inputs else floats.mul_(scale)).add_(shift)
 
 
 @lru_cache(maxsize=64)

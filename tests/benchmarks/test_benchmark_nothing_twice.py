@@ -12,8 +12,8 @@ from benchmarks.measuring import AlternatingEpochs, Table
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks import ForgettingMetrics, MembershipInference
-from lightning_unlearn.callbacks.base import audit
 from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.engine import predict as asking
 from lightning_unlearn.methods import ReferenceKL
 
 SAMPLES, FORGOTTEN, EPOCHS = 12_000, 3_000, 8
@@ -71,8 +71,8 @@ def test_evaluators_share_the_answers(monkeypatch: pytest.MonkeyPatch, table: Ta
         asked[(type(model).__name__ + str(id(model)), id(loader.positions) and len(loader.positions))] += 1
         return predict(model, loader, *arguments)
 
-    predict = audit.predict
-    monkeypatch.setattr(audit, "predict", counting)
+    predict = asking.predict
+    monkeypatch.setattr(asking, "predict", counting)
     data = UnlearningDataModule(
         mnist_like(3_000), 0.1, test_dataset=mnist_like(700), batch_size=128, shadow=0.2, nonmember=150
     )

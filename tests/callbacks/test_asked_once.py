@@ -78,6 +78,11 @@ def test_evaluators_take_what_validation_was_answered(asked: Asked) -> None:
     assert set(times(asked, again, data)["test"]) == {1}
     assert posteriors == others
     assert plain == {name: metrics[name] for name in plain}
+    asked.clear()
+    whole = quiet_trainer(callbacks=[ForgettingMetrics(on_error="raise")])
+    (tested,) = whole.test(again, data, verbose=False)
+    assert set(times(asked, again, data)["test"][8:]) == {1}, "a test passes over the test set, too"
+    assert tested["accuracy/forget"] == metrics["accuracy/forget"]
 
 
 def moved(trainer: L.Trainer, method: Any) -> None:

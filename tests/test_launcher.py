@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -104,8 +105,12 @@ def machines() -> Iterator[Any]:
 
         computers = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
         nodes = [computers.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
+        place = Path(tempfile.gettempdir())
+        before = set(place.glob("comparison-*"))
         yield computers, nodes
         computers.shutdown()
+        for folder in set(place.glob("comparison-*")) - before:  # of processes that were killed
+            shutil.rmtree(folder)
 
 
 def finished(folder: Path) -> dict[Path, tuple[int, bytes]]:

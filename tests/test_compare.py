@@ -34,7 +34,7 @@ def reference_kl(source: nn.Module) -> ReferenceKL:
     return ReferenceKL(source, reference_epochs=2)
 
 
-def toy_compare(folder: Path, **arguments: Any) -> Comparison:
+def toy_compare(folder: Path | str, **arguments: Any) -> Comparison:
     settings: dict[str, Any] = {
         "source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 3}),
         "data": lambda: toy_data(nonmember=10),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 from lightning_unlearn import ForgettingMetrics, Ids, UnlearningDataModule, forget
 from lightning_unlearn.callbacks import PopulationAttack
 from lightning_unlearn.cli.main import main
-from lightning_unlearn.comparison.request import Result, _Request, _split_data
+from lightning_unlearn.comparison.request import Judging, Result, _Request, _split_data
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Classes, Split
 from lightning_unlearn.engine.answering import Answered, answered, measure_of
@@ -411,3 +412,15 @@ def test_the_measure_fits_the_request() -> None:
     assert measure(Ids(of_class)) == "class"
     assert measure(Ids([*of_class, 0])) == "membership", "one sample of another class is no class"
     assert measure(0.2, wrong_labels=True) == "labels"
+
+
+def test_where_steps_are_asked_for_the_number_of_epochs_is_shown() -> None:
+    data, trainer = (
+        toy_data(0.3, nonmember=12),
+        L.Trainer(**QUIET, max_steps=7, logger=False, enable_checkpointing=False),
+    )
+    trainer.callbacks.append(Judging(data))  # type: ignore[attr-defined]
+    trainer.fit(FineTune(toy_source()), data)
+    batches = int(trainer.num_training_batches)
+    assert batches < 7
+    assert (trainer.global_step, trainer.max_epochs) == (7, -(-7 // batches))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -236,6 +237,7 @@ def test_without_an_oracle_a_forgotten_class_is_refused(capsys: pytest.CaptureFi
 def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    cloudpickle = pytest.importorskip("cloudpickle", reason="comes with others")
     given: list[list[str]] = []
     shown = SimpleNamespace(failed=False, report={"data": {"split": "forget sets"}})
     monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
@@ -247,6 +249,7 @@ def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(
 
     def on_cluster(work: Any, tasks: Any, resources: Any) -> Any:
         assert resources == {"cpu": 2}
+        work = pickle.loads(cloudpickle.dumps(work))  # as it goes to another process
         return [(task, work(task)) for task in tasks]
 
     monkeypatch.setattr(tune, "on_cluster", on_cluster)

@@ -15,6 +15,7 @@ from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
 from lightning_unlearn.callbacks.base.shadow_models import shadow_models
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.project_loaders import known_labels
 from lightning_unlearn.engine.train import default_optimizer
 from lightning_unlearn.ensembles import Outputs, predict
 from lightning_unlearn.functional import (
@@ -186,11 +187,17 @@ class MembershipInference(AgainstNonmembers):
                 f"variant={self.variant!r} needs samples that the source never saw beside the non-member set: give the "
                 "project a test set larger than nonmember, or use variant='shadow'"
             )
-        if self.features == "per_class" and self._variant(data) != "shadow" and data.forgets_a_class:
-            raise ValueError(
-                f"features='per_class' learns from retained samples of every class, and none are left of "
-                f"{data.forgotten_classes}; take features='sorted', or a shadow set and variant='shadow'"
-            )
+        if self.features == "per_class" and self._variant(data) != "shadow":
+            if data.forgets_a_class:
+                raise ValueError(
+                    f"features='per_class' learns from retained samples of every class, and none are left of "
+                    f"{data.forgotten_classes}; take features='sorted', or a shadow set and variant='shadow'"
+                )
+            if lacking := _not_learned(data):
+                raise ValueError(
+                    f"features='per_class' has no retained or no test samples of classes {lacking} to learn from; take "
+                    "features='sorted', or larger sets"
+                )
 
     def evaluate(self, model: nn.Module, audit: Audit) -> dict[str, float]:
         """Train the attack, or take the one trained for the last model of this source, and apply it."""
@@ -280,6 +287,18 @@ class MembershipInference(AgainstNonmembers):
     def _learned(self, data: UnlearningDataModule, seed: int) -> np.ndarray[Any, Any]:
         """Return the retained samples that the attack learns from, as positions in the training set."""
         return data.split.draw_reference(min(data.stream_size("test"), data.stream_size("retain")), seed=seed)
+
+
+def _not_learned(data: UnlearningDataModule) -> list[int]:
+    """Return the classes of which the attack has nothing to learn from, as far as that is known before the fit."""
+    labels, (_, test, _), split = data.known_targets(), data.given, data.split
+    held = None if test is None else known_labels(test, data.adapter)
+    if labels is None or held is None or data.backdoor is not None:
+        return []
+    unseen = (held if split.nonmember_from == "test" else labels)[split.nonmember]
+    learned = np.intersect1d(labels[split.retain], held[split.test])
+    classes: list[int] = np.setdiff1d(np.union1d(labels[split.forget], unseen), learned).tolist()
+    return classes
 
 
 def _train_attack(attack: Attack, members: Tensor, others: Tensor, seed: int) -> Any:

@@ -16,7 +16,7 @@ from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
-from lightning_unlearn.comparison.folder import require_names
+from lightning_unlearn.comparison.folder import require_local, require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary
@@ -62,7 +62,7 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
     """
     parser, config = parsed(args)
     if scenario is not None:
-        root = Path(config.output_dir)
+        root = require_local(Path(config.output_dir))
         require_scenarios(root)
         config.output_dir = root / scenario
     return compare(**arguments(parser, config)), config.table

@@ -22,6 +22,7 @@ from lightning_unlearn.cli.compare import arguments, compared, files_in, parsed,
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.comparison.folder import require_local
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, snake_case
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.cluster import connected, granted_cpus, on_cluster
@@ -130,7 +131,7 @@ class Tuning:
         self.oracle = own.oracle == "retrain"
         self.args = [*self.args, *([] if self.oracle else [f"--config={json.dumps(_NO_ORACLE)}"])]
         _, config = parsed(self.args)
-        self.root = Path(config.output_dir)
+        self.root = require_local(Path(config.output_dir))
         self.seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
         if not isinstance(seeds, list) or len(seeds) < 3 or set(seeds) & set(self.seeds):
             raise ValueError(
@@ -266,7 +267,8 @@ class Tuning:
     def elsewhere(self, number: int) -> str:
         """Run a trial in a process of a cluster, and return how it did."""
         os.chdir(self.here)
-        self.args = [*self.args, f"--config={json.dumps(_PLAIN)}"]
+        if (plain := f"--config={json.dumps(_PLAIN)}") not in self.args:
+            self.args = [*self.args, plain]
         with threads(granted_cpus()):
             return self.optimize(self.study(), 1)
 

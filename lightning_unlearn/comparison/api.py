@@ -27,6 +27,7 @@ from lightning_unlearn.comparison.pipeline import Observer, Pipeline
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.recorder import Recorder
 from lightning_unlearn.comparison.runs import RETRAIN, MethodRun, SourceRun
+from lightning_unlearn.comparison.store import Store
 from lightning_unlearn.comparison.trainers import split_loggers
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.files import write_json_atomic
@@ -48,7 +49,7 @@ class Comparison:
 
     Attributes:
         report: The content of report.json.
-        output_dir: Folder with the report, the figures and one folder a model and seed.
+        output_dir: Folder with the report, the figures and one folder a model and seed; of a remote path, the copy.
         files: The report's files.
         remembering: Files of the run that still remember what was forgotten.
         removed: Those that were removed because they did.
@@ -126,7 +127,8 @@ def compare(
             says where W&B runs go: one a model and seed, written when it is audited, and one that sums up.
         adapter: How batches and outputs are taken apart in the audit and, if ``retrain`` is left out, in the
             retraining; ``None`` for the usual layouts.
-        output_dir: Folder of everything that is written.
+        output_dir: Folder of everything that is written. Or a path of fsspec, such as ``s3://bucket/run``: what is
+            finished goes there too, and is taken from there, with an own copy in ``runs/s3/bucket/run``.
         overwrite: Whether to remove what another comparison wrote to ``output_dir``; a file of yours stays.
         quiet: Whether to show no progress.
         threads: CPU threads of PyTorch while the comparison runs; ``None`` leaves them as they are. Small networks
@@ -138,7 +140,7 @@ def compare(
             has room for (``pip install 'lightning-unlearn[ray]'``), with the same numbers at the same number of
             threads. A piece whose process dies is done again, once.
         ray_address: Of a cluster that runs, ``"auto"`` for the one of this machine; ``None`` starts one here. All its
-            machines must see ``output_dir`` under the same path.
+            machines must see ``output_dir`` under the same path, or it is a remote one.
         resources: What each piece asks of the cluster: ``cpu`` (1 unless given, and as many threads unless ``threads``
             says otherwise), ``gpu`` (0.5 puts two on one), ``memory`` in bytes, and the cluster's own.
         observers: Look on, such as those that send finished runs to a dashboard.
@@ -178,6 +180,11 @@ def compare(
     one_of("launcher", launcher, "plain", "ray")
     if launcher == "plain" and (ray_address is not None or resources):
         raise ValueError("ray_address and resources are of launcher='ray'; give that too, or leave them out")
+    store = Store(output_dir)
+    if launcher == "ray" and store.url is not None and store.url.startswith("memory:"):
+        raise ValueError(
+            f"output_dir: {store.url} is this process's memory, which no other sees; give another"
+        )
     one_of("vary", vary, "all", "training", "source", "unlearn", "evaluate")
     for share in short_retrainings:
         in_range("short_retrainings", share, "(0, 1)", "; [] trains none")
@@ -185,7 +192,7 @@ def compare(
         in_range(f"margins[{name!r}]", margin, "(0, inf)")
     wandb, loggers = split_loggers(shared.get("logger"))
     split_data, record = _prepared(data(), ledger)
-    folder, files = Path(output_dir), (split_data.split_path, source.checkpoint, forget_key)
+    folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]
     inputs += [] if record is None else [record.file, record.key_path]
     require_ours(folder, inputs)
@@ -211,16 +218,18 @@ def compare(
     with quiet_lightning():
         pipeline.check()
     with in_use(folder):
+        if is_first():
+            store.fetch()
         if record is not None:
             recorder = Recorder(record, lambda: pipeline.data, source.checkpoint)
             pipeline.observers = [recorder, *pipeline.observers]
             forget_key = forget_key or record.key_path
         pipeline.claim_folder(overwrite, inputs, None if forget_key is None else Path(forget_key))
-        seconds = _run(pipeline, threads, launcher, ray_address, resources or {})
+        seconds = _run(pipeline, store, threads, launcher, ray_address, resources or {})
         report = pipeline.report(seconds)
         if record is not None:
             report["ledger"] = recorder.lines
-        written, left, removed = _finish(pipeline, report, clean, page) if is_first() else ([], [], [])
+        written, left, removed = _finish(pipeline, store, report, clean, page) if is_first() else ([], [], [])
     return Comparison(report, folder, written, left, removed)
 
 
@@ -248,6 +257,7 @@ def _prepared(
 
 def _run(
     pipeline: Pipeline,
+    store: Store,
     threads: int | None,
     launcher: str,
     address: str | None,
@@ -262,15 +272,19 @@ def _run(
         progress,
         quiet_lightning(),
     ):
+        if is_first():
+            store.send()  # before any work, so that it is known whether it can be written to
         if launcher == "ray":
-            launch(pipeline, address, resources, threads)
+            launch(pipeline, store, address, resources, threads)
         for task in pipeline.tasks():
             pipeline.do(task)
+            if is_first():
+                store.send()
     return time.perf_counter() - start
 
 
 def _finish(
-    pipeline: Pipeline, report: Report, clean: bool, page: bool
+    pipeline: Pipeline, store: Store, report: Report, clean: bool, page: bool
 ) -> tuple[list[Path], list[Remembering], list[Remembering]]:
     """Write the report and settle the folder; return the report's files, and what remembers and what did."""
     folder = pipeline.folder
@@ -281,7 +295,9 @@ def _finish(
     )
     for observer in pipeline.observers:
         _show(observer, folder, report)
-    return written, *_settle(folder, clean and not report["failures"])
+    left, removed = _settle(folder, clean and not report["failures"])
+    store.send()
+    return written, left, removed
 
 
 def _show(observer: Observer, folder: Path, report: Report) -> None:

@@ -25,9 +25,9 @@ from lightning_unlearn.reports.glossary import is_control
 
 KEY = "forget.key"
 """The secret of a comparison that was given none; removed with what remembers."""
-_MARK = "comparison.json"
+MARK = "comparison.json"
 _FILES = (
-    _MARK,
+    MARK,
     "report.json",
     "report.html",
     "remembering.json",
@@ -259,19 +259,19 @@ def claim(
         known.get("forget_hmac") in (None, identity["forget_hmac"])
         and known.get("config") == identity["config"]
     )
-    if (folder / _MARK).exists() and not (same or overwrite):
+    if (folder / MARK).exists() and not (same or overwrite):
         raise ValueError(
             f"output_dir: {folder} holds another comparison (its config, forget set or key differs, or its "
             "comparison.json is damaged); choose another folder, or set overwrite to remove what it wrote"
         )
     if not is_first():
         return
-    if (folder / _MARK).exists() and not same:
+    if (folder / MARK).exists() and not same:
         for name in written:
             RunFolder(folder / name).clear() if "/" in name else _remove(folder, (), (name,))
         _remove(folder, [name for name in _FILES if name != KEY], _FOLDERS)
         written = []
-    write_json_atomic(folder / _MARK, {**identity, "written": sorted({*written, *runs})})
+    write_json_atomic(folder / MARK, {**identity, "written": sorted({*written, *runs})})
     ours = places(folder)
     for file in folder.rglob("*"):
         if target_of(file) is not None and file.is_file() and ours(file):
@@ -279,17 +279,13 @@ def claim(
 
 
 def require_ours(folder: Path, inputs: Collection[Path]) -> None:
-    """Refuse a remote folder, and one with something in it that is neither a comparison's nor given to this one.
+    """Refuse a folder with something in it that is neither a comparison's nor given to this one.
 
     Raises:
-        ValueError: If something else lies there, or it is a remote path: files are locked and replaced in one step.
+        ValueError: If something else lies there.
     """
-    if re.match(r"\w{2,}:/", folder.as_posix()):
-        raise ValueError(
-            f"output_dir: {folder} is a remote path; mount the store as a folder, or write to a folder of a shared "
-            "file system and copy it when all is done"
-        )
-    if (folder / _MARK).exists() or not folder.is_dir():
+    require_local(folder)
+    if (folder / MARK).exists() or not folder.is_dir():
         return
     known = {path.resolve() for path in inputs}
     for path in sorted(folder.iterdir()):
@@ -299,10 +295,20 @@ def require_ours(folder: Path, inputs: Collection[Path]) -> None:
             )
 
 
+def require_local(folder: Path) -> Path:
+    """Return a folder, and refuse a remote path that was taken for one."""
+    if re.match(r"\w{2,}:/", folder.as_posix()):
+        raise ValueError(
+            f"output_dir: {folder} is a remote path, which only a single comparison takes, as text; for scenarios and "
+            "tune mount the store as a folder"
+        )
+    return folder
+
+
 def add_written(folder: Path, name: str) -> None:
     """Note a folder, such as a cache, that the comparison is about to write."""
     if is_first() and name not in (written := _written(folder)):
-        write_json_atomic(folder / _MARK, {**_mark(folder), "written": sorted({*written, name})})
+        write_json_atomic(folder / MARK, {**_mark(folder), "written": sorted({*written, name})})
 
 
 def places(folder: Path) -> Callable[[Path], bool]:
@@ -322,11 +328,11 @@ def places(folder: Path) -> Callable[[Path], bool]:
 
 def forget_key_gone(folder: Path) -> None:
     """Take the hash of the forgotten samples back whose key was removed: it says nothing any more."""
-    write_json_atomic(folder / _MARK, {**_mark(folder), "forget_hmac": None})
+    write_json_atomic(folder / MARK, {**_mark(folder), "forget_hmac": None})
 
 
 def _mark(folder: Path) -> dict[str, Any]:
-    return _read_json(folder / _MARK) or {}
+    return _read_json(folder / MARK) or {}
 
 
 def _written(folder: Path) -> list[str]:

@@ -214,13 +214,14 @@ class Pipeline:
             self._latest = self._train_method(name)
 
     def do_alone(self, task: Task) -> list[dict[str, Any]]:
-        """Do a piece in a process that did nothing before, and return what failed.
+        """Do a piece in a process that may have done nothing before, and return what failed.
 
-        The models that it needs are in the folder, and are loaded.
+        The models that it needs are in the folder, and are loaded, unless the piece before has left them here.
         """
         self._elsewhere = True
+        here = {SOURCE: self._source, RETRAIN: self._retrained} if task.seed == self._seed else {}
         for need in task.needs:
-            if need.step == "train":
+            if need.step == "train" and here.get(need.model) is None:
                 self.do(need)
         self.failures.clear()
         self.do(task)

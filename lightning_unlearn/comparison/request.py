@@ -291,6 +291,12 @@ class Judging(L.Callback):
         self.who = "wrong_labels=True (or a backdoor)" if wrong else "forget"
         self.needs = ("labels",) if wrong else ()
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say how many epochs there are where steps were asked for: Lightning's bar would show "/-2"."""
+        if trainer.max_epochs == -1 and trainer.max_steps > 0:
+            batches = trainer.max_steps * trainer.accumulate_grad_batches
+            trainer.fit_loop.max_epochs = max(1, math.ceil(batches / max(1, trainer.num_training_batches)))
+
 
 class _Request:
     """Trains recipes on one request, and keeps what source, retrained and best model answer.

@@ -3,8 +3,8 @@
 import io
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from importlib.util import find_spec
 from typing import Any, TypeVar
 
@@ -19,8 +19,11 @@ from lightning_unlearn.core.surroundings import (
 )
 
 T = TypeVar("T")
+_RAYS = ("PYTHONBREAKPOINT", "RAY_AUTH_MODE", "RAY_CLIENT_MODE", "RAY_USAGE_STATS_ENABLED")  # which it sets
 _AMOUNTS = {"cpu": "num_cpus", "gpu": "num_gpus", "memory": "memory"}
 _connected = False  # by this module, as the driver or in a task
+# in a task's process: the work it had last, with all that it holds
+_sent: dict[str, Callable[[Any], Any]] = {}
 
 
 @contextmanager
@@ -35,7 +38,7 @@ def connected(address: str | None) -> Iterator[None]:
     """
     if find_spec("ray") is None:
         raise ValueError("launcher='ray' needs Ray: pip install 'lightning-unlearn[ray]', or take 'plain'")
-    with own_environment("PYTHONBREAKPOINT", "RAY_CLIENT_MODE"):
+    with own_environment(*_RAYS):
         import ray
 
         if ray.is_initialized():
@@ -63,13 +66,13 @@ def on_cluster(
     needs: Callable[[T], Collection[T]] = lambda _: (),
     given: Callable[[T], Any] = lambda task: task,
     left: tuple[type, ...] = (),
-) -> Iterator[tuple[T, Any]]:
+) -> Generator[tuple[T, Any], None, None]:
     """Do tasks in other processes, and yield each as soon as it is over.
 
-    A task whose process or machine dies is done again, once. When the caller stops, what runs is ended.
+    A task whose process or machine dies is done again, once. When this is closed, what runs is ended.
 
     Args:
-        work: Does a task; it and what it holds are sent to every process once.
+        work: Does a task; it and what it holds are sent to every process once, and kept there from task to task.
         tasks: The tasks, hashable.
         resources: What each asks of the cluster: ``cpu`` (1 if left out), ``gpu``, ``memory`` in bytes, and the
             cluster's own.
@@ -99,7 +102,7 @@ def on_cluster(
     try:
         while waiting or running:
             ready = [task for task in waiting if over.issuperset(needs(task))]
-            running |= {remote.remote(sys.path, shipped, given(task)): task for task in ready}
+            running |= {remote.remote(sys.path, [shipped], given(task)): task for task in ready}
             waiting = [task for task in waiting if task not in ready]
             (reference, *_), _ = ray.wait(list(running))
             task = running.pop(reference)
@@ -153,12 +156,12 @@ def in_parts(work: Callable[[T], Any], parts: Sequence[T], count: int) -> Iterat
 
     largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
     numbers = range(len(parts))
-    for number, result in on_cluster(
-        alone, numbers, {"cpu": min(count, largest)}, given=parts.__getitem__, left=(L.Trainer,)
-    ):
-        if isinstance(result, Exception):
-            raise result
-        yield parts[number], result
+    asked = {"cpu": min(count, largest)}
+    with closing(on_cluster(alone, numbers, asked, given=parts.__getitem__, left=(L.Trainer,))) as over:
+        for number, result in over:
+            if isinstance(result, Exception):
+                raise result
+            yield parts[number], result
 
 
 def _pickled(work: Any, left: tuple[type, ...]) -> bytes:
@@ -172,13 +175,17 @@ def _pickled(work: Any, left: tuple[type, ...]) -> bytes:
     return content.getvalue()
 
 
-def _called(path: list[str], work: bytes, given: Any) -> Any:
+def _called(path: list[str], shipped: list[Any], given: Any) -> Any:
     """Call what was sent, once everything that this process could import is found in the other one as well."""
     import ray
 
     sys.path += [place for place in path if place not in sys.path]
+    (reference,) = shipped  # in a list, or Ray would fetch the work for every task
     with _handing_on():
-        return ray.cloudpickle.loads(work)(given)
+        if reference.hex() not in _sent:
+            _sent.clear()
+            _sent[reference.hex()] = ray.cloudpickle.loads(ray.get(reference))
+        return _sent[reference.hex()](given)
 
 
 def _require(asked: Mapping[str, float]) -> None:

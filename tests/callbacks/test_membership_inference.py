@@ -441,13 +441,19 @@ def test_data_that_does_not_allow_the_attack_is_described(
         quiet_trainer(callbacks=[attack], max_epochs=1).fit(toy_source(), toy_data(**data))
 
 
-def test_a_class_that_an_attack_per_class_cannot_learn_is_named() -> None:
+def test_a_class_that_an_attack_per_class_cannot_learn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     data = toy_data(Classes(1), nonmember=10)
     attack = MembershipInference(features="per_class", on_error="raise")
     with pytest.raises(ValueError, match=r"none are left of \[1\]; take features='sorted'"):
         quiet_trainer(callbacks=[attack]).fit(toy_source(), data)
     inputs, targets = blobs(31, 1)
     data = toy_data(0.2, nonmember=10, test_dataset=TensorData(inputs, targets * 0, num_classes=CLASSES))
+    source = toy_source()
+    with pytest.raises(ValueError, match=r"no retained or no test samples of classes \[1, 2\] to learn from"):
+        quiet_trainer(callbacks=[attack]).fit(source, data)
+    assert source.trainer.global_step == 0
+    # of which nothing is known before all are read
+    monkeypatch.setattr("lightning_unlearn.callbacks.membership_inference.known_labels", lambda *_: None)
     with pytest.raises(ValueError, match=r"no members or no others of class [12] to learn from"):
         quiet_trainer(callbacks=[attack], max_epochs=1, limit_train_batches=0).fit(toy_source(), data)
 

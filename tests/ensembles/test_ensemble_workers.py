@@ -128,3 +128,12 @@ def test_large_results_do_not_block() -> None:
 
 def test_there_is_a_core() -> None:
     assert 1 <= available_cores() <= (os.cpu_count() or 1)
+
+
+def test_on_a_cluster_its_processes_do_the_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_parts(work: Any, parts: Any, count: int) -> Any:
+        return [(part, (work(part), count)) for part in parts]
+
+    monkeypatch.setattr("lightning_unlearn.ensembles.workers.hands_on", lambda: True)
+    monkeypatch.setattr("lightning_unlearn.ensembles.workers.in_parts", in_parts)
+    assert list(in_workers(lambda task: task**2, range(3), 2)) == [(0, (0, 1)), (1, (1, 1)), (2, (4, 1))]

@@ -28,9 +28,7 @@ _SAME_LOSS = 1e-2
 _SURELY_SAME = 1e-3  # two columns of labels give an untrained model nearly the same loss
 _FEWEST = 16  # samples of which a share says anything
 _SLACK, _HALF_SLACK = 1e-3, 3e-2  # how far from 1 posteriors may sum; bfloat16 has three digits
-COLLAPSED = (
-    0.5  # the share of the source's accuracy on the retain set below which a model counts as destroyed
-)
+COLLAPSED = 0.5  # share of the source's accuracy on the retain set below which a model is destroyed
 _BY_CHANCE = 1.64  # standard errors that 19 of 20 models that guess stay below
 
 _OWN_ADAPTER = """write down how it is called, and pass adapter=MyAdapter():

@@ -18,7 +18,7 @@ from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_cl
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
-from lightning_unlearn.models import fresh_copy
+from lightning_unlearn.models import Classifier, fresh_copy
 
 _ON = {"train": "what it was trained on", "test": "the test set", "forget": "D_f, which it never saw"}
 
@@ -136,6 +136,8 @@ class ReferenceKL(UnlearningModule):
             reference.trainer = self.trainer
         size = max(1, round(self.reference_fraction * len(data.split.retain)))
         positions = data.split.draw_reference(size)
+        if own and isinstance(reference, Classifier):
+            reference.balance(data.loader("retain", positions=positions))
         start = time.perf_counter()
         train_classifier(
             reference,

@@ -4,12 +4,14 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
+from lightning_unlearn.data import Split
 from lightning_unlearn.engine.own_steps import own_validation
 from lightning_unlearn.ensembles import Runtime
-from lightning_unlearn.methods.base import Source, UnlearningModule
+from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.models import Classifier, fresh_copy
 
 _OWN_METRICS = {"train/loss", "accuracy/forget", "accuracy/test"}
@@ -28,6 +30,8 @@ class Retrain(UnlearningModule):
     Args:
         source: The source model; only its architecture (and recipe) is used.
         fresh: Builds an untrained model; ``None`` for :func:`~lightning_unlearn.models.fresh_copy`.
+        retain_fraction: Share of the retain set to train on, in (0, 1]: with less than all it is the reference model of
+            :class:`~lightning_unlearn.methods.ReferenceKL`, on the same samples, and no oracle.
         step: What is minimised: ``"loss"``, the argument ``loss``, or ``"source"``, what the source's own
             ``training_step`` returns (label smoothing, auxiliary losses, mixing of samples). A warning tells
             where the two differ: an oracle is to be trained as the source was.
@@ -48,11 +52,18 @@ class Retrain(UnlearningModule):
     streams = ("retain",)
     epoch_stream = "retain"
     follows_source_recipe: ClassVar[bool] = True
+    declared: ClassVar[Declared] = {"retain_fraction": Range("(0, 1]")}
 
     def __init__(
-        self, source: Source, *, fresh: Callable[[], nn.Module] | None = None, **method: Any
+        self,
+        source: Source,
+        *,
+        fresh: Callable[[], nn.Module] | None = None,
+        retain_fraction: float = 1.0,
+        **method: Any,
     ) -> None:
         self._fresh = fresh
+        self.retain_fraction = retain_fraction
         super().__init__(source, **method)
         self._watched: set[str] = set()
         recipe = self._recipe
@@ -70,6 +81,12 @@ class Retrain(UnlearningModule):
         """Return a model that shares the source's architecture and what is frozen in it, and nothing else."""
         return fresh_copy(source, self._fresh)
 
+    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
+        """Restrict the retain stream to a share of it."""
+        if stream != "retain" or self.retain_fraction == 1:
+            return None
+        return split.draw_reference(max(1, round(self.retain_fraction * len(split.retain))))
+
     def on_fit_start(self) -> None:
         """Look whether the source's recipe can be followed, before hours are spent."""
         super().on_fit_start()
@@ -83,7 +100,8 @@ class Retrain(UnlearningModule):
         """Count the classes of what is trained on, where the recipe balances their weights."""
         super().on_train_start()
         if self.step == "source" and isinstance(self.model, Classifier):
-            self.model.balance(self.data.loader(self.epoch_stream))
+            chosen = self.stream_positions(self.epoch_stream, self.data.split)
+            self.model.balance(self.data.loader(self.epoch_stream, positions=chosen))
 
     def on_train_epoch_end(self) -> None:
         """Measure what the schedule watches, as the source does."""

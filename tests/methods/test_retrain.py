@@ -23,8 +23,9 @@ from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.methods import Retrain
-from lightning_unlearn.models import LeNet5, ResNet8
+from lightning_unlearn.methods import ReferenceKL, Retrain
+from lightning_unlearn.models import MLP, Classifier, LeNet5, ResNet8
+from lightning_unlearn.models.fresh import built_by
 
 
 @pytest.mark.parametrize("build", [Net, lambda: ResNet8(width=4), LeNet5])
@@ -54,15 +55,17 @@ def test_the_result_does_not_depend_on_the_sources_weights() -> None:
     assert_same_state(*ends)
 
 
-def test_it_equals_plain_training_of_the_same_fresh_model_on_the_retain_set() -> None:
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_it_equals_plain_training_of_the_same_fresh_model_on_the_retain_set(share: float) -> None:
     torch.manual_seed(3)
-    method = Retrain(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
+    method = Retrain(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), retain_fraction=share)
     model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
     model.load_state_dict(method.model.state_dict())
     data = toy_data()
     quiet_trainer(max_epochs=2, limit_val_batches=0).fit(method, data)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    loader = data.loader("retain", train=True)
+    some = None if share == 1 else data.split.draw_reference(round(share * len(data.split.retain)))
+    loader = data.loader("retain", train=True, positions=some)
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         for x, y in loader:
@@ -70,6 +73,25 @@ def test_it_equals_plain_training_of_the_same_fresh_model_on_the_retain_set() ->
             nn.functional.cross_entropy(model(x), y).backward()
             optimizer.step()
     assert_same_state(state(method.model), state(model))
+
+
+def test_balanced_classes_are_counted_in_what_is_trained_on() -> None:
+    """As in a comparison, whose source is loaded and whose fresh models a factory builds."""
+
+    def build() -> Classifier:
+        return Classifier(MLP(6, (5,), 3), class_weight="balanced")
+
+    data = toy_data()
+    source = build()
+    quiet_trainer(limit_val_batches=0).fit(source, data)
+    built_by(source, build)
+    targets = torch.as_tensor(data.known_targets())
+    methods = Retrain(source, step="source"), ReferenceKL(source, step="source", reference_epochs=1)
+    for method in methods:
+        quiet_trainer().fit(method, data)
+    counts = torch.bincount(targets[torch.from_numpy(data.split.retain)], minlength=3)
+    assert methods[0].model.class_weight == pytest.approx((counts.sum() / (3 * counts)).tolist())
+    assert methods[1].model.class_weight == source.class_weight
 
 
 def test_a_builder_of_another_architecture_is_refused() -> None:

@@ -299,6 +299,11 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
         ("similarity", "comes within", 0.02),
         ("acceleration/cpu", "at least", 8),
     ],
+    "class_slice": [
+        ("accuracy/forget", "at most", 0.01),
+        ("accuracy/test_retained_classes", "loses", 0.01),
+        ("acceleration/cpu", "at least", 15),
+    ],
     "location30": [
         ("accuracy/test", "loses", 0.01),
         ("accuracy/forget", "within", 0.03),

@@ -55,7 +55,9 @@ def _left_as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Fail a test that leaves files in the working folder, variables in the environment, or a process group."""
     folder = os.getcwd()
     files = set(os.listdir(folder))
-    os.environ.pop("PL_GLOBAL_SEED", None)  # a file's shared training may have left it, and seeds default to it
+    os.environ.pop(
+        "PL_GLOBAL_SEED", None
+    )  # a file's shared training may have left it, and seeds default to it
     environment = dict(os.environ)
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.manual_seed(0)

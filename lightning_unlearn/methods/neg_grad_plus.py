@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+from lightning_unlearn.core.checks import check_arguments
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 
@@ -57,5 +58,6 @@ class NegGradPlus(AscendingModule):
         ascent_share: float = 0.6,
         **method: Any,
     ) -> None:
+        check_arguments(self.declared, {"alpha": alpha})  # before it is subtracted
         super().__init__(source, ascent=1 - alpha, clamp=clamp, ascent_share=ascent_share, **method)
         self.alpha = self.retain_weight = alpha

@@ -18,7 +18,7 @@ from lightning_unlearn.callbacks import ForgettingMetrics, PopulationAttack
 from lightning_unlearn.callbacks.base import audit
 from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.methods import FineTune, ReferenceKL
+from lightning_unlearn.methods import FineTune, ReferenceKL, Retrain
 from lightning_unlearn.models import Classifier
 
 Asked = dict[str, Counter[bytes]]  # by a model's content, how often each sample was
@@ -152,3 +152,11 @@ def test_a_comparison_asks_source_and_retrained_model_about_the_forget_set_once_
     assert not found.failed, found.report["failures"]
     # as the audited model, and, as control of others, by a copy
     assert max(controls.values()) <= 2, controls
+
+
+def test_a_retraining_that_is_a_method_of_its_own_is_a_control() -> None:
+    retrained = Retrain(toy_source(), fresh=toy_source)
+    quiet_trainer(max_epochs=1).fit(retrained, toy_data())
+    used = quiet_trainer(max_epochs=1, callbacks=[ForgettingMetrics(retrained=retrained, on_error="raise")])
+    used.fit(FineTune(toy_source()), toy_data())
+    assert {"source/accuracy/test", "retrain/accuracy/forget"} <= used.callback_metrics.keys()

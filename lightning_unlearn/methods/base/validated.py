@@ -6,6 +6,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.core.compat import trainer_of
 from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.hooks import transfer_hooks
@@ -54,7 +55,7 @@ class Validated:
         adapter: Adapter,
     ) -> Outputs | None:
         """Return the answers on a whole stream as :func:`~lightning_unlearn.engine.predict.ask` would, or None."""
-        own = data is getattr(method.trainer, "datamodule", None) and adapter == method.adapter
+        own = data is getattr(trainer_of(method), "datamodule", None) and adapter == method.adapter
         plain = type(adapter.kind).kept is Task.kept and adapter.kind.judged_as is adapter.kind
         if (
             not (own and plain)

@@ -17,6 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ManyModels
+from lightning_unlearn.callbacks.base.audit import Controls
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
 from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
 from lightning_unlearn.comparison.controls import Rates, RatesRecorder, short_name, short_run
@@ -309,7 +310,7 @@ class Pipeline:
                 add_written(self.folder, evaluator.keeps)
         # now, because an evaluator may keep things for the next model, and Lightning adds its own
         self._settings = [evaluator_settings(evaluator) for evaluator in self._evaluators]
-        answered: dict[int, Any] = {}  # until the seed is over, as source and retrained model are there
+        answered: Controls = {}  # until the seed is over
         for evaluator in self._evaluators:
             evaluator.answered = answered
 

@@ -160,3 +160,16 @@ def test_a_retraining_that_is_a_method_of_its_own_is_a_control() -> None:
     used = quiet_trainer(max_epochs=1, callbacks=[ForgettingMetrics(retrained=retrained, on_error="raise")])
     used.fit(FineTune(toy_source()), toy_data())
     assert {"source/accuracy/test", "retrain/accuracy/forget"} <= used.callback_metrics.keys()
+
+
+def test_what_a_control_answered_is_of_the_data_that_it_was_asked_about() -> None:
+    source, shared = toy_source(), {}
+    for data in (toy_data(forget=0.1), toy_data(forget=0.4)):
+        audit_of, alone = (ForgettingMetrics(on_error="raise") for _ in range(2))
+        audit_of.answered = shared
+        scores = []
+        for evaluator in (audit_of, alone):
+            used = quiet_trainer(max_epochs=1, callbacks=[evaluator])
+            used.fit(FineTune(source), data)
+            scores.append(used.callback_metrics["source/accuracy/forget"])
+        assert scores[0] == scores[1]

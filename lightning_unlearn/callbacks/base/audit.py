@@ -32,6 +32,12 @@ class AuditCache:
 _CACHES: weakref.WeakKeyDictionary[L.Trainer, AuditCache] = weakref.WeakKeyDictionary()
 
 
+Controls = dict[
+    tuple[int, int, Adapter], tuple[tuple[nn.Module | UnlearningDataModule, ...], dict[str, Outputs]]
+]
+"""Of each control, data and adapter: the first two themselves, and the answers on the forget set."""
+
+
 class Audit:
     """One evaluator's view of one run.
 
@@ -42,7 +48,7 @@ class Audit:
         source: The source model, or None if it is not known.
         retrained: The retrained model, or None if it is not known.
         seed: Seed of whatever the evaluator draws.
-        controls: What controls, by their ids, answered on the forget set when other models were audited, and now.
+        controls: What controls answered on the forget set when other models were audited, and now.
 
     Attributes:
         runtime: Device, precision and ranks.
@@ -58,7 +64,7 @@ class Audit:
         source: nn.Module | None,
         retrained: nn.Module | None,
         seed: int,
-        controls: dict[int, dict[str, Outputs]] | None = None,
+        controls: Controls | None = None,
     ) -> None:
         self.runtime = Runtime(trainer)
         self.data = data
@@ -90,12 +96,14 @@ class Audit:
             of = self.data, self.runtime, self.adapter
             validated = isinstance(model, UnlearningModule) and model.validated.outputs(stream, model, *of)
             control = stream == "forget" and (model is self.source or model is self.retrained)
-            kept = self._controls if control else {}
-            found = kept.get(id(self.original(model))) or ({stream: validated} if validated else {})
+            asked_of = id(self.original(model)), id(self.data), self.adapter
+            known = self._controls.get(asked_of, ((), {}))[1] if control else {}
+            found = known or ({stream: validated} if validated else {})
             if not found:
                 with isolated_rng():  # so that nobody can tell whether it was kept
                     found = ask(model, self.data, asked, self.runtime, self.adapter)
-            kept[id(self.original(model))] = {stream: found[stream]}
+            if control:  # with model and data, so that their ids stay their own
+                self._controls[asked_of] = (self.original(model), self.data), {stream: found[stream]}
             for name, outputs in found.items():
                 if spoilt := int((~outputs.logits.isfinite()).any(dim=-1).sum()):
                     raise FloatingPointError(

@@ -17,7 +17,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from lightning_unlearn.callbacks.base.audit import Audit, forget_answers, try_answers
+from lightning_unlearn.callbacks.base.audit import Audit, Controls, forget_answers, try_answers
 from lightning_unlearn.callbacks.base.watching import Watcher
 from lightning_unlearn.core.checks import one_of
 from lightning_unlearn.core.compat import batches_stepped
@@ -28,7 +28,7 @@ from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.engine.answering import answered, measure_of
 from lightning_unlearn.engine.telling import Results, facts_of_fit, send_facts, send_results
-from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng
+from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.methods.base import UnlearningModule
 from lightning_unlearn.methods.base.trial import require_of
 from lightning_unlearn.metrics.declared import DeclaredMetric
@@ -78,7 +78,7 @@ class Evaluator(L.Callback):
     keeps: ClassVar[str | None] = None  # a comparison's folder for what is used again, given as ``cache``
     cache: Path | None = None
     # of controls on the forget set, where a comparison audits many models beside the same ones
-    answered: dict[int, dict[str, Outputs]] | None = None
+    answered: Controls | None = None
 
     def __init__(
         self,

@@ -1,8 +1,10 @@
 """The switch that trains faster: what it chooses where, and that no result changes beyond rounding."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping
@@ -12,7 +14,7 @@ from lightning_unlearn import FineTune, MethodRun, SourceRun, UnlearningDataModu
 from lightning_unlearn.comparison.fast import ChannelsLast, faster, why
 from lightning_unlearn.comparison.trainers import built
 from lightning_unlearn.data import TensorData
-from lightning_unlearn.models import Classifier
+from lightning_unlearn.models import Classifier, ResNet18
 
 
 @pytest.mark.parametrize(("bf16", "precision"), [(True, "bf16-mixed"), (False, None)])
@@ -46,6 +48,21 @@ class Layouts(FineTune):
         weight = self.model.get_parameter("net.0.weight")
         self.seen.append(weight.is_contiguous(memory_format=torch.channels_last))
         return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("width", "laid_out"), [(8, False), (16, True)])
+def test_on_a_cpu_no_network_is_laid_out_whose_gradients_would_be_wrong(width: int, laid_out: bool) -> None:
+    """In torch 2.11 to 2.14 training such a network corrupts the process's memory, and may end it."""
+    network = Classifier(ResNet18(width=width))
+    trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    with (
+        pytest.warns(UserWarning, match="net.layer2.0.downsample.0 has a kernel of 1")
+        if not laid_out
+        else nullcontext()
+    ):
+        ChannelsLast().setup(trainer, network, "fit")
+    weight = network.net.get_parameter("layer2.0.conv1.weight")
+    assert weight.is_contiguous(memory_format=torch.channels_last) == laid_out
 
 
 def test_a_comparison_is_the_same_but_for_rounding(

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
 
@@ -12,10 +13,28 @@ class ChannelsLast(L.Callback):
     """Lays the weights of two-dimensional convolutions out channels last; an export has them as they were."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lay them out, before an optimizer sees them."""
-        for layer in pl_module.modules():
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                layer.to(memory_format=torch.channels_last)
+        """Lay them out, before an optimizer sees them, unless a CPU would compute with them beyond its memory."""
+        convolutions = {
+            name: layer
+            for name, layer in pl_module.named_modules()
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+        }
+        unsafe = [name for name, layer in convolutions.items() if _is_unsafe(layer)]
+        if unsafe and trainer.strategy.root_device.type == "cpu":
+            rank_zero_warn(
+                f"fast: the network stays as it is laid out, since {unsafe[0]} has a kernel of 1, a stride and fewer "
+                "than 16 input channels, of which oneDNN 3.12 computes wrong gradients channels last "
+                "(github.com/uxlfoundation/oneDNN/issues/6035)"
+            )
+            return
+        for layer in convolutions.values():
+            layer.to(memory_format=torch.channels_last)
+
+
+def _is_unsafe(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
+    """Whether the gradient of its weight, computed channels last, is written beyond the memory that is kept for it."""
+    strided = max(layer.stride) > 1 and max(layer.kernel_size) == 1  # type: ignore[type-var]
+    return strided and layer.in_channels // layer.groups < 16
 
 
 _LAYOUT = {"class_path": f"{__name__}.{ChannelsLast.__name__}"}

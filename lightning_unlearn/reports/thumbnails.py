@@ -42,7 +42,7 @@ def write_thumbnails(inputs: Iterable[Any], folder: Path, seed: int = 0) -> Path
         ):
             return None
         small = interpolate(
-            batch.float(), (SIDE, SIDE), mode="area" if min(batch.shape[2:]) > SIDE else "nearest"
+            batch.float().cpu(), (SIDE, SIDE), mode="area" if min(batch.shape[2:]) > SIDE else "nearest"
         )
         low, high = small.amin((1, 2, 3), keepdim=True), small.amax((1, 2, 3), keepdim=True)
         shown = (255 * (small - low) / (high - low).clamp(min=1e-6)).expand(-1, 3, -1, -1)

@@ -248,6 +248,20 @@ def test_samples_are_known_by_their_place_alone(
     assert 'id="samples"' not in written(small_report, tmp_path, details)
 
 
+class OnAnotherDevice(torch.Tensor):
+    """Images as a GPU has them: NumPy cannot read them there."""
+
+    def numpy(self, *, force: bool = False) -> Any:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    def cpu(self, *arguments: Any) -> torch.Tensor:  # type: ignore[override]
+        return self.as_subclass(torch.Tensor)
+
+
+def test_images_on_another_device_become_thumbnails(tmp_path: Path) -> None:
+    assert write_thumbnails([torch.rand(4, 3, 8, 8).as_subclass(OnAnotherDevice)], tmp_path) is not None
+
+
 def test_images_become_thumbnails_and_nothing_else_does(tmp_path: Path) -> None:
     from matplotlib.image import imread
 

@@ -33,7 +33,7 @@ class ChannelsLast(L.Callback):
 
 def _is_unsafe(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     """Whether the gradient of its weight, computed channels last, is written beyond the memory that is kept for it."""
-    strided = max(layer.stride) > 1 and max(layer.kernel_size) == 1  # type: ignore[type-var]
+    strided = max(layer.stride) > 1 and max(layer.kernel_size) == 1
     return strided and layer.in_channels // layer.groups < 16
 
 

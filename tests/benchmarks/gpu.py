@@ -48,13 +48,15 @@ from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.comparison.pipeline import FinishedModel
 from lightning_unlearn.comparison.trainers import DEFAULTS, built, keeper
 from lightning_unlearn.core.peak_memory import peak_memory, reset_peak_memory
-from lightning_unlearn.data import PatchTrigger, Poison, TensorData
+from lightning_unlearn.data import Adapter, PatchTrigger, Poison, TensorData
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.data.transforms import Normalize, RandomCropFlip
 from lightning_unlearn.ensembles import Member, Recipe, Runtime, predict, train_ensemble
 from lightning_unlearn.functional.membership import auc
 from lightning_unlearn.methods.base.export import write_export
+from lightning_unlearn.methods.base.statistics import normalised_alike
 from lightning_unlearn.models import LeNet5, ResNet18
+from lightning_unlearn.models.statistics import running_layers
 
 # On a CPU oneDNN writes beyond its memory where a narrow network is laid out so (uxlfoundation/oneDNN#6035).
 LAYOUT = torch.channels_last if torch.cuda.is_available() else torch.contiguous_format
@@ -457,12 +459,37 @@ def checks(bench: Bench, rows: list[Any]) -> None:
     bench.guarded("evaluators", evaluators, rows)
     bench.guarded("audit leaves random state and mode", restored, rows)
     bench.guarded("resume", resumed, rows)
+    bench.guarded("two sets in one pass, against the CPU", partial(_one_pass, bench), rows)
     bench.guarded("ensembles, stacked against sequential", partial(_ensembles_equal, bench), rows)
     bench.guarded("compare", compared, rows)
     if bench.cuda:
         for name in ("Influence", "SSD", "TaskNegation", "WGAN", "TopK", "MSG", "SCRUB", "BoundaryShrink"):
             bench.guarded(f"{name}, 16-mixed", one_epoch(name), rows)
         bench.guarded("torch.compile", compiled, rows)
+
+
+def _one_pass(bench: Bench) -> tuple[bool, str]:
+    """Compare two sets in one pass through batch normalisation with two, in float64, and with one pass on the CPU."""
+    told, right = [], True
+    for layout in (torch.contiguous_format, torch.channels_last):
+        torch.manual_seed(5)
+        nets = [ResNet18(width=8).double().to(memory_format=layout).train() for _ in range(2)]
+        nets[1].load_state_dict(nets[0].state_dict())
+        batches = [s * torch.randn(n, 3, 32, 32).double() + s for s, n in ((2, 10), (1, 24))]
+        found = []
+        for net, device in zip(nets, (bench.device, torch.device("cpu")), strict=True):
+            net.to(device)
+            layers = list(running_layers(net).values())
+            inputs = [batch.to(device, memory_format=layout) for batch in batches]
+            logits = torch.cat(normalised_alike(net, Adapter(), inputs, layers, single=False))
+            logits.sin().sum().backward()
+            found.append(
+                [logits, *(p.grad for p in net.parameters()), *(layer.running_var for layer in layers)]
+            )
+        off = max(float((a.detach().cpu() - b.detach()).abs().max()) for a, b in zip(*found, strict=True))
+        right &= off < 1e-8
+        told.append(f"{layout}: {off:.1e}")
+    return right, "; ".join(told)
 
 
 def _tf32(fit: Callable[[], tuple[bool, str]]) -> tuple[bool, str]:

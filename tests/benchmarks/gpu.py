@@ -689,11 +689,7 @@ def all_methods(bench: Bench, rows: list[Any]) -> None:
     }
     rewound = partial(unlearn.Rewind, checkpoint=bench.work / "earlier")
     plans: list[tuple[str, Any, dict[str, Any], dict[str, Any], int]] = [
-        ("rewind", rewound, recipe, twice, 0),
-        ("rewind, five passes", rewound, high, {"max_epochs": 5}, 0),
         ("neg_grad_plus", unlearn.NegGradPlus, recipe, twice, 0),
-        ("reference_kl", unlearn.ReferenceKL, {"lambda_": 0.1, **reference, **gentle}, twice, small),
-        ("scrub", unlearn.SCRUB, {**slow, "step": "source", "msteps": 1}, {"max_epochs": 3}, 0),
         ("ssd", unlearn.SSD, {}, none, 0),
         ("task_negation", unlearn.TaskNegation, {}, none, 0),
         ("top_k", unlearn.TopK, gentle, once, small),
@@ -712,6 +708,10 @@ def all_methods(bench: Bench, rows: list[Any]) -> None:
         ("npo", unlearn.NPO, {"optimizer": partial(torch.optim.Adam, lr=1e-5, fused=fused)}, once, small),
         ("bad_teacher", unlearn.BadTeacher, {"optimizer": sgd(fused, 0.03)}, once, 0),
         ("l1_sparse", unlearn.L1Sparse, {"gamma": 2e-5, **recipe}, twice, 0),
+        ("rewind", rewound, recipe, twice, 0),
+        ("rewind, five passes", rewound, high, {"max_epochs": 5}, 0),
+        ("reference_kl", unlearn.ReferenceKL, {"lambda_": 0.1, **reference, **gentle}, twice, small),
+        ("scrub", unlearn.SCRUB, {**slow, "step": "source", "msteps": 1}, {"max_epochs": 3}, 0),
         ("shrink_perturb, four passes", unlearn.ShrinkPerturb, recipe, four, 0),
         ("ct", unlearn.CT, recipe, four, 0),
     ]

@@ -13,10 +13,17 @@ __all__ = ["add_statistics", "output_norm", "sample_gradients"]
 
 Statistic = Literal["mean", "magnitude", "square", "norm"]
 
-# Gradients of single samples that are held at once, as a count of numbers in float32: 256 MB to fill a device, and what
-# a processor's cache holds, which is as fast there.
-_NUMBERS_HELD = 2**26
+# Gradients of single samples that are held at once, as a count of numbers in float32: a sixteenth of a GPU's memory (all
+# of it, so that the same card always adds up alike), and what a processor's cache holds, which is as fast there.
+_NUMBERS_HELD = 2**26  # of other devices
 _NUMBERS_HELD_ON_CPU = 2**22
+
+
+def _numbers_held(device: torch.device) -> int:
+    if device.type == "cuda":
+        return max(_NUMBERS_HELD, torch.cuda.get_device_properties(device).total_memory // 16 // 4)
+    return _NUMBERS_HELD_ON_CPU if device.type == "cpu" else _NUMBERS_HELD
+
 
 _OF_SAMPLE: dict[Statistic, Callable[[Tensor], Tensor]] = {
     "mean": lambda gradients: gradients,
@@ -44,8 +51,8 @@ def sample_gradients(
             scalar, in operations that ``vmap`` can batch.
         parameters: What to differentiate by, by name.
         samples: The arguments of ``objective`` with a batch dimension first; tensors or structures of them.
-        chunk_size: How many samples at once; ``None`` for as many as fit into a quarter of a gigabyte, on the CPU into
-            16 MB, one at least.
+        chunk_size: How many samples at once; ``None`` for as many as fit into a sixteenth of a GPU's memory, on the
+            CPU into 16 MB, one at least.
 
     Yields:
         Which samples, and their gradients by name, detached, with the samples first.
@@ -64,8 +71,8 @@ def sample_gradients(
     in_range("chunk_size", chunk_size, "[1, inf)", whole=True, none=True)
     by_name = dict(parameters)
     numbers = sum(value.numel() for value in by_name.values())
-    on_cpu = all(value.device.type == "cpu" for value in by_name.values())
-    step = chunk_size or max(1, (_NUMBERS_HELD_ON_CPU if on_cpu else _NUMBERS_HELD) // max(1, numbers))
+    device = next((value.device for value in by_name.values()), torch.device("cpu"))
+    step = chunk_size or max(1, _numbers_held(device) // max(1, numbers))
     gradients_of = torch.func.vmap(
         torch.func.grad(objective), in_dims=(None, *(0 for _ in samples)), randomness="different"
     )

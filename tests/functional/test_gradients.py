@@ -1,5 +1,6 @@
 """Statistics of single samples' gradients, against each sample's own backward pass."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.functional import add_statistics, output_norm, sample_gradients
+from lightning_unlearn.functional.gradients import _numbers_held
 
 ALL: tuple[Any, ...] = ("mean", "magnitude", "square", "norm")
 
@@ -67,6 +69,17 @@ def test_opposite_gradients_do_not_cancel_but_in_their_mean() -> None:
     assert_close(totals["mean"]["w"], torch.tensor([0.0, 0.2]))
     assert_close(totals["magnitude"]["w"], torch.tensor([2.0, 0.2]))
     assert_close(totals["square"]["w"], torch.tensor([2.0, 0.02]))
+
+
+@pytest.mark.parametrize(("memory", "numbers"), [(80 * 2**30, 80 * 2**24), (2**30, 2**26)])
+def test_a_gpu_holds_gradients_by_the_size_of_its_memory(
+    monkeypatch: pytest.MonkeyPatch, memory: int, numbers: int
+) -> None:
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory)
+    )
+    assert _numbers_held(torch.device("cuda:0")) == numbers
+    assert _numbers_held(torch.device("cpu")) == 2**22
 
 
 def test_a_chunk_holds_at_least_one_sample() -> None:

@@ -13,8 +13,8 @@ __all__ = ["add_statistics", "output_norm", "sample_gradients"]
 
 Statistic = Literal["mean", "magnitude", "square", "norm"]
 
-# Gradients of single samples that are held at once, as a count of numbers in float32: a sixteenth of a GPU's memory (all
-# of it, so that the same card always adds up alike), and what a processor's cache holds, which is as fast there.
+# Gradients of single samples that are held at once, as a count of numbers in float32: a sixteenth of a GPU's memory (of
+# all of it, so that the same card always adds up alike), and what a processor's cache holds, which is as fast there.
 _NUMBERS_HELD = 2**26  # of other devices
 _NUMBERS_HELD_ON_CPU = 2**22
 

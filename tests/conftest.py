@@ -6,6 +6,7 @@ import os
 # Before PyTorch is imported: the tests' networks are too small for more, and shared cores stall with more.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from zlib import crc32
 
 import pytest
 import torch
+from filelock import FileLock
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -41,6 +43,13 @@ def shared_data() -> Path:
     if not (folder / "MNIST" / "raw").is_dir():
         pytest.skip(f"real data sets not found in {folder}; set LIGHTNING_UNLEARN_DATA to their folder")
     return folder
+
+
+@pytest.fixture
+def one_cluster() -> Iterator[None]:
+    """Keep clusters of Ray apart, of which two on one machine refuse each other."""
+    with FileLock(Path(tempfile.gettempdir()) / "lightning_unlearn_tests_ray.lock"):
+        yield
 
 
 @pytest.fixture(autouse=True)

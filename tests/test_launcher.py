@@ -33,6 +33,8 @@ from lightning_unlearn.core.cluster import on_cluster
 from lightning_unlearn.core.files import target_of
 from lightning_unlearn.core.surroundings import own_environment
 
+pytestmark = pytest.mark.usefixtures("one_cluster")
+
 
 def dies(source: nn.Module, spared: int, folder: Path, times: int) -> FineTune:
     """Kill the process that builds this, so many times, unless it is the one that is spared."""

@@ -8,33 +8,25 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
+from lightning_unlearn.models.surgery import unsafe_for_cpu
+
 
 class ChannelsLast(L.Callback):
     """Lays the weights of two-dimensional convolutions out channels last; an export has them as they were."""
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Lay them out, before an optimizer sees them, unless a CPU would compute with them beyond its memory."""
-        convolutions = {
-            name: layer
-            for name, layer in pl_module.named_modules()
-            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-        }
-        unsafe = [name for name, layer in convolutions.items() if _is_unsafe(layer)]
-        if unsafe and trainer.strategy.root_device.type == "cpu":
+        """Lay them out, before an optimizer sees them, unless a CPU would compute wrong gradients of one."""
+        unsafe = unsafe_for_cpu(pl_module) if trainer.strategy.root_device.type == "cpu" else None
+        if unsafe is not None:
             rank_zero_warn(
-                f"fast: the network stays as it is laid out, since {unsafe[0]} has a kernel of 1, a stride and fewer "
-                "than 16 input channels, of which oneDNN 3.12 computes wrong gradients channels last "
+                f"fast: the network stays as it is laid out, since oneDNN computes wrong gradients of {unsafe}, a "
+                "convolution with a kernel of 1, a stride and few channels, channels last "
                 "(github.com/uxlfoundation/oneDNN/issues/6035)"
             )
             return
-        for layer in convolutions.values():
-            layer.to(memory_format=torch.channels_last)
-
-
-def _is_unsafe(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
-    """Whether the gradient of its weight, computed channels last, is written beyond the memory that is kept for it."""
-    strided = max(layer.stride) > 1 and max(layer.kernel_size) == 1
-    return strided and layer.in_channels // layer.groups < 16
+        for layer in pl_module.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.to(memory_format=torch.channels_last)
 
 
 _LAYOUT = {"class_path": f"{__name__}.{ChannelsLast.__name__}"}
@@ -70,7 +62,10 @@ def why(arguments: Mapping[str, Any]) -> str:
     if "precision" in chosen.keys() - arguments.keys():
         what = "bf16-mixed, and channels_last for convolutions: CUDA computes both faster"
     elif _LAYOUT in chosen.get("callbacks", ()):
-        what = "channels_last for convolutions, and the precision as it is: given, or a CPU, or CUDA without bfloat16"
+        what = (
+            "channels_last for convolutions where that is safe, and the precision as it is: given, or a CPU, or CUDA "
+            "without bfloat16"
+        )
     else:
         return "fast: nothing, since nothing was measured on this accelerator"
     return f"fast: {what}; not compiled, which took longer than it saved"

@@ -13,15 +13,15 @@ __all__ = ["add_statistics", "output_norm", "sample_gradients"]
 
 Statistic = Literal["mean", "magnitude", "square", "norm"]
 
-# Gradients of single samples that are held at once, as a count of numbers in float32: a sixteenth of a GPU's memory (of
-# all of it, so that the same card always adds up alike), and what a processor's cache holds, which is as fast there.
+# Gradients of single samples that are held at once, as a count of numbers in float32: a thirty-second of a GPU's memory
+# (of all of it, so that the same card always adds up alike), and what a processor's cache holds, as fast there.
 _NUMBERS_HELD = 2**26  # of other devices
 _NUMBERS_HELD_ON_CPU = 2**22
 
 
 def _numbers_held(device: torch.device) -> int:
     if device.type == "cuda":
-        return max(_NUMBERS_HELD, torch.cuda.get_device_properties(device).total_memory // 16 // 4)
+        return max(_NUMBERS_HELD, torch.cuda.get_device_properties(device).total_memory // 32 // 4)
     return _NUMBERS_HELD_ON_CPU if device.type == "cpu" else _NUMBERS_HELD
 
 
@@ -51,8 +51,8 @@ def sample_gradients(
             scalar, in operations that ``vmap`` can batch.
         parameters: What to differentiate by, by name.
         samples: The arguments of ``objective`` with a batch dimension first; tensors or structures of them.
-        chunk_size: How many samples at once; ``None`` for as many as fit into a sixteenth of a GPU's memory, on the
-            CPU into 16 MB, one at least.
+        chunk_size: How many samples at once; ``None`` for as many as fit into a thirty-second of a GPU's memory (or
+            256 MB), on the CPU into 16 MB, one at least. Where memory runs out half as many are tried.
 
     Yields:
         Which samples, and their gradients by name, detached, with the samples first.
@@ -78,10 +78,19 @@ def sample_gradients(
     )
     leaves: list[Tensor] = []
     apply_to_collection(samples, Tensor, leaves.append)
-    for start in range(0, len(leaves[0]), step):
+    start = 0
+    while start < len(leaves[0]):
         chosen = slice(start, start + step)
         part = apply_to_collection(samples, Tensor, lambda value: value[chosen])  # noqa: B023  used at once
-        yield chosen, {name: value.detach() for name, value in gradients_of(by_name, *part).items()}
+        try:
+            found = gradients_of(by_name, *part)
+        except torch.OutOfMemoryError:
+            if step == 1:
+                raise
+            step //= 2
+            continue
+        yield chosen, {name: value.detach() for name, value in found.items()}
+        start += step
 
 
 def add_statistics(

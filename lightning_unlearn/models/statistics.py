@@ -101,7 +101,7 @@ def by_last_statistics(layers: Sequence[AnyRunningNorm], size: int, last: int) -
         layer.num_batches_tracked.add_(1)
         momentum = 1 / float(layer.num_batches_tracked) if layer.momentum is None else layer.momentum
         moved = layer.running_mean, layer.running_var, momentum
-        function = _FusedByLast if inputs.is_cuda else _ByLast
+        function = _FusedByLast if inputs.is_cuda and _is_precise(layer) else _ByLast
         normalised: Tensor = function.apply(inputs, layer.weight, layer.bias, last, layer.eps, moved)
         return normalised
 
@@ -142,7 +142,7 @@ class _ByLast(torch.autograd.Function):
         running_mean.lerp_(mean, momentum)
         running_variance.lerp_(unbiased, momentum)
         ctx.save_for_backward(inputs, weight, mean, variance)
-        ctx.last, ctx.eps = last, eps
+        ctx.last, ctx.eps, ctx.has_bias = last, eps, bias is not None
         return F.batch_norm(inputs, mean, variance, weight, bias, training=False, eps=eps)
 
     @staticmethod
@@ -169,7 +169,7 @@ class _ByLast(torch.autograd.Function):
         return (
             back,
             None if weight is None else of_weight,
-            None if weight is None else of_bias,
+            of_bias if ctx.has_bias else None,
             None,
             None,
             None,
@@ -193,23 +193,31 @@ class _FusedByLast(torch.autograd.Function):
         running_mean, running_variance, momentum = moved
         known = inputs[-last:]
         means, scales = (values[None] for values in torch.batch_norm_stats(known, eps))
-        count = running_mean.new_full((1,), known.numel() // inputs.shape[1])
+        count = known.numel() // inputs.shape[1]
         mean, scale = torch.batch_norm_gather_stats_with_counts(
-            known, means, scales, running_mean, running_variance, momentum, eps, count
+            known,
+            means,
+            scales,
+            running_mean,
+            running_variance,
+            momentum,
+            eps,
+            means.new_full((1,), count),
         )
-        ctx.save_for_backward(inputs, weight, mean, scale, count)
-        ctx.last, ctx.has_bias = last, bias is not None
+        ctx.save_for_backward(inputs, weight, mean, scale)
+        ctx.last, ctx.count, ctx.has_bias = last, count, bias is not None
         return torch.batch_norm_elemt(inputs, weight, bias, mean, scale, eps)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        inputs, weight, mean, scale, count = ctx.saved_tensors
+        inputs, weight, mean, scale = ctx.saved_tensors
         gradient, last = gradient.contiguous(memory_format=_dense(inputs)), ctx.last
         total, product, of_weight, of_bias = torch.batch_norm_backward_reduce(
             gradient, inputs, mean, scale, weight, True, weight is not None, ctx.has_bias
         )
-        nothing, count = torch.zeros_like(total), count.int()
+        nothing = torch.zeros_like(total)
+        count = torch.full((1,), ctx.count, dtype=torch.int32, device=inputs.device)
         others, known = (
             torch.batch_norm_backward_elemt(
                 gradient[part], inputs[part], mean, scale, weight, first, second, count
@@ -220,6 +228,12 @@ class _FusedByLast(torch.autograd.Function):
             )
         )
         return torch.cat((others, known)), of_weight, of_bias, None, None, None
+
+
+def _is_precise(layer: AnyRunningNorm) -> bool:
+    """Whether weights and statistics are in one type of full precision, as those kernels ask for."""
+    kinds = {value.dtype for value in (layer.running_mean, layer.weight, layer.bias) if value is not None}
+    return kinds in ({torch.float32}, {torch.float64})
 
 
 def _dense(values: Tensor) -> torch.memory_format:

@@ -455,13 +455,15 @@ def lay_out_for_cpu(module: nn.Module, answer: Callable[[nn.Module], Any]) -> No
     """Lay out two-dimensional convolutions as a CPU computes them fastest, where the network can do with it.
 
     That is ``channels_last``, a tenth to a third faster than as they come. A network that views its activations
-    (``x.view(len(x), -1)``) cannot, and is left as it was.
+    (``x.view(len(x), -1)``) cannot, and is left as it was; so is one of which gradients would be wrong.
 
     Args:
         module: The network, changed in place; on a CPU.
         answer: Asks it about a few samples.
     """
     convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+    if unsafe_for_cpu(module) is not None:
+        return
     for part in convolutions:
         part.to(memory_format=torch.channels_last)
     try:
@@ -470,6 +472,30 @@ def lay_out_for_cpu(module: nn.Module, answer: Callable[[nn.Module], Any]) -> No
     except RuntimeError:  # or it fails anyhow, which the caller will see
         for part in convolutions:
             part.to(memory_format=torch.contiguous_format)
+
+
+def unsafe_for_cpu(module: nn.Module) -> str | None:
+    """Return the name of a layer of which a CPU computes wrong gradients channels last; ``None`` if there is none.
+
+    The gradient of the weight of a convolution with a kernel of 1, a stride and fewer than 16 input channels (output
+    channels, if it is transposed) is written beyond the memory that is kept for it, in oneDNN 3.12, which torch 2.14
+    has: https://github.com/uxlfoundation/oneDNN/issues/6035.
+
+    Args:
+        module: Any module.
+
+    Example:
+        >>> unsafe_for_cpu(nn.Sequential(nn.Conv2d(16, 32, 1, stride=2), nn.Conv2d(8, 16, 1, stride=2)))
+        '1'
+    """
+    for name, layer in module.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            transposed = isinstance(layer, nn.ConvTranspose2d)
+            channels = layer.out_channels if transposed else layer.in_channels
+            strided = max(layer.kernel_size) == 1 and max(layer.stride) > 1
+            if strided and layer.groups == 1 and channels < 16:
+                return str(name)
+    return None
 
 
 @contextmanager

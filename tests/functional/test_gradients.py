@@ -71,7 +71,7 @@ def test_opposite_gradients_do_not_cancel_but_in_their_mean() -> None:
     assert_close(totals["square"]["w"], torch.tensor([2.0, 0.02]))
 
 
-@pytest.mark.parametrize(("memory", "numbers"), [(80 * 2**30, 80 * 2**24), (2**30, 2**26)])
+@pytest.mark.parametrize(("memory", "numbers"), [(80 * 2**30, 80 * 2**23), (2**30, 2**26)])
 def test_a_gpu_holds_gradients_by_the_size_of_its_memory(
     monkeypatch: pytest.MonkeyPatch, memory: int, numbers: int
 ) -> None:
@@ -80,6 +80,30 @@ def test_a_gpu_holds_gradients_by_the_size_of_its_memory(
     )
     assert _numbers_held(torch.device("cuda:0")) == numbers
     assert _numbers_held(torch.device("cpu")) == 2**22
+
+
+def test_fewer_gradients_are_taken_at_once_where_memory_runs_out() -> None:
+    tried = []
+
+    def objective(parameters: Any, inputs: Tensor) -> Tensor:
+        return parameters["w"] @ inputs
+
+    def short(function: Any, **how: Any) -> Any:
+        def gradients(parameters: Any, inputs: Tensor) -> Any:
+            tried.append(len(inputs))
+            if len(inputs) > 2:
+                raise torch.OutOfMemoryError("full")
+            return vmap(function, **how)(parameters, inputs)
+
+        return gradients
+
+    vmap, inputs = torch.func.vmap, torch.randn(7, 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.func, "vmap", short)
+        found = list(sample_gradients(objective, {"w": torch.ones(2)}, (inputs,), chunk_size=5))
+    assert tried == [5, 2, 2, 2, 1]
+    assert torch.equal(torch.cat([gradients["w"] for _, gradients in found]), inputs)
+    assert torch.equal(torch.cat([inputs[chosen] for chosen, _ in found]), inputs)
 
 
 def test_a_chunk_holds_at_least_one_sample() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.models.surgery import lay_out_for_cpu
+from lightning_unlearn.models.surgery import lay_out_for_cpu, unsafe_for_cpu
 
 
 class Viewing(nn.Module):
@@ -27,13 +27,40 @@ def flattening() -> nn.Module:
     return nn.Sequential(nn.Conv2d(2, 4, 3), nn.Dropout(), nn.Flatten(), nn.Linear(4 * 6 * 6, 3))
 
 
+def narrow() -> nn.Module:
+    """Gradients of its first layer would be written beyond their memory."""
+    return nn.Sequential(nn.Conv2d(2, 4, 1, stride=2), nn.Flatten(), nn.Linear(4 * 4 * 4, 3))
+
+
+@pytest.mark.parametrize(
+    ("layer", "unsafe"),
+    [
+        (nn.Conv2d(15, 32, 1, stride=2), True),
+        (nn.Conv2d(16, 8, 1, stride=2), False),
+        (nn.Conv2d(8, 8, 3, stride=2), False),
+        (nn.Conv2d(8, 8, 1), False),
+        (nn.Conv2d(32, 64, 1, stride=2, groups=4), False),
+        (nn.ConvTranspose2d(32, 8, 1, stride=2), True),
+        (nn.ConvTranspose2d(8, 32, 1, stride=2), False),
+    ],
+)
+def test_what_a_cpu_cannot_compute_channels_last_is_known(layer: nn.Module, unsafe: bool) -> None:
+    """As tried with torch 2.14: those called unsafe end the process at 128 pixels a side."""
+    assert (unsafe_for_cpu(nn.Sequential(nn.ReLU(), layer)) == "1") == unsafe
+
+
 def volumes() -> nn.Module:
     return nn.Sequential(nn.Conv3d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6 * 6, 3))
 
 
 @pytest.mark.parametrize(
     ("build", "shape", "changed"),
-    [(Viewing, (2, 8, 8), False), (flattening, (2, 8, 8), True), (volumes, (1, 8, 8, 8), False)],
+    [
+        (Viewing, (2, 8, 8), False),
+        (flattening, (2, 8, 8), True),
+        (narrow, (2, 8, 8), False),
+        (volumes, (1, 8, 8, 8), False),
+    ],
 )
 def test_a_network_answers_as_before(build: Any, shape: tuple[int, ...], changed: bool) -> None:
     module, inputs = build().train(), torch.randn(5, *shape)

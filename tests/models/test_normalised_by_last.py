@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from lightning_unlearn.models.statistics import _ByLast, _FusedByLast
+from lightning_unlearn.models.statistics import _ByLast, _FusedByLast, _is_precise
 
 
 def around(values: Tensor) -> tuple[int, ...]:
@@ -62,9 +62,9 @@ def backward(
 
 
 @pytest.mark.parametrize("shape", [(7, 3), (7, 3, 5), (7, 3, 4, 2), (7, 3, 2, 2, 2)])
-@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("affine", [(True, True), (True, False), (False, False)])
 def test_the_kernels_of_cuda_give_what_the_plain_one_gives(
-    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], affine: bool
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], affine: tuple[bool, bool]
 ) -> None:
     for name, function in {
         "batch_norm_stats": stats,
@@ -79,9 +79,37 @@ def test_the_kernels_of_cuda_give_what_the_plain_one_gives(
     found = []
     for function in (_ByLast, _FusedByLast):
         own = inputs.clone().requires_grad_()
-        weights = [torch.tensor([0.5, 1, 2]).double().requires_grad_() if affine else None for _ in range(2)]
+        weights = [torch.tensor([0.5, 1, 2]).double().requires_grad_() if asked else None for asked in affine]
         moved = torch.zeros(3).double(), torch.ones(3).double()
         outputs = function.apply(own, *weights, 4, 1e-5, (*moved, 0.3))
         (outputs * slopes).sum().backward()
         found.append([outputs.detach(), own.grad, *(w.grad for w in weights if w is not None), *moved])
     torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
+def test_half_weights_are_left_to_the_plain_one() -> None:
+    layer = nn.BatchNorm2d(3)
+    assert _is_precise(layer)
+    assert _is_precise(layer.double())
+    assert not _is_precise(layer.bfloat16())
+    layer.running_mean = torch.zeros(3)
+    assert not _is_precise(layer), "statistics in another type"
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("batch_norm_stats", "input eps"),
+        (
+            "batch_norm_gather_stats_with_counts",
+            "input mean invstd running_mean running_var momentum eps counts",
+        ),
+        ("batch_norm_elemt", "input weight bias mean invstd eps"),
+        ("batch_norm_backward_reduce", "grad_out input mean invstd weight input_g weight_g bias_g"),
+        ("batch_norm_backward_elemt", "grad_out input mean invstd weight sum_dy sum_dy_xmu count"),
+    ],
+)
+def test_the_kernels_take_what_they_are_given(name: str, arguments: str) -> None:
+    """They are undocumented, and no CPU runs them: what another release takes is seen here."""
+    schema = getattr(torch.ops.aten, name).default._schema
+    assert " ".join(argument.name for argument in schema.arguments) == arguments

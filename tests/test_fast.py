@@ -52,7 +52,7 @@ class Layouts(FineTune):
 
 @pytest.mark.parametrize(("width", "laid_out"), [(8, False), (16, True)])
 def test_on_a_cpu_no_network_is_laid_out_whose_gradients_would_be_wrong(width: int, laid_out: bool) -> None:
-    """In torch 2.11 to 2.14 training such a network corrupts the process's memory, and may end it."""
+    """In torch 2.14 training such a network corrupts the process's memory, and may end it."""
     network = Classifier(ResNet18(width=width))
     trainer = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     with (

@@ -28,8 +28,9 @@ def flattening() -> nn.Module:
 
 
 def narrow() -> nn.Module:
-    """Gradients of its first layer would be written beyond their memory."""
-    return nn.Sequential(nn.Conv2d(2, 4, 1, stride=2), nn.Flatten(), nn.Linear(4 * 4 * 4, 3))
+    """Gradients of its second layer would be written beyond their memory."""
+    convolutions = nn.Conv2d(2, 4, 3, padding=1), nn.Conv2d(4, 4, 1, stride=2)
+    return nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(4 * 4 * 4, 3))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 import torch
 import yaml
 from helpers.toys import quiet_trainer
+from jsonargparse import ArgumentParser
 
 from lightning_unlearn import methods
 from lightning_unlearn.cli import recipes
 from lightning_unlearn.cli.compare import parsed, scenarios_in
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.data import TensorData, UnlearningDataModule
-from lightning_unlearn.models import MLP
+from lightning_unlearn.models import MLP, Classifier
 
 REPO = Path(__file__).resolve().parent.parent
 
@@ -99,6 +101,26 @@ def test_every_scenario_of_every_recipe_is_understood() -> None:
             assert config.methods
             found += 1
     assert found > 15
+
+
+def nets(content: Any) -> Iterator[dict[str, Any]]:
+    """Yield each network that a recipe describes, those of its scenarios too."""
+    if isinstance(content, dict):
+        if "class_path" in (content.get("net") or {}):
+            yield content["net"]
+        for each in content.values():
+            yield from nets(each)
+
+
+def test_every_network_is_named_so_that_it_is_found() -> None:
+    """``GoogLeNet`` alone is torchvision's as well."""
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Classifier, "model")
+    files = recipes.recipes().values()
+    named = {json.dumps(net) for file in files for net in nets(yaml.safe_load(file.read_text()))}
+    assert len(named) > 15
+    for net in named:
+        parser.parse_object({"model": {"net": json.loads(net)}})
 
 
 def test_a_name_becomes_its_file_and_files_and_overrides_may_follow() -> None:

@@ -43,12 +43,13 @@ class Rewind(AscendingModule):
 
     Args:
         source: The source model.
-        checkpoint: A checkpoint file; a folder of them, as ``ModelCheckpoint(save_top_k=-1)`` leaves it; or ``"auto"``,
-            the folder of the source's own checkpoint (in a comparison, what the source's ``keep_every`` kept). Of a
-            folder the latest is taken whose gap on D_f (between its accuracy there and on non-members) is at most
-            half the source's, found by halving, since the gap grows with training. For a class or a backdoor, and
-            where D_f is answered far worse than non-members (wrong labels), its accuracy on D_f is at most half the
-            source's. Where none is, a warning says so and the earliest is taken.
+        checkpoint: A checkpoint file; a folder of them, as ``ModelCheckpoint(save_top_k=-1)`` leaves it; ``"auto"``,
+            the folder of the source's own checkpoint (in a comparison, what the source's ``keep_every`` kept); or the
+            name of a file in that one, such as ``epoch=2.ckpt``. Of a folder the latest is taken whose gap on D_f
+            (between its accuracy there and on non-members) is at most half the source's, found by halving, since the
+            gap grows with training. For a class or a backdoor, and where D_f is answered far worse than non-members
+            (wrong labels), its accuracy on D_f is at most half the source's. Where none is, a warning says so and the
+            earliest is taken.
         ascent: Weight of a bounded ascent on the forget set beside the training, >= 0. From the checkpoint of a folder
             more than a little goes too far: the model is then worse on D_f than one that never saw it.
         noise: Standard deviation of Gaussian noise that is added to the trained weights at the end; above 0 the
@@ -95,7 +96,7 @@ class Rewind(AscendingModule):
         **ascending: Any,
     ) -> None:
         super().__init__(source, ascent=ascent, **ascending)
-        self.checkpoint = kept_of(source) if str(checkpoint) == "auto" else str(checkpoint)
+        self.checkpoint = kept_of(source, checkpoint)
         self._files = checkpoints_in(self.checkpoint, steps_of(source))
         self._contents = list(map(content_of, self._files))  # by which a comparison tells other files
         self._bound: NoisyBound | None = None

@@ -26,23 +26,36 @@ KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[Path, float]] = weakref.WeakKey
 _LEAST_LIKENESS = 0.1
 
 
-def kept_of(source: Source) -> str:
-    """Return the folder in which the checkpoints of a source's own training are.
+def kept_of(source: Source, checkpoint: str | Path) -> str:
+    """Return the file or folder that an argument names, of what the source's own training kept where it says so.
+
+    Args:
+        source: The source.
+        checkpoint: ``"auto"`` for the folder of the source's own checkpoints, the name of a file in it, or a path.
 
     Raises:
-        ValueError: If it is not known.
+        ValueError: If that folder is asked for and not known.
     """
+    path, folder = Path(checkpoint), _folder_of(source)
+    if str(checkpoint) == "auto":
+        if folder is None:
+            raise ValueError(
+                "checkpoint: 'auto' is the folder of the source's own checkpoint, and this source was given as a "
+                "module; give source='run/last.ckpt' or a SourceCheckpoint, or name the folder. In a comparison give "
+                "the source keep_every=1; of the sources that an evaluator trains anew (sources='many') nothing is kept"
+            )
+        return str(folder)
+    if folder is not None and path.name == str(path) and not path.exists():
+        path = folder / path
+    return str(path)
+
+
+def _folder_of(source: Source) -> Path | None:
     if isinstance(source, SourceCheckpoint):
         source = source.path
     if isinstance(source, str | Path):
-        return str(Path(source).parent)
-    if source in KEPT:
-        return str(KEPT[source][0])
-    raise ValueError(
-        "checkpoint: 'auto' is the folder of the source's own checkpoint, and this source was given as a module; give "
-        "source='run/last.ckpt' or a SourceCheckpoint, or name the folder. In a comparison give the source "
-        "keep_every=1; of the sources that an evaluator trains anew (sources='many') nothing is kept"
-    )
+        return Path(source).parent
+    return KEPT[source][0] if source in KEPT else None
 
 
 def steps_of(source: Source) -> float:

@@ -197,6 +197,9 @@ def test_the_folder_of_the_sources_own_checkpoint(tmp_path: Path) -> None:
     given = SourceCheckpoint(str(files[2]), module="helpers.toys.PlainModule")
     assert Rewind(given)._files == files[:2]
     assert Rewind(given, files[0].name)._files == files[:1]  # by its name alone, where the source's own are
+    in_a_comparison = toy_source()
+    KEPT[in_a_comparison] = files[0].parent, math.inf
+    assert Rewind(in_a_comparison, files[1].name)._files == files[1:2]
     with pytest.raises(FileNotFoundError, match=r"there is no file or folder .*epoch=9.ckpt"):
         Rewind(given, "epoch=9.ckpt")
     with pytest.raises(ValueError, match=r"is of step 32, later than the source's 24; give one from before"):

@@ -203,6 +203,7 @@ scenarios:
   many:
     data: {init_args: {forget: 0.1}}
     methods+: [{method: {class_path: FineTune}, trainer: {max_epochs: 1}}]
+full_scenarios:
   elsewhere: {data: {init_args: {datamodule: {class_path: Location, init_args: {root: nowhere}}}}}
 """
 
@@ -212,6 +213,8 @@ def test_scenarios_are_one_command_one_folder_and_one_table(capsys: pytest.Captu
     Path("compare.yaml").write_text(COMPARE.replace("seeds: 2", "seeds: 1") + SCENARIOS)
     command = ["compare", "--config=compare.yaml", "--output_dir=out", "--quiet=true", "--table=latex"]
     assert main(command) == 0
+    assert "elsewhere" not in capsys.readouterr().out
+    assert main([*command, "--full"]) == 0
     printed = capsys.readouterr().out
     assert "NOT RUN  elsewhere: Location not found" in printed
     assert printed.count(r"\begin{tabular}") == 1
@@ -246,6 +249,14 @@ def test_bad_scenarios_are_named(scenarios: str, message: str, capsys: pytest.Ca
         assert main(["compare", "--config=compare.yaml"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+def test_full_needs_more_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(COMPARE)
+    for more, arguments in (("", ["--full"]), ("\nfull: true\n", [])):
+        Path("compare.yaml").write_text(COMPARE + more)
+        assert main(["compare", "--config=compare.yaml", *arguments]) == 2
+        assert "--full: no configuration file names full_scenarios" in capsys.readouterr().err
 
 
 @pytest.mark.slow

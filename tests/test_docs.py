@@ -433,8 +433,8 @@ def test_the_leaderboard_says_what_the_report_says(file: Path) -> None:
 
 
 def test_every_scenario_of_the_benchmark_is_on_its_page() -> None:
-    recipes = (REPO / "configs" / "benchmark" / f"{name}.yaml" for name in ("all", "full"))
-    names = {name for file in recipes for name in yaml.safe_load(file.read_text())["scenarios"]}
+    recipe = yaml.safe_load((REPO / "configs" / "benchmark" / "all.yaml").read_text())
+    names = recipe["scenarios"].keys() | recipe["full_scenarios"].keys()
     assert doc_tables.BOUNDS.keys() == names
     for name in names:
         assert f"`benchmark/{name}`" in BENCHMARK_PAGE

@@ -96,7 +96,8 @@ def test_recipes_scale_with_the_data() -> None:
 def test_every_scenario_of_every_recipe_is_understood() -> None:
     found = 0
     for file in recipes.recipes().values():
-        for changes in scenarios_in([f"--config={file}"]).values():
+        full = ["--full"] if "full_scenarios" in yaml.safe_load(file.read_text()) else []
+        for changes in scenarios_in([f"--config={file}", *full]).values():
             _, config = parsed([f"--config={file}", f"--config={json.dumps(changes)}"])
             assert config.methods
             found += 1

@@ -31,6 +31,8 @@ from lightning_unlearn.reports.scenarios import require_scenarios, write_scenari
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
 _SETTINGS |= {"launcher", "ray_address", "resources"}
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins", "fast"}
+_OVER_ALL = {"table", "scenarios", "full_scenarios", "full"}
+_FULL = "--full"
 
 
 class _Parser(OneLine, ArgumentParser):
@@ -97,6 +99,10 @@ def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
         help="In a file: what each scenario, by its name, changes of the files' settings, or a recipe's name. Each is "
         "compared in a subfolder of output_dir, and one page and one table are over all; several files' add up.",
     )
+    parser.add_argument(
+        "--full_scenarios", type=dict[str, Any] | None, help="More of them, which only --full runs, after the others."
+    )
+    parser.add_argument(_FULL, action="store_true", help="Run the full_scenarios of the files as well.")
     return parser, parser.parse_args(args)
 
 
@@ -114,19 +120,25 @@ def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
         except yaml.YAMLError:  # the parser says where
             return None
 
-    found: dict[str, Any] = {}
+    found, more, full = dict[str, Any](), dict[str, Any](), _FULL in args
     for place in files_in(args):
         settings = content(Path(args[place].removeprefix("--config=")))
-        found |= (settings.get("scenarios") or {}) if isinstance(settings, dict) else {}
+        if isinstance(settings, dict):
+            found |= settings.get("scenarios") or {}
+            more |= settings.get("full_scenarios") or {}
+            full |= bool(settings.get("full"))
+    if full and not more:
+        raise ValueError("--full: no configuration file names full_scenarios; leave it out")
+    found |= more if full else {}
     require_names(found)
     for name, changes in found.items():
         if isinstance(changes, str):
             found[name] = changes = content(recipe_file(changes))
             changes.pop("output_dir", None)
-        if not isinstance(changes, dict) or {"output_dir", "scenarios", "table"} & changes.keys():
+        if not isinstance(changes, dict) or (_OVER_ALL | {"output_dir"}) & changes.keys():
             raise ValueError(
                 f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
-                "methods, and not output_dir, table or scenarios, which all share"
+                "methods, and not output_dir, table, scenarios or full, which all share"
             )
     return found
 
@@ -222,7 +234,7 @@ def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     decides = {
         key: value
         for key, value in plain(config).items()
-        if key not in _SETTINGS | {"config", "table", "scenarios"}
+        if key not in _SETTINGS | _OVER_ALL | {"config"}
     }
     return {
         "source": SourceRun(source, own_trainer, config.source.checkpoint, config.source.keep_every),

@@ -43,6 +43,16 @@ COMPILED = "_orig_mod"
 # ``tree_leaves``, imported above, lists what nested containers hold, of any type: no public function does.
 
 
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether a module or a part of it is compiled, by torch or by Lightning's own unwrapping."""
+    return any(
+        COMPILED in part._modules
+        or part._compiled_call_impl is not None
+        or getattr(part, "_compiler_ctx", None) is not None
+        for part in module.modules()
+    )
+
+
 def unsaved_buffers(module: nn.Module) -> set[str]:
     """Return the names of a module's own buffers that its ``state_dict`` leaves out.
 

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
-from lightning_unlearn.core.compat import COMPILED, RESET_METHODS, detach_copy, owners_of, unsaved_buffers
+from lightning_unlearn.core.compat import COMPILED, RESET_METHODS, detach_copy, is_compiled, owners_of, unsaved_buffers
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -472,6 +472,48 @@ def lay_out_for_cpu(module: nn.Module, answer: Callable[[nn.Module], Any]) -> No
     except RuntimeError:  # or it fails anyhow, which the caller will see
         for part in convolutions:
             part.to(memory_format=torch.contiguous_format)
+
+
+@contextmanager
+def answering_fast(module: nn.Module) -> Iterator[Callable[[], bool]]:
+    """Lay two-dimensional convolutions out as a CPU answers fastest inside a ``with`` block, without gradients.
+
+    A convolutional network is a tenth to a half faster so, and answers the same but for rounding. After the block each
+    weight has its own storage again; until then both are held.
+
+    Args:
+        module: The network. What is not on a CPU, compiled, sharded or computed anew each time stays as it is.
+
+    Yields:
+        A function that puts the weights back at once, and says whether there were any to put back: for networks that
+        view their activations (``x.view(len(x), -1)``), and so fail in this layout.
+
+    Example:
+        >>> network = nn.Conv2d(2, 4, 3)
+        >>> with answering_fast(network):
+        ...     network.weight.is_contiguous()
+        False
+        >>> network.weight.is_contiguous()
+        True
+    """
+    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+    weights = {dict(part.named_parameters(recurse=False)).get("weight") for part in convolutions}
+    plain = [w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and not w.is_inference()]
+    own = [] if is_compiled(module) else [(weight, weight.data) for weight in plain]
+
+    def put_back() -> bool:
+        changed = bool(own)
+        while own:
+            weight, data = own.pop()
+            weight.data = data
+        return changed
+
+    try:
+        for weight, data in own:
+            weight.data = data.clone(memory_format=torch.channels_last)  # even where one channel is both
+        yield put_back
+    finally:
+        put_back()
 
 
 def unsafe_for_cpu(module: nn.Module) -> str | None:

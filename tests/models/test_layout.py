@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lightning_unlearn.models.surgery import lay_out_for_cpu, unsafe_for_cpu
+from lightning_unlearn.data import TensorData
+from lightning_unlearn.data.loading import TensorLoader
+from lightning_unlearn.engine.predict import predict
+from lightning_unlearn.engine.runtime import Runtime
+from lightning_unlearn.models.surgery import answering_fast, lay_out_for_cpu, unsafe_for_cpu
 
 
 class Viewing(nn.Module):
@@ -79,3 +83,66 @@ def test_a_network_answers_as_before(build: Any, shape: tuple[int, ...], changed
     module.eval()
     torch.testing.assert_close(module(inputs), expected)
     module(inputs).sum().backward()
+
+
+def grey() -> nn.Module:
+    """One channel, whose weight is contiguous in both layouts unless its strides say otherwise."""
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 6 * 6, 3))
+
+
+def normed() -> nn.Module:
+    """Its weight is computed anew each time."""
+    network = flattening()
+    nn.utils.parametrizations.weight_norm(network[0])
+    return network
+
+
+class Watching(nn.Module):
+    """Notes how its inner network's first weight lies whenever it answers."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network, self.seen = network, []
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer = self.network(x)
+        self.seen.append(any(p.shape[3:] == (3,) and p.stride(1) == 1 for p in self.network.parameters()))
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "fast"),
+    [
+        (Viewing, (2, 8, 8), False),
+        (flattening, (2, 8, 8), True),
+        (grey, (1, 8, 8), True),
+        (narrow, (2, 8, 8), True),  # wrong are gradients alone
+        (volumes, (1, 8, 8, 8), False),
+        (lambda: torch.compile(flattening(), backend="eager"), (2, 8, 8), False),
+        (normed, (2, 8, 8), False),
+    ],
+)
+def test_a_model_is_asked_in_the_fast_layout_and_given_back(
+    build: Any, shape: tuple[int, ...], fast: bool
+) -> None:
+    module = Watching(build())
+    data = TensorData(torch.randn(25, *shape), torch.arange(25) % 3)
+    before = {name: (p, p.data_ptr(), p.stride()) for name, p in module.named_parameters()}
+    with torch.no_grad():
+        expected = module.eval()(data.inputs)
+    module.seen.clear()
+    found = predict(module.train(), TensorLoader(data, batch_size=8, indexed=True), Runtime())
+    torch.testing.assert_close(found.logits, expected)
+    assert set(module.seen) == {fast}
+    after = {name: (p, p.data_ptr(), p.stride()) for name, p in module.named_parameters()}
+    assert after == before
+
+
+def test_weights_come_back_after_a_failure() -> None:
+    module = flattening()
+    pointer = module[0].weight.data_ptr()
+    with pytest.raises(KeyError), answering_fast(module):
+        assert module[0].weight.data_ptr() != pointer
+        raise KeyError
+    assert module[0].weight.data_ptr() == pointer
+    assert module[0].weight.is_contiguous()

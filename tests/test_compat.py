@@ -9,6 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities.compile import from_compiled
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
@@ -231,3 +232,13 @@ def _private_names_of_libraries() -> set[str]:
         WandbLogger,
     )
     return {name for thing in things for name in dir(thing) if _is_private(name)}
+
+
+def test_what_is_compiled_is_told() -> None:
+    compiled = nn.Linear(2, 2)
+    compiled.compile(backend="eager")
+    wrapped = torch.compile(nn.Linear(2, 2), backend="eager")
+    fitted = from_compiled(torch.compile(Net(), backend="eager"))
+    for module in (compiled, nn.Sequential(compiled), wrapped, nn.Sequential(wrapped), fitted):
+        assert compat.is_compiled(module)
+    assert not compat.is_compiled(nn.Sequential(Net()))

@@ -68,7 +68,8 @@ def in_larger_batches(data: Any) -> None:
 def test_other_data_is_trained_on_again(change: Callable[[Any], None], tmp_path: Path) -> None:
     assert run(tmp_path) == EVERYTHING
     assert run(tmp_path) == set()
-    assert run(tmp_path, data=another(change)) == EVERYTHING
+    with pytest.warns(UserWarning, match="source, seed 0: trained anew; what changed: the data"):
+        assert run(tmp_path, data=another(change)) == EVERYTHING
 
 
 def test_another_file_under_the_same_path_is_other_data(tmp_path: Path) -> None:
@@ -111,7 +112,10 @@ def small_source(rate: float) -> SourceRun:
 def test_another_setting_in_a_function_is_trained_again(tmp_path: Path) -> None:
     assert run(tmp_path, **with_rate(0.01)) == EVERYTHING
     assert run(tmp_path, **with_rate(0.01)) == set()
-    assert run(tmp_path, **with_rate(0.5)) == {"kl"}
+    with pytest.warns(
+        UserWarning, match="kl, seed 0: trained anew; what changed: the network or method as it is built"
+    ):
+        assert run(tmp_path, **with_rate(0.5)) == {"kl"}
     assert run(tmp_path, **with_rate(0.5), source=small_source(0.1)) == EVERYTHING
     assert run(tmp_path, **with_rate(0.5), source=small_source(0.1)) == set()
     assert run(tmp_path, **with_rate(0.5), source=small_source(0.2)) == EVERYTHING

@@ -100,7 +100,9 @@ def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
         "compared in a subfolder of output_dir, and one page and one table are over all; several files' add up.",
     )
     parser.add_argument(
-        "--full_scenarios", type=dict[str, Any] | None, help="More of them, which only --full runs, after the others."
+        "--full_scenarios",
+        type=dict[str, Any] | None,
+        help="More of them, which only --full runs, after the others.",
     )
     parser.add_argument(_FULL, action="store_true", help="Run the full_scenarios of the files as well.")
     return parser, parser.parse_args(args)
@@ -232,9 +234,7 @@ def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
     # without the logger: a finished comparison can be sent elsewhere later
     shown = {key: value for key, value in trainer.items() if key != "logger"}
     decides = {
-        key: value
-        for key, value in plain(config).items()
-        if key not in _SETTINGS | _OVER_ALL | {"config"}
+        key: value for key, value in plain(config).items() if key not in _SETTINGS | _OVER_ALL | {"config"}
     }
     return {
         "source": SourceRun(source, own_trainer, config.source.checkpoint, config.source.keep_every),

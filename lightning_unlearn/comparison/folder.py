@@ -79,6 +79,12 @@ class RunFolder:
         content = _record(self._training, fingerprint)
         return content is not None and content.get("sha256") == file_hash(self.checkpoint) is not None
 
+    def changed(self, decided_by: Mapping[str, str]) -> str:
+        """Name what decided the model here and is no longer the same; empty where no model or no record is here."""
+        before = (_read_json(self._training) or {}).get("decided_by")
+        known = before if isinstance(before, dict) else {}
+        return ", ".join(what for what, value in decided_by.items() if known.get(what, value) != value)
+
     def begin(self, config: Mapping[str, Any]) -> None:
         """Remove what a run left here and write the settings of what is to come."""
         self.clear()
@@ -97,7 +103,7 @@ class RunFolder:
 
     def finish_training(
         self,
-        fingerprint: str,
+        decided: tuple[str, Mapping[str, str]],
         times: Mapping[str, float],
         method: Mapping[str, Any],
         frozen: Sequence[str],
@@ -106,7 +112,7 @@ class RunFolder:
         """Record that the checkpoint is complete.
 
         Args:
-            fingerprint: Hash of what decided it.
+            decided: Hash of what decided it, and one of each such thing by its name.
             times: Seconds by name. Those that went into looking on, which the method would not have needed, are
                 taken off here.
             method: The method and its hyper-parameters.
@@ -116,7 +122,8 @@ class RunFolder:
         (looking, cpu), _ = read_watched(self.watched)
         taken_off = {"time/unlearn_s": looking, "time/total_s": looking, "time/cpu_s": cpu}
         content = {
-            "fingerprint": fingerprint,
+            "fingerprint": decided[0],
+            "decided_by": dict(decided[1]),
             "times": {key: seconds - taken_off.get(key, 0.0) for key, seconds in times.items()},
             "sha256": file_hash(self.checkpoint),
             "method": method,

@@ -390,6 +390,9 @@ class Pipeline:
                         and (folder.learning_rates.is_file() or not needs_rates)
                     )
                 ):
+                    decided_by = self._decided_by(name, made)
+                    if changed := folder.changed(decided_by):
+                        rank_zero_warn(f"{part}: trained anew; what changed: {changed}")
                     shared(lambda: folder.begin(config))
                     self.data.order_seed = seed
                     model, seconds = train(subject)
@@ -397,7 +400,7 @@ class Pipeline:
                     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
                     shared(
                         lambda: folder.finish_training(
-                            fingerprint, seconds, describe(subject), frozen, self._start
+                            (fingerprint, decided_by), seconds, describe(subject), frozen, self._start
                         )
                     )
                 else:
@@ -744,18 +747,33 @@ class Pipeline:
             config["method"] = entries.get(name)
         return config
 
-    def _fingerprint(self, name: str, more: Any) -> str:
-        """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
+    def _decides(self, name: str, more: Any) -> dict[str, Any]:
+        """Return all that decides a part's result, by what a user calls it."""
         run = self._run_of(name)
-        trainer = {**self.trainer, **run.trainer, "logger": None}
         checkpoint: Any = None if self.source.checkpoint is None else file_hash(Path(self.source.checkpoint))
         if self.source.keep_every is not None:
             checkpoint = self.source.keep_every
+        self._data_identity = self._data_identity or data_identity(self.data)
+        return {
+            "its settings": canonical(self._run_config(name)),
+            "the data": self._data_identity,
+            "the trainer's arguments": {**self.trainer, **run.trainer, "logger": None},
+            "its batch size": run.batch_size,
+            "the source's checkpoint": checkpoint,
+            "the network or method as it is built": more,
+        }
+
+    def _decided_by(self, name: str, more: Any) -> dict[str, str]:
+        """Return a hash of each thing that decides a part's result; nothing where that cannot be told."""
         try:
-            self._data_identity = self._data_identity or data_identity(self.data)
-            config = canonical(self._run_config(name))
-            # with the key, or who was forgotten could be tried against it
-            return hash_of(self.key, config, self._data_identity, trainer, run.batch_size, checkpoint, more)
+            return {what: hash_of(self.key, value) for what, value in self._decides(name, more).items()}
+        except TypeError:
+            return {}
+
+    def _fingerprint(self, name: str, more: Any) -> str:
+        """Return a hash of all that decides a part's result, or one like no other where that cannot be told."""
+        try:  # with the key, or who was forgotten could be tried against it
+            return hash_of(self.key, *self._decides(name, more).values())
         except TypeError as error:
             if self.launched:
                 raise ValueError(

@@ -13,7 +13,14 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torchmetrics import Metric
 
-from lightning_unlearn.core.compat import COMPILED, RESET_METHODS, detach_copy, is_compiled, owners_of, unsaved_buffers
+from lightning_unlearn.core.compat import (
+    COMPILED,
+    RESET_METHODS,
+    detach_copy,
+    is_compiled,
+    owners_of,
+    unsaved_buffers,
+)
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -498,7 +505,9 @@ def answering_fast(module: nn.Module) -> Iterator[Callable[[], bool]]:
     """
     convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
     weights = {dict(part.named_parameters(recurse=False)).get("weight") for part in convolutions}
-    plain = [w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and not w.is_inference()]
+    plain = [
+        w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and not w.is_inference()
+    ]
     own = [] if is_compiled(module) else [(weight, weight.data) for weight in plain]
 
     def put_back() -> bool:

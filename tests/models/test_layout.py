@@ -141,8 +141,7 @@ def test_a_model_is_asked_in_the_fast_layout_and_given_back(
 def test_weights_come_back_after_a_failure() -> None:
     module = flattening()
     pointer = module[0].weight.data_ptr()
-    with pytest.raises(KeyError), answering_fast(module):
-        assert module[0].weight.data_ptr() != pointer
-        raise KeyError
+    with pytest.raises(RuntimeError), answering_fast(module):
+        module(torch.zeros(5, 3, 8, 8))
     assert module[0].weight.data_ptr() == pointer
     assert module[0].weight.is_contiguous()

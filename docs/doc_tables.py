@@ -394,6 +394,40 @@ def missed_bounds(report: Any, name: str, model: str) -> list[str]:
     ]
 
 
+SHARES = ("forget_05", "forget_10", "forget_15", "forget_20")
+"""Scenarios of ``benchmark/forget_share``."""
+
+
+def forget_share() -> str:
+    """Return what each model comes to over the share that is forgotten, models down and shares across."""
+    from lightning_unlearn.reports import describe
+    from lightning_unlearn.reports.floor import same_cost
+
+    reports = [json.loads((MEASURED / "benchmark" / f"{name}.json").read_text()) for name in SHARES]
+    floors = [same_cost(report) for report in reports]
+    named = [f"{100 * (d := r['data'])['n_forget'] / (d['n_forget'] + d['n_retain']):.0f}%" for r in reports]
+    shown = [model for model in ordered(reports[0]) if not model.startswith("retrain_")]
+    rows = [
+        [
+            f"`{model}`",
+            share,
+            *(spread(metric, report["models"][model].get(metric)) for metric in _OF_SHARES),
+            floor[model].place if model in floor else "-",
+        ]
+        for model in shown
+        for share, report, floor in zip(named, reports, floors, strict=True)
+    ]
+    header = ["model", "forgotten", *(describe(metric).short_heading for metric in _OF_SHARES), "same cost"]
+    every = {**reports[0], "data": {}}
+    return f"{_caption(every)}\n\n{table(header, rows, align='--:')}"
+
+
+_OF_SHARES = (
+    *("accuracy/test", "accuracy/forget", "accuracy/retain", "population_attack/auc", "similarity"),
+    "acceleration/cpu",
+)
+
+
 def sequential() -> str:
     """Return what ten requests, one after another, leave of each model, beside retraining after each of them."""
     stored = json.loads((MEASURED / "benchmark" / "sequential.json").read_text())

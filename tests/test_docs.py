@@ -432,6 +432,21 @@ def test_the_leaderboard_says_what_the_report_says(file: Path) -> None:
     assert f"<!-- table: benchmark {file.stem} -->" in BENCHMARK_PAGE
 
 
+def test_the_table_over_shares_says_what_the_reports_say() -> None:
+    recipe = yaml.safe_load((REPO / "configs" / "benchmark" / "forget_share.yaml").read_text())
+    assert tuple(recipe["scenarios"]) == doc_tables.SHARES
+    rows = [row.split(" | ") for row in doc_tables.forget_share().splitlines() if row.startswith("| `")]
+    for name in doc_tables.SHARES:
+        report = json.loads((STORED / f"{name}.json").read_text())
+        assert report["seeds"] == recipe["seeds"]
+        share = f"{int(name[-2:])}%"
+        of_it = {row[0].strip("| `"): row for row in rows if row[1] == share}
+        assert len(of_it) == len(rows) / 4
+        for model, row in of_it.items():
+            assert row[2] == doc_tables.spread("accuracy/test", report["models"][model]["accuracy/test"])
+    assert "<!-- table: forget_share -->" in BENCHMARK_PAGE
+
+
 def test_every_scenario_of_the_benchmark_is_on_its_page() -> None:
     recipe = yaml.safe_load((REPO / "configs" / "benchmark" / "all.yaml").read_text())
     names = recipe["scenarios"].keys() | recipe["full_scenarios"].keys()

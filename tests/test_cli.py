@@ -204,6 +204,7 @@ scenarios:
     data: {init_args: {forget: 0.1}}
     methods+: [{method: {class_path: FineTune}, trainer: {max_epochs: 1}}]
 full_scenarios:
+  more: {data: {init_args: {forget: 0.07}}}
   elsewhere: {data: {init_args: {datamodule: {class_path: Location, init_args: {root: nowhere}}}}}
 """
 
@@ -216,6 +217,10 @@ def test_scenarios_are_one_command_one_folder_and_one_table(capsys: pytest.Captu
     assert "elsewhere" not in capsys.readouterr().out
     assert main([*command, "--full"]) == 0
     printed = capsys.readouterr().out
+    assert json.loads(Path("out/scenarios.json").read_text())["scenarios"] == ["few", "many", "more"]
+    assert main(command) == 0
+    assert json.loads(Path("out/scenarios.json").read_text())["scenarios"] == ["few", "many", "more"]
+    capsys.readouterr()
     assert "NOT RUN  elsewhere: Location not found" in printed
     assert printed.count(r"\begin{tabular}") == 1
     few, many = (json.loads(Path(f"out/{name}/report.json").read_text()) for name in ("few", "many"))
@@ -251,12 +256,29 @@ def test_bad_scenarios_are_named(scenarios: str, message: str, capsys: pytest.Ca
     assert not Path("out").exists()
 
 
-def test_full_needs_more_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
-    Path("compare.yaml").write_text(COMPARE)
-    for more, arguments in (("", ["--full"]), ("\nfull: true\n", [])):
-        Path("compare.yaml").write_text(COMPARE + more)
-        assert main(["compare", "--config=compare.yaml", *arguments]) == 2
-        assert "--full: no configuration file names full_scenarios" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        ("", ["--full"], "--full: no configuration file names full_scenarios"),
+        ("full: true", [], "--full: no configuration file names full_scenarios"),
+        ("full_scenarios: {a: {}}", [], "full_scenarios: without scenarios there is nothing to run"),
+        ("scenarios: {a: {}}\nfull_scenarios: {a: {}}", ["--full"], "'a' is in scenarios too"),
+        ("full_scenarios: [a]", ["--full"], "full_scenarios: must be a mapping"),
+        ("", ["--full_scenarios={}"], "--full_scenarios: only a configuration file names scenarios"),
+    ],
+)
+def test_full_scenarios_that_cannot_run_are_refused(
+    content: str, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("compare.yaml").write_text(f"{COMPARE}\n{content}\n")
+    assert main(["compare", "--config=compare.yaml", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_tune_has_no_full_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(f"{COMPARE}\nfull_scenarios: {{a: {{}}}}\n")
+    assert main(["tune", "--config=compare.yaml", "--full", "--method=top_k"]) == 2
+    assert "--full: it is for the scenarios of compare" in capsys.readouterr().err
 
 
 @pytest.mark.slow

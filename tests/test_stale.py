@@ -68,8 +68,23 @@ def in_larger_batches(data: Any) -> None:
 def test_other_data_is_trained_on_again(change: Callable[[Any], None], tmp_path: Path) -> None:
     assert run(tmp_path) == EVERYTHING
     assert run(tmp_path) == set()
-    with pytest.warns(UserWarning, match="source, seed 0: trained anew; what changed: the data"):
+    with pytest.warns(UserWarning, match="trained anew") as told:
         assert run(tmp_path, data=another(change)) == EVERYTHING
+    said = {str(each.message) for each in told if "trained anew" in str(each.message)}
+    source = "" if change is test_moved else "the source model, "
+    assert said == {
+        "source, seed 0: trained anew; what changed: the data",
+        f"retrain, seed 0: trained anew; what changed: {source}the data",
+        f"kl, seed 0: trained anew; what changed: {source}the data",
+    }
+
+
+def test_another_key_alone_is_named(tmp_path: Path) -> None:
+    assert run(tmp_path, clean=True) == {"retrain", "kl"}, "the source is removed"
+    with pytest.warns(UserWarning, match="trained anew") as told:
+        assert run(tmp_path) == EVERYTHING
+    said = {str(each.message).partition(": ")[2] for each in told if "trained anew" in str(each.message)}
+    assert said == {"trained anew; what changed: the comparison's key, which clean removes"}
 
 
 def test_another_file_under_the_same_path_is_other_data(tmp_path: Path) -> None:
@@ -113,7 +128,7 @@ def test_another_setting_in_a_function_is_trained_again(tmp_path: Path) -> None:
     assert run(tmp_path, **with_rate(0.01)) == EVERYTHING
     assert run(tmp_path, **with_rate(0.01)) == set()
     with pytest.warns(
-        UserWarning, match="kl, seed 0: trained anew; what changed: the network or method as it is built"
+        UserWarning, match="^kl, seed 0: trained anew; what changed: the network or method as it is built$"
     ):
         assert run(tmp_path, **with_rate(0.5)) == {"kl"}
     assert run(tmp_path, **with_rate(0.5), source=small_source(0.1)) == EVERYTHING

@@ -114,35 +114,56 @@ def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
     Raises:
         ValueError: If one is no mapping, or sets what all share.
     """
-    import yaml  # type: ignore[import-untyped]
-
-    def content(file: Path) -> Any:
-        try:
-            return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
-        except yaml.YAMLError:  # the parser says where
-            return None
-
-    found, more, full = dict[str, Any](), dict[str, Any](), _FULL in args
-    for place in files_in(args):
-        settings = content(Path(args[place].removeprefix("--config=")))
-        if isinstance(settings, dict):
-            found |= settings.get("scenarios") or {}
-            more |= settings.get("full_scenarios") or {}
-            full |= bool(settings.get("full"))
+    if given := {word.partition("=")[0] for word in args} & {"--scenarios", "--full_scenarios"}:
+        raise ValueError(f"{min(given)}: only a configuration file names scenarios; put them into one")
+    found, more = (_in_files(args, key) for key in ("scenarios", "full_scenarios"))
+    full = _FULL in args or any(settings.get("full") for settings in _settings_of_files(args))
+    if both := found.keys() & more.keys():
+        raise ValueError(f"full_scenarios: {min(both)!r} is in scenarios too; give one of them another name")
     if full and not more:
         raise ValueError("--full: no configuration file names full_scenarios; leave it out")
+    if more and not found and not full:
+        raise ValueError("full_scenarios: without scenarios there is nothing to run; give --full")
     found |= more if full else {}
     require_names(found)
     for name, changes in found.items():
         if isinstance(changes, str):
-            found[name] = changes = content(recipe_file(changes))
+            found[name] = changes = _content(recipe_file(changes))
             changes.pop("output_dir", None)
         if not isinstance(changes, dict) or (_OVER_ALL | {"output_dir"}) & changes.keys():
             raise ValueError(
                 f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
-                "methods, and not output_dir, table, scenarios or full, which all share"
+                "methods, and not output_dir, table or scenarios, which all share"
             )
     return found
+
+
+def _in_files(args: list[str], key: str) -> dict[str, Any]:
+    """Return a mapping that configuration files add up to under a key."""
+    found: dict[str, Any] = {}
+    for settings in _settings_of_files(args):
+        given = settings.get(key) or {}
+        if not isinstance(given, dict):
+            raise ValueError(
+                f"{key}: must be a mapping from a scenario's name to what it changes, got {given!r}"
+            )
+        found |= given
+    return found
+
+
+def _settings_of_files(args: list[str]) -> list[dict[str, Any]]:
+    contents = [_content(Path(args[place].removeprefix("--config="))) for place in files_in(args)]
+    return [each for each in contents if isinstance(each, dict)]
+
+
+def _content(file: Path) -> Any:
+    """Return what a YAML file holds; nothing if it is none, which the parser will say."""
+    import yaml  # type: ignore[import-untyped]
+
+    try:
+        return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except yaml.YAMLError:
+        return None
 
 
 def files_in(args: list[str]) -> list[int]:
@@ -170,7 +191,10 @@ def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int
         raise next(iter(absent.values()))
     root = next(iter(done.values())).output_dir.parent
     not_run = {name: str(error) for name, error in absent.items()}
-    page, *_ = write_scenarios(root, list(done), not_run)
+    # what an earlier start ran with --full stays on the page
+    earlier = [name for name in _in_files(args, "full_scenarios") if (root / name / "report.json").is_file()]
+    earlier = [name for name in earlier if name not in absent]
+    page, *_ = write_scenarios(root, list(dict.fromkeys([*done, *earlier])), not_run)
     for name, comparison in done.items():
         say(f"\n== {name} ==\n")
         print_result(comparison, None)

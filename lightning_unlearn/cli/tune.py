@@ -131,6 +131,8 @@ class Tuning:
         self.oracle = own.oracle == "retrain"
         self.args = [*self.args, *([] if self.oracle else [f"--config={json.dumps(_NO_ORACLE)}"])]
         _, config = parsed(self.args)
+        if config.full:
+            raise ValueError("--full: it is for the scenarios of compare; tune searches in one")
         self.root = require_local(Path(config.output_dir))
         self.seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
         if not isinstance(seeds, list) or len(seeds) < 3 or set(seeds) & set(self.seeds):

@@ -26,6 +26,8 @@ from lightning_unlearn.reports.glossary import is_control
 KEY = "forget.key"
 """The secret of a comparison that was given none; removed with what remembers."""
 MARK = "comparison.json"
+THE_KEY, SOURCE_MODEL = "the comparison's key, which clean removes", "the source model"
+AS_BUILT = "the network or method as it is built"
 _FILES = (
     MARK,
     "report.json",
@@ -80,10 +82,16 @@ class RunFolder:
         return content is not None and content.get("sha256") == file_hash(self.checkpoint) is not None
 
     def changed(self, decided_by: Mapping[str, str]) -> str:
-        """Name what decided the model here and is no longer the same; empty where no model or no record is here."""
+        """Name what decided the model here and is no longer the same; empty where there is no record of it.
+
+        Another key changes every hash, and another source every method that is built from it: they alone are named.
+        """
         before = (_read_json(self._training) or {}).get("decided_by")
         known = before if isinstance(before, dict) else {}
-        return ", ".join(what for what, value in decided_by.items() if known.get(what, value) != value)
+        names = [what for what, value in decided_by.items() if known.get(what, value) != value]
+        if THE_KEY in names:
+            return THE_KEY
+        return ", ".join(what for what in names if what != AS_BUILT or SOURCE_MODEL not in names)
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Remove what a run left here and write the settings of what is to come."""

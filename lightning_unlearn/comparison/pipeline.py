@@ -21,7 +21,15 @@ from lightning_unlearn.callbacks.base.audit import Controls
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
 from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
 from lightning_unlearn.comparison.controls import Rates, RatesRecorder, short_name, short_run
-from lightning_unlearn.comparison.folder import KEY, RunFolder, add_written, claim
+from lightning_unlearn.comparison.folder import (
+    AS_BUILT,
+    KEY,
+    SOURCE_MODEL,
+    THE_KEY,
+    RunFolder,
+    add_written,
+    claim,
+)
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.runs import RETRAIN, RETRAIN_2, SOURCE, MethodRun, SourceRun
 from lightning_unlearn.comparison.trainers import (
@@ -760,13 +768,15 @@ class Pipeline:
             "the trainer's arguments": {**self.trainer, **run.trainer, "logger": None},
             "its batch size": run.batch_size,
             "the source's checkpoint": checkpoint,
-            "the network or method as it is built": more,
+            AS_BUILT: more,
         }
 
     def _decided_by(self, name: str, more: Any) -> dict[str, str]:
         """Return a hash of each thing that decides a part's result; nothing where that cannot be told."""
+        source = {} if name == SOURCE else {SOURCE_MODEL: file_hash(self._folder(SOURCE).checkpoint)}
         try:
-            return {what: hash_of(self.key, value) for what, value in self._decides(name, more).items()}
+            decides = {THE_KEY: None, **source, **self._decides(name, more)}
+            return {what: hash_of(self.key, value) for what, value in decides.items()}
         except TypeError:
             return {}
 

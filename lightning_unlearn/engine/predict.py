@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -131,18 +132,14 @@ def predict(
         runtime.not_training(),
         torch.inference_mode(False),
         torch.no_grad(),
-        answering_fast(module) as put_back,
+        answering_fast(module) as answer,
     ):
         for batch in loader:
             assert isinstance(batch, Indexed)
             inputs, target = adapter.split(runtime.to_device(batch.batch))
             with runtime.forward_context():
-                try:
-                    whole = adapter.call(module, inputs).float()
-                except RuntimeError:  # of a network that views its activations
-                    if not put_back():
-                        raise
-                    whole = adapter.call(module, inputs).float()
+                logits_of = partial(adapter.call, module, inputs)
+                whole = answer(logits_of).float()
                 answers, kept = kind.kept(whole, target)
                 if kind.of_kept is kind and answers.shape != whole.shape:
                     exact.append(

@@ -23,6 +23,7 @@ from lightning_unlearn.core.compat import (
 )
 
 M = TypeVar("M", bound=nn.Module)
+T = TypeVar("T")
 
 # How untrained models of an architecture are built, where a comparison or an evaluator was told.
 FACTORIES: weakref.WeakKeyDictionary[nn.Module, Callable[[], nn.Module]] = weakref.WeakKeyDictionary()
@@ -482,45 +483,65 @@ def lay_out_for_cpu(module: nn.Module, answer: Callable[[nn.Module], Any]) -> No
 
 
 @contextmanager
-def answering_fast(module: nn.Module) -> Iterator[Callable[[], bool]]:
-    """Lay two-dimensional convolutions out as a CPU answers fastest inside a ``with`` block, without gradients.
+def answering_fast(module: nn.Module) -> Iterator[Callable[[Callable[[], T]], T]]:
+    """Lay two-dimensional convolutions out as most CPUs answer faster inside a ``with`` block, without gradients.
 
-    A convolutional network is a tenth to a half faster so, and answers the same but for rounding. After the block each
-    weight has its own storage again; until then both are held.
+    Answers are the same but for rounding. After the block each weight has its own storage again; until then both are
+    held, and what a forward pass does to a weight is lost. Not for several threads at once.
 
     Args:
         module: The network. What is not on a CPU, compiled, sharded or computed anew each time stays as it is.
 
     Yields:
-        A function that puts the weights back at once, and says whether there were any to put back: for networks that
-        view their activations (``x.view(len(x), -1)``), and so fail in this layout.
+        A function that calls another one, which asks the network. If the first such call fails, it puts the weights
+        back and calls it again: networks that view their activations (``x.view(len(x), -1)``) fail in this layout.
 
     Example:
         >>> network = nn.Conv2d(2, 4, 3)
-        >>> with answering_fast(network):
-        ...     network.weight.is_contiguous()
-        False
+        >>> with answering_fast(network) as answer:
+        ...     network.weight.is_contiguous(), answer(lambda: network(torch.zeros(1, 2, 5, 5))).shape
+        (False, torch.Size([1, 4, 3, 3]))
         >>> network.weight.is_contiguous()
         True
     """
     convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
     weights = {dict(part.named_parameters(recurse=False)).get("weight") for part in convolutions}
-    plain = [
-        w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and not w.is_inference()
-    ]
-    own = [] if is_compiled(module) else [(weight, weight.data) for weight in plain]
+    plain = [w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and w.ndim == 4]
+    with torch.inference_mode(False):
+        own = [] if is_compiled(module) else [(w, w.data) for w in plain if not w.is_inference()]
+    changed = bool(own)
 
-    def put_back() -> bool:
-        changed = bool(own)
-        while own:
-            weight, data = own.pop()
-            weight.data = data
-        return changed
+    def put_back() -> None:
+        with torch.inference_mode(False):
+            while own:
+                weight, data = own.pop()
+                weight.data = data
+        if changed:  # autocast keeps copies, which lie as the weights did
+            torch.clear_autocast_cache()
 
+    def answer(call: Callable[[], T]) -> T:
+        nonlocal fallible
+        try:
+            result = call()
+        except Exception:
+            if not fallible:
+                raise
+            put_back()
+        else:
+            fallible = False
+            return result
+        fallible = False
+        return call()
+
+    fallible = changed
     try:
-        for weight, data in own:
-            weight.data = data.clone(memory_format=torch.channels_last)  # even where one channel is both
-        yield put_back
+        with torch.inference_mode(False):
+            for weight, data in own:
+                # even where there is one channel, and a weight is contiguous in both layouts
+                weight.data = data.clone(memory_format=torch.channels_last)
+        if changed:
+            torch.clear_autocast_cache()
+        yield answer
     finally:
         put_back()
 

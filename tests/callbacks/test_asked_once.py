@@ -9,7 +9,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from helpers.toys import Net, quiet_trainer, test_set, toy_data, toy_source, train_set
+from helpers.toys import CLASSES, FEATURES, Net, quiet_trainer, test_set, toy_data, toy_source, train_set
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
 
@@ -49,12 +49,30 @@ def times(counts: Asked, model: nn.Module, data: UnlearningDataModule) -> dict[s
     return found
 
 
+class Pictures(Net):
+    """A convolution, which evaluators ask in another layout than it is trained in."""
+
+    def __init__(self) -> None:
+        nn.Sequential.__init__(
+            self,
+            nn.Unflatten(1, (1, 1, FEATURES)),
+            nn.Conv2d(1, 8, (1, 3), padding=(0, 1)),
+            nn.BatchNorm2d(8),
+            nn.Flatten(),
+            nn.Linear(8 * FEATURES, CLASSES),
+        )
+
+
 def fitted(
-    *callbacks: L.Callback, data: UnlearningDataModule | None = None, **trainer: Any
+    *callbacks: L.Callback,
+    data: UnlearningDataModule | None = None,
+    net: nn.Module | None = None,
+    **trainer: Any,
 ) -> tuple[FineTune, dict[str, float], dict[str, Any]]:
     """Fine-tune, and return the method, what evaluators measured, and the posteriors that they noted."""
     torch.manual_seed(0)
-    method, forgetting = FineTune(toy_source()), ForgettingMetrics(on_error="raise")
+    source = toy_source() if net is None else Classifier(net)
+    method, forgetting = FineTune(source), ForgettingMetrics(on_error="raise")
     watching = [*callbacks, forgetting, PopulationAttack(bootstrap=10, on_error="raise")]
     used = quiet_trainer(callbacks=watching, **trainer)
     used.fit(method, data or toy_data(nonmember=10))
@@ -62,9 +80,11 @@ def fitted(
     return method, kept, forgetting.details["posteriors"]
 
 
-def test_evaluators_take_what_validation_was_answered(asked: Asked) -> None:
-    data = toy_data(nonmember=10)
-    method, metrics, posteriors = fitted(data=data)
+@pytest.mark.parametrize("kind", [Net, Pictures])
+def test_evaluators_take_what_validation_was_answered(kind: type[Net], asked: Asked) -> None:
+    torch.manual_seed(0)
+    data, net = toy_data(nonmember=10), kind()
+    method, metrics, posteriors = fitted(data=data, net=net)
     counted = times(asked, method, data)
     assert data.batch_size == 8
     for stream, counts in counted.items():
@@ -74,7 +94,7 @@ def test_evaluators_take_what_validation_was_answered(asked: Asked) -> None:
         # before the fit, a batch of both sets shows what a model's answers are
         assert set(counts[8:]) == {1}, stream
     asked.clear()
-    again, plain, others = fitted(limit_val_batches=0)  # where nothing is validated
+    again, plain, others = fitted(limit_val_batches=0, net=net)  # where nothing is validated
     assert set(times(asked, again, data)["test"]) == {1}
     assert posteriors == others
     assert plain == {name: metrics[name] for name in plain}

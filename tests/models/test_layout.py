@@ -138,6 +138,52 @@ def test_a_model_is_asked_in_the_fast_layout_and_given_back(
     assert after == before
 
 
+class Kernels(nn.Conv2d):
+    """A dynamic convolution: several kernels to choose from."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 4, 3)
+        self.weight = nn.Parameter(torch.randn(5, *self.weight.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.weight.mean(0), self.bias).flatten(1)
+
+
+def test_weights_of_another_rank_stay() -> None:
+    data = TensorData(torch.randn(9, 2, 8, 8), torch.arange(9) % 3)
+    module = Kernels()
+    found = predict(module, TensorLoader(data, batch_size=4, indexed=True), Runtime())
+    torch.testing.assert_close(found.logits, module(data.inputs).detach())
+
+
+def test_a_network_that_views_can_be_asked_under_autocast() -> None:
+    data = TensorData(torch.randn(9, 2, 8, 8), torch.arange(9) % 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        predict(Viewing(), TensorLoader(data, batch_size=4, indexed=True), Runtime())
+
+
+class Failing(nn.Module):
+    """Fails at its second batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.calls = flattening(), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("of its own")
+        return self.network(x)
+
+
+def test_what_fails_later_is_not_asked_again() -> None:
+    data = TensorData(torch.randn(9, 2, 8, 8), torch.arange(9) % 3)
+    module = Failing()
+    with pytest.raises(RuntimeError, match="of its own"):
+        predict(module, TensorLoader(data, batch_size=4, indexed=True), Runtime())
+    assert module.calls == 2
+
+
 def test_weights_come_back_after_a_failure() -> None:
     module = flattening()
     pointer = module[0].weight.data_ptr()

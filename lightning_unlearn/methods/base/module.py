@@ -64,7 +64,7 @@ from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, m
 from lightning_unlearn.models.hparams import constructor_frames
 from lightning_unlearn.models.schedules import scheduled
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
-from lightning_unlearn.models.surgery import class_state, listed
+from lightning_unlearn.models.surgery import answering_fast, class_state, listed
 
 Step = Literal["loss", "source"]
 
@@ -745,7 +745,8 @@ class UnlearningModule(SpreadableModule):
         cast(MeanMetric, self._validation[name]).reset()
 
     def _log_accuracy(self, name: str, batch: Any) -> None:
-        (logits, targets), *_ = self.stream_logits(batch)
+        with answering_fast(self.model) as answer:  # as evaluators do, which take the same answers
+            (logits, targets), *_ = answer(lambda: self.stream_logits(batch))
         self.validated.add(name, self.model, logits, targets)
         if "loss" not in self.task.offers:  # nothing that could be measured of a sample
             return

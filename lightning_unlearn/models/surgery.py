@@ -509,7 +509,7 @@ def answering_fast(module: nn.Module) -> Iterator[Callable[[Callable[[], T]], T]
     plain = [w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and w.ndim == 4]
     with torch.inference_mode(False):
         own = [] if is_compiled(module) else [(w, w.data) for w in plain if not w.is_inference()]
-    changed = bool(own)
+    changed = fallible = bool(own)
 
     def put_back() -> None:
         with torch.inference_mode(False):
@@ -533,7 +533,6 @@ def answering_fast(module: nn.Module) -> Iterator[Callable[[Callable[[], T]], T]
         fallible = False
         return call()
 
-    fallible = changed
     try:
         with torch.inference_mode(False):
             for weight, data in own:

@@ -523,9 +523,7 @@ def answering_fast(module: nn.Module) -> Iterator[Callable[[Callable[[], T]], T]
         nonlocal fallible
         try:
             result = call()
-        except (
-            Exception
-        ):  # of any kind: what a network raises on this layout is its own, and a second failure is let out
+        except Exception:  # of any kind: a network's own; a second failure is let out
             if not fallible:
                 raise
             put_back()

@@ -27,6 +27,7 @@ from lightning_unlearn.comparison.pipeline import Observer, Pipeline
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.recorder import Recorder
 from lightning_unlearn.comparison.runs import RETRAIN, MethodRun, SourceRun
+from lightning_unlearn.comparison.splits import SeedSplits
 from lightning_unlearn.comparison.store import Store
 from lightning_unlearn.comparison.trainers import split_loggers
 from lightning_unlearn.core.checks import in_range, one_of
@@ -199,8 +200,7 @@ def compare(
     pipeline = Pipeline(
         source=source,
         runs=runs,
-        data=split_data,
-        build_data=data,
+        splits=SeedSplits(split_data, data, vary, source.checkpoint is not None),
         evaluators=[ForgettingMetrics, *evaluators],
         retrain_2=retrain_2,
         shares=sorted(set(short_retrainings)),

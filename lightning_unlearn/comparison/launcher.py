@@ -51,7 +51,7 @@ def launch(
         if (keeps := build().keeps) is not None:
             add_written(pipeline.folder, keeps)
     store.send()
-    sent = replace(pipeline, observers=(), progress=Progress(0, quiet=True), data=pipeline.given)
+    sent = replace(pipeline, observers=(), progress=Progress(0, quiet=True))
     url = store.url
 
     def work(given: tuple[Task, Lost]) -> tuple[list[dict[str, Any]], float]:

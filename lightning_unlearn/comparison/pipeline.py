@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, cast
 
 import lightning as L
-import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
@@ -32,6 +31,8 @@ from lightning_unlearn.comparison.folder import (
 )
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.runs import RETRAIN, RETRAIN_2, SOURCE, MethodRun, SourceRun
+from lightning_unlearn.comparison.splits import SeedSplits
+from lightning_unlearn.comparison.summary import add_accelerations, most_left, over_samples
 from lightning_unlearn.comparison.trainers import (
     DEFAULTS,
     Clock,
@@ -46,16 +47,14 @@ from lightning_unlearn.core.ledger import secret_in
 from lightning_unlearn.core.processes import InStep, decided, is_first, said, shared, together
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.surroundings import seeded
-from lightning_unlearn.data import Adapter, UnlearningDataModule
+from lightning_unlearn.data import Adapter
 from lightning_unlearn.data.datamodule import batches_of
-from lightning_unlearn.data.selection import ForgetRule, as_rule
 from lightning_unlearn.data.splits import some_of
-from lightning_unlearn.engine.answering import GIVEN_LABELS, MOST_LEFT, measure_of
+from lightning_unlearn.engine.answering import measure_of
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.ensembles.fingerprint import fingerprint as hash_of
 from lightning_unlearn.ensembles.identity import canonical, data_identity, evaluator_settings
-from lightning_unlearn.functional import acceleration, epochs_needed
-from lightning_unlearn.functional.intervals import pigeonhole_auc_interval
+from lightning_unlearn.functional import epochs_needed
 from lightning_unlearn.functional.tasks import Task as KindOfTask
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.again import Procedure
@@ -129,8 +128,7 @@ class Pipeline:
 
     source: SourceRun
     runs: dict[str, MethodRun]
-    data: UnlearningDataModule  # of the running seed; before the first, as the arguments describe it
-    build_data: Callable[[], UnlearningDataModule]
+    splits: SeedSplits
     evaluators: Sequence[Callable[[], Evaluator]]
     seeds: list[int]
     vary: str
@@ -152,9 +150,6 @@ class Pipeline:
     )  # failed in other processes; not tried again
     launched: bool = False  # whether other processes do the work, which must be able to tell what is done
     identities: dict[tuple[str, int], str] = field(default_factory=dict)
-    splits: dict[int, tuple[bytes, bytes]] = field(
-        default_factory=dict
-    )  # who is forgotten, and who non-member
     _start: str = field(default_factory=lambda: uuid.uuid4().hex)
     _starts: dict[tuple[str, int], str | None] = field(
         default_factory=dict
@@ -244,13 +239,13 @@ class Pipeline:
 
     def _begin(self, seed: int) -> None:
         self._seed = seed
-        self.data, self._data_identity = self._data_of(seed), ""
-        self.splits[seed] = self.data.split.forget.tobytes(), self.data.split.nonmember.tobytes()
+        self.data, self._data_identity = self.splits.of(seed), ""
         self._source = self._retrained = self._latest = None
         self._short = {}
 
     def __post_init__(self) -> None:
-        self.given = self.data  # as the arguments describe it
+        self.given = self.splits.given  # as the arguments describe it
+        self.data = self.given  # of the running seed, once one runs
 
     def _picture_samples(self) -> None:
         """Leave small pictures of the samples to forget beside the page, where they are images."""
@@ -260,33 +255,6 @@ class Pipeline:
             write_thumbnails((adapter.split(batch)[0] for batch in batches), self.folder, self._seed)
         except Exception as error:  # a picture less must not cost a comparison
             rank_zero_warn(f"no pictures of the forgotten samples: {type(error).__name__}: {error}")
-
-    @property
-    def draws_anew(self) -> bool:
-        """Whether each seed has a split of its own; of a source that is given, only the test set can be split anew."""
-        held = self.given.held_out
-        from_train = held["nonmember_from"] == "train" or (held["shadow"] and held["shadow_from"] == "train")
-        fixed = self.given.split_path is not None or (self.source.checkpoint is not None and from_train)
-        return self.vary == "all" and not fixed
-
-    def _data_of(self, seed: int) -> UnlearningDataModule:
-        """Return the data with the split of a seed."""
-        if not self.draws_anew:
-            return self.given
-        data = self._drawn(seed)
-        forget = self.given.split.forget
-        if self.source.checkpoint is not None and not np.array_equal(data.split.forget, forget):
-            data = self._drawn(seed, as_rule(forget))
-        return data
-
-    def _drawn(self, seed: int, rule: ForgetRule | None = None) -> UnlearningDataModule:
-        data = self.build_data()
-        data.ledger = None
-        data.seed = derive_seed(data.seed, "split", seed) % 2**32
-        data.rule = rule or data.rule
-        data.prepare_data()
-        data.setup("fit")
-        return data
 
     @property
     def names(self) -> list[str]:
@@ -532,41 +500,36 @@ class Pipeline:
 
     def report(self, seconds: float) -> Report:
         """Put together what the runs gave."""
-        forgotten = np.concatenate(
-            [np.frombuffer(forget, dtype=np.int64) for forget, _ in self.splits.values()]
-        )
-        if not self.draws_anew:
-            forgotten = self.given.split.forget
-        other_times: dict[str, None] = {}
-        retrained = self.metrics.get(RETRAIN, {})
-        for name in self.names[1:]:
-            for seed, metrics in self.metrics.get(name, {}).items():
-                for ratio, time in (("acceleration", "time/total_s"), ("acceleration/cpu", "time/cpu_s")):
-                    whole, own = retrained.get(seed, {}).get(time), metrics.get(time)
-                    if whole and own:
-                        metrics[ratio] = acceleration(whole, own)
-                        if self._starts.get((name, seed)) != self._starts.get((RETRAIN, seed)):
-                            other_times[name] = None
+        other_times = add_accelerations(self.metrics, self.names[1:], self._starts)
         if other_times:
             rank_zero_warn(
                 f"acceleration: {', '.join(other_times)} ran in another start of the comparison than the retraining, "
                 "when the machine may have been faster or slower; set overwrite to time all anew"
             )
+        hashed = (
+            {"forget_hmac": positions_hash(self.splits.forgotten, self.key)} if self.key_is_shared else {}
+        )
+        membership = measure_of(self.given) == "membership"
+
+        def margin(name: str, metric: DeclaredMetric) -> float | None:
+            found = metric.margin or (None if membership else most_left(self.metrics, name))
+            return self.margins.get(name, found)
+
         report = build_report(
             self.metrics,
             seeds=self.seeds,
             config=self.config,
             data={
                 "name": self.given.data_name,
-                "split": self._split_in_words(),
+                "split": str(self.splits),
                 **{f"n_{part}": len(getattr(self.given.split, part)) for part in _PARTS},
-                **({"forget_hmac": positions_hash(forgotten, self.key)} if self.key_is_shared else {}),
+                **hashed,
                 "seconds": seconds,
-                **({"other_times": list(other_times)} if other_times else {}),
+                **({"other_times": other_times} if other_times else {}),
             },
             failures=self.failures,  # type: ignore[arg-type]
             metrics={
-                name: replace(metric, margin=self.margins.get(name, metric.margin or self._most_left(name)))
+                name: replace(metric, margin=margin(name, metric))
                 for name, metric in {**self._declared, **COST}.items()
             },
         )
@@ -574,46 +537,8 @@ class Pipeline:
             rank_zero_warn(
                 f"margins: no evaluator measured {', '.join(sorted(unknown))}; the margin decides nothing"
             )
-        set_intervals(report, self._over_samples())
+        set_intervals(report, over_samples(self.folder, self.metrics, self.splits.sharing))
         return report
-
-    def _most_left(self, name: str) -> float | None:
-        """Return a margin below half the gap where half of a class or of wrong labels would be left within that."""
-        if name not in GIVEN_LABELS or measure_of(self.given) == "membership":
-            return None
-        source, retrained = (
-            [scores[name] for scores in self.metrics.get(kind, {}).values() if name in scores]
-            for kind in (SOURCE, RETRAIN)
-        )
-        both = bool(source and retrained)
-        return MOST_LEFT if both and abs(np.mean(source) - np.mean(retrained)) > 2 * MOST_LEFT else None
-
-    def _over_samples(self) -> dict[tuple[str, str], tuple[float, float]]:
-        """Return intervals of attacks over seeds and samples, where all seeds share the samples."""
-        intervals: dict[tuple[str, str], tuple[float, float]] = {}
-        if len(set(self.splits.values())) > 1 or len(self.splits) < 2:
-            return intervals
-        for name in self.metrics:
-            scores: dict[str, list[list[np.ndarray[Any, Any]]]] = {}
-            for seed in self.splits:
-                for key, samples in RunFolder(self.folder / name / f"seed_{seed}").samples().items():
-                    of_set, score = np.array(samples["set"]), np.array(samples["score"], dtype=float)
-                    both = [score[of_set == part] for part in ("forget set", "non-member set")]
-                    scores.setdefault(key, []).append(both)
-            for key, seeds in scores.items():
-                if len(seeds) == len(self.splits):
-                    forget, nonmember = zip(*seeds, strict=True)
-                    intervals[name, f"{key}/auc"] = pigeonhole_auc_interval(forget, nonmember)
-        return intervals
-
-    def _split_in_words(self) -> str:
-        """Say what differs between the seeds' splits: an interval over seeds tells of nothing that does not."""
-        forget, nonmember = (set(parts) for parts in zip(*self.splits.values(), strict=True))
-        if len(forget) > 1:
-            return "forget and non-member sets drawn anew in each seed"
-        if len(nonmember) > 1:
-            return "one forget set, non-members drawn anew in each seed: training noise only"
-        return "one split" if len(self.splits) == 1 else "one split for all seeds: training noise only"
 
     # ------------------------------------------------------------------ within
 
@@ -640,11 +565,7 @@ class Pipeline:
                 model = self.source.model()
                 model.configure_model()
                 _load_source(model, self.source.checkpoint)
-        if self.draws_anew and self.build_data() is self.given:
-            raise ValueError(
-                "data: returned the same object twice, so no seed could draw a split of its own; build a new "
-                "UnlearningDataModule each time, or give vary='training' for one split"
-            )
+        self.splits.require()
         names, task = set[str](), self._kind_of_task()
         for build in self.evaluators:
             evaluator = build()
@@ -685,7 +606,7 @@ class Pipeline:
         claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():
             (self.folder / "split.npz").unlink(missing_ok=True)
-            if not self.draws_anew:
+            if not self.splits.drawn_anew:
                 self.given.split.save(self.folder / "split.npz")
 
     @property

@@ -20,6 +20,7 @@ from helpers.toys import assert_same_state
 from lightning_unlearn import methods
 from lightning_unlearn.cli import COMMANDS, LIGHTNING
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.data import Adapter, Digits, UnlearningDataModule
 from lightning_unlearn.methods.base import OneShotModule
 from lightning_unlearn.methods.base.source import SourceCheckpoint, read_checkpoint
 from lightning_unlearn.models import Classifier
@@ -101,6 +102,47 @@ def test_train_unlearn_and_audit_are_three_commands(capsys: pytest.CaptureFixtur
         "forgetting_rate",
     ):
         assert metric in printed
+
+
+@pytest.mark.parametrize("guarded", [True, False], ids=["by_default", "given_up"])
+def test_fit_stops_a_method_that_destroys_its_model_and_keeps_what_was_good(guarded: bool) -> None:
+    """The checkpoint that the command leaves is the last one that was good."""
+    assert main(["fit", "--model=Classifier", *NET, "--data=Digits", "--trainer.max_epochs=20", *FIT]) == 0
+    next(Path("checkpoints").glob("*.ckpt")).rename("source.ckpt")
+    model = [
+        "--model=NegGradPlus",
+        "--model.source=source.ckpt",
+        "--model.alpha=0.1",
+        "--model.clamp=1e6",
+    ]
+    rate = ["--model.ascent_share=1.0", "--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.02"]
+    constant = ["--model.lr_scheduler=torch.optim.lr_scheduler.ConstantLR", "--model.lr_scheduler.factor=1.0"]
+    own = (
+        []
+        if guarded
+        else [
+            "--trainer.callbacks+=CollapseGuard",
+            "--trainer.callbacks.retain=0.0",
+            "--trainer.callbacks.below=1.0",
+        ]
+    )
+    with pytest.warns(
+        UserWarning, match="half of the source's; training ends" if guarded else "destroyed the model"
+    ):
+        assert main(["fit", *model, *rate, *constant, *DATA, *FIT, *own, "--trainer.max_epochs=8"]) == 0
+    (unlearned,) = Path("checkpoints").glob("*.ckpt")
+    data = UnlearningDataModule(Digits(), 0.1)
+    data.setup("fit")
+    batches = [Adapter().split(batch) for batch in data.loader("retain")]
+    right = [
+        float(torch.cat([model.eval()(x).argmax(1) == y for x, y in batches]).float().mean())
+        for model in (
+            SourceCheckpoint("source.ckpt").load(),
+            SourceCheckpoint(str(unlearned)).load().model,
+        )
+    ]
+    assert right[0] > 0.8
+    assert (right[1] > 0.45 * right[0]) == guarded  # the floor is half of what a batch gives
 
 
 def test_an_export_is_a_source_again() -> None:

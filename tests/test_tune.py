@@ -17,6 +17,7 @@ import lightning_unlearn.cli.compare  # noqa: F401  nor what Lightning sets
 from lightning_unlearn.cli import tune
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.parsing import Parser
+from lightning_unlearn.cli.recipes import recipe_file
 
 pytest.importorskip("optuna")
 
@@ -136,6 +137,29 @@ def test_a_schedule_and_a_batch_size_are_drawn_or_left_as_they_are() -> None:
         with pytest.raises(SystemExit) as stop:
             main([*command, "--print_config"])
         assert stop.value.code in (0, None)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "method"),
+    [
+        ("benchmark/slice", "rewind"),
+        ("benchmark/slice_resnet18", "shrink_perturb"),
+        ("benchmark/class_mnist", "neg_grad_plus"),
+        ("mnist/compare", "TopK"),
+    ],
+)
+def test_the_first_trial_is_the_files_own_entry_whatever_its_settings(recipe: str, method: str) -> None:
+    """Steps, a rate or an ascent beyond what is searched for others are within reach of the search, too."""
+    file = f"--config={recipe_file(recipe)}"
+    own, rest = Parser(tune._asked, "").parse_known_args([file, f"--method={method}", "--output_dir=out"])
+    search = tune.Tuning(own, rest)
+    entry = search.with_settings(search.start)
+    assert entry["trainer"] == search.entry["trainer"]
+    assert {**entry["method"]["init_args"], **search.entry["method"]["init_args"]} == entry["method"][
+        "init_args"
+    ]
+    assert search.start.keys() == search.space.keys(), "nothing of the first trial is left to chance"
+    assert {"max_steps", "max_epochs"} & search.entry["trainer"].keys() <= search.space.keys()
 
 
 def test_a_trial_is_given_up_where_it_is_worse_than_the_median_or_far_too_dear(

@@ -10,7 +10,9 @@ import lightning_unlearn.data
 import lightning_unlearn.methods
 import lightning_unlearn.models  # noqa: F401  an imported class can be named without its path
 from lightning_unlearn.__about__ import __version__
+from lightning_unlearn.callbacks import CollapseGuard
 from lightning_unlearn.cli.parsing import OneLine
+from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.resuming import require_readable
 
 
@@ -19,7 +21,7 @@ class _Parser(OneLine, LightningArgumentParser):  # type: ignore[misc]
 
 
 class _Command(LightningCLI):
-    """LightningCLI that says of a checkpoint which it cannot resume from why, instead of failing inside torch."""
+    """LightningCLI that guards a method, and says of a checkpoint that it cannot resume from why."""
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return the parser that LightningCLI makes, as ours."""
@@ -32,6 +34,16 @@ class _Command(LightningCLI):
         path = self.config[self.config.subcommand].get("ckpt_path")
         if path:
             require_readable(path)
+
+    def before_fit(self) -> None:
+        """Guard a method that validates, unless a guard is given; before checkpoints, which hold what it put back."""
+        callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        if (
+            isinstance(self.model, UnlearningModule)
+            and self.trainer.limit_val_batches
+            and not any(isinstance(callback, CollapseGuard) for callback in callbacks)
+        ):
+            callbacks.insert(0, CollapseGuard(below=1.0))
 
 
 def run(args: list[str] | None) -> int:

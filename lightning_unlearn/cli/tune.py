@@ -2,6 +2,7 @@
 
 import argparse
 import copy
+import inspect
 import json
 import math
 import os
@@ -142,8 +143,8 @@ class Tuning:
             )
         self.entry, self.name = self._entry(config)
         kind = _class_of(self.entry)
-        self.space = search_space(kind)
         self.optimizer = f"torch.optim.{kind.default_optimizer.__name__}"
+        self.space, self.start = self._space(kind)
         if not self.space:
             raise ValueError(f"method: {kind.__name__} declares nothing to search in `searched`")
         decides = {
@@ -171,6 +172,28 @@ class Tuning:
         entry["method"] = {"class_path": entry["method"]["class_path"], "init_args": given}
         name = snake_case(self.own.method.rpartition(".")[2])
         return {key: value for key, value in entry.items() if value is not None and key != "name"}, name
+
+    def _space(self, kind: type[UnlearningModule]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return what is searched, wide enough for the settings that the file has, and these, to be tried first."""
+        space: dict[str, Search | tuple[Any, ...]] = search_space(kind)
+        arguments, trainer = self.entry["method"]["init_args"], self.entry.get("trainer", {})
+        if (
+            (steps := trainer.get("max_steps", -1)) > 0
+            and "max_epochs" in space
+            and "max_epochs" not in trainer
+        ):
+            del space["max_epochs"]
+            space["max_steps"] = Search(max(1, steps // 4), 2 * steps, log=True, whole=True)
+        known = {**_defaults(kind), **arguments, **trainer, "lr": kind.default_lr}
+        if "optimizer" in arguments:
+            known["lr"] = (arguments["optimizer"].get("init_args") or {}).get("lr")
+        space = {
+            name: each if name in _AS_IT_IS else _including(each, known.get(name))
+            for name, each in space.items()
+        }
+        start = {name: known[name] for name in space if known.get(name) is not None}
+        start |= {name: None for name in _AS_IT_IS if name in space}
+        return space, {name: value for name, value in start.items() if _holds(space[name], value)}
 
     # ------------------------------------------------------------------ what is run
 
@@ -220,17 +243,6 @@ class Tuning:
                 stacklevel=2,
             )
         return aims(comparison.report, oracle=self.oracle)
-
-    @property
-    def start(self) -> dict[str, Any]:
-        """The settings that the file itself has, to be tried first."""
-        arguments = self.entry["method"]["init_args"]
-        known = {**arguments, **self.entry.get("trainer", {})}
-        if "optimizer" in arguments:
-            known["lr"] = (arguments["optimizer"].get("init_args") or {}).get("lr")
-        start = {name: known[name] for name in self.space if known.get(name) is not None}
-        start |= {name: None for name in _AS_IT_IS if name in self.space}
-        return {name: value for name, value in start.items() if _holds(self.space[name], value)}
 
     def study(self) -> Any:
         """Return the search's trials so far, which all its processes share."""
@@ -331,9 +343,11 @@ class Tuning:
                 else:  # and the rate ends near zero
                     schedule = {"class_path": "lightning_unlearn.models.Annealed", "init_args": {name: value}}
                     arguments["lr_scheduler"] = schedule
-            elif name == "max_epochs":
-                others = {key: each for key, each in entry.get("trainer", {}).items() if key != "max_steps"}
-                entry["trainer"] = {**others, "max_epochs": value}
+            elif name in ("max_epochs", "max_steps"):
+                others = {
+                    k: v for k, v in entry.get("trainer", {}).items() if k not in ("max_epochs", "max_steps")
+                }
+                entry["trainer"] = {**others, name: value}
             else:
                 arguments[name] = value
         return entry
@@ -445,6 +459,27 @@ def _draw(trial: Any, name: str, space: Search | tuple[Any, ...]) -> Any:
     if space.whole:
         return trial.suggest_int(name, int(space.low), int(space.high), log=space.log)
     return _rounded(trial.suggest_float(name, space.low, space.high, log=space.log))
+
+
+def _defaults(kind: type) -> dict[str, Any]:
+    """Return what the arguments of a class and its bases are where nothing is given."""
+    found: dict[str, Any] = {}
+    for base in reversed(kind.__mro__):
+        if "__init__" in vars(base):
+            given = inspect.signature(vars(base)["__init__"]).parameters.values()
+            found |= {each.name: each.default for each in given if each.default is not each.empty}
+    return found
+
+
+def _including(space: Search | tuple[Any, ...], value: Any) -> Search | tuple[Any, ...]:
+    """Return a space wide enough for a value; the same one where that cannot be."""
+    if value is None or _holds(space, value):
+        return space
+    if not isinstance(space, Search):
+        return (*space, value)
+    if not isinstance(value, int | float) or (space.log and value <= 0):
+        return space
+    return space._replace(low=min(space.low, value), high=max(space.high, value))
 
 
 def _holds(space: Search | tuple[Any, ...], value: Any) -> bool:

@@ -55,6 +55,7 @@ class FCS(UnlearningModule):
     default_optimizer = torch.optim.SGD
     default_lr = 0.3
     anneals = True
+    may_collapse = True
     searched: ClassVar[SearchSpace] = {
         "lr": Search(0.03, 1.0, log=True),
         "max_epochs": (3, 5, 7, 9),

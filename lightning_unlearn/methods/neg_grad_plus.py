@@ -44,7 +44,7 @@ class NegGradPlus(AscendingModule):
 
     streams = ("forget", "retain")
     side_by_side = True
-    searched: ClassVar[SearchSpace] = {"alpha": Search(0.4, 1.0), "ascent_share": Search(0.3, 0.9)}
+    searched: ClassVar[SearchSpace] = {"alpha": Search(0.4, 1.0), "ascent_share": Search(0.1, 0.9)}
     declared: ClassVar[Declared] = {
         "alpha": Range("[0, 1]", ": it weighs the retain set against the forget set"),
     }

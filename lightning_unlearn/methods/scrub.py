@@ -56,6 +56,7 @@ class SCRUB(UnlearningModule):
     prepares_again = True
     default_lr = 3e-3
     anneals = True
+    may_collapse = True
     searched: ClassVar[SearchSpace] = {
         "msteps": Search(1, 4, whole=True),
         "alpha": Search(1e-3, 1.0, log=True),

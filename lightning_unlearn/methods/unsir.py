@@ -12,6 +12,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
 from lightning_unlearn.methods.base.limits import warn_without_a_class
+from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.models import frozen
 
 
@@ -49,7 +50,13 @@ class UNSIR(UnlearningModule):
     needs = ("loss", "classes")
     default_lr = 5e-3
     anneals = True
+    may_collapse = True
     saved = ("_noise",)
+    searched: ClassVar[SearchSpace] = {
+        "max_epochs": Search(2, 8, whole=True),
+        "noise": Search(4, 64, log=True, whole=True),
+        "noise_steps": Search(20, 200, log=True, whole=True),
+    }
     declared: ClassVar[Declared] = {
         "noise": Range("[1, inf)", "; 16 is usual", whole=True),
         "noise_steps": Range("[1, inf)", "; 100 is usual", whole=True),

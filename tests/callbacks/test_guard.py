@@ -103,6 +103,30 @@ def test_without_it_the_fit_says_that_nothing_is_left() -> None:
     assert right(method.model, method.data.split.retain) < 0.5
 
 
+def test_by_default_half_of_the_sources_accuracy_is_the_floor() -> None:
+    guard = CollapseGuard(below=1.0)
+    with pytest.warns(
+        UserWarning, match=r"accuracy on the retain set fell to .*, below half of the source's"
+    ):
+        method = destroyed(guard, rate=0.04)
+    assert guard.stopped
+    assert right(method.model, method.data.split.retain) > 0.5
+
+
+def test_by_default_what_begins_below_the_floor_or_is_to_pass_below_it_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guard = CollapseGuard(below=1.0)
+    with pytest.warns(UserWarning, match="destroyed the model"):
+        assert right((method := destroyed(guard, rate=1.0)).model, method.data.split.retain) < 0.5
+    assert not guard.stopped
+    assert method.trainer.current_epoch == 8
+    monkeypatch.setattr(NegGradPlus, "may_collapse", True)
+    with pytest.warns(UserWarning, match="destroyed the model"):
+        assert right((method := destroyed(guard, rate=0.04)).model, method.data.split.retain) < 0.5
+    assert not guard.stopped
+
+
 def test_a_deletion_request_is_guarded() -> None:
     data = toy_data(0.3, nonmember=15)
     data.setup("fit")

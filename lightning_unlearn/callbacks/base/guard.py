@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.methods.base.trial import COLLAPSED
 
 
 class CollapseGuard(L.Callback):
@@ -18,8 +19,12 @@ class CollapseGuard(L.Callback):
     were. The second is looked at only where non-members are like the forget set (a random request, or one by ids); of a
     class, a backdoor or wrong labels nothing is to be left.
 
+    The command ``fit`` has ``CollapseGuard(below=1.0)`` by default, where it validates and no other is given.
+
     Args:
-        retain: Least accuracy on the retain set, in [0, 1].
+        retain: Least accuracy on the retain set, in [0, 1]; ``None`` for half of the source's. Then nothing is refused
+            and a fit goes on that begins below it, whose method passes through a collapse by design (its
+            ``may_collapse``), or whose task has no right answers.
         below: How far the accuracy on the forget set may fall below that on non-members, in [0, 1]; 1 for as far as it
             likes. A hundred samples give either by 0.05, so choose it well above.
 
@@ -29,17 +34,16 @@ class CollapseGuard(L.Callback):
     Raises:
         TypeError: If what is fitted is no unlearning method.
         ValueError: If an argument is outside its range, or nothing is validated.
-        RuntimeError: If the model has collapsed at the first look already.
+        RuntimeError: If the model is below ``retain=...`` at the first look already.
     """
 
-    needs = ("correct",)
-
-    def __init__(self, retain: float, below: float = 0.2) -> None:
-        in_range("retain", retain, "[0, 1]", ": it is an accuracy")
+    def __init__(self, retain: float | None = None, below: float = 0.2) -> None:
+        in_range("retain", retain, "[0, 1]", ": it is an accuracy", none=True)
         in_range("below", below, "[0, 1]", ": it is a difference of accuracies")
         self.retain = retain
         self.below = below
-        self.stopped = False
+        self.needs = () if retain is None else ("correct",)
+        self.stopped = self._began_below = False
         self._good: dict[str, Tensor] = {}
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -53,18 +57,27 @@ class CollapseGuard(L.Callback):
             raise ValueError(
                 "CollapseGuard looks at every validation, and limit_val_batches=0 leaves all out; set it to 1.0"
             )
-        self.stopped, self._good = False, {}
+        self.stopped, self._good, self._began_below = False, {}, False
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the weights, or put back those that were kept and stop."""
-        if trainer.sanity_checking:
+        lenient = self.retain is None
+        if trainer.sanity_checking or self._began_below or (lenient and pl_module.may_collapse):
             return
-        reason = self._collapsed({name: float(value) for name, value in trainer.callback_metrics.items()})
+        floor = self.retain
+        if floor is None:
+            floor = COLLAPSED * (pl_module.source_accuracy or 0.0)
+        reason = self._collapsed(
+            {name: float(value) for name, value in trainer.callback_metrics.items()}, floor
+        )
         if not reason:
             state = pl_module.model.state_dict()
             self._good = {name: v.detach().clone() for name, v in state.items() if isinstance(v, Tensor)}
             return
         if not self._good:
+            if lenient:
+                self._began_below = True
+                return
             raise RuntimeError(
                 f"CollapseGuard: {reason} at the first validation, so there are no good weights to go back to; lower "
                 "the learning rate or the ascent, or validate more often with val_check_interval"
@@ -74,12 +87,13 @@ class CollapseGuard(L.Callback):
         rank_zero_warn(f"CollapseGuard: {reason}; training ends with the weights of the validation before")
         self.stopped = trainer.should_stop = True
 
-    def _collapsed(self, metrics: dict[str, float]) -> str:
+    def _collapsed(self, metrics: dict[str, float], floor: float) -> str:
         """Return what has collapsed, or nothing."""
-        retain = metrics["accuracy/retain"]
-        if retain < self.retain:
-            return f"the accuracy on the retain set fell to {retain:.1%}, below retain={self.retain}"
-        forget, nonmember = metrics["accuracy/forget"], metrics.get("accuracy/nonmember", 0.0)
+        retain = metrics.get("accuracy/retain", 1.0)
+        if retain < floor:
+            limit = "half of the source's" if self.retain is None else f"retain={self.retain}"
+            return f"the accuracy on the retain set fell to {retain:.1%}, below {limit}"
+        forget, nonmember = metrics.get("accuracy/forget", 1.0), metrics.get("accuracy/nonmember", 0.0)
         if forget < nonmember - self.below:
             fell = f"the accuracy on the forget set fell to {forget:.1%}"
             return f"{fell}, more than below={self.below} under non-members' {nonmember:.1%}"

@@ -10,7 +10,7 @@ from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.base.source import Source
 
-ASCENT_SEARCH: SearchSpace = {"ascent": Search(0.0, 0.6), "ascent_share": Search(0.3, 0.9)}
+ASCENT_SEARCH: SearchSpace = {"ascent": Search(0.0, 0.8), "ascent_share": Search(0.1, 0.9)}
 """What a search tries of the ascent, for methods of which it is a part; a baseline stays what it is."""
 
 

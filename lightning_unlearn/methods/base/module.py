@@ -135,6 +135,9 @@ class UnlearningModule(SpreadableModule):
     saved: ClassVar[tuple[str, ...]] = ()  # attributes that prepare() sets and a checkpoint must hold
     prepares_again: ClassVar[bool] = False  # whether a resumed run prepares too, as no checkpoint holds it
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
+    may_collapse: ClassVar[bool] = (
+        False  # whether it impairs the model in some epochs, and repairs it in later ones
+    )
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
     def __init__(

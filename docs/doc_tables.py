@@ -591,7 +591,7 @@ def _caption(report: Any) -> str:
     if {"n_forget", "n_retain"} <= set(data):
         parts.append(f"{data['n_forget']:,} of {data['n_forget'] + data['n_retain']:,} samples forgotten")
     parts += versions.get("gpu") or [versions[key] for key in ("cpu",) if key in versions]
-    parts += [f"torch {versions['torch']}"] if "torch" in versions else []
+    parts += [f"{name} {versions[name]}" for name in ("python", "torch", "lightning") if name in versions]
     return "; ".join(parts) + "."
 
 

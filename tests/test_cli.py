@@ -265,6 +265,10 @@ def test_scenarios_are_one_command_one_folder_and_one_table(capsys: pytest.Captu
     capsys.readouterr()
     assert "NOT RUN  elsewhere: Location not found" in printed
     assert printed.count(r"\begin{tabular}") == 1
+    Path("other.yaml").write_text(Path("compare.yaml").read_text().replace("forget: 0.07", "forget: 0.08"))
+    assert main([*command, "--config=other.yaml"]) == 0
+    assert json.loads(Path("out/scenarios.json").read_text())["scenarios"] == ["few", "many"]
+    assert "scenario more: ran by other settings, so the page leaves it out" in capsys.readouterr().err
     few, many = (json.loads(Path(f"out/{name}/report.json").read_text()) for name in ("few", "many"))
     assert (few["data"]["n_forget"], many["data"]["n_forget"]) == (72, 144)
     assert "fine_tune" not in few["models"]

@@ -19,13 +19,15 @@ from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_local, require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
-from lightning_unlearn.core.remembering import summary
+from lightning_unlearn.core.remembering import summary, without_names
 from lightning_unlearn.core.terminal import columns, say
+from lightning_unlearn.ensembles.identity import canonical
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.models.hparams import recorded_hyperparameters
 from lightning_unlearn.reports import Report, render_text
 from lightning_unlearn.reports.paper import PaperFormat, paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import require_scenarios, write_scenarios
+from lightning_unlearn.reports.schema import read_json
 
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
@@ -126,16 +128,21 @@ def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
         raise ValueError("full_scenarios: without scenarios there is nothing to run; give --full")
     found |= more if full else {}
     require_names(found)
-    for name, changes in found.items():
-        if isinstance(changes, str):
-            found[name] = changes = _content(recipe_file(changes))
-            changes.pop("output_dir", None)
-        if not isinstance(changes, dict) or (_OVER_ALL | {"output_dir"}) & changes.keys():
-            raise ValueError(
-                f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
-                "methods, and not output_dir, table or scenarios, which all share"
-            )
-    return found
+    return {name: _changes(name, given) for name, given in found.items()}
+
+
+def _changes(name: str, given: Any) -> dict[str, Any]:
+    """Return what a scenario changes, where it may be a recipe's name."""
+    changes = given
+    if isinstance(given, str):
+        changes = _content(recipe_file(given))
+        changes.pop("output_dir", None)
+    if not isinstance(changes, dict) or (_OVER_ALL | {"output_dir"}) & changes.keys():
+        raise ValueError(
+            f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
+            "methods, and not output_dir, table or scenarios, which all share"
+        )
+    return changes
 
 
 def _in_files(args: list[str], key: str) -> dict[str, Any]:
@@ -178,23 +185,21 @@ def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int
     Raises:
         FileNotFoundError: If the data of none are there.
     """
-    last, done, absent = files_in(args)[-1] + 1, dict[str, Comparison](), dict[str, FileNotFoundError]()
+    done, absent = dict[str, Comparison](), dict[str, FileNotFoundError]()
     form: PaperFormat | None = None
     for name, changes in scenarios.items():
         print(f"scenario {name}", file=sys.stderr)
-        own = [*args[:last], f"--config={json.dumps(changes)}", *args[last:]]
         try:
-            done[name], form = compared(own, name)
+            done[name], form = compared(_with(args, changes), name)
         except FileNotFoundError as error:
             absent[name] = error
     if not done:
         raise next(iter(absent.values()))
     root = next(iter(done.values())).output_dir.parent
     not_run = {name: str(error) for name, error in absent.items()}
-    # what an earlier start ran with --full stays on the page
-    earlier = [name for name in _in_files(args, "full_scenarios") if (root / name / "report.json").is_file()]
-    earlier = [name for name in earlier if name not in absent]
-    page, *_ = write_scenarios(root, list(dict.fromkeys([*done, *earlier])), not_run)
+    others = {n: given for n, given in _in_files(args, "full_scenarios").items() if n not in scenarios}
+    earlier = [name for name, given in others.items() if _was_run(root / name, args, _changes(name, given))]
+    page, *_ = write_scenarios(root, [*done, *earlier], not_run)
     for name, comparison in done.items():
         say(f"\n== {name} ==\n")
         print_result(comparison, None)
@@ -203,6 +208,26 @@ def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int
         say(paper_tables({name: comparison.report for name, comparison in done.items()}, form))
     say(f"All scenarios: {page}")
     return 1 if any(comparison.failed for comparison in done.values()) else 0
+
+
+def _with(args: list[str], changes: dict[str, Any]) -> list[str]:
+    """Return the arguments with what a scenario changes after the files."""
+    last = files_in(args)[-1] + 1
+    return [*args[:last], f"--config={json.dumps(changes)}", *args[last:]]
+
+
+def _was_run(folder: Path, args: list[str], changes: dict[str, Any]) -> bool:
+    """Say whether an earlier start with --full ran a scenario by today's settings, so that it stays on the page."""
+    if not (folder / "report.json").is_file():
+        return False
+    today = without_names(arguments(*parsed(_with(args, changes)))["config"])
+    same = bool(canonical(read_json(folder / "report.json")["config"]) == canonical(today))
+    if not same:
+        print(
+            f"scenario {folder.name}: ran by other settings, so the page leaves it out; --full runs it",
+            file=sys.stderr,
+        )
+    return same
 
 
 def say_failures(report: Report) -> None:

@@ -20,6 +20,7 @@ __all__ = [
     "holm",
     "paired_difference",
     "pooled_noise",
+    "room_to_halfway",
     "seeds_to_decide",
     "share_of_gap",
 ]
@@ -74,6 +75,14 @@ class Difference(NamedTuple):
         """Return the p-value against "within ``± margin``" (or "above ``-margin``"): small where it lies outside."""
         beyond = self._tail(-self.mean - margin if below_only else abs(self.mean) - margin)
         return beyond if below_only else min(1.0, 2 * beyond)
+
+    def p_above(self) -> float:
+        """Return the p-value against "at most 0": small where the true difference is above 0."""
+        return self._tail(self.mean)
+
+    def p_below(self) -> float:
+        """Return the p-value against "at least 0": small where the true difference is below 0."""
+        return self._tail(-self.mean)
 
     def _tail(self, distance: float) -> float:
         """Return how likely chance alone brings a mean this far."""
@@ -160,6 +169,39 @@ def contrast(scores: Array, weights: Array, noise: Noise, *, floor: float = 0.0)
         own = max(float(sums.var(ddof=1)), scale * floor)
         return Difference(float(sums.mean()), math.sqrt(own / seeds), seeds - 1)
     return Difference(float(sums.mean()), math.sqrt(scale * noise.variance / seeds), noise.df)
+
+
+def room_to_halfway(
+    scores: Array, source: int, goal: int, method: int, noise: Noise, *, floor: float = 0.0
+) -> tuple[Difference, Difference]:
+    r"""Return how far a method is from having closed half of the gap, and from having overshot by half of it.
+
+    Half the gap is measured too: taken as a margin without noise, it would call a method that overshoots by just that
+    much close in 10% of comparisons and not in 5%. With goal r, source s, method m and σ the sign of s - r, the room
+    on the source's side is ``σ(r - m) + |s - r|/2``, of 1.5 times the variance of one score, and that on the other
+    ``σ(m - r) + |s - r|/2``, of 3.5 times. Both above 0 is close.
+
+    Args:
+        scores: Scores of one metric, ``(M, S)``.
+        source: Row of the model that forgot nothing.
+        goal: Row of the model that is the goal.
+        method: Row of the method.
+        noise: What :func:`pooled_noise` gave for the scores.
+        floor: The least variance of a score.
+
+    Returns:
+        The room on the source's side, and that on the other.
+    """
+    rows = np.asarray(scores, dtype=float)
+    sign = 1.0 if rows[source].mean() >= rows[goal].mean() else -1.0
+    rooms = []
+    for side in (-sign, sign):
+        weights = np.zeros(len(rows))
+        weights[method] += side
+        weights[goal] -= side + sign / 2
+        weights[source] += sign / 2
+        rooms.append(contrast(rows, weights, noise, floor=floor))
+    return rooms[0], rooms[1]
 
 
 def share_of_gap(

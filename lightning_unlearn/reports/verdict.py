@@ -19,6 +19,7 @@ from lightning_unlearn.functional.equivalence import (
     holm,
     paired_difference,
     pooled_noise,
+    room_to_halfway,
     seeds_to_decide,
     share_of_gap,
 )
@@ -177,8 +178,11 @@ class _Test:
     """Where only being worse matters, -1 if that is a lower value and 1 if a higher one; 0 where both sides do."""
     margin: float = math.nan
     difference: Difference | None = None
+    rooms: tuple[Difference, ...] = ()
+    """Where the margin is half the gap, how far the method is from it, on each side that matters."""
     noise: Noise | None = None
     models: int = 0
+    seeds: int = 0
     gap: Difference | None = None
     share: float | None = None
     share_ci95: tuple[float, float] | None = None
@@ -211,7 +215,7 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
         return test
     floor = _floor(report, name)
     noise = pooled_noise(table, floor=floor)
-    test.noise, test.models = noise, sum(not apart for apart in noise.apart)
+    test.noise, test.models, test.seeds = noise, sum(not apart for apart in noise.apart), table.shape[1]
     test.difference = paired_difference(table, rows[model], rows[goal], noise, floor=floor)
     if "source" in rows:
         test.gap = paired_difference(table, rows["source"], rows[goal], noise, floor=floor)
@@ -219,8 +223,16 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
             test.share, test.share_ci95 = share_of_gap(
                 table, rows["source"], rows[goal], rows[model], noise, floor=floor
             )
-    half = math.nan if test.gap is None else abs(test.gap.mean) / 2
-    test.margin = margins.get(name, half if metric.margin is None else metric.margin)
+    given = margins.get(name, metric.margin)
+    if given is None and test.gap is not None:
+        test.margin = abs(test.gap.mean) / 2
+        nearer, farther = room_to_halfway(table, rows["source"], rows[goal], rows[model], noise, floor=floor)
+        lower, upper = (nearer, farther) if test.gap.mean < 0 else (farther, nearer)
+        test.rooms = {-1: (lower,), 0: (lower, upper), 1: (upper,)}[worse]
+        test.p_outside = min(1.0, len(test.rooms) * min(room.p_below() for room in test.rooms))
+        test.close = max(room.p_above() for room in test.rooms) <= _ALPHA
+        return test
+    test.margin = math.nan if given is None else given
     gain = test.difference._replace(mean=-worse * test.difference.mean) if worse else test.difference
     test.p_outside = gain.p_outside(test.margin, below_only=bool(worse))
     test.close = gain.p_inside(test.margin, below_only=bool(worse)) <= _ALPHA
@@ -282,7 +294,7 @@ def _finding(report: Report, test: _Test) -> Finding:
     status: Status = "not close" if test.outside else "close" if test.close else "undecided"
     verb = {"not close": "beyond", "close": "within", "undecided": "not all within"}[status]
     bound = {-1: "a loss of ", 0: "the margin of ±", 1: "a rise of "}[test.worse]
-    allowed = f"{bound}{number(test.margin)}{points}"
+    allowed = f"{bound}{number(test.margin)}{points}{', half the gap' if test.rooms else ''}"
     interval = f"90% interval [{number(low)}, {number(high)}]"
     sentence = f"{shown}; their difference is {mean}, {interval}, {verb} {allowed}"
     needed = _seeds_needed(test) if status == "undecided" else None
@@ -304,10 +316,14 @@ def _nothing(metric: DeclaredMetric) -> str:
 def _seeds_needed(test: _Test) -> int | None:
     assert test.difference is not None
     assert test.noise is not None
+    if test.rooms:
+        least = min(test.rooms, key=lambda each: each.mean)
+        noise = test.noise._replace(variance=least.se**2 * test.seeds / 2)
+        return seeds_to_decide(least.mean, noise, 2 if least.df != test.noise.df else test.models)
     mean = test.difference.mean
     room = test.margin - (max(test.worse * mean, 0.0) if test.worse else abs(mean))
     if test.difference.df != test.noise.df:  # judged by the pair's own noise
-        own = test.difference.se**2 * (test.difference.df + 1) / 2
+        own = test.difference.se**2 * test.seeds / 2
         return seeds_to_decide(room, test.noise._replace(variance=own), 2)
     return seeds_to_decide(room, test.noise, test.models)
 

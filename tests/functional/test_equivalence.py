@@ -12,6 +12,7 @@ from lightning_unlearn.functional.equivalence import (
     holm,
     paired_difference,
     pooled_noise,
+    room_to_halfway,
     seeds_to_decide,
     share_of_gap,
 )
@@ -84,6 +85,22 @@ def test_a_perfect_method_is_close_ever_more_often_and_hardly_ever_not(seeds: in
 @pytest.mark.parametrize("seeds", [3, 10, 30])
 def test_a_method_at_the_margin_is_close_in_five_percent(seeds: int) -> None:
     assert share(close, seeds, -2.04, runs=1000) <= 0.05 + 3 * 0.0069
+
+
+@pytest.mark.parametrize("share_closed", [0.5, 1.5], ids=["halfway", "overshot by half"])
+@pytest.mark.parametrize("gap", [0.3, -0.3])
+def test_a_method_at_half_the_gap_is_close_and_is_not_in_five_percent(
+    share_closed: float, gap: float
+) -> None:
+    """Half the gap is measured, too: its noise counts, on both sides and whichever way the gap lies."""
+    rng, runs, found = np.random.default_rng(0), 2000, [0, 0]
+    for _ in range(runs):
+        truth = np.array([gap, 0.0, gap * (1 - share_closed), 0.1, 0.2])  # source, goal, method and two more
+        scores = truth[:, None] + rng.normal(0, 0.02, (5, 5)) + rng.normal(0, 0.05, 5)
+        rooms = room_to_halfway(scores, 0, 1, 2, pooled_noise(scores))
+        found[0] += max(room.p_above() for room in rooms) <= 0.05
+        found[1] += min(room.p_below() for room in rooms) <= 0.05
+    assert np.array(found) / runs == pytest.approx([0.05, 0.05], abs=3 * 0.0049)
 
 
 def test_three_seeds_cannot_decide_an_auc() -> None:

@@ -372,7 +372,16 @@ class UnlearningModule(SpreadableModule):
 
         A batch of one sample has no statistics of its own, and is normalised by the running ones.
         """
-        parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
+        return self.logits_of(
+            *(self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches)
+        )
+
+    def logits_of(self, *parts: tuple[Any, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return what :meth:`stream_logits` does, of inputs and targets that no batch holds, such as learned noise.
+
+        Args:
+            parts: The inputs and targets, as the adapter takes batches apart.
+        """
         inputs, sizes = [part[0] for part in parts], [len(part[1]) for part in parts]
         running = running_layers(self.model).values() if len(inputs) > 1 else ()
         if layers := [layer for layer in running if layer.training]:

@@ -63,6 +63,7 @@ from lightning_unlearn.models import Annealed, clone, save_primitive_hyperparame
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
 from lightning_unlearn.models.hparams import constructor_frames
 from lightning_unlearn.models.schedules import scheduled
+from lightning_unlearn.models.sharded import mark_mixed
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import answering_fast, class_state, listed
 
@@ -135,6 +136,7 @@ class UnlearningModule(SpreadableModule):
     saved: ClassVar[tuple[str, ...]] = ()  # attributes that prepare() sets and a checkpoint must hold
     prepares_again: ClassVar[bool] = False  # whether a resumed run prepares too, as no checkpoint holds it
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
+    keeps_apart: ClassVar[bool] = False  # whether each network of a Sharded still knows its shard alone
     may_collapse: ClassVar[bool] = (
         False  # whether it impairs the model in some epochs, and repairs it in later ones
     )
@@ -572,6 +574,8 @@ class UnlearningModule(SpreadableModule):
             if is_overridden("prepare", self, UnlearningModule):
                 with self.whole_model(runtime):
                     self.prepare(self.data, runtime)
+        if not self.keeps_apart:
+            mark_mixed(self.model)
         self._prepared, self._request = True, request
 
     def on_train_start(self) -> None:

@@ -212,6 +212,37 @@ def test_the_folder_of_the_sources_own_checkpoint(tmp_path: Path) -> None:
         Rewind(given, tmp_path / "later")
 
 
+@pytest.mark.parametrize("own", [0, 1])
+def test_of_two_trainings_in_one_folder_the_sources_own_is_gone_back_to(own: int, tmp_path: Path) -> None:
+    """Lightning writes those of the second beside the first's, as epoch=00-v1.ckpt."""
+    data = by_heart()
+    source, files = [trained(tmp_path, data, seed) for seed in (0, 1)][own]
+    ours = [file for file in files if file.stem.endswith("-v1") == bool(own)]
+    assert len(ours) == 25
+    assert Rewind(source, tmp_path)._files == ours
+    ours[12].unlink()  # where the halving begins, there is that of the other alone
+    with pytest.warns(UserWarning, match=r"passes over a file of .*epoch=12.* is of another training"):
+        start = start_of(Rewind(source, tmp_path), by_heart())
+    for file in set(tmp_path.glob("*.ckpt")) - set(ours):
+        file.unlink()
+    assert_same_state(start, start_of(Rewind(source, tmp_path), by_heart()))
+
+
+def test_of_two_trainings_from_the_same_weights_the_arguments_tell_or_it_is_refused(tmp_path: Path) -> None:
+    for lr, epochs in ((0.05, 5), (0.01, 3)):
+        torch.manual_seed(0)
+        source = PlainModule(lr=lr)
+        keeper = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_last=True)
+        trainer = quiet_trainer(callbacks=[keeper], enable_checkpointing=True, max_epochs=epochs)
+        trainer.fit(source, toy_data())
+    names = [f"epoch={epoch}-v1.ckpt" for epoch in range(3)]
+    assert [file.name for file in Rewind(source, tmp_path)._files] == names
+    source.hparams["lr"] = 1.0
+    with pytest.raises(ValueError, match=r"holds epoch=0-v1.ckpt and epoch=0.ckpt, both .* name one of them"):
+        Rewind(source, tmp_path)
+    assert Rewind(source, tmp_path / names[0])._files == [tmp_path / names[0]]
+
+
 # ---------------------------------------------------------------------- what it refuses
 
 

@@ -130,18 +130,18 @@ class Rewind(AscendingModule):
         """Refuse, before the first step, what no bound holds for."""
         super().on_train_start()
         if self._bound is not None:
-            self._bound.require(self.trainer, self.model, self.data)
+            self._rate = self._bound.require(self.trainer, self.model, self.data)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a gradient beyond the bound that was vouched for."""
+        """Refuse another rate than at first, and a gradient beyond the bound that was vouched for."""
         super().on_before_optimizer_step(optimizer)
         if self._bound is not None:
-            self._bound.require_gradient(self.model, self.trainer.global_step)
+            self._bound.require_step(self.trainer, self.model, self._rate)
 
     def on_train_end(self) -> None:
         """Add the noise and say what it certifies."""
         if self._bound is not None:
-            self._bound.certify(self.trainer, self.model, self.data)
+            self._bound.certify(self.trainer, self.model, self.data, self._rate)
         super().on_train_end()
 
     def _choose(self, data: UnlearningDataModule, runtime: Runtime) -> Path:

@@ -49,7 +49,7 @@ class Rewind(AscendingModule):
             (between its accuracy there and on non-members) is at most half the source's, found by halving, since the
             gap grows with training. For a class or a backdoor, and where D_f is answered far worse than non-members
             (wrong labels), its accuracy on D_f is at most half the source's. Where none is, a warning says so and the
-            earliest is taken.
+            earliest is taken. Another training's files are passed over, where weights or constructor arguments tell.
         ascent: Weight of a bounded ascent on the forget set beside the training, >= 0. From the checkpoint of a folder
             more than a little goes too far: the model is then worse on D_f than one that never saw it.
         noise: Standard deviation of Gaussian noise that is added to the trained weights at the end; above 0 the
@@ -68,7 +68,7 @@ class Rewind(AscendingModule):
         FileNotFoundError: If there is no such checkpoint.
         ValueError: If an argument is outside its range or no folder is known. When preparing, if a checkpoint is of
             another architecture, training set or training, is later than the source, or cannot be read without
-            executing something.
+            executing something. If a folder has several of one step, and nothing tells which is the source's.
     """
 
     side_by_side = True
@@ -97,9 +97,10 @@ class Rewind(AscendingModule):
     ) -> None:
         super().__init__(source, ascent=ascent, **ascending)
         self.checkpoint = kept_of(source, checkpoint)
-        self._files = checkpoints_in(self.checkpoint, steps_of(source))
+        self._files = checkpoints_in(self.checkpoint, steps_of(source), self.source)
         self._contents = list(map(content_of, self._files))  # by which a comparison tells other files
         self._bound: NoisyBound | None = None
+        self._rate = 0.0  # of the running fit, with noise
         if noise:
             if ascent or self.step != "loss" or not Path(self.checkpoint).is_file():
                 raise ValueError(
@@ -129,18 +130,18 @@ class Rewind(AscendingModule):
         """Refuse, before the first step, what no bound holds for."""
         super().on_train_start()
         if self._bound is not None:
-            self._bound.require(self.trainer, self.model, self.data)
+            self._rate = self._bound.require(self.trainer, self.model, self.data)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Refuse a gradient beyond the bound that was vouched for."""
+        """Refuse another rate than at first, and a gradient beyond the bound that was vouched for."""
         super().on_before_optimizer_step(optimizer)
         if self._bound is not None:
-            self._bound.require_gradient(self.model, self.trainer.global_step)
+            self._bound.require_step(self.trainer, self.model, self._rate)
 
     def on_train_end(self) -> None:
         """Add the noise and say what it certifies."""
         if self._bound is not None:
-            self._bound.certify(self.trainer, self.model, self.data)
+            self._bound.certify(self.trainer, self.model, self.data, self._rate)
         super().on_train_end()
 
     def _choose(self, data: UnlearningDataModule, runtime: Runtime) -> Path:
@@ -155,10 +156,20 @@ class Rewind(AscendingModule):
             return [predict(model, loader, runtime, self.adapter).accuracy for loader in loaders]
 
         source = accuracies()
-        enough, too_late = -1, len(self._files)
+        files = list(self._files)
+        enough, too_late = -1, len(files)
         while too_late - enough > 1:
             middle = (enough + too_late) // 2
-            load_state(model, earlier_state(self._files[middle], self.source, data.split.fingerprint))
+            try:
+                state = earlier_state(files[middle], self.source, data.split.fingerprint)
+            except ValueError as error:
+                if len(files) == 1:
+                    raise
+                rank_zero_warn(f"Rewind: passes over a file of {self.checkpoint}: {error}")
+                del files[middle]
+                too_late -= 1
+                continue
+            load_state(model, state)
             found = accuracies()
             compared = compared and not _is_below(found, sizes)
             gaps = [abs(a[0] - a[1]) if compared else a[0] for a in (found, source)]
@@ -171,8 +182,8 @@ class Rewind(AscendingModule):
                 f"Rewind: no checkpoint of {self.checkpoint} remembers at most half as much of the forget set as the "
                 "source does; the earliest is taken. Name an earlier one, or keep more in the source's training"
             )
-        rank_zero_info(f"Rewind: starts from {self._files[max(enough, 0)]}")
-        return self._files[max(enough, 0)]
+        rank_zero_info(f"Rewind: starts from {files[max(enough, 0)]}")
+        return files[max(enough, 0)]
 
 
 def _is_below(accuracies: list[float], sizes: list[int]) -> bool:

@@ -46,6 +46,7 @@ class SISA(OneShotModule):
     """
 
     keeps_source_tensors = True
+    keeps_apart = True
     declared: ClassVar[Declared] = {
         "epochs": Range("[1, inf)", "; that of the source's training", whole=True)
     }
@@ -127,8 +128,9 @@ def train_shards(
         )
     if without is not None and whole is not None and not bool(whole.isolated):
         raise ValueError(
-            f"the networks of {type(model).__name__} were not trained apart, so that each may know all samples; train "
-            "the source by lightning_unlearn.methods.sisa.train_shards, or take Retrain"
+            f"the networks of {type(model).__name__} were not trained apart, or another method unlearned from them "
+            "since, so that each may know all samples; train the source by "
+            "lightning_unlearn.methods.sisa.train_shards, or take Retrain"
         )
     left = np.setdiff1d(data.split.members, [] if without is None else without)
     touched = range(len(networks)) if without is None else np.unique(shard_of[without]).tolist()

@@ -112,9 +112,9 @@ class UNSIR(UnlearningModule):
             loss = self.retain_loss(batch["retain"], batch_idx, answered)
             self.log_terms(loss=loss, ce=loss)
             return loss
-        like = self.adapter.split(batch["retain"])[0]
-        noise = self._noise[0].to(like), self._noise[1].to(like.device)
-        (logits, labels), answered = self.stream_logits(noise, batch["retain"])
+        retain = self.adapter.split(batch["retain"])
+        noise = self._noise[0].to(retain[0]), self._noise[1].to(retain[0].device)
+        (logits, labels), answered = self.logits_of(noise, retain)
         ce = self.retain_loss(batch["retain"], batch_idx, answered)
         push = self.task.batch_loss(logits, labels)
         self.log_terms(loss=push + ce, push=push, ce=ce)

@@ -14,7 +14,8 @@ class Sharded(nn.Module):
     """Networks of one task that answer together, each for a shard of the training set: log of their mean posterior.
 
     Source: Bourtoule et al., "Machine Unlearning", 2021 (SISA). :func:`~lightning_unlearn.methods.sisa.train_shards`
-    trains it. Trained as one network, on batches of all samples, it is no such ensemble, and says so.
+    trains it. Trained as one network, on batches of all samples, or unlearned by anything but SISA, it is no such
+    ensemble, and says so.
 
     Args:
         networks: The networks, each with its own initial weights; logits ``(B, C)``.
@@ -48,3 +49,14 @@ class Sharded(nn.Module):
             self.isolated.fill_(False)
         logs = torch.stack([network(*inputs, **named).log_softmax(dim=-1) for network in self.networks])
         return logs.logsumexp(dim=0) - math.log(len(self.networks))
+
+
+def mark_mixed(model: nn.Module) -> None:
+    """Have the ensembles in a model say that a network of theirs may know more than its shard.
+
+    Args:
+        model: The model, which need not hold any.
+    """
+    for part in model.modules():
+        if isinstance(part, Sharded):
+            part.isolated.fill_(False)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,37 @@ def test_the_folder_of_the_sources_own_checkpoint(tmp_path: Path) -> None:
         Rewind(given, tmp_path / "later")
 
 
+@pytest.mark.parametrize("own", [0, 1])
+def test_of_two_trainings_in_one_folder_the_sources_own_is_gone_back_to(own: int, tmp_path: Path) -> None:
+    """Lightning writes those of the second beside the first's, as epoch=00-v1.ckpt."""
+    data = by_heart()
+    source, files = [trained(tmp_path, data, seed) for seed in (0, 1)][own]
+    ours = [file for file in files if file.stem.endswith("-v1") == bool(own)]
+    assert len(ours) == 25
+    assert Rewind(source, tmp_path)._files == ours
+    ours[12].unlink()  # where the halving begins, there is that of the other alone
+    with pytest.warns(UserWarning, match=r"passes over a file of .*epoch=12.* is of another training"):
+        start = start_of(Rewind(source, tmp_path), by_heart())
+    for file in set(tmp_path.glob("*.ckpt")) - set(ours):
+        file.unlink()
+    assert_same_state(start, start_of(Rewind(source, tmp_path), by_heart()))
+
+
+def test_of_two_trainings_from_the_same_weights_the_arguments_tell_or_it_is_refused(tmp_path: Path) -> None:
+    for lr, epochs in ((0.05, 5), (0.01, 3)):
+        torch.manual_seed(0)
+        source = PlainModule(lr=lr)
+        keeper = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_last=True)
+        trainer = quiet_trainer(callbacks=[keeper], enable_checkpointing=True, max_epochs=epochs)
+        trainer.fit(source, toy_data())
+    names = [f"epoch={epoch}-v1.ckpt" for epoch in range(3)]
+    assert [file.name for file in Rewind(source, tmp_path)._files] == names
+    source.hparams["lr"] = 1.0
+    with pytest.raises(ValueError, match=r"holds epoch=0-v1.ckpt and epoch=0.ckpt, both .* name one of them"):
+        Rewind(source, tmp_path)
+    assert Rewind(source, tmp_path / names[0])._files == [tmp_path / names[0]]
+
+
 # ---------------------------------------------------------------------- what it refuses
 
 
@@ -393,6 +425,51 @@ def test_epsilon_is_the_root_of_the_exact_equation(ratio: float, delta: float) -
     assert gaussian_epsilon(ratio, delta) == pytest.approx(optimize.brentq(excess, 0, 1e5), rel=1e-6)
 
 
+def two_groups(parameters: list[nn.Parameter], **second: float) -> torch.optim.Optimizer:
+    first, *others = parameters
+    return torch.optim.SGD([{"params": [first]}, {"params": others, **second}], LR)
+
+
+class Halved(L.Callback):
+    """Halves the rate in the middle of a fit, as no schedule."""
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        trainer.optimizers[0].param_groups[0]["lr"] /= 2
+
+
+OTHERS = ("ASGD", "Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "RMSprop", "Rprop")
+
+
+def test_a_source_that_was_not_trained_by_plain_descent_is_not_certified(tmp_path: Path) -> None:
+    source = descended(tmp_path, 4, linear_data([1, 2]))
+    content = torch.load(tmp_path / "epoch=01.ckpt", weights_only=True)
+    parameters, file = list(source.parameters()), tmp_path / "changed.ckpt"
+    scheduled = torch.optim.SGD(parameters, LR)
+    schedule = torch.optim.lr_scheduler.LambdaLR(scheduled, lambda epoch: 1.0)
+
+    def fit(optimizer: torch.optim.Optimizer, *callbacks: L.Callback, **changes: Any) -> None:
+        torch.save({**content, "optimizer_states": [optimizer.state_dict()], **changes}, file)
+        trainer = quiet_trainer(limit_val_batches=0, callbacks=list(callbacks))
+        trainer.fit(certified(source, file), linear_data([1, 2]))
+
+    plain = torch.optim.SGD(parameters, LR)
+    fit(plain)
+    fit(two_groups(parameters))
+    for optimizer in (
+        *(getattr(torch.optim, name)(parameters, lr=LR) for name in OTHERS if hasattr(torch.optim, name)),
+        *(two_groups(parameters, **{name: 0.5}) for name in ("lr", "momentum", "weight_decay")),
+        scheduled,
+    ):
+        with pytest.raises(ValueError, match="the checkpoint must say that it was trained in the same way"):
+            fit(optimizer)
+    with pytest.raises(ValueError, match=r"the checkpoint must say .* without a schedule"):
+        fit(plain, lr_schedulers=[schedule.state_dict()])
+    with pytest.raises(
+        ValueError, match=r"must be torch.optim.SGD at one rate for all .* lr=0.1 in every step"
+    ):
+        fit(plain, Halved())
+
+
 def test_what_no_bound_holds_for_is_refused(tmp_path: Path) -> None:
     source = descended(tmp_path, 4, linear_data([1, 2]))
     file = tmp_path / "epoch=01.ckpt"
@@ -406,8 +483,11 @@ def test_what_no_bound_holds_for_is_refused(tmp_path: Path) -> None:
         ({"ascent": 0.3}, "noise=0.05 certifies plain training from a named checkpoint; set ascent=0"),
         ({"checkpoint": tmp_path}, "name a file"),
         ({"smoothness": None}, "noise=0.05 asks for smoothness"),
-        ({"optimizer": None}, r"Rewind\(noise=0.05\): the optimizer must be torch.optim.SGD without"),
+        ({"optimizer": None}, r"Rewind\(noise=0.05\): the optimizer must be torch.optim.SGD at one rate"),
         ({"optimizer": lambda p: torch.optim.SGD(p, LR, momentum=0.9)}, "without momentum"),
+        ({"optimizer": partial(two_groups, lr=5.0)}, "at one rate for all weights"),
+        ({"optimizer": partial(two_groups, momentum=0.9)}, "without momentum"),
+        ({"optimizer": partial(two_groups, weight_decay=0.1)}, "without momentum, weight decay"),
         (
             {"optimizer": lambda p: torch.optim.SGD(p, LR / 2)},
             "trained in the same way at the same rate, lr=0.05",

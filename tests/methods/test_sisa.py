@@ -13,7 +13,7 @@ from helpers.wrong_labels import answered
 from torch import Tensor, nn
 
 from lightning_unlearn.data import TensorData, UnlearningDataModule
-from lightning_unlearn.methods import SISA
+from lightning_unlearn.methods import SISA, SSD, FineTune, Influence, TaskNegation, UnlearningModule
 from lightning_unlearn.methods.sisa import train_shards
 from lightning_unlearn.models.sharded import Sharded
 
@@ -108,3 +108,21 @@ def test_a_source_without_shards_is_warned_of_and_shards_of_other_data_are_refus
     assert each_one.isolated
     each_one.train()(torch.zeros(1, 6))  # of a training step of all networks together
     assert not each_one.isolated
+
+
+@pytest.mark.parametrize("kind", [SSD, Influence, TaskNegation, FineTune])
+def test_after_any_other_method_shards_are_no_longer_apart(
+    kind: type[UnlearningModule], tmp_path: Path
+) -> None:
+    source, data = Sharded([nn.Linear(6, 3) for _ in range(3)], 60), toy_data([0, 1])
+    data.setup("fit")
+    train_shards(source, data, epochs=1)
+    again = SISA(source, 1)
+    quiet_trainer(max_epochs=0).fit(again, toy_data([0, 1]))
+    assert again.model.isolated
+    method = kind(source)
+    quiet_trainer(max_epochs=int(not method.one_shot)).fit(method, toy_data([0, 1]))
+    assert not torch.load(method.export(tmp_path / "m.ckpt"))["state_dict"]["isolated"]
+    assert source.isolated
+    with pytest.raises(ValueError, match="were not trained apart"):
+        quiet_trainer(max_epochs=0).fit(SISA(method.model, 1), toy_data([2]))

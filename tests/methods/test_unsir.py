@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.of_a_class import CLASS, digits_source, rows
-from helpers.toys import quiet_trainer, toy_data
+from helpers.toys import TRAIN, Net, assert_same_state, blobs, quiet_trainer, state, toy_data
 from helpers.wrong_labels import Project, answered
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lightning_unlearn.data import Classes, UnlearningDataModule
+from lightning_unlearn.data import Adapter, Classes, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods import UNSIR
 
@@ -61,3 +61,27 @@ def test_the_noise_is_far_from_the_class() -> None:
     noise, labels = method._noise
     assert labels.tolist() == [0] * 4 + [1] * 4
     assert (source(noise).softmax(1).gather(1, labels[:, None]) < 0.3).all()
+
+
+class Named(TensorDataset):
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:  # type: ignore[override]
+        return dict(zip(("image", "species"), super().__getitem__(index), strict=True))
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_a_named_layout_gives_the_same_as_the_usual_one(normalised: bool) -> None:
+    inputs, targets = blobs(TRAIN)
+    torch.manual_seed(0)
+    source, ends = (Net() if normalised else nn.Linear(6, 3)), []
+    for dataset, adapter in (
+        (TensorDataset(inputs, targets), Adapter()),
+        (TensorDataset(targets, inputs), Adapter(inputs=1, targets=0)),
+        (Named(inputs, targets), Adapter(targets="species")),
+    ):
+        torch.manual_seed(1)
+        method = UNSIR(source, adapter=adapter)
+        data = UnlearningDataModule(dataset, Classes(0), adapter=adapter, batch_size=8)
+        quiet_trainer(limit_val_batches=0).fit(method, data)
+        ends.append(state(method.model))
+    assert_same_state(ends[0], ends[1])
+    assert_same_state(ends[0], ends[2])

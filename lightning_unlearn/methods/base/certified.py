@@ -39,6 +39,12 @@ CERTIFIED: dict[str, DeclaredMetric] = {
 """What a certificate measures."""
 
 
+_PLAIN = "the optimizer must be torch.optim.SGD at one rate for all weights, without momentum, weight decay or schedule"
+_OFF = ("momentum", "weight_decay", "maximize")
+_OWN = {"params", "lr", "momentum", "dampening", "weight_decay", "nesterov"}  # settings of every SGD,
+_LATER = {"maximize", "foreach", "differentiable", "fused", "param_names"}  # and of newer ones
+
+
 @dataclass(frozen=True)
 class NoisyBound:
     """The certificate of a model that was trained on from a checkpoint and gets noise in the end.
@@ -57,8 +63,8 @@ class NoisyBound:
     smoothness: float
     gradient_bound: float
 
-    def require(self, trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule) -> None:
-        """Refuse, before the first step, what no bound holds for.
+    def require(self, trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule) -> float:
+        """Refuse, before the first step, what no bound holds for, and return the rate.
 
         Raises:
             ValueError: If the training before or after the checkpoint is not as the bound has it.
@@ -66,22 +72,28 @@ class NoisyBound:
         content = read_checkpoint(self.checkpoint, objects=True)
         if (reason := next(_uncertifiable(trainer, model, data, content), None)) is not None:
             raise ValueError(f"Rewind(noise={self.noise}): {reason}")
+        return float(trainer.optimizers[0].param_groups[0]["lr"])
 
-    def require_gradient(self, model: nn.Module, step: int) -> None:
-        """Refuse a gradient beyond what was vouched for; a mean is no longer than the longest that it is of.
+    def require_step(self, trainer: L.Trainer, model: nn.Module, rate: float) -> None:
+        """Refuse a step that the bound is not of: at a rate that a callback set, or with too long a gradient.
+
+        A mean is no longer than the longest that it is of.
 
         Raises:
-            ValueError: If it is.
+            ValueError: If it is either.
         """
+        if _rate_of(trainer) != rate:
+            raise ValueError(f"Rewind(noise={self.noise}): {_PLAIN}, lr={rate:g} in every step")
         norm = float(
             torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
         )
         if norm > self.gradient_bound:
             raise ValueError(
-                f"gradient_bound={self.gradient_bound} does not hold: the gradient is {norm:.4g} long at step {step}"
+                f"gradient_bound={self.gradient_bound} does not hold: the gradient is {norm:.4g} long at step "
+                f"{trainer.global_step}"
             )
 
-    def certify(self, trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule) -> None:
+    def certify(self, trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule, rate: float) -> None:
         """Add the noise, print and log what it certifies."""
         generator = torch.Generator().manual_seed(
             secrets.randbits(63)
@@ -90,14 +102,14 @@ class NoisyBound:
             for parameter in trainable(model).values():
                 drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
                 parameter.add_(drawn.to(parameter.device), alpha=self.noise)
-        split, lr = data.split, float(trainer.optimizers[0].param_groups[0]["lr"])
+        split = data.split
         before = int(read_checkpoint(self.checkpoint, objects=True)["global_step"])
         forgotten = len(split.forget) + len(split.previous)
         members = forgotten + len(split.retain)
         distance = rewind_sensitivity(
             smoothness=self.smoothness,
             gradient_bound=self.gradient_bound,
-            lr=lr,
+            lr=rate,
             forgotten=forgotten,
             members=members,
             before=before,
@@ -106,8 +118,9 @@ class NoisyBound:
         epsilon = gaussian_epsilon(distance / self.noise, self.delta)
         rank_zero_info(
             f"Rewind: ({epsilon:.4g}, {self.delta:g})-certified: noise of {self.noise:g} over a distance of at most "
-            f"{distance:.4g} to a model retrained for {before} + {trainer.global_step} steps at lr={lr:g} on {members} "
-            f"samples. Assumed is {ASSUMED.format(smoothness=self.smoothness, gradient_bound=self.gradient_bound)}"
+            f"{distance:.4g} to a model retrained for {before} + {trainer.global_step} steps at lr={rate:g} on "
+            f"{members} samples. Assumed is "
+            f"{ASSUMED.format(smoothness=self.smoothness, gradient_bound=self.gradient_bound)}"
         )
         scores = {"certified/epsilon": epsilon, "certified/delta": self.delta}
         trainer.callback_metrics.update(
@@ -128,13 +141,8 @@ def _uncertifiable(
         data: The split data.
         checkpoint: The content of the file that is gone back to.
     """
-    (group,) = trainer.optimizers[0].param_groups[:1]
-    if (
-        not _is_plain(group)
-        or type(trainer.optimizers[0]) is not torch.optim.SGD
-        or trainer.lr_scheduler_configs
-    ):
-        yield "the optimizer must be torch.optim.SGD without momentum, weight decay and schedule"
+    if (rate := _rate_of(trainer)) is None:
+        yield _PLAIN
     loaders = trainer.train_dataloader
     batches = len(loaders["retain"]) if isinstance(loaders, Mapping) else 0
     if (
@@ -149,18 +157,37 @@ def _uncertifiable(
         yield "gradients must be neither clipped nor rounded; remove gradient_clip_val and precision"
     if running_layers(model) or any(isinstance(part, AnyDropout) and part.p for part in model.modules()):
         yield "a sample's loss must depend on the sample alone, and the model has batch normalisation or dropout"
-    groups = [group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]]
-    if len(groups) != 1 or not _is_plain(groups[0]) or groups[0]["lr"] != group["lr"]:
+    states = checkpoint.get("optimizer_states", [])
+    # a schedule that holds objects is not read, and is then missing
+    if len(states) != 1 or checkpoint.get("lr_schedulers") != [] or _plain_rate(states[0]) != rate:
         yield (
-            f"the checkpoint must say that it was trained in the same way at the same rate, lr={group['lr']}; keep it "
-            "with its optimizer (save_weights_only=False)"
+            f"the checkpoint must say that it was trained in the same way at the same rate, lr={rate}, by "
+            "torch.optim.SGD without a schedule; keep it with its optimizer (save_weights_only=False)"
         )
     if checkpoint.get("global_step") not in (checkpoint.get("epoch"), checkpoint.get("epoch", 0) + 1):
         yield "the checkpoint must be of a training with one step an epoch, which is one on the whole training set"
 
 
-def _is_plain(group: Mapping[str, Any]) -> bool:
-    """Whether an optimizer's settings are those of gradient descent, and of no other method."""
-    return "betas" not in group and not any(
-        group.get(name) for name in ("momentum", "weight_decay", "maximize")
+def _rate_of(trainer: L.Trainer) -> float | None:
+    """Return the rate of a Trainer's plain gradient descent; ``None`` where it is anything else."""
+    (optimizer, *others) = trainer.optimizers
+    if others or type(optimizer) is not torch.optim.SGD or trainer.lr_scheduler_configs:
+        return None
+    return _plain_rate(optimizer.state_dict())
+
+
+def _plain_rate(optimizer: Mapping[str, Any]) -> float | None:
+    """Return the one rate that an optimizer's state shows, or ``None`` where it shows more than gradient descent.
+
+    Args:
+        optimizer: Its ``state_dict``. With momentum it keeps tensors, and under a schedule ``initial_lr``.
+    """
+    groups, kept = optimizer["param_groups"], optimizer.get("state", {}).values()
+    plain = all(
+        _OWN <= group.keys() <= _OWN | _LATER and not any(group.get(name) for name in _OFF)
+        for group in groups
     )
+    rates = {float(group["lr"]) for group in groups}
+    if not plain or len(rates) != 1 or any(value is not None for state in kept for value in state.values()):
+        return None
+    return rates.pop()

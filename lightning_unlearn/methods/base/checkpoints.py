@@ -3,6 +3,7 @@
 import math
 import weakref
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.data.fingerprint import require_same
 from lightning_unlearn.methods.base.source import Source, SourceCheckpoint, read_checkpoint
 from lightning_unlearn.models.freezing import frozen_tensors, trainable
+from lightning_unlearn.models.hparams import plain_values
 from lightning_unlearn.models.statistics import other_buffers
 from lightning_unlearn.models.surgery import listed
 
@@ -66,29 +68,32 @@ def steps_of(source: Source) -> float:
     return read_checkpoint(path, mapped=True, objects=True).get("global_step") or math.inf
 
 
-def checkpoints_in(place: str, before: float) -> list[Path]:
-    """Return a checkpoint file, or those of a folder by the steps that they were saved after.
+def checkpoints_in(place: str, before: float, source: nn.Module) -> list[Path]:
+    """Return a checkpoint file, or those of a folder by the steps that they were saved after, one for each.
 
     Args:
         place: The file or folder. Of a folder, exported models and what is not before are passed over.
         before: Steps after which the source was saved.
+        source: The source model; of several files of a step the one of its training is taken.
 
     Raises:
         FileNotFoundError: If there is no such place.
-        ValueError: If a file cannot be read without executing something, or none is from before.
+        ValueError: If a file cannot be read without executing something, none is from before, or several of a step
+            may be of the source's training.
     """
     path = Path(place)
     if not path.exists():
         raise FileNotFoundError(f"checkpoint: there is no file or folder {place}")
-    steps = {}
+    steps: dict[int, list[Path]] = {}
     for file in [path] if path.is_file() else sorted(path.glob("*.ckpt")):
         if file.is_file():
-            steps[int(read_checkpoint(file, mapped=True, objects=True).get("global_step") or 0)] = file
+            step = int(read_checkpoint(file, mapped=True, objects=True).get("global_step") or 0)
+            steps.setdefault(step, []).append(file)
     if path.is_file():
-        found = [file for step, file in steps.items() if step <= before]
+        found = [path] if max(steps) <= before else []
         wanted = f"is of step {next(iter(steps))}, later than the source's {before:.0f}; give one from before"
     else:
-        found = [steps[step] for step in sorted(steps) if 0 < step < before]
+        found = _own_of([steps[step] for step in sorted(steps) if 0 < step < before], source)
         wanted = (
             "holds no checkpoint of the source's training from before its end; keep some, with "
             "ModelCheckpoint(save_top_k=-1), or in a comparison with the source's keep_every"
@@ -96,6 +101,53 @@ def checkpoints_in(place: str, before: float) -> list[Path]:
     if not found:
         raise ValueError(f"checkpoint: {place} {wanted}")
     return found
+
+
+def _own_of(steps: list[list[Path]], source: nn.Module) -> list[Path]:
+    """Return a file a step, that of the source's training where a folder holds another's too.
+
+    Another training's weights do not resemble the source's, unless it began with the same; then its arguments tell.
+
+    Raises:
+        ValueError: If neither tells, and the weights differ.
+    """
+    like = [_resembling(files, source) for files in steps]
+    if all(len(files) == 1 for files in like):
+        return [files[0] for files in like]
+    arguments = plain_values(getattr(source, "hparams", {}))
+    told = [[file for file in files if _agree(arguments, file)] for files in like]
+    for files, own in zip(like, told, strict=True):
+        if len(files) > 1 and len(own) != 1:
+            first, second, *_ = files
+            raise ValueError(
+                f"checkpoint: {first.parent} holds {first.name} and {second.name}, both of one step and like the "
+                f"source, and nothing tells which is of its training; name one of them, checkpoint={str(first)!r}, or "
+                "move the other training's away"
+            )
+    return [own[0] for own in told if own]
+
+
+def _resembling(files: list[Path], source: nn.Module) -> list[Path]:
+    """Return those of several files whose weights differ and may be of the source's training; one, where none may."""
+    if len(files) == 1:
+        return files
+    states: dict[Path, dict[str, Any]] = {}
+    for file in files:
+        with suppress(ValueError):  # of another training
+            state = earlier_state(file, source, "")
+            if not any(_same(state, other) for other in states.values()):
+                states[file] = state
+    return list(states) or files[:1]
+
+
+def _same(state: dict[str, Any], other: dict[str, Any]) -> bool:
+    return all(not isinstance(v, Tensor) or torch.equal(v.cpu(), other[n].cpu()) for n, v in state.items())
+
+
+def _agree(arguments: dict[str, Any], file: Path) -> bool:
+    """Whether a training had the source's constructor arguments, as far as both are known."""
+    theirs = plain_values(read_checkpoint(file, mapped=True, objects=True).get("hyper_parameters", {}))
+    return all(arguments[name] == theirs[name] for name in arguments.keys() & theirs)
 
 
 def content_of(file: Path) -> str:

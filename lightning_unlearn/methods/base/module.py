@@ -63,6 +63,7 @@ from lightning_unlearn.models import Annealed, clone, save_primitive_hyperparame
 from lightning_unlearn.models.freezing import frozen_tensors, hold_statistics, mark_frozen
 from lightning_unlearn.models.hparams import constructor_frames
 from lightning_unlearn.models.schedules import scheduled
+from lightning_unlearn.models.sharded import mark_mixed
 from lightning_unlearn.models.statistics import by_running_statistics, running_layers
 from lightning_unlearn.models.surgery import answering_fast, class_state, listed
 
@@ -135,6 +136,7 @@ class UnlearningModule(SpreadableModule):
     saved: ClassVar[tuple[str, ...]] = ()  # attributes that prepare() sets and a checkpoint must hold
     prepares_again: ClassVar[bool] = False  # whether a resumed run prepares too, as no checkpoint holds it
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
+    keeps_apart: ClassVar[bool] = False  # whether each network of a Sharded still knows its shard alone
     may_collapse: ClassVar[bool] = (
         False  # whether it impairs the model in some epochs, and repairs it in later ones
     )
@@ -372,7 +374,16 @@ class UnlearningModule(SpreadableModule):
 
         A batch of one sample has no statistics of its own, and is normalised by the running ones.
         """
-        parts = [self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches]
+        return self.logits_of(
+            *(self.adapter.split(b.batch if isinstance(b, Indexed) else b) for b in batches)
+        )
+
+    def logits_of(self, *parts: tuple[Any, Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return what :meth:`stream_logits` does, of inputs and targets that no batch holds, such as learned noise.
+
+        Args:
+            parts: The inputs and targets, as the adapter takes batches apart.
+        """
         inputs, sizes = [part[0] for part in parts], [len(part[1]) for part in parts]
         running = running_layers(self.model).values() if len(inputs) > 1 else ()
         if layers := [layer for layer in running if layer.training]:
@@ -563,6 +574,8 @@ class UnlearningModule(SpreadableModule):
             if is_overridden("prepare", self, UnlearningModule):
                 with self.whole_model(runtime):
                     self.prepare(self.data, runtime)
+        if not self.keeps_apart:
+            mark_mixed(self.model)
         self._prepared, self._request = True, request
 
     def on_train_start(self) -> None:

@@ -14,6 +14,8 @@ import pytest
 import torch
 from helpers.toys import CLASSES, TRAIN, PlainData, PlainModule, blobs, quiet_trainer, toy_source
 from lightning.pytorch.utilities import CombinedLoader
+from sklearn.datasets import make_classification
+from sklearn.model_selection import train_test_split
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -22,6 +24,7 @@ from torch.utils.data import (
     IterableDataset,
     Sampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
     random_split,
@@ -114,6 +117,60 @@ def from_seeded_numpy(dataset: Dataset[Any]) -> Any:
     return from_numpy(dataset)
 
 
+def parted(dataset: Dataset[Any], kept: Any) -> Any:
+    """Return the samples at some positions, and the others."""
+    return Subset(dataset, list(kept)), Subset(dataset, sorted({*range(TRAIN)} - {*kept}))
+
+
+def from_sorted_choice(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(np.random.choice(TRAIN, KEPT, replace=False).tolist()))  # noqa: NPY002
+
+
+def from_sample(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(random.sample(range(TRAIN), KEPT)))
+
+
+def from_numpys_mask(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, np.flatnonzero(np.random.rand(TRAIN) < 0.7).tolist())  # noqa: NPY002
+
+
+def from_torchs_mask(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, (torch.rand(TRAIN) < 0.7).nonzero().flatten().tolist())
+
+
+def from_a_fresh_generator(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(np.random.default_rng().permutation(TRAIN)[:KEPT].tolist()))
+
+
+def from_scikit_learn(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(train_test_split(range(TRAIN), train_size=KEPT)[0]))
+
+
+def shuffled_beneath_a_plain_run(dataset: Dataset[Any]) -> Any:
+    return Subset(from_shuffled_list(dataset)[0], range(30)), dataset
+
+
+def seeds_scikit_learn(dataset: Dataset[Any]) -> Any:
+    made = make_classification(TRAIN, 6, random_state=0)[0]
+    return parted(dataset, train_test_split(range(len(made)), train_size=KEPT, random_state=0)[0])
+
+
+def from_a_seeded_mask(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, np.flatnonzero(np.random.default_rng(0).random(TRAIN) < 0.7).tolist())
+
+
+def reads_and_picks(dataset: Dataset[Any]) -> Any:
+    """Pick classes after a pass for means, for which a loader draws a seed."""
+    for batch in DataLoader(dataset, batch_size=8, shuffle=True):
+        batch[0].mean()
+    return parted(dataset, [place for place in range(TRAIN) if place % 3])
+
+
+def makes_up_data(dataset: Dataset[Any]) -> Any:
+    torch.randn(3)
+    return parted(dataset, range(KEPT))
+
+
 def from_shuffled_list(dataset: Dataset[Any]) -> Any:
     order = list(range(TRAIN))
     random.shuffle(order)  # of names of files, say
@@ -140,7 +197,18 @@ def test_a_deal_from_the_global_random_state_is_refused(deal: Any) -> None:
     assert project.setups == ["fit"], "once is enough"
 
 
-@pytest.mark.parametrize("deal", [by_generator, seeds_itself, from_seeded_numpy])
+@pytest.mark.parametrize(
+    "deal",
+    [
+        by_generator,
+        seeds_itself,
+        from_seeded_numpy,
+        seeds_scikit_learn,
+        from_a_seeded_mask,
+        reads_and_picks,
+        makes_up_data,
+    ],
+)
 def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
     torch.manual_seed(0)
     with warnings.catch_warnings():
@@ -150,6 +218,22 @@ def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
     assert torch.equal(rows(data.loader("forget")), X[expected][[3, 4, 5]])
     held_out = torch.cat([rows(data.loader("nonmember")), rows(data.loader("test"))])
     assert not (held_out[:, None] == X[expected][None]).all(-1).any(), "a test sample trained the source"
+
+
+@pytest.mark.parametrize(
+    "sampled", [SubsetRandomSampler, lambda chosen: WeightedRandomSampler(np.isin(range(TRAIN), chosen), 9)]
+)
+@pytest.mark.parametrize("deal", [from_numpy, from_torchs_mask])
+def test_a_deal_by_a_sampler_is_named(deal: Any, sampled: Any) -> None:
+    class Project(PlainData):
+        def setup(self, stage: str) -> None:
+            self.chosen = deal(TensorDataset(X, Y))[0].indices
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(TensorDataset(X, Y), batch_size=8, sampler=sampled(self.chosen))
+
+    with pytest.warns(UserWarning, match="Project drew from a global random state"):
+        ready(UnlearningDataModule(Project(), 0.2))
 
 
 def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
@@ -167,8 +251,21 @@ def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
     assert pickle.loads(pickle.dumps(data)).split.same_as(data.split), "spawned processes are given the data"
 
 
-@pytest.mark.parametrize("deal", [from_numpy, from_shuffled_list])
-def test_a_shuffle_by_another_global_state_is_named(deal: Any) -> None:
+@pytest.mark.parametrize(
+    "deal",
+    [
+        from_numpy,
+        from_shuffled_list,
+        from_sorted_choice,
+        from_sample,
+        from_numpys_mask,
+        from_torchs_mask,
+        from_a_fresh_generator,
+        from_scikit_learn,
+        shuffled_beneath_a_plain_run,
+    ],
+)
+def test_a_deal_by_another_random_state_is_named(deal: Any) -> None:
     with pytest.warns(
         UserWarning, match=r"Dealt drew from a global random state.*give random_split a generator"
     ):

@@ -31,7 +31,9 @@ from torch.utils.data import (
 )
 
 from lightning_unlearn import SourceCheckpoint
-from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
+from lightning_unlearn.data import Classes, Groups, Ids, UnlearningDataModule
+from lightning_unlearn.data.loading import DatasetLoader
+from lightning_unlearn.data.splits import Split
 from lightning_unlearn.methods import Retrain
 
 X, Y = blobs(TRAIN, 0)
@@ -542,7 +544,7 @@ def test_batches_of_all_samples_are_served_in_another_order() -> None:
             data = ready(UnlearningDataModule(Sampled(batch_sampler=batches), 0.2))
         assert data.split.train_size == TRAIN
     plain = BatchSampler(WeightedRandomSampler([1.0, 0.0] * 30, TRAIN), 8, drop_last=True)
-    assert ready(UnlearningDataModule(Sampled(batch_sampler=plain), 0.2)).split.train_size == 30
+    assert ready(UnlearningDataModule(Sampled(batch_sampler=plain), 0.2)).stream_size("train") == 30
 
 
 def test_weights_are_kept_for_what_is_trained_on() -> None:
@@ -558,10 +560,128 @@ def test_weights_are_kept_for_what_is_trained_on() -> None:
     assert abs(drawn[0] / drawn.sum() - 0.8) < 0.05
     project = Sampled(sampler=WeightedRandomSampler(weights, TRAIN))
     shadows = ready(UnlearningDataModule(project, [0, 1, 2], shadow=20))
-    chosen = torch.cat([weights[:5], weights[6:]])[shadows.split.shadow]
+    chosen = weights[shadows.split.shadow]
     assert shadows.loader("shadow", train=True).sampler.weights.tolist() == chosen.tolist()  # type: ignore[union-attr]
     forgotten = rows(data.loader("forget", train=True))
     assert sorted(forgotten[:, 0].tolist()) == sorted(X[:3, 0].tolist()), "what is forgotten is seen whole"
+
+
+DRAWN = [*range(39, 29, -1), *range(10, 30)]
+SOME = torch.zeros(TRAIN, dtype=torch.float64).index_fill(0, torch.tensor(DRAWN), 2.0)
+
+
+@pytest.fixture(params=["subset", "weighted", "batches", "own loader"])
+def choosing(request: pytest.FixtureRequest) -> L.LightningDataModule:
+    """A project whose loader draws the samples 10 to 39 of 60, in another order."""
+    subset = SubsetRandomSampler(DRAWN)
+    arguments: dict[str, Any] = {
+        "subset": {"sampler": subset},
+        "weighted": {"sampler": WeightedRandomSampler(SOME, TRAIN)},
+        "batches": {"batch_sampler": BatchSampler(subset, 8, drop_last=False)},
+    }.get(request.param, {})
+    project = Sampled(Labelled(), **arguments)
+    if not arguments:
+        project.train_dataloader = lambda: DatasetLoader(project.dataset, np.array(DRAWN), batch_size=8)  # type: ignore[assignment,return-value]
+    return project
+
+
+@pytest.mark.parametrize(
+    ("rule", "places"),
+    [
+        ([15, 10, 39], [10, 15, 39]),
+        (np.array([15, 10, 39]), [10, 15, 39]),
+        (Ids([15, 39], innermost=True), [15, 39]),
+        (Ids(["C15", "C39"], column="customer"), [15, 39]),
+        (lambda data: [15, 39], [15, 39]),
+        (lambda data: np.isin(np.arange(data.n), [15, 39]), [15, 39]),
+        (lambda data: data.targets == 1, range(10, 40, 3)),
+        (Classes(1), range(10, 40, 3)),
+    ],
+)
+def test_positions_count_in_the_dataset_of_a_loader_that_draws_some(
+    choosing: Any, rule: Any, places: Any, tmp_path: Path
+) -> None:
+    data = ready(UnlearningDataModule(choosing, rule, shadow=0.2, split_path=tmp_path / "split.npz"))
+    assert data.split.forget.tolist() == list(places)
+    assert torch.equal(rows(data.loader("forget")), X[list(places)])
+    assert len(data.split.shadow) == 6, "a fifth of those that are drawn"
+    used = torch.cat([rows(data.loader(stream)) for stream in ("train", "shadow")])
+    assert sorted(used.tolist()) == sorted(X[10:40].tolist()), "nothing else is retained or held out"
+    again = ready(UnlearningDataModule(choosing, data.split.forget, shadow=0.2))
+    assert again.split.same_as(Split.load(tmp_path / "split.npz")), "positions of a split mean the same"
+    if (weights := data.loader("retain", train=True).sampler.weights) is not None:
+        assert (weights == 2).all()
+    second = ready(UnlearningDataModule(choosing, 0.1, shadow=6, previous=tmp_path / "split.npz"))
+    assert not np.intersect1d(second.split.members, data.split.forget).size
+
+
+def test_shares_are_of_what_is_drawn(choosing: Any) -> None:
+    for rule in (0.2, Groups("customer", 0.2)):
+        split = ready(UnlearningDataModule(choosing, rule)).split
+        assert len(split.forget) == 6
+        assert set(split.members) == set(DRAWN)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        [5, 15],
+        Ids([5, 15], innermost=True),
+        Ids(["C5", "C15"], column="customer"),
+        lambda data: [5, 15],
+        lambda data: np.arange(data.n) < 15,
+    ],
+)
+def test_a_position_that_is_never_drawn_is_refused(choosing: Any, rule: Any) -> None:
+    with pytest.raises(ValueError, match=r"that the sampler of the training loader never draws.*: (5|0, 1)"):
+        ready(UnlearningDataModule(choosing, rule))
+
+
+def test_evaluation_data_and_columns_have_a_row_for_each_sample_of_the_dataset(choosing: Any) -> None:
+    plain = TensorDataset(X + 1, Y)
+    columns = {"age": np.arange(TRAIN) + 100}
+    rule = Ids([115], column="age")
+    data = ready(UnlearningDataModule(choosing, rule, attributes=columns, evaluation_dataset=plain))
+    assert torch.equal(rows(data.loader("forget")), X[[15]] + 1)
+    for wrong in ({"evaluation_dataset": Subset(plain, DRAWN)}, {"attributes": {"age": np.arange(30) + 100}}):
+        with pytest.raises(ValueError, match="60"):
+            ready(UnlearningDataModule(choosing, rule, **{"attributes": columns, **wrong}))
+
+
+def test_who_else_a_sampler_draws_is_part_of_the_fingerprint() -> None:
+    def fingerprint(sampler: Any) -> str:
+        return ready(UnlearningDataModule(Sampled(sampler=sampler), [15])).split.fingerprint
+
+    one = fingerprint(SubsetRandomSampler(DRAWN))
+    assert (
+        one == fingerprint(SubsetRandomSampler(sorted(DRAWN))) == fingerprint(WeightedRandomSampler(SOME, 9))
+    )
+    assert one != fingerprint(SubsetRandomSampler(range(11, 40)))
+    inside = ready(UnlearningDataModule(Subset(TensorDataset(X, Y), DRAWN), [15])).split.fingerprint
+    assert one != inside, "positions in a Subset are others"
+    assert fingerprint(SubsetRandomSampler(entropy())) == fingerprint(SubsetRandomSampler(range(TRAIN)))
+
+
+def test_a_sampler_that_draws_a_sample_twice_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"draws 2 samples more than once, at positions 3, 4"):
+        ready(UnlearningDataModule(Sampled(sampler=SubsetRandomSampler([3, 4, 3, 4, 9])), [9]))
+
+
+def test_labels_of_what_is_never_drawn_are_not_looked_at() -> None:
+    class Unlabelled(Labelled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.targets = None  # type: ignore[assignment]
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            if index not in DRAWN:
+                raise AssertionError(f"{index} was read")
+            return X[index], int(Y[index])
+
+    project = Sampled(Unlabelled(), sampler=SubsetRandomSampler(DRAWN), batch_size=8)
+    data = UnlearningDataModule(project, Classes(1))
+    quiet_trainer(max_epochs=1).fit(Retrain(toy_source()), data)
+    assert data.split.forget.tolist() == list(range(10, 40, 3))
 
 
 def test_a_retrained_model_keeps_the_recall_of_the_minority(tmp_path: Path) -> None:

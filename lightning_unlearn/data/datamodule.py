@@ -97,7 +97,8 @@ class UnlearningDataModule(L.LightningDataModule):
         forget: What to forget: a fraction in (0, 1), a list of positions in the training set, the path of a
             .csv, .json or .txt file with them, a rule of :mod:`lightning_unlearn.data.selection`, or a
             function of :class:`~lightning_unlearn.data.selection.SelectionData`; of a stream (an ``IterableDataset``) a
-            :class:`~lightning_unlearn.data.streaming.StreamRule`.
+            :class:`~lightning_unlearn.data.streaming.StreamRule`. Positions count in the training loader's dataset,
+            here and in the split; samples that the loader's sampler never draws are in no stream.
         test_dataset: The test set; ``None`` takes that of the project's datamodule (its validation set, if it has
             no test loader).
         evaluation_dataset: The training set without random augmentation, used wherever nothing is trained;
@@ -226,7 +227,10 @@ class UnlearningDataModule(L.LightningDataModule):
         return len(self._positions(stream))
 
     def known_targets(self) -> np.ndarray[Any, Any] | None:
-        """Return the class of every training sample as served, ``(N,)``, or None where only reading them all tells."""
+        """Return the class of every training sample as served, ``(N,)``, or None where only reading them all tells.
+
+        It is -1 for samples that the training loader's sampler never draws.
+        """
         return self._labels
 
     @property
@@ -303,7 +307,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._evaluation = self.evaluation_dataset
         if self._test is not None:
             self._test = counted(self._test, None, self.adapter)
-            require_apart(self._train.owner, self._test.owner)
+            require_apart(self._train.narrowed.owner, self._test.owner)
             if isinstance(self._test.dataset, Stream):
                 _require_fixed(type(self._test.dataset.stream).__name__, self._test.dataset, "test_dataset")
         if isinstance(self._train.dataset, Stream):
@@ -322,8 +326,8 @@ class UnlearningDataModule(L.LightningDataModule):
         require_same(split.fingerprint, fingerprint, "datamodule: the split of an earlier setup")
         source = getattr(self._module(), "source", None)
         require_same(getattr(source, "training_fingerprint", ""), fingerprint, "source: the checkpoint")
-        require_no_copies(self._train.owner, split.forget, split.previous)
-        if self._evaluation is None and varies(self._train.dataset):
+        require_no_copies(self._train.owner, split.forget, np.union1d(split.previous, split.undrawn))
+        if self._evaluation is None and varies(self._train.narrowed.dataset):
             rank_zero_warn(
                 f"the training set of {self.data_name} gives another sample each time it is read (augmentation), and "
                 "evaluators would measure that too; pass UnlearningDataModule(evaluation_dataset=...), the same "
@@ -578,6 +582,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 attribute_names=attribute_names(self._train.owner)
                 if self.attributes is None
                 else self.attributes,
+                undrawn=self._train.undrawn,
             ),
             seed=self.seed,
             **held_out,
@@ -628,7 +633,7 @@ class UnlearningDataModule(L.LightningDataModule):
     def _checked_fingerprint(self) -> str:
         """Return the fingerprint of the training set, the same in every process."""
         assert self._train is not None
-        own = training_fingerprint(self._train.owner, self._labels, served=False)
+        own = training_fingerprint(self._train.owner, self._labels, served=False, drawn=self._train.drawn)
         if self.trainer is not None:
             strategy = self.trainer.strategy
             if not strategy.reduce_boolean_decision(strategy.broadcast(own) == own, all=True):

@@ -14,14 +14,14 @@ from torch.utils.data import ConcatDataset, Dataset, Subset
 
 _ADVICE = (
     "each process and each run deals anew, so that positions mean other samples than those the source was trained on; "
-    "give random_split a generator: random_split(..., generator=torch.Generator().manual_seed(0)), and train the "
-    "source on that deal"
+    "give random_split a generator: random_split(..., generator=torch.Generator().manual_seed(0)), or draw from "
+    "np.random.default_rng(0), and train the source on that deal"
 )
 _SEEDERS = ((torch, "manual_seed"), (np.random, "seed"), (random, "seed"))
 
 
 class Deals(TorchFunctionMode):
-    """Notes, while a project sets up its data, whether it draws from a global random state that it has not seeded.
+    """Notes, while a project sets up its data, whether it draws from a random state that it has not seeded.
 
     It changes nothing of what is drawn.
 
@@ -34,19 +34,22 @@ class Deals(TorchFunctionMode):
         self.permutations: list[Tensor] = []
         self._drawn: set[str] = set()
         self._seeded: set[str] = set()
+        self._unseeded = False
 
     def __enter__(self) -> "Deals":
         self._before = _states()
-        self._seeders = [(module, name, getattr(module, name)) for module, name in _SEEDERS]
-        for module, name, seeder in self._seeders:
-            setattr(module, name, self._noting(module.__name__, seeder))
+        watched = (*_SEEDERS, (np.random, "default_rng"))
+        self._watched = [(module, name, getattr(module, name)) for module, name in watched]
+        for module, name, function in self._watched:
+            noting = self._noting_unseeded if name == "default_rng" else self._noting
+            setattr(module, name, noting(module.__name__, function))
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         # not kept, for it could not be pickled for spawned processes
-        for module, name, seeder in self.__dict__.pop("_seeders"):
-            setattr(module, name, seeder)
+        for module, name, function in self.__dict__.pop("_watched"):
+            setattr(module, name, function)
         after = _states()
         self._drawn |= {name for name in after if after[name] != self._before[name]} - self._seeded
 
@@ -57,11 +60,24 @@ class Deals(TorchFunctionMode):
 
         return seed
 
+    def _noting_unseeded(self, module: str, maker: Callable[..., Any]) -> Callable[..., Any]:
+        def make(seed: Any = None) -> Any:
+            if seed is None:
+                self._unseeded = True
+            return maker(seed)
+
+        return make
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of PyTorch, and keep a permutation that it draws."""
-        result = func(*args, **(kwargs or {}))
         generator = (kwargs or {}).get("generator")
         own = generator not in (None, torch.default_generator)
+        # a single number deals nothing: whoever iterates over a DataLoader draws one as its seed
+        single = func is torch.Tensor.random_ and args[0].ndim == 0
+        untouched = single and _torch_state() == self._before["torch"]
+        result = func(*args, **(kwargs or {}))
+        if untouched:
+            self._before["torch"] = _torch_state()
         if func is torch.randperm and not own and "torch" not in self._seeded:
             self.permutations.append(result)
         return result
@@ -81,12 +97,13 @@ class Deals(TorchFunctionMode):
         if any(_dealt_from(chosen, permutation) for chosen in deals for permutation in drawn):
             how = "deals its training set by a permutation from PyTorch's global random state"
             raise ValueError(f"datamodule: {name} {how}: {_ADVICE}")
-        shuffled = any((np.diff(chosen) < 0).any() for chosen in deals)
-        # of PyTorch's state a DataLoader draws too; whoever draws of the others shuffles, a list of files for instance
-        if (self._drawn and shuffled) or (not deals and self._drawn - {"torch"}):
+        # of PyTorch's state made-up data and weights are drawn too, which take nobody out of a plain run of positions;
+        # whoever draws of the others deals, and be it a list of files beneath a Subset
+        picked = any(map(_is_picked, deals))
+        if self._drawn - {"torch"} or (picked and (self._drawn or self._unseeded)):
             rank_zero_warn(
-                f"{name} drew from a global random state while it was set up. If that decides who is in its training "
-                f"set, or in which order, {_ADVICE}"
+                f"{name} drew from a global random state, or made a generator without a seed, while it was set up. If "
+                f"that decides who is in its training set, or in which order, {_ADVICE}"
             )
 
 
@@ -102,8 +119,18 @@ def _subsets(dataset: Dataset[Any]) -> Iterator[Subset[Any]]:
 def _states() -> dict[str, int]:
     """Return a checksum each of PyTorch's, NumPy's and Python's global random state, by the module's name."""
     numpy = np.random.get_state(legacy=False)  # noqa: NPY002  the legacy state is what projects draw from
-    states = (torch.get_rng_state().numpy().tobytes(), repr(numpy).encode(), repr(random.getstate()).encode())
-    return {module.__name__: zlib.crc32(state) for (module, _), state in zip(_SEEDERS, states, strict=True)}
+    states = (_torch_state(), *(zlib.crc32(repr(state).encode()) for state in (numpy, random.getstate())))
+    return {module.__name__: state for (module, _), state in zip(_SEEDERS, states, strict=True)}
+
+
+def _torch_state() -> int:
+    return zlib.crc32(torch.get_rng_state().numpy().tobytes())
+
+
+def _is_picked(chosen: np.ndarray[Any, Any]) -> bool:
+    """Whether positions are no rising run of equal steps, so that something decided each of them."""
+    steps = np.unique(np.diff(chosen))
+    return len(steps) > 1 or bool((steps < 0).any())
 
 
 def _dealt_from(chosen: np.ndarray[Any, Any], drawn: np.ndarray[Any, Any]) -> bool:

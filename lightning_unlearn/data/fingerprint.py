@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from lightning_unlearn.core.compat import tree_leaves
 from lightning_unlearn.core.seeds import isolated_rng
@@ -26,7 +26,11 @@ _LABELS = ("targets", "labels")
 
 
 def training_fingerprint(
-    dataset: Dataset[Any], targets: npt.NDArray[Any] | None = None, *, served: bool = True
+    dataset: Dataset[Any],
+    targets: npt.NDArray[Any] | None = None,
+    *,
+    served: bool = True,
+    drawn: npt.NDArray[np.int64] | None = None,
 ) -> str:
     """Tell one training set from another: by its order and content, at a bounded cost.
 
@@ -42,6 +46,7 @@ def training_fingerprint(
         served: Whether it counts how a sample is served (its transforms), and name, size and time of the dataset's
             files. Without it the fingerprint tells who is where, and stays when only preprocessing changes; it
             looks at served samples only where the dataset stores nothing that is known.
+        drawn: Positions of the samples that are trained on, which alone are looked at; ``None`` for all.
 
     Returns:
         64 hexadecimal digits.
@@ -54,6 +59,9 @@ def training_fingerprint(
         (True, False)
     """
     digest = hashlib.sha256()
+    if drawn is not None:
+        add(digest, drawn)
+        dataset, targets = Subset(dataset, drawn.tolist()), None if targets is None else targets[drawn]
     origin = origin_of(dataset)
     for part in (origin.base, origin.position, targets):
         add(digest, part)

@@ -76,14 +76,14 @@ class Project:
             raise ValueError(f"datamodule: {self.name} has no train_dataloader: nothing could be forgotten")
         part = part_of_loader(loader, f"{self.name}.train_dataloader()")
         if not isinstance(part.owner, IterableDataset):  # which has no positions that could mean others
-            self._deals.check(part.owner, self.name)
+            self._deals.check(part.narrowed.owner, self.name)
         return part
 
     def test_part(self) -> Part | None:
         """Return the test set, or the validation set where there is no test loader; None where there is neither."""
         for name in ("test_dataloader", "val_dataloader"):
             if (loader := self.loader(name)) is not None:
-                part = part_of_loader(loader, f"{self.name}.{name}()")
+                part = part_of_loader(loader, f"{self.name}.{name}()", narrow=True)
                 if isinstance(part.dataset, IterableDataset) or len(part):
                     return part
         return None

@@ -37,6 +37,7 @@ _DEFAULT_BATCH_SIZE = 128
 _COPIED = (
     2**31
 )  # bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come
+_NONE = np.empty(0, dtype=np.int64)
 _COMPARED = 64  # samples, and again of different classes, whose listed label is compared with the served one
 
 
@@ -52,6 +53,7 @@ class Part:
         workers: Of the loader's own, what a :class:`~lightning_unlearn.data.loading.DatasetLoader` takes of loader
             processes.
         weights: What a sampler draws each sample by, with replacement, ``(N,)``; ``None`` where it permutes.
+        drawn: Positions of the samples that the loader's sampler draws, ``(M,)`` int64; ``None`` for all.
     """
 
     dataset: Dataset[Any]
@@ -60,9 +62,32 @@ class Part:
     collate_fn: Callable[[list[Any]], Any] | None = None
     workers: dict[str, Any] = field(default_factory=dict)
     weights: Tensor | None = None
+    drawn: npt.NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)  # type: ignore[arg-type]
+
+    @property
+    def undrawn(self) -> Positions:
+        """Positions of the samples that the loader's sampler never draws, sorted."""
+        return np.setdiff1d(np.arange(len(self)), self.drawn) if self.drawn is not None else _NONE
+
+    @property
+    def narrowed(self) -> "Part":
+        """The part with no samples but those that are drawn, among which positions then count."""
+        if self.drawn is None:
+            return self
+        dataset, owner = (Subset(whole, self.drawn.tolist()) for whole in (self.dataset, self.owner))
+        weights = None if self.weights is None else self.weights[torch.from_numpy(self.drawn)]
+        return replace(self, dataset=dataset, owner=owner, weights=weights, drawn=None)
+
+    def widened(self, labels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the labels of what is drawn as those of all samples, ``(N,)``; -1 for what is never drawn."""
+        if self.drawn is None:
+            return labels
+        wide = np.full(len(self), -1, dtype=labels.dtype if labels.dtype.kind == "i" else np.int64)
+        wide[self.drawn] = labels
+        return wide
 
 
 def part_of_dataset(dataset: Dataset[Any], batch_size: int | None, argument: str) -> Part:
@@ -79,15 +104,18 @@ def part_of_dataset(dataset: Dataset[Any], batch_size: int | None, argument: str
     return _indexable(Part(dataset, dataset, batch_size or _DEFAULT_BATCH_SIZE), argument)
 
 
-def part_of_loader(loader: Any, where: str) -> Part:
+def part_of_loader(loader: Any, where: str, *, narrow: bool = False) -> Part:
     """Return what a project's loader reads and how, held as tensors where it is that already.
 
     Args:
         loader: A DataLoader, one of this package's, or a list of one of these.
         where: Where it comes from, for messages, such as ``Digits.train_dataloader()``.
+        narrow: Whether to leave out what its sampler never draws, so that positions count among the rest; else they
+            count in the loader's dataset.
 
     Raises:
-        TypeError: If it is another loader, its samples cannot be told, or they cannot be indexed by position.
+        TypeError: If it is another loader, its samples cannot be told, or they cannot be indexed by position; unless
+            narrowed also if its sampler draws a sample more than once.
 
     Example:
         >>> loader = DataLoader(TensorDataset(torch.eye(4), torch.arange(4)), batch_size=2)
@@ -95,7 +123,8 @@ def part_of_loader(loader: Any, where: str) -> Part:
         >>> type(part.dataset).__name__, len(part), part.batch_size
         ('TensorData', 4, 2)
     """
-    return _indexable(_taken_apart(loader, where), "datamodule")
+    part = _taken_apart(loader, where)
+    return _indexable(part.narrowed if narrow else _each_once(part, where), "datamodule")
 
 
 def require_apart(train: Dataset[Any], test: Dataset[Any]) -> None:
@@ -131,7 +160,7 @@ def require_no_copies(train: Dataset[Any], forgotten: Positions, gone: Positions
 
 
 def known_labels(part: Part, adapter: Adapter) -> npt.NDArray[Any] | None:
-    """Return the class of every sample as it is served, ``(N,)``, without reading them all.
+    """Return the class of every sample as it is served, ``(N,)``, without reading them all; -1 for what is never drawn.
 
     What the dataset lists is compared with a bounded sample of what it serves; where they disagree, its
     ``target_transform`` is applied to what it lists, and compared again.
@@ -139,6 +168,9 @@ def known_labels(part: Part, adapter: Adapter) -> npt.NDArray[Any] | None:
     Returns:
         None where only reading all samples tells.
     """
+    if part.drawn is not None:
+        drawn = known_labels(part.narrowed, adapter)
+        return None if drawn is None else part.widened(drawn)
     if isinstance(part.dataset, TensorData) and part.collate_fn is None:
         held: npt.NDArray[Any] = part.dataset.targets.cpu().numpy()
         return held
@@ -161,11 +193,13 @@ def known_labels(part: Part, adapter: Adapter) -> npt.NDArray[Any] | None:
 def served_labels(
     part: Part, adapter: Adapter, positions: npt.NDArray[Any] | None = None
 ) -> npt.NDArray[Any]:
-    """Return the class of samples as they are served, in order, by reading them.
+    """Return the class of samples as they are served, in order, by reading them; -1 for what is never drawn.
 
     Raises:
         ValueError: If the adapter finds no targets in a batch, or they are no whole numbers.
     """
+    if part.drawn is not None and positions is None:
+        return part.widened(served_labels(part.narrowed, adapter))
     loader = DatasetLoader(
         part.dataset,
         positions,
@@ -190,7 +224,8 @@ def mixes_samples(part: Part, adapter: Adapter) -> bool:
         return False
     try:
         with isolated_rng(0):
-            samples = [part.dataset[place] for place in range(min(2, len(part)))]
+            served = part.narrowed.dataset
+            samples = [served[place] for place in range(min(2, len(served)))]  # type: ignore[arg-type]
             mixed, plain = (
                 adapter.split(make(samples))[1]
                 for make in (part.collate_fn, torch.utils.data.default_collate)
@@ -223,11 +258,14 @@ def _taken_apart(loader: Any, where: str) -> Part:
     if isinstance(loader, list | tuple) and len(loader) == 1:
         loader = loader[0]
     if isinstance(loader, BatchLoader):
-        dataset, weights = loader.dataset, loader.sampler.weights
+        dataset, weights, drawn = loader.dataset, loader.sampler.weights, None
         if loader.positions is not None:
-            dataset = Subset(dataset, loader.positions.tolist())
+            drawn = loader.positions.numpy()
+            if weights is not None:
+                every = torch.zeros(len(dataset), dtype=weights.dtype)  # type: ignore[arg-type]
+                weights = every.index_copy(0, loader.positions, weights)
     elif isinstance(loader, DataLoader):
-        dataset, weights = _followed(loader, where)
+        dataset, (weights, drawn) = loader.dataset, _followed(loader, where)
     else:
         advice = "give one DataLoader over one dataset there, or, for the test set, test_dataset=..."
         raise TypeError(f"{where} gives a {kind}; {advice}")
@@ -238,11 +276,25 @@ def _taken_apart(loader: Any, where: str) -> Part:
     workers = getattr(
         loader, "workers", {name: getattr(loader, name) for name in WORKERS if hasattr(loader, name)}
     )
-    return Part(dataset, dataset, int(size), collate_fn, workers, weights)
+    return Part(dataset, dataset, int(size), collate_fn, workers, weights, drawn)
 
 
-def _followed(loader: DataLoader[Any], where: str) -> tuple[Dataset[Any], Tensor | None]:
-    """Return what a loader really reads, and the weights that it draws by: samplers may leave out samples."""
+def _each_once(part: Part, where: str) -> Part:
+    """Return a part whose drawn positions are sorted, or None where they are all; refuse those drawn repeatedly."""
+    if part.drawn is None:
+        return part
+    from_start = np.where(part.drawn < 0, part.drawn + len(part), part.drawn)
+    drawn, times = np.unique(from_start, return_counts=True)
+    if (times > 1).any():
+        raise TypeError(
+            f"{where} has a sampler that draws {int((times > 1).sum())} samples more than once, at positions "
+            f"{shown(drawn[times > 1])}; name each once, or draw with a WeightedRandomSampler"
+        )
+    return replace(part, drawn=drawn if len(drawn) < len(part) else None)
+
+
+def _followed(loader: DataLoader[Any], where: str) -> tuple[Tensor | None, npt.NDArray[np.int64] | None]:
+    """Return the weights that a loader draws by, and the positions that it draws, which may not be all."""
     dataset, batches = loader.dataset, loader.batch_sampler
     if isinstance(dataset, IterableDataset):
         if loader.batch_size is None:
@@ -250,25 +302,25 @@ def _followed(loader: DataLoader[Any], where: str) -> tuple[Dataset[Any], Tensor
             raise TypeError(
                 f"{where} reads whole batches from {type(dataset).__name__} (batch_size=None); {advice}"
             )
-        return dataset, None
+        return None, None
     plain_batches = batches is None or type(batches) is BatchSampler
     sampler: Any = getattr(batches, "sampler", loader.sampler) if plain_batches else batches
     kind = type(sampler)
     if kind in (SequentialSampler, RandomSampler, DistributedSampler):
-        return dataset, None
+        return None, None
     if kind is SubsetRandomSampler:
-        return Subset(dataset, list(sampler.indices)), None
+        return None, np.asarray(list(sampler.indices), dtype=np.int64)
     if kind is WeightedRandomSampler:
         return _weighted(dataset, sampler, where)
     _require_every_sample_once(sampler, plain_batches, len(dataset), where)  # type: ignore[arg-type]
     rank_zero_warn(f"the order of {where}'s {kind.__name__} is not kept: unlearning serves its own")
-    return dataset, None
+    return None, None
 
 
 def _weighted(
     dataset: Dataset[Any], sampler: WeightedRandomSampler, where: str
-) -> tuple[Dataset[Any], Tensor | None]:
-    """Leave out what is never drawn; the others keep their weights."""
+) -> tuple[Tensor | None, npt.NDArray[np.int64] | None]:
+    """Return the weights, and the positions of those above zero: nothing else is drawn."""
     weights = torch.as_tensor(sampler.weights, dtype=torch.float64)
     drawn = weights.nonzero().flatten()
     if len(weights) != len(dataset) or (not sampler.replacement and sampler.num_samples < len(drawn)):  # type: ignore[arg-type]
@@ -277,9 +329,7 @@ def _weighted(
             f"{'with' if sampler.replacement else 'without'} replacement of a dataset of {len(dataset)}; give it one "  # type: ignore[arg-type]
             "weight a sample, and replacement=True"
         )
-    if len(drawn) < len(weights):
-        dataset = Subset(dataset, drawn.tolist())
-    return dataset, weights[drawn] if sampler.replacement else None
+    return weights if sampler.replacement else None, drawn.numpy() if len(drawn) < len(weights) else None
 
 
 def _require_every_sample_once(sampler: Any, plain: bool, size: int, where: str) -> None:

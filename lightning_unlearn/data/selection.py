@@ -145,7 +145,8 @@ class Ids(ForgetRule):
     Args:
         ids: Ids as a sequence, array or tensor, or the path of a .csv, .json or .txt file.
         column: Attribute of the training data whose values the ids are, strings or integers; every sample
-            with such a value is chosen. Left out, the ids are positions in the training set, counted from 0.
+            with such a value is chosen. Left out, the ids are positions in the training set, the dataset of the
+            training loader, counted from 0; one that the loader's sampler never draws is refused.
         innermost: The ids are positions in the dataset beneath every ``Subset`` and ``random_split``, not in the
             order of the training loader's dataset.
 
@@ -397,7 +398,7 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
 
     Raises:
         ValueError: If the choice is empty, is everything, repeats a position, or holds a position that is out
-            of range or was forgotten before.
+            of range, was forgotten before, or is never drawn by the training loader's sampler.
     """
     chosen = np.asarray(rule(data))
     chooser = rule.function if isinstance(rule, _Function) else type(rule)
@@ -417,6 +418,12 @@ def select(rule: ForgetRule, data: SelectionData) -> Positions:
     outside = chosen[(chosen < 0) | (chosen >= data.n)]
     if len(outside):
         raise ValueError(f"{name} chose positions outside the training set: {shown(outside)} of {data.n}")
+    if len(data.undrawn) and len(never := np.intersect1d(chosen, data.undrawn)):
+        raise ValueError(
+            f"{name} chose {len(never)} samples that the sampler of the training loader never draws, so that the "
+            f"source was not trained on them: {shown(never)}. Positions count in the loader's dataset; leave these "
+            "out (a function finds the others in `data.available`)"
+        )
     taken = chosen[~data.is_available[chosen]]
     if len(taken):
         raise ValueError(

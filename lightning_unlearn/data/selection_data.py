@@ -31,6 +31,8 @@ class SelectionData:
         attribute_names: Names that such a function knows, for messages; taken from a mapping by itself.
         rng: Source of randomness.
         excluded: Positions that no rule may choose, shape ``(M,)``: samples forgotten earlier.
+        undrawn: Positions that no rule may choose either, shape ``(M,)``: samples that the sampler of the training
+            loader never draws. Their target is -1 in what a datamodule shows.
 
     Attributes:
         is_available: Whether a rule may choose each sample, shape ``(n,)``.
@@ -50,6 +52,7 @@ class SelectionData:
         attribute_names: Iterable[str] = (),
         rng: np.random.Generator | None = None,
         excluded: npt.ArrayLike = (),
+        undrawn: npt.ArrayLike = (),
     ) -> None:
         in_range("n", n, "[1, inf)", "; it is the size of the training set", whole=True)
         self.n = int(n)
@@ -58,6 +61,7 @@ class SelectionData:
         self._source = attributes
         self._names = sorted(attributes if isinstance(attributes, Mapping) else attribute_names)
         self._columns: dict[str, npt.NDArray[Any]] = {}
+        self.undrawn: Positions = np.asarray(undrawn, dtype=np.int64)
         self.is_available = self._without(excluded)
 
     def with_(self, *, rng: np.random.Generator, excluded: npt.ArrayLike) -> SelectionData:
@@ -70,6 +74,7 @@ class SelectionData:
         """Return who may be chosen."""
         free = np.ones(self.n, dtype=np.bool_)
         free[np.asarray(excluded, dtype=np.int64)] = False
+        free[self.undrawn] = False
         return free
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,7 +22,8 @@ _FORMAT = "lightning_unlearn.Split"
 _DENSEST = 100  # how many times smaller positions become when they are packed, at most
 _FORMAT_VERSION = 1
 _ORIGINS = ("train", "test")
-_SETS = ("forget", "retain", "nonmember", "shadow", "test", "previous")
+_SETS = ("forget", "retain", "nonmember", "shadow", "test", "previous", "undrawn")
+_NONE = np.empty(0, dtype=np.int64)
 _ENOUGH = 2000  # samples to estimate an accuracy on: a standard error of at most 1.1 points
 _FEWEST_NONMEMBERS = 100  # so that a request of one sample still has rates that can be told from chance
 
@@ -61,6 +62,7 @@ class Split:
         seed: The seed that the split was drawn with.
         fingerprint: That of the training set
             (:func:`~lightning_unlearn.data.fingerprint.training_fingerprint`); empty where it is not known.
+        undrawn: Training positions that the sampler of the training loader never draws; they are in no other set.
 
     Raises:
         TypeError: If a set is not a 1-D ``int64`` array.
@@ -79,6 +81,7 @@ class Split:
     previous: Positions
     seed: int
     fingerprint: str = ""
+    undrawn: Positions = field(default_factory=_NONE.copy)
 
     def __post_init__(self) -> None:
         one_of("nonmember_from", self.nonmember_from, *_ORIGINS)
@@ -109,7 +112,8 @@ class Split:
                 raise ValueError(f"{name} is empty; a split needs samples to forget and samples to retain")
 
     def __repr__(self) -> str:
-        sizes = ", ".join(f"{name}={len(getattr(self, name))}" for name in _SETS)
+        shown = _SETS if len(self.undrawn) else _SETS[:-1]
+        sizes = ", ".join(f"{name}={len(getattr(self, name))}" for name in shown)
         return f"Split({sizes}, seed={self.seed})"
 
     @property
@@ -122,7 +126,7 @@ class Split:
 
     def same_as(self, other: Split) -> bool:
         """Whether the other split has the same sizes, sets, origins and seed."""
-        names = (field.name for field in fields(self) if field.name != "fingerprint")
+        names = (kept.name for kept in fields(self) if kept.name != "fingerprint")
         return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
 
     def draw_reference(self, size: int | float, seed: int | None = None) -> Positions:
@@ -168,7 +172,9 @@ class Split:
         path = Path(path)
         if path.suffix != ".npz":
             raise ValueError(f"path must end in .npz, got {path}")
-        content = {field.name: np.asarray(getattr(self, field.name)) for field in fields(self)}
+        content = {kept.name: np.asarray(getattr(self, kept.name)) for kept in fields(self)}
+        if not len(self.undrawn):
+            del content["undrawn"]  # so that the file is as it was before there were any
         marks = {"format": np.asarray(_FORMAT), "version": np.asarray(_FORMAT_VERSION)}
         with atomic_path(path) as unfinished, unfinished.open("wb") as file:
             np.savez_compressed(file, **marks, **content)  # type: ignore[arg-type]  # none is allow_pickle
@@ -186,8 +192,9 @@ class Split:
             raise FileNotFoundError(f"no saved split at {path.resolve()}")
         advice = "make the split anew from its seed, or restore the file"
         content = read_arrays(path, "a saved split", advice, densest=_DENSEST)
-        wanted = {field.name for field in fields(cls)}
+        wanted = {kept.name for kept in fields(cls)}
         content.setdefault("fingerprint", np.asarray(""))  # written before there were any
+        content.setdefault("undrawn", _NONE)
         if str(content.get("format")) != _FORMAT or not wanted <= content.keys():
             raise ValueError(f"{path} holds {sorted(content)} and is not a saved split of Split.save")
         if str(content.get("version")) != str(_FORMAT_VERSION):
@@ -258,21 +265,18 @@ def make_split(
     if data is not None and data.n != train_size:
         raise ValueError(f"data describe {data.n} samples and train_size is {train_size}; they must be equal")
 
-    for split in previous:
-        require_same(split.fingerprint, fingerprint, "previous: an earlier split")
-        if split.train_size != train_size:
-            sizes = f"a split of {split.train_size} training samples, and train_size is {train_size}"
-            raise ValueError(f"previous holds {sizes}; give splits of the same training set")
+    _require_of_same_set(previous, train_size, fingerprint)
     parts = [part for split in previous for part in (split.previous, split.forget)]
     removed = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *parts]))
     held = _held_out(previous, removed)
     view = SelectionData(train_size) if data is None else data
-    excluded = np.concatenate([removed, *held.values()])
+    excluded = np.concatenate([removed, view.undrawn, *held.values()])
     forget = select(as_rule(rule), view.with_(rng=_generator(seed, _FORGET), excluded=excluded))
 
     free = {"train": np.ones(train_size, dtype=np.bool_), "test": np.ones(test_size, dtype=np.bool_)}
     free["train"][excluded] = False
     free["train"][forget] = False
+    totals = {"train": train_size - len(view.undrawn), "test": test_size}
     drawn: dict[str, Positions] = {}
     for name, size, origin, purpose in (
         ("nonmember", nonmember, nonmember_from, _NONMEMBER),
@@ -282,7 +286,8 @@ def make_split(
             wanted = max(len(forget), _FEWEST_NONMEMBERS if origin == "test" else 0)
             size = min(wanted, int(free[origin].sum()) // 2)
         rng = _generator(seed, purpose)
-        drawn[name] = _held_or_drawn(name, size, free[origin], origin, rng, held.get(name))
+        count = None if size is None else _count(name, size, totals[origin], f"{origin} set")
+        drawn[name] = _held_or_drawn(name, count, free[origin], origin, rng, held.get(name))
         free[origin][drawn[name]] = False
 
     retain, test = np.flatnonzero(free["train"]), np.flatnonzero(free["test"])
@@ -308,7 +313,16 @@ def make_split(
         previous=removed,
         seed=seed,
         fingerprint=fingerprint,
+        undrawn=np.sort(view.undrawn),
     )
+
+
+def _require_of_same_set(previous: Sequence[Split], train_size: int, fingerprint: str) -> None:
+    for split in previous:
+        require_same(split.fingerprint, fingerprint, "previous: an earlier split")
+        if split.train_size != train_size:
+            sizes = f"a split of {split.train_size} training samples, and train_size is {train_size}"
+            raise ValueError(f"previous holds {sizes}; give splits of the same training set")
 
 
 def _held_out(earlier: Sequence[Split], removed: Positions) -> dict[str, Positions]:
@@ -327,14 +341,13 @@ def _held_out(earlier: Sequence[Split], removed: Positions) -> dict[str, Positio
 
 def _held_or_drawn(
     name: str,
-    size: int | float | None,
+    count: int | None,
     free: npt.NDArray[np.bool_],
     origin: str,
     rng: np.random.Generator,
     held: Positions | None,
 ) -> Positions:
     """Return what an earlier split held out, or the first free positions of a random order: draws are nested."""
-    count = None if size is None else _count(name, size, len(free), f"{origin} set")
     if held is not None:
         if origin != "train" or count not in (None, len(held)):
             kept = f"the {len(held)} training samples that the earlier split held out"

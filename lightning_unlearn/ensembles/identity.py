@@ -30,11 +30,15 @@ def data_identity(data: UnlearningDataModule) -> str:
     """
     # evaluators of earlier releases saw clean non-members beside a marked forget set
     backdoor = None if data.backdoor is None else [data.backdoor, "non-members too"]
-    parts: list[Any] = [asdict(data.split), data.adapter, backdoor, data.batch_size]
+    split = asdict(data.split)
+    if not len(split["undrawn"]):
+        del split["undrawn"]  # of which earlier releases knew nothing
+    parts: list[Any] = [split, data.adapter, backdoor, data.batch_size]
     for part in data.given:
         dataset = part if part is None or isinstance(part, Dataset) else part.owner
         labels = data.known_targets() if part is data.given[0] else None
-        parts.append(None if dataset is None else training_fingerprint(dataset, labels))
+        drawn = getattr(part, "drawn", None)
+        parts.append(None if dataset is None else training_fingerprint(dataset, labels, drawn=drawn))
         if isinstance(dataset, TensorData):
             parts.append([dataset.transform, dataset.augment])
         if part is not dataset and part is not None:

@@ -322,12 +322,14 @@ class OneDataset(PlainData):
 
 
 def test_samplers_that_choose_samples_are_obeyed() -> None:
-    data = ready(UnlearningDataModule(OneDataset(range(40), range(40, TRAIN)), 0.2, nonmember=5))
     x, _ = blobs(TRAIN, 0)
-    assert data.split.train_size == 40
-    assert torch.equal(rows(data.loader("train")), x[:40])
-    held_out = torch.cat([rows(data.loader("nonmember")), rows(data.loader("test"))])
-    assert not (held_out[:, None] == x[None, :40]).all(-1).any()
+    for rule in (0.2, [25, 30]):
+        project = OneDataset(range(20, TRAIN), range(20))
+        data = ready(UnlearningDataModule(project, rule, nonmember=5))
+        assert torch.equal(rows(data.loader("train")), x[20:])
+        held_out = torch.cat([rows(data.loader("nonmember")), rows(data.loader("test"))])
+        assert not (held_out[:, None] == x[None, 20:]).all(-1).any()
+    assert torch.equal(rows(data.loader("forget")), x[[25, 30]])
 
 
 def test_samples_in_both_sets_are_refused() -> None:

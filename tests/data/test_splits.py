@@ -257,6 +257,7 @@ class Exploit:
         (lambda p: saved(p, forget=np.array([1.5])), "damaged split: forget must be a 1-D int64"),
         (lambda p: saved(p, test=np.array([99])), "damaged split: test must hold positions"),
         (lambda p: saved(p, previous=np.array([0])), "damaged split: previous overlaps"),
+        (lambda p: saved(p, undrawn=np.array([0])), "damaged split: undrawn overlaps"),
         (lambda p: saved(p, retain=np.array([0])), "damaged split"),
         (lambda p: saved(p, nonmember_from=np.asarray("moon")), "damaged split: nonmember_from"),
     ],

@@ -14,6 +14,8 @@ import pytest
 import torch
 from helpers.toys import CLASSES, TRAIN, PlainData, PlainModule, blobs, quiet_trainer, toy_source
 from lightning.pytorch.utilities import CombinedLoader
+from sklearn.datasets import make_classification
+from sklearn.model_selection import train_test_split
 from torch.utils.data import (
     BatchSampler,
     ConcatDataset,
@@ -22,13 +24,16 @@ from torch.utils.data import (
     IterableDataset,
     Sampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
     WeightedRandomSampler,
     random_split,
 )
 
 from lightning_unlearn import SourceCheckpoint
-from lightning_unlearn.data import Classes, Ids, UnlearningDataModule
+from lightning_unlearn.data import Classes, Groups, Ids, UnlearningDataModule
+from lightning_unlearn.data.loading import DatasetLoader
+from lightning_unlearn.data.splits import Split
 from lightning_unlearn.methods import Retrain
 
 X, Y = blobs(TRAIN, 0)
@@ -114,6 +119,60 @@ def from_seeded_numpy(dataset: Dataset[Any]) -> Any:
     return from_numpy(dataset)
 
 
+def parted(dataset: Dataset[Any], kept: Any) -> Any:
+    """Return the samples at some positions, and the others."""
+    return Subset(dataset, list(kept)), Subset(dataset, sorted({*range(TRAIN)} - {*kept}))
+
+
+def from_sorted_choice(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(np.random.choice(TRAIN, KEPT, replace=False).tolist()))  # noqa: NPY002
+
+
+def from_sample(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(random.sample(range(TRAIN), KEPT)))
+
+
+def from_numpys_mask(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, np.flatnonzero(np.random.rand(TRAIN) < 0.7).tolist())  # noqa: NPY002
+
+
+def from_torchs_mask(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, (torch.rand(TRAIN) < 0.7).nonzero().flatten().tolist())
+
+
+def from_a_fresh_generator(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(np.random.default_rng().permutation(TRAIN)[:KEPT].tolist()))
+
+
+def from_scikit_learn(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, sorted(train_test_split(range(TRAIN), train_size=KEPT)[0]))
+
+
+def shuffled_beneath_a_plain_run(dataset: Dataset[Any]) -> Any:
+    return Subset(from_shuffled_list(dataset)[0], range(30)), dataset
+
+
+def seeds_scikit_learn(dataset: Dataset[Any]) -> Any:
+    made = make_classification(TRAIN, 6, random_state=0)[0]
+    return parted(dataset, train_test_split(range(len(made)), train_size=KEPT, random_state=0)[0])
+
+
+def from_a_seeded_mask(dataset: Dataset[Any]) -> Any:
+    return parted(dataset, np.flatnonzero(np.random.default_rng(0).random(TRAIN) < 0.7).tolist())
+
+
+def reads_and_picks(dataset: Dataset[Any]) -> Any:
+    """Pick classes after a pass for means, for which a loader draws a seed."""
+    for batch in DataLoader(dataset, batch_size=8, shuffle=True):
+        batch[0].mean()
+    return parted(dataset, [place for place in range(TRAIN) if place % 3])
+
+
+def makes_up_data(dataset: Dataset[Any]) -> Any:
+    torch.randn(3)
+    return parted(dataset, range(KEPT))
+
+
 def from_shuffled_list(dataset: Dataset[Any]) -> Any:
     order = list(range(TRAIN))
     random.shuffle(order)  # of names of files, say
@@ -140,7 +199,18 @@ def test_a_deal_from_the_global_random_state_is_refused(deal: Any) -> None:
     assert project.setups == ["fit"], "once is enough"
 
 
-@pytest.mark.parametrize("deal", [by_generator, seeds_itself, from_seeded_numpy])
+@pytest.mark.parametrize(
+    "deal",
+    [
+        by_generator,
+        seeds_itself,
+        from_seeded_numpy,
+        seeds_scikit_learn,
+        from_a_seeded_mask,
+        reads_and_picks,
+        makes_up_data,
+    ],
+)
 def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
     torch.manual_seed(0)
     with warnings.catch_warnings():
@@ -150,6 +220,22 @@ def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
     assert torch.equal(rows(data.loader("forget")), X[expected][[3, 4, 5]])
     held_out = torch.cat([rows(data.loader("nonmember")), rows(data.loader("test"))])
     assert not (held_out[:, None] == X[expected][None]).all(-1).any(), "a test sample trained the source"
+
+
+@pytest.mark.parametrize(
+    "sampled", [SubsetRandomSampler, lambda chosen: WeightedRandomSampler(np.isin(range(TRAIN), chosen), 9)]
+)
+@pytest.mark.parametrize("deal", [from_numpy, from_torchs_mask])
+def test_a_deal_by_a_sampler_is_named(deal: Any, sampled: Any) -> None:
+    class Project(PlainData):
+        def setup(self, stage: str) -> None:
+            self.chosen = deal(TensorDataset(X, Y))[0].indices
+
+        def train_dataloader(self) -> DataLoader[Any]:
+            return DataLoader(TensorDataset(X, Y), batch_size=8, sampler=sampled(self.chosen))
+
+    with pytest.warns(UserWarning, match="Project drew from a global random state"):
+        ready(UnlearningDataModule(Project(), 0.2))
 
 
 def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
@@ -167,8 +253,21 @@ def test_watching_the_setup_changes_nothing_that_it_draws() -> None:
     assert pickle.loads(pickle.dumps(data)).split.same_as(data.split), "spawned processes are given the data"
 
 
-@pytest.mark.parametrize("deal", [from_numpy, from_shuffled_list])
-def test_a_shuffle_by_another_global_state_is_named(deal: Any) -> None:
+@pytest.mark.parametrize(
+    "deal",
+    [
+        from_numpy,
+        from_shuffled_list,
+        from_sorted_choice,
+        from_sample,
+        from_numpys_mask,
+        from_torchs_mask,
+        from_a_fresh_generator,
+        from_scikit_learn,
+        shuffled_beneath_a_plain_run,
+    ],
+)
+def test_a_deal_by_another_random_state_is_named(deal: Any) -> None:
     with pytest.warns(
         UserWarning, match=r"Dealt drew from a global random state.*give random_split a generator"
     ):
@@ -445,7 +544,7 @@ def test_batches_of_all_samples_are_served_in_another_order() -> None:
             data = ready(UnlearningDataModule(Sampled(batch_sampler=batches), 0.2))
         assert data.split.train_size == TRAIN
     plain = BatchSampler(WeightedRandomSampler([1.0, 0.0] * 30, TRAIN), 8, drop_last=True)
-    assert ready(UnlearningDataModule(Sampled(batch_sampler=plain), 0.2)).split.train_size == 30
+    assert ready(UnlearningDataModule(Sampled(batch_sampler=plain), 0.2)).stream_size("train") == 30
 
 
 def test_weights_are_kept_for_what_is_trained_on() -> None:
@@ -461,10 +560,128 @@ def test_weights_are_kept_for_what_is_trained_on() -> None:
     assert abs(drawn[0] / drawn.sum() - 0.8) < 0.05
     project = Sampled(sampler=WeightedRandomSampler(weights, TRAIN))
     shadows = ready(UnlearningDataModule(project, [0, 1, 2], shadow=20))
-    chosen = torch.cat([weights[:5], weights[6:]])[shadows.split.shadow]
+    chosen = weights[shadows.split.shadow]
     assert shadows.loader("shadow", train=True).sampler.weights.tolist() == chosen.tolist()  # type: ignore[union-attr]
     forgotten = rows(data.loader("forget", train=True))
     assert sorted(forgotten[:, 0].tolist()) == sorted(X[:3, 0].tolist()), "what is forgotten is seen whole"
+
+
+DRAWN = [*range(39, 29, -1), *range(10, 30)]
+SOME = torch.zeros(TRAIN, dtype=torch.float64).index_fill(0, torch.tensor(DRAWN), 2.0)
+
+
+@pytest.fixture(params=["subset", "weighted", "batches", "own loader"])
+def choosing(request: pytest.FixtureRequest) -> L.LightningDataModule:
+    """A project whose loader draws the samples 10 to 39 of 60, in another order."""
+    subset = SubsetRandomSampler(DRAWN)
+    arguments: dict[str, Any] = {
+        "subset": {"sampler": subset},
+        "weighted": {"sampler": WeightedRandomSampler(SOME, TRAIN)},
+        "batches": {"batch_sampler": BatchSampler(subset, 8, drop_last=False)},
+    }.get(request.param, {})
+    project = Sampled(Labelled(), **arguments)
+    if not arguments:
+        project.train_dataloader = lambda: DatasetLoader(project.dataset, np.array(DRAWN), batch_size=8)  # type: ignore[assignment,return-value]
+    return project
+
+
+@pytest.mark.parametrize(
+    ("rule", "places"),
+    [
+        ([15, 10, 39], [10, 15, 39]),
+        (np.array([15, 10, 39]), [10, 15, 39]),
+        (Ids([15, 39], innermost=True), [15, 39]),
+        (Ids(["C15", "C39"], column="customer"), [15, 39]),
+        (lambda data: [15, 39], [15, 39]),
+        (lambda data: np.isin(np.arange(data.n), [15, 39]), [15, 39]),
+        (lambda data: data.targets == 1, range(10, 40, 3)),
+        (Classes(1), range(10, 40, 3)),
+    ],
+)
+def test_positions_count_in_the_dataset_of_a_loader_that_draws_some(
+    choosing: Any, rule: Any, places: Any, tmp_path: Path
+) -> None:
+    data = ready(UnlearningDataModule(choosing, rule, shadow=0.2, split_path=tmp_path / "split.npz"))
+    assert data.split.forget.tolist() == list(places)
+    assert torch.equal(rows(data.loader("forget")), X[list(places)])
+    assert len(data.split.shadow) == 6, "a fifth of those that are drawn"
+    used = torch.cat([rows(data.loader(stream)) for stream in ("train", "shadow")])
+    assert sorted(used.tolist()) == sorted(X[10:40].tolist()), "nothing else is retained or held out"
+    again = ready(UnlearningDataModule(choosing, data.split.forget, shadow=0.2))
+    assert again.split.same_as(Split.load(tmp_path / "split.npz")), "positions of a split mean the same"
+    if (weights := data.loader("retain", train=True).sampler.weights) is not None:
+        assert (weights == 2).all()
+    second = ready(UnlearningDataModule(choosing, 0.1, shadow=6, previous=tmp_path / "split.npz"))
+    assert not np.intersect1d(second.split.members, data.split.forget).size
+
+
+def test_shares_are_of_what_is_drawn(choosing: Any) -> None:
+    for rule in (0.2, Groups("customer", 0.2)):
+        split = ready(UnlearningDataModule(choosing, rule)).split
+        assert len(split.forget) == 6
+        assert set(split.members) == set(DRAWN)
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        [5, 15],
+        Ids([5, 15], innermost=True),
+        Ids(["C5", "C15"], column="customer"),
+        lambda data: [5, 15],
+        lambda data: np.arange(data.n) < 15,
+    ],
+)
+def test_a_position_that_is_never_drawn_is_refused(choosing: Any, rule: Any) -> None:
+    with pytest.raises(ValueError, match=r"that the sampler of the training loader never draws.*: (5|0, 1)"):
+        ready(UnlearningDataModule(choosing, rule))
+
+
+def test_evaluation_data_and_columns_have_a_row_for_each_sample_of_the_dataset(choosing: Any) -> None:
+    plain = TensorDataset(X + 1, Y)
+    columns = {"age": np.arange(TRAIN) + 100}
+    rule = Ids([115], column="age")
+    data = ready(UnlearningDataModule(choosing, rule, attributes=columns, evaluation_dataset=plain))
+    assert torch.equal(rows(data.loader("forget")), X[[15]] + 1)
+    for wrong in ({"evaluation_dataset": Subset(plain, DRAWN)}, {"attributes": {"age": np.arange(30) + 100}}):
+        with pytest.raises(ValueError, match="60"):
+            ready(UnlearningDataModule(choosing, rule, **{"attributes": columns, **wrong}))
+
+
+def test_who_else_a_sampler_draws_is_part_of_the_fingerprint() -> None:
+    def fingerprint(sampler: Any) -> str:
+        return ready(UnlearningDataModule(Sampled(sampler=sampler), [15])).split.fingerprint
+
+    one = fingerprint(SubsetRandomSampler(DRAWN))
+    assert (
+        one == fingerprint(SubsetRandomSampler(sorted(DRAWN))) == fingerprint(WeightedRandomSampler(SOME, 9))
+    )
+    assert one != fingerprint(SubsetRandomSampler(range(11, 40)))
+    inside = ready(UnlearningDataModule(Subset(TensorDataset(X, Y), DRAWN), [15])).split.fingerprint
+    assert one != inside, "positions in a Subset are others"
+    assert fingerprint(SubsetRandomSampler(entropy())) == fingerprint(SubsetRandomSampler(range(TRAIN)))
+
+
+def test_a_sampler_that_draws_a_sample_twice_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"draws 2 samples more than once, at positions 3, 4"):
+        ready(UnlearningDataModule(Sampled(sampler=SubsetRandomSampler([3, 4, 3, 4, 9])), [9]))
+
+
+def test_labels_of_what_is_never_drawn_are_not_looked_at() -> None:
+    class Unlabelled(Labelled):
+        def __init__(self) -> None:
+            super().__init__()
+            self.targets = None  # type: ignore[assignment]
+
+        def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
+            if index not in DRAWN:
+                raise AssertionError(f"{index} was read")
+            return X[index], int(Y[index])
+
+    project = Sampled(Unlabelled(), sampler=SubsetRandomSampler(DRAWN), batch_size=8)
+    data = UnlearningDataModule(project, Classes(1))
+    quiet_trainer(max_epochs=1).fit(Retrain(toy_source()), data)
+    assert data.split.forget.tolist() == list(range(10, 40, 3))
 
 
 def test_a_retrained_model_keeps_the_recall_of_the_minority(tmp_path: Path) -> None:

@@ -816,7 +816,8 @@ class UnlearningModule(SpreadableModule):
         self._use(trial.adapter)
         self.example = trial.logits[:1]
         known = data.known_targets() if "classes" in self.task.offers else None
-        self._check_outputs(trial.logits, trial.targets if known is None else torch.as_tensor(known))
+        served = trial.targets if known is None else torch.as_tensor(np.delete(known, data.split.undrawn))
+        self._check_outputs(trial.logits, served)
         self.source_accuracy = trial.right
         self.require_task()
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]

@@ -1,12 +1,14 @@
 """CF-k: fine-tuning of the last k parameter tensors; the base of EU-k, which re-initialises them first."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from torch import nn
 
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
-from lightning_unlearn.models import last_parameter_tensors
+from lightning_unlearn.metrics.declared import DeclaredMetric
+from lightning_unlearn.models import count_parameters, last_parameter_tensors
 from lightning_unlearn.models.freezing import share_frozen
 
 
@@ -44,10 +46,17 @@ class CFk(AscendingModule):
     declared: ClassVar[Declared] = {
         "k": Range("(-inf, inf)", whole=True)
     }  # how many there are, the source says
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "trained_parameters": DeclaredMetric(
+            "Trained weights", "trained", "How many weights the last k parameter tensors hold.", digits=0
+        )
+    }
 
     def __init__(self, source: Source, k: int = 5, **ascending: Any) -> None:
         self.k = k  # initial_model() asks for it
         super().__init__(source, **ascending)
+        last = last_parameter_tensors(self.source, k)
+        self.measured["trained_parameters"] = float(count_parameters(self.source, last))
 
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a copy of the source, which must have k tensors to train."""

@@ -1,5 +1,6 @@
 """Perturb chosen weights and fine-tune, by Zuo et al.: the base of Top-K and Random-k."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -18,6 +19,7 @@ from lightning_unlearn.methods.base.masked import MaskedModule
 from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.methods.base.source import Source, load_source
 from lightning_unlearn.methods.base.teacher import Teacher
+from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models import count_parameters
 from lightning_unlearn.models.freezing import hold_statistics, trainable
 
@@ -68,6 +70,14 @@ class Perturbation(MaskedModule):
     anneals = True
     indexed_streams = ("forget",)
     searched: ClassVar[SearchSpace] = {"epsilon": (-2.0, -1.0, 1.0, 10.0), "lambda_": (0.0, 0.1, 1.0)}
+    metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
+        "perturbed_parameters": DeclaredMetric(
+            "Perturbed weights",
+            "perturbed",
+            "How many weights were perturbed before the first step.",
+            digits=0,
+        )
+    }
     saved = ("perturbed",)  # which weights; they come perturbed out of a checkpoint
     declared: ClassVar[Declared] = {
         "epsilon": Range("(-inf, inf)"),
@@ -155,6 +165,7 @@ class Perturbation(MaskedModule):
         generator = torch.Generator().manual_seed(derive_seed(data.order_seed, "perturbation"))
         chosen = self.select(data, runtime, generator)
         self.perturbed = {name: positions.cpu() for name, positions in chosen.items()}
+        self.measured["perturbed_parameters"] = float(self.n_perturbed)
         parameters = dict(self.model.named_parameters())
         if self.mix:
             perturb_mixed(parameters, self.perturbed, self.epsilon, generator)
@@ -171,11 +182,6 @@ class Perturbation(MaskedModule):
         """Ask the teacher, where it is needed; the weights came perturbed with the checkpoint."""
         if "forget" in self.streams:
             self._teacher.ask(data, runtime, self.adapter)
-
-    def on_train_start(self) -> None:
-        """Log ``perturbed_parameters``."""
-        super().on_train_start()
-        self.log("perturbed_parameters", float(self.n_perturbed), sync_dist=True)
 
     def step_scales(self) -> dict[str, Tensor]:
         """Return 1 for the perturbed weights and 0 for the others, where only these may move."""

@@ -646,7 +646,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_end(self) -> None:
         """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
-        self._looking.put_back(self.trainer)
+        self._looking.end(self.trainer)
         refuse_idle_averaging(self.trainer, planned=False)
         self._curves.require_finite(self)
         self.settle_statistics()
@@ -685,6 +685,7 @@ class UnlearningModule(SpreadableModule):
         self.gather_model()
         self.validated = Validated()
         if stage == "fit":
+            self._looking.let_go(self.trainer)
             self.trainer.reload_dataloaders_every_n_epochs = self._reload  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ looking at the model
@@ -705,6 +706,7 @@ class UnlearningModule(SpreadableModule):
     def on_validation_end(self) -> None:
         """Go on with a running fit, and with its clock."""
         self._statistics.put_back()
+        self._looking.looked()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._clock.start(Runtime(self.trainer))
 

@@ -21,6 +21,7 @@ from lightning_unlearn.core.compat import (
     owners_of,
     unsaved_buffers,
 )
+from lightning_unlearn.core.files import model_hash
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
@@ -118,6 +119,11 @@ def class_state(module: nn.Module) -> dict[str, Any]:
             for name, v in state.items()
         }
     return dict(state)
+
+
+def content_of(module: nn.Module) -> str:
+    """Return a hash of a module's parameters and buffers, those too that its ``state_dict`` leaves out."""
+    return model_hash({**dict(module.named_parameters()), **dict(module.named_buffers())})
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:

@@ -28,6 +28,7 @@ from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
 from lightning_unlearn.data.loading import BatchLoader, OrderSampler
 from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
+from lightning_unlearn.engine.predict import ask_few
 from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
@@ -750,8 +751,11 @@ class UnlearningModule(SpreadableModule):
         cast(MeanMetric, self._validation[name]).reset()
 
     def _log_accuracy(self, name: str, batch: Any) -> None:
+        def few(module: nn.Module) -> Tensor:
+            return ask_few(self.adapter, self.adapter.split(batch)[0], module)
+
         with answering_fast(self.model) as answer:  # as evaluators do, which take the same answers
-            (logits, targets), *_ = answer(lambda: self.stream_logits(batch))
+            (logits, targets), *_ = answer(lambda: self.stream_logits(batch), few)
         self.validated.add(name, self.model, logits, targets)
         if "loss" not in self.task.offers:  # nothing that could be measured of a sample
             return

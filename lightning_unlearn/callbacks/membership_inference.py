@@ -253,7 +253,9 @@ class MembershipInference(AgainstNonmembers):
         def train() -> Any:
             return fit(self.attack, *features(attacked, audit), audit.seed)
 
-        return self.once((variant, audit.seed), subjects, train)
+        # shadow models are of the architecture that is attacked
+        architecture = repr(attacked) if variant == "shadow" else None
+        return self.once((variant, audit.seed, audit.adapter, architecture), subjects, train)
 
     def _shadow_features(self, architecture: nn.Module, audit: Audit) -> tuple[Tensor, Tensor]:
         data, runtime = audit.data, audit.runtime

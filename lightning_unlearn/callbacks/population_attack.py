@@ -10,7 +10,6 @@ from lightning_unlearn.callbacks.base.attack_details import attack_details
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.nonmembers import AgainstNonmembers
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.ensembles import Outputs, ask
 from lightning_unlearn.functional import auc, population_attack_scores, ranking_intervals, ranking_rates
 from lightning_unlearn.functional.tasks import TokenScores, min_k
@@ -122,8 +121,7 @@ class PopulationAttack(AgainstNonmembers):
                 streams = ("forget", "nonmember")
                 return list(ask(model, audit.data, streams, audit.runtime, audit.adapter).values())
 
-            key = model_hash(reference.state_dict()), audit.adapter
-            theirs = self.once(key, [reference, audit.data], asked)
+            theirs = self.once(audit.adapter, [reference, audit.data], asked)
             ratios = [
                 -our.loss / their.loss.clamp_min(1e-12) for our, their in zip(ours, theirs, strict=True)
             ]

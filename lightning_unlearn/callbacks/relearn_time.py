@@ -123,7 +123,8 @@ class RelearnTime(Evaluator):
                 untrained = fresh_copy(source)
             return self._curve(untrained, target, audit)
 
-        return self.once(audit.seed, [audit.original(source)], train)
+        key = audit.seed, audit.adapter, target
+        return self.once(key, [audit.data, audit.original(source)], train)
 
     def _curve(self, model: nn.Module, target: float, audit: Audit) -> list[float]:
         """Return the loss on D_f before the first step and after each, up to the target or ``max_steps``."""

@@ -260,7 +260,7 @@ class UnlearningDegree(Evaluator):
             found = self._measure(source, self._null_model(source, audit), "forget", audit)
             return replace(found, shown=None)
 
-        return self.once(audit.seed, subjects, measure)
+        return self.once((audit.seed, audit.adapter), subjects, measure)
 
     def _null_model(self, source: nn.Module, audit: Audit) -> nn.Module:
         if isinstance(self.null_control, nn.Module):

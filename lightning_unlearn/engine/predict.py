@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
-from lightning_unlearn.data.datamodule import UnlearningDataModule
+from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModule
 from lightning_unlearn.data.loading import BatchLoader, Indexed
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task
@@ -106,6 +108,11 @@ def ask(
     }
 
 
+def ask_few(adapter: Adapter, inputs: Any, module: nn.Module) -> Tensor:
+    """Return a model's logits on the first two samples of a batch, whose inputs the adapter has taken out."""
+    return adapter.call(module, apply_to_collection(inputs, Tensor, lambda value: value[:2]))
+
+
 def predict(
     module: nn.Module, loader: BatchLoader, runtime: Runtime, adapter: Adapter | None = None
 ) -> Outputs:
@@ -123,6 +130,8 @@ def predict(
     """
     adapter = adapter or Adapter()
     kind = adapter.kind
+    # of a method the model itself, as when it is validated
+    network = getattr(module, "model", module) if isinstance(module, StreamConsumer) else module
     logits: list[Tensor] = []
     targets: list[Tensor] = []
     places: list[Tensor] = []
@@ -132,14 +141,14 @@ def predict(
         runtime.not_training(),
         torch.inference_mode(False),
         torch.no_grad(),
-        answering_fast(module) as answer,
+        answering_fast(network) as answer,
     ):
         for batch in loader:
             assert isinstance(batch, Indexed)
             inputs, target = adapter.split(runtime.to_device(batch.batch))
             with runtime.forward_context():
                 logits_of = partial(adapter.call, module, inputs)
-                whole = answer(logits_of).float()
+                whole = answer(logits_of, partial(ask_few, adapter, inputs)).float()
                 answers, kept = kind.kept(whole, target)
                 if kind.of_kept is kind and answers.shape != whole.shape:
                     exact.append(

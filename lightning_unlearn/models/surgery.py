@@ -21,12 +21,16 @@ from lightning_unlearn.core.compat import (
     owners_of,
     unsaved_buffers,
 )
+from lightning_unlearn.core.files import model_hash
+from lightning_unlearn.core.seeds import isolated_rng, restore_rng_state, rng_state
 
 M = TypeVar("M", bound=nn.Module)
 T = TypeVar("T")
 
 # How untrained models of an architecture are built, where a comparison or an evaluator was told.
 FACTORIES: weakref.WeakKeyDictionary[nn.Module, Callable[[], nn.Module]] = weakref.WeakKeyDictionary()
+# Whether networks answer alike in both layouts of their convolutions; copies share the list, empty until one was asked.
+_ALIKE: weakref.WeakKeyDictionary[nn.Module, list[bool]] = weakref.WeakKeyDictionary()
 # How many names an error message lists before it says "and ... more".
 _NAMES_SHOWN = 5
 
@@ -64,6 +68,7 @@ def clone(module: M) -> M:
             part.flatten_parameters()
     if module in FACTORIES:
         FACTORIES[duplicate] = FACTORIES[module]
+    _ALIKE[duplicate] = _ALIKE.setdefault(module, [])
     return duplicate
 
 
@@ -118,6 +123,11 @@ def class_state(module: nn.Module) -> dict[str, Any]:
             for name, v in state.items()
         }
     return dict(state)
+
+
+def content_of(module: nn.Module) -> str:
+    """Return a hash of a module's parameters and buffers, those too that its ``state_dict`` leaves out."""
+    return model_hash({**dict(module.named_parameters()), **dict(module.named_buffers())})
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -459,68 +469,112 @@ def count_parameters(module: nn.Module, names: Sequence[str] | None = None) -> i
     return sum(sizes[name] for name in set(names))
 
 
-def lay_out_for_cpu(module: nn.Module, answer: Callable[[nn.Module], Any]) -> None:
+def lay_out_for_cpu(module: nn.Module, few: Callable[[nn.Module], Tensor]) -> None:
     """Lay out two-dimensional convolutions as a CPU computes them fastest, where the network can do with it.
 
-    That is ``channels_last``, a tenth to a third faster than as they come. A network that views its activations
-    (``x.view(len(x), -1)``) cannot, and is left as it was; so is one of which gradients would be wrong.
+    That is ``channels_last``, a tenth to a third faster than as they come. A network that reads how its activations lie
+    cannot (:func:`answers_alike`), and is left as it was; so is one of which gradients would be wrong.
 
     Args:
         module: The network, changed in place; on a CPU.
-        answer: Asks it about a few samples.
+        few: Asks it about a few samples.
     """
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
-    if unsafe_for_cpu(module) is not None:
-        return
-    for part in convolutions:
-        part.to(memory_format=torch.channels_last)
-    try:
-        with evaluating(module), torch.no_grad():
-            answer(module)
-    except RuntimeError:  # or it fails anyhow, which the caller will see
-        for part in convolutions:
-            part.to(memory_format=torch.contiguous_format)
+    if unsafe_for_cpu(module) is None and answers_alike(module, few):
+        for part in _convolutions(module):
+            part.to(memory_format=torch.channels_last)
+
+
+def answers_alike(module: nn.Module, few: Callable[[nn.Module], Tensor]) -> bool:
+    """Tell whether a network answers alike, but for rounding, with its convolutions ``channels_last``; asked once.
+
+    One that views its activations (``x.view(len(x), -1)``) fails then, and one that reads their strides or memory
+    (:func:`torch.as_strided`, ``x.numpy()``) answers something else. What is found holds for its copies too.
+
+    Args:
+        module: The network, on a CPU; a copy of it in evaluation mode is asked, so that nothing is changed by it.
+        few: Asks a network about a few samples.
+    """
+    found = _ALIKE.setdefault(module, [])
+    if not found and any(w.device.type == "cpu" for part in _convolutions(module) for w in part.parameters()):
+        try:
+            found.append(_copy_answers_alike(module, few))
+        except Exception:  # of any kind: a network's own, or that it cannot be copied
+            found.append(False)
+    return found == [True]
+
+
+def _copy_answers_alike(module: nn.Module, few: Callable[[nn.Module], Tensor]) -> bool:
+    with isolated_rng(), torch.inference_mode(False), torch.no_grad():
+        copied, state = clone(module).eval(), rng_state()
+        expected = few(copied)
+        restore_rng_state(state)
+        for weight in (w for part in _convolutions(copied) for w in part.parameters() if w.ndim == 4):
+            weight.data = _channels_last(weight.data)
+        torch.clear_autocast_cache()
+        found = few(copied)
+        torch.clear_autocast_cache()
+    kinds = {p.dtype for p in module.parameters() if p.is_floating_point()} | {expected.dtype}
+    if torch.is_autocast_enabled("cpu"):
+        kinds.add(torch.get_autocast_dtype("cpu"))
+    rounding = max(torch.finfo(kind).eps for kind in kinds) ** 0.5
+    scale = float(expected.nan_to_num(0, 0, 0).abs().max())
+    return torch.allclose(found, expected, rtol=rounding, atol=rounding * scale, equal_nan=True)
+
+
+def _convolutions(module: nn.Module) -> list[nn.Module]:
+    return [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    # even where there is one channel, and a weight is contiguous in both layouts
+    return weight.clone(memory_format=torch.channels_last)
 
 
 @contextmanager
-def answering_fast(module: nn.Module) -> Iterator[Callable[[Callable[[], T]], T]]:
+def answering_fast(
+    module: nn.Module,
+) -> Iterator[Callable[[Callable[[], T], Callable[[nn.Module], Tensor]], T]]:
     """Lay two-dimensional convolutions out as most CPUs answer faster inside a ``with`` block, without gradients.
 
-    Answers are the same but for rounding. After the block each weight has its own storage again; until then both are
-    held, and what a forward pass does to a weight is lost. Not for several threads at once.
+    Answers are the same but for rounding (:func:`answers_alike`). After the block each weight has its own storage
+    again; until then both are held, and what a forward pass does to a weight is lost. Not for several threads at once.
 
     Args:
         module: The network. What is not on a CPU, compiled, sharded or computed anew each time stays as it is.
 
     Yields:
-        A function that calls another one, which asks the network. If the first such call fails, it puts the weights
-        back and calls it again: networks that view their activations (``x.view(len(x), -1)``) fail in this layout.
+        A function that calls another one, which asks the network, and is given one that asks any network about a few
+        samples. If the first such call fails, it puts the weights back and calls it again.
 
     Example:
-        >>> network = nn.Conv2d(2, 4, 3)
+        >>> network, inputs = nn.Conv2d(2, 4, 3), torch.zeros(1, 2, 5, 5)
         >>> with answering_fast(network) as answer:
-        ...     network.weight.is_contiguous(), answer(lambda: network(torch.zeros(1, 2, 5, 5))).shape
-        (False, torch.Size([1, 4, 3, 3]))
+        ...     answer(lambda: network(inputs), lambda other: other(inputs)).shape, network.weight.is_contiguous()
+        (torch.Size([1, 4, 3, 3]), False)
         >>> network.weight.is_contiguous()
         True
     """
-    convolutions = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.ConvTranspose2d)]
-    weights = {dict(part.named_parameters(recurse=False)).get("weight") for part in convolutions}
-    plain = [w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and w.ndim == 4]
-    with torch.inference_mode(False):
-        own = [] if is_compiled(module) else [(w, w.data) for w in plain if not w.is_inference()]
-    changed = fallible = bool(own)
+    weights, own = _weights_to_lay_out(module), list[tuple[Tensor, Tensor]]()
+    started = fallible = False
 
     def put_back() -> None:
         with torch.inference_mode(False):
+            if own:  # autocast keeps copies, which lie as the weights did
+                torch.clear_autocast_cache()
             while own:
                 weight, data = own.pop()
                 weight.data = data
-        if changed:  # autocast keeps copies, which lie as the weights did
-            torch.clear_autocast_cache()
 
-    def answer(call: Callable[[], T]) -> T:
-        nonlocal fallible
+    def answer(call: Callable[[], T], few: Callable[[nn.Module], Tensor]) -> T:
+        nonlocal started, fallible
+        if not started and weights and answers_alike(module, few):
+            fallible = True
+            with torch.inference_mode(False):
+                for weight in weights:
+                    own.append((weight, weight.data))
+                    weight.data = _channels_last(weight.data)
+            torch.clear_autocast_cache()
+        started = True
         try:
             result = call()
         except Exception:  # of any kind: a network's own; a second failure is let out
@@ -534,15 +588,15 @@ def answering_fast(module: nn.Module) -> Iterator[Callable[[Callable[[], T]], T]
         return call()
 
     try:
-        with torch.inference_mode(False):
-            for weight, data in own:
-                # even where there is one channel, and a weight is contiguous in both layouts
-                weight.data = data.clone(memory_format=torch.channels_last)
-        if changed:
-            torch.clear_autocast_cache()
         yield answer
     finally:
         put_back()
+
+
+def _weights_to_lay_out(module: nn.Module) -> list[nn.Parameter]:
+    weights = {dict(part.named_parameters(recurse=False)).get("weight") for part in _convolutions(module)}
+    plain = [w for w in weights if type(w) is nn.Parameter and w.device.type == "cpu" and w.ndim == 4]
+    return [] if is_compiled(module) else [w for w in plain if not w.is_inference()]
 
 
 def unsafe_for_cpu(module: nn.Module) -> str | None:

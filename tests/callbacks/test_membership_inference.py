@@ -386,6 +386,16 @@ def test_the_attack_is_trained_once_a_source(monkeypatch: pytest.MonkeyPatch) ->
     assert len(calls) == 2, "another source needs another attack"
 
 
+def test_a_model_that_was_trained_further_is_attacked_anew() -> None:
+    model, data, found = PlainModule(), toy_data(nonmember=10), {}
+    kept = MembershipInference("own", data=data, on_error="raise")
+    for epochs in (0, 40):
+        quiet_trainer(max_epochs=epochs).fit(model, toys.PlainData())
+        for evaluator in (kept, MembershipInference("own", data=data, on_error="raise")):
+            (found[evaluator],) = quiet_trainer(callbacks=[evaluator]).test(model, data, verbose=False)
+        assert found[kept] == found[evaluator]
+
+
 def test_an_attack_on_the_models_own_posteriors_is_not_fooled_by_confidence() -> None:
     """Two models that remember nobody, one of them twice as confident."""
 

@@ -97,6 +97,17 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path: Path) -> None:
     assert curve[-1] == pytest.approx(float(value), rel=1e-4)  # one float32 loop against another
 
 
+def test_an_untrained_model_learns_the_forget_set_at_hand() -> None:
+    source = trained_source()
+    kept = RelearnTime(source=source, max_steps=3, on_error="raise")
+    for forget in (0.1, 0.4):
+        curves = []
+        for evaluator in (kept, RelearnTime(source=source, max_steps=3, on_error="raise")):
+            quiet_trainer(callbacks=[evaluator]).test(Classifier(source), toy_data(forget), verbose=False)
+            curves.append(evaluator.details["losses_fresh"])
+        assert curves[0] == curves[1]
+
+
 def test_giving_up_is_said_and_no_number_of_steps(tmp_path: Path) -> None:
     source = trained_source()
     found = relearn(Net(), source, tmp_path, max_steps=1, fresh=False)

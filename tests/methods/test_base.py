@@ -24,7 +24,7 @@ from helpers.toys import (
     toy_data,
     toy_source,
 )
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -601,6 +601,42 @@ def test_few_epochs_are_validated_unless_somebody_says_or_waits(
     trainer.fit(Finetune(toy_source()), toy_data())
     assert epochs.seen == expected
     assert trainer.limit_val_batches == given["limit_val_batches"]
+
+
+class Ends(L.Callback):
+    """Stops or fails after the third epoch, when its validation was left out."""
+
+    def __init__(self, failure: type[BaseException] | None) -> None:
+        self.failure = failure
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == 2:
+            trainer.should_stop = True
+            if self.failure:
+                raise self.failure
+
+
+@pytest.mark.parametrize("bar", [None, TQDMProgressBar, RichProgressBar])
+def test_a_fit_that_is_stopped_ends_with_the_metrics_of_its_model(bar: type[L.Callback] | None) -> None:
+    callbacks = [Ends(None)] if bar is None else [Ends(None), bar()]
+    trainer = quiet_trainer(max_epochs=9, callbacks=callbacks, enable_progress_bar=bar is not None)
+    method = Finetune(toy_source(), optimizer=lambda p: torch.optim.SGD(p, lr=0.3))
+    trainer.fit(method, toy_data())
+    assert trainer.current_epoch == 3
+    assert trainer.callbacks == callbacks
+    ended = {name: trainer.callback_metrics[name] for name in ("accuracy/forget", "accuracy/test")}
+    quiet = quiet_trainer()
+    quiet.validate(method, toy_data(), verbose=False)
+    assert ended == {name: quiet.callback_metrics[name] for name in ended}
+
+
+@pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])
+def test_a_fit_that_fails_leaves_the_trainer_as_it_was(failure: type[BaseException]) -> None:
+    trainer = quiet_trainer(max_epochs=9, callbacks=[Ends(failure)])
+    with pytest.raises((failure, SystemExit)):
+        trainer.fit(Finetune(toy_source()), toy_data())
+    assert trainer.limit_val_batches == 1.0
+    assert [type(callback) for callback in trainer.callbacks] == [Ends]
 
 
 def test_validating_is_none_of_the_methods_time() -> None:

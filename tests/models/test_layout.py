@@ -1,6 +1,6 @@
 """Convolutions are laid out for the CPU where a network can do with it, and left alone where it cannot."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from lightning_unlearn.data import TensorData
 from lightning_unlearn.data.loading import TensorLoader
 from lightning_unlearn.engine.predict import predict
 from lightning_unlearn.engine.runtime import Runtime
-from lightning_unlearn.models.surgery import answering_fast, lay_out_for_cpu, unsafe_for_cpu
+from lightning_unlearn.models.surgery import answering_fast, clone, lay_out_for_cpu, unsafe_for_cpu
 
 
 class Viewing(nn.Module):
@@ -25,6 +25,34 @@ class Viewing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.normalisation(self.convolution(x))
         return self.linear(x.view(x.size(0), -1))
+
+
+class Striding(Viewing):
+    """Reads its activations by strides of its own, which raises nothing in another layout."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.normalisation(self.convolution(x))
+        return self.linear(torch.as_strided(x, (len(x), 4 * 6 * 6), (4 * 6 * 6, 1)))
+
+
+class Asserting(Viewing):
+    """Refuses another layout in its own words."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.normalisation(self.convolution(x))
+        assert x.is_contiguous()
+        return self.linear(x.flatten(1))
+
+
+class Drawing(nn.Module):
+    """Draws in evaluation mode too, and its answers depend on the order in which memory is filled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = flattening()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network[2:](nn.functional.dropout(self.network[0](x)))
 
 
 def flattening() -> nn.Module:
@@ -62,6 +90,8 @@ def volumes() -> nn.Module:
     ("build", "shape", "changed"),
     [
         (Viewing, (2, 8, 8), False),
+        (Striding, (2, 8, 8), False),
+        (Asserting, (2, 8, 8), False),
         (flattening, (2, 8, 8), True),
         (narrow, (2, 8, 8), False),
         (volumes, (1, 8, 8, 8), False),
@@ -114,6 +144,8 @@ class Watching(nn.Module):
     ("build", "shape", "fast"),
     [
         (Viewing, (2, 8, 8), False),
+        (Striding, (2, 8, 8), False),
+        (Asserting, (2, 8, 8), False),
         (flattening, (2, 8, 8), True),
         (grey, (1, 8, 8), True),
         (narrow, (2, 8, 8), True),  # wrong are gradients alone
@@ -136,6 +168,33 @@ def test_a_model_is_asked_in_the_fast_layout_and_given_back(
     assert set(module.seen) == {fast}
     after = {name: (p, p.data_ptr(), p.stride()) for name, p in module.named_parameters()}
     assert after == before
+
+
+class Noting(Viewing):
+    """Notes of its class how many samples it was asked about, and in which mode."""
+
+    asked: ClassVar[list[tuple[int, bool]]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        Noting.asked.append((len(x), self.training))
+        return self.linear(self.normalisation(self.convolution(x)).flatten(1))
+
+
+def test_a_model_and_its_copies_are_looked_at_once_and_by_few_samples() -> None:
+    Noting.asked.clear()
+    module, data = Noting(), TensorData(torch.randn(20, 2, 8, 8), torch.arange(20) % 3)
+    for model in (module, module, clone(module)):
+        predict(model.train(), TensorLoader(data, batch_size=8, indexed=True), Runtime())
+    assert Noting.asked == [(2, False)] * 2 + [(8, False), (8, False), (4, False)] * 3
+
+
+def test_looking_draws_nothing_and_a_network_that_draws_is_asked_as_it_is() -> None:
+    module, data = Drawing(), TensorData(torch.randn(9, 2, 8, 8), torch.arange(9) % 3)
+    torch.manual_seed(0)
+    expected = module.eval()(data.inputs).detach()
+    torch.manual_seed(0)
+    found = predict(module, TensorLoader(data, batch_size=9, indexed=True), Runtime())
+    assert torch.equal(found.logits, expected)
 
 
 class Kernels(nn.Conv2d):
@@ -187,7 +246,15 @@ def test_what_fails_later_is_not_asked_again() -> None:
 def test_weights_come_back_after_a_failure() -> None:
     module = flattening()
     pointer = module[0].weight.data_ptr()
-    with pytest.raises(RuntimeError), answering_fast(module):
-        module(torch.zeros(5, 3, 8, 8))
+    inputs = torch.zeros(5, 2, 8, 8)
+
+    def fail_later() -> None:
+        with answering_fast(module) as answer:
+            answer(lambda: module(inputs), lambda network: network(inputs))
+            assert module[0].weight.data_ptr() != pointer
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_later()
     assert module[0].weight.data_ptr() == pointer
     assert module[0].weight.is_contiguous()

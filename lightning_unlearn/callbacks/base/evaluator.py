@@ -34,7 +34,7 @@ from lightning_unlearn.methods.base.trial import require_of
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.fresh import built_by
 from lightning_unlearn.models.sharding import is_sharded
-from lightning_unlearn.models.surgery import evaluating, uncompiled
+from lightning_unlearn.models.surgery import content_of, evaluating, uncompiled
 
 T = TypeVar("T")
 
@@ -173,9 +173,12 @@ class Evaluator(L.Callback):
 
         Args:
             key: What it depends on beside the objects, such as a seed.
-            subjects: The objects it depends on, each by itself and not by its content.
+            subjects: The objects it depends on, each by itself, and a model by its weights too.
             make: Makes it.
         """
+        models = [subject for subject in subjects if isinstance(subject, nn.Module)]
+        # a part of a model may be the same where another process's has changed, so no sharded one is known again
+        key = key, [object() if is_sharded(model) else content_of(model) for model in models]
         if self._made is not None:
             known, references, made = self._made
             # weak references: an id alone could belong to a new object after the old one is gone

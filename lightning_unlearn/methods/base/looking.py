@@ -11,11 +11,13 @@ class Looking:
 
     Validating every epoch would cost half as much again as the training. It stays so where the Trainer is given
     ``check_val_every_n_epoch``, ``val_check_interval`` or ``limit_val_batches``, and where a callback or a schedule
-    waits for what is validated.
+    waits for what is validated. Where a fit is stopped only after its last epoch's validation was left out, that is
+    made up for.
     """
 
     def __init__(self) -> None:
         self._limit: float | None = None
+        self._left_out = False
 
     def begin(self, trainer: L.Trainer) -> None:
         """Find out whether all epochs are validated."""
@@ -23,18 +25,53 @@ class Looking:
         given = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0 or limit != 1.0
         waits = any(map(_waits, callbacks)) or any(c.reduce_on_plateau for c in trainer.lr_scheduler_configs)
         asked = given or isinstance(limit, int) or waits
-        self._limit = None if asked else limit
+        self._limit, self._left_out = None if asked else limit, False
+        if self._limit is not None:
+            trainer.callbacks.append(_AfterFailure(self))  # type: ignore[attr-defined]
 
     def end_step(self, trainer: L.Trainer) -> None:
         """Leave the validation out that would follow the last step of most epochs."""
         shown = _is_last(trainer) or _is_shown(trainer.current_epoch)
         if self._limit is not None and trainer.is_last_batch and not shown:
-            trainer.limit_val_batches = 0
+            trainer.limit_val_batches, self._left_out = 0, True
+
+    def looked(self) -> None:
+        """Note that the model was validated as it is."""
+        self._left_out = False
+
+    def end(self, trainer: L.Trainer) -> None:
+        """Leave the Trainer as it was, and validate the model that the fit ends with, where that was left out."""
+        self.let_go(trainer)
+        if self._left_out and trainer.enable_validation:
+            trainer.validating = True  # as Lightning does within an epoch
+            trainer.fit_loop.epoch_loop.val_loop.run()
+            trainer.training = True
 
     def put_back(self, trainer: L.Trainer) -> None:
-        """Leave the Trainer as it was."""
+        """Validate again."""
         if self._limit is not None:
             trainer.limit_val_batches = self._limit
+
+    def let_go(self, trainer: L.Trainer) -> None:
+        """Leave the Trainer of a fit that ends, or fails, as it was."""
+        self.put_back(trainer)
+        # another list, since Lightning may be going through this one
+        others = [each for each in trainer.callbacks if not isinstance(each, _AfterFailure)]  # type: ignore[attr-defined]
+        trainer.callbacks = others  # type: ignore[attr-defined]
+        self._limit = None
+
+
+class _AfterFailure(L.Callback):
+    """Put the Trainer's setting back when a fit fails, of which a module is not told."""
+
+    def __init__(self, looking: Looking) -> None:
+        self._looking = looking
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Put it back."""
+        self._looking.let_go(trainer)
 
 
 def _waits(callback: L.Callback) -> bool:

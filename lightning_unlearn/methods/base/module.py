@@ -28,6 +28,7 @@ from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream
 from lightning_unlearn.data.loading import BatchLoader, OrderSampler
 from lightning_unlearn.engine.gradients import gradient_statistics
 from lightning_unlearn.engine.own_steps import own_loss, require_own_step
+from lightning_unlearn.engine.predict import ask_few
 from lightning_unlearn.engine.telling import facts_of_fit, send_facts
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_state, rng_state
@@ -659,7 +660,7 @@ class UnlearningModule(SpreadableModule):
 
     def on_train_end(self) -> None:
         """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
-        self._looking.put_back(self.trainer)
+        self._looking.end(self.trainer)
         refuse_idle_averaging(self.trainer, planned=False)
         self._curves.require_finite(self)
         self.settle_statistics()
@@ -698,6 +699,7 @@ class UnlearningModule(SpreadableModule):
         self.gather_model()
         self.validated = Validated()
         if stage == "fit":
+            self._looking.let_go(self.trainer)
             self.trainer.reload_dataloaders_every_n_epochs = self._reload  # type: ignore[attr-defined]
 
     # ------------------------------------------------------------------ looking at the model
@@ -718,6 +720,7 @@ class UnlearningModule(SpreadableModule):
     def on_validation_end(self) -> None:
         """Go on with a running fit, and with its clock."""
         self._statistics.put_back()
+        self._looking.looked()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._clock.start(Runtime(self.trainer))
 
@@ -761,8 +764,11 @@ class UnlearningModule(SpreadableModule):
         cast(MeanMetric, self._validation[name]).reset()
 
     def _log_accuracy(self, name: str, batch: Any) -> None:
+        def few(module: nn.Module) -> Tensor:
+            return ask_few(self.adapter, self.adapter.split(batch)[0], module)
+
         with answering_fast(self.model) as answer:  # as evaluators do, which take the same answers
-            (logits, targets), *_ = answer(lambda: self.stream_logits(batch))
+            (logits, targets), *_ = answer(lambda: self.stream_logits(batch), few)
         self.validated.add(name, self.model, logits, targets)
         if "loss" not in self.task.offers:  # nothing that could be measured of a sample
             return

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -17,11 +18,13 @@ from lightning_unlearn.data.adapter import TARGET_KEYS
 from lightning_unlearn.data.project_loaders import known_labels
 from lightning_unlearn.data.streaming import Stream
 from lightning_unlearn.engine.own_steps import own_loss
+from lightning_unlearn.engine.predict import ask_few
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task, tasks_of
 from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
+from lightning_unlearn.models.surgery import answers_alike
 
 # Losses of one batch that differ by less are taken for the same, computed in another order or precision.
 _SAME_LOSS = 1e-2
@@ -133,6 +136,7 @@ def try_model(
             own = _own_loss(model, asked if step else None, batch, runtime)
         _require_no_other(others, logits, targets, own, name)
         task = _chosen(tasks, logits, targets, own, name)
+        answers_alike(asked, partial(ask_few, adapter, inputs))  # later its samples are asked once
         given, loss = loss is not None, loss or task.batch_loss
         if answers or columns:
             _require_one(answers, columns, (logits, targets), loss, own, name)

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from lightning_unlearn.core.compat import trainer_of
-from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.hooks import transfer_hooks
 from lightning_unlearn.data.loading import TensorLoader
 from lightning_unlearn.ensembles import Outputs, Runtime, isolated_rng, predict
 from lightning_unlearn.functional import Task
+from lightning_unlearn.models.surgery import content_of
 
 if TYPE_CHECKING:
     from lightning_unlearn.methods.base.module import UnlearningModule
@@ -43,7 +43,7 @@ class Validated:
     def add(self, stream: str, model: nn.Module, logits: Tensor, targets: Tensor) -> None:
         """Keep the next batch of a stream."""
         if self._keeps:
-            self._of = self._of if self._answers else _content(model)
+            self._of = self._of if self._answers else content_of(model)
             self._answers.setdefault(stream, []).append((logits.float().cpu(), targets.cpu()))
 
     def outputs(
@@ -68,7 +68,7 @@ class Validated:
         logits, targets = map(torch.cat, zip(*self._answers[stream], strict=True))
         size = len(self._answers[stream][0][1])
         whole = len(targets) == loader.sampler.size and size == min(len(targets), loader.batch_size)
-        if type(loader) is not TensorLoader or not whole or self._of != _content(method.model):
+        if type(loader) is not TensorLoader or not whole or self._of != content_of(method.model):
             return None
         assert loader.positions is not None
         first = data.evaluated(stream, positions=loader.positions[:size].numpy())
@@ -77,7 +77,3 @@ class Validated:
         targets = targets.to(again.targets.dtype)
         alike = torch.equal(again.logits, logits[:size]) and torch.equal(again.targets, targets[:size])
         return Outputs(logits, targets, adapter.kind) if alike else None
-
-
-def _content(model: nn.Module) -> str:
-    return model_hash({**dict(model.named_parameters()), **dict(model.named_buffers())})

@@ -5,8 +5,7 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
@@ -14,6 +13,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import docstring_parser
+
+from lightning_unlearn.core.checks import nearest
 
 _ROOMS = (  # of classes that can be named without their path
     *(f"lightning_unlearn.{room}" for room in ("data", "models", "methods", "callbacks")),
@@ -87,17 +88,6 @@ def _taken(kind: Any, *, option: bool) -> dict[str, Any]:
     if get_origin(kind) is list:
         return {"type": json.loads} if option else {"nargs": "+", "type": get_args(kind)[0]}
     return {"type": kind}
-
-
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a question for what may have been meant, or nothing.
-
-    Example:
-        >>> nearest("compere", ["compare", "demo"]), nearest("x", ["compare"])
-        ('; did you mean compare?', '')
-    """
-    found = get_close_matches(word, list(known), 1)
-    return f"; did you mean {found[0]}?" if found else ""
 
 
 def explained(message: str, options: Sequence[str], arguments: Sequence[str]) -> str:

@@ -129,6 +129,8 @@ def explained(message: str, options: Sequence[str], arguments: Sequence[str]) ->
     if found := re.search(unknown, message):
         key, _ = _place(message, found.start())
         given = found[1] or found[2]
+        if misfit := _misfit(given, arguments):
+            return f"{key}: {misfit}"
         return f"{key}: {_not_found(given)}{_from_file(arguments, None, given)}"
     if found := re.search(r"(?:Got|Given) value: (.*)", message):
         key, _ = _place(message, found.start(), within=True)
@@ -149,6 +151,38 @@ def explained(message: str, options: Sequence[str], arguments: Sequence[str]) ->
 
 def _as_option(name: str, options: Sequence[str]) -> str:
     return f"--{name}" if f"--{name}" in options else name
+
+
+def _misfit(given: str, arguments: Sequence[str]) -> str:
+    """Say which argument a class does not take that is there, named without its path; nothing if there is none."""
+    homes = [room for room in _ROOMS if given in import_module(room).__all__]
+    if not homes:
+        return ""
+    known = _arguments_of(f"{homes[0]}.{given}")
+    for key in _given_to(given, arguments):
+        if key not in known:
+            place = _from_file(arguments, key)
+            return (
+                f"{given} has no argument {key!r}{nearest(key, known)}{place} (it takes {', '.join(known)})"
+            )
+    return f"the arguments of {given} do not fit; it takes {', '.join(known)}"
+
+
+def _given_to(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that configuration files give to a class."""
+    import yaml  # type: ignore[import-untyped]
+
+    found: list[str] = []
+    left = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in _files(arguments)]
+    while left:
+        entry = left.pop()
+        if isinstance(entry, dict):
+            if entry.get("class_path") == name:
+                found += entry.get("init_args") or {}
+            left += entry.values()
+        elif isinstance(entry, list):
+            left += entry
+    return found
 
 
 def _not_found(given: str) -> str:
@@ -217,7 +251,7 @@ def _from_file(arguments: Sequence[str], key: str | None, value: str | None = No
 
 def _entries(file: Path) -> Iterator[tuple[int, tuple[str, str | None]]]:
     """Yield the line, key and plain value of everything in a file."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     left = [("", yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))]
     while left:

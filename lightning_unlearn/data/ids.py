@@ -119,6 +119,8 @@ def typed_ids(values: Any, column: str | None, *, integers: bool, origin: str) -
     Raises:
         ValueError: If they are not one flat list, are a mask, or are not integers where these are asked for.
     """
+    if values is None:
+        raise ValueError(f"{origin} must be a list or the path of a file, got None; give Ids its ids")
     ids = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if ids.dtype != np.bool_ and not isinstance(values, Tensor | np.ndarray):
         wrong = [value for value in values if isinstance(value, bool | np.bool_)]

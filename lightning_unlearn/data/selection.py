@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,7 +15,7 @@ import numpy.typing as npt
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, nearest
 from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
@@ -395,9 +396,24 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
         return Ids(forget)
     if callable(forget):
         return _Function(forget)
+    given: Any = forget  # which a file may have given, in whatever form
+    if isinstance(given, Mapping) and "class_path" in given:
+        raise TypeError(f"forget: {_misfit(given)}")
     raise TypeError(
         f"forget must be a fraction, ids, their file, a rule or a function, got {type(forget).__name__}"
     )
+
+
+def _misfit(given: Mapping[str, Any]) -> str:
+    """Say what does not fit about a rule's entry in a file, which the parser has handed on as it is."""
+    name = str(given["class_path"]).rpartition(".")[2]
+    kind = next((each for each in ForgetRule.__subclasses__() if each.__name__ == name), None)
+    known = [] if kind is None else list(inspect.signature(kind).parameters)
+    takes = f" (it takes {', '.join(known)})" if known else ""
+    for key in given.get("init_args") or {}:
+        if key not in known:
+            return f"{name} has no argument {key!r}{nearest(key, known)}{takes}"
+    return f"{name} does not take {dict(given.get('init_args') or {})}{takes}"
 
 
 def select(rule: ForgetRule, data: SelectionData) -> Positions:

@@ -477,6 +477,16 @@ def test_other_types_are_refused(forget):
         as_rule(forget)
 
 
+def test_a_files_entry_with_a_wrong_argument_says_what_the_rule_takes():
+    entry = {"class_path": "lightning_unlearn.Ids", "init_args": {"ids": "a.csv", "colum": "customer"}}
+    with pytest.raises(
+        TypeError, match=r"Ids has no argument 'colum'; did you mean column\? \(it takes ids, column, "
+    ):
+        as_rule(entry)
+    with pytest.raises(ValueError, match="got None; give Ids its ids"):
+        select(Ids(None, column="customer"), selection(2, attributes={"customer": [1, 2]}))
+
+
 # ---------------------------------------------------------------- exclusion and size
 
 

@@ -380,6 +380,9 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
         >>> as_rule(0.01)
         RandomFraction(fraction=0.01, stratified=False)
     """
+    given: Any = forget  # in a file it may be what the parser could make no rule of
+    if isinstance(given, Mapping) and "class_path" in given:
+        raise TypeError(f"forget: {_misfit(given)}")
     if isinstance(forget, ForgetRule):
         return forget
     if isinstance(forget, bool | np.bool_ | int | np.integer | float | np.floating):
@@ -396,9 +399,6 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
         return Ids(forget)
     if callable(forget):
         return _Function(forget)
-    given: Any = forget  # which a file may have given, in whatever form
-    if isinstance(given, Mapping) and "class_path" in given:
-        raise TypeError(f"forget: {_misfit(given)}")
     raise TypeError(
         f"forget must be a fraction, ids, their file, a rule or a function, got {type(forget).__name__}"
     )

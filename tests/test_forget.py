@@ -433,7 +433,9 @@ def test_samples_that_became_less_known_than_unseen_ones_are_named_whatever_the_
         assert "accuracy (all labels right) 100 → 78%" in found.text
     worse = Answered(answer(less, less, 0.5, samples=60), "membership", (0.1, 0.3, 0.9))
     for found in (worse, Answered(worse.answer, "membership", ())):
-        first = "The source answers them worse than unseen samples, as where labels are wrong: if they are"
+        first = (
+            "The source is less sure of them than of unseen samples, as of wrong labels: if theirs are wrong"
+        )
         assert found.text.split(". ")[2].startswith(first)
         assert "no trace" not in found.text
         assert "keep the source" not in found.text

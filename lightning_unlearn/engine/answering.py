@@ -79,8 +79,8 @@ class Answered:
         parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
         if self._worse:
             parts.append(
-                "The source answers them worse than unseen samples, as where labels are wrong: if they are, say so and "
-                "ask again (wrong_labels)."
+                "The source is less sure of them than of unseen samples, as of wrong labels: if theirs are wrong, say "
+                "so and ask again (wrong_labels)."
             )
         if found.outcome == "shown":
             parts.append(self._limit)

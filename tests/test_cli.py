@@ -401,6 +401,10 @@ FORGET = ["forget", "source.ckpt", "0.1"]
         ),
         (["compare", "--config=compare.yaml", "--evaluators=[Nonsense]"], "there is no class Nonsense"),
         (["compare", "--config=key.yaml"], "did you mean reference_epochs? (key.yaml, line {key})"),
+        (
+            ["compare", "--config=rule.yaml"],
+            "Ids has no argument 'colum'; did you mean column? (rule.yaml, line {rule}) (it",
+        ),
         (["compare", "--config=value.yaml"], "got 'many' (value.yaml, line {last})"),
         (["compare", "--config=damaged.yaml"], "damaged.yaml, line {last}"),
         (["fit", "--model=ReferenzKL", "--data=Digits"], "no class ReferenzKL; did you mean ReferenceKL?"),
@@ -428,13 +432,19 @@ def test_bad_arguments_are_named(
     Path("compare.yaml").write_text(COMPARE)
     Path("key.yaml").write_text(COMPARE.replace("reference_epochs", "referense_epochs"))
     Path("value.yaml").write_text(f"{COMPARE.rstrip()}\nretrain_2: many\n")
+    rule = "forget: {class_path: Ids, init_args: {ids: a.csv, colum: b}}"
+    Path("rule.yaml").write_text(COMPARE.replace("forget: 0.1", rule))
     Path("damaged.yaml").write_text(f"{COMPARE.rstrip()}\nretrain_2: ]\n")
-    key = next(number for number, line in enumerate(lines, 1) if "reference_epochs" in line)
+    key, rule_line = (
+        next(number for number, line in enumerate(lines, 1) if sought in line)
+        for sought in ("reference_epochs", "forget:")
+    )
     with pytest.raises(SystemExit) as stop:
         main(arguments)
     assert stop.value.code == 2
     error = capsys.readouterr().err
-    assert message.format(here=here, key=key, last=len(COMPARE.rstrip().splitlines()) + 1) in error
+    last = len(COMPARE.rstrip().splitlines()) + 1
+    assert message.format(here=here, key=key, rule=rule_line, last=last) in error
     assert error.count("\n") == 1
     assert "Namespace" not in error
 

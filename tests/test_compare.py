@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import BackboneFinetuning
 from torch import nn
 
 from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun, compare
-from lightning_unlearn.callbacks import Audit, Backdoor, Evaluator, MembershipInference
+from lightning_unlearn.callbacks import Audit, Backdoor, Evaluator, ForgettingMetrics, MembershipInference
 from lightning_unlearn.comparison.api import Comparison
 from lightning_unlearn.comparison.runs import snake_case
 from lightning_unlearn.data import Split, UnlearningDataModule
@@ -350,6 +350,7 @@ def test_a_users_own_module_is_exported_into_its_class(tmp_path: Path) -> None:
         ({"trainer": {"accelerator": MISSING}}, "trainer of 'source': .*available"),
         ({"trainer": {**CPU, "max_epoch": 3}}, "trainer of 'source': .*max_epoch"),
         ({"evaluators": [MembershipInference, MembershipInference]}, "two are called 'membership_inference'"),
+        ({"evaluators": [ForgettingMetrics]}, "compare has ForgettingMetrics already; leave it out"),
         ({"evaluators": [Backdoor]}, "the data has no backdoor to ask for"),
         ({"evaluators": [lambda: MembershipInference("shadow")]}, "needs a shadow set"),
         (

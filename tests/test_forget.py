@@ -252,10 +252,21 @@ def test_what_cannot_be_done_rightly_is_refused(tmp_path: Path) -> None:
         ask(train_set())
     with pytest.raises(ValueError, match="ids, column: the data is an UnlearningDataModule"):
         ask(toy_data(), [1], column="customer")
-    with pytest.raises(ValueError, match=r"budget goes by the steps .* SourceCheckpoint\('best.ckpt'"):
+    with pytest.raises(ValueError, match=r"budget goes by the steps .*=SourceCheckpoint\('best.ckpt'"):
         ask(toy_data(), budget=0.1)
-    with pytest.raises(ValueError, match="retrain goes by the steps"):
+    with pytest.raises(
+        ValueError, match=r"retrain goes by .* source=SourceCheckpoint\('best.ckpt', '[\w.]+Classifier'\)"
+    ):
         ask(toy_data(), retrain=True)
+    with pytest.raises(ValueError, match=r"budget must be a share, such as 10% or 0.1, got 'much'"):
+        ask(toy_data(), budget="much")
+    with pytest.raises(ValueError, match=r"budget must lie in \(0, 1\], got 2.0"):
+        ask(toy_data(), budget="200%")
+    torch.save({"state_dict": {"w": torch.ones(1)}, "global_step": 9}, tmp_path / "best.ckpt")
+    with pytest.raises(
+        ValueError, match=r"class it belongs to .* give SourceCheckpoint\('.*best.ckpt', 'my_project.MyM"
+    ):
+        forget(tmp_path / "best.ckpt", toy_data(), retrain=True)
     with pytest.raises(ValueError, match=r"budget must lie in \(0, 1\]"):
         ask(toy_data(), budget=10.0)
     with pytest.raises(ValueError, match=r"leave it out, or method"):
@@ -266,8 +277,14 @@ def test_what_cannot_be_done_rightly_is_refused(tmp_path: Path) -> None:
     assert kept.ledger is not None, "the next fit is to be recorded"
     with pytest.raises(ValueError, match=r"leave one out"):
         ask(toy_data(), retrain=True, retrained=toy_source())
-    with pytest.raises(ValueError, match=r"TensorData has 0 samples .* give it a test_dataloader\(\)"):
+    with pytest.raises(
+        ValueError, match=r"TensorData has 0 samples .* give LightningDataModule.from_datasets\("
+    ):
         ask(train_set(), [1, 2])
+    with pytest.raises(
+        TypeError, match=r"data must be your LightningDataModule, got DataLoader; .*from_datasets\("
+    ):
+        ask(torch.utils.data.DataLoader(train_set()), [1, 2])
     (tmp_path / "unlearned").mkdir()
     (tmp_path / "unlearned" / "model.ckpt").touch()
     with pytest.raises(
@@ -299,6 +316,25 @@ def test_a_recipe_that_diverges_does_not_end_the_request(when: str) -> None:
     assert request.tried == 1
     with pytest.raises(FloatingPointError, match="NaN"):
         request.best([(Diverges, {})], 0.0)
+
+
+def test_a_budget_for_one_recipe_says_what_would_allow_more_as_it_was_asked() -> None:
+    split = toy_data(0.3, nonmember=12)
+    split.setup("fit")
+    request = _Request(toy_source(), split, QUIET)
+    request.best([(FineTune, {}), (FineTune, {})], 1e-6)
+    assert request.room is not None
+    assert request.room > 1
+    result = Result(request.answered(), Path(), Path(), Path(), {}, room=(4, 0.25))
+    assert "1 recipe fits into the 4 steps of the budget; budget=0.25 would" in unboxed(result.told())
+    assert "add `retrained=model` or `retrain=True` for that" in unboxed(str(result))
+    told = unboxed(result.told(command=True))
+    assert "add `--retrained FILE` or `--retrain true` for that" in told
+    assert "--budget 25% would allow another" in told
+
+
+def unboxed(text: str) -> str:
+    return " ".join(line.strip("| ") for line in text.splitlines()[1:-1])
 
 
 def test_the_class_comes_from_the_command_line_and_not_from_the_file(
@@ -395,6 +431,15 @@ def test_samples_that_became_less_known_than_unseen_ones_are_named_whatever_the_
         assert ("keep the source" in found.text) == (before is unseen)
         assert "would tell" not in found.text
         assert "accuracy (all labels right) 100 → 78%" in found.text
+    worse = Answered(answer(less, less, 0.5, samples=60), "membership", (0.1, 0.3, 0.9))
+    for found in (worse, Answered(worse.answer, "membership", ())):
+        first = (
+            "The source is less sure of them than of unseen samples, as of wrong labels: if theirs are wrong"
+        )
+        assert found.text.split(". ")[2].startswith(first)
+        assert "no trace" not in found.text
+        assert "keep the source" not in found.text
+        assert found.text.count("wrong_labels") == 1
     hardly = answer(Estimate(0.51, 0.42, 0.6), unseen, 0.5, samples=60)
     assert hardly.needed is None, "nobody brings a hundred times as many"
     without = Answered(hardly, "class", (1.0, 0.0), (0.9, 0.9))

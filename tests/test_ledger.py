@@ -626,6 +626,8 @@ def test_the_command_says_that_all_matches(request_on_file: Any, capsys: pytest.
             in capsys.readouterr().out
         )
     assert command(ledger, "--split", folder / "split.npz", "--head", read(ledger)[0]["hash"]) == 0
+    told = f"split.npz names the samples of request {read(ledger)[0]['request']}, line 1"
+    assert told in capsys.readouterr().out
 
 
 def test_the_command_says_what_does_not_match(

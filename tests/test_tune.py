@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pickle
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -256,6 +257,31 @@ def test_without_an_oracle_a_forgotten_class_is_refused(capsys: pytest.CaptureFi
     assert main([*TUNE, "--oracle=none", "--config=class.yaml"]) == 2
     assert "oracle: none aims at answers as on samples never trained on" in capsys.readouterr().err
     assert not Path("out/controls").exists()
+
+
+def test_what_is_normal_of_trials_in_one_folder_is_not_warned_of_and_a_shared_forget_set_is_said_in_a_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compared(args: list[str]) -> Any:
+        for text in (
+            "trial, seed 7: trained anew; what changed: lr",
+            "acceleration: trial ran in another start",
+            "odd",
+        ):
+            warnings.warn(text, stacklevel=1)
+        return SimpleNamespace(failed=False, report={"data": {"split": "one list"}}), None
+
+    monkeypatch.setattr(tune, "compared", compared)
+    monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
+    own, rest = Parser(tune._asked, "").parse_known_args(TUNE[1:])
+    search = tune.Tuning(own, rest)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert search.wanted == {}
+        assert [str(each.message) for each in seen] == ["odd"]
+        search.compare(Path("out"), [0], [], held_out=True)
+        assert len(seen) == 4
+    assert capsys.readouterr().err.startswith("the seeds share one forget set")
 
 
 def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(

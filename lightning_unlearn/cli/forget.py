@@ -79,25 +79,12 @@ def run(args: list[str]) -> int:
         _asked(config.ids),
         retrained=config.retrained and checkpoint(config.retrained),
         method=built.method,
-        budget=config.budget and _share(config.budget),
+        budget=config.budget,
         **{name: built[name] for name in derived},
     )
     say(f"Model:       {result.file}\nCertificate: {result.certificate}\nLedger:      {result.ledger}")
-    say(str(result))
+    say(result.told(command=True))
     return STATUS[result.outcome]
-
-
-def _share(text: str) -> float:
-    """Read a share, such as 0.1 or 10%.
-
-    Example:
-        >>> _share("10%"), _share("0.1")
-        (0.1, 0.1)
-    """
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise ValueError(f"--budget: expected a share, such as 10% or 0.1, got {text!r}") from None
 
 
 def _asked(ids: str) -> str | float:

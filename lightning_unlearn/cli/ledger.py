@@ -48,6 +48,9 @@ def run(
         print(f"head: {lines[-1]['hash']}")
     if model is not None:
         mismatches += _check_model(model, lines)
+    for number, line in enumerate(lines, 1):
+        if ids is not None and line["ids"]["hmac_sha256"] == ids:
+            print(f"{split} names the samples of request {line['request']}, line {number}")
     intact = f"chain intact; outcome: {_outcomes(lines)}"
     print("\n".join(f"DOES NOT MATCH  {each}" for each in mismatches) or intact)
     return 1 if mismatches else 0

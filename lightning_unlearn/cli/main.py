@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.cli import COMMANDS, LIGHTNING, run
 from lightning_unlearn.cli.arguments import own_arguments, with_rule
-from lightning_unlearn.cli.parsing import Refused, explained, nearest
+from lightning_unlearn.cli.parsing import Refused, explained
+from lightning_unlearn.core.checks import nearest
 
 _TRACEBACK = "LIGHTNING_UNLEARN_TRACEBACK"
 

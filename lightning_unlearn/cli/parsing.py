@@ -5,8 +5,7 @@ import inspect
 import json
 import pkgutil
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from traceback import extract_tb
@@ -14,6 +13,8 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import docstring_parser
+
+from lightning_unlearn.core.checks import nearest
 
 _ROOMS = (  # of classes that can be named without their path
     *(f"lightning_unlearn.{room}" for room in ("data", "models", "methods", "callbacks")),
@@ -89,17 +90,6 @@ def _taken(kind: Any, *, option: bool) -> dict[str, Any]:
     return {"type": kind}
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """Return a question for what may have been meant, or nothing.
-
-    Example:
-        >>> nearest("compere", ["compare", "demo"]), nearest("x", ["compare"])
-        ('; did you mean compare?', '')
-    """
-    found = get_close_matches(word, list(known), 1)
-    return f"; did you mean {found[0]}?" if found else ""
-
-
 def explained(message: str, options: Sequence[str], arguments: Sequence[str]) -> str:
     r"""Return one line for a parser's message, with the file and line where it came from a file.
 
@@ -139,6 +129,8 @@ def explained(message: str, options: Sequence[str], arguments: Sequence[str]) ->
     if found := re.search(unknown, message):
         key, _ = _place(message, found.start())
         given = found[1] or found[2]
+        if misfit := _misfit(given, arguments):
+            return f"{key}: {misfit}"
         return f"{key}: {_not_found(given)}{_from_file(arguments, None, given)}"
     if found := re.search(r"(?:Got|Given) value: (.*)", message):
         key, _ = _place(message, found.start(), within=True)
@@ -159,6 +151,38 @@ def explained(message: str, options: Sequence[str], arguments: Sequence[str]) ->
 
 def _as_option(name: str, options: Sequence[str]) -> str:
     return f"--{name}" if f"--{name}" in options else name
+
+
+def _misfit(given: str, arguments: Sequence[str]) -> str:
+    """Say which argument a class does not take that is there, named without its path; nothing if there is none."""
+    homes = [room for room in _ROOMS if given in import_module(room).__all__]
+    if not homes:
+        return ""
+    known = _arguments_of(f"{homes[0]}.{given}")
+    for key in _given_to(given, arguments):
+        if key not in known:
+            place = _from_file(arguments, key)
+            return (
+                f"{given} has no argument {key!r}{nearest(key, known)}{place} (it takes {', '.join(known)})"
+            )
+    return f"the arguments of {given} do not fit; it takes {', '.join(known)}"
+
+
+def _given_to(name: str, arguments: Sequence[str]) -> list[str]:
+    """Return the arguments that configuration files give to a class."""
+    import yaml  # type: ignore[import-untyped]
+
+    found: list[str] = []
+    left = [yaml.safe_load(file.read_text(encoding="utf-8")) for file in _files(arguments)]
+    while left:
+        entry = left.pop()
+        if isinstance(entry, dict):
+            if entry.get("class_path") == name:
+                found += entry.get("init_args") or {}
+            left += entry.values()
+        elif isinstance(entry, list):
+            left += entry
+    return found
 
 
 def _not_found(given: str) -> str:
@@ -227,7 +251,7 @@ def _from_file(arguments: Sequence[str], key: str | None, value: str | None = No
 
 def _entries(file: Path) -> Iterator[tuple[int, tuple[str, str | None]]]:
     """Yield the line, key and plain value of everything in a file."""
-    import yaml  # type: ignore[import-untyped]
+    import yaml
 
     left = [("", yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader))]
     while left:

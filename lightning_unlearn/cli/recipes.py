@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_unlearn.cli.parsing import nearest
+from lightning_unlearn.core.checks import nearest
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _OPTION = "--recipe"

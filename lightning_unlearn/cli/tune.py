@@ -43,6 +43,10 @@ _NAME = "trial"
 _ENDED = ("COMPLETE", "PRUNED")
 _PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}
 _AS_IT_IS = ("warm_up", "batch_size")  # where None is drawn
+_NORMAL = (
+    r".*trained anew; what changed",
+    r"acceleration: .* ran in another start",
+)  # of one folder's trials
 _LEAST = 5  # trials before one is given up for being worse than their median
 _STUDY, _TRIALS, _HELD_OUT, _RECIPE, _FIT = (
     *("study.journal", "trials.json", "held_out", "recipe.yaml", "fit.yaml"),
@@ -210,7 +214,10 @@ class Tuning:
             "output_dir": str(folder),
             **({} if held_out and self.oracle else searching),
         }
-        return compared([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])[0]
+        with warnings.catch_warnings():
+            for normal in () if held_out else _NORMAL:
+                warnings.filterwarnings("ignore", message=normal)
+            return compared([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])[0]
 
     def _data_args(self, *, held_out: bool) -> list[str]:
         """Return the arguments, with what differs while searching after the files."""
@@ -237,10 +244,10 @@ class Tuning:
         if comparison.failed:
             raise ValueError(f"a control failed: {comparison.report['failures'][0]['error']}")
         if not self.own.tuning and not str(comparison.report["data"]["split"]).startswith("forget"):
-            warnings.warn(
+            say(
                 "the seeds share one forget set, so the search sees the one that its result is shown on; give another "
                 "for the search with --tuning FILE",
-                stacklevel=2,
+                sys.stderr,
             )
         return aims(comparison.report, oracle=self.oracle)
 

@@ -15,7 +15,7 @@ import lightning as L
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 
-from lightning_unlearn.callbacks import Evaluator, ManyModels
+from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics, ManyModels
 from lightning_unlearn.callbacks.base.audit import Controls
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
 from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
@@ -569,6 +569,10 @@ class Pipeline:
         names, task = set[str](), self._kind_of_task()
         for build in self.evaluators:
             evaluator = build()
+            if evaluator.name in names and isinstance(evaluator, ForgettingMetrics):
+                raise ValueError(
+                    "evaluators: compare has ForgettingMetrics already; leave it out of the list"
+                )
             if evaluator.name in names:
                 raise ValueError(
                     f"evaluators: two are called {evaluator.name!r}, so one's scores would replace the other's; give "

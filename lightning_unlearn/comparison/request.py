@@ -26,10 +26,11 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.terminal import boxed, say
 from lightning_unlearn.data import Adapter, Ids, UnlearningDataModule
 from lightning_unlearn.data.datamodule import Forget
+from lightning_unlearn.data.project import FROM_DATASETS
 from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
 from lightning_unlearn.ensembles import Runtime, ask
 from lightning_unlearn.functional.answer import Outcome
-from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, UnlearningModule
+from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.source import Source, load_source, read_checkpoint
@@ -64,6 +65,8 @@ class Result:
         certificate: The page on it that somebody can sign.
         ledger: The ledger.
         line: Its line in there.
+        retraining: How to compare with a model that is retrained, in Python.
+        room: Where a budget allowed one recipe alone: its steps, and about what share would allow another.
     """
 
     answered: Answered
@@ -71,17 +74,30 @@ class Result:
     certificate: Path
     ledger: Path
     line: Mapping[str, Any]
+    retraining: str = "`retrain=True`"
+    room: tuple[int, float] | None = None
 
     @property
     def outcome(self) -> Outcome:
         """``shown``, ``not shown`` or ``cannot tell``."""
         return self.answered.answer.outcome
 
-    def __str__(self) -> str:
+    def told(self, *, command: bool = False) -> str:
+        """Return the answer in a frame, with what would tell more as Python spells it, or the command."""
         text = self.answered.text
         if not self.answered.compared:
-            text = f"{text.removesuffix('.')}; add `--retrained` or `--retrain` for that."
+            ways = "`--retrained FILE` or `--retrain true`"
+            ways = ways if command else f"`retrained=model` or {self.retraining}"
+            text = f"{text.removesuffix('.')}; add {ways} for that."
+        if self.room is not None:
+            steps, share = self.room
+            more = f"--budget {share:.0%}" if command else f"budget={share:.2f}"
+            more = f"{more} would allow another" if share <= 1 else "no budget allows another"
+            text += f" 1 recipe fits into the {steps} steps of the budget; {more}."
         return boxed(text)
+
+    def __str__(self) -> str:
+        return self.told()
 
 
 def forget(
@@ -97,7 +113,7 @@ def forget(
     retrain: bool = False,
     previous: str | Path | None = None,
     adapter: Adapter | None = None,
-    budget: float | None = None,
+    budget: float | str | None = None,
     output: str | Path = "unlearned",
     ledger: str | Path | Ledger | None = None,
     trainer: Mapping[str, Any] | None = None,
@@ -128,8 +144,9 @@ def forget(
         retrain: Whether to train such a model, for as many steps as the source; kept beside the export.
         previous: Output folder of the request before, whose model this one starts from.
         adapter: How batches and outputs are taken apart, for a method with no adapter of its own; ``None`` finds out.
-        budget: Share of the cost of the source's training, in (0, 1], within which ``"auto"`` tries several recipes. It
-            chooses on one half of the non-members, and answers on the other; a class or labels on the same samples.
+        budget: Share of the cost of the source's training, 0.1 or ``"10%"``, within which ``"auto"`` tries several
+            recipes. It chooses on one half of the non-members, and answers on the other; a class or labels on the same
+            samples.
         output: Folder for the unlearned model and what the next request needs: ``model.ckpt`` and ``split.npz``.
         ledger: The deletion ledger; ``None`` for ``deletions.jsonl`` beside the output folder.
         trainer: Arguments of the Trainer, such as ``max_epochs`` for a method of your own.
@@ -152,6 +169,7 @@ def forget(
         )
     if retrain and retrained is not None:
         raise ValueError("retrain=True trains what retrained=... gives; leave one out")
+    budget = _share(budget) if isinstance(budget, str) else budget
     in_range("budget", budget, "(0, 1]", "; it is a share of the source's training", none=True)
     if budget and callable(method):
         raise ValueError("budget is what 'auto' tries several recipes within; leave it out, or method")
@@ -159,7 +177,7 @@ def forget(
     if math.isinf(steps) and (retrain or budget):
         raise ValueError(
             f"{'retrain' if retrain else 'budget'} goes by the steps of the source's training, which only its "
-            "checkpoint knows; give source='best.ckpt' or SourceCheckpoint('best.ckpt', 'my_project.MyModule')"
+            f"Trainer's checkpoint knows; give source={_checkpoint_of(source)}"
         )
     model = load_source(source)
     if checkpoints is not None:
@@ -184,7 +202,7 @@ def forget(
         recipes = [(method, {})] if callable(method) else _recipes(split, rewinds=checkpoints is not None)
         if retrained is not None:
             request.oracle = load_source(retrained)
-        done = request.best(recipes, budget * steps if budget else 0.0)
+        done = request.best(recipes, within := budget * steps if budget else 0.0)
         file, found = done.export(folder / MODEL), request.answered()
         split.split.save(folder / SPLIT)
         split.ledger = record
@@ -195,7 +213,32 @@ def forget(
         split.ledger = given
     kept = [Remembering(each.file.relative_to(folder), each.reason) for each in remembering_files(folder)]
     page = write_certificate(line, folder / "certificate.html", remembering=kept)
-    return Result(found, file, page, Path(record.path), line)
+    retraining = f"`retrain=True`{f' with source={_checkpoint_of(source)}' if math.isinf(steps) else ''}"
+    more = None
+    if request.room is not None:
+        more = int(within), math.ceil(110 * request.room / steps) / 100  # some to spare
+    return Result(found, file, page, Path(record.path), line, retraining, more)
+
+
+def _share(text: str) -> float:
+    """Read a share, such as 0.1 or 10%.
+
+    Example:
+        >>> _share("10%"), _share("0.1")
+        (0.1, 0.1)
+    """
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        raise ValueError(f"budget must be a share, such as 10% or 0.1, got {text!r}") from None
+
+
+def _checkpoint_of(source: Source) -> str:
+    """Say how a checkpoint of the source's class is given."""
+    name = source.module if isinstance(source, SourceCheckpoint) else None
+    if isinstance(source, nn.Module):
+        name = f"{type(source).__module__}.{type(source).__qualname__}"
+    return f"SourceCheckpoint('best.ckpt', {name or 'my_project.MyModule'!r})"
 
 
 def _split_data(
@@ -216,6 +259,10 @@ def _split_data(
                 "to it (ids and column as forget=Ids(...), previous as the split file)"
             )
         return data
+    if not isinstance(data, L.LightningDataModule | Dataset):
+        raise TypeError(
+            f"data must be your LightningDataModule, got {type(data).__name__}; without one give {FROM_DATASETS}"
+        )
     if ids is None:
         raise ValueError(
             "ids must say what to forget: a file, positions, a share, or a rule such as Classes(3)"
@@ -228,9 +275,10 @@ def _split_data(
 
 def _require_measurable(data: UnlearningDataModule) -> None:
     if measure_of(data) != "class" and data.stream_size("nonmember") < _FEWEST:
+        fix = "it a test_dataloader()" if data.project.module is not None else FROM_DATASETS
         raise ValueError(
             f"data: {data.data_name} has {data.stream_size('nonmember')} samples that were never trained on to compare "
-            "with, so nobody could tell whether anything was forgotten; give it a test_dataloader()"
+            f"with, so nobody could tell whether anything was forgotten; give {fix}"
         )
 
 
@@ -314,6 +362,7 @@ class _Request:
         self.oracle: nn.Module | None = None
         self.answers: dict[str, Measured] = {}
         self.tried = 0
+        self.room: float | None = None
         self.seconds = 0.0
         order = np.random.default_rng(derive_seed(data.seed, "choose")).permutation(
             data.stream_size("nonmember")
@@ -402,6 +451,7 @@ class _Request:
             step = seconds / max(1, method.trainer.global_step) / len(method.streams)
             spent += seconds
             if spent + seconds > budget * step:
+                self.room = (spent + seconds) / step if budget and self.tried == 1 else None
                 break
         assert kept is not None  # or the last has raised
         self.answers["unlearned"] = kept[2]

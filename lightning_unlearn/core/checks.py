@@ -1,8 +1,9 @@
 """Check arguments against declared constraints: intervals of numbers and choices of words."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from numbers import Integral, Real
 from typing import Any, TypeAlias, cast
 
@@ -92,6 +93,17 @@ def in_range(
 def one_of(name: str, value: object, *words: str) -> None:
     """Check one word, as :class:`Choice` does."""
     Choice(words).check(name, value)
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return a question for what may have been meant, or nothing.
+
+    Example:
+        >>> nearest("compere", ["compare", "demo"]), nearest("x", ["compare"])
+        ('; did you mean compare?', '')
+    """
+    found = get_close_matches(word, list(known), 1)
+    return f"; did you mean {found[0]}?" if found else ""
 
 
 def shapes(*arrays: Any) -> str:

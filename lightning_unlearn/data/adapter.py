@@ -84,7 +84,7 @@ class Adapter:
             targets = targets.masked_fill(batch["attention_mask"] == 0, _IGNORED)
         if not isinstance(targets, Tensor) or not targets.ndim:
             wanted = f"a tensor with a row a sample, got {_described(targets)}"
-            raise ValueError(f"targets must be {wanted}; say where they are with Adapter(targets=...)")
+            raise ValueError(f"targets must be {wanted}; say where they are with {_spelled('targets')}")
         column = targets.ndim == 2 and targets.shape[1] == 1 and not targets.is_floating_point()
         return inputs, targets.squeeze(1) if column else targets
 
@@ -147,7 +147,7 @@ class Adapter:
         """
         logits = self._logits_of(_called(module, inputs, several=isinstance(self.inputs, tuple)))
         if not isinstance(logits, Tensor) or not logits.ndim or not logits.is_floating_point():
-            wanted = f"logits, got {_described(logits)}; say where with Adapter(logits=...)"
+            wanted = f"logits, got {_described(logits)}; say where with {_spelled('logits')}"
             raise ValueError(f"the forward of {type(module).__name__} must give {wanted}")
         return logits
 
@@ -165,8 +165,10 @@ class Adapter:
                 raise KeyError(self.logits)
             return output[self.logits]
         except (KeyError, IndexError, TypeError):
-            kind = type(output).__name__
-            raise ValueError(f"logits={self.logits!r} is not in the model's output, a {kind}") from None
+            raise ValueError(
+                f"logits={self.logits!r} is not in the model's output ({_described(output)}); say where they are "
+                f"with {_spelled('logits')}"
+            ) from None
 
     @staticmethod
     def _place(
@@ -179,13 +181,13 @@ class Adapter:
                     return key
             there = sorted(map(str, batch))
             raise ValueError(
-                f"{what}={asked!r} not found in a batch with the keys {there}; give Adapter({what}=)"
+                f"{what}={asked!r} not found in a batch with the keys {there}; name one with {_spelled(what)}"
             )
         if isinstance(batch, Sequence):
             place = index if asked is None else asked
             if isinstance(place, int) and -len(batch) <= place < len(batch):
                 return place
-            advice = f"give a position below {len(batch)} with Adapter({what}=...)"
+            advice = f"give a position below {len(batch)} with {_spelled(what)}"
             raise ValueError(f"{what}={place!r} not found in a batch of {len(batch)} elements; {advice}")
         raise ValueError(f"a batch must be a sequence or mapping with {what}, got {type(batch).__name__}")
 
@@ -216,7 +218,13 @@ def _parameters(module: nn.Module) -> list[inspect.Parameter]:
     return _parameters(inner) if handed_on and isinstance(inner, nn.Module) else taken
 
 
+def _spelled(what: str) -> str:
+    """Say how an argument of the adapter is given, in Python and to a command."""
+    return f"Adapter({what}=...) (on the command line --adapter.{what}=...)"
+
+
 def _described(value: Any) -> str:
-    return (
-        f"shape {tuple(value.shape)} of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-    )
+    if isinstance(value, Tensor):
+        return f"shape {tuple(value.shape)} of {value.dtype}"
+    name = type(value).__name__
+    return f"{name} with the keys {sorted(map(str, value))}" if isinstance(value, Mapping) else name

@@ -1,6 +1,7 @@
 """Per-sample columns that a dataset offers, found through Subset, random_split and ConcatDataset."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from torch import Tensor
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
+from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
 
 _WRAPPERS_OWN = ("dataset", "indices", "datasets", "cumulative_sizes")
@@ -67,16 +69,21 @@ def targets_of(dataset: Dataset[Any], adapter: Adapter) -> npt.NDArray[Any] | No
 
 
 def attribute_names(dataset: Dataset[Any]) -> list[str]:
-    """Return the names of the columns that a dataset lists in its ``attributes``."""
+    """Return the names of the columns that :func:`attribute_of` finds, but for properties."""
     parts = [dataset, *origin_of(dataset).bases]
-    return sorted({name for part in parts for name in _listed(part)})
+    listed = {name for part in parts for name in _listed(part)}
+    fields = {name for part in parts for name, field in _fields(part) if _is_column(name, field, part)}
+    keys = {key for key, value in _first(dataset).items() if isinstance(key, str) and np.ndim(value) == 0}
+    return sorted(listed | fields | keys)
 
 
 def attribute_of(dataset: Dataset[Any], name: str) -> Any:
-    """Return a column that the dataset lists, or keeps as a field of that name.
+    """Return a column that the dataset lists, keeps as a field of that name, or has as a key of its samples.
+
+    Only for a key are the samples read, all of them.
 
     Raises:
-        KeyError: If it has neither.
+        KeyError: If it has none of these.
     """
 
     def own(part: Dataset[Any]) -> Any:
@@ -89,9 +96,13 @@ def attribute_of(dataset: Dataset[Any], name: str) -> Any:
         return None if field is None or callable(field) else _array(field)
 
     column = _column(dataset, own)
-    if column is None:
+    if column is not None:
+        return column
+    if name not in _first(dataset):
         raise KeyError(name)
-    return column
+    with isolated_rng(0):  # whatever augments a sample
+        values = [dataset[place][name] for place in range(len(dataset))]  # type: ignore[arg-type]
+    return np.asarray([value.item() if isinstance(value, Tensor) else value for value in values])
 
 
 def _column(dataset: Dataset[Any], own: Callable[[Dataset[Any]], Any]) -> npt.NDArray[Any] | None:
@@ -120,6 +131,27 @@ def _rows(dataset: Any) -> npt.NDArray[np.int64]:
 def _listed(dataset: Dataset[Any]) -> Mapping[str, Any]:
     attributes = getattr(dataset, "attributes", None)
     return attributes if isinstance(attributes, Mapping) else {}
+
+
+def _is_column(name: str, field: Any, dataset: Any) -> bool:
+    """Whether a field holds one value a sample; by its type, since another's items may be costly to read."""
+    if name.startswith("_") or name in _WRAPPERS_OWN:
+        return False
+    if isinstance(field, list | tuple):
+        return len(field) == len(dataset) and isinstance(next(iter(field), None), str | int | float)
+    return isinstance(field, Tensor | np.ndarray) and field.shape == (len(dataset),)
+
+
+def _fields(dataset: Any) -> list[tuple[str, Any]]:
+    return list(getattr(dataset, "__dict__", {}).items())
+
+
+def _first(dataset: Any) -> Mapping[Any, Any]:
+    """Return the first sample where samples have keys."""
+    with isolated_rng(0), suppress(TypeError):  # of a stream, which no position is asked of
+        if len(dataset) and isinstance(sample := dataset[0], Mapping):
+            return sample
+    return {}
 
 
 def _array(values: Any) -> npt.NDArray[Any]:

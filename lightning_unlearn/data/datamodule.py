@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -110,7 +111,7 @@ class UnlearningDataModule(L.LightningDataModule):
         shadow: Size of the set held out for shadow models, as a number or a fraction; 0 for none.
         shadow_from: Where the shadow set comes from.
         attributes: Per-sample columns of the training set (identity, age, customer id, ...) for rules by group
-            or id; ``None`` uses the dataset's own ``attributes``, or its fields of that name.
+            or id; ``None`` uses the dataset's own ``attributes``, its fields, or the keys of its samples, of that name.
         previous: Split files of earlier deletion requests; what they forgot is in no stream.
         split_path: Where the split is kept: read if the file exists, written otherwise. Beside that, each run
             with a logger that has a folder of its own keeps its split there as ``split.npz``.
@@ -579,7 +580,7 @@ class UnlearningDataModule(L.LightningDataModule):
                 train_size,
                 targets=self._targets,
                 attributes=self._attribute,
-                attribute_names=attribute_names(self._train.owner)
+                attribute_names=partial(attribute_names, self._train.owner)
                 if self.attributes is None
                 else self.attributes,
                 undrawn=self._train.undrawn,

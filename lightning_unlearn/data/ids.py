@@ -19,9 +19,21 @@ _COLUMNS_SHOWN = 8
 _CELL_SHOWN = 40  # characters of it
 # as many digits as int64 has; int() alone would read 1_0 and ٣ too
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
+_WHOLE = re.compile(r"([+-]?[0-9]{1,19})(\.0*)?")  # as a table with a gap in this column is written
 _SEPARATOR_LINE = re.compile(r"sep=(.)", re.IGNORECASE)
 _ADVICE = "Write one id per line; where ids are values of an attribute of the data, name it in `column`"
+_NAME_IT = "where they are values of an attribute of the data, name it in `column` (forget --column NAME)"
 _POSITION_HEADERS = ("id", "ids", "index", "position", "positions")
+
+
+def _what_else(column: str | None) -> str:
+    """Say what is to be done about ids that are no integers."""
+    return _ADVICE if column is None else f"The values of {column!r} in the training data are integers"
+
+
+def _number(column: str | None) -> re.Pattern[str]:
+    """Return what an integer looks like: a position, or a value of a column."""
+    return _INTEGER if column is None else _WHOLE
 
 
 def shown(values: npt.NDArray[Any], limit: int = _SHOWN) -> str:
@@ -53,8 +65,9 @@ def read_ids(path: str | Path, column: str | None, *, integers: bool) -> npt.NDA
 
     Args:
         path: A .csv file of one id a row (see :class:`~lightning_unlearn.data.selection.Ids`), a .json file of one
-            list, or a .txt file of one id a line, in UTF-8.
-        column: Header of the column of a .csv file; ``None`` for one headed id, index or position.
+            list of ids or of records, or a .txt file of one id a line, in UTF-8.
+        column: Header of the column of a .csv file, or key of a record; ``None`` for one headed id, index or position.
+            A whole number of a column may be written 7.0, and its header in other case.
         integers: Whether the ids are integers, which anything else is then refused for, or strings.
 
     Returns:
@@ -74,14 +87,14 @@ def read_ids(path: str | Path, column: str | None, *, integers: bool) -> npt.NDA
     path = Path(path)
     try:
         if path.suffix.lower() == ".json":
-            return _read_json(path, integers=integers)
+            return _read_json(path, column, integers=integers)
         if path.suffix.lower() == ".csv":
-            return _typed_cells(path, _csv_cells(path, column, integers=integers), integers=integers)
+            return _typed_cells(path, _csv_cells(path, column, integers=integers), column, integers=integers)
         with path.open(encoding="utf-8-sig") as file:
             cells = [cell for line in file if (cell := line.strip())]
         if integers and (crowded := next((cell for cell in cells if len(cell.split()) > 1), None)):
             raise ValueError(f"ids file {path} has {len(crowded.split())} values in a line; write one a line")
-        return _typed_cells(path, cells, integers=integers)
+        return _typed_cells(path, cells, column, integers=integers)
     except UnicodeDecodeError as error:
         raise ValueError(
             f"ids file {path} is not text in UTF-8 ({error.reason} at byte {error.start}); save it anew in that "
@@ -91,11 +104,12 @@ def read_ids(path: str | Path, column: str | None, *, integers: bool) -> npt.NDA
         raise ValueError(f"ids file {path} could not be read as CSV: {error}. {_ADVICE}") from error
 
 
-def typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
+def typed_ids(values: Any, column: str | None, *, integers: bool, origin: str) -> npt.NDArray[Any]:
     """Turn a sequence, an array or a tensor into ids.
 
     Args:
         values: The ids.
+        column: Attribute of the data whose values they are; ``None`` for positions.
         integers: Whether they are integers, which anything else is then refused for, or strings.
         origin: What to call them in a message.
 
@@ -105,6 +119,8 @@ def typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
     Raises:
         ValueError: If they are not one flat list, are a mask, or are not integers where these are asked for.
     """
+    if values is None:
+        raise ValueError(f"{origin} must be a list or the path of a file, got None; give Ids its ids")
     ids = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     if ids.dtype != np.bool_ and not isinstance(values, Tensor | np.ndarray):
         wrong = [value for value in values if isinstance(value, bool | np.bool_)]
@@ -120,13 +136,15 @@ def typed_ids(values: Any, *, integers: bool, origin: str) -> npt.NDArray[Any]:
         raise ValueError(f"{origin} is a boolean mask; give positions, for instance np.flatnonzero(mask)")
     if not integers:
         return ids.astype(np.str_)
+    if column is not None and ids.dtype.kind == "f" and bool((ids % 1 == 0).all()):
+        return ids.astype(np.int64)
     if not np.issubdtype(ids.dtype, np.integer):
-        advice = "where they are values of an attribute of the data, name it in `column`"
-        raise ValueError(f"{origin} must be integers, got {ids.dtype} such as {shown(ids)}; {advice}")
+        found = f"got {ids.dtype} such as {shown(ids)}"
+        raise ValueError(f"{origin} must be integers, {found}. {_what_else(column)}")
     return ids.astype(np.int64)
 
 
-def _read_json(path: Path, *, integers: bool) -> npt.NDArray[Any]:
+def _read_json(path: Path, column: str | None, *, integers: bool) -> npt.NDArray[Any]:
     text = path.read_text(encoding="utf-8-sig")
     try:
         values = json.loads(text)
@@ -134,7 +152,29 @@ def _read_json(path: Path, *, integers: bool) -> npt.NDArray[Any]:
         raise ValueError(f"ids file {path} is not valid JSON: {error}; it must be one list of ids") from error
     if not isinstance(values, list):
         raise ValueError(f"ids file {path} must hold one list of ids, got a JSON {type(values).__name__}")
-    return typed_ids(values, integers=integers, origin=f"ids file {path}")
+    if values and all(isinstance(value, dict) for value in values):
+        keys = sorted({key for value in values for key in value})
+        if len(places := _places(keys, column)) != 1 or not all(keys[places[0]] in value for value in values):
+            named = " or ".join(map(repr, _wanted(column)))
+            raise ValueError(
+                f"ids file {path} holds records with the keys {keys[:_COLUMNS_SHOWN]}, and each must have one {named}; "
+                "name the key that holds the ids in `column` (forget --column NAME)"
+            )
+        values = [value[keys[places[0]]] for value in values]
+    return typed_ids(values, column, integers=integers, origin=f"ids file {path}")
+
+
+def _wanted(column: str | None) -> tuple[str, ...]:
+    """Return how a column of ids may be headed."""
+    return _POSITION_HEADERS if column is None else (column,)
+
+
+def _places(heads: list[str], column: str | None) -> list[int]:
+    """Return the places of the headers that name the ids; one in other case only where none is exactly so."""
+    exact = [place for place, head in enumerate(heads) if head == column]
+    return exact or [
+        place for place, head in enumerate(heads) if head.lower() in map(str.lower, _wanted(column))
+    ]
 
 
 def _csv_cells(path: Path, column: str | None, *, integers: bool) -> list[str]:
@@ -166,43 +206,35 @@ def _csv_layout(
     path: Path, first: str, marks: list[str], column: str | None, *, integers: bool
 ) -> tuple[str, int, int, bool]:
     """Return the mark between cells, place of the ids, number of columns, and whether the first line heads them."""
-    wanted = _POSITION_HEADERS if column is None else (column,)
     heads = {mark: [cell.strip() for cell in next(csv.reader([first], delimiter=mark), [])] for mark in marks}
-    found = [
-        (mark, place)
-        for mark, cells in heads.items()
-        for place, cell in enumerate(cells)
-        if (cell if column else cell.lower()) in wanted
-    ]
+    found = [(mark, place) for mark, cells in heads.items() for place in _places(cells, column)]
     if len(found) == 1:
         mark, place = found[0]
         return mark, place, len(heads[mark]), True
-    cells, named = heads[marks[0]], " or ".join(map(repr, wanted))
+    cells, named = heads[marks[0]], " or ".join(map(repr, _wanted(column)))
     if len(cells) > 1:
         layout = f"{len(cells)} columns, {cells[:_COLUMNS_SHOWN]}, and it is not clear which holds the ids"
-        advice = (
-            "where they are values of an attribute of the data, name it in `column` (forget --column NAME)"
-        )
-        raise ValueError(f"ids file {path} has {layout}; head one of them {named}, or keep only it; {advice}")
+        advice = f"; {_NAME_IT}" if column is None else ""
+        raise ValueError(f"ids file {path} has {layout}; head one of them {named}, or keep only it{advice}")
     head = "".join(cells)
-    if not integers or not head or _INTEGER.fullmatch(head):
+    if not integers or not head or _number(column).fullmatch(head):
         return marks[0], 0, 1, False
     head = repr(head[:_CELL_SHOWN])
-    advice = (
-        "Where the ids are values of an attribute of the data, name it in `column` (forget --column NAME)"
-    )
+    advice = f"W{_NAME_IT[1:]}" if column is None else _what_else(column)
     raise ValueError(
         f"ids file {path} begins with {head}, which is neither an integer nor a header {named}. {advice}"
     )
 
 
-def _typed_cells(path: Path, cells: list[str], *, integers: bool) -> npt.NDArray[Any]:
+def _typed_cells(path: Path, cells: list[str], column: str | None, *, integers: bool) -> npt.NDArray[Any]:
     if not integers:
         return np.asarray(cells, dtype=np.str_)
     try:
-        wrong = next((cell for cell in cells if not _INTEGER.fullmatch(cell)), None)
+        wrong = next((cell for cell in cells if not _number(column).fullmatch(cell)), None)
         if wrong is not None:
             raise OverflowError(f"{wrong[:_CELL_SHOWN]!r} is none")
-        return np.asarray([int(cell) for cell in cells], dtype=np.int64)
+        return np.asarray([int(cell.partition(".")[0]) for cell in cells], dtype=np.int64)
     except OverflowError as error:
-        raise ValueError(f"ids file {path} could not be read as integer ids: {error}. {_ADVICE}") from error
+        raise ValueError(
+            f"ids file {path} could not be read as integer ids: {error}. {_what_else(column)}"
+        ) from error

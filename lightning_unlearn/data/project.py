@@ -9,6 +9,9 @@ from torch.utils.data import Dataset, IterableDataset
 from lightning_unlearn.data.dealing import Deals
 from lightning_unlearn.data.project_loaders import Part, part_of_dataset, part_of_loader
 
+FROM_DATASETS = "LightningDataModule.from_datasets(train_set, test_dataset=test_set)"
+"""What to give where there is no datamodule."""
+
 
 class Project:
     """A project's datamodule, or its map-style training dataset.
@@ -24,7 +27,8 @@ class Project:
     def __init__(self, inner: L.LightningDataModule | Dataset[Any]) -> None:
         if not isinstance(inner, L.LightningDataModule | Dataset):
             raise TypeError(
-                f"datamodule must be a LightningDataModule or a map-style dataset, got {type(inner).__name__}"
+                f"datamodule must be a LightningDataModule or a map-style dataset, got {type(inner).__name__}; for "
+                f"example {FROM_DATASETS}"
             )
         self.inner = inner
         self.name = type(inner).__name__

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, nearest
 from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 
@@ -137,7 +139,8 @@ class Classes(ForgetRule):
 class Ids(ForgetRule):
     """Exactly the samples that a list or a file names.
 
-    A ``.txt`` file has one id per line, a ``.json`` file is a list, a ``.csv`` file may have a header. Of
+    A ``.txt`` file has one id per line, a ``.json`` file is a list of ids or of records, a ``.csv`` file may have a
+    header. Of
     several CSV columns the one named ``column`` is read, without ``column`` the one headed id, index or
     position; a file of several columns where none is so named is refused, since a wrong guess would forget
     the wrong people.
@@ -152,7 +155,7 @@ class Ids(ForgetRule):
 
     Raises:
         FileNotFoundError: If the file does not exist.
-        ValueError: If an id is repeated, out of range or unknown, or the file cannot be read as ids.
+        ValueError: If a position is repeated, an id out of range or unknown, or the file cannot be read as ids.
 
     Example:
         >>> Ids([4, 1])(SelectionData(5)).tolist()
@@ -180,22 +183,22 @@ class Ids(ForgetRule):
         column = INNERMOST if self.innermost else self.column
         if column is not None:
             return self._matches(data, column)
-        ids = self._read(integers=True)
+        ids = self._named(integers=True)
         outside = ids[(ids < 0) | (ids >= data.n)]
         if len(outside):
             raise ValueError(
                 f"{self._origin}: {len(outside)} ids are out of range: {shown(outside)}. Without `column` "
                 f"ids are positions in the training set, 0 to {data.n - 1}; where they are values of an "
-                f"attribute, name it in `column` (offered: {data.attribute_names})"
+                f"attribute, name it in `column` (they offer: {data.offered})"
             )
         return self._sorted_unique(ids)
 
     def _matches(self, data: SelectionData, column: str) -> Positions:
         values = data.attribute(column)
+        if values.dtype.kind == "f" and bool((values % 1 == 0).all()):
+            values = values.astype(np.int64)
         integers = bool(np.issubdtype(values.dtype, np.integer))
-        ids = self._sorted_unique(self._read(integers=integers))
-        if not len(ids):
-            return np.empty(0, dtype=np.int64)
+        ids = self._sorted_unique(self._named(integers=integers))
         if not integers:
             values = values.astype(np.str_)
         # Every sample looks its value up among the sorted ids: n log(ids), no table over all values. Without the cast
@@ -223,14 +226,23 @@ class Ids(ForgetRule):
     def _sorted_unique(self, ids: npt.NDArray[Any]) -> npt.NDArray[Any]:
         ids = np.sort(ids)
         if len(repeated := _repeated(ids)):
-            found = f"{len(repeated)} ids are repeated: {shown(repeated)}"
-            raise ValueError(f"{self._origin}: {found}. Name every id once")
+            found = f"{self._origin}: {len(repeated)} ids are repeated: {shown(repeated)}"
+            if self.column is None:
+                raise ValueError(f"{found}. Name every id once")
+            rank_zero_warn(f"{found}; each counts once")
+            return np.unique(ids)
+        return ids
+
+    def _named(self, *, integers: bool) -> npt.NDArray[Any]:
+        """Read the ids, of which there must be one."""
+        if not len(ids := self._read(integers=integers)):
+            raise ValueError(f"{self._origin}: the forget set is empty; name at least one sample to forget")
         return ids
 
     def _read(self, *, integers: bool) -> npt.NDArray[Any]:
         """Read the ids as ``int64`` or as strings, shape ``(M,)``."""
         if not isinstance(self.ids, str | Path):
-            return typed_ids(self.ids, integers=integers, origin=self._origin)
+            return typed_ids(self.ids, self.column, integers=integers, origin=self._origin)
         return read_ids(self.ids, self.column, integers=integers)
 
 
@@ -369,6 +381,9 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
         >>> as_rule(0.01)
         RandomFraction(fraction=0.01, stratified=False)
     """
+    given: Any = forget  # in a file it may be what the parser could make no rule of
+    if isinstance(given, Mapping) and "class_path" in given:
+        raise TypeError(f"forget: {_misfit(given)}")
     if isinstance(forget, ForgetRule):
         return forget
     if isinstance(forget, bool | np.bool_ | int | np.integer | float | np.floating):
@@ -388,6 +403,18 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
     raise TypeError(
         f"forget must be a fraction, ids, their file, a rule or a function, got {type(forget).__name__}"
     )
+
+
+def _misfit(given: Mapping[str, Any]) -> str:
+    """Say what does not fit about a rule's entry in a file, which the parser has handed on as it is."""
+    name = str(given["class_path"]).rpartition(".")[2]
+    kind = next((each for each in ForgetRule.__subclasses__() if each.__name__ == name), None)
+    known = [] if kind is None else list(inspect.signature(kind).parameters)
+    takes = f" (it takes {', '.join(known)})" if known else ""
+    for key in given.get("init_args") or {}:
+        if key not in known:
+            return f"{name} has no argument {key!r}{nearest(key, known)}{takes}"
+    return f"{name} does not take {dict(given.get('init_args') or {})}{takes}"
 
 
 def select(rule: ForgetRule, data: SelectionData) -> Positions:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.checks import in_range, nearest
 
 INNERMOST = "position in the innermost dataset"  # an attribute that a datamodule knows of every training set
 
@@ -28,7 +28,8 @@ class SelectionData:
             has no targets.
         attributes: Per-sample columns by name, each of shape ``(n,)``, or a function that returns the column
             of a name and raises KeyError for a name it does not know.
-        attribute_names: Names that such a function knows, for messages; taken from a mapping by itself.
+        attribute_names: Names that such a function knows, for messages, or a function that returns them; taken from a
+            mapping by itself.
         rng: Source of randomness.
         excluded: Positions that no rule may choose, shape ``(M,)``: samples forgotten earlier.
         undrawn: Positions that no rule may choose either, shape ``(M,)``: samples that the sampler of the training
@@ -49,7 +50,7 @@ class SelectionData:
         *,
         targets: npt.ArrayLike | Tensor | Callable[[], Any] | None = None,
         attributes: Mapping[str, Any] | Callable[[str], Any] | None = None,
-        attribute_names: Iterable[str] = (),
+        attribute_names: Iterable[str] | Callable[[], Iterable[str]] = (),
         rng: np.random.Generator | None = None,
         excluded: npt.ArrayLike = (),
         undrawn: npt.ArrayLike = (),
@@ -59,7 +60,7 @@ class SelectionData:
         self.rng = np.random.default_rng() if rng is None else rng
         self._targets: Any = targets
         self._source = attributes
-        self._names = sorted(attributes if isinstance(attributes, Mapping) else attribute_names)
+        self._names: Any = attributes if isinstance(attributes, Mapping) else attribute_names
         self._columns: dict[str, npt.NDArray[Any]] = {}
         self.undrawn: Positions = np.asarray(undrawn, dtype=np.int64)
         self.is_available = self._without(excluded)
@@ -93,7 +94,12 @@ class SelectionData:
     @property
     def attribute_names(self) -> list[str]:
         """Names of the attributes that the dataset offers, sorted."""
-        return self._names
+        return sorted(self._names() if callable(self._names) else self._names)
+
+    @property
+    def offered(self) -> str:
+        """The names in words, for a message."""
+        return ", ".join(map(repr, self.attribute_names)) or "none"
 
     @property
     def available(self) -> Positions:
@@ -111,10 +117,10 @@ class SelectionData:
             try:
                 value = source[name] if isinstance(source, Mapping) else source(name)
             except KeyError as error:
-                offered = f"they offer: {', '.join(map(repr, self.attribute_names)) or 'none'}"
-                advice = "Name one of these, or give the dataset an `attributes` mapping"
+                meant = nearest(name, self.attribute_names)
                 raise ValueError(
-                    f"the training data have no attribute {name!r}; {offered}. {advice}"
+                    f"the training data have no attribute {name!r}{f'{meant} They' if meant else '; they'} offer: "
+                    f"{self.offered}. Name one of these, or give the dataset an `attributes` mapping"
                 ) from error
             self._columns[name] = self._checked(f"attribute {name!r}", value)
         return self._columns[name]

@@ -74,19 +74,25 @@ class Answered:
         found = self.answer
         overdone = self.measure == "membership" and found.after.high < found.target
         overdone &= found.after.value < found.before.value  # unlearning did that
+        hint = "labels" in self.task.offers and not self._worse
         samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
         parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
+        if self._worse:
+            parts.append(
+                "The source is less sure of them than of unseen samples, as of wrong labels: if theirs are wrong, say "
+                "so and ask again (wrong_labels)."
+            )
         if found.outcome == "shown":
             parts.append(self._limit)
-        elif found.outcome == "cannot tell":
+        elif found.outcome == "cannot tell" and not (self._worse and not found.traced):
             why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
             needed = found.needed and not overdone
             parts.append(f"{why}: about {found.needed:,} like them would tell." if needed else f"{why}.")
         if overdone:
             parts.append(
                 f"They are now less known than {self._unseen}, which also tells who they were: "
-                f"{'' if found.traced else 'keep the source, or '}take a milder method (checkpoints, fewer epochs)"
-                f"{'; if their labels are wrong, say so (wrong_labels)' if 'labels' in self.task.offers else ''}."
+                f"{'' if found.traced or self._worse else 'keep the source, or '}take a milder method (checkpoints, "
+                f"fewer epochs){'; if their labels are wrong, say so (wrong_labels)' if hint else ''}."
             )
         others = " of the other classes" if self.measure == "class" else ""
         lost = []
@@ -101,6 +107,16 @@ class Answered:
             chosen = "other unseen" if self.measure == "membership" else "the same"
             parts.append(f"The best of {self.tried} tried, chosen on {chosen} samples.")
         return " ".join([*parts, *([] if self.compared else ["Not compared with a retrained model."])])
+
+    @property
+    def _worse(self) -> bool:
+        """Whether the source knows the samples less than unseen ones, as it does where their labels are wrong."""
+        if self.measure != "membership" or self.compared or "labels" not in self.task.offers:
+            return False
+        right = (
+            len(self.shares) == 3 and self.shares[0] < self.shares[2] - MOST_LEFT
+        )  # of unseen samples, now
+        return right or self.answer.before.high < self.answer.target
 
     @property
     def _unseen(self) -> str:

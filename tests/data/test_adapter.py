@@ -86,7 +86,7 @@ def test_logits_are_found(output: object) -> None:
     ("batch", "adapter", "message"),
     [
         ((X,), Adapter(), r"targets=1 not found in a batch of 1 elements"),
-        ({"x": X}, Adapter(), r"targets=None not found in a batch with the keys \['x'\]"),
+        ({"x": X}, Adapter(), r"targets=None .* the keys \['x'\]; name one with .* --adapter.targets=\.\.\."),
         ({"x": X, "y": Y}, Adapter(targets="z"), r"targets='z' not found"),
         ((X, torch.tensor(1)), Adapter(), r"a row a sample, got shape \(\) of torch.int64"),
         (X, Adapter(), "must be a sequence or mapping"),
@@ -104,3 +104,11 @@ def test_an_output_without_logits_is_described() -> None:
         Adapter().call(nn.Identity(), Y)
     with pytest.raises(ValueError, match="logits='scores' is not in the model's output"):
         Adapter(logits="scores").call(nn.Identity(), X)
+
+    class Gives(nn.Module):
+        def forward(self, x: object) -> object:
+            return {"out": X}
+
+    for adapter in (Adapter(), Adapter(logits="scores")):
+        with pytest.raises(ValueError, match=r"dict with the keys \['out'\].* --adapter.logits=\.\.\."):
+            adapter.call(Gives(), X)

@@ -30,7 +30,7 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from lightning_unlearn.data import Adapter, Classes, DatasetLoader, TensorLoader, UnlearningDataModule
+from lightning_unlearn.data import Adapter, Classes, DatasetLoader, Ids, TensorLoader, UnlearningDataModule
 from lightning_unlearn.data.datamodule import batches_of
 from lightning_unlearn.methods import ReferenceKL, Retrain
 
@@ -135,6 +135,37 @@ def test_targets_are_found_in_any_dataset(kind: str) -> None:
     data = ready(UnlearningDataModule(dataset, Classes(1), adapter=adapter))
     assert torch.equal(y[data.split.forget], torch.ones(TRAIN // 3, dtype=torch.int64))
     assert not (y[data.split.retain] == 1).any()
+
+
+def test_a_column_is_a_field_an_attribute_or_a_key_of_the_samples_and_a_wrong_one_names_them() -> None:
+    class Stamps(torch.utils.data.Dataset[Any]):
+        attributes: ClassVar = {"age": np.arange(20)}
+
+        def __init__(self) -> None:
+            self.customer = [f"c{place // 4}" for place in range(20)]
+            self.images = torch.zeros(20, 3)
+
+        def __len__(self) -> int:
+            return 20
+
+        def __getitem__(self, place: int) -> dict[str, Any]:
+            return {"x": self.images[place], "label": place % 2, "shop": torch.tensor(place // 10)}
+
+    def forgotten(rule: Any) -> list[int]:
+        data = UnlearningDataModule(Subset(Stamps(), range(2, 20)), rule, test_dataset=test_set())
+        data.setup("fit")
+        return data.split.forget.tolist()
+
+    assert forgotten(Ids(["c0"], "customer")) == [0, 1]
+    assert forgotten(Ids([3], "age")) == [1]
+    assert forgotten(Ids([0], "shop")) == list(range(8))
+    offered = "offer: 'age', 'customer', 'label', 'shop'"
+    with pytest.raises(ValueError, match=f"no attribute 'custmer'; did you mean customer\\? They {offered}"):
+        forgotten(Ids(["c0"], "custmer"))
+    with pytest.raises(ValueError, match=f"'nope'; they {offered}"):
+        forgotten("group:nope=0.02")
+    with pytest.raises(ValueError, match=f"0 to 17; where .*they {offered}"):
+        forgotten([1000])
 
 
 def test_ids_of_a_column_are_looked_up(tmp_path: Path) -> None:

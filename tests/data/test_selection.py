@@ -208,6 +208,44 @@ def test_integer_attribute_values(tmp_path):
         select(Ids(path, column="identity"), data)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("who.csv", "customer\n900.0\n3.\n"),
+        ("who.csv", "900.0\n3.0\n"),
+        ("who.csv", "why,Customer\nmoved,900\nleft,3\n"),
+        ("who.txt", "900.0\n3\n"),
+        ("who.json", "[900.0, 3]"),
+        ("who.json", '[{"customer": 900, "why": "moved"}, {"customer": 3}]'),
+        ("who.json", '[{"Customer": 900}, {"Customer": 3}]'),
+    ],
+)
+@pytest.mark.parametrize("kind", [np.int32, np.float64])
+def test_integers_of_a_column_as_tables_write_them(tmp_path, name, text, kind):
+    data = selection(5, attributes={"customer": np.array([900, 5, 17, 900, 3], dtype=kind)})
+    assert select(Ids(write(tmp_path / name, text), column="customer"), data).tolist() == [0, 3, 4]
+
+
+@pytest.mark.parametrize("text", ["customer\nabc\n", "customer\n4.5\n", "abc\n"])
+def test_the_message_says_what_a_columns_values_are(tmp_path, text):
+    data = selection(3, attributes={"customer": [900, 5, 17]})
+    path = write(tmp_path / "who.csv", text)
+    for ids in (path, ["abc"], [4.5]):
+        with pytest.raises(ValueError, match=r"values of 'customer' in the training data are integers$"):
+            select(Ids(ids, column="customer"), data)
+
+
+def test_a_value_may_be_listed_twice_and_a_position_may_not(tmp_path):
+    data = selection(3, attributes={"customer": [900, 5, 900]})
+    with pytest.warns(UserWarning, match="1 ids are repeated: 900; each counts once"):
+        assert select(Ids(write(tmp_path / "who.txt", "900\n900"), column="customer"), data).tolist() == [
+            0,
+            2,
+        ]
+    with pytest.raises(ValueError, match="1 ids are repeated: 2"):
+        select(Ids([2, 2]), data)
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(-5, 5), min_size=2, max_size=40), st.integers(0, 1000))
 def test_attribute_values_against_brute_force(values, seed):
@@ -236,8 +274,9 @@ def test_a_person_in_part_excluded_is_forgotten_in_the_rest_and_one_wholly_exclu
         ("ids.txt", "3\nann\n", r"ids\.txt could not be read as integer ids.*ann"),
         ("ids.txt", "3 4\n5 6\n", r"has 2 values in a line"),
         ("ids.txt", "99999999999999999999\n", "could not be read as integer ids"),
-        ("ids.txt", "", "the forget set is empty"),
-        ("ids.csv", "id\n", "the forget set is empty"),
+        ("ids.txt", "", r"ids file .*ids\.txt: the forget set is empty"),
+        ("ids.csv", "id\n", r"ids file .*ids\.csv: the forget set is empty"),
+        ("ids.json", '[{"customer": 3}]', r"records with the keys \['customer'\].*'id' or .*--column"),
         ("ids.csv", "3,100\n4,2\n", r"2 columns.*'3', '100'.*not clear which"),
         ("ids.csv", "user,age\nann,3\n", r"'user', 'age'.*not clear which"),
         ("ids.csv", "id,position\n1,3\n", "not clear which"),
@@ -436,6 +475,16 @@ def test_a_bare_integer_is_refused_with_both_ways_to_write_it(forget):
 def test_other_types_are_refused(forget):
     with pytest.raises(TypeError, match="forget must be a fraction"):
         as_rule(forget)
+
+
+def test_a_files_entry_with_a_wrong_argument_says_what_the_rule_takes():
+    entry = {"class_path": "lightning_unlearn.Ids", "init_args": {"ids": "a.csv", "colum": "customer"}}
+    with pytest.raises(
+        TypeError, match=r"Ids has no argument 'colum'; did you mean column\? \(it takes ids, column, "
+    ):
+        as_rule(entry)
+    with pytest.raises(ValueError, match="got None; give Ids its ids"):
+        select(Ids(None, column="customer"), selection(2, attributes={"customer": [1, 2]}))
 
 
 # ---------------------------------------------------------------- exclusion and size

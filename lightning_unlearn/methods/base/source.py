@@ -65,8 +65,8 @@ class SourceCheckpoint:
         recorded = content.get("hyper_parameters", {})
         if self.module is None and INSTANTIATOR not in recorded:
             raise ValueError(
-                f"source: {path} does not say which class it belongs to (only checkpoints written under "
-                "LightningCLI do); give module='my_project.MyModule', or pass the loaded module itself"
+                f"source: {path} does not say which class it belongs to (only checkpoints written under LightningCLI "
+                f"do); give SourceCheckpoint({self.path!r}, 'my_project.MyModule'), or the loaded module itself"
             )
         if INSTANTIATOR in recorded and not self.trust:
             _require_known(path, {key: value for key, value in recorded.items() if key not in self.arguments})

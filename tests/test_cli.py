@@ -662,6 +662,26 @@ def test_a_source_of_ones_own_class_is_named_on_the_command_line(monkeypatch: py
     sys.modules.pop("my_project")
 
 
+def test_a_datamodule_within_ours_saves_its_own_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """LightningCLI would hand it those of the outer one, whose seed and batch_size are others."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "dealt_project.py").write_text(
+        "from helpers.toys import PlainData\n"
+        "class Dealt(PlainData):\n"
+        "    def __init__(self, seed: int = 7) -> None:\n"
+        "        super().__init__()\n"
+        "        self.save_hyperparameters()\n"
+        "        print('saved', dict(self.hparams))\n"
+    )
+    data = ["--data=UnlearningDataModule", "--data.datamodule=dealt_project.Dealt", "--data.forget=0.1"]
+    net = ["--model=FineTune", "--model.source=helpers.toys.PlainModule"]
+    assert main(["fit", *net, *data, "--data.datamodule.seed=3", *FIT, "--trainer.max_epochs=1"]) == 0
+    assert "saved {'seed': 3}" in capsys.readouterr().out
+    sys.modules.pop("dealt_project")
+
+
 @pytest.mark.slow
 def test_the_command_finds_classes_in_the_working_folder(tmp_path: Path) -> None:
     """As ``python -m`` does; the installed command knows only its own folder."""

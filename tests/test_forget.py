@@ -12,10 +12,19 @@ import numpy as np
 import pytest
 import torch
 from helpers import overfitted
-from helpers.toys import quiet_trainer, test_set, toy_data, toy_source, train_set
+from helpers.toys import PlainData, PlainModule, quiet_trainer, test_set, toy_data, toy_source, train_set
 from torch import Tensor
+from torch.utils.data import DataLoader, random_split
 
-from lightning_unlearn import ForgettingMetrics, Ids, UnlearningDataModule, forget
+from lightning_unlearn import (
+    ForgettingMetrics,
+    Ids,
+    MethodRun,
+    SourceRun,
+    UnlearningDataModule,
+    compare,
+    forget,
+)
 from lightning_unlearn.callbacks import PopulationAttack
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison.request import Judging, Result, _Request, _split_data
@@ -295,6 +304,40 @@ def test_what_cannot_be_done_rightly_is_refused(tmp_path: Path) -> None:
 
 def test_classes_are_asked_for_as_everywhere() -> None:
     assert _split_data(train_set(), "class:0,2", None, False, None).rule == Classes([0, 2])
+
+
+class Dealt(PlainData):
+    """Which samples are trained on, its seed decides."""
+
+    def __init__(self, seed: int = 7) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def train_dataloader(self) -> Any:
+        generator = torch.Generator().manual_seed(self.hparams.seed)
+        return DataLoader(random_split(train_set(), [48, 12], generator)[0], 8, shuffle=True)
+
+
+def test_the_split_is_that_of_the_source(tmp_path: Path) -> None:
+    trainer = quiet_trainer(max_epochs=20, limit_val_batches=0)
+    trainer.fit(PlainModule(), Dealt())
+    trainer.save_checkpoint(file := tmp_path / "best.ckpt")
+    source = SourceCheckpoint(str(file), "helpers.toys.PlainModule")
+    refused = r"Dealt has seed=8, .* Dealt\(seed=7\) .*--data\.seed 7"
+    with pytest.raises(ValueError, match=refused):
+        forget(source, Dealt(8), [1, 2, 3], output=tmp_path / "other", trainer=QUIET)
+    with pytest.raises(ValueError, match=refused):
+        quiet_trainer().fit(FineTune(source), UnlearningDataModule(Dealt(8), 0.2))
+    with pytest.raises(ValueError, match=refused):
+        compare(
+            SourceRun(PlainModule, checkpoint=str(file)),
+            lambda: UnlearningDataModule(Dealt(8), 0.2),
+            [MethodRun(FineTune)],
+            trainer={"max_epochs": 1, **QUIET},
+            output_dir=tmp_path / "compared",
+        )
+    assert not (tmp_path / "compared").exists()
+    forget(source, Dealt(), [1, 2, 3], output=tmp_path / "unlearned", trainer=QUIET, method=NOTHING)
 
 
 @pytest.mark.parametrize("when", ["in training", "in measuring"])

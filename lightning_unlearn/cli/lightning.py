@@ -1,5 +1,6 @@
 """LightningCLI's subcommands as they are, for one model at a time."""
 
+from pkgutil import resolve_name
 from typing import Any
 
 import lightning as L
@@ -12,6 +13,7 @@ import lightning_unlearn.models  # noqa: F401  an imported class can be named wi
 from lightning_unlearn.__about__ import __version__
 from lightning_unlearn.callbacks import CollapseGuard
 from lightning_unlearn.cli.parsing import OneLine
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.methods import UnlearningModule
 from lightning_unlearn.methods.base.resuming import require_readable
 
@@ -35,6 +37,12 @@ class _Command(LightningCLI):
         if path:
             require_readable(path)
 
+    def before_instantiate_classes(self) -> None:
+        """Have a datamodule within ours save its own arguments: LightningCLI would hand it ours in their place."""
+        data = self.config[self.config.subcommand].get("data")
+        if data is not None and issubclass(resolve_name(data.class_path), UnlearningDataModule):
+            self.parser.add_instantiator(_built, L.LightningDataModule, subclasses=True, prepend=True)
+
     def before_fit(self) -> None:
         """Guard a method that validates, unless a guard is given; before checkpoints, which hold what it put back."""
         callbacks: list[L.Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
@@ -44,6 +52,10 @@ class _Command(LightningCLI):
             and not any(isinstance(callback, CollapseGuard) for callback in callbacks)
         ):
             callbacks.insert(0, CollapseGuard(below=1.0))
+
+
+def _built(kind: type[L.LightningDataModule], *args: Any, **kwargs: Any) -> L.LightningDataModule:
+    return kind(*args, **kwargs)
 
 
 def run(args: list[str] | None) -> int:

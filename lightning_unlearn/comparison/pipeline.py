@@ -61,7 +61,7 @@ from lightning_unlearn.methods.base.again import Procedure
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.recording import describe
-from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.methods.base.source import note_training_set, read_checkpoint
 from lightning_unlearn.methods.base.trial import require_of, try_model
 from lightning_unlearn.metrics.declared import COST, DeclaredMetric
 from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
@@ -565,6 +565,7 @@ class Pipeline:
                 model = self.source.model()
                 model.configure_model()
                 _load_source(model, self.source.checkpoint)
+            self.data.require_source(model)
         self.splits.require()
         names, task = set[str](), self._kind_of_task()
         for build in self.evaluators:
@@ -769,6 +770,7 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
         content = read_checkpoint(checkpoint, objects=True)
         _load(model, content)
         mark_recorded(model, content)
+        note_training_set(model, content)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"source: {checkpoint} does not load into {type(model).__name__}: {error}"

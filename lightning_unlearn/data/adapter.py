@@ -145,13 +145,14 @@ class Adapter:
         Raises:
             ValueError: If the output holds no such tensor.
         """
-        logits = self._logits_of(_called(module, inputs, several=isinstance(self.inputs, tuple)))
+        logits = self.logits_of(_called(module, inputs, several=isinstance(self.inputs, tuple)))
         if not isinstance(logits, Tensor) or not logits.ndim or not logits.is_floating_point():
             wanted = f"logits, got {_described(logits)}; say where with {_spelled('logits')}"
             raise ValueError(f"the forward of {type(module).__name__} must give {wanted}")
         return logits
 
-    def _logits_of(self, output: Any) -> Any:
+    def logits_of(self, output: Any) -> Any:
+        """Return what of a model's output are the logits."""
         if self.logits is None:
             if isinstance(output, Mapping) and "logits" in output:
                 return output["logits"]

@@ -34,6 +34,7 @@ from lightning_unlearn.data.project_loaders import (
     require_no_copies,
     served_labels,
 )
+from lightning_unlearn.data.recorded import require_same_arguments
 from lightning_unlearn.data.selection import Classes, ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split, some_of
@@ -292,7 +293,22 @@ class UnlearningDataModule(L.LightningDataModule):
         self.project.set_up("fit" if stage in ("fit", "validate") else stage, self.trainer)
         if anew:
             self._setup_parts()
+        self.require_source(getattr(self._module(), "source", None))
         self._save_with_run()
+
+    def require_source(self, source: object) -> None:
+        """Refuse a source whose checkpoint says that it was trained on another training set than this one.
+
+        Args:
+            source: The source model; of one that was not loaded from a checkpoint here nothing is known.
+
+        Raises:
+            ValueError: If the training set has another fingerprint than it recorded, or the project's datamodule other
+                arguments that may choose other samples.
+        """
+        recorded = getattr(source, "training_fingerprint", "")
+        require_same(recorded, self.split.fingerprint, "source: the checkpoint")
+        require_same_arguments(getattr(source, "training_arguments", {}), self.project.module)
 
     def _setup_parts(self) -> None:
         """Take the project's datasets, draw the split unless it is drawn, and poison what is to be."""
@@ -325,8 +341,6 @@ class UnlearningDataModule(L.LightningDataModule):
             raise ValueError(f"evaluation_dataset has {n} samples; it must have {wanted}")
         split = self._obtain_split(fingerprint) if self._split is None else self._split
         require_same(split.fingerprint, fingerprint, "datamodule: the split of an earlier setup")
-        source = getattr(self._module(), "source", None)
-        require_same(getattr(source, "training_fingerprint", ""), fingerprint, "source: the checkpoint")
         require_no_copies(self._train.owner, split.forget, np.union1d(split.previous, split.undrawn))
         if self._evaluation is None and varies(self._train.narrowed.dataset):
             rank_zero_warn(

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from helpers.toys import TRAIN, blobs, train_set
 from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_unlearn.data.fingerprint import training_fingerprint, varies
+from lightning_unlearn.data.recorded import require_same_arguments
 
 
 class Lazy(Dataset[Any]):
@@ -129,3 +132,75 @@ def test_a_flip_that_spares_the_first_sample_is_seen() -> None:
 
     assert varies(Flips())
     assert not varies(Lazy())
+
+
+# ---------------------------------------------------------------------- the arguments that a checkpoint records
+
+
+class Dealt(L.LightningDataModule):
+    """A project's data as its training had it, and what does not choose who is in it."""
+
+    def __init__(
+        self,
+        seed: int = 7,
+        fold: tuple[int, ...] = (1, 2),
+        data_dir: Any = "/then/digits",
+        batch_size: int = 32,
+        deal: Any = None,
+        augment: bool = True,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def recorded(**arguments: Any) -> dict[str, Any]:
+    return dict(Dealt(**arguments).hparams)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"seed": 8},
+            r"Dealt has seed=8, .* with seed=7, .* Dealt\(seed=7\) \(.*: --data.seed 7\).*\('seed',\)",
+        ),
+        ({"fold": (1, 3), "seed": 8}, r"has seed=8, fold=\(1, 3\), .* with seed=7, fold=\(1, 2\), "),
+        ({"deal": {"size": 0.2}}, r"has deal\.size=0\.2, .* deal\.size=0\.1, "),
+        ({"data_dir": 3}, r"has data_dir=3, .* with data_dir='/then/digits'"),
+    ],
+)
+def test_arguments_that_may_choose_others_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=f"datamodule: .*{message}"):
+        require_same_arguments(recorded(deal={"size": 0.1}), Dealt(**{"deal": {"size": 0.1}, **given}))
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({}, None),
+        ({"batch_size": 64, "data_dir": "D:\\now\\digits", "fold": [1, 2], "deal": {"num_workers": 4}}, None),
+        ({"data_dir": Path("/now/digits"), "deal": object()}, None),
+        ({"data_dir": "/now/letters"}, r"data_dir='/now/letters' and not '/then/digits'"),
+        ({"augment": False}, r"augment=False and not True"),
+    ],
+)
+def test_data_that_moved_or_is_loaded_otherwise_is_not_refused(given: Any, warned: str | None) -> None:
+    then = recorded(deal={"num_workers": 0})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        if warned is None:
+            require_same_arguments(then, Dealt(**given))
+            require_same_arguments(then, None)
+            require_same_arguments({}, Dealt(8))
+            return
+    with pytest.warns(UserWarning, match=warned):
+        require_same_arguments(then, Dealt(**given))
+
+
+def test_a_class_says_which_argument_chooses_nobody() -> None:
+    class Ordered(Dealt):
+        same_samples_whatever = ("seed",)
+
+    require_same_arguments(recorded(), Ordered(8))
+    with pytest.warns(UserWarning, match="the class Ordered and not Elsewhere"):
+        require_same_arguments({"_class_path": "project.Elsewhere"}, Ordered())

@@ -16,6 +16,7 @@ from helpers.toys import (
     TRAIN,
     PlainData,
     PlainModule,
+    assert_same_state,
     blobs,
     quiet_trainer,
     state,
@@ -93,6 +94,119 @@ def test_a_source_that_is_trained_otherwise_is_named_with_both_losses(method: ty
         warnings.filterwarnings("error", message=".*step='source'.*")
         run(method, PlainModule)
         run(method, Smoothed, loss=smooth)
+
+
+def far(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Three classes far apart, of which a source's losses are about 0."""
+    x, y = blobs(n, seed)
+    return x + 30 * nn.functional.one_hot(y, FEATURES), y
+
+
+class Far(PlainData):
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(*far(TRAIN, 0)), batch_size=8)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(TensorDataset(*far(TEST, 1)), batch_size=8)
+
+
+class Weighted(Far):
+    """Rows of inputs, label and weight; those of the first batches are alike."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        weights = torch.where(torch.arange(TRAIN) < 2 * TRAIN // 3, 1.0, 1e-8)
+        return DataLoader(TensorDataset(*far(TRAIN, 0), weights), batch_size=8)
+
+
+class ByWeight(PlainModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        losses = nn.functional.cross_entropy(self(batch[0]), batch[1], reduction="none")
+        return (losses * batch[2]).sum() / batch[2].sum()
+
+
+class ByClass(PlainModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return nn.functional.cross_entropy(self(batch[0]), batch[1], torch.tensor([1.0, 2.0, 0.5]))
+
+
+class Augmenting(PlainModule):
+    """Plain cross-entropy, of inputs with noise; it drops, normalises, logs, and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(  # type: ignore[assignment]
+            nn.Linear(FEATURES, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(), nn.Linear(16, CLASSES)
+        )
+        self.seen: list[Tensor] = []
+
+    def answers(self, x: Tensor) -> Tensor:
+        return self(x)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        logits = self.answers(batch[0] + 3 * torch.randn_like(batch[0]))
+        self.seen.append(logits)
+        self.log("train/accuracy", (logits.argmax(1) == batch[1]).float().mean())
+        return nn.functional.cross_entropy(logits, batch[1])
+
+
+class AugmentingInside(Augmenting):
+    def answers(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class AugmentingUnseen(Augmenting):
+    """Nothing is called that gives its logits."""
+
+    def answers(self, x: Tensor) -> Tensor:
+        return self.net[:4](x) @ self.net[4].weight.T + self.net[4].bias
+
+
+class ByHand(PlainModule):
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        right = self(batch[0]).softmax(1).gather(1, batch[1][:, None])
+        return -(right + 1e-8).log().mean()
+
+
+def converged(source: nn.Module) -> nn.Module:
+    x, y = far(TRAIN, 0)
+    optimizer = torch.optim.Adam(source.parameters(), 0.02)
+    for _ in range(200):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(source(x), y).backward()
+        optimizer.step()
+    return source
+
+
+@pytest.mark.parametrize(
+    ("source", "data", "named"),
+    [
+        (ByWeight, Weighted, True),
+        (ByClass, Far, True),
+        (PlainModule, Far, False),
+        (ByHand, Far, False),
+        (Augmenting, Far, False),
+        (AugmentingInside, Far, False),
+        (AugmentingUnseen, Far, False),
+    ],
+)
+def test_another_loss_shows_where_every_loss_is_about_0(source: Any, data: Any, named: bool) -> None:
+    class Watched(CFk):
+        def _try_source(self, data: UnlearningDataModule) -> None:
+            models = (self.source, self.model)
+            before, drawn = [state(model) for model in models], torch.get_rng_state()
+            super()._try_source(data)
+            assert torch.equal(torch.get_rng_state(), drawn)
+            for model, weights in zip(models, before, strict=True):
+                assert_same_state(state(model), weights)
+                assert all(part.training for part in model.modules())
+                assert not getattr(model, "seen", [])
+
+    L.seed_everything(0, verbose=False)
+    ours = Watched(converged(source()))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet_trainer(max_epochs=1, limit_val_batches=0).fit(ours, UnlearningDataModule(data(), [1, 2]))
+    assert sum("gives a loss of" in str(each.message) for each in caught) == named
 
 
 @every_method

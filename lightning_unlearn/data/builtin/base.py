@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, ClassVar, Protocol, TypeAlias
 
 import lightning as L
 import numpy as np
@@ -65,6 +65,9 @@ class TensorDataModule(L.LightningDataModule, ABC):
     train_data: Data
     val_data: Data
     test_data: Data
+
+    # What is held out does not follow it, so that a source trained with another one is no other.
+    same_samples_whatever: ClassVar[tuple[str, ...]] = ("seed",)
 
     # Loader processes for data that do not fit in memory; data in memory need none.
     num_workers: int = 0

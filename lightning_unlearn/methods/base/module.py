@@ -831,7 +831,7 @@ class UnlearningModule(SpreadableModule):
         self._plain_answers = trial.plain
         source, method = type(self.source).__name__, type(self).__name__
         if self.step == "loss" and not self._given_loss:
-            warn_of_another_loss(trial, source, method)
+            warn_of_another_loss(trial, self.source, data, Runtime(self.trainer), method)
         if not self.follows_source_recipe:  # which needs a source's architecture, and not what it has learned
             warn_of_guessing(trial, source)
 

@@ -85,9 +85,7 @@ class SourceCheckpoint:
             ) from error
         restore_hyperparameters(loaded, content)
         mark_recorded(loaded, content)
-        data = content.get(UnlearningDataModule.__qualname__, {})
-        # where its training set was split here, the data compares it with that to be unlearned
-        loaded.training_fingerprint = data.get("training_fingerprint", "")
+        note_training_set(loaded, content)
         return loaded
 
     def _built(self, kind: type[L.LightningModule], content: dict[str, Any]) -> L.LightningModule:
@@ -110,6 +108,22 @@ class SourceCheckpoint:
                 raise
             # compiled in setup(), which loading does not call
             return build({name.replace(f"{COMPILED}.", ""): value for name, value in state.items()})
+
+
+def note_training_set(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Note on a model what its checkpoint says of its training set, which the data to be unlearned is compared with.
+
+    Where that was split here, this is its fingerprint; else the arguments of the datamodule, if it saved them.
+
+    Args:
+        model: The model that was loaded from the checkpoint.
+        checkpoint: The content of the file.
+    """
+    split = checkpoint.get(UnlearningDataModule.__qualname__, {})
+    arguments = checkpoint.get(L.LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
+    noted: Any = model  # registers no tensor by it
+    noted.training_fingerprint = split.get("training_fingerprint", "")
+    noted.training_arguments = {} if noted.training_fingerprint else arguments
 
 
 Source = nn.Module | SourceCheckpoint | str | Path

@@ -22,6 +22,7 @@ from lightning_unlearn.engine.predict import ask_few
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task, tasks_of
+from lightning_unlearn.methods.base.disturbed import losses_apart
 from lightning_unlearn.models import clone, evaluating
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import answers_alike
@@ -315,22 +316,35 @@ def _unretained(data: UnlearningDataModule) -> list[int]:
     return gone
 
 
-def warn_of_another_loss(trial: Trial, model: str, method: str) -> None:
+def warn_of_another_loss(
+    trial: Trial, model: nn.Module, data: UnlearningDataModule, runtime: Runtime, method: str
+) -> None:
     """Warn if a model is trained to minimise something else than a method does on the retain set.
 
     Args:
-        trial: One batch's losses.
-        model: The model's class.
+        trial: One batch's losses. Where they are the same, others are compared with disturbed weights, by which no loss
+            is about 0.
+        model: The model.
+        data: The split data.
+        runtime: Device, precision and ranks.
         method: The method's class.
     """
+    if trial.own is None or math.isnan(trial.loss):
+        return
+    ours, own, disturbed = trial.loss, trial.own, ""
+    if abs(ours - own) <= _SAME_LOSS * max(1.0, abs(ours)):
+        apart = losses_apart(_copied(model, runtime), data, runtime, trial.adapter)
+        if apart is None:
+            return
+        ours, own = apart
+        disturbed = " (of a batch, with the weights disturbed)"
     also = ", 'embedding' if its outputs are vectors and no logits" if trial.task == SINGLE_LABEL else ""
-    if trial.own is not None and abs(trial.loss - trial.own) > _SAME_LOSS * max(1.0, abs(trial.loss)):
-        rank_zero_warn(
-            f"the training_step of {model} gives a loss of {trial.own:.4g} where {method}'s on the retain set is "
-            f"{trial.loss:.4g}, so it would not go on as the source was trained (class weights, label smoothing, "
-            f"another loss?); use {method}(step='source'), give its loss=..., "
-            f"or name another task than {trial.task.name!r} with Adapter(task=...)" + also
-        )
+    rank_zero_warn(
+        f"the training_step of {type(model).__name__} gives a loss of {own:.4g} where {method}'s on the retain set is "
+        f"{ours:.4g}{disturbed}, so it would not go on as the source was trained (class or sample weights, label "
+        f"smoothing, another loss?); use {method}(step='source'), give its loss=..., or name another task than "
+        f"{trial.task.name!r} with Adapter(task=...)" + also
+    )
 
 
 def warn_of_guessing(trial: Trial, model: str) -> None:

@@ -321,6 +321,15 @@ def test_full_scenarios_that_cannot_run_are_refused(
     assert message in capsys.readouterr().err
 
 
+def test_full_scenarios_that_are_no_scenarios_are_refused_though_they_are_not_to_run(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("compare.yaml").write_text(f"{COMPARE}\nscenarios: {{a: {{}}}}\nfull_scenarios: {{slow: no/such}}\n")
+    assert main(["compare", "--config=compare.yaml", "--output_dir=out"]) == 2
+    assert "there is no 'no/such'" in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_tune_has_no_full_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     Path("compare.yaml").write_text(f"{COMPARE}\nfull_scenarios: {{a: {{}}}}\n")
     assert main(["tune", "--config=compare.yaml", "--full", "--method=top_k"]) == 2

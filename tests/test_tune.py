@@ -19,6 +19,7 @@ from lightning_unlearn.cli import tune
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
+from lightning_unlearn.methods.base.searched import Search
 
 pytest.importorskip("optuna")
 
@@ -146,7 +147,7 @@ def test_a_schedule_and_a_batch_size_are_drawn_or_left_as_they_are() -> None:
         ("benchmark/slice", "rewind"),
         ("benchmark/slice_resnet18", "shrink_perturb"),
         ("benchmark/class_mnist", "neg_grad_plus"),
-        ("mnist/compare", "TopK"),
+        ("mnist/compare", "top_k"),
     ],
 )
 def test_the_first_trial_is_the_files_own_entry_whatever_its_settings(recipe: str, method: str) -> None:
@@ -161,6 +162,17 @@ def test_the_first_trial_is_the_files_own_entry_whatever_its_settings(recipe: st
     ]
     assert search.start.keys() == search.space.keys(), "nothing of the first trial is left to chance"
     assert {"max_steps", "max_epochs"} & search.entry["trainer"].keys() <= search.space.keys()
+
+
+@pytest.mark.parametrize(("method", "passes"), [("DELETE", Search(2, 20, whole=True)), ("SSD", None)])
+def test_a_method_that_the_file_lacks_has_no_length_of_its_own(method: str, passes: Search | None) -> None:
+    own, rest = Parser(tune._asked, "").parse_known_args(
+        ["--config=compare.yaml", f"--method={method}", "--output_dir=out"]
+    )
+    search = tune.Tuning(own, rest)
+    assert search.space.get("max_epochs") == passes
+    assert "max_epochs" not in search.start
+    assert not search.entry.get("trainer")
 
 
 def test_a_trial_is_given_up_where_it_is_worse_than_the_median_or_far_too_dear(

@@ -126,9 +126,9 @@ def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
         raise ValueError("--full: no configuration file names full_scenarios; leave it out")
     if more and not found and not full:
         raise ValueError("full_scenarios: without scenarios there is nothing to run; give --full")
-    found |= more if full else {}
-    require_names(found)
-    return {name: _changes(name, given) for name, given in found.items()}
+    require_names(found | more)
+    known = {name: _changes(name, given) for name, given in (found | more).items()}
+    return known if full else {name: known[name] for name in found}
 
 
 def _changes(name: str, given: Any) -> dict[str, Any]:
@@ -220,8 +220,14 @@ def _was_run(folder: Path, args: list[str], changes: dict[str, Any]) -> bool:
     """Say whether an earlier start with --full ran a scenario by today's settings, so that it stays on the page."""
     if not (folder / "report.json").is_file():
         return False
-    today = without_names(arguments(*parsed(_with(args, changes)))["config"])
-    same = bool(canonical(read_json(folder / "report.json")["config"]) == canonical(today))
+    try:
+        today = without_names(arguments(*parsed(_with(args, changes)))["config"])
+        same = bool(canonical(read_json(folder / "report.json")["config"]) == canonical(today))
+    except (
+        Exception,
+        SystemExit,
+    ):  # whatever is wrong with what is not to run, the page must not be lost for it
+        same = False
     if not same:
         print(
             f"scenario {folder.name}: ran by other settings, so the page leaves it out; --full runs it",

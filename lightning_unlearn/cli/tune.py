@@ -170,7 +170,10 @@ class Tuning:
         if self.own.method not in entries:
             named = {"methods": [{"method": {"class_path": self.own.method}, "trainer": {"max_epochs": 1}}]}
             (each,) = parsed([*self.args, f"--config={json.dumps(named)}"])[1].methods
-            entries[self.own.method] = plain(each)
+            entries[self.own.method] = made = plain(each)
+            kind = _class_of(made)
+            if kind.one_shot or "max_epochs" in search_space(kind):  # and one pass is not the file's
+                made["trainer"] = {}
         entry = entries[self.own.method]
         given = {k: v for k, v in (entry["method"].get("init_args") or {}).items() if v is not None}
         entry["method"] = {"class_path": entry["method"]["class_path"], "init_args": given}

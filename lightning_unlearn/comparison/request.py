@@ -451,7 +451,8 @@ class _Request:
             step = seconds / max(1, method.trainer.global_step) / len(method.streams)
             spent += seconds
             if spent + seconds > budget * step:
-                self.room = (spent + seconds) / step if budget and self.tried == 1 else None
+                last = (make, arguments) == recipes[-1]
+                self.room = (spent + seconds) / step if budget and self.tried == 1 and not last else None
                 break
         assert kept is not None  # or the last has raised
         self.answers["unlearned"] = kept[2]

@@ -73,7 +73,7 @@ def attribute_names(dataset: Dataset[Any]) -> list[str]:
     parts = [dataset, *origin_of(dataset).bases]
     listed = {name for part in parts for name in _listed(part)}
     fields = {name for part in parts for name, field in _fields(part) if _is_column(name, field, part)}
-    keys = {key for key, value in _first(dataset).items() if isinstance(key, str) and np.ndim(value) == 0}
+    keys = {key for key, value in _first(dataset).items() if isinstance(key, str) and _is_single(value)}
     return sorted(listed | fields | keys)
 
 
@@ -98,7 +98,7 @@ def attribute_of(dataset: Dataset[Any], name: str) -> Any:
     column = _column(dataset, own)
     if column is not None:
         return column
-    if name not in _first(dataset):
+    if not _is_single(_first(dataset).get(name)):
         raise KeyError(name)
     with isolated_rng(0):  # whatever augments a sample
         values = [dataset[place][name] for place in range(len(dataset))]  # type: ignore[arg-type]
@@ -152,6 +152,10 @@ def _first(dataset: Any) -> Mapping[Any, Any]:
         if len(dataset) and isinstance(sample := dataset[0], Mapping):
             return sample
     return {}
+
+
+def _is_single(value: Any) -> bool:
+    return value is not None and np.ndim(value) == 0
 
 
 def _array(values: Any) -> npt.NDArray[Any]:

@@ -32,6 +32,7 @@ class Deals(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.permutations: list[Tensor] = []
+        self._seeded_permutations: list[Tensor] = []
         self._drawn: set[str] = set()
         self._seeded: set[str] = set()
         self._unseeded = False
@@ -78,7 +79,9 @@ class Deals(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if untouched:
             self._before["torch"] = _torch_state()
-        if func is torch.randperm and not own and "torch" not in self._seeded:
+        if func is torch.randperm and (own or "torch" in self._seeded):
+            self._seeded_permutations.append(result)
+        elif func is torch.randperm:
             self.permutations.append(result)
         return result
 
@@ -99,7 +102,11 @@ class Deals(TorchFunctionMode):
             raise ValueError(f"datamodule: {name} {how}: {_ADVICE}")
         # of PyTorch's state made-up data and weights are drawn too, which take nobody out of a plain run of positions;
         # whoever draws of the others deals, and be it a list of files beneath a Subset
-        picked = any(map(_is_picked, deals))
+        seeded = [permutation.cpu().numpy() for permutation in self._seeded_permutations]
+        picked = any(
+            _is_picked(chosen) and not any(_dealt_from(chosen, permutation) for permutation in seeded)
+            for chosen in deals
+        )
         if self._drawn - {"torch"} or (picked and (self._drawn or self._unseeded)):
             rank_zero_warn(
                 f"{name} drew from a global random state, or made a generator without a seed, while it was set up. If "

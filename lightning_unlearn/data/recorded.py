@@ -1,6 +1,7 @@
 """Whether a datamodule has the arguments that a source's checkpoint says the datamodule of its training had."""
 
 import re
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from lightning_unlearn.models.hparams import plain_values
 
 # How samples are loaded: by names such as these nobody is in the training set who would not be otherwise.
 _LOADING = re.compile(
-    r"batch_?size|workers?$|n_jobs|num_proc|pin_memory|persistent|prefetch|drop_last|timeout|multiprocessing|"
+    r"batch_?size|(^|_)bs$|(^|_)batch$|workers?$|n_jobs|num_proc|pin_memory|persistent|prefetch|drop_last|timeout|multiprocessing|"
     r"download|device|verbose|progress|cache"
 )
 # Where samples lie, which may have moved, and how they are shown to the model.
 _PLACE = re.compile(r"(root|dir|directory|folder|path|paths|file|files|filename|url|uri)$")
 _SHOWN = re.compile(
-    r"augment|transform|normali[sz]|tokenizer|image_?size|img_?size|resize|crop|(^|_)(mean|std)$"
+    r"augment|transform|normali[sz]|tokenizer|image_?size|img_?size|resize|crop|(^|_)(mean|std)$|^shuffle(_train)?$|"
+    r"max_(seq_)?len(gth)?$|sample_rate|padding|truncation|debug|^lr$|learning_rate"
 )
 _SHORT = 60  # characters of a value in a message
 
@@ -57,11 +59,13 @@ def require_same_arguments(recorded: Mapping[str, Any], module: L.LightningDataM
         now, then = (
             ", ".join(f"{name}={_short(values[name])}" for name in other) for values in (given, other)
         )
-        options = " ".join(f"--data.{name} {value}" for name, value in other.items())
+        plain = all("." not in name for name in other)
+        options = " ".join(f"--data.{name} {shlex.quote(str(value))}" for name, value in other.items())
+        fix = f", {kind}({then}) (to the command forget: {options})" if plain else f": {then}"
         raise ValueError(
             f"datamodule: {kind} has {now}, and the source's checkpoint says that it was trained with {then}, so that "
-            "positions may mean other samples than those it was trained on; give the datamodule as in training, "
-            f"{kind}({then}) (to the command forget: {options}). If that changes nothing about who is in the training "
+            "positions may mean other samples than those it was trained on; give the datamodule as in "
+            f"training{fix}. If that changes nothing about who is in the training "
             f"set, and in which order, say so in the class: same_samples_whatever = {tuple(other)}"
         )
     trained_with = str(recorded.get(CLASS_PATH, "")).rpartition(".")[2]

@@ -127,6 +127,28 @@ def test_by_default_what_begins_below_the_floor_or_is_to_pass_below_it_goes_on(
     assert not guard.stopped
 
 
+def test_by_default_it_asks_for_no_validation_more_and_keeps_what_moves_alone() -> None:
+    looks: list[set[str]] = []
+    guard = CollapseGuard(below=1.0)
+
+    class Kept(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+            looks.append(set(guard._good))
+
+    known = source()
+    first = next(iter(known.net.parameters()))
+    method = FineTune(known, frozen=["net.0"])
+    trainer = quiet_trainer(max_epochs=8, callbacks=[guard, Kept()])
+    validated = []
+    method.on_validation_start = lambda real=method.on_validation_start: (validated.append(1), real())  # type: ignore[method-assign]
+    trainer.fit(method, toy_data())
+    assert first.requires_grad
+    assert len(validated) == 3, "in the first epoch, the fourth and the last"
+    assert looks[-1]
+    assert not [name for name in looks[-1] if name.startswith("net.0.")]
+    assert not guard._good, "and nothing once the fit is over"
+
+
 def test_a_deletion_request_is_guarded() -> None:
     data = toy_data(0.3, nonmember=15)
     data.setup("fit")

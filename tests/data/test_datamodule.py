@@ -149,7 +149,8 @@ def test_a_column_is_a_field_an_attribute_or_a_key_of_the_samples_and_a_wrong_on
             return 20
 
         def __getitem__(self, place: int) -> dict[str, Any]:
-            return {"x": self.images[place], "label": place % 2, "shop": torch.tensor(place // 10)}
+            none = {"comment": None}
+            return {"x": self.images[place], "label": place % 2, "shop": torch.tensor(place // 10), **none}
 
     def forgotten(rule: Any) -> list[int]:
         data = UnlearningDataModule(Subset(Stamps(), range(2, 20)), rule, test_dataset=test_set())
@@ -164,6 +165,9 @@ def test_a_column_is_a_field_an_attribute_or_a_key_of_the_samples_and_a_wrong_on
         forgotten(Ids(["c0"], "custmer"))
     with pytest.raises(ValueError, match=f"'nope'; they {offered}"):
         forgotten("group:nope=0.02")
+    for no_column in ("x", "comment"):
+        with pytest.raises(ValueError, match=f"no attribute {no_column!r}; they {offered}"):
+            forgotten(Ids([3], no_column))
     with pytest.raises(ValueError, match=f"0 to 17; where .*they {offered}"):
         forgotten([1000])
 

@@ -180,12 +180,13 @@ def test_arguments_that_may_choose_others_are_refused(given: dict[str, Any], mes
         ({}, None),
         ({"batch_size": 64, "data_dir": "D:\\now\\digits", "fold": [1, 2], "deal": {"num_workers": 4}}, None),
         ({"data_dir": Path("/now/digits"), "deal": object()}, None),
+        ({"deal": {"bs": 9, "num_workers": 1}}, None),
         ({"data_dir": "/now/letters"}, r"data_dir='/now/letters' and not '/then/digits'"),
         ({"augment": False}, r"augment=False and not True"),
     ],
 )
 def test_data_that_moved_or_is_loaded_otherwise_is_not_refused(given: Any, warned: str | None) -> None:
-    then = recorded(deal={"num_workers": 0})
+    then = recorded(deal={"num_workers": 0, "bs": 8})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         if warned is None:

@@ -222,6 +222,16 @@ def test_a_deal_that_is_the_same_each_time_passes_in_silence(deal: Any) -> None:
     assert not (held_out[:, None] == X[expected][None]).all(-1).any(), "a test sample trained the source"
 
 
+def test_a_seeded_deal_beside_other_draws_passes_in_silence() -> None:
+    def beside(dataset: Dataset[Any]) -> Any:
+        torch.nn.Linear(3, 2)  # its weights are drawn from the global state
+        return random_split(dataset, [KEPT, 20], generator=seeded())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ready(UnlearningDataModule(Dealt(beside), [3, 4, 5]))
+
+
 @pytest.mark.parametrize(
     "sampled", [SubsetRandomSampler, lambda chosen: WeightedRandomSampler(np.isin(range(TRAIN), chosen), 9)]
 )

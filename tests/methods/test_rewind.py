@@ -2,6 +2,7 @@
 
 import copy
 import math
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -238,7 +239,14 @@ def test_of_two_trainings_from_the_same_weights_the_arguments_tell_or_it_is_refu
         trainer.fit(source, toy_data())
     names = [f"epoch={epoch}-v1.ckpt" for epoch in range(3)]
     assert [file.name for file in Rewind(source, tmp_path)._files] == names
+    (tmp_path / "of_no_step").mkdir()  # that the two share
+    for name in (*names, "epoch=3.ckpt", "epoch=4.ckpt"):
+        shutil.copy(tmp_path / name, tmp_path / "of_no_step")
+    assert [file.name for file in Rewind(source, tmp_path / "of_no_step")._files] == names
     source.hparams["lr"] = 1.0
+    assert len(Rewind(source, tmp_path / "of_no_step")._files) == 5, (
+        "of arguments that no file has nothing is told"
+    )
     with pytest.raises(ValueError, match=r"holds epoch=0-v1.ckpt and epoch=0.ckpt, both .* name one of them"):
         Rewind(source, tmp_path)
     assert Rewind(source, tmp_path / names[0])._files == [tmp_path / names[0]]

@@ -4,7 +4,7 @@ from typing import Any
 
 import lightning as L
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
@@ -14,10 +14,10 @@ from lightning_unlearn.methods.base.trial import COLLAPSED
 class CollapseGuard(L.Callback):
     """Ends a fit when the model collapses, and gives it back the weights of the last look at which it had not.
 
-    It looks at every validation. Collapsed is a model whose accuracy on the retain set is below a floor, or whose
-    accuracy on the forget set is far below that on non-members: being wrong about just these samples tells who they
-    were. The second is looked at only where non-members are like the forget set (a random request, or one by ids); of a
-    class, a backdoor or wrong labels nothing is to be left.
+    It looks at every validation, of which there is one each epoch where ``retain`` is given. Collapsed is a model whose
+    accuracy on the retain set is below a floor, or whose accuracy on the forget set is far below that on non-members:
+    being wrong about just these samples tells who they were. The second is looked at only where non-members are like
+    the forget set (a random request, or one by ids); of a class, a backdoor or wrong labels nothing is to be left.
 
     The command ``fit`` has ``CollapseGuard(below=1.0)`` by default, where it validates and no other is given.
 
@@ -43,6 +43,7 @@ class CollapseGuard(L.Callback):
         self.retain = retain
         self.below = below
         self.needs = () if retain is None else ("correct",)
+        self.waits = retain is not None  # for a validation after each epoch
         self.stopped = self._began_below = False
         self._good: dict[str, Tensor] = {}
 
@@ -71,8 +72,7 @@ class CollapseGuard(L.Callback):
             {name: float(value) for name, value in trainer.callback_metrics.items()}, floor
         )
         if not reason:
-            state = pl_module.model.state_dict()
-            self._good = {name: v.detach().clone() for name, v in state.items() if isinstance(v, Tensor)}
+            self._keep(pl_module.model)
             return
         if not self._good:
             if lenient:
@@ -86,6 +86,19 @@ class CollapseGuard(L.Callback):
         pl_module.source_accuracy = None  # nothing is destroyed any more that a warning would tell of
         rank_zero_warn(f"CollapseGuard: {reason}; training ends with the weights of the validation before")
         self.stopped = trainer.should_stop = True
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let go of the weights that were kept."""
+        self._good = {}
+
+    def _keep(self, model: nn.Module) -> None:
+        """Keep the weights that move, in the memory of those that were kept before."""
+        still = {name for name, p in model.named_parameters(remove_duplicate=False) if not p.requires_grad}
+        for name, value in model.state_dict().items():
+            if name in self._good:
+                self._good[name].copy_(value)
+            elif isinstance(value, Tensor) and name not in still:
+                self._good[name] = value.detach().clone()
 
     def _collapsed(self, metrics: dict[str, float], floor: float) -> str:
         """Return what has collapsed, or nothing."""

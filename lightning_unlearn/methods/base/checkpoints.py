@@ -112,10 +112,9 @@ def _own_of(steps: list[list[Path]], source: nn.Module) -> list[Path]:
         ValueError: If neither tells, and the weights differ.
     """
     like = [_resembling(files, source) for files in steps]
-    if all(len(files) == 1 for files in like):
-        return [files[0] for files in like]
     arguments = plain_values(getattr(source, "hparams", {}))
     told = [[file for file in files if _agree(arguments, file)] for files in like]
+    told = told if any(told) else like  # of a source whose arguments were changed since
     for files, own in zip(like, told, strict=True):
         if len(files) > 1 and len(own) != 1:
             first, second, *_ = files

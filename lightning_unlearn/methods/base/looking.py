@@ -75,7 +75,9 @@ class _AfterFailure(L.Callback):
 
 
 def _waits(callback: L.Callback) -> bool:
-    """Whether a callback watches a score, or is no Lightning's and looks at every validation."""
+    """Whether a callback watches a score, or is no Lightning's and looks at every validation, unless it says no."""
+    if not getattr(callback, "waits", True):
+        return False
     foreign = not type(callback).__module__.startswith("lightning.")
     return getattr(callback, "monitor", None) is not None or (
         foreign and any(is_overridden(hook, callback, parent=L.Callback) for hook in _HOOKS)

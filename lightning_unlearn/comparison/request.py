@@ -430,7 +430,7 @@ class _Request:
         """
         kept: tuple[float, UnlearningModule, Measured] | None = None
         spent = 0.0
-        for make, arguments in recipes:
+        for number, (make, arguments) in enumerate(recipes, 1):
             try:
                 method = self.fit(make, **arguments)
                 if "source" not in self.answers:
@@ -439,7 +439,7 @@ class _Request:
                         self.measure(method, self.oracle, "retrain")
                 answers = self.measure(method, method.model, "unlearned")
             except (RuntimeError, FloatingPointError) as error:  # of the guard, say, or a loss that is NaN
-                if not budget or ((make, arguments) == recipes[-1] and kept is None):
+                if not budget or (number == len(recipes) and kept is None):
                     raise
                 rank_zero_warn(f"forget: a recipe failed and is passed over: {error}")
                 continue
@@ -451,8 +451,8 @@ class _Request:
             step = seconds / max(1, method.trainer.global_step) / len(method.streams)
             spent += seconds
             if spent + seconds > budget * step:
-                last = (make, arguments) == recipes[-1]
-                self.room = (spent + seconds) / step if budget and self.tried == 1 and not last else None
+                more = budget and self.tried == 1 and number < len(recipes)
+                self.room = (spent + seconds) / step if more else None
                 break
         assert kept is not None  # or the last has raised
         self.answers["unlearned"] = kept[2]

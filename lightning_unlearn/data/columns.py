@@ -147,8 +147,9 @@ def _fields(dataset: Any) -> list[tuple[str, Any]]:
 
 
 def _first(dataset: Any) -> Mapping[Any, Any]:
-    """Return the first sample where samples have keys."""
-    with isolated_rng(0), suppress(TypeError):  # of a stream, which no position is asked of
+    """Return the first sample where samples have keys, and can be read."""
+    # a stream has no positions, and a file that a sampler never draws may be damaged: its names are for messages
+    with isolated_rng(0), suppress(Exception):
         if len(dataset) and isinstance(sample := dataset[0], Mapping):
             return sample
     return {}

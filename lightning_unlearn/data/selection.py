@@ -140,10 +140,9 @@ class Ids(ForgetRule):
     """Exactly the samples that a list or a file names.
 
     A ``.txt`` file has one id per line, a ``.json`` file is a list of ids or of records, a ``.csv`` file may have a
-    header. Of
-    several CSV columns the one named ``column`` is read, without ``column`` the one headed id, index or
-    position; a file of several columns where none is so named is refused, since a wrong guess would forget
-    the wrong people.
+    header. Of several CSV columns the one named ``column`` is read, without ``column`` the one headed id, index or
+    position; a file of several columns where none is so named is refused, since a wrong guess would forget the wrong
+    people.
 
     Args:
         ids: Ids as a sequence, array or tensor, or the path of a .csv, .json or .txt file.

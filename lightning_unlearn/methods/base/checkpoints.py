@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.core.compat import COMPILED
@@ -123,6 +124,11 @@ def _own_of(steps: list[list[Path]], source: nn.Module) -> list[Path]:
                 f"source, and nothing tells which is of its training; name one of them, checkpoint={str(first)!r}, or "
                 "move the other training's away"
             )
+    if other := sum(not own for own in told):
+        rank_zero_warn(
+            f"checkpoint: of {steps[0][0].parent} {other} files are passed over, since they record other arguments "
+            "than the source's; if they are of its own training, name one of them"
+        )
     return [own[0] for own in told if own]
 
 

@@ -147,6 +147,7 @@ def test_a_schedule_and_a_batch_size_are_drawn_or_left_as_they_are() -> None:
         ("benchmark/slice", "rewind"),
         ("benchmark/slice_resnet18", "shrink_perturb"),
         ("benchmark/class_mnist", "neg_grad_plus"),
+        ("benchmark/location30", "neg_grad_plus"),  # which leaves what it weighs to the defaults
         ("mnist/compare", "top_k"),
     ],
 )

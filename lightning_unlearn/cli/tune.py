@@ -2,7 +2,6 @@
 
 import argparse
 import copy
-import inspect
 import json
 import math
 import os
@@ -191,7 +190,7 @@ class Tuning:
         ):
             del space["max_epochs"]
             space["max_steps"] = Search(max(1, steps // 4), 2 * steps, log=True, whole=True)
-        known = {**_defaults(kind), **arguments, **trainer, "lr": kind.default_lr}
+        known = {**arguments, **trainer, "lr": kind.default_lr}
         if "optimizer" in arguments:
             known["lr"] = (arguments["optimizer"].get("init_args") or {}).get("lr")
         space = {
@@ -469,16 +468,6 @@ def _draw(trial: Any, name: str, space: Search | tuple[Any, ...]) -> Any:
     if space.whole:
         return trial.suggest_int(name, int(space.low), int(space.high), log=space.log)
     return _rounded(trial.suggest_float(name, space.low, space.high, log=space.log))
-
-
-def _defaults(kind: type) -> dict[str, Any]:
-    """Return what the arguments of a class and its bases are where nothing is given."""
-    found: dict[str, Any] = {}
-    for base in reversed(kind.__mro__):
-        if "__init__" in vars(base):
-            given = inspect.signature(vars(base)["__init__"]).parameters.values()
-            found |= {each.name: each.default for each in given if each.default is not each.empty}
-    return found
 
 
 def _including(space: Search | tuple[Any, ...], value: Any) -> Search | tuple[Any, ...]:

@@ -75,7 +75,7 @@ def test_it_says_what_was_done_and_whether_it_worked(tmp_path: Path) -> None:
         "within half of the gap", "not compared with one that was retrained", "No folder was looked through", "torch 2.", "Signature",
     ):  # fmt: skip
         assert part in said, part
-    assert "4711" not in said
+    assert not re.search(r"(?<![0-9a-f])4711(?![0-9a-f])", said)  # within a hash it is chance
     of_class = {**line, "answer": {**ANSWER, "measure": "share of the class that it still names"}}
     assert "made on the same samples as" in words(write_certificate(of_class, tmp_path / "page.html"))
     for outcome, part in (("not shown", "does not certify"), ("cannot tell", "certifies neither")):

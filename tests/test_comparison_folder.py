@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import re
 import socket
 from pathlib import Path
 from typing import Any
@@ -189,7 +190,8 @@ def test_nobody_is_named_in_what_a_comparison_writes(rule: Any, tmp_path: Path) 
     for name, content in tree(tmp_path).items():
         if name.endswith((".json", ".html", ".csv", ".yaml")):
             assert b"ann@example.org" not in content, name
-            assert b"1403" not in content, name
+            # within a hash these digits are chance
+            assert not re.search(rb"(?<![0-9a-f.])1403(?![0-9a-f])", content), name
 
 
 def test_clean_leaves_a_users_file_and_lists_it(tmp_path: Path) -> None:

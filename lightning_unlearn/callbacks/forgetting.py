@@ -28,10 +28,11 @@ class ForgettingMetrics(Evaluator):
     """Accuracy on forget, retain and test set, forgetting rate, memory retention rate and similarity.
 
     Reports ``accuracy/forget``, ``accuracy/retain`` and ``accuracy/test`` in [0, 1]; where classes are forgotten
-    whole ``accuracy/test_retained_classes`` and ``accuracy/test_forgotten_classes``; with a known source model
-    ``forgetting_rate`` and ``memory_retention_rate`` (Zuo et al., "Machine Unlearning Through Fine-Grained Model
-    Parameters Perturbation", eq. 17-18); with a known retrained model ``similarity``, the mean of 1 − JS (base
-    2) of the two models' posteriors on the forget set (ibid., section IV-B). Arguments are those of
+    whole ``accuracy/test_retained_classes`` and ``accuracy/test_forgotten_classes``; after earlier requests
+    ``accuracy/previous``, on what these forgot; with a known source model ``forgetting_rate`` and
+    ``memory_retention_rate`` (Zuo et al., "Machine Unlearning Through Fine-Grained Model Parameters Perturbation", eq.
+    17-18); with a known retrained model ``similarity``, the mean of 1 − JS (base 2) of the two models' posteriors on
+    the forget set (ibid., section IV-B). Arguments are those of
     :class:`~lightning_unlearn.callbacks.base.evaluator.Evaluator`.
 
     In a comparison the three accuracies are also logged before the first step and after every epoch of a method, for a
@@ -85,6 +86,13 @@ class ForgettingMetrics(Evaluator):
             "forget accuracy",
             "Share of the samples to be forgotten that the model classifies correctly. A model that never saw "
             "them still gets many right, so the goal is the retrained model's value and not 0.",
+            decides="forgetting",
+        ),
+        "accuracy/previous": near_share(
+            "Accuracy on what earlier requests forgot",
+            "accuracy on earlier requests",
+            "Share of the samples that earlier requests forgot that the model classifies correctly; the goal is the "
+            "retrained model's value, which saw none of them either.",
             decides="forgetting",
         ),
         "forgetting_rate": near_share(
@@ -167,6 +175,8 @@ class ForgettingMetrics(Evaluator):
         streams = [s for s in _STREAMS if audit.data.stream_size(s)]
         task = audit.adapter.kind.judged_as
         metrics = {f"{task.measured}/{stream}": audit.outputs(model, stream).measured for stream in streams}
+        if task.measured == "accuracy" and audit.data.stream_size("previous"):
+            metrics["accuracy/previous"] = audit.outputs(model, "previous").accuracy
         if isinstance(task, MultiLabel):
             for stream in streams:
                 answers = audit.outputs(model, stream)

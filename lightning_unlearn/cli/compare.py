@@ -16,7 +16,7 @@ from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
-from lightning_unlearn.comparison.folder import require_local, require_names
+from lightning_unlearn.comparison.folder import MARK, require_local, require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary, without_names
@@ -32,7 +32,7 @@ from lightning_unlearn.reports.schema import read_json
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
 _SETTINGS |= {"launcher", "ray_address", "resources"}
-_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins", "fast"}
+_DECIDING = {"seeds", "vary", "after", "retrain_2", "short_retrainings", "margins", "fast"}
 _OVER_ALL = {"table", "scenarios", "full_scenarios", "full"}
 _FULL = "--full"
 
@@ -68,8 +68,15 @@ def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, 
     if scenario is not None:
         root = require_local(Path(config.output_dir))
         require_scenarios(root)
-        config.output_dir = root / scenario
+        _place(config, root / scenario)
     return compare(**arguments(parser, config)), config.table
+
+
+def _place(config: Namespace, folder: Path) -> None:
+    """Give a scenario its folder, beside that of an earlier one that it comes after."""
+    config.output_dir = folder
+    if config.after is not None and (folder.parent / config.after / MARK).is_file():
+        config.after = folder.parent / config.after
 
 
 def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
@@ -98,8 +105,9 @@ def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
     parser.add_argument(
         "--scenarios",
         type=dict[str, Any] | None,
-        help="In a file: what each scenario, by its name, changes of the files' settings, or a recipe's name. Each is "
-        "compared in a subfolder of output_dir, and one page and one table are over all; several files' add up.",
+        help="In a file: what each scenario, by its name, changes of the files' settings, or a recipe's name, which "
+        "may have scenarios itself. Each is compared in a subfolder of output_dir, and one page and one table are over "
+        "all; several files' add up.",
     )
     parser.add_argument(
         "--full_scenarios",
@@ -110,15 +118,15 @@ def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
     return parser, parser.parse_args(args)
 
 
-def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the scenarios of all configuration files.
+def scenarios_in(args: list[str]) -> dict[str, list[dict[str, Any]]]:
+    """Return the scenarios of all configuration files, each with its changes, of which the later win.
 
     Raises:
         ValueError: If one is no mapping, or sets what all share.
     """
     if given := {word.partition("=")[0] for word in args} & {"--scenarios", "--full_scenarios"}:
         raise ValueError(f"{min(given)}: only a configuration file names scenarios; put them into one")
-    found, more = (_in_files(args, key) for key in ("scenarios", "full_scenarios"))
+    found, more = (_changes(_in_files(args, key)) for key in ("scenarios", "full_scenarios"))
     full = _FULL in args or any(settings.get("full") for settings in _settings_of_files(args))
     if both := found.keys() & more.keys():
         raise ValueError(f"full_scenarios: {min(both)!r} is in scenarios too; give one of them another name")
@@ -126,23 +134,31 @@ def scenarios_in(args: list[str]) -> dict[str, dict[str, Any]]:
         raise ValueError("--full: no configuration file names full_scenarios; leave it out")
     if more and not found and not full:
         raise ValueError("full_scenarios: without scenarios there is nothing to run; give --full")
-    require_names(found | more)
-    known = {name: _changes(name, given) for name, given in (found | more).items()}
-    return known if full else {name: known[name] for name in found}
+    require_names([*found, *more])
+    return found | more if full else found
 
 
-def _changes(name: str, given: Any) -> dict[str, Any]:
-    """Return what a scenario changes, where it may be a recipe's name."""
-    changes = given
-    if isinstance(given, str):
-        changes = _content(recipe_file(given))
-        changes.pop("output_dir", None)
-    if not isinstance(changes, dict) or (_OVER_ALL | {"output_dir"}) & changes.keys():
-        raise ValueError(
-            f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
-            "methods, and not output_dir, table or scenarios, which all share"
-        )
-    return changes
+def _changes(scenarios: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    """Return what each scenario changes, where it may be a recipe's name, and those of a recipe for that recipe."""
+    known: dict[str, list[dict[str, Any]]] = {}
+    for name, given in scenarios.items():
+        changes, within = given, {}
+        if isinstance(given, str):
+            changes = _content(recipe_file(given))
+            changes.pop("output_dir", None)
+            within = _changes(changes.pop("scenarios", {}))
+        if not isinstance(changes, dict) or (_OVER_ALL | {"output_dir"}) & changes.keys():
+            raise ValueError(
+                f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
+                "methods, and not output_dir, table or scenarios, which all share"
+            )
+        found = {inner: [changes, *more] for inner, more in within.items()} or {name: [changes]}
+        if both := known.keys() & found.keys():
+            raise ValueError(
+                f"scenarios: {name!r} has {min(both)!r}, which is there already; rename one of them"
+            )
+        known |= found
+    return known
 
 
 def _in_files(args: list[str], key: str) -> dict[str, Any]:
@@ -179,7 +195,7 @@ def files_in(args: list[str]) -> list[int]:
     return sorted(named + [n + 1 for n, word in enumerate(args[:-1]) if word in ("-c", "--config")])
 
 
-def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int:
+def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) -> int:
     """Compare in each scenario, and write what is over all; one whose data is not there is named and passed over.
 
     Raises:
@@ -197,8 +213,8 @@ def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int
         raise next(iter(absent.values()))
     root = next(iter(done.values())).output_dir.parent
     not_run = {name: str(error) for name, error in absent.items()}
-    others = {n: given for n, given in _in_files(args, "full_scenarios").items() if n not in scenarios}
-    earlier = [name for name, given in others.items() if _was_run(root / name, args, _changes(name, given))]
+    others = _changes(_in_files(args, "full_scenarios"))
+    earlier = [n for n, more in others.items() if n not in scenarios and _was_run(root / n, args, more)]
     page, *_ = write_scenarios(root, [*done, *earlier], not_run)
     for name, comparison in done.items():
         say(f"\n== {name} ==\n")
@@ -210,18 +226,20 @@ def _run_scenarios(args: list[str], scenarios: dict[str, dict[str, Any]]) -> int
     return 1 if any(comparison.failed for comparison in done.values()) else 0
 
 
-def _with(args: list[str], changes: dict[str, Any]) -> list[str]:
+def _with(args: list[str], changes: list[dict[str, Any]]) -> list[str]:
     """Return the arguments with what a scenario changes after the files."""
     last = files_in(args)[-1] + 1
-    return [*args[:last], f"--config={json.dumps(changes)}", *args[last:]]
+    return [*args[:last], *(f"--config={json.dumps(each)}" for each in changes), *args[last:]]
 
 
-def _was_run(folder: Path, args: list[str], changes: dict[str, Any]) -> bool:
+def _was_run(folder: Path, args: list[str], changes: list[dict[str, Any]]) -> bool:
     """Say whether an earlier start with --full ran a scenario by today's settings, so that it stays on the page."""
     if not (folder / "report.json").is_file():
         return False
     try:
-        today = without_names(arguments(*parsed(_with(args, changes)))["config"])
+        parser, config = parsed(_with(args, changes))
+        _place(config, folder)
+        today = without_names(arguments(parser, config)["config"])
         same = bool(canonical(read_json(folder / "report.json")["config"]) == canonical(today))
     except (
         Exception,

@@ -59,23 +59,28 @@ def run(*, seeds: int = 1, output: Path = Path("runs/demo")) -> int:
 
 
 class MislabelledDigits(UnlearningDataModule):
-    """The digits, of which 72 for training carry a wrong label and are to be forgotten.
+    """The digits, of which some for training carry a wrong label and are to be forgotten.
 
     Args:
         redraw: Whether the split's seed, in a comparison each seed's own, draws who is mislabelled; otherwise it is
             always the same ones.
+        mislabelled: How many are.
+        request: Which part of them is to be forgotten, as ``"3/10"`` for the third of ten requests; those that no
+            request has named yet are trained on.
 
     Attributes:
-        wrong: Their inputs ``(72, 1, 8, 8)``, and their wrong labels ``(72,)``.
+        wrong: Inputs ``(n, 1, 8, 8)`` of those to be forgotten, and their wrong labels ``(n,)``.
     """
 
-    def __init__(self, redraw: bool = False) -> None:
+    def __init__(self, redraw: bool = False, mislabelled: int = _WRONG, request: str = "1/1") -> None:
         data, test = Digits().load()
         self.redraw = redraw
-        mislabelled = TensorData(data.inputs, data.targets.clone(), num_classes=10, transform=data.transform)
-        self._data = mislabelled
+        self.mislabelled = mislabelled
+        self.part, self.parts = map(int, request.split("/"))
+        wrong = TensorData(data.inputs, data.targets.clone(), num_classes=10, transform=data.transform)
+        self._data = wrong
         chosen = self._mislabel(0)
-        super().__init__(mislabelled, chosen.tolist(), test_dataset=test, batch_size=64, wrong_labels=True)
+        super().__init__(wrong, chosen.tolist(), test_dataset=test, batch_size=64, wrong_labels=True)
 
     def setup(self, stage: str = "fit") -> None:
         """Draw who is mislabelled by the seed of the split, if that is asked for; then split."""
@@ -87,8 +92,9 @@ class MislabelledDigits(UnlearningDataModule):
     def _mislabel(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         targets = self._data.targets
-        chosen = torch.randperm(len(targets), generator=generator)[:_WRONG].sort().values
-        targets[chosen] = (targets[chosen] + torch.randint(1, 10, (_WRONG,), generator=generator)) % 10
+        chosen = torch.randperm(len(targets), generator=generator)[: self.mislabelled].sort().values
+        targets[chosen] = (targets[chosen] + torch.randint(1, 10, (len(chosen),), generator=generator)) % 10
+        chosen = chosen[self.part - 1 :: self.parts]
         self.wrong = self._data.batch(chosen)
         return chosen
 

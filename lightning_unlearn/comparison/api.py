@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
+from lightning_unlearn.comparison.before import Before
 from lightning_unlearn.comparison.controls import SHARES
 from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.comparison.folder import (
@@ -76,6 +77,7 @@ def compare(
     *,
     seeds: int | Sequence[int] = 3,
     vary: Literal["all", "training", "source", "unlearn", "evaluate"] = "all",
+    after: str | Path | None = None,
     retrain: MethodRun | None = None,
     retrain_2: bool = True,
     short_retrainings: Sequence[float] = SHARES,
@@ -114,6 +116,10 @@ def compare(
             and a split that is kept under ``split_path`` is the same for all. ``training``: all but the split, so that
             intervals tell of training noise only. Or the randomness of training the ``source``, of ``unlearn``-ing
             (retraining included), or of ``evaluate``-ing alone.
+        after: Folder of the comparison of the request before, for requests that come one after another: each method
+            goes on from its own model there, seed by seed, and what that request forgot is in no stream. The source is
+            that comparison's, which no request has touched, and is not trained again. In a file with scenarios it may
+            be the name of an earlier one.
         retrain: How to retrain; ``None`` for :class:`~lightning_unlearn.methods.Retrain` with the source's trainer.
         retrain_2: Whether to retrain a second time with another seed: the yardstick for every distance to the
             retrained model.
@@ -161,8 +167,8 @@ def compare(
         The report and where it is.
 
     Raises:
-        ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not
-            verify.
+        ValueError: If an argument does not fit, ``output_dir`` holds another comparison, ``after`` lacks a model or
+            split, or the ledger does not verify.
         SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
     require_names(method.label for method in methods)
@@ -192,7 +198,8 @@ def compare(
     for name, margin in (margins or {}).items():
         in_range(f"margins[{name!r}]", margin, "(0, inf)")
     wandb, loggers = split_loggers(shared.get("logger"))
-    split_data, record = _prepared(data(), ledger)
+    before = None if after is None else _before(Path(after), source, seeds)
+    split_data, record = _prepared(data(), ledger, before)
     folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]
     inputs += [] if record is None else [record.file, record.key_path]
@@ -200,7 +207,7 @@ def compare(
     pipeline = Pipeline(
         source=source,
         runs=runs,
-        splits=SeedSplits(split_data, data, vary, source.checkpoint is not None),
+        splits=SeedSplits(split_data, data, vary, source.checkpoint is not None, before),
         evaluators=[ForgettingMetrics, *evaluators],
         retrain_2=retrain_2,
         shares=sorted(set(short_retrainings)),
@@ -221,7 +228,7 @@ def compare(
         if is_first():
             store.fetch()
         if record is not None:
-            recorder = Recorder(record, lambda: pipeline.data, source.checkpoint)
+            recorder = Recorder(record, lambda: pipeline.data, source.checkpoint, before)
             pipeline.observers = [recorder, *pipeline.observers]
             forget_key = forget_key or record.key_path
         pipeline.claim_folder(overwrite, inputs, None if forget_key is None else Path(forget_key))
@@ -241,10 +248,23 @@ def _retraining(adapter: Adapter | None) -> Callable[[nn.Module], Retrain]:
     return partial(Retrain, adapter=adapter, step=step)
 
 
+def _before(folder: Path, source: SourceRun, seeds: Sequence[int]) -> Before:
+    """Return the comparison of the request before, if it has what this one goes on from."""
+    if source.checkpoint is not None:
+        raise ValueError(
+            f"after: the source is the one of {folder}; leave the source's checkpoint={source.checkpoint} out"
+        )
+    before = Before(folder)
+    before.require(seeds)
+    return before
+
+
 def _prepared(
-    data: UnlearningDataModule, ledger: str | Path | Ledger | None
+    data: UnlearningDataModule, ledger: str | Path | Ledger | None, before: Before | None
 ) -> tuple[UnlearningDataModule, Ledger | None]:
     """Split the data; take their ledger, since the comparison itself records its fits, once they are audited."""
+    if before is not None and before.one_split is not None:
+        data.previous = [*data.previous, before.one_split]
     data.prepare_data()
     data.setup("fit")
     if not data.stream_size("test"):

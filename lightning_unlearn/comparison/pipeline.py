@@ -292,6 +292,8 @@ class Pipeline:
 
     def _train_source(self) -> nn.Module | None:
         def build() -> L.LightningModule:
+            if (before := self.splits.before) is not None:
+                return self._load_run(before.run(SOURCE, self._seed))
             model = self.source.model()
             if self.source.checkpoint is not None:
                 model.configure_model()
@@ -299,7 +301,9 @@ class Pipeline:
             return model
 
         def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
-            if self.source.checkpoint is not None:
+            if (before := self.splits.before) is not None and is_first():
+                before.take_earlier(self._seed, self._folder(SOURCE).earlier)
+            if before is not None or self.source.checkpoint is not None:
                 return model, {}
             own: dict[str, Any] = dict(self.source.trainer)
             callbacks: list[L.Callback] = [Clock()]
@@ -319,8 +323,7 @@ class Pipeline:
         watchers = {e.name: watcher for e in looked_at if (watcher := e.watching()) is not None}
 
         def build() -> L.LightningModule:
-            assert self._source is not None  # or no method is run
-            method = run.method(self._source)
+            method = run.method(self._source_of(name))
             self._declared |= method.metrics
             return method
 
@@ -386,13 +389,7 @@ class Pipeline:
                 self._starts[name, self._seed] = training.get("started")
             # a resumed comparison loads what a fresh one has just trained
             with together(part), isolated_rng(seed):
-                loaded = self.source.model()
-                loaded.configure_model()
-                _load(loaded, read_checkpoint(folder.checkpoint))
-                if name == SOURCE:  # callbacks may have frozen and unfrozen, of which the class knows nothing
-                    loaded = mark_frozen(loaded, training.get("frozen"))
-                    built_by(loaded, self.source.model)
-                    self._note_earlier(loaded)
+                loaded = self._load_run(folder, as_source=name == SOURCE)
         except Exception as error:  # a method of anybody's may raise anything; the others must finish
             self._fail(name, said(error), traceback.format_exc())
             self.progress.done(failed=True)
@@ -401,12 +398,34 @@ class Pipeline:
         self.progress.done()
         return loaded
 
+    def _load_run(self, folder: RunFolder, *, as_source: bool = True) -> L.LightningModule:
+        """Load what a run exported, with all that a method asks of its source where it is one."""
+        loaded = self.source.model()
+        loaded.configure_model()
+        _load(loaded, read_checkpoint(folder.checkpoint))
+        if as_source:  # callbacks may have frozen and unfrozen, of which the class knows nothing
+            loaded = mark_frozen(loaded, folder.training().get("frozen"))
+            built_by(loaded, self.source.model)
+            self._note_earlier(loaded)
+        return loaded
+
+    def _source_of(self, name: str) -> nn.Module:
+        """Return what a method starts from: after an earlier request its own model of that, else the source."""
+        assert self._source is not None  # or no method is run
+        if self.splits.before is None or is_control(name):
+            return self._source
+        folder = self.splits.before.run(name, self._seed)
+        if not folder.checkpoint.is_file():
+            raise FileNotFoundError(f"after: there is no {folder.checkpoint} to go on from")
+        return self._load_run(folder)
+
     def _note_earlier(self, source: nn.Module) -> None:
         """Note where the checkpoints of the source's training are, for a method that goes back to one."""
+        earlier = self._folder(SOURCE).earlier
         if self.source.checkpoint is not None:
             KEPT[source] = Path(self.source.checkpoint).parent, steps_of(self.source.checkpoint)
-        elif self.source.keep_every is not None:
-            KEPT[source] = self._folder(SOURCE).earlier, math.inf
+        elif self.source.keep_every is not None or (self.splits.before is not None and earlier.is_dir()):
+            KEPT[source] = earlier, math.inf
 
     def _needed(self, folder: RunFolder) -> dict[str, float]:
         """Return how long the retraining took and how long it needed, in epochs, where its course was logged."""
@@ -509,7 +528,7 @@ class Pipeline:
         hashed = (
             {"forget_hmac": positions_hash(self.splits.forgotten, self.key)} if self.key_is_shared else {}
         )
-        membership = measure_of(self.given) == "membership"
+        membership, split = measure_of(self.given) == "membership", self.data.split
 
         def margin(name: str, metric: DeclaredMetric) -> float | None:
             found = metric.margin or (None if membership else most_left(self.metrics, name))
@@ -522,7 +541,8 @@ class Pipeline:
             data={
                 "name": self.given.data_name,
                 "split": str(self.splits),
-                **{f"n_{part}": len(getattr(self.given.split, part)) for part in _PARTS},
+                **{f"n_{part}": len(getattr(split, part)) for part in _PARTS},
+                **({"n_previous": len(split.previous)} if len(split.previous) else {}),
                 **hashed,
                 "seconds": seconds,
                 **({"other_times": other_times} if other_times else {}),
@@ -567,6 +587,7 @@ class Pipeline:
                 _load_source(model, self.source.checkpoint)
             self.data.require_source(model)
         self.splits.require()
+        self._require_going_on()
         names, task = set[str](), self._kind_of_task()
         for build in self.evaluators:
             evaluator = build()
@@ -580,9 +601,31 @@ class Pipeline:
                     f"one of them another name, as in {type(evaluator).__name__}(name='{evaluator.name}_2')"
                 )
             names.add(evaluator.name)
+            if self.splits.before is not None and isinstance(evaluator, ManyModels):
+                raise ValueError(
+                    f"evaluators: {type(evaluator).__name__} trains many models by each method from a source that no "
+                    "request has touched, which is not what these are; leave it out, or after"
+                )
             evaluator.require(self.data)
             if task is not None:
                 require_of(evaluator, task, self.data)
+
+    def _require_going_on(self) -> None:
+        """Refuse what cannot be asked of requests that come one after another, and name what lacks its model."""
+        before = self.splits.before
+        if before is None:
+            return
+        if self.given.backdoor is not None:
+            raise ValueError(
+                "backdoor: it is planted in the forget set before the source is trained, and the source of a later "
+                "request is trained already; leave it out, or after"
+            )
+        methods = [label for label in self.runs if label != RETRAIN]
+        runs = [before.run(label, seed) for label in methods for seed in self.seeds]
+        if lacking := [str(run.checkpoint) for run in runs if not run.checkpoint.is_file()]:
+            rank_zero_warn(
+                f"after: there is no {', '.join(lacking)}, so that the runs that go on from it fail"
+            )
 
     def _kind_of_task(self) -> KindOfTask | None:
         """Return the task, by an untrained source's answers to one batch; ``None`` where that cannot be told here."""
@@ -661,7 +704,9 @@ class Pipeline:
 
     def _seed_of(self, purpose: str, name: str = "") -> int:
         chosen = self._seed if self.vary in ("all", "training", purpose) else self.seeds[0]
-        return derive_seed(chosen, purpose, *([name] if name == RETRAIN_2 else [])) % 2**32
+        # another request, another order and noise
+        more = [len(self.data.split.previous)] if self.splits.before is not None else []
+        return derive_seed(chosen, purpose, *([name] if name == RETRAIN_2 else []), *more) % 2**32
 
     def _folder(self, name: str) -> RunFolder:
         return RunFolder(self.folder / name / f"seed_{self._seed}")
@@ -699,7 +744,10 @@ class Pipeline:
 
     def _decided_by(self, name: str, more: Any) -> dict[str, str]:
         """Return a hash of each thing that decides a part's result; nothing where that cannot be told."""
-        source = {} if name == SOURCE else {SOURCE_MODEL: file_hash(self._folder(SOURCE).checkpoint)}
+        start, before = self._folder(SOURCE), self.splits.before
+        if before is not None and (name == SOURCE or not is_control(name)):
+            start = before.run(name, self._seed)
+        source = {} if start.path == self._folder(name).path else {SOURCE_MODEL: file_hash(start.checkpoint)}
         try:
             decides = {THE_KEY: None, **source, **self._decides(name, more)}
             return {what: hash_of(self.key, value) for what, value in decides.items()}

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lightning_unlearn.comparison.before import Before
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE
 from lightning_unlearn.core.files import model_hash, read_object
 from lightning_unlearn.core.ledger import Ledger, append, entry, require_forgotten_before, same_facts
@@ -24,6 +25,7 @@ class Recorder:
         ledger: The ledger.
         data: Returns the split data of the running seed.
         checkpoint: Weights that the source is taken from, if it is not trained in the comparison.
+        before: The comparison of the request before, from whose models the methods go on, if there was one.
 
     Attributes:
         lines: The ledger's lines of this comparison.
@@ -34,13 +36,18 @@ class Recorder:
     """
 
     def __init__(
-        self, ledger: Ledger, data: Callable[[], UnlearningDataModule], checkpoint: str | None
+        self,
+        ledger: Ledger,
+        data: Callable[[], UnlearningDataModule],
+        checkpoint: str | None,
+        before: Before | None = None,
     ) -> None:
         self.known = ledger.prepare()
         if checkpoint is not None:
             require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data().split.previous)
         self.ledger = ledger
         self.data = data
+        self.before = before
         self.lines: list[dict[str, Any]] = []
 
     def run_finished(self, folder: Path, name: str, seed: int) -> None:
@@ -54,11 +61,14 @@ class Recorder:
             for control in (SOURCE, RETRAIN)
             if control != name and (root / control / leaf / "metrics.json").exists()
         }
+        source = root / SOURCE / leaf / "model.ckpt"
+        if self.before is not None and name != RETRAIN:
+            source = self.before.run(name, seed).checkpoint
         facts = entry(
             self.ledger,
             forget=self.data().split.forget,
             earlier=self.data().split.previous,
-            before=_file_hash(root / SOURCE / leaf / "model.ckpt"),
+            before=_file_hash(source),
             after=_file_hash(folder / "model.ckpt"),
             file=folder.resolve() / "model.ckpt",
             method={"name": name, **training["method"]},

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lightning_unlearn.comparison.before import Before
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.data.selection import ForgetRule, as_rule
@@ -20,12 +21,14 @@ class SeedSplits:
         build: Makes the same data once more, not split yet.
         vary: What differs between the seeds.
         source_given: Whether the source comes from a checkpoint, so that its forget set is fixed.
+        before: The comparison of the request before, if there was one: what it forgot is in no stream.
     """
 
     given: UnlearningDataModule
     build: Callable[[], UnlearningDataModule]
     vary: str
     source_given: bool
+    before: Before | None = None
     _seen: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # by seed: forget set, non-members
 
     @property
@@ -40,8 +43,14 @@ class SeedSplits:
         """Refuse data that cannot be split anew.
 
         Raises:
-            ValueError: If ``build`` returns the same object again.
+            ValueError: If ``build`` returns the same object again, or the request before drew a split a seed and this
+                one does not.
         """
+        if self.before is not None and self.before.one_split is None and not self.drawn_anew:
+            raise ValueError(
+                f"after: each seed of {self.before.folder} has a split of its own, and here all share one; give "
+                "vary='all' and no split_path"
+            )
         if self.drawn_anew and self.build() is self.given:
             raise ValueError(
                 "data: returned the same object twice, so no seed could draw a split of its own; build a new "
@@ -63,6 +72,8 @@ class SeedSplits:
         data.ledger = None
         data.seed = derive_seed(data.seed, "split", seed) % 2**32
         data.rule = rule or data.rule
+        if self.before is not None:
+            data.previous = [*data.previous, self.before.split(seed)]
         data.prepare_data()
         data.setup("fit")
         return data

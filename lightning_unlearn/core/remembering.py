@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,10 +85,15 @@ def summary(found: Sequence[Remembering]) -> list[str]:
         ['2 files split.npz: positions']
         >>> summary([Remembering(Path("out/source/model.ckpt"), "the source model")])
         ['out/source/model.ckpt: the source model']
+        >>> summary([Remembering(Path(f"out/earlier/epoch={n}.ckpt"), "weights") for n in (1, 3)])
+        ['2 files earlier/*.ckpt: weights']
     """
     kinds: dict[tuple[str, str], list[Path]] = {}
+    alike = Counter((item.file.parent, item.reason) for item in found)
     for item in found:
-        kinds.setdefault((item.file.name, item.reason), []).append(item.file)
+        file, several = item.file, alike[item.file.parent, item.reason] > 1
+        name = f"{file.parent.name}/*{file.suffix}" if several else file.name
+        kinds.setdefault((name, item.reason), []).append(file)
     return [
         f"{files[0]}: {reason}" if len(files) == 1 else f"{len(files)} files {name}: {reason}"
         for (name, reason), files in kinds.items()

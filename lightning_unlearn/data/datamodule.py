@@ -43,7 +43,7 @@ from lightning_unlearn.data.tensors import TensorData
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
-_STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test")
+_STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test", "previous")
 _WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample must be seen
 
 
@@ -478,7 +478,8 @@ class UnlearningDataModule(L.LightningDataModule):
         """Return a loader over a stream, in memory and batched where the data allows it.
 
         Args:
-            stream: ``forget``, ``retain``, ``train`` (both), ``nonmember``, ``shadow`` or ``test``.
+            stream: ``forget``, ``retain``, ``train`` (both), ``nonmember``, ``shadow``, ``test`` or ``previous``, which
+                is never trained on.
             train: Whether to shuffle and augment.
             positions: A subset of the stream, as positions in its dataset; ``None`` for all of it.
             batch_size: Samples a process takes each step; ``None`` for this datamodule's.

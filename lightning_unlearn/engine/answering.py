@@ -27,7 +27,7 @@ _MEASURES = {
 
 MOST_LEFT = 0.1
 """Share of a class or of given labels, beyond the target, above which nobody would call them forgotten."""
-GIVEN_LABELS = ("accuracy/forget", "backdoor/success_rate_forget")
+GIVEN_LABELS = ("accuracy/forget", "accuracy/previous", "backdoor/success_rate_forget")
 """Metrics that are this share."""
 
 

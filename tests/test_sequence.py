@@ -1,0 +1,268 @@
+"""Requests one after another: each method goes on from its own model, and what was forgotten stays so."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from helpers.toys import Net, assert_same_state, toy_data
+from test_compare import reference_kl, toy_compare
+from torch import nn
+
+from lightning_unlearn import FineTune, MethodRun, SourceRun
+from lightning_unlearn.callbacks import ForgettingQuality
+from lightning_unlearn.cli.demo import MislabelledDigits
+from lightning_unlearn.cli.main import main
+from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.core.ledger import read
+from lightning_unlearn.data import ColumnTrigger, Poison, Split
+from lightning_unlearn.methods import Rewind, ShrinkPerturb
+from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.models import Classifier
+
+
+def still(source: nn.Module) -> FineTune:
+    """Train nothing: what comes out is what it began with."""
+    return FineTune(source, optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.0))
+
+
+def request(folder: Path, forget: Any = 0.1, **arguments: Any) -> Comparison:
+    settings: dict[str, Any] = {
+        "data": lambda: toy_data(forget, nonmember=10),
+        "methods": [MethodRun(reference_kl, "reference_kl", {"max_epochs": 2})],
+        "evaluators": [],
+        "vary": "all",
+        **arguments,
+    }
+    return toy_compare(folder, **settings)
+
+
+def weights(folder: Path, name: str, seed: int = 0) -> dict[str, torch.Tensor]:
+    read_state: dict[str, torch.Tensor] = read_checkpoint(folder / name / f"seed_{seed}" / "model.ckpt")[
+        "state_dict"
+    ]
+    return {key: value for key, value in read_state.items() if "running" not in key and "num_" not in key}
+
+
+def test_each_method_goes_on_from_its_own_model(tmp_path: Path) -> None:
+    first = request(tmp_path / "1")
+    both = [
+        MethodRun(reference_kl, "reference_kl", {"max_epochs": 2}),
+        MethodRun(still, "other", {"max_epochs": 1}),
+    ]
+    with pytest.warns(
+        UserWarning, match=r"after: there is no .*1/other/seed_0/model.ckpt.* that go on from it fail"
+    ):
+        lacking = request(tmp_path / "3", after=tmp_path / "1", methods=both)
+    assert {failure["model"] for failure in lacking.report["failures"]} == {"other"}
+    second = request(
+        tmp_path / "4", after=tmp_path / "1", methods=[MethodRun(still, "reference_kl", {"max_epochs": 1})]
+    )
+    assert not first.failed
+    assert not second.failed, second.report["failures"]
+    for seed in range(2):
+        assert_same_state(
+            weights(tmp_path / "4", "reference_kl", seed), weights(tmp_path / "1", "reference_kl", seed)
+        )
+        assert_same_state(weights(tmp_path / "4", "source", seed), weights(tmp_path / "1", "source", seed))
+        splits = [
+            Split.load(tmp_path / part / "source" / f"seed_{seed}" / "split.npz") for part in ("1", "4")
+        ]
+        assert np.array_equal(splits[1].previous, splits[0].forget)
+        assert not np.isin(splits[1].members, splits[0].forget).any()
+    data = second.report["data"]
+    assert data["n_previous"] == 6
+    assert data["n_forget"] + data["n_retain"] + data["n_previous"] == 60
+    assert "Forgotten by earlier requests" in (tmp_path / "4" / "report.html").read_text()
+    for model, scores in second.report["models"].items():
+        assert 0 <= scores["accuracy/previous"]["mean"] <= 1, model
+
+
+@pytest.mark.slow
+def test_a_third_request_keeps_out_what_both_before_it_forgot(tmp_path: Path) -> None:
+    for vary in ("all", "training"):
+        root = tmp_path / vary
+        request(root / "1", [1, 2], seeds=1, vary=vary)
+        request(root / "2", [3, 4], seeds=1, vary=vary, after=root / "1")
+        third = request(root / "3", [5, 6], seeds=1, vary=vary, after=str(root / "2"))
+        file = root / "3" / ("source/seed_0/split.npz" if vary == "all" else "split.npz")
+        assert Split.load(file).previous.tolist() == [1, 2, 3, 4]
+        assert third.report["data"]["n_previous"] == 4
+
+
+@pytest.mark.slow
+def test_a_sequence_resumes_and_sees_that_an_earlier_request_changed(tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"seeds": 1}
+    request(tmp_path / "1", **quick)
+    request(tmp_path / "2", after=tmp_path / "1", **quick)
+    trained = {file: file.read_bytes() for file in (tmp_path / "2").rglob("training.json")}
+    assert len(trained) == 3
+    request(tmp_path / "2", after=tmp_path / "1", **quick)
+    assert {file: file.read_bytes() for file in trained} == trained
+    longer = [MethodRun(reference_kl, "reference_kl", {"max_epochs": 3})]
+    request(tmp_path / "1", methods=longer, **quick)
+    with pytest.warns(
+        UserWarning, match="reference_kl, seed 0: trained anew; what changed: the source model"
+    ):
+        request(tmp_path / "2", after=tmp_path / "1", **quick)
+    changed = {file.parent.parent.name for file, content in trained.items() if file.read_bytes() != content}
+    assert changed == {"reference_kl"}
+
+
+@pytest.mark.slow
+def test_rewind_finds_the_sources_earlier_weights_in_every_request(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 4}, keep_every=1),
+        "methods": [MethodRun(Rewind, "rewind", {"max_epochs": 1})],
+        "seeds": 1,
+    }
+    request(tmp_path / "1", [1, 2], **settings)
+    for number in (2, 3):
+        result = request(
+            tmp_path / str(number), [2 * number, 2 * number + 1], after=tmp_path / str(number - 1), **settings
+        )
+        assert not result.failed, result.report["failures"]
+    kept = [sorted((tmp_path / number / "source/seed_0/earlier").iterdir()) for number in ("1", "3")]
+    assert [file.read_bytes() for file in kept[0]] == [file.read_bytes() for file in kept[1]]
+
+
+@pytest.mark.slow
+def test_the_ledger_chains_each_method_to_its_own_model(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger.jsonl"
+    request(tmp_path / "1", ledger=ledger, seeds=1)
+    request(tmp_path / "2", after=tmp_path / "1", ledger=ledger, seeds=1)
+    first, second = read(ledger)[:2], read(ledger)[2:]
+    models = [{line["method"]["name"]: line["model"] for line in lines} for lines in (first, second)]
+    assert models[1]["reference_kl"]["before"] == models[0]["reference_kl"]["after"]
+    assert models[1]["retrain"]["before"] == models[0]["retrain"]["before"]
+    assert first[0]["gone"]["count"] < second[0]["gone"]["count"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"after": "nowhere"}, "after: there is no nowhere/source/seed_0/model.ckpt; give the output_dir"),
+        ({"seeds": [0, 1, 7]}, "seed_7/model.ckpt; give the output_dir .* with seed 7"),
+        ({"vary": "training"}, "after: each seed of .* has a split of its own, and here all share one"),
+        (
+            {"source": SourceRun(lambda: Classifier(Net()), checkpoint="a.ckpt")},
+            "leave the source's checkpoint=a.ckpt out",
+        ),
+        (
+            {"data": lambda: toy_data(nonmember=10, backdoor=Poison(ColumnTrigger((0,), (9.0,))))},
+            "backdoor: it is planted in the forget set before the source is trained",
+        ),
+        (
+            {"evaluators": [lambda: ForgettingQuality(models=4)]},
+            "ForgettingQuality trains many models by each method",
+        ),
+    ],
+)
+def test_what_cannot_go_on_is_refused(
+    arguments: dict[str, Any], message: str, before: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        request(tmp_path / "2", **{"after": before, **arguments})
+    assert not (tmp_path / "2" / "source").exists()
+
+
+@pytest.fixture(scope="module")
+def before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("before") / "1"
+    request(folder)
+    return folder
+
+
+@pytest.mark.slow
+def test_wrong_labels_of_both_requests_are_gone_from_what_is_exported(tmp_path: Path) -> None:
+    """The strong trace: labels known by heart, on a network with BatchNorm, in eval mode, in its own class."""
+
+    def network() -> Classifier:
+        layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(64, 256), nn.BatchNorm1d(256), nn.ReLU(), nn.Linear(256, 10)
+        )
+        return Classifier(layers, optimizer=lambda parameters: torch.optim.Adam(parameters, lr=2e-3))
+
+    def shrunk(source: nn.Module) -> ShrinkPerturb:
+        return ShrinkPerturb(source, 0.6, 0.2, ascent=0.4, ascent_share=0.4)
+
+    settings: dict[str, Any] = {
+        "source": SourceRun(network, {"max_epochs": 60}),
+        "methods": [
+            MethodRun(shrunk, "shrink_perturb", {"max_epochs": 12}),
+            MethodRun(still, "still", {"max_epochs": 1}),
+        ],
+        "seeds": 1,
+    }
+    for part in (1, 2):
+        result = request(
+            tmp_path / str(part),
+            data=lambda part=part: MislabelledDigits(True, 140, f"{part}/10"),
+            after=tmp_path / "1" if part == 2 else None,
+            **settings,
+        )
+        assert not result.failed
+    data = MislabelledDigits(True, 140, "2/10")
+    data.setup()
+    splits = [Split.load(tmp_path / part / "source/seed_0/split.npz") for part in ("1", "2")]
+    data.seed, data._split = splits[1].seed, None
+    data.setup()
+    given = {}
+    for name in ("source", "retrain", "shrink_perturb", "still"):
+        model = Classifier.load_from_checkpoint(
+            tmp_path / "2" / name / "seed_0" / "model.ckpt", net=network().net, weights_only=True
+        ).eval()
+        for asked, split in zip(("before", "now"), splits, strict=True):
+            inputs, labels = data.inner.batch(torch.as_tensor(split.forget))  # type: ignore[union-attr]
+            with torch.no_grad():
+                given[name, asked] = float((model(inputs).argmax(1) == labels).float().mean())
+        report = result.report["models"][name]
+        assert given[name, "before"] == pytest.approx(report["accuracy/previous"]["mean"])
+        assert given[name, "now"] == pytest.approx(report["accuracy/forget"]["mean"])
+    assert given["source", "before"] == given["source", "now"] == 1.0
+    assert given["still", "now"] > 0.9
+    assert given["shrink_perturb", "before"] <= given["retrain", "before"] + 0.08
+    assert given["shrink_perturb", "now"] <= given["retrain", "now"] + 0.08
+    assert given["retrain", "before"] <= 0.2
+
+
+SEQUENCE = """
+scenarios:
+  first: {data: {init_args: {request: 1/10}}}
+  second: {data: {init_args: {request: 2/10}}, after: first}
+source:
+  model:
+    class_path: Classifier
+    init_args:
+      net: {class_path: lightning_unlearn.models.MLP, init_args: {in_features: 64, hidden: [32], num_classes: 10}}
+  trainer: {max_epochs: 2}
+data: {class_path: lightning_unlearn.cli.demo.MislabelledDigits, init_args: {redraw: true, mislabelled: 140}}
+methods:
+  - method: {class_path: FineTune}
+    trainer: {max_epochs: 1}
+seeds: 1
+retrain_2: false
+short_retrainings: []
+trainer: {accelerator: cpu}
+output_dir: out
+"""
+
+
+@pytest.mark.slow
+def test_scenarios_come_after_one_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("sequence.yaml").write_text(SEQUENCE)
+    assert main(["compare", "--config=sequence.yaml", "--quiet=true"]) == 0
+    second = json.loads(Path("out/second/report.json").read_text())
+    assert second["data"]["n_previous"] == second["data"]["n_forget"] == 14
+    assert_same_state(weights(Path("out/second"), "source"), weights(Path("out/first"), "source"))
+    assert json.loads(Path("out/scenarios.json").read_text())["scenarios"] == ["first", "second"]
+    assert "accuracy on earlier requests" in Path("out/report.html").read_text()
+    capsys.readouterr()
+    Path("alone.yaml").write_text(SEQUENCE.replace("scenarios:\n", "scenarios:\n  zeroth: {after: first}\n"))
+    assert main(["compare", "--config=alone.yaml", "--quiet=true", "--output_dir=other"]) == 2
+    assert "after: there is no first/source/seed_0/model.ckpt" in capsys.readouterr().err

@@ -430,51 +430,51 @@ _OF_SHARES = (
 
 def sequential() -> str:
     """Return what ten requests, one after another, leave of each model, beside retraining after each of them."""
-    stored = json.loads((MEASURED / "benchmark" / "sequential.json").read_text())
-    models = stored["models"]
-
-    def values(name: str, key: str, requests: slice) -> np.ndarray[Any, Any]:
-        """Return a seed a row, a request a column."""
-        return np.array([[each[key] for each in chain[requests]] for chain in models[name]])
-
-    def shown(each: np.ndarray[Any, Any]) -> str:
-        return f"{100 * each.mean():.1f} ± {100 * each.std(ddof=1):.1f}"
-
-    rows, whole = [], slice(None)
-    for name in models:
-        test, drift = (
-            values(name, "test", whole),
-            values(name, "test", whole) - values("retrain", "test", whole),
-        )
-        newest, earlier = values(name, "newest", whole), values(name, "earlier", slice(-1, None))
-        faster = (
-            values("retrain", "cpu_s", whole).sum(axis=1) / values(name, "cpu_s", whole).sum(axis=1)
-        ).mean()
+    reports = [json.loads((MEASURED / "benchmark" / f"{name}.json").read_text()) for name in REQUESTS]
+    told = {name: chain(reports, name) for name in ordered(reports[0]) if name != "source"}
+    rows = []
+    for name, found in told.items():
         missed = [
-            *(["drift"] if drift[:, -1].mean() < -0.01 else []),
-            *(["earlier requests"] if earlier.mean() > _STILL_GIVEN else []),
+            *(["drift"] if found["drift"][-1].mean() < -0.01 else []),
+            *(["earlier requests"] if found["accuracy/previous"][-1].mean() > _STILL_GIVEN else []),
         ]
-        told = "-" if name == "retrain" else ", ".join(missed) or "all reached"
-        drifts = [f"{100 * each.mean():+.1f}" for each in (drift[:, -1], drift.mean(axis=0).min())]
+        test, drift = found["accuracy/test"], found["drift"].mean(axis=1)
         rows.append(
             [
                 f"`{name}`",
-                told,
-                shown(test[:, 0]),
-                shown(test[:, -1]),
-                *drifts,
-                shown(newest.mean(axis=1)),
-                shown(earlier[:, 0]),
-                f"{faster:.3g}",
+                "-" if name.startswith("retrain") else ", ".join(missed) or "all reached",
+                *(f"{100 * each.mean():.1f} ± {100 * each.std(ddof=1):.1f}" for each in (test[0], test[-1])),
+                *("-" if name == "retrain" else f"{100 * each:+.1f}" for each in (drift[-1], drift.min())),
+                *(
+                    f"{100 * each.mean():.1f} ± {100 * each.std(ddof=1):.1f}"
+                    for each in (found["accuracy/forget"].mean(axis=0), found["accuracy/previous"][-1])
+                ),
+                f"{(told['retrain']['time/cpu_s'].sum(axis=0) / found['time/cpu_s'].sum(axis=0)).mean():.3g}",
             ]
         )
     header = ["model", "missed bounds", "test after 1 [%]", "test after 10 [%]", "drift [points]"]
     header += ["worst drift", "newest still given [%]", "earlier still given [%]", "acceleration, CPU [×]"]  # noqa: RUF001
     asked = "drift at most 1 point down after the tenth; earlier wrong labels still given at most "
     asked += f"{100 * _STILL_GIVEN:.0f}%"
-    return f"To be reached: {asked}.\n\n{_caption(stored)}\n\n{table(header, rows, align='--:')}"
+    caption = _caption({**reports[-1], "data": {}})
+    return f"To be reached: {asked}.\n\n{caption}\n\n{table(header, rows, align='--:')}"
 
 
+def chain(reports: Sequence[Any], name: str) -> dict[str, np.ndarray[Any, Any]]:
+    """Return a model's values by metric, a request a row and a seed a column, and its distance in test accuracy."""
+    asked = ("accuracy/test", "accuracy/forget", "accuracy/previous", "time/cpu_s")
+    found = {
+        metric: np.array(
+            [r["models"][name][metric]["values"] for r in reports if metric in r["models"][name]]
+        )
+        for metric in asked
+    }
+    retrained = np.array([report["models"]["retrain"]["accuracy/test"]["values"] for report in reports])
+    return {**found, "drift": found["accuracy/test"] - retrained}
+
+
+REQUESTS = tuple(f"request_{number:02}" for number in range(1, 11))
+"""Scenarios of ``benchmark/sequential``."""
 _STILL_GIVEN = 0.02
 """How many wrong labels of earlier requests a model may still give, after the last."""
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import get_args
@@ -94,24 +95,25 @@ def overview(reports: Mapping[str, Report]) -> list[list[str]]:
             speed = report["models"][method].get("acceleration")
             told = [verdicts[method].headline]
             told += [f"{speed['mean']:.3g} times faster"] if speed else []
-            told += [f"{floors[method].place} the line of short retrainings"] if method in floors else []
+            place = floors[method].place if method in floors else "illustration"
+            told += [] if place == "illustration" else [f"{place} the line of short retrainings"]
             cells.setdefault(method, {})[scenario] = "; ".join(told)
     rows = [[method, *(row.get(scenario, "-") for scenario in reports)] for method, row in cells.items()]
     return [["method", *reports], *rows]
 
 
 def _chart(reports: Mapping[str, Report]) -> Chart | None:
-    """Show each headline metric that all scenarios have, a row a scenario; nothing for a single one."""
-    first, *others = map(headline_metrics, reports.values())
-    panels = [_panel(reports, name) for name in first if all(name in each for each in others)]
-    if not others or not panels:
+    """Show each headline metric that most scenarios have, a row a scenario; nothing for a single one."""
+    found = Counter(name for report in reports.values() for name in headline_metrics(report))
+    panels = [_panel(reports, name) for name, number in found.items() if 2 * number > len(reports)]
+    if len(reports) == 1 or not panels:
         return None
     alt = "A panel a metric and a row a scenario, with a point a model and its 95% interval."
     return Chart(_FIGURE, "Every headline metric over the scenarios", alt, panels)
 
 
 def _panel(reports: Mapping[str, Report], name: str) -> Panel:
-    about = describe(name, next(iter(reports.values())))
+    about = describe(name, next(report for report in reports.values() if name in headline_metrics(report)))
     series = []
     for model in dict.fromkeys(model for report in reports.values() for model in report["models"]):
         found = [report["models"].get(model, {}).get(name) for report in reports.values()]

@@ -69,6 +69,7 @@ const SHAPES = [
   "M0,6L6,-5H-6z", "M-2,-6h4v4h4v4h-4v4h-4v-4h-4v-4h4z", "M-6,-3.5L-3.5,-6L0,-2.5L3.5,-6L6,-3.5L2.5,0L6,3.5L3.5,6L0,2.5L-3.5,6L-6,3.5L-2.5,0z",
 ];
 const STAR = "M0,-8L2.2,-2.8L7.8,-2.4L3.5,1.2L4.9,6.6L0,3.6L-4.9,6.6L-3.5,1.2L-7.8,-2.4L-2.2,-2.8z";
+const markOf = look => look ? SHAPES[look[3]] : STAR;
 const dress = (node, looks, name) => {
   const look = looks[name];
   node.setAttribute("class", `series ${look ? "own" : name.startsWith("retraining") ? "floor" : name === "retrain" ? "retrain" : ""}`);
@@ -123,7 +124,7 @@ function draw(panel, looks, host, width) {
     const told = place => [one.name, `${panel.x}: ${print(one.x[place])}`, rows ? "" : `${panel.y}: ${print(one.y[place])}`,
       one.ends[place] ? `95% interval: ${one.ends[place].map(print).join(" to ")}` : ""].filter(Boolean).join("\n");
     if (one.kind === "points") {
-      const mark = looks[one.look || one.name] ? SHAPES[looks[one.look || one.name][3]] : STAR;
+      const mark = markOf(looks[one.look || one.name]);
       points.forEach(([px, py], place) => {
         const ends = one.ends[place];
         if (ends) add(group, "path", {stroke: "currentcolor", "stroke-width": 1.6, d: rows
@@ -176,12 +177,17 @@ for (const chart of data("drawn")) for (const figure of find(`[data-chart="${CSS
   panels.className = "panels";
   const unnamed = panel => panel.series.filter(one => one.kind !== "points" || (panel.rows.length && !panel.rows.includes(one.name)));
   const shown = [...new Set(chart.panels.flatMap(panel => unnamed(panel).map(one => one.name)))];
+  const points = new Set(chart.panels.flatMap(panel => panel.series.filter(one => one.kind === "points").map(one => one.name)));
   if (shown.length > 1) {
     const keys = figure.appendChild(document.createElement("ul"));
     keys.className = "keys";
     for (const name of shown) {
       const item = keys.appendChild(document.createElement("li"));
       dress(item, chart.looks, name).dataset.model = name;
+      if (points.has(name)) {
+        item.classList.add("mark");
+        add(add(item, "svg", {viewBox: "-8 -8 16 16"}), "path", {d: markOf(chart.looks[name]), fill: "currentcolor"});
+      }
       item.appendChild(document.createElement("span")).textContent = name;
     }
   }

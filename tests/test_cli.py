@@ -19,6 +19,7 @@ from helpers.toys import assert_same_state
 
 from lightning_unlearn import methods
 from lightning_unlearn.cli import COMMANDS, LIGHTNING
+from lightning_unlearn.cli.compare import scenarios_in
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.data import Adapter, Digits, UnlearningDataModule
 from lightning_unlearn.methods.base import OneShotModule
@@ -285,9 +286,24 @@ def test_scenarios_are_one_command_one_folder_and_one_table(capsys: pytest.Captu
     assert Path("out/many/fine_tune/seed_0/training.json").stat().st_mtime_ns == trained
 
 
+def test_a_recipe_with_scenarios_brings_all_of_them() -> None:
+    Path("all.yaml").write_text("scenarios: {own: {seeds: 2}, sequential: benchmark/sequential}")
+    found = scenarios_in(["--config=all.yaml"])
+    assert list(found) == ["own", *(f"request_{number:02}" for number in range(1, 11))]
+    assert found["own"] == [{"seeds": 2}]
+    recipe, changes = found["request_03"]
+    assert recipe["seeds"] == [20, 21, 22]
+    assert not {"scenarios", "output_dir"} & recipe.keys()
+    assert changes == {"data": {"init_args": {"request": "3/10"}}, "after": "request_02"}
+
+
 @pytest.mark.parametrize(
     ("scenarios", "message"),
     [
+        (
+            "{request_02: {}, sequential: benchmark/sequential}",
+            "'sequential' has 'request_02', which is there already",
+        ),
         ("{a b: {}}", "the name 'a b' becomes a folder"),
         ("{a: {output_dir: b}}", "'a' must be the name of a recipe, or hold settings"),
         ("{a: nowhere}", "there is no 'nowhere'"),

@@ -2,12 +2,15 @@
 
 import ast
 import inspect
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from jsonargparse import _typehints
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities.compile import from_compiled
 from torch import nn
@@ -242,3 +245,23 @@ def test_what_is_compiled_is_told() -> None:
     for module in (compiled, nn.Sequential(compiled), wrapped, nn.Sequential(wrapped), fitted):
         assert compat.is_compiled(module)
     assert not compat.is_compiled(nn.Sequential(Net()))
+
+
+def test_subclasses_are_found_once_and_those_that_an_import_brings_too() -> None:
+    def named(name: str) -> str:
+        path: str = _typehints.resolve_class_path_by_name(Net, name)
+        return path
+
+    look = _typehints.get_all_subclass_paths
+    with compat.subclasses_found_once():
+        assert _typehints.get_all_subclass_paths is not look
+        assert named("Net") == named("Net") == f"{__name__}.Net"
+        assert named("Later") == "Later"
+        later = types.ModuleType("brought_by_an_import")
+        later.Later = type("Later", (Net,), {"__module__": later.__name__})  # type: ignore[attr-defined]
+        sys.modules[later.__name__] = later
+        try:
+            assert named("Later") == "brought_by_an_import.Later"
+        finally:
+            del sys.modules[later.__name__]
+    assert _typehints.get_all_subclass_paths is look

@@ -5,6 +5,7 @@ import inspect
 import json
 import pkgutil
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -45,6 +46,15 @@ class OneLine(argparse.ArgumentParser):
         """Return the help, the example first, without the classes that only others are made from."""
         text = re.sub(rf"{_BASE},|,{_BASE}(?=\))", "", super().format_help())
         return f"example: {self.example}\n\n{text}" if self.example else text
+
+    def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse as ever, only faster where the parser is jsonargparse's."""
+        if "jsonargparse" not in sys.modules:  # a command that goes without the imports
+            return super().parse_args(*args, **kwargs)
+        from lightning_unlearn.core.compat import subclasses_found_once
+
+        with subclasses_found_once():
+            return super().parse_args(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Refuse the command line."""

@@ -205,6 +205,31 @@ def options_of(parser: argparse.ArgumentParser) -> list[str]:
 
 
 @contextmanager
+def subclasses_found_once() -> Iterator[None]:
+    """Have jsonargparse find the subclasses of a type once for a while, and not for each class that is named.
+
+    There are hundreds of ``nn.Module``, and walking through them is more than half of what reading a file costs.
+    """
+    hints: Any = sys.modules.get("jsonargparse._typehints")
+    if hints is None:
+        yield
+        return
+    look, found = hints.get_all_subclass_paths, dict[Any, list[str]]()
+
+    def once(*args: Any, **kwargs: Any) -> list[str]:
+        key = (*args, *sorted(kwargs.items()), len(sys.modules))  # an import brings more
+        if key not in found:
+            found[key] = look(*args, **kwargs)
+        return list(found[key])
+
+    hints.get_all_subclass_paths = once
+    try:
+        yield
+    finally:
+        hints.get_all_subclass_paths = look
+
+
+@contextmanager
 def hidden_options(parser: argparse.ArgumentParser, prefix: str) -> Iterator[None]:
     """Leave the options of a prefix out of a parser's help for a while."""
     told = [(action, action.help) for action in parser._actions if action.dest.startswith(prefix)]

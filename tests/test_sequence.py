@@ -1,26 +1,32 @@
 """Requests one after another: each method goes on from its own model, and what was forgotten stays so."""
 
 import json
+import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.toys import Net, assert_same_state, toy_data
+from helpers.toys import CLASSES, FEATURES, TEST, TRAIN, Net, assert_same_state, blobs, toy_data
 from test_compare import reference_kl, toy_compare
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from lightning_unlearn import FineTune, MethodRun, SourceRun
 from lightning_unlearn.callbacks import ForgettingQuality
 from lightning_unlearn.cli.demo import MislabelledDigits
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.core.ledger import read
-from lightning_unlearn.data import ColumnTrigger, Poison, Split
+from lightning_unlearn.data import Adapter, ColumnTrigger, Poison, Split, UnlearningDataModule
 from lightning_unlearn.methods import Rewind, ShrinkPerturb
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
+from lightning_unlearn.trackers.runs import _lineage as lineage
 
 
 def still(source: nn.Module) -> FineTune:
@@ -72,7 +78,16 @@ def test_each_method_goes_on_from_its_own_model(tmp_path: Path) -> None:
         ]
         assert np.array_equal(splits[1].previous, splits[0].forget)
         assert not np.isin(splits[1].members, splits[0].forget).any()
+        made_from = file_hash(tmp_path / "1" / "reference_kl" / f"seed_{seed}" / "model.ckpt")
+        source = lineage(tmp_path / "4", "reference_kl", seed)["source"]
+        assert source == {
+            "name": f"reference_kl-seed_{seed}",
+            "sha256": made_from,
+            "of": "the request before",
+        }
+        assert "of" not in lineage(tmp_path / "4", "retrain", seed)["source"]
     data = second.report["data"]
+    assert data["after"] == "1"
     assert data["n_previous"] == 6
     assert data["n_forget"] + data["n_retain"] + data["n_previous"] == 60
     assert "Forgotten by earlier requests" in (tmp_path / "4" / "report.html").read_text()
@@ -143,8 +158,12 @@ def test_the_ledger_chains_each_method_to_its_own_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"after": "nowhere"}, "after: there is no nowhere/source/seed_0/model.ckpt; give the output_dir"),
+        ({"after": "nowhere"}, "after: there is no .*nowhere/source/seed_0/model.ckpt; give the output_dir"),
         ({"seeds": [0, 1, 7]}, "seed_7/model.ckpt; give the output_dir .* with seed 7"),
+        (
+            {"data": lambda: toy_data(nonmember=10, nonmember_from="train")},
+            "nonmember or shadow of 'train' would hold out",
+        ),
         ({"vary": "training"}, "after: each seed of .* has a split of its own, and here all share one"),
         (
             {"source": SourceRun(lambda: Classifier(Net()), checkpoint="a.ckpt")},
@@ -163,9 +182,78 @@ def test_the_ledger_chains_each_method_to_its_own_model(tmp_path: Path) -> None:
 def test_what_cannot_go_on_is_refused(
     arguments: dict[str, Any], message: str, before: Path, tmp_path: Path
 ) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         request(tmp_path / "2", **{"after": before, **arguments})
-    assert not (tmp_path / "2" / "source").exists()
+    assert not list((tmp_path / "2").glob("*/seed_*/model.ckpt"))
+
+
+def test_a_comparison_does_not_go_on_from_itself(before: Path) -> None:
+    kept = {file: file.read_bytes() for file in before.rglob("*.ckpt")}
+    with pytest.raises(ValueError, match=r"after: .* is output_dir itself"):
+        request(before, after=before, overwrite=True)
+    assert {file: file.read_bytes() for file in before.rglob("*.ckpt")} == kept
+
+
+def test_data_that_was_split_before_is_refused(tmp_path: Path) -> None:
+    data = toy_data(0.1, nonmember=10)
+    data.setup("fit")
+    request(tmp_path / "1", [1, 2], seeds=1, vary="training")
+    with pytest.raises(ValueError, match="after: the data was split already"):
+        request(tmp_path / "2", data=lambda: data, seeds=1, vary="training", after=tmp_path / "1")
+
+
+def test_after_a_backdoor_there_is_no_further_request(tmp_path: Path) -> None:
+    marked = Poison(ColumnTrigger((0,), (9.0,)))
+    request(tmp_path / "1", seeds=1, data=lambda: toy_data(nonmember=10, backdoor=marked))
+    with pytest.raises(ValueError, match="forgot a backdoor, which is planted in one forget set"):
+        request(tmp_path / "2", seeds=1, after=tmp_path / "1")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["embedding", "regression"])
+def test_other_tasks_measure_what_was_forgotten_before(task: str, tmp_path: Path) -> None:
+    inputs, targets = blobs(TRAIN, 0)
+    unseen = blobs(TEST, 1)
+    numbers = [each[1] if task == "embedding" else each[0][:, :1] for each in ((inputs, targets), unseen)]
+    train, test = TensorDataset(inputs, numbers[0]), TensorDataset(unseen[0], numbers[1])
+    settings: dict[str, Any] = {
+        "source": SourceRun(lambda: Vectors(task), {"max_epochs": 3}),
+        "methods": [MethodRun(partial(FineTune, step="source"), "fine_tune", {"max_epochs": 1})],
+        "adapter": Adapter(task=task),
+        "seeds": 1,
+    }
+    for number, forget in enumerate(([1, 2, 3, 4], [5, 6, 7, 8]), 1):
+        result = request(
+            tmp_path / str(number),
+            data=lambda forget=forget: UnlearningDataModule(
+                train, forget, test_dataset=test, nonmember=10, batch_size=8, adapter=Adapter(task=task)
+            ),
+            after=None if number == 1 else tmp_path / "1",
+            **settings,
+        )
+        assert not result.failed, result.report["failures"]
+    metric = "accuracy/previous" if task == "embedding" else "loss/previous"
+    assert all(metric in scores for scores in result.report["models"].values())
+
+
+class Vectors(L.LightningModule):
+    """Outputs near a vector of each class, or near a number."""
+
+    def __init__(self, task: str) -> None:
+        super().__init__()
+        self.layer = nn.Linear(FEATURES, CLASSES if task == "embedding" else 1)
+        self.task = task
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.layer(inputs)
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        inputs, targets = batch
+        wanted = nn.functional.one_hot(targets, CLASSES).float() if self.task == "embedding" else targets
+        return nn.functional.mse_loss(self(inputs), wanted)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.05)
 
 
 @pytest.fixture(scope="module")
@@ -265,4 +353,28 @@ def test_scenarios_come_after_one_another(
     capsys.readouterr()
     Path("alone.yaml").write_text(SEQUENCE.replace("scenarios:\n", "scenarios:\n  zeroth: {after: first}\n"))
     assert main(["compare", "--config=alone.yaml", "--quiet=true", "--output_dir=other"]) == 2
-    assert "after: there is no first/source/seed_0/model.ckpt" in capsys.readouterr().err
+    assert "after: 'zeroth' comes after 'first'; put that before it" in capsys.readouterr().err
+    assert main(["compare", "--config=sequence.yaml", "--output_dir=other", "--clean=true"]) == 2
+    assert "clean: 'second' goes on from the models of 'first'" in capsys.readouterr().err
+    Path("tuned.yaml").write_text(SEQUENCE.replace("seeds: 1", "after: out/first"))
+    pytest.importorskip("optuna")
+    assert main(["tune", "--config=tuned.yaml", "--method=fine_tune"]) == 2
+    assert "after: tune searches on one request" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_what_comes_after_an_absent_scenario_is_passed_over_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    absent = "data: {class_path: UnlearningDataModule, init_args: {forget: 0.1, datamodule: {class_path: Location, init_args: {root: nowhere}}}}"
+    Path("sequence.yaml").write_text(
+        SEQUENCE.replace("first: {data: {init_args: {request: 1/10}}}", f"first: {{{absent}}}").replace(
+            "scenarios:\n", "scenarios:\n  alone: {data: {init_args: {request: 1/10}}}\n"
+        )
+    )
+    assert main(["compare", "--config=sequence.yaml", "--quiet=true"]) == 0
+    printed = capsys.readouterr().out
+    assert "NOT RUN  first: Location not found" in printed
+    assert re.search("NOT RUN  second: after: there is no .*/first/source/seed_0/model.ckpt", printed)
+    assert json.loads(Path("out/scenarios.json").read_text())["scenarios"] == ["alone"]

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -13,7 +14,13 @@ from lightning_unlearn.callbacks.base.watching import Curve, Watcher
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles import Outputs, Runtime, predict
-from lightning_unlearn.functional import MultiLabel, Regression, forgetting_rate, memory_retention_rate
+from lightning_unlearn.functional import (
+    Embedding,
+    MultiLabel,
+    Regression,
+    forgetting_rate,
+    memory_retention_rate,
+)
 from lightning_unlearn.metrics.declared import DeclaredMetric, near_score, near_share
 
 _SETS = {"forget": "forget set", "retain": "retain set", "nonmember": "non-member set"}
@@ -151,6 +158,14 @@ class ForgettingMetrics(Evaluator):
             digits=None,
             decides="forgetting",
         ),
+        "loss/previous": near_score(
+            "Loss on what earlier requests forgot",
+            "loss on earlier requests",
+            "Mean loss of a regression on the samples that earlier requests forgot; the goal is the retrained model's "
+            "value, which saw none of them either.",
+            digits=None,
+            decides="forgetting",
+        ),
         "distance": DeclaredMetric(
             "Distance from the retrained model",
             "distance",
@@ -175,8 +190,8 @@ class ForgettingMetrics(Evaluator):
         streams = [s for s in _STREAMS if audit.data.stream_size(s)]
         task = audit.adapter.kind.judged_as
         metrics = {f"{task.measured}/{stream}": audit.outputs(model, stream).measured for stream in streams}
-        if task.measured == "accuracy" and audit.data.stream_size("previous"):
-            metrics["accuracy/previous"] = audit.outputs(model, "previous").accuracy
+        if _judges_previous(audit):
+            metrics[f"{task.measured}/previous"] = audit.outputs(model, "previous").measured
         if isinstance(task, MultiLabel):
             for stream in streams:
                 answers = audit.outputs(model, stream)
@@ -218,6 +233,16 @@ class ForgettingMetrics(Evaluator):
             elif isinstance(task, Regression):
                 metrics["distance"] = float(task.js(*both).mean())
         return metrics
+
+
+def _judges_previous(audit: Audit) -> bool:
+    """Say whether earlier requests forgot samples that can be judged: of embeddings none of a class that is gone."""
+    data, known = audit.data, audit.data.known_targets()
+    if isinstance(audit.adapter.kind, Embedding) and known is not None:
+        return bool(
+            np.isin(known[data.split.previous], known[data.split.retain]).all() and len(data.split.previous)
+        )
+    return data.stream_size("previous") > 0
 
 
 def _test_accuracy_by_class(forget: Outputs, retain: Outputs, test: Outputs) -> dict[str, float]:

@@ -16,7 +16,7 @@ from lightning_unlearn.callbacks import Evaluator
 from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
-from lightning_unlearn.comparison.folder import MARK, require_local, require_names
+from lightning_unlearn.comparison.folder import require_local, require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
 from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary, without_names
@@ -31,8 +31,8 @@ from lightning_unlearn.reports.schema import read_json
 
 # what decides no result, and what does
 _SETTINGS = {"output_dir", "overwrite", "quiet", "threads", "ledger", "clean", "forget_key", "page"}
-_SETTINGS |= {"launcher", "ray_address", "resources"}
-_DECIDING = {"seeds", "vary", "after", "retrain_2", "short_retrainings", "margins", "fast"}
+_SETTINGS |= {"launcher", "ray_address", "resources", "after"}  # the models that it names decide
+_DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins", "fast"}
 _OVER_ALL = {"table", "scenarios", "full_scenarios", "full"}
 _FULL = "--full"
 
@@ -57,26 +57,22 @@ def run(args: list[str]) -> int:
     return 1 if comparison.failed else 0
 
 
-def compared(args: list[str], scenario: str | None = None) -> tuple[Comparison, PaperFormat | None]:
+def compared(args: list[str], *scenarios: str) -> tuple[Comparison, PaperFormat | None]:
     """Parse the arguments and compare; return the comparison and the form of table that is asked for.
 
     Args:
         args: The arguments.
-        scenario: The subfolder of ``output_dir`` to write to; ``None`` for the folder itself.
+        *scenarios: The subfolder of ``output_dir`` to write to, and those that it may come after; none for the folder
+            itself.
     """
     parser, config = parsed(args)
-    if scenario is not None:
+    if scenarios:
         root = require_local(Path(config.output_dir))
         require_scenarios(root)
-        _place(config, root / scenario)
+        config.output_dir = root / scenarios[0]
+        if str(config.after) in scenarios[1:]:
+            config.after = root / config.after
     return compare(**arguments(parser, config)), config.table
-
-
-def _place(config: Namespace, folder: Path) -> None:
-    """Give a scenario its folder, beside that of an earlier one that it comes after."""
-    config.output_dir = folder
-    if config.after is not None and (folder.parent / config.after / MARK).is_file():
-        config.after = folder.parent / config.after
 
 
 def parsed(args: list[str]) -> tuple[ArgumentParser, Namespace]:
@@ -201,12 +197,13 @@ def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) 
     Raises:
         FileNotFoundError: If the data of none are there.
     """
+    _require_sequence(args, scenarios)
     done, absent = dict[str, Comparison](), dict[str, FileNotFoundError]()
     form: PaperFormat | None = None
     for name, changes in scenarios.items():
         print(f"scenario {name}", file=sys.stderr)
         try:
-            done[name], form = compared(_with(args, changes), name)
+            done[name], form = compared(_with(args, changes), name, *done, *absent)
         except FileNotFoundError as error:
             absent[name] = error
     if not done:
@@ -226,6 +223,26 @@ def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) 
     return 1 if any(comparison.failed for comparison in done.values()) else 0
 
 
+def _require_sequence(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) -> None:
+    """Refuse a scenario that comes after one that is not before it, or whose files are to be cleaned away."""
+    names = list(scenarios)
+    named = {
+        name: next((each["after"] for each in reversed(changes) if "after" in each), None)
+        for name, changes in scenarios.items()
+    }
+    following = {name: after for name, after in named.items() if after in names}
+    for name, after in following.items():
+        if names.index(after) >= names.index(name):
+            raise ValueError(f"after: {name!r} comes after {after!r}; put that before it among the scenarios")
+    if following:
+        name, after = next(iter(following.items()))
+        if parsed(_with(args, scenarios[name]))[1].clean:
+            raise ValueError(
+                f"clean: {name!r} goes on from the models of {after!r}, which clean would remove; leave it out, and "
+                "remove the folder when all is read"
+            )
+
+
 def _with(args: list[str], changes: list[dict[str, Any]]) -> list[str]:
     """Return the arguments with what a scenario changes after the files."""
     last = files_in(args)[-1] + 1
@@ -237,9 +254,7 @@ def _was_run(folder: Path, args: list[str], changes: list[dict[str, Any]]) -> bo
     if not (folder / "report.json").is_file():
         return False
     try:
-        parser, config = parsed(_with(args, changes))
-        _place(config, folder)
-        today = without_names(arguments(parser, config)["config"])
+        today = without_names(arguments(*parsed(_with(args, changes)))["config"])
         same = bool(canonical(read_json(folder / "report.json")["config"]) == canonical(today))
     except (
         Exception,

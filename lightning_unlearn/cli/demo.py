@@ -12,6 +12,7 @@ from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.controls import short_name
 from lightning_unlearn.comparison.folder import RunFolder
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE
+from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.data import Digits, TensorData, UnlearningDataModule
 from lightning_unlearn.data.selection import as_rule
@@ -75,8 +76,9 @@ class MislabelledDigits(UnlearningDataModule):
     def __init__(self, redraw: bool = False, mislabelled: int = _WRONG, request: str = "1/1") -> None:
         data, test = Digits().load()
         self.redraw = redraw
-        self.mislabelled = mislabelled
-        self.part, self.parts = map(int, request.split("/"))
+        self._number = mislabelled
+        self._request, self._requests = map(int, request.split("/"))
+        in_range("request", self._request, f"[1, {self._requests}]", " of as many requests", whole=True)
         wrong = TensorData(data.inputs, data.targets.clone(), num_classes=10, transform=data.transform)
         self._data = wrong
         chosen = self._mislabel(0)
@@ -92,9 +94,9 @@ class MislabelledDigits(UnlearningDataModule):
     def _mislabel(self, seed: int) -> Tensor:
         generator = torch.Generator().manual_seed(seed)
         targets = self._data.targets
-        chosen = torch.randperm(len(targets), generator=generator)[: self.mislabelled].sort().values
+        chosen = torch.randperm(len(targets), generator=generator)[: self._number].sort().values
         targets[chosen] = (targets[chosen] + torch.randint(1, 10, (len(chosen),), generator=generator)) % 10
-        chosen = chosen[self.part - 1 :: self.parts]
+        chosen = chosen[self._request - 1 :: self._requests]
         self.wrong = self._data.batch(chosen)
         return chosen
 

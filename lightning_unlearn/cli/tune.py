@@ -137,6 +137,8 @@ class Tuning:
         _, config = parsed(self.args)
         if config.full:
             raise ValueError("--full: it is for the scenarios of compare; tune searches in one")
+        if config.after is not None:
+            raise ValueError("after: tune searches on one request, the first; leave it out")
         self.root = require_local(Path(config.output_dir))
         self.seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
         if not isinstance(seeds, list) or len(seeds) < 3 or set(seeds) & set(self.seeds):

@@ -119,7 +119,7 @@ def compare(
         after: Folder of the comparison of the request before, for requests that come one after another: each method
             goes on from its own model there, seed by seed, and what that request forgot is in no stream. The source is
             that comparison's, which no request has touched, and is not trained again. In a file with scenarios it may
-            be the name of an earlier one.
+            be the name of an earlier one. All machines of a cluster must see it.
         retrain: How to retrain; ``None`` for :class:`~lightning_unlearn.methods.Retrain` with the source's trainer.
         retrain_2: Whether to retrain a second time with another seed: the yardstick for every distance to the
             retrained model.
@@ -167,8 +167,9 @@ def compare(
         The report and where it is.
 
     Raises:
-        ValueError: If an argument does not fit, ``output_dir`` holds another comparison, ``after`` lacks a model or
-            split, or the ledger does not verify.
+        ValueError: If an argument does not fit, ``output_dir`` holds another comparison, or the ledger does not
+            verify.
+        FileNotFoundError: If ``after`` lacks a source or split.
         SystemExit: At SIGTERM, with status 143; Ctrl-C raises KeyboardInterrupt, as ever.
     """
     require_names(method.label for method in methods)
@@ -198,7 +199,7 @@ def compare(
     for name, margin in (margins or {}).items():
         in_range(f"margins[{name!r}]", margin, "(0, inf)")
     wandb, loggers = split_loggers(shared.get("logger"))
-    before = None if after is None else _before(Path(after), source, seeds)
+    before = None if after is None else _before(Path(after).absolute(), store.folder, source, seeds)
     split_data, record = _prepared(data(), ledger, before)
     folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]
@@ -248,14 +249,14 @@ def _retraining(adapter: Adapter | None) -> Callable[[nn.Module], Retrain]:
     return partial(Retrain, adapter=adapter, step=step)
 
 
-def _before(folder: Path, source: SourceRun, seeds: Sequence[int]) -> Before:
+def _before(earlier: Path, folder: Path, source: SourceRun, seeds: Sequence[int]) -> Before:
     """Return the comparison of the request before, if it has what this one goes on from."""
     if source.checkpoint is not None:
         raise ValueError(
-            f"after: the source is the one of {folder}; leave the source's checkpoint={source.checkpoint} out"
+            f"after: the source is the one of {earlier}; leave the source's checkpoint={source.checkpoint} out"
         )
-    before = Before(folder)
-    before.require(seeds)
+    before = Before(earlier)
+    before.require(seeds, folder)
     return before
 
 
@@ -267,6 +268,8 @@ def _prepared(
         data.previous = [*data.previous, before.one_split]
     data.prepare_data()
     data.setup("fit")
+    if before is not None and before.one_split is not None:
+        before.require_followed(0, data.split)
     if not data.stream_size("test"):
         raise ValueError("data: a comparison needs a test set, and the data has none")
     if ledger is not None and data.ledger is not None:

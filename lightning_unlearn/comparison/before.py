@@ -6,8 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lightning_unlearn.comparison.folder import RunFolder, require_local
+import numpy as np
+
+from lightning_unlearn.comparison.folder import RunFolder, backdoor_in
 from lightning_unlearn.comparison.runs import SOURCE
+from lightning_unlearn.data import Split
 
 
 @dataclass(frozen=True)
@@ -34,30 +37,65 @@ class Before:
         """Return the split of a seed, which holds what still earlier requests forgot too."""
         return self.one_split or self.run(SOURCE, seed).split
 
-    def require(self, seeds: Iterable[int]) -> None:
+    def require(self, seeds: Iterable[int], folder: Path) -> None:
         """Refuse a folder that lacks what a seed goes on from.
 
+        Args:
+            seeds: The seeds.
+            folder: Where the comparison that goes on writes to.
+
         Raises:
-            ValueError: Naming the file that is missing.
+            FileNotFoundError: Naming the file that is missing.
+            ValueError: If it is the folder that is written to, or a backdoor was to be forgotten in it.
         """
-        require_local(self.folder)
+        if self.folder.resolve() == folder.resolve():
+            raise ValueError(
+                f"after: {self.folder} is output_dir itself; write this request to another folder"
+            )
         for seed in seeds:
             for file in (self.run(SOURCE, seed).checkpoint, self.split(seed)):
                 if not file.is_file():
-                    raise ValueError(
-                        f"after: there is no {file}; give the output_dir of a comparison of the request before, with "
-                        f"seed {seed}, whose files were not cleaned away"
+                    raise FileNotFoundError(
+                        f"after: there is no {file}; give the output_dir of a comparison of the request before, a "
+                        f"folder of this machine with seed {seed}, whose files were not cleaned away"
                     )
+        if backdoor_in(self.folder):
+            raise ValueError(
+                f"after: {self.folder} forgot a backdoor, which is planted in one forget set before the source is "
+                "trained; a later request has none to forget, and what it would measure of the earlier one is not it"
+            )
+
+    def require_followed(self, seed: int, split: Split) -> None:
+        """Refuse a split that puts back what was forgotten, or holds out what the source was trained on.
+
+        Raises:
+            ValueError: If it does.
+        """
+        before = Split.load(self.split(seed))
+        if not np.isin(np.union1d(before.previous, before.forget), split.previous).all():
+            raise ValueError(
+                "after: the data was split already, with what the earlier request forgot among the others; build a new "
+                "UnlearningDataModule each time, and set none up"
+            )
+        parts = ((split.nonmember, split.nonmember_from), (split.shadow, split.shadow_from))
+        held = np.concatenate(
+            [positions for positions, origin in parts if origin == "train"] or [split.forget[:0]]
+        )
+        if np.isin(held, np.concatenate([before.members, before.previous])).any():
+            raise ValueError(
+                f"after: nonmember or shadow of 'train' would hold out samples that the source of {self.folder} was "
+                "trained on; hold out what that comparison did, or take them from 'test'"
+            )
 
     def take_earlier(self, seed: int, into: Path) -> None:
         """Put the weights that the source had earlier in its training into a folder, by links where that can be."""
         earlier = self.run(SOURCE, seed).earlier
         if earlier.is_dir():
-            shutil.copytree(earlier, into, copy_function=_linked, dirs_exist_ok=True)
+            shutil.copytree(earlier, into, copy_function=_linked)
 
 
 def _linked(file: str, into: str) -> None:
     try:
         os.link(file, into)
-    except OSError:  # there already, or on another disk
+    except OSError:  # on another disk
         shutil.copy2(file, into)

@@ -116,6 +116,7 @@ class RunFolder:
         method: Mapping[str, Any],
         frozen: Sequence[str],
         started: str,
+        made_from: str | None = None,
     ) -> None:
         """Record that the checkpoint is complete.
 
@@ -126,6 +127,7 @@ class RunFolder:
             method: The method and its hyper-parameters.
             frozen: Names of the parameters that were frozen when training ended.
             started: What tells this start of the comparison from others, in which times may differ.
+            made_from: Hash of the model of the request before that it was made from.
         """
         (looking, cpu), _ = read_watched(self.watched)
         taken_off = {"time/unlearn_s": looking, "time/total_s": looking, "time/cpu_s": cpu}
@@ -137,6 +139,7 @@ class RunFolder:
             "method": method,
             "frozen": list(frozen),
             "started": started,
+            **({} if made_from is None else {"made_from": made_from}),
         }
         write_json_atomic(self._training, content)
 
@@ -344,6 +347,11 @@ def places(folder: Path) -> Callable[[Path], bool]:
 def forget_key_gone(folder: Path) -> None:
     """Take the hash of the forgotten samples back whose key was removed: it says nothing any more."""
     write_json_atomic(folder / MARK, {**_mark(folder), "forget_hmac": None})
+
+
+def backdoor_in(folder: Path) -> bool:
+    """Say whether the comparison of a folder had a backdoor to forget."""
+    return bool(_mark(folder).get("backdoor"))
 
 
 def _mark(folder: Path) -> dict[str, Any]:

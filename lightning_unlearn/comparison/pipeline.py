@@ -301,9 +301,7 @@ class Pipeline:
             return model
 
         def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
-            if (before := self.splits.before) is not None and is_first():
-                before.take_earlier(self._seed, self._folder(SOURCE).earlier)
-            if before is not None or self.source.checkpoint is not None:
+            if self.splits.before is not None or self.source.checkpoint is not None:
                 return model, {}
             own: dict[str, Any] = dict(self.source.trainer)
             callbacks: list[L.Callback] = [Clock()]
@@ -379,7 +377,12 @@ class Pipeline:
                     frozen = [name for name, p in model.named_parameters() if not p.requires_grad]
                     shared(
                         lambda: folder.finish_training(
-                            (fingerprint, decided_by), seconds, describe(subject), frozen, self._start
+                            (fingerprint, decided_by),
+                            seconds,
+                            describe(subject),
+                            frozen,
+                            self._start,
+                            self._made_from(name),
                         )
                     )
                 else:
@@ -419,12 +422,23 @@ class Pipeline:
             raise FileNotFoundError(f"after: there is no {folder.checkpoint} to go on from")
         return self._load_run(folder)
 
+    def _made_from(self, name: str) -> str | None:
+        """Return the hash of the model of the request before that one goes on from; ``None`` where it does not."""
+        before = self.splits.before
+        if before is None or (is_control(name) and name != SOURCE):
+            return None
+        return file_hash(before.run(name, self._seed).checkpoint)
+
     def _note_earlier(self, source: nn.Module) -> None:
         """Note where the checkpoints of the source's training are, for a method that goes back to one."""
-        earlier = self._folder(SOURCE).earlier
+        earlier, before = self._folder(SOURCE).earlier, self.splits.before
+        if before is not None and is_first() and not earlier.exists():
+            before.take_earlier(self._seed, earlier)
         if self.source.checkpoint is not None:
             KEPT[source] = Path(self.source.checkpoint).parent, steps_of(self.source.checkpoint)
-        elif self.source.keep_every is not None or (self.splits.before is not None and earlier.is_dir()):
+        elif self.source.keep_every is not None or (
+            before is not None and before.run(SOURCE, self._seed).earlier.is_dir()
+        ):
             KEPT[source] = earlier, math.inf
 
     def _needed(self, folder: RunFolder) -> dict[str, float]:
@@ -543,6 +557,7 @@ class Pipeline:
                 "split": str(self.splits),
                 **{f"n_{part}": len(getattr(split, part)) for part in _PARTS},
                 **({"n_previous": len(split.previous)} if len(split.previous) else {}),
+                **({} if self.splits.before is None else {"after": self.splits.before.folder.name}),
                 **hashed,
                 "seconds": seconds,
                 **({"other_times": other_times} if other_times else {}),
@@ -650,6 +665,7 @@ class Pipeline:
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
         identity = {"config": canonical(fixed), "forget_hmac": self._forget_hmac}
+        identity |= {} if self.given.backdoor is None else {"backdoor": True}
         runs = [f"{name}/seed_{seed}" for name in self.names for seed in self.seeds]
         claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():
@@ -744,10 +760,10 @@ class Pipeline:
 
     def _decided_by(self, name: str, more: Any) -> dict[str, str]:
         """Return a hash of each thing that decides a part's result; nothing where that cannot be told."""
-        start, before = self._folder(SOURCE), self.splits.before
-        if before is not None and (name == SOURCE or not is_control(name)):
-            start = before.run(name, self._seed)
-        source = {} if start.path == self._folder(name).path else {SOURCE_MODEL: file_hash(start.checkpoint)}
+        made_from = self._made_from(name)
+        if made_from is None and name != SOURCE:
+            made_from = file_hash(self._folder(SOURCE).checkpoint)
+        source = {} if made_from is None else {SOURCE_MODEL: made_from}
         try:
             decides = {THE_KEY: None, **source, **self._decides(name, more)}
             return {what: hash_of(self.key, value) for what, value in decides.items()}

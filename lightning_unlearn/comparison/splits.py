@@ -76,6 +76,8 @@ class SeedSplits:
             data.previous = [*data.previous, self.before.split(seed)]
         data.prepare_data()
         data.setup("fit")
+        if self.before is not None:
+            self.before.require_followed(seed, data.split)
         return data
 
     @property

@@ -50,6 +50,7 @@ _DATA_LABELS = {
     "n_test": "Test set, samples",
     "n_nonmember": "Never trained on, samples",
     "n_shadow": "Shadow sets, samples",
+    "after": "Goes on from the comparison",
     "n_previous": "Forgotten by earlier requests, samples",
     "forget_hmac": "Keyed hash of the forget set's ids",
     "forget_compared_by": "Forget sets compared by",

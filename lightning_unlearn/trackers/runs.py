@@ -175,7 +175,8 @@ class WandbRuns:
             sent["split"] = _send(run, comparison, "split", "dataset", [file])
         else:
             made_from = read_object(comparison / "source" / f"seed_{seed}" / MARK)
-            _use(run, made_from.get("artifact"))
+            if "of" not in lineage.get("source", {}):
+                _use(run, made_from.get("artifact"))
             _use(run, made_from.get("split"))
         model = lineage["model"]["name"]
         told = {"lineage": dict(lineage)}
@@ -284,11 +285,15 @@ def _lineage(comparison: Path, name: str, seed: int) -> dict[str, dict[str, Any]
     # not the split: whoever guesses a small request can write the same file and compare the hashes
     made_from = {"model": name} if name == "source" else {"model": name, "source": "source"}
     files = {part: comparison / each / f"seed_{seed}" / "model.ckpt" for part, each in made_from.items()}
-    return {
+    lineage: dict[str, dict[str, Any]] = {
         part: {"name": f"{made_from[part]}-seed_{seed}", "sha256": file_hash(file)}
         for part, file in files.items()
         if file.is_file()
     }
+    before = read_object(comparison / name / f"seed_{seed}" / "training.json").get("made_from")
+    if before is not None:
+        lineage["source"] = {"name": f"{name}-seed_{seed}", "sha256": before, "of": "the request before"}
+    return lineage
 
 
 def _send(

@@ -91,7 +91,8 @@ class Audit:
         key = (id(model), id(self.data), stream, self.adapter)
         if key not in self._cache.outputs:
             # embeddings are all judged by those of the retain set
-            together = STREAMS if self.adapter.kind.judged_as is not self.adapter.kind.of_kept else (stream,)
+            embeddings = self.adapter.kind.judged_as is not self.adapter.kind.of_kept
+            together = STREAMS if embeddings and stream in STREAMS else (stream,)
             asked = [each for each in together if self.data.stream_size(each) or each == stream]
             of = self.data, self.runtime, self.adapter
             validated = isinstance(model, UnlearningModule) and model.validated.outputs(stream, model, *of)

@@ -334,7 +334,7 @@ def benchmark(name: str) -> str:
     models, bounds = report["models"], BOUNDS[name]
     verdicts, floors = judge_all(report, margins(name)), same_cost(report)
     asked_of = [metric for metric, *_ in bounds if not metric.startswith("acceleration")]
-    others = ("similarity", "accuracy/retain", "acceleration", "acceleration/cpu")
+    others = ("acceleration/cpu", "acceleration", "similarity", "accuracy/retain")
     columns = list(dict.fromkeys([*asked_of, *others]))
     rows = []
     for model in all_models(report):

@@ -199,7 +199,10 @@ def compare(
     for name, margin in (margins or {}).items():
         in_range(f"margins[{name!r}]", margin, "(0, inf)")
     wandb, loggers = split_loggers(shared.get("logger"))
-    before = None if after is None else _before(Path(after).absolute(), store.folder, source, seeds)
+    before = None
+    if after is not None:
+        before = Before(Path(after).absolute())
+        before.require(seeds, store.folder, source.checkpoint, [method.label for method in methods])
     split_data, record = _prepared(data(), ledger, before)
     folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]
@@ -249,21 +252,15 @@ def _retraining(adapter: Adapter | None) -> Callable[[nn.Module], Retrain]:
     return partial(Retrain, adapter=adapter, step=step)
 
 
-def _before(earlier: Path, folder: Path, source: SourceRun, seeds: Sequence[int]) -> Before:
-    """Return the comparison of the request before, if it has what this one goes on from."""
-    if source.checkpoint is not None:
-        raise ValueError(
-            f"after: the source is the one of {earlier}; leave the source's checkpoint={source.checkpoint} out"
-        )
-    before = Before(earlier)
-    before.require(seeds, folder)
-    return before
-
-
 def _prepared(
     data: UnlearningDataModule, ledger: str | Path | Ledger | None, before: Before | None
 ) -> tuple[UnlearningDataModule, Ledger | None]:
     """Split the data; take their ledger, since the comparison itself records its fits, once they are audited."""
+    if before is not None and data.backdoor is not None:
+        raise ValueError(
+            "backdoor: it is planted in the forget set before the source is trained, and the source of a later "
+            "request is trained already; leave it out, or after"
+        )
     if before is not None and before.one_split is not None:
         data.previous = [*data.previous, before.one_split]
     data.prepare_data()

@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.comparison.folder import RunFolder, backdoor_in
 from lightning_unlearn.comparison.runs import SOURCE
@@ -37,17 +38,23 @@ class Before:
         """Return the split of a seed, which holds what still earlier requests forgot too."""
         return self.one_split or self.run(SOURCE, seed).split
 
-    def require(self, seeds: Iterable[int], folder: Path) -> None:
-        """Refuse a folder that lacks what a seed goes on from.
+    def require(self, seeds: Sequence[int], folder: Path, checkpoint: str | None, methods: list[str]) -> None:
+        """Refuse a folder that lacks what a seed goes on from, and name the methods that lack their model.
 
         Args:
             seeds: The seeds.
             folder: Where the comparison that goes on writes to.
+            checkpoint: Of the source, which must not be given.
+            methods: Names of the methods.
 
         Raises:
             FileNotFoundError: Naming the file that is missing.
             ValueError: If it is the folder that is written to, or a backdoor was to be forgotten in it.
         """
+        if checkpoint is not None:
+            raise ValueError(
+                f"after: the source is the one of {self.folder}; leave the source's checkpoint={checkpoint} out"
+            )
         if self.folder.resolve() == folder.resolve():
             raise ValueError(
                 f"after: {self.folder} is output_dir itself; write this request to another folder"
@@ -63,6 +70,11 @@ class Before:
             raise ValueError(
                 f"after: {self.folder} forgot a backdoor, which is planted in one forget set before the source is "
                 "trained; a later request has none to forget, and what it would measure of the earlier one is not it"
+            )
+        runs = [self.run(method, seed) for method in methods for seed in seeds]
+        if lacking := [str(run.checkpoint) for run in runs if not run.checkpoint.is_file()]:
+            rank_zero_warn(
+                f"after: there is no {', '.join(lacking)}, so that the runs that go on from it fail"
             )
 
     def require_followed(self, seed: int, split: Split) -> None:

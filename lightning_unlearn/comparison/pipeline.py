@@ -602,7 +602,6 @@ class Pipeline:
                 _load_source(model, self.source.checkpoint)
             self.data.require_source(model)
         self.splits.require()
-        self._require_going_on()
         names, task = set[str](), self._kind_of_task()
         for build in self.evaluators:
             evaluator = build()
@@ -624,23 +623,6 @@ class Pipeline:
             evaluator.require(self.data)
             if task is not None:
                 require_of(evaluator, task, self.data)
-
-    def _require_going_on(self) -> None:
-        """Refuse what cannot be asked of requests that come one after another, and name what lacks its model."""
-        before = self.splits.before
-        if before is None:
-            return
-        if self.given.backdoor is not None:
-            raise ValueError(
-                "backdoor: it is planted in the forget set before the source is trained, and the source of a later "
-                "request is trained already; leave it out, or after"
-            )
-        methods = [label for label in self.runs if label != RETRAIN]
-        runs = [before.run(label, seed) for label in methods for seed in self.seeds]
-        if lacking := [str(run.checkpoint) for run in runs if not run.checkpoint.is_file()]:
-            rank_zero_warn(
-                f"after: there is no {', '.join(lacking)}, so that the runs that go on from it fail"
-            )
 
     def _kind_of_task(self) -> KindOfTask | None:
         """Return the task, by an untrained source's answers to one batch; ``None`` where that cannot be told here."""

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from helpers.browser import browse
 
-from lightning_unlearn.reports import RunDetails, write_page
+from lightning_unlearn.reports import RunDetails, write_json, write_page
 from lightning_unlearn.reports.glossary import method_names
 from lightning_unlearn.reports.page import write_side_by_side
+from lightning_unlearn.reports.scenarios import write_scenarios
 from lightning_unlearn.reports.schema import Report
 
 MakeDetails = Callable[[Report], dict[str, dict[int, RunDetails]]]
@@ -199,3 +200,21 @@ setTimeout(() => {
         if drawn.count("<svg viewBox") == 4:
             break
     assert drawn.count("<svg viewBox") == 4
+
+
+def test_browser_shows_a_points_mark_in_the_legend(tmp_path: Path, small_report: Report) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write_json(small_report, tmp_path / name / "report.json")
+    page, *_ = write_scenarios(tmp_path, ["one", "two"])
+    for budget in (2_000, 20_000, 60_000):  # as above
+        drawn = chromium(tmp_path, page, "--dump-dom", f"--virtual-time-budget={budget}")
+        if "<g data-model" in drawn:
+            break
+    chart = drawn.partition("over the scenarios.")[2].partition("</figure>")[0]
+    keys = chart.partition('<ul class="keys">')[2].partition("</ul>")[0]
+    names = list(small_report["models"])
+    assert keys.count("<li") == keys.count("<svg") == len(names)
+    marks = dict(zip(re.findall(r"<span>([^<]+)", keys), re.findall(r'<path d="([^"]+)"', keys), strict=True))
+    for name in names:
+        assert f'd="{marks[name]}"' in "".join(re.findall(rf'<g data-model="{name}"[^>]*>.*?</g>', chart))

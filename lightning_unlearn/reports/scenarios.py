@@ -117,6 +117,8 @@ def _panel(reports: Mapping[str, Report], name: str) -> Panel:
     series = []
     for model in dict.fromkeys(model for report in reports.values() for model in report["models"]):
         found = [report["models"].get(model, {}).get(name) for report in reports.values()]
+        if not any(found):
+            continue
         values = {row: value for row, value in enumerate(found) if value is not None}
         means = [value["mean"] * about.scale for value in values.values()]
         ends = [scaled(value, about.scale) for value in values.values()]

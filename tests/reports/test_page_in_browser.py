@@ -218,6 +218,6 @@ def test_browser_shows_a_points_mark_in_the_legend(tmp_path: Path, small_report:
     assert keys.count("<li") == keys.count("<svg") == len(names)
     marks = dict(zip(re.findall(r"<span>([^<]+)", keys), re.findall(r'<path d="([^"]+)"', keys), strict=True))
     for name in names:
-        assert f'd="{marks[name]}"' in "".join(re.findall(rf'<g data-model="{name}"[^>]*>.*?</g>', chart)), (
-            name
-        )
+        assert f'd="{marks[name]}"' in "".join(
+            re.findall(rf'<g data-model="{name}"[^>]*>.*?</g>', chart, re.DOTALL)
+        ), name

@@ -178,6 +178,20 @@ def test_a_signal_in_one_process_ends_the_other_alike(tmp_path: Path) -> None:
     assert two(tmp_path, work) == [143, 143]
 
 
+def test_a_signal_that_a_compiled_function_met_ends_it_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def compiled() -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except BaseException as error:  # as Cython does
+            raise SystemError("returned a result with an exception set") from error
+
+    with pytest.raises(KeyboardInterrupt), stoppable(lambda: "it came this far"):
+        compiled()
+    assert capsys.readouterr().err == "it came this far\n"
+    with pytest.raises(SystemError, match="its own"), stoppable(lambda: ""):
+        raise SystemError("its own")
+
+
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), stoppable(lambda: ""):

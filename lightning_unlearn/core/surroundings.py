@@ -62,7 +62,11 @@ def stoppable(how_far: Callable[[], str]) -> Iterator[None]:
         with _broken_off_late(tell):
             listen_again()
             yield
-    except Stopped as stop:
+    except (Stopped, SystemError) as error:
+        # a compiled function that the signal met, such as Ray's wait, raises the other from it
+        stop = error if isinstance(error, Stopped) else error.__cause__
+        if not isinstance(stop, Stopped):
+            raise
         tell()
         for child in set(multiprocessing.active_children()) - children:
             child.kill()

@@ -277,6 +277,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
+@pytest.mark.slow
 @every_method("compile")
 def test_compiled_sources(method: type[UnlearningModule], tmp_path: Path) -> None:
     """Compiled as a whole, in place, or by its own class: the same weights, exported under the class's own names."""
@@ -488,6 +489,7 @@ class SuddenError(BaseException):
     """What stops a run in the tests; nobody who tries something out may catch it."""
 
 
+@pytest.mark.slow
 @every_method("resume preparation")
 def test_a_run_that_was_stopped_while_preparing(
     method: type[UnlearningModule], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

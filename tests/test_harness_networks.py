@@ -251,6 +251,7 @@ def test_trainers(method: type[UnlearningModule], trainer: dict[str, Any], tmp_p
 # ---------------------------------------------------------------------- nothing of the forget set in statistics
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [BatchNormalised, InstanceNormalised], ids=lambda kind: kind.__name__)
 @every_method
 def test_outliers(method: type[UnlearningModule], kind: type[Project], tmp_path: Path) -> None:

@@ -166,6 +166,10 @@ def test_the_ledger_chains_each_method_to_its_own_model(tmp_path: Path) -> None:
         ),
         ({"vary": "training"}, "after: each seed of .* has a split of its own, and here all share one"),
         (
+            {"source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 5})},
+            r"trained with \{'max_epochs': 3\}, and here the retraining would follow \{'max_epochs': 5\}",
+        ),
+        (
             {"source": SourceRun(lambda: Classifier(Net()), checkpoint="a.ckpt")},
             "leave the source's checkpoint=a.ckpt out",
         ),
@@ -234,6 +238,25 @@ def test_other_tasks_measure_what_was_forgotten_before(task: str, tmp_path: Path
         assert not result.failed, result.report["failures"]
     metric = "accuracy/previous" if task == "embedding" else "loss/previous"
     assert all(metric in scores for scores in result.report["models"].values())
+
+
+@pytest.mark.slow
+def test_embeddings_of_a_class_that_is_gone_are_named(tmp_path: Path) -> None:
+    train, test = TensorDataset(*blobs(TRAIN, 0)), TensorDataset(*blobs(TEST, 1))
+    gone = torch.where(train.tensors[1] == 0)[0].tolist()
+    method = MethodRun(partial(FineTune, step="source"), "fine_tune", {"max_epochs": 1})
+    adapter = Adapter(task="embedding")
+    source = SourceRun(lambda: Vectors("embedding"), {"max_epochs": 1})
+    settings: dict[str, Any] = {"source": source, "methods": [method], "adapter": adapter, "seeds": 1}
+
+    def data(forget: list[int]) -> UnlearningDataModule:
+        return UnlearningDataModule(
+            train, forget, test_dataset=test, nonmember=10, batch_size=8, adapter=adapter
+        )
+
+    request(tmp_path / "1", data=lambda: data(gone), **settings)  # which cannot be judged itself
+    with pytest.warns(UserWarning, match="accuracy/previous is not measured: embeddings"):
+        request(tmp_path / "2", data=lambda: data([1, 2]), after=tmp_path / "1", **settings)
 
 
 class Vectors(L.LightningModule):

@@ -203,6 +203,8 @@ def compare(
     if after is not None:
         before = Before(Path(after).absolute())
         before.require(seeds, store.folder, source.checkpoint, [method.label for method in methods])
+        if retrain is None:
+            before.require_as_long(source.trainer)
     split_data, record = _prepared(data(), ledger, before)
     folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]

@@ -2,14 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-from lightning_unlearn.comparison.folder import RunFolder, backdoor_in
+from lightning_unlearn.comparison.folder import RunFolder, noted
 from lightning_unlearn.comparison.runs import SOURCE
 from lightning_unlearn.data import Split
 
@@ -66,7 +67,7 @@ class Before:
                         f"after: there is no {file}; give the output_dir of a comparison of the request before, a "
                         f"folder of this machine with seed {seed}, whose files were not cleaned away"
                     )
-        if backdoor_in(self.folder):
+        if noted(self.folder, "backdoor"):
             raise ValueError(
                 f"after: {self.folder} forgot a backdoor, which is planted in one forget set before the source is "
                 "trained; a later request has none to forget, and what it would measure of the earlier one is not it"
@@ -75,6 +76,22 @@ class Before:
         if lacking := [str(run.checkpoint) for run in runs if not run.checkpoint.is_file()]:
             rank_zero_warn(
                 f"after: there is no {', '.join(lacking)}, so that the runs that go on from it fail"
+            )
+
+    def require_as_long(self, source: Mapping[str, Any]) -> None:
+        """Refuse to retrain for another time than the source was trained.
+
+        Args:
+            source: Arguments of the source's Trainer, which the retraining is given too.
+
+        Raises:
+            ValueError: If they say another length.
+        """
+        trained, here = noted(self.folder, "trained_for"), length_of(source)
+        if trained is not None and trained != here:
+            raise ValueError(
+                f"after: in {self.folder} the source was trained with {trained}, and here the retraining would follow "
+                f"{here}; give the source's trainer as there, or a retrain of your own"
             )
 
     def require_followed(self, seed: int, split: Split) -> None:
@@ -104,6 +121,16 @@ class Before:
         earlier = self.run(SOURCE, seed).earlier
         if earlier.is_dir():
             shutil.copytree(earlier, into, copy_function=_linked)
+
+
+def length_of(trainer: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a Trainer's arguments says how long it trains.
+
+    Example:
+        >>> length_of({"max_epochs": 3, "accelerator": "cpu"})
+        {'max_epochs': 3}
+    """
+    return {name: trainer[name] for name in ("max_epochs", "max_steps") if name in trainer}
 
 
 def _linked(file: str, into: str) -> None:

@@ -349,9 +349,9 @@ def forget_key_gone(folder: Path) -> None:
     write_json_atomic(folder / MARK, {**_mark(folder), "forget_hmac": None})
 
 
-def backdoor_in(folder: Path) -> bool:
-    """Say whether the comparison of a folder had a backdoor to forget."""
-    return bool(_mark(folder).get("backdoor"))
+def noted(folder: Path, name: str) -> Any:
+    """Return what a comparison noted of itself for those that go on from it; ``None`` where it noted nothing."""
+    return _mark(folder).get(name)
 
 
 def _mark(folder: Path) -> dict[str, Any]:

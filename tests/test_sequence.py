@@ -242,21 +242,27 @@ def test_other_tasks_measure_what_was_forgotten_before(task: str, tmp_path: Path
 
 @pytest.mark.slow
 def test_embeddings_of_a_class_that_is_gone_are_named(tmp_path: Path) -> None:
-    train, test = TensorDataset(*blobs(TRAIN, 0)), TensorDataset(*blobs(TEST, 1))
-    gone = torch.where(train.tensors[1] == 0)[0].tolist()
-    method = MethodRun(partial(FineTune, step="source"), "fine_tune", {"max_epochs": 1})
+    train, unseen = TensorDataset(*blobs(TRAIN, 0)), blobs(TEST, 1)
+    kept = unseen[1] != 0
     adapter = Adapter(task="embedding")
-    source = SourceRun(lambda: Vectors("embedding"), {"max_epochs": 1})
-    settings: dict[str, Any] = {"source": source, "methods": [method], "adapter": adapter, "seeds": 1}
 
-    def data(forget: list[int]) -> UnlearningDataModule:
-        return UnlearningDataModule(
-            train, forget, test_dataset=test, nonmember=10, batch_size=8, adapter=adapter
-        )
+    def data(forget: list[int], **arguments: Any) -> UnlearningDataModule:
+        test = TensorDataset(unseen[0][kept], unseen[1][kept])
+        given: dict[str, Any] = {"test_dataset": test, "nonmember": 10, "batch_size": 8, "adapter": adapter}
+        return UnlearningDataModule(train, forget, **given, **arguments)
 
-    request(tmp_path / "1", data=lambda: data(gone), **settings)  # which cannot be judged itself
+    data(torch.where(train.tensors[1] == 0)[0].tolist(), split_path=tmp_path / "1.npz").setup()
     with pytest.warns(UserWarning, match="accuracy/previous is not measured: embeddings"):
-        request(tmp_path / "2", data=lambda: data([1, 2]), after=tmp_path / "1", **settings)
+        result = request(
+            tmp_path / "2",
+            data=lambda: data([1, 2], previous=tmp_path / "1.npz"),
+            source=SourceRun(lambda: Vectors("embedding"), {"max_epochs": 1}),
+            methods=[MethodRun(partial(FineTune, step="source"), "fine_tune", {"max_epochs": 1})],
+            adapter=adapter,
+            seeds=1,
+        )
+    assert not result.failed, result.report["failures"]
+    assert "accuracy/forget" in result.report["models"]["fine_tune"]
 
 
 class Vectors(L.LightningModule):

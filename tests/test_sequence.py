@@ -167,7 +167,11 @@ def test_the_ledger_chains_each_method_to_its_own_model(tmp_path: Path) -> None:
         ({"vary": "training"}, "after: each seed of .* has a split of its own, and here all share one"),
         (
             {"source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 5})},
-            r"trained with \{'max_epochs': 3\}, and here the retraining would follow \{'max_epochs': 5\}",
+            "trained with trainer.max_epochs=3, and here the retraining would follow trainer.max_epochs=5; describe",
+        ),
+        (
+            {"source": SourceRun(lambda: Classifier(Net()), {"max_epochs": 3, "gradient_clip_val": 1.0})},
+            "with trainer.gradient_clip_val=None, and here .* trainer.gradient_clip_val=1.0",
         ),
         (
             {"source": SourceRun(lambda: Classifier(Net()), checkpoint="a.ckpt")},
@@ -380,6 +384,15 @@ def test_scenarios_come_after_one_another(
     assert json.loads(Path("out/scenarios.json").read_text())["scenarios"] == ["first", "second"]
     assert "accuracy on earlier requests" in Path("out/report.html").read_text()
     capsys.readouterr()
+    Path("slower.yaml").write_text(
+        SEQUENCE.replace(
+            "after: first}", "after: first, source: {model: {init_args: {label_smoothing: 0.1}}}}"
+        )
+    )
+    assert main(["compare", "--config=slower.yaml", "--quiet=true", "--output_dir=other"]) == 2
+    assert (
+        "model.init_args.label_smoothing=0.0, and here the retraining would follow" in capsys.readouterr().err
+    )
     Path("alone.yaml").write_text(SEQUENCE.replace("scenarios:\n", "scenarios:\n  zeroth: {after: first}\n"))
     assert main(["compare", "--config=alone.yaml", "--quiet=true", "--output_dir=other"]) == 2
     assert "after: 'zeroth' comes after 'first'; put that before it" in capsys.readouterr().err

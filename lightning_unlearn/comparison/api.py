@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
-from lightning_unlearn.comparison.before import Before
+from lightning_unlearn.comparison.before import Before, trained_with
 from lightning_unlearn.comparison.controls import SHARES
 from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.comparison.folder import (
@@ -204,7 +204,7 @@ def compare(
         before = Before(Path(after).absolute())
         before.require(seeds, store.folder, source.checkpoint, [method.label for method in methods])
         if retrain is None:
-            before.require_as_long(source.trainer)
+            before.require_as_trained(trained_with(source.trainer, config))
     split_data, record = _prepared(data(), ledger, before)
     folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]

@@ -13,6 +13,20 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from lightning_unlearn.comparison.folder import RunFolder, noted
 from lightning_unlearn.comparison.runs import SOURCE
 from lightning_unlearn.data import Split
+from lightning_unlearn.ensembles.identity import canonical
+
+# of a Trainer's arguments, those that decide what is learned
+_DECIDING = (
+    "max_epochs",
+    "max_steps",
+    "max_time",
+    "min_epochs",
+    "min_steps",
+    "limit_train_batches",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+)
 
 
 @dataclass(frozen=True)
@@ -78,21 +92,24 @@ class Before:
                 f"after: there is no {', '.join(lacking)}, so that the runs that go on from it fail"
             )
 
-    def require_as_long(self, source: Mapping[str, Any]) -> None:
-        """Refuse to retrain for another time than the source was trained.
+    def require_as_trained(self, trained: Mapping[str, Any]) -> None:
+        """Refuse to retrain otherwise than the source was trained.
 
         Args:
-            source: Arguments of the source's Trainer, which the retraining is given too.
+            trained: What :func:`trained_with` says of this comparison's source, which the retraining follows.
 
         Raises:
-            ValueError: If they say another length.
+            ValueError: If that comparison noted something else.
         """
-        trained, here = noted(self.folder, "trained_for"), length_of(source)
-        if trained is not None and trained != here:
-            raise ValueError(
-                f"after: in {self.folder} the source was trained with {trained}, and here the retraining would follow "
-                f"{here}; give the source's trainer as there, or a retrain of your own"
-            )
+        before = noted(self.folder, "trained_with")
+        if before is None or before == trained:
+            return
+        names = sorted(name for name in {**before, **trained} if before.get(name) != trained.get(name))
+        there, here = (", ".join(f"{name}={each.get(name)}" for name in names) for each in (before, trained))
+        raise ValueError(
+            f"after: in {self.folder} the source was trained with {there}, and here the retraining would follow "
+            f"{here}; describe the source as there, or give a retrain of your own"
+        )
 
     def require_followed(self, seed: int, split: Split) -> None:
         """Refuse a split that puts back what was forgotten, or holds out what the source was trained on.
@@ -123,14 +140,26 @@ class Before:
             shutil.copytree(earlier, into, copy_function=_linked)
 
 
-def length_of(trainer: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what of a Trainer's arguments says how long it trains.
+def trained_with(trainer: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what decides how a source is trained, by dotted names.
+
+    Args:
+        trainer: Arguments of its Trainer.
+        config: Of the comparison; only a file's says what the model is.
 
     Example:
-        >>> length_of({"max_epochs": 3, "accelerator": "cpu"})
-        {'max_epochs': 3}
+        >>> trained_with({"max_epochs": 3, "accelerator": "cpu"}, {"source": {"model": {"init_args": {"lr": 0.1}}}})
+        {'model.init_args.lr': 0.1, 'trainer.max_epochs': 3}
     """
-    return {name: trainer[name] for name in ("max_epochs", "max_steps") if name in trainer}
+    found = {f"trainer.{name}": trainer[name] for name in _DECIDING if trainer.get(name) is not None}
+    model = ((config or {}).get("source") or {}).get("model")
+    return canonical(found | _flat("model", model))  # type: ignore[no-any-return]
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {} if value is None else {name: value}
+    return {key: each for inner in value for key, each in _flat(f"{name}.{inner}", value[inner]).items()}
 
 
 def _linked(file: str, into: str) -> None:

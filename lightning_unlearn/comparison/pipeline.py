@@ -19,7 +19,7 @@ from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics, ManyModels
 from lightning_unlearn.callbacks.base.audit import Controls
 from lightning_unlearn.callbacks.base.populations import Kinds, Populations
 from lightning_unlearn.callbacks.base.watching import Watcher, WatchRecorder, was_watched
-from lightning_unlearn.comparison.before import length_of
+from lightning_unlearn.comparison.before import trained_with
 from lightning_unlearn.comparison.controls import Rates, RatesRecorder, short_name, short_run
 from lightning_unlearn.comparison.folder import (
     AS_BUILT,
@@ -650,7 +650,7 @@ class Pipeline:
         identity = {"config": canonical(fixed), "forget_hmac": self._forget_hmac}
         # for those that go on from here
         identity |= {} if self.given.backdoor is None else {"backdoor": True}
-        identity["trained_for"] = length_of(self.source.trainer)
+        identity["trained_with"] = trained_with(self.source.trainer, self.config)
         runs = [f"{name}/seed_{seed}" for name in self.names for seed in self.seeds]
         claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():

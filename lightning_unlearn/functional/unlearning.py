@@ -15,6 +15,7 @@ __all__ = [
     "contrast_loss",
     "dampening",
     "filtration",
+    "memory_of_labels",
     "preference_loss",
     "wrong_labels",
 ]
@@ -108,6 +109,39 @@ def contrast_loss(forget: Tensor, retain: Tensor, temperature: float) -> Tensor:
     """
     rows, columns = (z.float().reshape(len(z), -1) for z in (forget, retain.detach()))
     return -(rows @ columns.T / temperature).log_softmax(dim=1).mean()
+
+
+def memory_of_labels(logits: Tensor, labels: Tensor, loss: float) -> float:
+    r"""Return by how much the labels' logits are too high for samples that were never trained on.
+
+    The least :math:`\delta \ge 0` with :math:`CE(z - \delta \, e_y, y)` at or above ``loss``, in the mean. A mean loss
+    that is as high already gives 0.
+
+    Args:
+        logits: Logits z of samples that were trained on, shape ``(N, C)``.
+        labels: Their labels y, shape ``(N,)``.
+        loss: Mean cross-entropy of the same network on samples like them that were not trained on, in nats.
+
+    Example:
+        >>> import math, torch
+        >>> logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> round(memory_of_labels(logits, labels, math.log(2)), 4), memory_of_labels(logits, labels, 0.1)
+        (2.0, 0.0)
+    """
+    hits = F.one_hot(labels, logits.shape[1]).double()
+    logits, low, high = logits.double(), 0.0, 1.0
+
+    def enough(delta: float) -> bool:
+        return bool(F.cross_entropy(logits - delta * hits, labels) >= loss)
+
+    if enough(low):
+        return low
+    while high < 1e6 and not enough(high):  # never, where a logit is NaN
+        high *= 2
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def wrong_labels(labels: Tensor, index: Tensor, *, count: int, classes: int, seed: int) -> Tensor:

@@ -28,6 +28,7 @@ from lightning_unlearn.methods.reference_kl import ReferenceKL
 from lightning_unlearn.methods.regun import ReGUn
 from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.methods.rewind import Rewind
+from lightning_unlearn.methods.rewind_kl import RewindKL
 from lightning_unlearn.methods.rum import RUM
 from lightning_unlearn.methods.sal_un import SalUn
 from lightning_unlearn.methods.scrub import SCRUB
@@ -72,6 +73,7 @@ __all__ = [
     "ReferenceKL",
     "Retrain",
     "Rewind",
+    "RewindKL",
     "SalUn",
     "ShrinkPerturb",
     "SourceCheckpoint",

@@ -6,10 +6,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.data import Split, UnlearningDataModule
-from lightning_unlearn.ensembles import Runtime, predict
+from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import AscendingModule, Declared, Range, Source
 from lightning_unlearn.methods.base.ascent import ASCENT_SEARCH
 from lightning_unlearn.methods.base.certified import ASSUMED, CERTIFIED, NoisyBound
@@ -18,11 +18,11 @@ from lightning_unlearn.methods.base.checkpoints import (
     content_of,
     earlier_state,
     kept_of,
+    latest_that_knows_little,
     steps_of,
 )
 from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
-from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import load_state
 
@@ -120,7 +120,9 @@ class Rewind(AscendingModule):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Choose the checkpoint, and go on from its weights."""
-        chosen = self._files[0] if Path(self.checkpoint).is_file() else self._choose(data, runtime)
+        chosen = self._files[0]
+        if not Path(self.checkpoint).is_file():
+            chosen = latest_that_knows_little(self._files, self.source, data, runtime, self.adapter)
         state = earlier_state(chosen, self.source, data.split.fingerprint)
         if all(torch.equal(p.detach().cpu(), state[name]) for name, p in trainable(self.source).items()):
             rank_zero_warn(f"Rewind: {chosen} holds the source's own weights, so nothing is rewound")
@@ -143,51 +145,3 @@ class Rewind(AscendingModule):
         if self._bound is not None:
             self._bound.certify(self.trainer, self.model, self.data, self._rate)
         super().on_train_end()
-
-    def _choose(self, data: UnlearningDataModule, runtime: Runtime) -> Path:
-        """Return the latest checkpoint that remembers at most half as much as the source, or else the earliest."""
-        model = runtime.place(clone(self.source))
-        compared = not data.unlike_nonmembers
-        sizes = [data.stream_size(stream) for stream in ("forget", "nonmember")]
-
-        def accuracies() -> list[float]:
-            streams = ("forget", "nonmember") if compared else ("forget",)
-            loaders = [data.loader(stream, indexed=True) for stream in streams]
-            return [predict(model, loader, runtime, self.adapter).accuracy for loader in loaders]
-
-        source = accuracies()
-        files = list(self._files)
-        enough, too_late = -1, len(files)
-        while too_late - enough > 1:
-            middle = (enough + too_late) // 2
-            try:
-                state = earlier_state(files[middle], self.source, data.split.fingerprint)
-            except ValueError as error:
-                if len(files) == 1:
-                    raise
-                rank_zero_warn(f"Rewind: passes over a file of {self.checkpoint}: {error}")
-                del files[middle]
-                too_late -= 1
-                continue
-            load_state(model, state)
-            found = accuracies()
-            compared = compared and not _is_below(found, sizes)
-            gaps = [abs(a[0] - a[1]) if compared else a[0] for a in (found, source)]
-            if gaps[0] <= gaps[1] / 2:
-                enough = middle
-            else:
-                too_late = middle
-        if enough < 0:
-            rank_zero_warn(
-                f"Rewind: no checkpoint of {self.checkpoint} remembers at most half as much of the forget set as the "
-                "source does; the earliest is taken. Name an earlier one, or keep more in the source's training"
-            )
-        rank_zero_info(f"Rewind: starts from {files[max(enough, 0)]}")
-        return files[max(enough, 0)]
-
-
-def _is_below(accuracies: list[float], sizes: list[int]) -> bool:
-    """Whether the forget set is answered worse than non-members by more than chance, as wrong labels are."""
-    forget, nonmember = accuracies
-    spread = sum(max(a * (1 - a), 0.01) / n for a, n in zip(accuracies, sizes, strict=True)) ** 0.5
-    return bool(forget < nonmember - 3 * spread)

@@ -9,6 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_unlearn.data import TensorData
+
 CLASSES, TRAIN, TEST, FEATURES = 4, 2400, 1200, 64
 WRONG = list(range(0, TRAIN, 15))
 """Positions of the samples whose label is wrong."""
@@ -19,6 +21,14 @@ def samples(n: int, seed: int) -> tuple[Tensor, Tensor]:
     targets = torch.randint(0, CLASSES, (n,), generator=generator)
     centres = torch.eye(CLASSES, FEATURES) * 2.2
     return centres[targets] + torch.randn(n, FEATURES, generator=generator), targets
+
+
+def overlapping(n: int, seed: int) -> TensorData:
+    """Return samples of classes that overlap more, as data of the package."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(0, CLASSES, (n,), generator=generator)
+    centres = 1.3 * torch.eye(CLASSES, FEATURES)
+    return TensorData(centres[targets] + torch.randn(n, FEATURES, generator=generator), targets)
 
 
 class Data(L.LightningDataModule):

@@ -6,29 +6,22 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.overfitted import CLASSES, FEATURES, Module
+from helpers.overfitted import Module, overlapping
 from helpers.toys import quiet_trainer, toy_data, toy_source
 from torch import Tensor, nn
 
-from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
+from lightning_unlearn.data import Classes, UnlearningDataModule
 from lightning_unlearn.functional import auc
 from lightning_unlearn.methods import ReGUn
 
 SETTINGS = {"ReGUn": {"forgets": {"promised": False}}}
 
 
-def samples(n: int, seed: int) -> TensorData:
-    generator = torch.Generator().manual_seed(seed)
-    targets = torch.randint(0, CLASSES, (n,), generator=generator)
-    centres = 1.3 * torch.eye(CLASSES, FEATURES)
-    return TensorData(centres[targets] + torch.randn(n, FEATURES, generator=generator), targets)
-
-
 @cache
 def knows_its_members_by_heart() -> tuple[Module, UnlearningDataModule]:
     torch.manual_seed(0)
-    test = samples(1200, 1)
-    data = UnlearningDataModule(samples(1200, 0), 0.1, test_dataset=test, nonmember=800, batch_size=60)
+    test = overlapping(1200, 1)
+    data = UnlearningDataModule(overlapping(1200, 0), 0.1, test_dataset=test, nonmember=800, batch_size=60)
     data.setup("fit")
     source = Module()
     quiet_trainer(max_epochs=20).fit(source, data.loader("train", train=True))

@@ -3,23 +3,26 @@
 import math
 import weakref
 import zipfile
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.core.compat import COMPILED
 from lightning_unlearn.core.files import file_hash
-from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.fingerprint import require_same
+from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base.source import Source, SourceCheckpoint, read_checkpoint
+from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import frozen_tensors, trainable
 from lightning_unlearn.models.hparams import plain_values
 from lightning_unlearn.models.statistics import other_buffers
-from lightning_unlearn.models.surgery import listed
+from lightning_unlearn.models.surgery import listed, load_state
 
 KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[Path, float]] = weakref.WeakKeyDictionary()
 """Where the checkpoints are of a source that a comparison holds as a module, and after how many steps it was saved."""
@@ -206,6 +209,70 @@ def earlier_state(path: Path, source: nn.Module, fingerprint: str) -> dict[str, 
         )
     kept = frozen | dict(still).keys() | other_buffers(source).keys()
     return state | {name: value for name, value in source.state_dict().items() if name in kept}
+
+
+def latest_that_knows_little(
+    files: Sequence[Path], source: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter
+) -> Path:
+    """Return the latest checkpoint that remembers at most half as much as the source, or else the earliest.
+
+    What it remembers is the gap between its accuracies on D_f and on non-members, or that on D_f alone where the two
+    are not alike. The gap grows with training, so that halving finds it.
+
+    Args:
+        files: The checkpoints, earliest first; those of another training are passed over.
+        source: The source model.
+        data: The split data.
+        runtime: Device, precision and ranks of the trainer.
+        adapter: How batches and outputs are taken apart.
+
+    Raises:
+        ValueError: If the last one that is left is of another training.
+    """
+    model = runtime.place(clone(source))
+    compared = not data.unlike_nonmembers
+    sizes = [data.stream_size(stream) for stream in ("forget", "nonmember")]
+
+    def accuracies() -> list[float]:
+        streams = ("forget", "nonmember") if compared else ("forget",)
+        loaders = [data.loader(stream, indexed=True) for stream in streams]
+        return [predict(model, loader, runtime, adapter).accuracy for loader in loaders]
+
+    last, files, folder = accuracies(), list(files), files[0].parent
+    enough, too_late = -1, len(files)
+    while too_late - enough > 1:
+        middle = (enough + too_late) // 2
+        try:
+            state = earlier_state(files[middle], source, data.split.fingerprint)
+        except ValueError as error:
+            if len(files) == 1:
+                raise
+            rank_zero_warn(f"checkpoint: passes over a file of {folder}: {error}")
+            del files[middle]
+            too_late -= 1
+            continue
+        load_state(model, state)
+        found = accuracies()
+        compared = compared and not _is_below(found, sizes)
+        gaps = [abs(a[0] - a[1]) if compared else a[0] for a in (found, last)]
+        if gaps[0] <= gaps[1] / 2:
+            enough = middle
+        else:
+            too_late = middle
+    if enough < 0:
+        rank_zero_warn(
+            f"no checkpoint of {folder} remembers at most half as much of the forget set as the source does; the "
+            "earliest is taken. Name an earlier one, or keep more in the source's training"
+        )
+    rank_zero_info(f"checkpoint: goes by {files[max(enough, 0)]}")
+    return files[max(enough, 0)]
+
+
+def _is_below(accuracies: list[float], sizes: list[int]) -> bool:
+    """Whether the forget set is answered worse than non-members by more than chance, as wrong labels are."""
+    forget, nonmember = accuracies
+    spread = sum(max(a * (1 - a), 0.01) / n for a, n in zip(accuracies, sizes, strict=True)) ** 0.5
+    return bool(forget < nonmember - 3 * spread)
 
 
 def likeness(source: nn.Module, state: dict[str, Any]) -> float:

@@ -1,6 +1,7 @@
 """A deletion request in one call and in one command: what it answers, leaves behind, and refuses."""
 
 import functools
+import os
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -27,7 +28,9 @@ from lightning_unlearn import (
 )
 from lightning_unlearn.callbacks import PopulationAttack
 from lightning_unlearn.cli.main import main
+from lightning_unlearn.comparison import request
 from lightning_unlearn.comparison.request import Judging, Result, _Request, _split_data
+from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Classes, Split
 from lightning_unlearn.engine.answering import Answered, answered, measure_of
@@ -35,6 +38,7 @@ from lightning_unlearn.ensembles import Outputs
 from lightning_unlearn.functional.answer import Estimate, answer
 from lightning_unlearn.functional.tasks import task_named
 from lightning_unlearn.methods import CFk, FineTune, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods.base.source import read_checkpoint
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
 NOTHING: Any = functools.partial(CFk, optimizer=functools.partial(torch.optim.SGD, lr=0.0))
@@ -201,6 +205,54 @@ def test_a_second_request_starts_from_the_first(ask: Any) -> None:
     assert split.retain.min() == 400
     assert second.line["gone"]["count"] == 400
     assert [line["ids"]["count"] for line in read(second.ledger)] == [200, 200]
+
+
+@pytest.mark.parametrize("step", ["save", "answered", "export", "record_fit", "write_certificate", "rename"])
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_request_that_is_cut_off_at_its_end_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, begun: bool
+) -> None:
+    places: dict[str, Any] = {
+        "save": (Split, "save"),
+        "answered": (_Request, "answered"),
+        "export": (FineTune, "export"),
+        "rename": (os, "replace"),
+    }
+    owner, name = places.get(step, (request, step))
+    whole = getattr(owner, name)
+
+    def cut(*given: Any, **arguments: Any) -> Any:
+        if step == "rename" and Path(given[1]).name != "model.ckpt":
+            return whole(*given, **arguments)
+        if begun:
+            whole(*given, **arguments)
+        raise KeyboardInterrupt
+
+    def ask() -> Result:
+        L.seed_everything(0, verbose=False)
+        data = toy_data(0.3, nonmember=12)
+        return forget(toy_source(), data, output=tmp_path / "unlearned", method=FineTune, trainer=QUIET)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(owner, name, cut)
+        with pytest.raises(KeyboardInterrupt):
+            ask()
+    if step == "rename" and begun:  # there was nothing left to do
+        with pytest.raises(FileExistsError):
+            ask()
+    else:
+        assert not (tmp_path / "unlearned" / "model.ckpt").exists()
+        ask()
+    left = {path.name for path in (tmp_path / "unlearned").iterdir()}
+    assert left == {"model.ckpt", "split.npz", "certificate.html"}
+    (line,) = read(tmp_path / "deletions.jsonl")
+    written = read_checkpoint(tmp_path / "unlearned" / "model.ckpt")["state_dict"]
+    assert line["model"]["after"] == model_hash(written)
+    assert line["model"]["file"] == "unlearned/model.ckpt"
+    assert line["ids"]["hmac_sha256"] in (tmp_path / "unlearned" / "certificate.html").read_text(), (
+        "not of the file that was being written"
+    )
+    assert ".tmp" not in (tmp_path / "unlearned" / "certificate.html").read_text()
 
 
 # ---------------------------------------------------------------------- the command

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 from lightning_unlearn.callbacks import CollapseGuard
 from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.core.files import model_hash, positions_hash
+from lightning_unlearn.core.files import atomic_path, model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, as_ledger, require_forgotten_before
 from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.seeds import derive_seed
@@ -38,8 +38,8 @@ from lightning_unlearn.methods.base.trial import COLLAPSED, GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
 from lightning_unlearn.reports.certificate import write_certificate
 
-MODEL, SPLIT, ORACLE = "model.ckpt", "split.npz", "retrained.ckpt"
-"""What an output folder holds: the unlearned model, who was forgotten, and the retrained model if one was asked for."""
+MODEL, SPLIT, PAGE, ORACLE = "model.ckpt", "split.npz", "certificate.html", "retrained.ckpt"
+"""What an output folder holds: the unlearned model, who was forgotten, the page on it, and a retrained model if any."""
 
 Method = Callable[[nn.Module], UnlearningModule]
 
@@ -161,12 +161,7 @@ def forget(
             source already; the message says what to give instead.
     """
     folder = Path(output)
-    if (folder / MODEL).exists():
-        raise FileExistsError(
-            f"output: {folder} holds the model of a request already; give another folder, and for a further request "
-            f"source={str(folder / MODEL)!r} with previous={str(folder)!r} (on the command line: forget "
-            f"{folder / MODEL} ... --previous {folder})"
-        )
+    _require_vacant(folder)
     if retrain and retrained is not None:
         raise ValueError("retrain=True trains what retrained=... gives; leave one out")
     budget = _share(budget) if isinstance(budget, str) else budget
@@ -203,21 +198,55 @@ def forget(
         if retrained is not None:
             request.oracle = load_source(retrained)
         done = request.best(recipes, within := budget * steps if budget else 0.0)
-        file, found = done.export(folder / MODEL), request.answered()
-        split.split.save(folder / SPLIT)
         split.ledger = record
-        done.trainer.callback_metrics.update(request.scores)
-        line = record_fit(done, split, source=model, model=done.model, exported=file, answer=found.record())
-        assert line is not None  # in one process
+        found, line = request.answered(), _put_down(request, done, model, folder)
     finally:
         split.ledger = given
-    kept = [Remembering(each.file.relative_to(folder), each.reason) for each in remembering_files(folder)]
-    page = write_certificate(line, folder / "certificate.html", remembering=kept)
     retraining = f"`retrain=True`{f' with source={_checkpoint_of(source)}' if math.isinf(steps) else ''}"
     more = None
     if request.room is not None:
         more = int(within), math.ceil(110 * request.room / steps) / 100  # some to spare
-    return Result(found, file, page, Path(record.path), line, retraining, more)
+    return Result(found, folder / MODEL, folder / PAGE, Path(record.path), line, retraining, more)
+
+
+def _require_vacant(folder: Path) -> None:
+    if (folder / MODEL).exists():
+        raise FileExistsError(
+            f"output: {folder} holds the model of a request already; give another folder, and for a further request "
+            f"source={str(folder / MODEL)!r} with previous={str(folder)!r} (on the command line: forget "
+            f"{folder / MODEL} ... --previous {folder})"
+        )
+
+
+def _put_down(
+    request: "_Request", done: UnlearningModule, source: nn.Module, folder: Path
+) -> Mapping[str, Any]:
+    """Write split, ledger line, certificate and model, the model last: without it the request can be made again.
+
+    Returns:
+        The line; one that an interrupted attempt wrote about this very model is not written twice.
+    """
+    request.data.split.save(folder / SPLIT)
+    with atomic_path(folder / MODEL) as unfinished:
+        done.export(unfinished)  # first, as it may fail
+        done.trainer.callback_metrics.update(request.scores)
+        line = record_fit(
+            done,
+            request.data,
+            source=source,
+            model=done.model,
+            exported=folder / MODEL,
+            answer=request.answered().record(),
+            once=True,
+        )
+        assert line is not None  # in one process
+        kept = [
+            Remembering(each.file.relative_to(folder), each.reason)
+            for each in remembering_files(folder)
+            if each.file != unfinished
+        ]
+        write_certificate(line, folder / PAGE, remembering=kept)
+    return line
 
 
 def _share(text: str) -> float:

@@ -207,6 +207,53 @@ def test_a_second_request_starts_from_the_first(ask: Any) -> None:
     assert [line["ids"]["count"] for line in read(second.ledger)] == [200, 200]
 
 
+@pytest.mark.slow
+def test_what_was_forgotten_does_not_come_back_with_the_next_request(ask: Any) -> None:
+    """Whichever ledger is beside the next output."""
+    earlier, later = overfitted.WRONG[:80], overfitted.WRONG[80:]
+    first = ask(earlier, "first", wrong_labels=True)
+    successor = SourceCheckpoint(str(first.file), "helpers.overfitted.Module")
+    asked: dict[str, Any] = {"source": successor, "wrong_labels": True, "ledger": "other.jsonl"}
+    with pytest.raises(
+        ValueError, match=r"forget 80 samples, and it would be .* previous='.*first/split.npz'"
+    ):
+        ask(later, "second", **asked)
+    second = ask(later, "second", **asked, previous=first.file.parent / "split.npz")
+    given, labels = answers(second, "train")
+    assert float((given == labels)[earlier].double().mean()) < 0.25
+
+
+def test_a_model_that_a_request_left_is_known_wherever_it_is_a_source(tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"trainer": {"max_epochs": 1, **QUIET}}
+    first = forget(PlainModule(), PlainData(), [1, 2, 3], output=tmp_path / "1", method=FineTune, **quick)
+    source = SourceCheckpoint(str(first.file), "helpers.toys.PlainModule")
+    asked: dict[str, Any] = {"method": FineTune, "ledger": tmp_path / "other.jsonl", **quick}
+    known = r"previous: the source is what the request in .*1 left, which made it forget 3 samples"
+    with pytest.raises(ValueError, match=known):
+        forget(source, PlainData(), [4, 5], output=tmp_path / "2", **asked)
+    with pytest.raises(ValueError, match=known):
+        quiet_trainer().fit(FineTune(source), UnlearningDataModule(PlainData(), 0.2))
+    described = SourceRun(PlainModule, checkpoint=str(first.file))
+
+    def compared(folder: str, data: UnlearningDataModule) -> None:
+        compare(described, lambda: data, [MethodRun(FineTune)], output_dir=tmp_path / folder, **quick)
+
+    with pytest.raises(ValueError, match=known):
+        compared("3", UnlearningDataModule(PlainData(), [4, 5]))
+    assert not (tmp_path / "3").exists()
+    file = tmp_path / "1" / "split.npz"
+    quiet_trainer().fit(FineTune(source), UnlearningDataModule(PlainData(), [4, 5], previous=file))
+    second = forget(source, PlainData(), [4, 5], output=tmp_path / "2", previous=file, **asked)
+    source = SourceCheckpoint(str(second.file), "helpers.toys.PlainModule")
+    with pytest.raises(ValueError, match=r"in .*2 left, which made it forget 5 samples"):  # all that are gone
+        quiet_trainer().fit(FineTune(source), UnlearningDataModule(PlainData(), [6], previous=file))
+    with pytest.warns(UserWarning, match="forget 5 samples of another training set than this one"):
+        quiet_trainer().fit(FineTune(source), UnlearningDataModule(test_set(), 0.2, test_dataset=train_set()))
+    (tmp_path / "2" / "certificate.html").unlink()  # as beside a comparison's source
+    source.load()
+    quiet_trainer().fit(FineTune(source), UnlearningDataModule(PlainData(), [4, 5]))
+
+
 @pytest.mark.parametrize("step", ["save", "answered", "export", "record_fit", "write_certificate", "rename"])
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_request_that_is_cut_off_at_its_end_can_be_made_again(

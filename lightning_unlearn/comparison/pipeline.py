@@ -819,7 +819,7 @@ def _load_source(model: L.LightningModule, checkpoint: str) -> None:
         content = read_checkpoint(checkpoint, objects=True)
         _load(model, content)
         mark_recorded(model, content)
-        note_training_set(model, content)
+        note_training_set(model, content, Path(checkpoint))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"source: {checkpoint} does not load into {type(model).__name__}: {error}"

@@ -33,13 +33,13 @@ from lightning_unlearn.functional.answer import Outcome
 from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.recording import record_fit
-from lightning_unlearn.methods.base.source import Source, load_source, read_checkpoint
+from lightning_unlearn.methods.base.source import PAGE, SPLIT, Source, load_source, read_checkpoint
 from lightning_unlearn.methods.base.trial import COLLAPSED, GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
 from lightning_unlearn.reports.certificate import write_certificate
 
-MODEL, SPLIT, PAGE, ORACLE = "model.ckpt", "split.npz", "certificate.html", "retrained.ckpt"
-"""What an output folder holds: the unlearned model, who was forgotten, the page on it, and a retrained model if any."""
+MODEL, ORACLE = "model.ckpt", "retrained.ckpt"
+"""What an output folder holds beside split and page: the unlearned model, and the retrained one if it was asked for."""
 
 Method = Callable[[nn.Module], UnlearningModule]
 
@@ -142,7 +142,7 @@ def forget(
         retrained: A model that was trained as the source was, without these samples: the answer is then how near the
             unlearned model came to it.
         retrain: Whether to train such a model, for as many steps as the source; kept beside the export.
-        previous: Output folder of the request before, whose model this one starts from.
+        previous: Output folder of the request before, whose model this one starts from; or the split file in it.
         adapter: How batches and outputs are taken apart, for a method with no adapter of its own; ``None`` finds out.
         budget: Share of the cost of the source's training, 0.1 or ``"10%"``, within which ``"auto"`` tries several
             recipes. It chooses on one half of the non-members, and answers on the other; a class or labels on the same
@@ -184,6 +184,7 @@ def forget(
         split.ledger = None  # the recipes that are tried are no deletions
         split.prepare_data()
         split.setup("fit")
+        split.require_source(model)
         _require_measurable(split)
         _require_current(model, split, record, previous)
         settings = dict(trainer or {})
@@ -298,8 +299,18 @@ def _split_data(
         )
     if column is not None:
         ids = Ids(ids, column)  # type: ignore[arg-type]  # which says itself what it takes
-    earlier = () if previous is None else [Path(previous) / SPLIT]
+    earlier = () if previous is None else [_split_of(Path(previous))]
     return UnlearningDataModule(data, ids, wrong_labels=wrong_labels, previous=earlier, adapter=adapter)
+
+
+def _split_of(previous: Path) -> Path:
+    """Return the split file of an earlier request, given as such or as its output folder.
+
+    Example:
+        >>> _split_of(Path("first")).as_posix(), _split_of(Path("first/split.npz")).as_posix()
+        ('first/split.npz', 'first/split.npz')
+    """
+    return previous if previous.suffix == ".npz" else previous / SPLIT
 
 
 def _require_measurable(data: UnlearningDataModule) -> None:
@@ -311,18 +322,21 @@ def _require_measurable(data: UnlearningDataModule) -> None:
         )
 
 
+def _hash_of(file: Path) -> str:
+    return model_hash(read_checkpoint(file, objects=True)["state_dict"])
+
+
 def _require_current(
     source: nn.Module, data: UnlearningDataModule, ledger: Ledger, previous: str | Path | None
 ) -> None:
     """Refuse a source that remembers what an earlier request made its successor forget."""
     state, split = model_hash(class_state(source)), data.split
     lines = ledger.prepare()
-    if previous is not None:
-        made = Path(previous) / MODEL
-        if model_hash(read_checkpoint(made, objects=True)["state_dict"]) != state:
-            raise ValueError(
-                f"source: it is not the model of previous={str(previous)!r}; give source={str(made)!r}"
-            )
+    made = None if previous is None else Path(previous) / MODEL  # of a split file nothing more is known
+    if made and made.parent.is_dir() and _hash_of(made) != state:
+        raise ValueError(
+            f"source: it is not the model of previous={str(previous)!r}; give source={str(made)!r}"
+        )
     require_forgotten_before(ledger, state, split.previous)
     gone = positions_hash(np.union1d(split.forget, split.previous), ledger.key())
     for line in reversed(lines):  # the same request may be repeated, with another method

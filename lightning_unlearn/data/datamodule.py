@@ -304,11 +304,29 @@ class UnlearningDataModule(L.LightningDataModule):
 
         Raises:
             ValueError: If the training set has another fingerprint than it recorded, or the project's datamodule other
-                arguments that may choose other samples.
+                arguments that may choose other samples, or it would be trained again on what it was made to forget.
         """
         recorded = getattr(source, "training_fingerprint", "")
         require_same(recorded, self.split.fingerprint, "source: the checkpoint")
         require_same_arguments(getattr(source, "training_arguments", {}), self.project.module)
+        if (file := getattr(source, "forgotten_by", None)) is not None:
+            self._require_kept_out(file)
+
+    def _require_kept_out(self, file: Path) -> None:
+        """Refuse to put back what an earlier request forgot, by the split that it left."""
+        earlier, split = Split.load(file), self.split
+        gone = np.union1d(earlier.forget, earlier.previous)
+        if (earlier.train_size, earlier.fingerprint) != (split.train_size, split.fingerprint):
+            rank_zero_warn(
+                f"source: {file.parent} made it forget {len(gone)} samples of another training set than this one, "
+                "where nobody can tell whether they are in it; make sure that they are not"
+            )
+        elif not np.isin(gone, split.previous).all():
+            raise ValueError(
+                f"previous: the source is what the request in {file.parent} left, which made it forget {len(gone)} "
+                f"samples, and it would be trained on them again; give previous='{file}' (forget takes "
+                f"the folder too: previous='{file.parent}', on the command line --previous {file.parent})"
+            )
 
     def _setup_parts(self) -> None:
         """Take the project's datasets, draw the split unless it is drawn, and poison what is to be."""

@@ -23,6 +23,9 @@ from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import taken_by, unkept_arguments
 from lightning_unlearn.models.surgery import uncompiled
 
+SPLIT, PAGE = "split.npz", "certificate.html"
+"""What :func:`~lightning_unlearn.forget` writes beside its model: who was forgotten, and the page on it."""
+
 _LEFT_OUT = "objects_left_out"  # where read_checkpoint names them
 
 
@@ -85,7 +88,7 @@ class SourceCheckpoint:
             ) from error
         restore_hyperparameters(loaded, content)
         mark_recorded(loaded, content)
-        note_training_set(loaded, content)
+        note_training_set(loaded, content, path)
         return loaded
 
     def _built(self, kind: type[L.LightningModule], content: dict[str, Any]) -> L.LightningModule:
@@ -110,20 +113,24 @@ class SourceCheckpoint:
             return build({name.replace(f"{COMPILED}.", ""): value for name, value in state.items()})
 
 
-def note_training_set(model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+def note_training_set(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
     """Note on a model what its checkpoint says of its training set, which the data to be unlearned is compared with.
 
-    Where that was split here, this is its fingerprint; else the arguments of the datamodule, if it saved them.
+    Where that was split here, this is its fingerprint; else the arguments of the datamodule, if it saved them. Of a
+    model that a request made forget, it is also the split beside it.
 
     Args:
         model: The model that was loaded from the checkpoint.
         checkpoint: The content of the file.
+        path: The file.
     """
     split = checkpoint.get(UnlearningDataModule.__qualname__, {})
     arguments = checkpoint.get(L.LightningDataModule.CHECKPOINT_HYPER_PARAMS_KEY, {})
     noted: Any = model  # registers no tensor by it
     noted.training_fingerprint = split.get("training_fingerprint", "")
     noted.training_arguments = {} if noted.training_fingerprint else arguments
+    if all((path.parent / name).is_file() for name in (SPLIT, PAGE)):  # a comparison keeps splits as well
+        noted.forgotten_by = path.parent / SPLIT
 
 
 Source = nn.Module | SourceCheckpoint | str | Path

@@ -505,14 +505,37 @@ def test_a_second_and_third_request_keep_all_earlier_samples_out(tmp_path: Path,
         assert all(torch.equal(value, before[name]) for name, value in method.model.state_dict().items())
 
 
-def test_more_than_the_ledger_knows_may_be_kept_out(tmp_path: Path) -> None:
+def test_more_than_the_ledger_knows_may_be_kept_out_where_it_is_known_to_be_more(tmp_path: Path) -> None:
     ledger = written(tmp_path, 1)
-    require_forgotten_before(ledger, "b" * 64, np.asarray([0, 1]))
-    require_forgotten_before(ledger, "b" * 64, np.asarray([0, 1, 9]))
-    require_forgotten_before(ledger, "unknown", np.asarray([], dtype=np.int64))
-    for earlier in ([], [0], [0, 2]):
-        with pytest.raises(ValueError, match="previous"):
-            require_forgotten_before(ledger, "b" * 64, np.asarray(earlier, dtype=np.int64))
+    own, more, other = (np.asarray(each, dtype=np.int64) for each in ([0, 1], [0, 1, 9], [7, 8, 9]))
+    none = more[:0]
+    require_forgotten_before(ledger, "b" * 64, [own])
+    require_forgotten_before(ledger, "b" * 64, [more, own, more[2:]])
+    require_forgotten_before(ledger, "b" * 64, [own, own[:1], own[1:]])
+    require_forgotten_before(ledger, "unknown", [none])
+    for earlier in ([none], [own[:1]], [more[1:]], [other, other], [more], [more, own[:1], more[1:]]):
+        with pytest.raises(
+            ValueError, match=r"previous: .* not known to be all of them; give the split file of"
+        ):
+            require_forgotten_before(ledger, "b" * 64, earlier)
+
+
+def test_a_larger_split_of_another_request_puts_nothing_back(tmp_path: Path) -> None:
+    for name, forget in (("first", [0, 3]), ("other", [6, 9, 12])):
+        toy_data(forget, split_path=tmp_path / f"{name}.npz").setup("fit")
+    first, other = tmp_path / "first.npz", tmp_path / "other.npz"
+    ledger = Ledger(str(tmp_path / "ledger.jsonl"))
+    method = ReferenceKL(toy_source(), reference_epochs=1)
+    quiet_trainer(max_epochs=1).fit(method, toy_data([0, 3], ledger=ledger))
+
+    def again(previous: Any) -> None:
+        data = toy_data([21], previous=previous, ledger=ledger)
+        quiet_trainer(max_epochs=1).fit(ReferenceKL(method.model, reference_epochs=1), data)
+        assert {0, 3} <= set(data.split.previous.tolist())
+
+    with pytest.raises(ValueError, match=r"previous lists 3, which are not known to be all of them"):
+        again(other)
+    again([other, first])
 
 
 # ---------------------------------------------------------------- a comparison

@@ -44,7 +44,7 @@ class Recorder:
     ) -> None:
         self.known = ledger.prepare()
         if checkpoint is not None:
-            require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data().split.previous)
+            require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data().earlier)
         self.ledger = ledger
         self.data = data
         self.before = before

@@ -337,7 +337,7 @@ def _require_current(
         raise ValueError(
             f"source: it is not the model of previous={str(previous)!r}; give source={str(made)!r}"
         )
-    require_forgotten_before(ledger, state, split.previous)
+    require_forgotten_before(ledger, state, data.earlier)
     gone = positions_hash(np.union1d(split.forget, split.previous), ledger.key())
     for line in reversed(lines):  # the same request may be repeated, with another method
         if line["model"]["before"] == state and line["gone"]["hmac_sha256"] != gone:

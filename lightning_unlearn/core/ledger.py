@@ -29,7 +29,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -360,13 +360,14 @@ def verify(
     return lines, sorted(found, key=lambda mismatch: mismatch.line or math.inf)
 
 
-def require_forgotten_before(ledger: Ledger, source: str, earlier: np.ndarray[Any, Any]) -> None:
+def require_forgotten_before(ledger: Ledger, source: str, earlier: Sequence[np.ndarray[Any, Any]]) -> None:
     """Refuse a further request on an unlearned model that would train it on what it was made to forget.
 
     Args:
         ledger: The ledger; nothing is checked if it does not know the model.
         source: Hash of the source model.
-        earlier: Training positions that the split keeps out because earlier requests forgot them.
+        earlier: Training positions that are kept out because earlier requests forgot them: all together, and those of
+            each split alone. Of hashes only equality can be told, so that one of them must be what the ledger knows.
 
     Raises:
         ValueError: If they lack samples that the ledger says the model has forgotten.
@@ -374,13 +375,13 @@ def require_forgotten_before(ledger: Ledger, source: str, earlier: np.ndarray[An
     made = [line for line in read(ledger.file) if line["model"]["after"] == source]
     if not made:
         return
-    gone = made[-1]["gone"]
-    # of hashes only equality can be told; more samples than the ledger knows of may come from elsewhere
-    if len(earlier) <= gone["count"] and positions_hash(earlier, ledger.key()) != gone["hmac_sha256"]:
+    gone, key = made[-1]["gone"], ledger.key()
+    if not any(positions_hash(each, key) == gone["hmac_sha256"] for each in earlier):
         raise ValueError(
             f"previous: the source is the model that request {made[-1]['request']} made forget, {gone['count']} "
-            f"samples in all says {ledger.path}, and previous lists {len(earlier)}, which are not all of them; give "
-            "previous=[the split files of all earlier requests], or the model would be trained on them again"
+            f"samples in all says {ledger.path}, and previous lists {len(earlier[0])}, which are not known to be all "
+            "of them; give the split file of that request, alone or beside others, or those of all requests until "
+            "then (forget takes the request's output folder), or the model would be trained on them again"
         )
 
 

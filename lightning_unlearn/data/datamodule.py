@@ -224,6 +224,12 @@ class UnlearningDataModule(L.LightningDataModule):
         """Name of the wrapped data, for reports."""
         return self.project.name
 
+    @property
+    def earlier(self) -> list[np.ndarray[Any, Any]]:
+        """Training positions that earlier requests forgot: all together, and all until each split of ``previous``."""
+        splits = [Split.load(file) for file in self.previous]
+        return [self.split.previous, *(np.union1d(each.forget, each.previous) for each in splits)]
+
     def stream_size(self, stream: str) -> int:
         """Return how many samples a stream has."""
         return len(self._positions(stream))

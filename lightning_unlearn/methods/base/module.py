@@ -556,7 +556,7 @@ class UnlearningModule(SpreadableModule):
                 refuse_without_a_class(self, forgets_a_class=data.forgets_a_class)
             if data.ledger is not None:
                 before = model_hash(class_state(self.source))
-                require_forgotten_before(data.ledger, before, data.split.previous)
+                require_forgotten_before(data.ledger, before, data.earlier)
         # some strategies read a checkpoint only after this hook; whether it was prepared is then not known yet
         self._to_prepare = True
         if self.trainer.ckpt_path is None or not self.trainer.strategy.restore_checkpoint_after_setup:

@@ -68,8 +68,7 @@ def ask(owned: SourceCheckpoint, tmp_path: Path) -> Any:
             ids,
             output=tmp_path / output,
             ledger=record,
-            trainer=QUIET,
-            **arguments,
+            **{"trainer": QUIET, **arguments},
         )
 
     return ask
@@ -199,12 +198,18 @@ def test_a_second_request_starts_from_the_first(ask: Any) -> None:
     successor = SourceCheckpoint(str(first.file), "helpers.overfitted.Module")
     with pytest.raises(ValueError, match=r"it is not the model of previous="):
         ask([*range(200, 400)], "second", previous=first.file.parent)
+    again = ask([*range(200)], "again", method=FineTune)
     second = ask([*range(200, 400)], "second", source=successor, previous=first.file.parent)
+    successor = SourceCheckpoint(str(again.file), "helpers.overfitted.Module")
+    with pytest.raises(
+        ValueError, match=r"forget 200 samples which this one remembers; .*previous='.*second'"
+    ):
+        ask([*range(400, 600)], "third", source=successor, previous=again.file.parent)
     split = Split.load(second.file.parent / "split.npz")
     assert split.previous.tolist() == [*range(200)]
     assert split.retain.min() == 400
     assert second.line["gone"]["count"] == 400
-    assert [line["ids"]["count"] for line in read(second.ledger)] == [200, 200]
+    assert [line["ids"]["count"] for line in read(second.ledger)] == [200, 200, 200]
 
 
 @pytest.mark.slow
@@ -221,6 +226,44 @@ def test_what_was_forgotten_does_not_come_back_with_the_next_request(ask: Any) -
     second = ask(later, "second", **asked, previous=first.file.parent / "split.npz")
     given, labels = answers(second, "train")
     assert float((given == labels)[earlier].double().mean()) < 0.25
+
+
+@pytest.mark.slow
+def test_of_two_requests_at_once_none_is_lost(ask: Any, tmp_path: Path) -> None:
+    one, other = overfitted.WRONG[:80], overfitted.WRONG[80:]
+    done: list[Result] = []
+
+    class Meanwhile(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            done.append(ask(other, "other", wrong_labels=True))
+
+    at_once = {"trainer": {**QUIET, "callbacks": [Meanwhile()]}, "wrong_labels": True}
+    with pytest.raises(ValueError, match=r"forget 80 samples which this one remembers; .*previous='.*other'"):
+        ask(one, "one", **at_once)
+    assert not (tmp_path / "one" / "model.ckpt").exists()
+    successor = SourceCheckpoint(str(done[0].file), "helpers.overfitted.Module")
+    result = ask(one, "one", source=successor, previous=tmp_path / "other", wrong_labels=True)
+    given, labels = answers(result, "train")
+    assert float((given == labels)[overfitted.WRONG].double().mean()) < 0.25
+    assert [line["gone"]["count"] for line in read(result.ledger)] == [80, 160]
+
+
+def test_of_two_requests_at_once_one_has_the_folder(tmp_path: Path) -> None:
+    def ask(ids: list[int], *callbacks: L.Callback) -> Result:
+        given = {"max_epochs": 1, "callbacks": list(callbacks), **QUIET}
+        folder = tmp_path / "unlearned"
+        return forget(PlainModule(), PlainData(), ids, output=folder, method=FineTune, trainer=given)
+
+    class Meanwhile(L.Callback):
+        def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            ask([1, 2])
+
+    with pytest.raises(FileExistsError, match="holds the model of a request already"):
+        ask([3, 4, 5], Meanwhile())
+    (line,) = read(tmp_path / "deletions.jsonl")
+    assert Split.load(tmp_path / "unlearned" / "split.npz").forget.tolist() == [1, 2]
+    written = read_checkpoint(tmp_path / "unlearned" / "model.ckpt")["state_dict"]
+    assert line["model"]["after"] == model_hash(written)
 
 
 def test_a_model_that_a_request_left_is_known_wherever_it_is_a_source(tmp_path: Path) -> None:

@@ -19,7 +19,15 @@ from lightning_unlearn import MethodRun, ReferenceKL, Retrain, SourceRun
 from lightning_unlearn.callbacks import Audit, Evaluator, Export, ForgettingMetrics
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.core.files import key_fingerprint, model_hash, positions_hash
-from lightning_unlearn.core.ledger import Ledger, append, entry, read, require_forgotten_before, verify
+from lightning_unlearn.core.ledger import (
+    Ledger,
+    append,
+    entry,
+    not_forgotten,
+    read,
+    require_forgotten_before,
+    verify,
+)
 from lightning_unlearn.data import Split
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
@@ -536,6 +544,55 @@ def test_a_larger_split_of_another_request_puts_nothing_back(tmp_path: Path) -> 
     with pytest.raises(ValueError, match=r"previous lists 3, which are not known to be all of them"):
         again(other)
     again([other, first])
+
+
+def descent(folder: Path, *steps: tuple[str, str, list[int], list[int]]) -> Any:
+    """Record who was made of whom by forgetting what, after what; return what asks about a source's next request."""
+    ledger = Ledger(str(folder / "ledger.jsonl"))
+    ledger.prepare()
+    for before, after, forget, earlier in steps:
+        gone = {"forget": np.asarray(forget), "earlier": np.asarray(earlier, dtype=np.int64)}
+        append(ledger, facts(ledger, before=before, after=after, **gone))
+
+    def found(source: str, forget: list[int], earlier: list[int]) -> Any:
+        asked = [positions_hash(np.asarray(each), ledger.key()) for each in (forget, [*earlier, *forget])]
+        line = not_forgotten(read(ledger.file), source, asked)
+        return line and (line[0]["model"]["after"], line[1])
+
+    return found
+
+
+def test_what_a_model_of_the_same_descent_forgot_is_forgotten_by_all(tmp_path: Path) -> None:
+    steps = [("s", "a", [1], []), ("s", "a2", [1], []), ("a", "c", [2], [1]), ("other", "x", [1], [])]
+    found = descent(tmp_path, *steps, ("x", "y", [9], [1]))
+    assert found("c", [3], [1, 2]) is None
+    assert found("s", [3], []) == ("c", True), "not a2, which was the latest"
+    assert found("a", [3], [1]) == found("a2", [3], [1]) == ("c", True)
+    assert found("a", [2], [1]) is None, "the same once more"
+    assert found("a2", [2], [1]) is None
+    assert found("s", [1], []) == ("c", True), "what would come of it remembers 2"
+    assert found("y", [3], [1, 9]) is None, "of another descent, whatever it forgot"
+    assert found("new", [3], []) is None
+
+
+def test_two_branches_of_a_descent_become_one(tmp_path: Path) -> None:
+    steps = [("s", "a", [1, 2], []), ("s", "b", [3], []), ("b", "c", [4], [3])]
+    found = descent(tmp_path / "1", *steps)
+    assert found("a", [5], [1, 2]) == ("b", False)
+    assert found("b", [5], [3]) == ("c", True)
+    assert found("c", [5], [3, 4]) == ("a", False)
+    assert found("c", [1, 2], [3, 4]) is None
+    steps += [("c", "d", [1, 2], [3, 4])]
+    found = descent(tmp_path / "2", *steps)
+    assert found("d", [5], [1, 2, 3, 4]) is None
+    assert found("a", [5], [1, 2]) == ("d", True)
+
+
+def test_a_method_that_changes_nothing_makes_no_circle(tmp_path: Path) -> None:
+    found = descent(tmp_path, ("s", "s", [1], []), ("s", "a", [1], []))
+    assert found("s", [1], []) is None
+    assert found("s", [2], [1]) is None
+    assert found("a", [2], [1]) is None
 
 
 # ---------------------------------------------------------------- a comparison

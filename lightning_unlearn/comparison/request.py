@@ -20,7 +20,7 @@ from lightning_unlearn.callbacks import CollapseGuard
 from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import atomic_path, model_hash, positions_hash
-from lightning_unlearn.core.ledger import Ledger, as_ledger, require_forgotten_before
+from lightning_unlearn.core.ledger import Ledger, as_ledger, not_forgotten, require_forgotten_before
 from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.terminal import boxed, say
@@ -200,7 +200,7 @@ def forget(
             request.oracle = load_source(retrained)
         done = request.best(recipes, within := budget * steps if budget else 0.0)
         split.ledger = record
-        found, line = request.answered(), _put_down(request, done, model, folder)
+        found, line = request.answered(), _put_down(request, done, folder, previous)
     finally:
         split.ledger = given
     retraining = f"`retrain=True`{f' with source={_checkpoint_of(source)}' if math.isinf(steps) else ''}"
@@ -220,21 +220,26 @@ def _require_vacant(folder: Path) -> None:
 
 
 def _put_down(
-    request: "_Request", done: UnlearningModule, source: nn.Module, folder: Path
+    request: "_Request", done: UnlearningModule, folder: Path, previous: str | Path | None
 ) -> Mapping[str, Any]:
     """Write split, ledger line, certificate and model, the model last: without it the request can be made again.
+
+    What was checked before the first step is checked again, as another request may have ended since.
 
     Returns:
         The line; one that an interrupted attempt wrote about this very model is not written twice.
     """
-    request.data.split.save(folder / SPLIT)
+    assert request.data.ledger is not None
     with atomic_path(folder / MODEL) as unfinished:
         done.export(unfinished)  # first, as it may fail
+        _require_vacant(folder)
+        _require_current(request.source, request.data, request.data.ledger, previous)
+        request.data.split.save(folder / SPLIT)
         done.trainer.callback_metrics.update(request.scores)
         line = record_fit(
             done,
             request.data,
-            source=source,
+            source=request.source,
             model=done.model,
             exported=folder / MODEL,
             answer=request.answered().record(),
@@ -329,7 +334,7 @@ def _hash_of(file: Path) -> str:
 def _require_current(
     source: nn.Module, data: UnlearningDataModule, ledger: Ledger, previous: str | Path | None
 ) -> None:
-    """Refuse a source that remembers what an earlier request made its successor forget."""
+    """Refuse a source that remembers what a request made another model of its descent forget."""
     state, split = model_hash(class_state(source)), data.split
     lines = ledger.prepare()
     made = None if previous is None else Path(previous) / MODEL  # of a split file nothing more is known
@@ -338,17 +343,25 @@ def _require_current(
             f"source: it is not the model of previous={str(previous)!r}; give source={str(made)!r}"
         )
     require_forgotten_before(ledger, state, data.earlier)
-    gone = positions_hash(np.union1d(split.forget, split.previous), ledger.key())
-    for line in reversed(lines):  # the same request may be repeated, with another method
-        if line["model"]["before"] == state and line["gone"]["hmac_sha256"] != gone:
-            file = line["model"]["file"] and ledger.file.parent / line["model"]["file"]
-            home = file and file.parent
-            raise ValueError(
-                f"source: {ledger.path} knows that request {line['request']} made another model forget "
-                f"{line['ids']['count']} samples which this one remembers; go on from that model, the latest attempt: "
-                f"source='{file}', previous='{home}' (on the command line: forget {file} ... --previous {home}); "
-                "if that attempt was never put to use and you discard it, give another ledger (--ledger)"
-            )
+    asked = [split.forget, np.union1d(split.forget, split.previous)]
+    # the same request may be repeated, with another method, or caught up with
+    found = not_forgotten(lines, state, [positions_hash(each, ledger.key()) for each in asked])
+    if found is None:
+        return
+    line, goes_on = found
+    file = line["model"]["file"] and ledger.file.parent / line["model"]["file"]
+    home = file and file.parent
+    advice = (
+        "go on from that model, the latest attempt: "
+        f"source='{file}', previous='{home}' (on the command line: forget {file} ... --previous {home})"
+        if goes_on
+        else "neither model can follow the other, so first have this one forget the same samples, those and no others"
+    )
+    raise ValueError(
+        f"source: {ledger.path} knows that request {line['request']} made another model forget "
+        f"{line['ids']['count']} samples which this one remembers; {advice}; "
+        "if that attempt was never put to use and you discard it, give another ledger (--ledger)"
+    )
 
 
 def _recipes(data: UnlearningDataModule, *, rewinds: bool) -> list[tuple[Method, dict[str, Any]]]:

@@ -29,7 +29,7 @@ import json
 import math
 import os
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -383,6 +383,52 @@ def require_forgotten_before(ledger: Ledger, source: str, earlier: Sequence[np.n
             "of them; give the split file of that request, alone or beside others, or those of all requests until "
             "then (forget takes the request's output folder), or the model would be trained on them again"
         )
+
+
+def not_forgotten(
+    lines: Sequence[Mapping[str, Any]], source: str, asked: Collection[str]
+) -> tuple[Mapping[str, Any], bool] | None:
+    """Return a line on samples that models of a source's line of descent were made to forget, and the source was not.
+
+    Args:
+        lines: The ledger's lines.
+        source: Hash of the source model.
+        asked: Hashes of what the source is to forget now, which may be what another model forgot.
+
+    Returns:
+        The line of the model that forgot most, the latest, and True where the source's own requests are among them;
+        else the first line of another branch, and False. ``None`` where there is none.
+    """
+    models, gone = _way_to(lines, source)
+    related, lacking = [], []
+    for line in lines:  # in which a model is made before others go on from it
+        if line["model"]["before"] in models:
+            models.add(line["model"]["after"])
+            related.append(line)
+            if not _hashes(line) & (gone | set(asked)):
+                lacking.append(line)
+    if not lacking:
+        return None
+    new = set[str]().union(*map(_hashes, lacking))
+    ways = [(line, _way_to(lines, line["model"]["after"])[1]) for line in related]
+    ahead = [line for line, way in ways if gone <= way and way & new]
+    if not ahead:
+        return lacking[0], False
+    return max(reversed(ahead), key=lambda line: line["gone"]["count"]), True
+
+
+def _way_to(lines: Sequence[Mapping[str, Any]], model: str) -> tuple[set[str], set[str]]:
+    """Return the models that a model was made from, itself among them, and the hashes of what it forgot."""
+    models, gone = {model}, set[str]()
+    for line in reversed(lines):
+        if line["model"]["after"] in models:
+            models.add(line["model"]["before"])
+            gone |= _hashes(line)
+    return models, gone
+
+
+def _hashes(line: Mapping[str, Any]) -> set[str]:
+    return {line["ids"]["hmac_sha256"], line["gone"]["hmac_sha256"]}
 
 
 def _changes(number: int, line: Mapping[str, Any], raw: bytes) -> list[Mismatch]:

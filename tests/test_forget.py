@@ -248,6 +248,24 @@ def test_of_two_requests_at_once_none_is_lost(ask: Any, tmp_path: Path) -> None:
     assert [line["gone"]["count"] for line in read(result.ledger)] == [80, 160]
 
 
+def test_after_an_earlier_request_only_a_retrained_model_compares(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"method": FineTune, "trainer": {"max_epochs": 1, **QUIET}}
+    first = forget(PlainModule(), PlainData(), [1, 2, 3], output=tmp_path / "1", **asked)
+    assert "`retrained=model` or `retrain=True` with source=" in unboxed(str(first))
+    asked |= {"source": SourceCheckpoint(str(first.file), "helpers.toys.PlainModule"), "ids": [4, 5]}
+    asked |= {"data": PlainData(), "output": tmp_path / "2", "previous": tmp_path / "1"}
+    for given in ({"retrain": True}, {"budget": 0.1, "method": "auto"}):
+        with pytest.raises(
+            ValueError, match=r"after an earlier request leave it out, .* retrained=\.\.\., a model"
+        ):
+            forget(**{**asked, **given})
+    second = forget(**asked, retrained=PlainModule())
+    assert second.answered.compared
+    told = forget(**{**asked, "output": tmp_path / "3"})
+    assert "add `retrained=model` for that." in unboxed(str(told))
+    assert "add `--retrained FILE` for that." in unboxed(told.told(command=True))
+
+
 def test_of_two_requests_at_once_one_has_the_folder(tmp_path: Path) -> None:
     def ask(ids: list[int], *callbacks: L.Callback) -> Result:
         given = {"max_epochs": 1, "callbacks": list(callbacks), **QUIET}

@@ -53,6 +53,10 @@ _QUIET: dict[str, Any] = {
 _EPOCHS = 2  # where a method of one's own says nothing else
 _FEWEST = 4  # non-members, of which some are chosen on
 _STREAMS = ("forget", "nonmember", "test")
+_ONLY_RETRAINED = (
+    "after an earlier request leave it out, and to compare give retrained=..., a model that was trained without all "
+    "these samples and those"
+)
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Result:
         certificate: The page on it that somebody can sign.
         ledger: The ledger.
         line: Its line in there.
-        retraining: How to compare with a model that is retrained, in Python.
+        retraining: How to compare with a model that is retrained, in Python; empty where that cannot be.
         room: Where a budget allowed one recipe alone: its steps, and about what share would allow another.
     """
 
@@ -86,8 +90,9 @@ class Result:
         """Return the answer in a frame, with what would tell more as Python spells it, or the command."""
         text = self.answered.text
         if not self.answered.compared:
-            ways = "`--retrained FILE` or `--retrain true`"
-            ways = ways if command else f"`retrained=model` or {self.retraining}"
+            ways = "`--retrained FILE`" if command else "`retrained=model`"
+            if self.retraining:
+                ways += f" or {'`--retrain true`' if command else self.retraining}"
             text = f"{text.removesuffix('.')}; add {ways} for that."
         if self.room is not None:
             steps, share = self.room
@@ -169,10 +174,11 @@ def forget(
     if budget and callable(method):
         raise ValueError("budget is what 'auto' tries several recipes within; leave it out, or method")
     steps = steps_of(source)
+    further = previous is not None or (isinstance(data, UnlearningDataModule) and bool(data.previous))
     if math.isinf(steps) and (retrain or budget):
         raise ValueError(
             f"{'retrain' if retrain else 'budget'} goes by the steps of the source's training, which only its "
-            f"Trainer's checkpoint knows; give source={_checkpoint_of(source)}"
+            f"Trainer's checkpoint knows; {_ONLY_RETRAINED if further else f'give source={_checkpoint_of(source)}'}"
         )
     model = load_source(source)
     if checkpoints is not None:
@@ -204,6 +210,7 @@ def forget(
     finally:
         split.ledger = given
     retraining = f"`retrain=True`{f' with source={_checkpoint_of(source)}' if math.isinf(steps) else ''}"
+    retraining = "" if further and math.isinf(steps) else retraining
     more = None
     if request.room is not None:
         more = int(within), math.ceil(110 * request.room / steps) / 100  # some to spare

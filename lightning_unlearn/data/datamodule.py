@@ -44,6 +44,10 @@ from lightning_unlearn.data.tensors import TensorData
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
 _STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test", "previous")
+_ONE_REQUEST = (
+    "{}, a stream, takes one request, since its samples cannot be named by position; start from the source that no "
+    "request has touched, with a rule that names all that is to be forgotten, and another ledger"
+)
 _WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample must be seen
 
 
@@ -322,6 +326,9 @@ class UnlearningDataModule(L.LightningDataModule):
         """Refuse to put back what an earlier request forgot, by the split that it left."""
         earlier, split = Split.load(file), self.split
         gone = np.union1d(earlier.forget, earlier.previous)
+        if self._train is not None and isinstance(self._train.dataset, Stream):
+            what = f"source: the request in {file.parent} made it forget {len(gone)} samples, and "
+            raise ValueError(what + _ONE_REQUEST.format(self.data_name))
         if (earlier.train_size, earlier.fingerprint) != (split.train_size, split.fingerprint):
             rank_zero_warn(
                 f"source: {file.parent} made it forget {len(gone)} samples of another training set than this one, "
@@ -379,10 +386,11 @@ class UnlearningDataModule(L.LightningDataModule):
     def _checked_stream(self, part: Part, train: Stream) -> Stream:
         """Return the stream that evaluators are served, and refuse what cannot be done on streams."""
         name = type(train.stream).__name__
-        given = {"backdoor": self.backdoor, "previous": self.previous}
-        if named := [argument for argument, value in given.items() if value]:
+        if self.previous:
+            raise ValueError(f"previous: {_ONE_REQUEST.format(name)}")
+        if self.backdoor is not None:
             raise ValueError(
-                f"{named[0]}: the samples of {name}, a stream, cannot be named by position; leave it out"
+                f"backdoor: the samples of {name}, a stream, cannot be named by position; leave it out"
             )
         if self.evaluation_dataset is None:
             evaluated = train

@@ -11,9 +11,10 @@ import torch
 from helpers.toys import TEST, TRAIN, PlainModule, blobs, quiet_trainer, test_set
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from lightning_unlearn import forget
 from lightning_unlearn.callbacks import MembershipInference
 from lightning_unlearn.data import Classes, StreamRule, UnlearningDataModule, streaming
-from lightning_unlearn.methods import NegGradPlus
+from lightning_unlearn.methods import FineTune, NegGradPlus, SourceCheckpoint
 
 X, Y = blobs(TRAIN, 0)
 
@@ -227,7 +228,11 @@ class Once(IterableDataset[Any]):
         (lambda: ready(test_set(), StreamRule(tenth)), TypeError, "is for an IterableDataset"),
         (lambda: ready(Project(size=None)), TypeError, "whole batches from Shards"),
         (lambda: ready(Project(), StreamRule(lambda _: False)), ValueError, "the forget set is empty"),
-        (lambda: ready(Project(), previous="a.npz"), ValueError, "previous: the samples of Shards"),
+        (
+            lambda: ready(Project(), previous="a.npz"),
+            ValueError,
+            "previous: Shards, a stream, takes one request",
+        ),
         (lambda: ready(Project(Once())), ValueError, "gives other samples each time"),
         (
             lambda: ready(Project(), test_dataset=Shards(True, seed=1)),
@@ -245,3 +250,22 @@ class Once(IterableDataset[Any]):
 def test_what_cannot_be_done_on_a_stream_is_refused(build: Any, error: Any, message: str) -> None:
     with pytest.raises(error, match=message):
         build()
+
+
+def test_a_stream_takes_one_request_and_it_is_said_how_more_are_forgotten(tmp_path: Path) -> None:
+    def ask(output: str, source: Any, rule: Any, **arguments: Any) -> Any:
+        quick = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False}
+        arguments = {"method": FineTune, "trainer": quick, "output": tmp_path / output, **arguments}
+        return forget(source, Project(), StreamRule(rule), **arguments)
+
+    untouched = PlainModule()
+    first = ask("1", untouched, tenth)
+    source = SourceCheckpoint(str(first.file), "helpers.toys.PlainModule")
+    said = r"a stream, takes one request, .* start from the source that no request has touched, with a rule that names"
+    for given in ({"previous": tmp_path / "1"}, {}, {"ledger": tmp_path / "other.jsonl"}):
+        with pytest.raises(ValueError, match=said):
+            ask("2", source, lambda sample: sample["number"] % 10 == 4, **given)
+    both = ask(
+        "2", untouched, lambda sample: sample["number"] % 10 in (3, 4), ledger=tmp_path / "other.jsonl"
+    )
+    assert both.line["gone"]["count"] == 2 * first.line["gone"]["count"]

@@ -15,7 +15,7 @@ import torch
 from helpers import overfitted
 from helpers.toys import PlainData, PlainModule, quiet_trainer, test_set, toy_data, toy_source, train_set
 from torch import Tensor
-from torch.utils.data import DataLoader, random_split
+from torch.utils.data import DataLoader, TensorDataset, random_split
 
 from lightning_unlearn import (
     ForgettingMetrics,
@@ -264,6 +264,31 @@ def test_after_an_earlier_request_only_a_retrained_model_compares(tmp_path: Path
     told = forget(**{**asked, "output": tmp_path / "3"})
     assert "add `retrained=model` for that." in unboxed(str(told))
     assert "add `--retrained FILE` for that." in unboxed(told.told(command=True))
+
+
+@pytest.mark.parametrize("blanked", [True, False])
+def test_rows_stay_until_the_last_request_or_another_ledger_is_begun(tmp_path: Path, blanked: bool) -> None:
+    class Deleted(PlainData):
+        def train_dataloader(self) -> Any:
+            x, y = train_set().inputs.clone(), train_set().targets
+            x[:3] = 0
+            rows = slice(0 if blanked else 3, None)
+            return DataLoader(TensorDataset(x[rows], y[rows]), batch_size=8, shuffle=True)
+
+    asked: dict[str, Any] = {"method": FineTune, "trainer": {"max_epochs": 1, **QUIET}}
+    first = forget(PlainModule(), PlainData(), [0, 1, 2], output=tmp_path / "1", **asked)
+    source = SourceCheckpoint(str(first.file), "helpers.toys.PlainModule")
+    asked |= {"output": tmp_path / "2"}
+    said = r"ows .*must stay in their places.* until the last request; once they are deleted, .*begin another ledger"
+    with pytest.raises(ValueError, match=rf"previous: an earlier split .*{said}"):
+        forget(source, Deleted(), [4, 5], previous=tmp_path / "1", **asked)
+    with (
+        pytest.raises(ValueError, match=rf"previous: the source is the model that .*{said}"),
+        pytest.warns(UserWarning, match="samples of another training set"),
+    ):
+        forget(source, Deleted(), [4, 5], **asked)
+    with pytest.warns(UserWarning, match="samples of another training set"):
+        forget(source, Deleted(), [4, 5], ledger=tmp_path / "other.jsonl", **asked)
 
 
 def test_of_two_requests_at_once_one_has_the_folder(tmp_path: Path) -> None:

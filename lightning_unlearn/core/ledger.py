@@ -381,7 +381,8 @@ def require_forgotten_before(ledger: Ledger, source: str, earlier: Sequence[np.n
             f"previous: the source is the model that request {made[-1]['request']} made forget, {gone['count']} "
             f"samples in all says {ledger.path}, and previous lists {len(earlier[0])}, which are not known to be all "
             "of them; give the split file of that request, alone or beside others, or those of all requests until "
-            "then (forget takes the request's output folder), or the model would be trained on them again"
+            "then (forget takes the request's output folder), or the model would be trained on them again. Their rows "
+            "must stay in their places until the last request; once they are deleted, begin another ledger"
         )
 
 

@@ -79,13 +79,14 @@ def training_fingerprint(
     return digest.hexdigest()
 
 
-def require_same(recorded: str, fingerprint: str, what: str) -> None:
+def require_same(recorded: str, fingerprint: str, what: str, more: str = "") -> None:
     """Refuse a training set other than the one that something was made with, where both are known.
 
     Args:
         recorded: The fingerprint then; empty where it was not kept.
         fingerprint: The fingerprint now.
         what: What was made, for the message.
+        more: What the message ends with.
 
     Raises:
         ValueError: If they differ.
@@ -94,7 +95,7 @@ def require_same(recorded: str, fingerprint: str, what: str) -> None:
         raise ValueError(
             f"{what} was made with a training set of another order or content than this one, where its positions would "
             "mean other samples. Give the training set as it was then; where random_split deals it, give random_split "
-            "a generator"
+            f"a generator{more and f'. {more}'}"
         )
 
 

@@ -23,6 +23,10 @@ _DENSEST = 100  # how many times smaller positions become when they are packed, 
 _FORMAT_VERSION = 1
 _ORIGINS = ("train", "test")
 _SETS = ("forget", "retain", "nonmember", "shadow", "test", "previous", "undrawn")
+_KEPT = (
+    "Rows that were forgotten must stay in their places, as they were, until the last request; once they are deleted, "
+    "leave out previous and begin another ledger"
+)
 _NONE = np.empty(0, dtype=np.int64)
 _ENOUGH = 2000  # samples to estimate an accuracy on: a standard error of at most 1.1 points
 _FEWEST_NONMEMBERS = 100  # so that a request of one sample still has rates that can be told from chance
@@ -319,10 +323,10 @@ def make_split(
 
 def _require_of_same_set(previous: Sequence[Split], train_size: int, fingerprint: str) -> None:
     for split in previous:
-        require_same(split.fingerprint, fingerprint, "previous: an earlier split")
+        require_same(split.fingerprint, fingerprint, "previous: an earlier split", _KEPT)
         if split.train_size != train_size:
             sizes = f"a split of {split.train_size} training samples, and train_size is {train_size}"
-            raise ValueError(f"previous holds {sizes}; give splits of the same training set")
+            raise ValueError(f"previous holds {sizes}; give splits of the same training set. {_KEPT}")
 
 
 def _held_out(earlier: Sequence[Split], removed: Positions) -> dict[str, Positions]:

@@ -361,15 +361,21 @@ def test_a_request_that_is_cut_off_at_its_end_can_be_made_again(
             whole(*given, **arguments)
         raise KeyboardInterrupt
 
-    def ask() -> Result:
+    def ask(data: Any = None) -> Result:
         L.seed_everything(0, verbose=False)
-        data = toy_data(0.3, nonmember=12)
+        data = data or toy_data(0.3, nonmember=12)
         return forget(toy_source(), data, output=tmp_path / "unlearned", method=FineTune, trainer=QUIET)
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, name, cut)
         with pytest.raises(KeyboardInterrupt):
             ask()
+    on_record = step in ("write_certificate", "rename") or (step == "record_fit" and begun)
+    if on_record and not (step == "rename" and begun):
+        with pytest.raises(
+            ValueError, match=r"latest attempt \(if it was cut off, make it once more\): source="
+        ):
+            ask(toy_data([1, 2], nonmember=12))
     if step == "rename" and begun:  # there was nothing left to do
         with pytest.raises(FileExistsError):
             ask()

@@ -25,7 +25,7 @@ from lightning_unlearn.core.remembering import Remembering, remembering_files
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.terminal import boxed, say
 from lightning_unlearn.data import Adapter, Ids, UnlearningDataModule
-from lightning_unlearn.data.datamodule import Forget
+from lightning_unlearn.data.datamodule import ONE_REQUEST, Forget
 from lightning_unlearn.data.project import FROM_DATASETS
 from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
 from lightning_unlearn.ensembles import Runtime, ask
@@ -358,12 +358,16 @@ def _require_current(
     line, goes_on = found
     file = line["model"]["file"] and ledger.file.parent / line["model"]["file"]
     home = file and file.parent
-    advice = (
-        "go on from that model, the latest attempt: "
-        f"source='{file}', previous='{home}' (on the command line: forget {file} ... --previous {home})"
-        if goes_on
-        else "neither model can follow the other, so first have this one forget the same samples, those and no others"
-    )
+    if data.is_stream:
+        advice = ONE_REQUEST.format(data.data_name)
+    elif not goes_on:
+        advice = "neither can go on from the other, so have this one forget the same samples first, those and no others"
+    else:
+        cut_off = file and not file.exists()
+        advice = (
+            f"go on from that model, the latest attempt{' (if it was cut off, make it once more)' if cut_off else ''}: "
+            f"source='{file}', previous='{home}' (on the command line: forget {file} ... --previous {home})"
+        )
     raise ValueError(
         f"source: {ledger.path} knows that request {line['request']} made another model forget "
         f"{line['ids']['count']} samples which this one remembers; {advice}; "

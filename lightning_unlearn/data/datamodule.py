@@ -44,10 +44,12 @@ from lightning_unlearn.data.tensors import TensorData
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
 _STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test", "previous")
-_ONE_REQUEST = (
+ONE_REQUEST = (
     "{}, a stream, takes one request, since its samples cannot be named by position; start from the source that no "
     "request has touched, with a rule that names all that is to be forgotten, and another ledger"
 )
+"""Why a stream is refused a further request, and what to do; takes the name of the data."""
+
 _WEIGHTED = ("train", "retain", "shadow")  # of what is forgotten every sample must be seen
 
 
@@ -229,6 +231,11 @@ class UnlearningDataModule(L.LightningDataModule):
         return self.project.name
 
     @property
+    def is_stream(self) -> bool:
+        """Whether the training set is a stream, whose samples have no positions."""
+        return self._train is not None and isinstance(self._train.dataset, Stream)
+
+    @property
     def earlier(self) -> list[np.ndarray[Any, Any]]:
         """Training positions that earlier requests forgot: all together, and all until each split of ``previous``."""
         splits = [Split.load(file) for file in self.previous]
@@ -326,9 +333,9 @@ class UnlearningDataModule(L.LightningDataModule):
         """Refuse to put back what an earlier request forgot, by the split that it left."""
         earlier, split = Split.load(file), self.split
         gone = np.union1d(earlier.forget, earlier.previous)
-        if self._train is not None and isinstance(self._train.dataset, Stream):
+        if self.is_stream:
             what = f"source: the request in {file.parent} made it forget {len(gone)} samples, and "
-            raise ValueError(what + _ONE_REQUEST.format(self.data_name))
+            raise ValueError(what + ONE_REQUEST.format(self.data_name))
         if (earlier.train_size, earlier.fingerprint) != (split.train_size, split.fingerprint):
             rank_zero_warn(
                 f"source: {file.parent} made it forget {len(gone)} samples of another training set than this one, "
@@ -387,7 +394,7 @@ class UnlearningDataModule(L.LightningDataModule):
         """Return the stream that evaluators are served, and refuse what cannot be done on streams."""
         name = type(train.stream).__name__
         if self.previous:
-            raise ValueError(f"previous: {_ONE_REQUEST.format(name)}")
+            raise ValueError(f"previous: {ONE_REQUEST.format(name)}")
         if self.backdoor is not None:
             raise ValueError(
                 f"backdoor: the samples of {name}, a stream, cannot be named by position; leave it out"

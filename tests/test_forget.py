@@ -319,6 +319,9 @@ def test_a_model_that_a_request_left_is_known_wherever_it_is_a_source(tmp_path: 
         forget(source, PlainData(), [4, 5], output=tmp_path / "2", **asked)
     with pytest.raises(ValueError, match=known):
         quiet_trainer().fit(FineTune(source), UnlearningDataModule(PlainData(), 0.2))
+    beside = SourceCheckpoint(str(tmp_path / "1" / "best.ckpt"), "helpers.toys.PlainModule")
+    shutil.copy(first.file, beside.path)  # stands for the source, whose folder the request was written to
+    quiet_trainer().fit(FineTune(beside), UnlearningDataModule(PlainData(), [4, 5]))
     described = SourceRun(PlainModule, checkpoint=str(first.file))
 
     def compared(folder: str, data: UnlearningDataModule) -> None:

@@ -33,13 +33,18 @@ from lightning_unlearn.functional.answer import Outcome
 from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.recording import record_fit
-from lightning_unlearn.methods.base.source import PAGE, SPLIT, Source, load_source, read_checkpoint
+from lightning_unlearn.methods.base.source import (
+    MODEL,
+    ORACLE,
+    PAGE,
+    SPLIT,
+    Source,
+    load_source,
+    read_checkpoint,
+)
 from lightning_unlearn.methods.base.trial import COLLAPSED, GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
 from lightning_unlearn.reports.certificate import write_certificate
-
-MODEL, ORACLE = "model.ckpt", "retrained.ckpt"
-"""What an output folder holds beside split and page: the unlearned model, and the retrained one if it was asked for."""
 
 Method = Callable[[nn.Module], UnlearningModule]
 

@@ -23,8 +23,8 @@ from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import taken_by, unkept_arguments
 from lightning_unlearn.models.surgery import uncompiled
 
-SPLIT, PAGE = "split.npz", "certificate.html"
-"""What :func:`~lightning_unlearn.forget` writes beside its model: who was forgotten, and the page on it."""
+MODEL, ORACLE, SPLIT, PAGE = "model.ckpt", "retrained.ckpt", "split.npz", "certificate.html"
+"""What :func:`~lightning_unlearn.forget` writes: the unlearned model, a retrained one, who was forgotten, the page."""
 
 _LEFT_OUT = "objects_left_out"  # where read_checkpoint names them
 
@@ -129,7 +129,8 @@ def note_training_set(model: nn.Module, checkpoint: Mapping[str, Any], path: Pat
     noted: Any = model  # registers no tensor by it
     noted.training_fingerprint = split.get("training_fingerprint", "")
     noted.training_arguments = {} if noted.training_fingerprint else arguments
-    if all((path.parent / name).is_file() for name in (SPLIT, PAGE)):  # a comparison keeps splits as well
+    # a comparison keeps splits as well, and the source may lie beside what became of it
+    if path.name in (MODEL, ORACLE) and all((path.parent / name).is_file() for name in (SPLIT, PAGE)):
         noted.forgotten_by = path.parent / SPLIT
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator

@@ -10,7 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from helpers.toys import CLASSES, FEATURES, TEST, TRAIN, Net, assert_same_state, blobs, toy_data
+from helpers.toys import CLASSES, FEATURES, TEST, TRAIN, Net, PlainModule, assert_same_state, blobs, toy_data
 from test_compare import reference_kl, toy_compare
 from torch import nn
 from torch.utils.data import TensorDataset
@@ -93,6 +93,31 @@ def test_each_method_goes_on_from_its_own_model(tmp_path: Path) -> None:
     assert "Forgotten by earlier requests" in (tmp_path / "4" / "report.html").read_text()
     for model, scores in second.report["models"].items():
         assert 0 <= scores["accuracy/previous"]["mean"] <= 1, model
+
+
+def test_a_request_that_overlaps_with_the_one_before_leaves_its_folder_free(tmp_path: Path) -> None:
+    request(tmp_path / "1", [1, 2], seeds=1)
+    with pytest.raises(ValueError, match=r"chose 1 samples that cannot be forgotten again, .*: 2"):
+        request(tmp_path / "2", [2, 3], seeds=1, after=tmp_path / "1")
+    assert not (tmp_path / "2").exists()
+
+
+@pytest.mark.parametrize("vary", ["all", "training"])
+def test_a_class_that_two_requests_forget_together_is_judged_as_a_class(vary: str, tmp_path: Path) -> None:
+    for part, after in ((0, None), (1, tmp_path / "0")):
+        report = request(
+            tmp_path / str(part),
+            list(range(3 * part, TRAIN, 6)),
+            after=after,
+            vary=vary,
+            seeds=1,
+            source=SourceRun(PlainModule, {"max_epochs": 5}),
+            methods=[],
+        ).report
+    accuracy = {name: report["models"][name]["accuracy/forget"]["mean"] for name in ("source", "retrain")}
+    assert accuracy["source"] - accuracy["retrain"] > 0.4
+    margins = {name: report["metrics"][f"accuracy/{name}"]["margin"] for name in ("forget", "previous")}
+    assert margins == {"forget": 0.1, "previous": 0.1}
 
 
 @pytest.mark.slow

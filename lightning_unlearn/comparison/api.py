@@ -28,7 +28,7 @@ from lightning_unlearn.comparison.pipeline import Observer, Pipeline
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.recorder import Recorder
 from lightning_unlearn.comparison.runs import RETRAIN, MethodRun, SourceRun
-from lightning_unlearn.comparison.splits import SeedSplits
+from lightning_unlearn.comparison.splits import SeedSplits, set_up
 from lightning_unlearn.comparison.store import Store
 from lightning_unlearn.comparison.trainers import split_loggers
 from lightning_unlearn.core.checks import in_range, one_of
@@ -205,7 +205,7 @@ def compare(
         before.require(seeds, store.folder, source.checkpoint, [method.label for method in methods])
         if retrain is None:
             before.require_as_trained(trained_with(source.trainer, config))
-    split_data, record = _prepared(data(), ledger, before)
+    split_data, record = _prepared(data(), ledger, before, min(seeds))
     folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]
     inputs += [] if record is None else [record.file, record.key_path]
@@ -255,7 +255,7 @@ def _retraining(adapter: Adapter | None) -> Callable[[nn.Module], Retrain]:
 
 
 def _prepared(
-    data: UnlearningDataModule, ledger: str | Path | Ledger | None, before: Before | None
+    data: UnlearningDataModule, ledger: str | Path | Ledger | None, before: Before | None, seed: int
 ) -> tuple[UnlearningDataModule, Ledger | None]:
     """Split the data; take their ledger, since the comparison itself records its fits, once they are audited."""
     if before is not None and data.backdoor is not None:
@@ -263,12 +263,8 @@ def _prepared(
             "backdoor: it is planted in the forget set before the source is trained, and the source of a later "
             "request is trained already; leave it out, or after"
         )
-    if before is not None and before.one_split is not None:
-        data.previous = [*data.previous, before.one_split]
-    data.prepare_data()
-    data.setup("fit")
-    if before is not None and before.one_split is not None:
-        before.require_followed(0, data.split)
+    # after an earlier request as a seed has it, or it would put back what that seed forgot
+    set_up(data, seed, before, anew=before is not None and before.one_split is None)
     if not data.stream_size("test"):
         raise ValueError("data: a comparison needs a test set, and the data has none")
     if ledger is not None and data.ledger is not None:

@@ -70,14 +70,8 @@ class SeedSplits:
     def _drawn(self, seed: int, rule: ForgetRule | None = None) -> UnlearningDataModule:
         data = self.build()
         data.ledger = None
-        data.seed = derive_seed(data.seed, "split", seed) % 2**32
         data.rule = rule or data.rule
-        if self.before is not None:
-            data.previous = [*data.previous, self.before.split(seed)]
-        data.prepare_data()
-        data.setup("fit")
-        if self.before is not None:
-            self.before.require_followed(seed, data.split)
+        set_up(data, seed, self.before, anew=True)
         return data
 
     @property
@@ -100,3 +94,25 @@ class SeedSplits:
         if len(nonmember) > 1:
             return "one forget set, non-members drawn anew in each seed: training noise only"
         return "one split" if len(self._seen) == 1 else "one split for all seeds: training noise only"
+
+
+def set_up(data: UnlearningDataModule, seed: int, before: Before | None, *, anew: bool) -> None:
+    """Split data for a seed, without what the request before forgot.
+
+    Args:
+        data: The data, not split yet.
+        seed: The seed.
+        before: The comparison of the request before, if there was one.
+        anew: Whether the seed draws a split of its own.
+
+    Raises:
+        ValueError: If the data does not go on from what the request before left.
+    """
+    if anew:
+        data.seed = derive_seed(data.seed, "split", seed) % 2**32
+    if before is not None:
+        data.previous = [*data.previous, before.split(seed)]
+    data.prepare_data()
+    data.setup("fit")
+    if before is not None:
+        before.require_followed(seed, data.split)

@@ -120,6 +120,23 @@ def test_a_class_that_two_requests_forget_together_is_judged_as_a_class(vary: st
     assert margins == {"forget": 0.1, "previous": 0.1}
 
 
+def test_a_sequence_is_another_comparison_than_its_last_request_alone(tmp_path: Path) -> None:
+    quick: dict[str, Any] = {"methods": [], "seeds": [0], "page": False}
+    request(tmp_path / "1", [1, 2], **quick)
+    request(tmp_path / "2", [3, 4], after=tmp_path / "1", **quick)
+    request(tmp_path / "2", [3, 4], after=tmp_path / "1", **quick)
+    with pytest.raises(ValueError, match=r"holds another comparison .*earlier requests or key differ"):
+        request(tmp_path / "2", [3, 4], **quick)
+    mark = tmp_path / "2" / "comparison.json"
+    noted = json.loads(mark.read_text())
+    del noted["previous_hmac"]  # as folders were before it was noted: that decides nothing
+    mark.write_text(json.dumps(noted))
+    request(tmp_path / "2", [3, 4], **{**quick, "seeds": [1]})
+    with pytest.raises(ValueError, match=r"seeds \[1\] know of no earlier request and the others do"):
+        request(tmp_path / "3", [5, 6], after=tmp_path / "2", **{**quick, "seeds": [0, 1]})
+    assert not (tmp_path / "3").exists()
+
+
 @pytest.mark.slow
 def test_a_third_request_keeps_out_what_both_before_it_forgot(tmp_path: Path) -> None:
     for vary in ("all", "training"):

@@ -64,7 +64,8 @@ class Before:
 
         Raises:
             FileNotFoundError: Naming the file that is missing.
-            ValueError: If it is the folder that is written to, or a backdoor was to be forgotten in it.
+            ValueError: If it is the folder that is written to, a backdoor was to be forgotten in it, or only some
+                of its seeds come after an earlier request.
         """
         if checkpoint is not None:
             raise ValueError(
@@ -85,6 +86,12 @@ class Before:
             raise ValueError(
                 f"after: {self.folder} forgot a backdoor, which is planted in one forget set before the source is "
                 "trained; a later request has none to forget, and what it would measure of the earlier one is not it"
+            )
+        first = [seed for seed in seeds if not len(Split.load(self.split(seed)).previous)]
+        if 0 < len(first) < len(seeds):
+            raise ValueError(
+                f"after: in {self.folder} seeds {first} know of no earlier request and the others do, so that they are "
+                "of two comparisons; run it again with its own after and overwrite, or leave these seeds out"
             )
         runs = [self.run(method, seed) for method in methods for seed in seeds]
         if lacking := [str(run.checkpoint) for run in runs if not run.checkpoint.is_file()]:

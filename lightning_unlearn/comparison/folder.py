@@ -39,6 +39,7 @@ _FILES = (
     KEY,
 )
 _FOLDERS = ("figures", "wandb")
+_HASHES = ("forget_hmac", "previous_hmac")
 _CACHES = ("populations", "shadow_models")
 _RUN_JSON = ("config", "training", "metrics", "facts", "watched", "rates", "wandb")
 _RUN_FILES = (*(f"{name}.json" for name in _RUN_JSON), "model.ckpt", "split.npz", "error.txt")
@@ -261,8 +262,8 @@ def claim(
 
     Args:
         folder: The output folder.
-        identity: What tells this comparison from another: its ``config``, and ``forget_hmac``, which a cleaned
-            folder knows no more.
+        identity: What tells this comparison from another: its ``config``, and ``forget_hmac`` and
+            ``previous_hmac``, which a cleaned folder knows no more.
         runs: Folders of the runs, within the folder; what is written is noted before it is.
         inputs: Files that may lie in the folder and are no part of it, such as a ledger.
         overwrite: Whether to remove what another comparison wrote.
@@ -273,14 +274,13 @@ def claim(
     require_ours(folder, inputs)
     known, written = _mark(folder), _written(folder)
     # a cleaned folder knows no hash
-    same = (
-        known.get("forget_hmac") in (None, identity["forget_hmac"])
-        and known.get("config") == identity["config"]
+    same = known.get("config") == identity["config"] and all(
+        known.get(name) in (None, identity.get(name)) for name in _HASHES
     )
     if (folder / MARK).exists() and not (same or overwrite):
         raise ValueError(
-            f"output_dir: {folder} holds another comparison (its config, forget set or key differs, or its "
-            "comparison.json is damaged); choose another folder, or set overwrite to remove what it wrote"
+            f"output_dir: {folder} holds another comparison (its config, forget set, earlier requests or key differ, "
+            "or its comparison.json is damaged); choose another folder, or set overwrite to remove what it wrote"
         )
     if not is_first():
         return
@@ -345,8 +345,8 @@ def places(folder: Path) -> Callable[[Path], bool]:
 
 
 def forget_key_gone(folder: Path) -> None:
-    """Take the hash of the forgotten samples back whose key was removed: it says nothing any more."""
-    write_json_atomic(folder / MARK, {**_mark(folder), "forget_hmac": None})
+    """Take the hashes of the forgotten samples back whose key was removed: they say nothing any more."""
+    write_json_atomic(folder / MARK, {**_mark(folder), **dict.fromkeys(_HASHES)})
 
 
 def noted(folder: Path, name: str) -> Any:

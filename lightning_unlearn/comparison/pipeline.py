@@ -647,7 +647,9 @@ class Pipeline:
         )
         # seeds may be added and methods too: each part has a fingerprint of its own
         fixed = {key: self.config.get(key) for key in ("source", "data", "trainer")}
-        identity = {"config": canonical(fixed), "forget_hmac": self._forget_hmac}
+        identity: dict[str, Any] = {"config": canonical(fixed)}
+        for part in ("forget", "previous"):
+            identity[f"{part}_hmac"] = positions_hash(getattr(self.given.split, part), self.key)
         # for those that go on from here
         identity |= {} if self.given.backdoor is None else {"backdoor": True}
         identity["trained_with"] = trained_with(self.source.trainer, self.config)
@@ -657,10 +659,6 @@ class Pipeline:
             (self.folder / "split.npz").unlink(missing_ok=True)
             if not self.splits.drawn_anew:
                 self.given.split.save(self.folder / "split.npz")
-
-    @property
-    def _forget_hmac(self) -> str:
-        return positions_hash(self.given.split.forget, self.key)
 
     def _trainer(self, name: str, own: Mapping[str, Any], *callbacks: L.Callback) -> L.Trainer:
         arguments, folder = {**self.trainer, **own}, self._folder(name)

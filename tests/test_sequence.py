@@ -120,6 +120,22 @@ def test_a_class_that_two_requests_forget_together_is_judged_as_a_class(vary: st
     assert margins == {"forget": 0.1, "previous": 0.1}
 
 
+def test_a_class_forgotten_before_is_judged_as_one_in_every_later_request(tmp_path: Path) -> None:
+    for part, forget in enumerate((list(range(0, TRAIN, 3)), [1, 2], [4, 5])):
+        report = request(
+            tmp_path / str(part),
+            forget,
+            after=None if part == 0 else tmp_path / str(part - 1),
+            seeds=1,
+            source=SourceRun(PlainModule, {"max_epochs": 5}),
+            methods=[],
+            page=False,
+        ).report
+    accuracy = {name: report["models"][name]["accuracy/previous"]["mean"] for name in ("source", "retrain")}
+    assert accuracy["source"] - accuracy["retrain"] > 0.4
+    assert report["metrics"]["accuracy/previous"]["margin"] == 0.1
+
+
 def test_a_sequence_is_another_comparison_than_its_last_request_alone(tmp_path: Path) -> None:
     quick: dict[str, Any] = {"methods": [], "seeds": [0], "page": False}
     request(tmp_path / "1", [1, 2], **quick)

@@ -29,6 +29,7 @@ from lightning_unlearn.comparison.folder import (
     RunFolder,
     add_written,
     claim,
+    noted,
 )
 from lightning_unlearn.comparison.progress import Progress
 from lightning_unlearn.comparison.runs import RETRAIN, RETRAIN_2, SOURCE, MethodRun, SourceRun
@@ -543,9 +544,10 @@ class Pipeline:
         hashed = (
             {"forget_hmac": positions_hash(self.splits.forgotten, self.key)} if self.key_is_shared else {}
         )
-        membership, split = measure_of(self.given) == "membership", self.data.split
+        own, strictest, split = measure_of(self.given), self._strictest_measure, self.data.split
 
         def margin(name: str, metric: DeclaredMetric) -> float | None:
+            membership = (strictest if name == "accuracy/previous" else own) == "membership"
             found = metric.margin or (None if membership else most_left(self.metrics, name))
             return self.margins.get(name, found)
 
@@ -652,6 +654,7 @@ class Pipeline:
             identity[f"{part}_hmac"] = positions_hash(getattr(self.given.split, part), self.key)
         # for those that go on from here
         identity |= {} if self.given.backdoor is None else {"backdoor": True}
+        identity["measure"] = self._strictest_measure
         identity["trained_with"] = trained_with(self.source.trainer, self.config)
         runs = [f"{name}/seed_{seed}" for name in self.names for seed in self.seeds]
         claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
@@ -659,6 +662,13 @@ class Pipeline:
             (self.folder / "split.npz").unlink(missing_ok=True)
             if not self.splits.drawn_anew:
                 self.given.split.save(self.folder / "split.npz")
+
+    @property
+    def _strictest_measure(self) -> str:
+        """Which measure fits all that was forgotten so far: that of labels or a class wherever a request needed it."""
+        own, before = measure_of(self.given), self.splits.before
+        earlier = None if before is None else noted(before.folder, "measure")
+        return earlier or own if own == "membership" else own
 
     def _trainer(self, name: str, own: Mapping[str, Any], *callbacks: L.Callback) -> L.Trainer:
         arguments, folder = {**self.trainer, **own}, self._folder(name)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from lightning_unlearn.comparison.api import Comparison
 from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Adapter, ColumnTrigger, Poison, Split, UnlearningDataModule
-from lightning_unlearn.methods import Rewind, ShrinkPerturb
+from lightning_unlearn.methods import Retrain, Rewind, ShrinkPerturb
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
 from lightning_unlearn.trackers.runs import _lineage as lineage
@@ -232,6 +233,18 @@ def test_the_ledger_chains_each_method_to_its_own_model(tmp_path: Path) -> None:
             "with trainer.gradient_clip_val=None, and here .* trainer.gradient_clip_val=1.0",
         ),
         (
+            {"trainer": {"accelerator": "cpu", "max_steps": 5}},
+            "with trainer.max_steps=None, and here .* trainer.max_steps=5",
+        ),
+        (
+            {"data": lambda: toy_data(0.1, nonmember=10, batch_size=4)},
+            "with data.batch_size=8, and here .* data.batch_size=4",
+        ),
+        (
+            {"source": SourceRun(lambda: Classifier(Net(), label_smoothing=0.1), {"max_epochs": 3})},
+            "was built with label_smoothing=0.0, and source.model builds one with label_smoothing=0.1; build it",
+        ),
+        (
             {"source": SourceRun(lambda: Classifier(Net()), checkpoint="a.ckpt")},
             "leave the source's checkpoint=a.ckpt out",
         ),
@@ -251,6 +264,31 @@ def test_what_cannot_go_on_is_refused(
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         request(tmp_path / "2", **{"after": before, **arguments})
     assert not list((tmp_path / "2").glob("*/seed_*/model.ckpt"))
+
+
+def test_a_recipe_may_be_said_in_either_trainer(before: Path, tmp_path: Path) -> None:
+    mark = shutil.copytree(before, tmp_path / "1") / "comparison.json"
+    noted = json.loads(mark.read_text())
+    del noted["trained_with"]["data.batch_size"]  # as it was before that was noted
+    mark.write_text(json.dumps(noted))
+    quick: dict[str, Any] = {"after": tmp_path / "1", "methods": [], "seeds": 1, "page": False}
+    trainer = {"accelerator": "cpu", "max_epochs": 3}
+    source = SourceRun(lambda: Classifier(Net()))
+    assert not request(tmp_path / "2", trainer=trainer, source=source, **quick).failed
+
+
+def test_after_a_retraining_of_its_own_a_request_still_knows_how_the_source_was_trained(
+    before: Path, tmp_path: Path
+) -> None:
+    quick: dict[str, Any] = {"methods": [], "seeds": 1, "page": False}
+    request(
+        tmp_path / "2",
+        after=before,
+        source=SourceRun(lambda: Classifier(Net()), {"max_epochs": 5}),
+        retrain=MethodRun(Retrain, "retrain", {"max_epochs": 3}),
+        **quick,
+    )
+    assert not request(tmp_path / "3", after=tmp_path / "2", **quick).failed
 
 
 def test_a_comparison_does_not_go_on_from_itself(before: Path) -> None:

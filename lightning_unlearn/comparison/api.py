@@ -12,7 +12,7 @@ from typing import Any, Literal
 from torch import nn
 
 from lightning_unlearn.callbacks import Evaluator, ForgettingMetrics
-from lightning_unlearn.comparison.before import Before, trained_with
+from lightning_unlearn.comparison.before import Before
 from lightning_unlearn.comparison.controls import SHARES
 from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.comparison.folder import (
@@ -203,8 +203,6 @@ def compare(
     if after is not None:
         before = Before(Path(after).absolute())
         before.require(seeds, store.folder, source.checkpoint, [method.label for method in methods])
-        if retrain is None:
-            before.require_as_trained(trained_with(source.trainer, config))
     split_data, record = _prepared(data(), ledger, before, min(seeds))
     folder, files = store.folder, (split_data.split_path, source.checkpoint, forget_key)
     inputs = [Path(file) for file in files if file is not None]
@@ -227,6 +225,8 @@ def compare(
         progress=Progress(0, quiet=quiet or not is_first()),
         observers=[*observers, *([] if wandb is None else [WandbRuns(wandb, quiet=quiet)])],
     )
+    if before is not None and retrain is None:
+        before.require_as_trained(pipeline.trained_with)
     pipeline.progress.parts = 2 * len(seeds) * len(pipeline.names)
     with quiet_lightning():
         pipeline.check()

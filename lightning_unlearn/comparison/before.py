@@ -2,11 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import numpy as np
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -14,6 +15,8 @@ from lightning_unlearn.comparison.folder import RunFolder, noted
 from lightning_unlearn.comparison.runs import SOURCE
 from lightning_unlearn.data import Split
 from lightning_unlearn.ensembles.identity import canonical
+from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.models.hparams import plain_values
 
 # of a Trainer's arguments, those that decide what is learned
 _DECIDING = (
@@ -109,14 +112,29 @@ class Before:
             ValueError: If that comparison noted something else.
         """
         before = noted(self.folder, "trained_with")
-        if before is None or before == trained:
+        if before is None:
             return
-        names = sorted(name for name in {**before, **trained} if before.get(name) != trained.get(name))
-        there, here = (", ".join(f"{name}={each.get(name)}" for name in names) for each in (before, trained))
-        raise ValueError(
-            f"after: in {self.folder} the source was trained with {there}, and here the retraining would follow "
-            f"{here}; describe the source as there, or give a retrain of your own"
-        )
+        before.setdefault("data.batch_size", trained["data.batch_size"])  # not noted at first
+        if found := _differing(before, trained, {**before, **trained}):
+            raise ValueError(
+                f"after: in {self.folder} the source was trained with {found[0]}, and here the retraining would follow "
+                f"{found[1]}; describe the source as there, or give a retrain of your own"
+            )
+
+    def require_as_built(self, seed: int, model: L.LightningModule) -> None:
+        """Refuse a source that is built with other arguments than its checkpoint records, as far as both are known.
+
+        Raises:
+            ValueError: If one differs.
+        """
+        content = read_checkpoint(self.run(SOURCE, seed).checkpoint, mapped=True, objects=True)
+        before = canonical(content.get(model.CHECKPOINT_HYPER_PARAMS_KEY) or {})
+        now = canonical(plain_values(model.hparams))
+        if found := _differing(before, now, before.keys() & now.keys()):
+            raise ValueError(
+                f"after: the source of {self.folder} was built with {found[0]}, and source.model builds one with "
+                f"{found[1]}; build it as there"
+            )
 
     def require_followed(self, seed: int, split: Split) -> None:
         """Refuse a split that puts back what was forgotten, or holds out what the source was trained on.
@@ -147,20 +165,33 @@ class Before:
             shutil.copytree(earlier, into, copy_function=_linked)
 
 
-def trained_with(trainer: Mapping[str, Any], config: Mapping[str, Any] | None) -> dict[str, Any]:
+def trained_with(
+    trainer: Mapping[str, Any], config: Mapping[str, Any] | None, batch_size: int | None
+) -> dict[str, Any]:
     """Return what decides how a source is trained, by dotted names.
 
     Args:
         trainer: Arguments of its Trainer.
         config: Of the comparison; only a file's says what the model is.
+        batch_size: That of the data.
 
     Example:
-        >>> trained_with({"max_epochs": 3, "accelerator": "cpu"}, {"source": {"model": {"init_args": {"lr": 0.1}}}})
-        {'model.init_args.lr': 0.1, 'trainer.max_epochs': 3}
+        >>> trained_with({"max_epochs": 3, "accelerator": "cpu"}, {"source": {"model": {"init_args": {"lr": 0.1}}}}, 8)
+        {'data.batch_size': 8, 'model.init_args.lr': 0.1, 'trainer.max_epochs': 3}
     """
-    found = {f"trainer.{name}": trainer[name] for name in _DECIDING if trainer.get(name) is not None}
+    found: dict[str, Any] = {"data.batch_size": batch_size}
+    found |= {f"trainer.{name}": trainer[name] for name in _DECIDING if trainer.get(name) is not None}
     model = ((config or {}).get("source") or {}).get("model")
     return canonical(found | _flat("model", model))  # type: ignore[no-any-return]
+
+
+def _differing(
+    before: Mapping[str, Any], now: Mapping[str, Any], among: Iterable[str]
+) -> tuple[str, str] | None:
+    """Return what differs as it was and as it is, in words; ``None`` where nothing does."""
+    names = sorted(name for name in among if before.get(name) != now.get(name))
+    there, here = (", ".join(f"{name}={each.get(name)}" for name in names) for each in (before, now))
+    return (there, here) if names else None
 
 
 def _flat(name: str, value: Any) -> dict[str, Any]:

@@ -604,6 +604,9 @@ class Pipeline:
                 model.configure_model()
                 _load_source(model, self.source.checkpoint)
             self.data.require_source(model)
+        if self.splits.before is not None:
+            with isolated_rng():
+                self.splits.before.require_as_built(self.seeds[0], self.source.model())
         self.splits.require()
         names, task = set[str](), self._kind_of_task()
         for build in self.evaluators:
@@ -655,7 +658,7 @@ class Pipeline:
         # for those that go on from here
         identity |= {} if self.given.backdoor is None else {"backdoor": True}
         identity["measure"] = self._strictest_measure
-        identity["trained_with"] = trained_with(self.source.trainer, self.config)
+        identity["trained_with"] = self._noted_before("trained_with") or self.trained_with
         runs = [f"{name}/seed_{seed}" for name in self.names for seed in self.seeds]
         claim(self.folder, identity, runs, inputs=inputs, overwrite=overwrite)
         if is_first():
@@ -666,9 +669,18 @@ class Pipeline:
     @property
     def _strictest_measure(self) -> str:
         """Which measure fits all that was forgotten so far: that of labels or a class wherever a request needed it."""
-        own, before = measure_of(self.given), self.splits.before
-        earlier = None if before is None else noted(before.folder, "measure")
+        own, earlier = measure_of(self.given), self._noted_before("measure")
         return earlier or own if own == "membership" else own
+
+    def _noted_before(self, name: str) -> Any:
+        return None if self.splits.before is None else noted(self.splits.before.folder, name)
+
+    @property
+    def trained_with(self) -> dict[str, Any]:
+        """What decides how the source is trained, which the retraining follows."""
+        train, *_ = self.given.given
+        batch_size = self.given.batch_size or (train.batch_size if train is not None else None)
+        return trained_with({**self.trainer, **self.source.trainer}, self.config, batch_size)
 
     def _trainer(self, name: str, own: Mapping[str, Any], *callbacks: L.Callback) -> L.Trainer:
         arguments, folder = {**self.trainer, **own}, self._folder(name)

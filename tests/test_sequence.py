@@ -18,6 +18,7 @@ from torch.utils.data import TensorDataset
 
 from lightning_unlearn import FineTune, MethodRun, SourceRun
 from lightning_unlearn.callbacks import ForgettingQuality
+from lightning_unlearn.cli.compare import scenarios_in
 from lightning_unlearn.cli.demo import MislabelledDigits
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison.api import Comparison
@@ -498,6 +499,13 @@ def test_scenarios_come_after_one_another(
     pytest.importorskip("optuna")
     assert main(["tune", "--config=tuned.yaml", "--method=fine_tune"]) == 2
     assert "after: tune searches on one request" in capsys.readouterr().err
+
+
+def test_scenarios_may_be_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "numbers.yaml"
+    file.write_text("scenarios:\n  1: {seeds: 1}\n  2: {seeds: 2, after: 1}\n")
+    wanted = {"1": [{"seeds": 1}], "2": [{"seeds": 2, "after": "1"}]}
+    assert scenarios_in([f"--config={file}"]) == wanted
 
 
 @pytest.mark.slow

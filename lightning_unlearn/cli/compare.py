@@ -137,7 +137,7 @@ def scenarios_in(args: list[str]) -> dict[str, list[dict[str, Any]]]:
 def _changes(scenarios: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Return what each scenario changes, where it may be a recipe's name, and those of a recipe for that recipe."""
     known: dict[str, list[dict[str, Any]]] = {}
-    for name, given in scenarios.items():
+    for name, given in ((str(name), given) for name, given in scenarios.items()):  # YAML reads 1 as a number
         changes, within = given, {}
         if isinstance(given, str):
             changes = _content(recipe_file(given))
@@ -148,6 +148,8 @@ def _changes(scenarios: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
                 f"scenarios: {name!r} must be the name of a recipe, or hold settings of compare, such as data and "
                 "methods, and not output_dir, table or scenarios, which all share"
             )
+        if changes.get("after") is not None:
+            changes = {**changes, "after": str(changes["after"])}
         found = {inner: [changes, *more] for inner, more in within.items()} or {name: [changes]}
         if both := known.keys() & found.keys():
             raise ValueError(

@@ -501,6 +501,20 @@ def test_scenarios_come_after_one_another(
     assert "after: tune searches on one request" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [[], ["--clean=true"]])
+def test_a_scenario_after_one_that_is_not_there_is_refused(
+    more: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("typo.yaml").write_text(SEQUENCE.replace("after: first", "after: frist"))
+    assert main(["compare", "--config=typo.yaml", "--quiet=true", *more]) == 2
+    assert (
+        "after: 'second' comes after 'frist', which is neither a scenario before it nor a folder that is there; did "
+        "you mean first?"
+    ) in capsys.readouterr().err
+    assert not Path("out").exists()
+
+
 def test_scenarios_may_be_numbers(tmp_path: Path) -> None:
     file = tmp_path / "numbers.yaml"
     file.write_text("scenarios:\n  1: {seeds: 1}\n  2: {seeds: 2, after: 1}\n")

@@ -18,6 +18,7 @@ from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_local, require_names
 from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
+from lightning_unlearn.core.checks import nearest
 from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary, without_names
 from lightning_unlearn.core.terminal import columns, say
@@ -226,13 +227,19 @@ def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) 
 
 
 def _require_sequence(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) -> None:
-    """Refuse a scenario that comes after one that is not before it, or whose files are to be cleaned away."""
+    """Refuse a scenario that comes after none, or one not before it, or one whose files are to be cleaned away."""
     names = list(scenarios)
     named = {
         name: next((each["after"] for each in reversed(changes) if "after" in each), None)
         for name, changes in scenarios.items()
     }
     following = {name: after for name, after in named.items() if after in names}
+    for name, after in named.items():
+        if after is not None and after not in names and not Path(after).is_dir():
+            raise ValueError(
+                f"after: {name!r} comes after {after!r}, which is neither a scenario before it nor a folder that is "
+                f"there{nearest(Path(after).name, names[: names.index(name)])}"
+            )
     for name, after in following.items():
         if names.index(after) >= names.index(name):
             raise ValueError(f"after: {name!r} comes after {after!r}; put that before it among the scenarios")

@@ -7,11 +7,13 @@ import griffe
 
 _CODE_ROLE = re.compile(r":(?:class|func|meth|attr|mod|data|obj):`(~?)([\w.]+)`")
 _MATH_ROLE = re.compile(r":math:`([^`]+)`")
-_MATH_BLOCK = re.compile(r"^\.\. math:: (.+)$", re.MULTILINE)
+_MATH_BLOCK = re.compile(r"^\.\. math:: (.+(?:\n +\S.*)*)$", re.MULTILINE)
+_EXAMPLE = re.compile(r"^Example:$", re.MULTILINE)  # else a note, whose doctest is shown as a quotation
 
 
 def to_markdown(text: str) -> str:
-    """Return a docstring with roles as links and mathematics between dollar signs."""
+    """Return a docstring with roles as links, mathematics between dollar signs, and doctests as code."""
+    text = _EXAMPLE.sub("Examples:", text)
     text = _MATH_BLOCK.sub(lambda found: f"$$\n{found[1]}\n$$", text)
     text = _MATH_ROLE.sub(lambda found: f"${found[1]}$", text)
     return _CODE_ROLE.sub(_link, text)

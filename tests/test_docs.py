@@ -2,6 +2,7 @@
 
 import glob
 import importlib
+import inspect
 import json
 import os
 import re
@@ -38,6 +39,7 @@ from helpers.support import (
 from lightning_unlearn import cli
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.recipes import recipes
+from lightning_unlearn.methods import BadTeacher
 from lightning_unlearn.reports import judge_all
 
 REPO = Path(__file__).resolve().parent.parent
@@ -515,3 +517,13 @@ def test_what_is_refused_exists() -> None:
     names = {subject.__name__ for subject in (*EXPORTED, *EVALUATORS)}
     assert all(set(axes) <= {*METHOD_AXES, *EVALUATOR_AXES} for axes in REFUSED.values())
     assert all(left_out <= names for left_out in NOT_RUN.values())
+
+
+def test_docstrings_become_code_and_whole_formulas() -> None:
+    """A doctest below "Example:" would be shown as a quotation of a quotation of a quotation."""
+    griffe = pytest.importorskip("griffe", reason="of the extra docs")
+    docstrings = importlib.import_module("docstrings")
+    parsed = griffe.Docstring(docstrings.to_markdown(inspect.getdoc(BadTeacher))).parse("google")
+    assert parsed[-1].kind is griffe.DocstringSectionKind.examples
+    (formula,) = re.findall(r"\$\$\n(.*?)\n\$\$", parsed[0].value, re.DOTALL)
+    assert formula.rstrip().endswith(r"D_T = T^2 \, KL"), "its second line is part of it"

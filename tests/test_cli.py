@@ -106,6 +106,7 @@ def test_train_unlearn_and_audit_are_three_commands(capsys: pytest.CaptureFixtur
         assert metric in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("guarded", [True, False], ids=["by_default", "given_up"])
 def test_fit_stops_a_method_that_destroys_its_model_and_keeps_what_was_good(guarded: bool) -> None:
     """The checkpoint that the command leaves is the last one that was good."""

@@ -54,6 +54,7 @@ def weights(folder: Path, name: str, seed: int = 0) -> dict[str, torch.Tensor]:
     return {key: value for key, value in read_state.items() if "running" not in key and "num_" not in key}
 
 
+@pytest.mark.slow
 def test_each_method_goes_on_from_its_own_model(tmp_path: Path) -> None:
     first = request(tmp_path / "1")
     both = [

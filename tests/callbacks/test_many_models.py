@@ -427,6 +427,7 @@ def test_other_data_or_seeds_are_not_mistaken_for_these(
 # ---------------------------------------------------------------------- the scores
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("evaluator", [ForgettingQuality, ULiRA, KLOM, LiRA, RMIA])
 def test_scores_of_samples_stand_beside_the_results(evaluator: type[ManyModels], tmp_path: Path) -> None:
     ours = evaluator(models=4, retrain_epochs=1, on_error="raise", dirpath=tmp_path)

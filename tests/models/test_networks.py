@@ -169,6 +169,7 @@ def test_resnet_is_torchvisions_but_for_the_stem(ours, theirs):
     assert [n for n, _ in network.named_parameters()] == [n for n, _ in reference.named_parameters()]
 
 
+@pytest.mark.slow
 def test_vgg_is_torchvisions_but_for_the_head():
     reference = torchvision.models.vgg16_bn().features.eval()
     network = VGG16().eval()

@@ -176,7 +176,7 @@ def test_stopped_on_a_cluster_and_started_again_it_goes_on_where_it_stood(tmp_pa
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=290,
     )
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"^\[1/10\] seed 0 · source · train: [\d.]+ s$", ran.stdout, re.MULTILINE)

@@ -68,6 +68,10 @@ def in_processes(arguments: list[str], count: int) -> list[int]:
 def test_processes_share_a_search_that_leaves_a_recipe_and_shows_held_out_seeds_alone(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    longer = CONFIG.replace(
+        "max_epochs: 10", "max_epochs: 20"
+    )  # or on a busy machine a trial may cost too much
+    Path("compare.yaml").write_text(longer)
     search = [*TUNE, "--trials=2", "--cost=0.9", "--tuning_seeds=[7,8,9]"]
     search.append(
         "--source.trainer.max_epochs=20"

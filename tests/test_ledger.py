@@ -632,6 +632,7 @@ def test_the_datas_ledger_is_the_comparisons(tmp_path: Path) -> None:
         toy_compare(tmp_path / "b", data=lambda: toy_data(nonmember=10, ledger=path), ledger=path)
 
 
+@pytest.mark.slow
 def test_a_comparison_knows_what_its_source_has_forgotten(tmp_path: Path) -> None:
     path = tmp_path / "ledger.jsonl"
     toy_compare(tmp_path / "first", seeds=1, ledger=path, data=lambda: toy_data([1, 2, 3], nonmember=10))

@@ -4,7 +4,6 @@ import math
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch.nn.functional as F
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
@@ -101,7 +100,7 @@ class RewindKL(UnlearningModule):
                 predict(earlier, data.loader(stream, indexed=True), runtime, self.adapter)
                 for stream in ("forget", "nonmember")
             )
-            loss = float(F.cross_entropy(unseen.logits.double(), unseen.targets))
+            loss = float(self.task.batch_loss(unseen.logits.double(), unseen.targets))
             self._memorised = memory_of_labels(forget.logits, forget.targets, loss)
         self._teacher.ask(data, runtime, self.adapter)
 

@@ -92,6 +92,7 @@ def test_one_resample_of_the_pigeonhole_is_the_auc() -> None:
     assert (low, high) == pytest.approx(tuple(np.quantile(brute, [0.025, 0.975])), abs=0.015)
 
 
+@pytest.mark.slow
 def test_the_pigeonhole_covers_where_t_over_seeds_does_not() -> None:
     # scores: a part of each sample, the same in all seeds, and a part of each seed; the true AUC is 0.5
     random = np.random.default_rng(3)

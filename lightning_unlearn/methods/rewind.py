@@ -6,7 +6,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime
@@ -16,14 +15,12 @@ from lightning_unlearn.methods.base.certified import ASSUMED, CERTIFIED, NoisyBo
 from lightning_unlearn.methods.base.checkpoints import (
     checkpoints_in,
     content_of,
-    earlier_state,
     kept_of,
-    latest_that_knows_little,
+    state_gone_back_to,
     steps_of,
 )
 from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.metrics.declared import DeclaredMetric
-from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.surgery import load_state
 
 
@@ -120,12 +117,7 @@ class Rewind(AscendingModule):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Choose the checkpoint, and go on from its weights."""
-        chosen = self._files[0]
-        if not Path(self.checkpoint).is_file():
-            chosen = latest_that_knows_little(self._files, self.source, data, runtime, self.adapter)
-        state = earlier_state(chosen, self.source, data.split.fingerprint)
-        if all(torch.equal(p.detach().cpu(), state[name]) for name, p in trainable(self.source).items()):
-            rank_zero_warn(f"Rewind: {chosen} holds the source's own weights, so nothing is rewound")
+        state = state_gone_back_to(self.checkpoint, self._files, self.source, data, runtime, self.adapter)
         load_state(self.model, state)  # last: a run that is stopped before has not gone back
 
     def on_train_start(self) -> None:

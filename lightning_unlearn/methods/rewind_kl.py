@@ -14,9 +14,8 @@ from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, Unl
 from lightning_unlearn.methods.base.checkpoints import (
     checkpoints_in,
     content_of,
-    earlier_state,
     kept_of,
-    latest_that_knows_little,
+    state_gone_back_to,
     steps_of,
 )
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
@@ -81,20 +80,19 @@ class RewindKL(UnlearningModule):
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Choose the checkpoint, find out what it has memorised, and ask it once where D_f is not augmented."""
-        chosen = self._files[0]
-        if not Path(self.checkpoint).is_file():
-            chosen = latest_that_knows_little(self._files, self.source, data, runtime, self.adapter)
         earlier = clone(self.source)
-        load_state(earlier, earlier_state(chosen, self.source, data.split.fingerprint))
+        state = state_gone_back_to(self.checkpoint, self._files, self.source, data, runtime, self.adapter)
+        load_state(earlier, state)
         self._teacher = Teacher(earlier)
-        self._memorised = math.inf
-        if not data.stream_size("nonmember"):
+        if data.forgets_a_class or data.wrong_labels or data.backdoor is not None:
+            self._memorised = math.inf
+        elif not data.stream_size("nonmember"):
             self._memorised = 0.0
             rank_zero_warn(
-                f"RewindKL: there are no non-members to find out by what {chosen} has memorised, so that is not taken "
-                "off; give UnlearningDataModule(nonmember=...)"
+                f"RewindKL: there are no non-members to find out by what {self.checkpoint} has memorised, so that is "
+                "not taken off; give UnlearningDataModule(nonmember=...)"
             )
-        elif not data.unlike_nonmembers:
+        else:
             runtime.place(earlier).eval()
             forget, unseen = (
                 predict(earlier, data.loader(stream, indexed=True), runtime, self.adapter)

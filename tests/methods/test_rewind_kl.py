@@ -1,5 +1,6 @@
 """RewindKL: what the exported model has forgotten and kept, by which answers, and what a checkpoint had memorised."""
 
+import math
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from scipy.optimize import brentq
 from scipy.special import log_softmax, rel_entr, softmax
 from torch import Tensor, nn
 
-from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.data import Classes, UnlearningDataModule
 from lightning_unlearn.functional import auc, memory_of_labels
 from lightning_unlearn.methods import RewindKL
 
@@ -51,7 +52,8 @@ def test_wrong_labels_that_nobody_named_follow_the_checkpoint(
         torch.save({"state_dict": source.state_dict()}, tmp_path / "itself.ckpt")
         return RewindKL(source, tmp_path / "itself.ckpt")
 
-    gives, _ = unlearned(still, tmp_path, epochs=8)
+    with pytest.warns(UserWarning, match="holds the source's own weights, so nothing is rewound"):
+        gives, _ = unlearned(still, tmp_path, epochs=8)
     assert gives >= 0.9
 
 
@@ -162,3 +164,6 @@ def test_without_non_members_nothing_is_taken_off_and_that_is_said() -> None:
     with pytest.warns(UserWarning, match=r"RewindKL: there are no non-members .*nonmember="):
         quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, toy_data(nonmember=0))
     assert method._memorised == 0
+    method = RewindKL(source, earlier_checkpoint(source))  # a class needs none
+    quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, toy_data(Classes(1), nonmember=0))
+    assert method._memorised == math.inf

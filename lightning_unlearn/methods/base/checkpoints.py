@@ -211,7 +211,37 @@ def earlier_state(path: Path, source: nn.Module, fingerprint: str) -> dict[str, 
     return state | {name: value for name, value in source.state_dict().items() if name in kept}
 
 
-def latest_that_knows_little(
+def state_gone_back_to(
+    place: str,
+    files: Sequence[Path],
+    source: nn.Module,
+    data: UnlearningDataModule,
+    runtime: Runtime,
+    adapter: Adapter,
+) -> dict[str, Any]:
+    """Read the file that was named, or of a folder the one that :func:`_latest_that_knows_little` finds.
+
+    Args:
+        place: What was named.
+        files: The checkpoints there, earliest first.
+        source: The source model.
+        data: The split data.
+        runtime: Device, precision and ranks of the trainer.
+        adapter: How batches and outputs are taken apart.
+
+    Returns:
+        What :func:`earlier_state` reads; a warning says where it is the source's own.
+    """
+    chosen = files[0]
+    if not Path(place).is_file():
+        chosen = _latest_that_knows_little(files, source, data, runtime, adapter)
+    state = earlier_state(chosen, source, data.split.fingerprint)
+    if all(torch.equal(p.detach().cpu(), state[name]) for name, p in trainable(source).items()):
+        rank_zero_warn(f"checkpoint: {chosen} holds the source's own weights, so nothing is rewound")
+    return state
+
+
+def _latest_that_knows_little(
     files: Sequence[Path], source: nn.Module, data: UnlearningDataModule, runtime: Runtime, adapter: Adapter
 ) -> Path:
     """Return the latest checkpoint that remembers at most half as much as the source, or else the earliest.

@@ -26,7 +26,9 @@ collect_ignore = ["foreign_projects", "own_project"]  # programs that tests run;
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave out what is more of the same, unless EXHAUSTIVE=1: all of it would take too long at every change."""
+    """Order the tests, and leave out what is more of the same, unless EXHAUSTIVE=1: it would take too long."""
+    # first, and so one after another in one process, or others would wait for the only cluster
+    items.sort(key=lambda item: "one_cluster" not in getattr(item, "fixturenames", ()))
     skipped = pytest.mark.skip(reason="more of the same; EXHAUSTIVE=1 runs it")
     for item in items:
         marker = item.get_closest_marker("exhaustive")

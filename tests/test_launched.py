@@ -106,7 +106,7 @@ def test_spawned_processes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.exhaustive), 1])
 def test_a_program_that_fails_ends_the_other(rank: int) -> None:
     start = time.monotonic()
     done = launch("helpers/failing.py", rank)

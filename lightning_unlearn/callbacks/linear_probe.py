@@ -119,11 +119,8 @@ def _features(model: nn.Module, head: nn.Module, stream: str, audit: Audit) -> t
     data, positions = audit.data, None
     if stream == "retain":
         positions = some_of(data.split.retain, derive_seed(audit.seed, "linear probe"))
-    handle = head.register_forward_pre_hook(take)
-    try:
+    with head.register_forward_pre_hook(take):
         answers = audit.answers(model, audit.batches(stream, _BATCH, positions=positions))
-    finally:
-        handle.remove()
     features = torch.cat(taken)
     if len(features) != len(answers.targets):
         raise ValueError(

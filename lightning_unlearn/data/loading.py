@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.processes import in_group
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.tensors import TensorData
 
@@ -91,14 +92,14 @@ class OrderSampler:
         """Rank of this process."""
         if self._rank is not None:
             return self._rank
-        return torch.distributed.get_rank() if _in_group() else 0
+        return torch.distributed.get_rank() if in_group() else 0
 
     @property
     def world_size(self) -> int:
         """Number of processes that share the samples."""
         if self._world_size is not None:
             return self._world_size
-        return torch.distributed.get_world_size() if _in_group() else 1
+        return torch.distributed.get_world_size() if in_group() else 1
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration; Lightning calls this."""
@@ -442,7 +443,3 @@ def _resident(data: TensorData, device: torch.device) -> TensorData:
             return data
         copies[device] = data.with_(data.inputs.to(device), data.targets.to(device), attributes=None)
     return copies[device]
-
-
-def _in_group() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from torch import Tensor, nn
 
 from lightning_unlearn.data.adapter import Adapter
@@ -72,8 +71,7 @@ def gauss_newton_product(
                 for name, value in of_batch(inputs, targets, vector).items():
                     totals[name] += value.detach() * weights.sum()
         for total in totals.values():
-            if runtime.world_size > 1:
-                torch.distributed.all_reduce(total)
+            runtime.add_up(total)
             total /= loader.sampler.size
         return totals
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed
 from lightning_utilities.core.apply_func import apply_to_collection
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
@@ -75,8 +74,7 @@ def gradient_statistics(
                 add_statistics(totals, gradients, counts)
     for by_name in totals.values():
         for total in by_name.values():
-            if runtime.world_size > 1:
-                torch.distributed.all_reduce(total)
+            runtime.add_up(total)
             total /= loader.sampler.size
     return totals
 

@@ -5,14 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.engine.runtime import Runtime
-from lightning_unlearn.models.surgery import evaluating
 
 
 def require_own_step(model: nn.Module) -> None:
@@ -114,7 +112,7 @@ def own_validation(
     totals: dict[str, float] = {}
     samples: dict[str, int] = {}
     metrics: dict[str, Metric] = {}
-    with evaluating(module), runtime.not_training(), torch.no_grad(), noted_logs(module) as noted:
+    with runtime.asking(module), noted_logs(module) as noted:
         module.on_validation_epoch_start()
         for number, batch in enumerate(loader):
             moved = runtime.to_device(batch)

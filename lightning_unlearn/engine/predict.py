@@ -15,7 +15,7 @@ from lightning_unlearn.data.datamodule import StreamConsumer, UnlearningDataModu
 from lightning_unlearn.data.loading import BatchLoader, Indexed
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.functional.tasks import SINGLE_LABEL, Embedding, Task
-from lightning_unlearn.models.surgery import answering_fast, evaluating
+from lightning_unlearn.models.surgery import answering_fast
 
 
 @dataclass(frozen=True)
@@ -136,13 +136,7 @@ def predict(
     targets: list[Tensor] = []
     places: list[Tensor] = []
     exact: list[Tensor] = []
-    with (
-        evaluating(module),
-        runtime.not_training(),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        answering_fast(network) as answer,
-    ):
+    with runtime.asking(module), answering_fast(network) as answer:
         for batch in loader:
             assert isinstance(batch, Indexed)
             inputs, target = adapter.split(runtime.to_device(batch.batch))

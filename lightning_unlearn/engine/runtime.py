@@ -13,6 +13,8 @@ from lightning.pytorch.plugins.precision import Precision
 from torch import Tensor, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from lightning_unlearn.models.surgery import evaluating
+
 T = TypeVar("T")
 
 
@@ -67,6 +69,12 @@ class Runtime:
         finally:
             self.trainer.state.stage = stage
 
+    @contextmanager
+    def asking(self, model: nn.Module) -> Iterator[None]:
+        """Have a model answer in evaluation mode and without gradients, whatever the trainer is at."""
+        with evaluating(model), self.not_training(), torch.inference_mode(False), torch.no_grad():
+            yield
+
     def grad_scaler(self) -> torch.amp.GradScaler:
         """Return a gradient scaler that scales exactly when the trainer's precision does."""
         scaling = getattr(self.precision, "scaler", None) is not None
@@ -78,12 +86,18 @@ class Runtime:
             return
         gradients = [p.grad for p in module.parameters() if p.grad is not None]
         flat = torch.cat([gradient.flatten() for gradient in gradients])
-        torch.distributed.all_reduce(flat)
+        self.add_up(flat)
         flat /= self.world_size
         start = 0
         for gradient in gradients:
             gradient.copy_(flat[start : start + gradient.numel()].view_as(gradient))
             start += gradient.numel()
+
+    def add_up(self, *tensors: Tensor) -> None:
+        """Give every rank the sums over all ranks, in place."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                torch.distributed.all_reduce(tensor)
 
     def share_buffers(self, module: nn.Module) -> None:
         """Give every rank the buffers of rank 0, as DDP does, so that running statistics agree."""

@@ -17,7 +17,6 @@ from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.loading import BatchLoader
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.models.statistics import running_layers
-from lightning_unlearn.models.surgery import evaluating
 
 _MOST_SAMPLES = 2000
 
@@ -61,13 +60,7 @@ def estimate_statistics(
     statistics = [[layer.running_mean, layer.running_var] for layer in layers]
     flat = [tensor for pair in statistics for tensor in pair if tensor is not None]
     kind = torch.float32 if runtime.device.type == "mps" else torch.float64
-    with (
-        evaluating(model),
-        runtime.not_training(),
-        torch.inference_mode(False),
-        torch.no_grad(),
-        _one_batch_each(layers),
-    ):
+    with runtime.asking(model), _one_batch_each(layers):
         sums = [torch.zeros_like(tensor, dtype=kind) for tensor in flat]
         for number, batch in enumerate(loader):
             inputs, _ = adapter.split(runtime.to_device(batch))
@@ -77,9 +70,7 @@ def estimate_statistics(
                 for total, tensor in zip(sums, flat, strict=True):
                     total += tensor
         count = torch.tensor(float(counted), device=runtime.device)
-        if runtime.world_size > 1:
-            for total in (*sums, count):
-                torch.distributed.all_reduce(total)
+        runtime.add_up(*sums, count)
         for total, tensor in zip(sums, flat, strict=True):
             tensor.copy_(total / count.to(total.dtype))
 

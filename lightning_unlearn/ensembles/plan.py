@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -157,13 +158,11 @@ def _models_that_fit(
     inputs, _ = recipe.adapter.split(next(iter(member_loader(recipe, data, member, runtime.device))))
     inputs = runtime.precision.convert_input(inputs)
     leaves = [part for part in network.modules() if not any(part.children())]
-    hooks = [part.register_forward_hook(note) for part in leaves]
-    try:
+    with ExitStack() as hooks:
+        for part in leaves:
+            hooks.enter_context(part.register_forward_hook(note))
         with evaluating(network), torch.no_grad(), torch.inference_mode(False), runtime.forward_context():
             recipe.adapter.call(network, inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
     weights = sum(tensor.nbytes for tensor in (*network.parameters(), *network.buffers()))
     # Weights, gradients, two moments and a temporary; outputs, their gradients and copies in other layouts.
     each = 5 * weights + 3 * (kept + inputs.nbytes)

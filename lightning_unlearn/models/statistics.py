@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from torch.distributed.nn.functional import all_reduce
 
 from lightning_unlearn.core.compat import AnyInstanceNorm, AnyRunningNorm
+from lightning_unlearn.core.processes import in_group
 
 # of each layer, for each time it was called: the mean, and one over the standard deviation
 Noted: TypeAlias = dict[AnyRunningNorm, list[tuple[Tensor, Tensor]]]
@@ -319,9 +320,8 @@ def by_noted_statistics(noted: Noted) -> Iterator[None]:
 def _statistics(layer: AnyRunningNorm, inputs: Tensor) -> tuple[Tensor, Tensor]:
     """Return mean and one over the standard deviation of a batch ``(B, C, ...)``, shaped to be broadcast to it."""
     values = inputs.float()
-    if isinstance(
-        layer, AnyInstanceNorm
-    ):  # in evaluation mode it has one mean and variance for all instances
+    if isinstance(layer, AnyInstanceNorm):
+        # in evaluation mode it has one mean and variance for all instances
         variance, mean = torch.var_mean(values, tuple(range(2, values.ndim)), keepdim=True)
         mean, variance = mean.mean(0, keepdim=True), variance.mean(0, keepdim=True)
     else:
@@ -339,5 +339,4 @@ def _statistics(layer: AnyRunningNorm, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _world_size(layer: nn.SyncBatchNorm) -> int:
-    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return torch.distributed.get_world_size(layer.process_group) if ready else 1
+    return torch.distributed.get_world_size(layer.process_group) if in_group() else 1

@@ -15,7 +15,7 @@ from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.ensembles import Outputs, Runtime, ask, isolated_rng
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.trial import require_logits, try_model, warn_of_guessing
-from lightning_unlearn.models.surgery import clone, evaluating
+from lightning_unlearn.models.surgery import clone
 
 STREAMS = ("forget", "retain", "test", "nonmember")
 
@@ -151,7 +151,7 @@ class Audit:
     def answers(self, model: nn.Module, batches: Iterable[tuple[Any, Tensor]]) -> Outputs:
         """Return a model's logits on batches that every rank has alike, such as those of :meth:`batches`."""
         logits, targets = [], []
-        with evaluating(model), self.runtime.not_training(), torch.inference_mode(False), torch.no_grad():
+        with self.runtime.asking(model):
             for inputs, target in batches:
                 with self.runtime.forward_context():
                     logits.append(self.adapter.call(model, inputs).float())
@@ -166,10 +166,8 @@ class Audit:
         """Return a copy of a control on the device: moving the user's own could change its parameter type."""
         kept = self._cache.placed.get(id(control))
         if kept is None:
-            kept = (
-                control,
-                self.runtime.place(clone(control).eval()),
-            )  # the original is kept so that its id stays its own
+            # the original is kept so that its id stays its own
+            kept = (control, self.runtime.place(clone(control).eval()))
             self._cache.placed[id(control)] = kept
         return kept[1]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeAlias
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range
+from lightning_unlearn.core.seeds import default_seed
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
 from lightning_unlearn.data.selection import stratified_draw
 from lightning_unlearn.data.selection_data import Positions
@@ -131,7 +131,7 @@ class TensorDataModule(L.LightningDataModule, ABC):
         return self._loader(self.test_data)
 
     def _loader(self, data: Data, *, training: bool = False) -> BatchLoader:
-        seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
+        seed = default_seed() if self.seed is None else self.seed
         if isinstance(data, TensorData):
             return TensorLoader(
                 data, batch_size=self.batch_size, shuffle=training, augment=training, seed=seed

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from typing import Any
 
@@ -15,7 +15,6 @@ from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.streaming import Stream
 from lightning_unlearn.engine.own_steps import own_loss
 from lightning_unlearn.ensembles import Runtime, isolated_rng
-from lightning_unlearn.models import evaluating
 from lightning_unlearn.models.freezing import trainable
 
 _SAME = 1e-2  # share of a loss by which it may differ, computed in another order or precision
@@ -42,13 +41,7 @@ def losses_apart(
         runtime: Device, precision and ranks.
         adapter: How batches and outputs are taken apart, with the task.
     """
-    with (
-        isolated_rng(0),
-        torch.no_grad(),
-        runtime.not_training(),
-        runtime.forward_context(),
-        evaluating(copied),
-    ):
+    with isolated_rng(0), runtime.asking(copied), runtime.forward_context():
         seen = 0
         for number, batch in enumerate(islice(_spread(data), _MOST)):
             if seen >= _SAMPLES and number >= _FEWEST:
@@ -125,9 +118,7 @@ def _answers(model: nn.Module, adapter: Adapter, like: Tensor) -> Iterator[tuple
         if isinstance(found, Tensor) and found.shape == like.shape and found.is_floating_point():
             (whole if part is model and plain else parts).append(found)
 
-    hooks = [part.register_forward_hook(note) for part in model.modules()]
-    try:
+    with ExitStack() as hooks:
+        for part in model.modules():
+            hooks.enter_context(part.register_forward_hook(note))
         yield whole, parts
-    finally:
-        for hook in hooks:
-            hook.remove()

@@ -16,7 +16,7 @@ from lightning_unlearn.methods.base.searched import SearchSpace
 from lightning_unlearn.methods.base.source import Source
 from lightning_unlearn.models.freezing import trainable
 from lightning_unlearn.models.statistics import running_layers
-from lightning_unlearn.models.surgery import evaluating, head_of
+from lightning_unlearn.models.surgery import head_of
 
 
 class OneShotModule(UnlearningModule):
@@ -82,10 +82,8 @@ class OneShotModule(UnlearningModule):
         inputs, answers = self.adapter.split(batch)[0], []
         with (
             torch.compiler.set_stance("force_eager"),  # hooks do not reach into a compiled network
-            evaluating(self.model),
-            runtime.not_training(),
+            runtime.asking(self.model),
             runtime.forward_context(),
-            torch.no_grad(),
         ):
             head = head_of(self.model, lambda: answers.append(self.adapter.call(self.model, inputs)))
         own = {*head.parameters()}

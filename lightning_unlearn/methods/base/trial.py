@@ -115,13 +115,7 @@ def try_model(
             does not say which is meant, or that the first are.
     """
     asked = _copied(model, runtime) if step else model
-    with (
-        isolated_rng(),
-        torch.no_grad(),
-        runtime.not_training(),
-        runtime.forward_context(),
-        evaluating(asked),
-    ):
+    with isolated_rng(), runtime.asking(asked), runtime.forward_context():
         batch = runtime.to_device(next(iter(data.loader("retain", train=data.mixes, rank=0, world_size=1))))
         name = type(model).__name__
         tries = _tries(asked, batch, adapter, name, gradient=step)
@@ -154,8 +148,7 @@ def _tries(model: nn.Module, batch: Any, adapter: Adapter, name: str, *, gradien
     tries: list[_Try] = []
     refused: list[ValueError] = []
     outputs: list[Any] = []
-    hook = model.register_forward_hook(lambda *call: outputs.append(call[-1]))
-    try:
+    with model.register_forward_hook(lambda *call: outputs.append(call[-1])):
         for way in adapter.layouts(batch):
             try:
                 inputs, targets = way.split(batch)
@@ -173,8 +166,6 @@ def _tries(model: nn.Module, batch: Any, adapter: Adapter, name: str, *, gradien
                 refused.append(
                     ValueError(f"{name} cannot be called on the inputs of a batch ({error}); {_OWN_ADAPTER}")
                 )
-    finally:
-        hook.remove()
     if not tries:
         raise refused[0]
     return tries

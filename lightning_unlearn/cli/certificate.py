@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning_unlearn.core.ledger import read
-from lightning_unlearn.core.remembering import Remembering, remembering_files
+from lightning_unlearn.core.remembering import Remembering, remembering_files, seen_from
 from lightning_unlearn.core.terminal import say
 from lightning_unlearn.reports.certificate import write_certificate
 
@@ -39,4 +39,4 @@ def _remembering(ledger: Path, line: dict[str, Any]) -> list[Remembering] | None
     folder = next((up for up in file.parents[:3] if (up / "comparison.json").is_file()), file.parent)
     if not file.is_file():
         return None
-    return [Remembering(each.file.relative_to(folder), each.reason) for each in remembering_files(folder)]
+    return seen_from(folder, remembering_files(folder))

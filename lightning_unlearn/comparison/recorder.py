@@ -6,10 +6,10 @@ from typing import Any
 
 from lightning_unlearn.comparison.before import Before
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE
-from lightning_unlearn.core.files import model_hash, read_object
+from lightning_unlearn.core.files import read_object
 from lightning_unlearn.core.ledger import Ledger, append, entry, require_forgotten_before, same_facts
 from lightning_unlearn.data import UnlearningDataModule
-from lightning_unlearn.methods.base.source import read_checkpoint
+from lightning_unlearn.methods.base.source import checkpoint_hash
 from lightning_unlearn.reports import Report
 from lightning_unlearn.reports.glossary import is_control
 
@@ -44,7 +44,7 @@ class Recorder:
     ) -> None:
         self.known = ledger.prepare()
         if checkpoint is not None:
-            require_forgotten_before(ledger, _file_hash(Path(checkpoint)), data().earlier)
+            require_forgotten_before(ledger, checkpoint_hash(checkpoint), data().earlier)
         self.ledger = ledger
         self.data = data
         self.before = before
@@ -68,8 +68,8 @@ class Recorder:
             self.ledger,
             forget=self.data().split.forget,
             earlier=self.data().split.previous,
-            before=_file_hash(source),
-            after=_file_hash(folder / "model.ckpt"),
+            before=checkpoint_hash(source),
+            after=checkpoint_hash(folder / "model.ckpt"),
             file=folder.resolve() / "model.ckpt",
             method={"name": name, **training["method"]},
             config={key: config[key] for key in _RECORDED if key in config},
@@ -81,7 +81,3 @@ class Recorder:
 
     def finished(self, folder: Path, report: Report) -> None:
         """Do nothing: every line is written by now."""
-
-
-def _file_hash(checkpoint: Path) -> str:
-    return model_hash(read_checkpoint(checkpoint, objects=True)["state_dict"])

@@ -21,7 +21,7 @@ from lightning_unlearn.comparison.fast import faster, why
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import atomic_path, model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, as_ledger, not_forgotten, require_forgotten_before
-from lightning_unlearn.core.remembering import Remembering, remembering_files
+from lightning_unlearn.core.remembering import remembering_files, seen_from
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.core.terminal import boxed, say
 from lightning_unlearn.data import Adapter, Ids, UnlearningDataModule
@@ -39,8 +39,8 @@ from lightning_unlearn.methods.base.source import (
     PAGE,
     SPLIT,
     Source,
+    checkpoint_hash,
     load_source,
-    read_checkpoint,
 )
 from lightning_unlearn.methods.base.trial import COLLAPSED, GuessingWarning
 from lightning_unlearn.models.surgery import class_state, clone
@@ -258,12 +258,8 @@ def _put_down(
             once=True,
         )
         assert line is not None  # in one process
-        kept = [
-            Remembering(each.file.relative_to(folder), each.reason)
-            for each in remembering_files(folder)
-            if each.file != unfinished
-        ]
-        write_certificate(line, folder / PAGE, remembering=kept)
+        kept = [each for each in remembering_files(folder) if each.file != unfinished]
+        write_certificate(line, folder / PAGE, remembering=seen_from(folder, kept))
     return line
 
 
@@ -339,10 +335,6 @@ def _require_measurable(data: UnlearningDataModule) -> None:
         )
 
 
-def _hash_of(file: Path) -> str:
-    return model_hash(read_checkpoint(file, objects=True)["state_dict"])
-
-
 def _require_current(
     source: nn.Module, data: UnlearningDataModule, ledger: Ledger, previous: str | Path | None
 ) -> None:
@@ -350,7 +342,7 @@ def _require_current(
     state, split = model_hash(class_state(source)), data.split
     lines = ledger.prepare()
     made = None if previous is None else Path(previous) / MODEL  # of a split file nothing more is known
-    if made and made.parent.is_dir() and _hash_of(made) != state:
+    if made and made.parent.is_dir() and checkpoint_hash(made) != state:
         raise ValueError(
             f"source: it is not the model of previous={str(previous)!r}; give source={str(made)!r}"
         )

@@ -100,6 +100,11 @@ def summary(found: Sequence[Remembering]) -> list[str]:
     ]
 
 
+def seen_from(folder: Path, found: Sequence[Remembering]) -> list[Remembering]:
+    """Return the files by their paths within a folder."""
+    return [Remembering(each.file.relative_to(folder), each.reason) for each in found]
+
+
 def remove(found: Sequence[Remembering]) -> None:
     """Remove files that remember, and checkpoints that are folders; what is gone already is passed over."""
     for item in found:

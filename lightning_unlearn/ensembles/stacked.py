@@ -18,7 +18,7 @@ from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.engine.train import Loss
 from lightning_unlearn.ensembles.chunk import Chunk, fuse
 from lightning_unlearn.ensembles.recipe import Member, Recipe, first_module, member_loader
-from lightning_unlearn.models.surgery import call_with
+from lightning_unlearn.models.surgery import call_with, tensors_of
 
 Batch = tuple[Tensor, Tensor]
 """Inputs ``(k, B, ...)`` and targets ``(k, B)`` of one step of k models, on the device."""
@@ -47,7 +47,7 @@ class Stack:
     """
 
     def __init__(self, modules: Sequence[nn.Module], runtime: Runtime) -> None:
-        tensors = [{**dict(m.named_parameters()), **dict(m.named_buffers())} for m in modules]
+        tensors = [tensors_of(module) for module in modules]
         together = {name: torch.stack([each[name].detach() for each in tensors]) for name in tensors[0]}
         self.network = runtime.place(modules[0])
         for part in self.network.modules():

@@ -16,7 +16,15 @@ from torch.nn.parameter import is_lazy
 
 from lightning_unlearn.core.compat import INSTANTIATOR, RESET_METHODS, hparams_name
 from lightning_unlearn.models.freezing import frozen_tensors, mark_frozen, share_frozen, trainable
-from lightning_unlearn.models.surgery import FACTORIES, clone, listed, reinitialize, surviving_tensors
+from lightning_unlearn.models.hparams import needed_by, taken_by
+from lightning_unlearn.models.surgery import (
+    FACTORIES,
+    clone,
+    listed,
+    reinitialize,
+    surviving_tensors,
+    tensors_of,
+)
 
 # What training does to the spread of a tensor; another scheme changes it by more.
 _SAME_SPREAD = 2.0
@@ -61,7 +69,7 @@ def fresh_copy(module: nn.Module, fresh: Callable[[], nn.Module] | None = None) 
             built.configure_model()
         _require_same_architecture(built, module)
     share_frozen(built, module)
-    tensors = dict(built.named_parameters()) | dict(built.named_buffers())
+    tensors = tensors_of(built)
     with torch.no_grad():
         for name, tensor in frozen_tensors(module).items():
             if name in tensors:
@@ -171,14 +179,8 @@ def _saved_arguments(part: nn.Module) -> dict[str, Any] | None:
         return copy.deepcopy(saved)
     if (name := hparams_name(part)) is not None and name in parameters:
         return {name: copy.deepcopy(part.hparams)}
-    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
-    known = {name: value for name, value in saved.items() if takes_any or name in parameters}
-    needed = {
-        name
-        for name, each in parameters.items()
-        if each.default is each.empty and each.kind not in (each.VAR_KEYWORD, each.VAR_POSITIONAL)
-    }
-    return copy.deepcopy(known) if needed <= known.keys() else None
+    known = {name: saved[name] for name in taken_by(type(part), saved)}
+    return copy.deepcopy(known) if set(needed_by(type(part))) <= known.keys() else None
 
 
 def _spread(tensor: Tensor) -> float:

@@ -84,9 +84,8 @@ def _belongs_to(given: Mapping[str, Any], module: L.LightningModule) -> bool:
         module_name, _, name = str(class_path).rpartition(".")
         return getattr(sys.modules.get(module_name), name, None) is type(module)
     # Without a class path the class is fixed by the CLI, and only the arguments tell.
-    parameters = inspect.signature(type(module)).parameters
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    return takes_any or set(given) - {INSTANTIATOR} <= set(parameters)
+    names = [name for name in given if name != INSTANTIATOR]
+    return taken_by(type(module), names) == names
 
 
 def _constructor_arguments(module: L.LightningModule) -> dict[str, Any]:
@@ -175,14 +174,8 @@ def unkept_arguments(kind: type, arguments: Mapping[str, Any]) -> list[str]:
         kind: The class of a module.
         arguments: Its hyper-parameters.
     """
-    kept = plain_values(arguments)
-    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    needed = [
-        name
-        for name, parameter in inspect.signature(kind).parameters.items()
-        if parameter.default is parameter.empty and parameter.kind in named
-    ]
-    return [name for name in dict.fromkeys([*taken_by(kind, arguments), *needed]) if name not in kept]
+    kept, named = plain_values(arguments), [*taken_by(kind, arguments), *needed_by(kind)]
+    return [name for name in dict.fromkeys(named) if name not in kept]
 
 
 def taken_by(kind: type, names: Iterable[str]) -> list[str]:
@@ -190,6 +183,13 @@ def taken_by(kind: type, names: Iterable[str]) -> list[str]:
     taken = inspect.signature(kind).parameters
     every = any(each.kind is each.VAR_KEYWORD for each in taken.values())
     return [name for name in names if every or name in taken]
+
+
+def needed_by(kind: type) -> list[str]:
+    """Return the names of the arguments that a class's constructor cannot do without."""
+    taken = inspect.signature(kind).parameters
+    starred = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, each in taken.items() if each.default is each.empty and each.kind not in starred]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lightning_unlearn.models.surgery import clone
+from lightning_unlearn.models.surgery import clone, tensors_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -54,9 +54,9 @@ def gather_shards(sharded: nn.Module, whole: nn.Module) -> None:
 
     Buffers, which are not spread, are those of the own process.
     """
-    parts = dict(sharded.named_parameters()) | dict(sharded.named_buffers())
+    parts = tensors_of(sharded)
     with torch.no_grad():
-        for name, tensor in (*whole.named_parameters(), *whole.named_buffers()):
+        for name, tensor in tensors_of(whole).items():
             part = parts[name]
             # of the part's type, which the strategy's precision may have changed
             value = part.full_tensor() if isinstance(part, DTensor) else part.detach().clone()
@@ -67,9 +67,9 @@ def gather_shards(sharded: nn.Module, whole: nn.Module) -> None:
 
 def scatter_shards(whole: nn.Module, sharded: nn.Module) -> None:
     """Copy a whole module's parameters and buffers, alike on every process, into a spread one."""
-    tensors = dict(whole.named_parameters()) | dict(whole.named_buffers())
+    tensors = tensors_of(whole)
     with torch.no_grad():
-        for name, part in (*sharded.named_parameters(), *sharded.named_buffers()):
+        for name, part in tensors_of(sharded).items():
             local_part(part).copy_(local_part_of(tensors[name].to(part.device), part))
 
 

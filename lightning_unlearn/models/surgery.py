@@ -3,7 +3,7 @@
 import copy
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 import lightning as L
@@ -93,6 +93,11 @@ def call_with(module: nn.Module, tensors: Mapping[str, Tensor], *args: Any, **kw
     return torch.func.functional_call(module, places, args, kwargs, tie_weights=False)
 
 
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Return a module's parameters and buffers by name, each once."""
+    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
 def _own_tensors(module: nn.Module, recurse: bool = True) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_parameters(recurse=recurse, remove_duplicate=False)
     yield from module.named_buffers(recurse=recurse, remove_duplicate=False)
@@ -127,7 +132,7 @@ def class_state(module: nn.Module) -> dict[str, Any]:
 
 def content_of(module: nn.Module) -> str:
     """Return a hash of a module's parameters and buffers, those too that its ``state_dict`` leaves out."""
-    return model_hash({**dict(module.named_parameters()), **dict(module.named_buffers())})
+    return model_hash(tensors_of(module))
 
 
 def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:
@@ -136,8 +141,18 @@ def load_state(module: nn.Module, state: Mapping[str, Any]) -> None:
     Raises:
         RuntimeError: If names or shapes differ.
     """
-    own = {name.replace(f"{COMPILED}.", ""): name for name in module.state_dict()}
-    module.load_state_dict({own.get(name.replace(f"{COMPILED}.", ""), name): v for name, v in state.items()})
+    module.load_state_dict(named_as_in(module, state))
+
+
+def named_as_in(module: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``state_dict`` under a module's names, whether or not either side's networks are compiled."""
+    own = {without_compiled(name): name for name in module.state_dict()}
+    return {own.get(without_compiled(name), name): value for name, value in state.items()}
+
+
+def without_compiled(name: str) -> str:
+    """Return a tensor's name as it is where no network is compiled."""
+    return name.replace(f"{COMPILED}.", "")
 
 
 def _compiled_when_built(module: nn.Module, name: str) -> bool:
@@ -302,8 +317,8 @@ def _reset_parametrized(part: nn.Module, computed: dict[str, Tensor]) -> None:
     for name, tensor in computed.items():
         plain.register_parameter(name, nn.Parameter(tensor))
     _reset(plain, {})
-    fresh = {**dict(plain.named_parameters()), **dict(plain.named_buffers())}
-    for name, tensor in (*part.named_parameters(), *part.named_buffers()):
+    fresh = tensors_of(plain)
+    for name, tensor in tensors_of(part).items():
         if name in fresh:
             tensor.copy_(fresh[name])
     for name in computed:
@@ -435,12 +450,10 @@ def head_of(module: nn.Module, call: Callable[[], Any]) -> nn.Module:
         called.append(part)
 
     innermost = [part for part in own if not own & {*part.modules()} - {part}]
-    handles = [part.register_forward_hook(note) for part in innermost]
-    try:
+    with ExitStack() as hooks:
+        for part in innermost:
+            hooks.enter_context(part.register_forward_hook(note))
         call()
-    finally:
-        for handle in handles:
-            handle.remove()
     return called[-1] if called else module
 
 

@@ -12,7 +12,6 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from lightning_unlearn.core.compat import COMPILED
 from lightning_unlearn.core.files import file_hash
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.data.fingerprint import require_same
@@ -22,7 +21,7 @@ from lightning_unlearn.models import clone
 from lightning_unlearn.models.freezing import frozen_tensors, trainable
 from lightning_unlearn.models.hparams import plain_values
 from lightning_unlearn.models.statistics import other_buffers
-from lightning_unlearn.models.surgery import listed, load_state
+from lightning_unlearn.models.surgery import listed, load_state, named_as_in
 
 KEPT: weakref.WeakKeyDictionary[nn.Module, tuple[Path, float]] = weakref.WeakKeyDictionary()
 """Where the checkpoints are of a source that a comparison holds as a module, and after how many steps it was saved."""
@@ -184,11 +183,7 @@ def earlier_state(path: Path, source: nn.Module, fingerprint: str) -> dict[str, 
     content = read_checkpoint(path, objects=True)
     recorded = content.get(UnlearningDataModule.__qualname__, {}).get("training_fingerprint", "")
     require_same(recorded, fingerprint, f"checkpoint: {path}")
-    names = {name.replace(f"{COMPILED}.", ""): name for name in source.state_dict()}
-    state = {
-        names.get(name.replace(f"{COMPILED}.", ""), name): value
-        for name, value in content["state_dict"].items()
-    }
+    state = named_as_in(source, content["state_dict"])
     shapes, theirs = (
         {name: tuple(value.shape) for name, value in values.items() if isinstance(value, Tensor)}
         for values in (source.state_dict(), state)

@@ -1,7 +1,6 @@
 """Step K methods of one kind as one computation."""
 
 from collections.abc import Sequence
-from itertools import chain
 from typing import Any
 
 import torch
@@ -15,7 +14,7 @@ from lightning_unlearn.data.loading import BatchLoader, SideBySideLoader
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.chunk import fuse
 from lightning_unlearn.methods.base.module import UnlearningModule
-from lightning_unlearn.models.surgery import call_with
+from lightning_unlearn.models.surgery import call_with, tensors_of
 
 _TOLERANCE = 0.05  # sums in another order differ by 1e-2 in bfloat16
 
@@ -65,13 +64,13 @@ class SideBySide(nn.Module):
             method._use(self.runner.adapter)
             runtime.place(method.model)
             method.prepare(view, runtime)
-        for name, own in _tensors(self.runner.model).items():
-            own.data = torch.stack([_tensors(method.model)[name].detach() for method, _ in self.methods])
+        for name, own in tensors_of(self.runner.model).items():
+            own.data = torch.stack([tensors_of(method.model)[name].detach() for method, _ in self.methods])
         fuse(self.runner.trainer.optimizers[0])
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Return the sum of all losses: none depends on another's tensors."""
-        tensors = {f"runner.model.{name}": own for name, own in _tensors(self.runner.model).items()}
+        tensors = {f"runner.model.{name}": own for name, own in tensors_of(self.runner.model).items()}
 
         def step(tensors: dict[str, Tensor], given: dict[str, Tensor], batch: dict[str, Any]) -> Tensor:
             self.runner.given = lambda batch: given  # type: ignore[method-assign]
@@ -95,9 +94,9 @@ class SideBySide(nn.Module):
 
     def unlearned(self) -> list[nn.Module]:
         """Return the K models."""
-        stacked = _tensors(self.runner.model)
+        stacked = tensors_of(self.runner.model)
         for number, (method, _) in enumerate(self.methods):
-            for name, own in _tensors(method.model).items():
+            for name, own in tensors_of(method.model).items():
                 own.data = stacked[name].detach()[number].clone()
         return [method.model for method, _ in self.methods]
 
@@ -114,10 +113,6 @@ class _Beside:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.datamodule.trainer, name)
-
-
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    return dict(chain(model.named_parameters(), model.named_buffers()))
 
 
 def _of(batch: Any, k: int) -> Any:

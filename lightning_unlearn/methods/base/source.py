@@ -16,12 +16,13 @@ import lightning as L
 import torch
 from torch import nn
 
-from lightning_unlearn.core.compat import COMPILED, INSTANTIATOR
+from lightning_unlearn.core.compat import INSTANTIATOR
+from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.models import restore_hyperparameters
 from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import taken_by, unkept_arguments
-from lightning_unlearn.models.surgery import uncompiled
+from lightning_unlearn.models.surgery import uncompiled, without_compiled
 
 MODEL, ORACLE, SPLIT, PAGE = "model.ckpt", "retrained.ckpt", "split.npz", "certificate.html"
 """What :func:`~lightning_unlearn.forget` writes: the unlearned model, a retrained one, who was forgotten, the page."""
@@ -107,10 +108,10 @@ class SourceCheckpoint:
         try:
             return build(state)
         except RuntimeError:
-            if not any(f"{COMPILED}." in name for name in state):
+            plain = {without_compiled(name): value for name, value in state.items()}
+            if plain.keys() == state.keys():
                 raise
-            # compiled in setup(), which loading does not call
-            return build({name.replace(f"{COMPILED}.", ""): value for name, value in state.items()})
+            return build(plain)  # compiled in setup(), which loading does not call
 
 
 def note_training_set(model: nn.Module, checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -232,6 +233,11 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), Mapping):
         raise ValueError(f"{path} holds no 'state_dict', so it is not a Lightning checkpoint")
     return content
+
+
+def checkpoint_hash(path: str | Path) -> str:
+    """Return the hash of the model that a checkpoint file holds."""
+    return model_hash(read_checkpoint(path, objects=True)["state_dict"])
 
 
 def _without_objects(content: dict[str, Any]) -> dict[str, Any]:

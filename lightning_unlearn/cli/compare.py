@@ -17,7 +17,7 @@ from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_local, require_names
-from lightning_unlearn.comparison.runs import MethodRun, SourceRun, snake_case
+from lightning_unlearn.comparison.runs import MethodRun, SourceRun, name_of
 from lightning_unlearn.core.checks import nearest
 from lightning_unlearn.core.compat import CLASS_PATH, hidden_options
 from lightning_unlearn.core.remembering import summary, without_names
@@ -315,7 +315,7 @@ def arguments(parser: ArgumentParser, config: Namespace) -> dict[str, Any]:
 
         parsed = pick(config)
         class_path = parsed.method["class_path"]
-        name = parsed.name or snake_case(class_path.rpartition(".")[2])
+        name = parsed.name or name_of(class_path)
 
         def build(source: nn.Module) -> UnlearningModule:
             method: UnlearningModule = pick(fresh()).method(source)

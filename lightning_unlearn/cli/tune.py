@@ -23,7 +23,7 @@ from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison
 from lightning_unlearn.comparison.folder import require_local
-from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, snake_case
+from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, name_of
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.cluster import connected, granted_cpus, on_cluster
 from lightning_unlearn.core.files import write_json_atomic, write_text_atomic
@@ -164,10 +164,7 @@ class Tuning:
 
     def _entry(self, config: Any) -> tuple[dict[str, Any], str]:
         """Return the method as a file describes it, without what is left to its defaults, and its name."""
-        entries = {
-            each.name or snake_case(each.method["class_path"].rpartition(".")[2]): plain(each)
-            for each in config.methods
-        }
+        entries = {each.name or name_of(each.method["class_path"]): plain(each) for each in config.methods}
         if self.own.method not in entries:
             named = {"methods": [{"method": {"class_path": self.own.method}, "trainer": {"max_epochs": 1}}]}
             (each,) = parsed([*self.args, f"--config={json.dumps(named)}"])[1].methods
@@ -178,7 +175,7 @@ class Tuning:
         entry = entries[self.own.method]
         given = {k: v for k, v in (entry["method"].get("init_args") or {}).items() if v is not None}
         entry["method"] = {"class_path": entry["method"]["class_path"], "init_args": given}
-        name = snake_case(self.own.method.rpartition(".")[2])
+        name = name_of(self.own.method)
         return {key: value for key, value in entry.items() if value is not None and key != "name"}, name
 
     def _space(self, kind: type[UnlearningModule]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -15,21 +15,11 @@ from lightning_unlearn.comparison.folder import RunFolder, noted
 from lightning_unlearn.comparison.runs import SOURCE
 from lightning_unlearn.data import Split
 from lightning_unlearn.ensembles.identity import canonical
+from lightning_unlearn.methods.base.again import DECIDING
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models.hparams import plain_values
 
-# of a Trainer's arguments, those that decide what is learned
-_DECIDING = (
-    "max_epochs",
-    "max_steps",
-    "max_time",
-    "min_epochs",
-    "min_steps",
-    "limit_train_batches",
-    "accumulate_grad_batches",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
-)
+_DECIDING = ("max_time", *DECIDING)
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from lightning_unlearn.comparison.folder import (
     noted,
 )
 from lightning_unlearn.comparison.progress import Progress
-from lightning_unlearn.comparison.runs import RETRAIN, RETRAIN_2, SOURCE, MethodRun, SourceRun
+from lightning_unlearn.comparison.runs import RETRAIN, RETRAIN_2, SOURCE, MethodRun, SourceRun, load
 from lightning_unlearn.comparison.splits import SeedSplits
 from lightning_unlearn.comparison.summary import add_accelerations, most_left, over_samples
 from lightning_unlearn.comparison.trainers import (
@@ -63,12 +63,11 @@ from lightning_unlearn.methods.base.again import Procedure
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
 from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.recording import describe
-from lightning_unlearn.methods.base.source import note_training_set, read_checkpoint
+from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.methods.base.trial import require_of, try_model
 from lightning_unlearn.metrics.declared import COST, DeclaredMetric
-from lightning_unlearn.models.freezing import mark_frozen, mark_recorded
+from lightning_unlearn.models.freezing import mark_frozen
 from lightning_unlearn.models.fresh import built_by
-from lightning_unlearn.models.surgery import load_state
 from lightning_unlearn.reports import Report, build_report
 from lightning_unlearn.reports.details import read_log
 from lightning_unlearn.reports.glossary import is_control
@@ -296,11 +295,7 @@ class Pipeline:
         def build() -> L.LightningModule:
             if (before := self.splits.before) is not None:
                 return self._load_run(before.run(SOURCE, self._seed))
-            model = self.source.model()
-            if self.source.checkpoint is not None:
-                model.configure_model()
-                _load_source(model, self.source.checkpoint)
-            return model
+            return self.source.model() if self.source.checkpoint is None else self.source.loaded()
 
         def train(model: L.LightningModule) -> tuple[nn.Module, dict[str, float]]:
             if self.splits.before is not None or self.source.checkpoint is not None:
@@ -405,9 +400,8 @@ class Pipeline:
 
     def _load_run(self, folder: RunFolder, *, as_source: bool = True) -> L.LightningModule:
         """Load what a run exported, with all that a method asks of its source where it is one."""
-        loaded = self.source.model()
-        loaded.configure_model()
-        _load(loaded, read_checkpoint(folder.checkpoint))
+        loaded = self.source.built()
+        load(loaded, read_checkpoint(folder.checkpoint))
         if as_source:  # callbacks may have frozen and unfrozen, of which the class knows nothing
             loaded = mark_frozen(loaded, folder.training().get("frozen"))
             built_by(loaded, self.source.model)
@@ -600,9 +594,7 @@ class Pipeline:
                 )
         if self.source.checkpoint is not None:
             with isolated_rng():
-                model = self.source.model()
-                model.configure_model()
-                _load_source(model, self.source.checkpoint)
+                model = self.source.loaded()
             self.data.require_source(model)
         if self.splits.before is not None:
             with isolated_rng():
@@ -638,9 +630,7 @@ class Pipeline:
         with isolated_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                model = self.source.model()
-                model.configure_model()
-                return try_model(model, self.data, Runtime(), adapter, step=False).task
+                return try_model(self.source.built(), self.data, Runtime(), adapter, step=False).task
             except Exception:  # on another device it may do; where it does not, it is said there
                 return None
 
@@ -821,26 +811,3 @@ def _times(trainer: L.Trainer, fitted: L.LightningModule) -> dict[str, float]:
 def _own_arguments(run: SourceRun | MethodRun) -> dict[str, Any]:
     """Return a run's own arguments for its Trainer; the epochs all share are not for what trains nothing."""
     return {**({"max_epochs": 0} if run.one_shot else {}), **run.trainer}
-
-
-def _load(model: L.LightningModule, content: dict[str, Any]) -> None:
-    """Load what an export or a checkpoint holds as Lightning does: what the model itself keeps, then its weights."""
-    if content.keys() > {"state_dict"}:  # and not the bare weights
-        model.on_load_checkpoint(content)
-    load_state(model, content["state_dict"])
-
-
-def _load_source(model: L.LightningModule, checkpoint: str) -> None:
-    if not Path(checkpoint).is_file():
-        raise FileNotFoundError(
-            f"source: there is no checkpoint {checkpoint}; give the path of the source model's"
-        )
-    try:
-        content = read_checkpoint(checkpoint, objects=True)
-        _load(model, content)
-        mark_recorded(model, content)
-        note_training_set(model, content, Path(checkpoint))
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"source: {checkpoint} does not load into {type(model).__name__}: {error}"
-        ) from error

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -10,6 +11,9 @@ from torch import nn
 
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.methods.base.source import note_training_set, read_checkpoint
+from lightning_unlearn.models.freezing import mark_recorded
+from lightning_unlearn.models.surgery import load_state
 
 SOURCE, RETRAIN, RETRAIN_2 = "source", "retrain", "retrain_2"
 """Names of the controls, in folders and in reports."""
@@ -43,6 +47,35 @@ class SourceRun:
                 "kept of its training; remove keep_every, and put earlier checkpoints beside it or name them"
             )
 
+    def built(self) -> L.LightningModule:
+        """Build the untrained source, with the layers that it makes in ``configure_model``."""
+        model = self.model()
+        model.configure_model()
+        return model
+
+    def loaded(self) -> L.LightningModule:
+        """Build the source and load its checkpoint, with what a method asks of a source.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it does not load into the model.
+        """
+        file, model = Path(str(self.checkpoint)), self.built()
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"source: there is no checkpoint {self.checkpoint}; give the path of the source model's"
+            )
+        try:
+            content = read_checkpoint(file, objects=True)
+            load(model, content)
+            mark_recorded(model, content)
+            note_training_set(model, content, file)
+        except (RuntimeError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"source: {self.checkpoint} does not load into {type(model).__name__}: {error}"
+            ) from error
+        return model
+
     one_shot = False  # unlike a method, it is always trained
 
     @property
@@ -72,8 +105,7 @@ class MethodRun:
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}; None takes the data's")
+        in_range("batch_size", self.batch_size, "[1, inf)", "; None takes the data's", whole=True, none=True)
 
     @property
     def one_shot(self) -> bool:
@@ -88,6 +120,18 @@ class MethodRun:
         if not isinstance(self.method, type):
             raise ValueError("name: a method that is built by a function needs a name of its own")
         return snake_case(self.method.__name__)
+
+
+def load(model: L.LightningModule, content: dict[str, Any]) -> None:
+    """Load what an export or a checkpoint holds as Lightning does: what the model itself keeps, then its weights."""
+    if content.keys() > {"state_dict"}:  # and not the bare weights
+        model.on_load_checkpoint(content)
+    load_state(model, content["state_dict"])
+
+
+def name_of(class_path: str) -> str:
+    """Return the name of a method's runs, by its import path."""
+    return snake_case(class_path.rpartition(".")[2])
 
 
 def snake_case(name: str) -> str:

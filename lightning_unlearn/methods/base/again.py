@@ -29,6 +29,9 @@ from lightning_unlearn.methods.retrain import Retrain
 from lightning_unlearn.models import Annealed, Classifier, clone
 from lightning_unlearn.models.statistics import running_layers
 
+_LIMITS = ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches")
+DECIDING = (*_LIMITS, "accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
+"""Of a Trainer's arguments those that decide what a fit gives."""
 # where the Trainer of one repetition computes and what it shows is not the user's to say
 _REPLACED = (
     "accelerator",
@@ -241,9 +244,7 @@ def _copied(module: L.LightningModule) -> L.LightningModule:
 
 def trainer_arguments(trainer: L.Trainer) -> dict[str, Any]:
     """Return the arguments that decide what a Trainer's fit gives, its callbacks left out."""
-    limits = ("max_epochs", "min_epochs", "max_steps", "min_steps", "limit_train_batches")
-    steps = ("accumulate_grad_batches", "gradient_clip_val", "gradient_clip_algorithm")
-    return {name: getattr(trainer, name) for name in (*limits, *steps)}
+    return {name: getattr(trainer, name) for name in DECIDING}
 
 
 # ---------------------------------------------------------------------- as one computation
@@ -260,7 +261,7 @@ def moved_as_served(data: UnlearningDataModule) -> bool:
 # arguments of a Trainer that a recipe says as well, or that change nothing of what is trained
 _SAID = {"max_epochs", "deterministic", "log_every_n_steps", *_REPLACED}
 # those that count steps, and so hold for any number of models
-_COUNTED = {"min_epochs", "max_steps", "min_steps", "limit_train_batches", "accumulate_grad_batches"}
+_COUNTED = {*_LIMITS[1:], "accumulate_grad_batches"}
 
 
 class Planned(NamedTuple):

@@ -2,11 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, ClassVar, cast
 
 import lightning as L
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
@@ -14,6 +12,7 @@ from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.data.splits import some_of
 from lightning_unlearn.engine.own_steps import own_loss
+from lightning_unlearn.engine.train import default_optimizer
 from lightning_unlearn.ensembles import Runtime, isolated_rng, predict, train_classifier
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
@@ -143,7 +142,7 @@ class ReferenceKL(UnlearningModule):
             reference,
             data.loader("retain", train=True, positions=positions, seed=seed, least=1),
             epochs=self.reference_epochs,
-            optimizer=self._reference_optimizer or partial(torch.optim.Adam, lr=1e-3),
+            optimizer=self._reference_optimizer or default_optimizer,
             runtime=runtime,
             loss=self.loss,
             step=_own_step if own else None,

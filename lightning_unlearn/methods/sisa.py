@@ -1,18 +1,16 @@
 """SISA: train anew, without the forget set, the networks of those shards of the data in which it is."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-import torch
 from lightning.pytorch.cli import OptimizerCallable
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.engine.train import Loss
+from lightning_unlearn.engine.train import Loss, default_optimizer
 from lightning_unlearn.ensembles import Runtime, isolated_rng, train_classifier
 from lightning_unlearn.methods.base import Declared, OneShotModule, Range, Source
 from lightning_unlearn.models import fresh_copy
@@ -146,7 +144,7 @@ def train_shards(
             network,
             data.loader("train", train=True, positions=positions, seed=seed),
             epochs=epochs,
-            optimizer=optimizer or partial(torch.optim.Adam, lr=1e-3),
+            optimizer=optimizer or default_optimizer,
             runtime=runtime,
             loss=loss,
             adapter=adapter,

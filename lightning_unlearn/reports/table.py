@@ -28,6 +28,7 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import (
+    LEAST_SEEDS,
     VERDICTS,
     Finding,
     Status,
@@ -39,7 +40,6 @@ from lightning_unlearn.reports.verdict import (
 _NAME_WIDTH = 26
 """The widest that the column of model names grows; a longer name goes on in the next line."""
 _GAP = "   "
-_FEWEST = 3  # seeds for an interval
 """What is put between two columns."""
 _BEST = "*"
 _PARTIAL = "†"
@@ -104,7 +104,7 @@ def _metric_column(report: Report, name: str, models: Sequence[str], spell: _Spe
     cells, marks = [], []
     for model in models:
         value = report["models"][model].get(name)
-        if value is not None and len(report["seeds"]) < _FEWEST:
+        if value is not None and len(report["seeds"]) < LEAST_SEEDS:
             value = {**value, "ci95": None}  # as wide as the scale, so that it looks broken
         missing = absent(report, model, name) or "-"
         cells.append(spell(missing if value is None else format_value(metric, value)))
@@ -166,7 +166,7 @@ def _chunks(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
 
 def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> Iterator[str]:
     """Say how to read the numbers and the marks that occur."""
-    if len(report["seeds"]) >= _FEWEST:
+    if len(report["seeds"]) >= LEAST_SEEDS:
         yield f"mean ± half the width of the 95% interval over {what_varies(report)}"
     else:
         yield f"no interval: {'one seed' if len(report['seeds']) == 1 else 'two seeds'}"

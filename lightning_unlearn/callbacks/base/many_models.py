@@ -1,11 +1,9 @@
 """The base of evaluators that compare populations of models."""
 
-import io
 import math
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -20,7 +18,7 @@ from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.populations import Kinds, Population, Populations, Sources
 from lightning_unlearn.core.checks import in_range, one_of
-from lightning_unlearn.core.files import write_bytes_atomic
+from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.functional import u_lira_intervals, u_lira_rates
@@ -33,48 +31,38 @@ from lightning_unlearn.methods.base.again import (
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.recording import describe
 from lightning_unlearn.methods.retrain import Retrain
-from lightning_unlearn.metrics.declared import MATCH, DeclaredMetric, near_score
+from lightning_unlearn.metrics.declared import DeclaredMetric, near_score
 
 
-def confidence_metrics(
-    prefix: str, short: str, *, digits: int = 3, unseen: bool = True, **matched: Any
-) -> dict[str, DeclaredMetric]:
+def confidence_metrics(prefix: str, short: str, **matched: Any) -> dict[str, DeclaredMetric]:
     """Declare what :meth:`ManyModels.beside_unseen` gives.
 
     Args:
         prefix: What the names begin with.
         short: The score in a few words.
-        digits: Decimals printed.
-        unseen: Whether the score has a meaning on unseen samples.
         **matched: What else is declared of the score with matched confidence.
     """
-    score = partial(near_score, digits=digits)
     found = {
-        "nonmember": score(
+        "nonmember": near_score(
             f"{short} on non-members",
             f"{short}, non-members",
             f"{short} on samples that no model was trained on (non-members, or else the test set): what is seen there "
             "is no memory of D_f but how sure the models are, and what the method did to all samples.",
         ),
-        "difference": score(
+        "difference": near_score(
             f"{short} on D_f less that on non-members",
             f"{short}, D_f - non-members",
             f"{short} on D_f minus that on non-members: what is seen of D_f alone. Where both are as large as they can "
             "be it is 0 and says nothing.",
         ),
-    }
-    found = found if unseen else {}
-    found["matched"] = DeclaredMetric(
-        **{
-            "label": f"{short} at matched confidence",
-            "short": f"{short}, matched",
-            "explanation": f"{short} on D_f after each model's confidence was shifted and scaled to that of retrained "
-            "models on non-members: a temperature neither looks like memory nor hides it.",
-            "direction": MATCH,
-            "digits": digits,
+        "matched": near_score(
+            f"{short} at matched confidence",
+            f"{short}, matched",
+            f"{short} on D_f after each model's confidence was shifted and scaled to that of retrained models on "
+            "non-members: a temperature neither looks like memory nor hides it.",
             **matched,
-        }
-    )
+        ),
+    }
     return {f"{prefix}/{name}": metric for name, metric in found.items()}
 
 
@@ -253,10 +241,9 @@ class ManyModels(Evaluator):
         path = self.file_for(model, audit, "_samples.npz")
         if path is None:
             return
-        buffer = io.BytesIO()
         arrays: dict[str, Any] = {name: value.numpy() for name, value in scores.items()}
-        np.savez_compressed(buffer, **arrays)
-        write_bytes_atomic(path, buffer.getvalue())
+        with atomic_path(path) as unfinished:
+            np.savez_compressed(unfinished, **arrays)
         audit.details["samples"] = path.name
 
     def attack_rates(

@@ -4,7 +4,6 @@ A kind is a way for a model to come to be: unlearned, retrained, or a source. Ea
 own, asked, and let go; what is kept is its logit-scaled confidence on each sample and its accuracies.
 """
 
-import io
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 
 from lightning_unlearn.callbacks.base.audit import STREAMS, Audit
 from lightning_unlearn.core.cluster import hands_on, in_parts
-from lightning_unlearn.core.files import model_hash, write_bytes_atomic
+from lightning_unlearn.core.files import atomic_path, model_hash
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
@@ -390,10 +389,9 @@ def _file(place: str, k: int, cache: Path) -> Path:
 def _write(place: str, k: int, answers: Answers, cache: Path | None) -> None:
     if cache is None:
         return
-    buffer = io.BytesIO()
     arrays: dict[str, Any] = {name.replace("/", "_"): value.numpy() for name, value in answers.items()}
-    np.savez(buffer, **arrays)
-    write_bytes_atomic(_file(place, k, cache), buffer.getvalue())
+    with atomic_path(_file(place, k, cache)) as unfinished:
+        np.savez(unfinished, **arrays)
 
 
 def _read(place: str, k: int, cache: Path) -> Answers | None:

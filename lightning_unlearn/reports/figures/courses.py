@@ -37,11 +37,11 @@ def _shared(courses: Sequence[_Course]) -> list[int]:
     return sorted(set.intersection(*map(set, courses))) if courses else []
 
 
-def _mean(name: str, courses: Sequence[_Course], scale: float, look: str = "") -> Series:
+def _mean(name: str, courses: Sequence[_Course], scale: float) -> Series:
     """Return the mean over the runs, with its interval."""
     values = {at: summarise([run[at] for run in courses]) for at in _shared(courses)}
     ends = [scaled(value, scale) for value in values.values()]
-    return Series(name, list(values), [value["mean"] * scale for value in values.values()], ends, look=look)
+    return Series(name, list(values), [value["mean"] * scale for value in values.values()], ends)
 
 
 @declare(

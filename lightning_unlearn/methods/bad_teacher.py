@@ -3,11 +3,10 @@
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import numpy as np
 from torch import Tensor, nn
 
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data import Split, UnlearningDataModule
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.methods.base import Declared, Range, Source, Teacher, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
@@ -75,12 +74,6 @@ class BadTeacher(UnlearningModule):
         self.temperature = temperature
         self._fresh = fresh
         self._teachers: dict[str, Teacher] = {}
-
-    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
-        """Return D_s for the retain set."""
-        if stream != "retain":
-            return None
-        return split.draw_reference(max(1, round(self.retain_fraction * len(split.retain))))
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Draw the untrained network, and ask both teachers once where their set is not augmented."""

@@ -4,11 +4,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import lightning as L
-import numpy as np
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import nn
 
-from lightning_unlearn.data import Split
 from lightning_unlearn.engine.own_steps import own_validation
 from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.methods.base import Declared, Range, Source, UnlearningModule
@@ -81,12 +79,6 @@ class Retrain(UnlearningModule):
     def initial_model(self, source: nn.Module) -> nn.Module:
         """Return a model that shares the source's architecture and what is frozen in it, and nothing else."""
         return fresh_copy(source, self._fresh)
-
-    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
-        """Restrict the retain stream to a share of it."""
-        if stream != "retain" or self.retain_fraction == 1:
-            return None
-        return split.draw_reference(max(1, round(self.retain_fraction * len(split.retain))))
 
     def on_fit_start(self) -> None:
         """Look whether the source's recipe can be followed, before hours are spent."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 import torch.distributed
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -15,7 +14,7 @@ from torchmetrics import MeanMetric
 
 from lightning_unlearn.core.compat import AnyBatchNorm
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data import Split, UnlearningDataModule
+from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.functional import (
     generator_loss,
@@ -150,12 +149,6 @@ class WGAN(UnlearningModule):
         self._estimate = MeanMetric(nan_strategy="disable")  # to look for NaN would wait for the device
         self._was_above = False
         self._epochs_below = 0
-
-    def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
-        """Restrict the retain set to D_s."""
-        if stream != "retain" or self.retain_fraction == 1:
-            return None
-        return split.draw_reference(self.retain_fraction)
 
     # ------------------------------------------------------------------ before the first step
 

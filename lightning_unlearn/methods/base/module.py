@@ -115,6 +115,7 @@ class UnlearningModule(SpreadableModule):
     streams: tuple[str, ...] = ("forget", "retain")
     epoch_stream: str = "forget"
     indexed_streams: tuple[str, ...] = ()
+    retain_fraction: float = 1.0  # the share of the retain set that is served
     once: tuple[str, ...] = ()  # streams that an epoch passes over once, spread over its steps
     # what `tune` tries; a method adds its own to those of its bases
     searched: ClassVar[SearchSpace] = {
@@ -138,9 +139,7 @@ class UnlearningModule(SpreadableModule):
     prepares_again: ClassVar[bool] = False  # whether a resumed run prepares too, as no checkpoint holds it
     one_shot: ClassVar[bool] = False  # whether prepare() edits the weights, and nothing is trained
     keeps_apart: ClassVar[bool] = False  # whether each network of a Sharded still knows its shard alone
-    may_collapse: ClassVar[bool] = (
-        False  # whether it impairs the model in some epochs, and repairs it in later ones
-    )
+    may_collapse: ClassVar[bool] = False  # whether it impairs the model in some epochs and repairs it later
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {}  # what it measures itself, beside its times
 
     def __init__(
@@ -258,8 +257,13 @@ class UnlearningModule(SpreadableModule):
         return Phase(self.streams, self.epoch_stream, self.once)
 
     def stream_positions(self, stream: str, split: Split) -> np.ndarray[Any, Any] | None:
-        """Return which training positions to take for a stream; ``None`` for all of it."""
-        return None
+        """Return which training positions to take for a stream; ``None`` for all of it.
+
+        Of the retain set it is the reference subset D_s, where a method takes a share of it.
+        """
+        if stream != "retain" or self.retain_fraction == 1:
+            return None
+        return split.draw_reference(self.retain_fraction)
 
     def preparation_state(self) -> dict[str, Any]:
         """Return what :meth:`prepare` made and a resumed run needs: the attributes in ``saved``."""

@@ -23,6 +23,7 @@ class SampleMean(AtLeastFloat32):
     """
 
     full_state_update = False
+    is_differentiable = True
 
     total: Tensor
     lost: Tensor

@@ -27,7 +27,6 @@ class Similarity(SampleMean):
         tensor(1.)
     """
 
-    is_differentiable = True
     higher_is_better = True
 
     def update(self, logits: Tensor, retrained_logits: Tensor) -> None:
@@ -61,7 +60,6 @@ class KLDistance(SampleMean):
         tensor(0.3278)
     """
 
-    is_differentiable = True
     higher_is_better = False
 
     def update(self, logits: Tensor, retrained_logits: Tensor) -> None:
@@ -92,7 +90,6 @@ class ActivationDistance(SampleMean):
         tensor(0.7071)
     """
 
-    is_differentiable = True
     higher_is_better = False
 
     def update(self, logits: Tensor, retrained_logits: Tensor) -> None:

@@ -26,9 +26,6 @@ class PredictiveEntropy(SampleMean):
         tensor(0.6931)
     """
 
-    is_differentiable = True
-    higher_is_better = None
-
     def update(self, logits: Tensor) -> None:
         """Add a batch.
 
@@ -57,9 +54,6 @@ class Confidence(SampleMean):
         >>> metric.compute()
         tensor(0.2500)
     """
-
-    is_differentiable = True
-    higher_is_better = None
 
     def update(self, logits: Tensor) -> None:
         """Add a batch.

@@ -12,6 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset, Subset, TensorDataset
 
 from lightning_unlearn.core.seeds import isolated_rng
 from lightning_unlearn.data.adapter import Adapter
+from lightning_unlearn.data.tensors import as_array
 
 _WRAPPERS_OWN = ("dataset", "indices", "datasets", "cumulative_sizes")
 
@@ -62,7 +63,7 @@ def targets_of(dataset: Dataset[Any], adapter: Adapter) -> npt.NDArray[Any] | No
             found = [part.tensors[place]] if isinstance(place, int) and place < len(part.tensors) else []
         else:
             found = [getattr(part, name) for name in ("targets", "labels") if hasattr(part, name)]
-        arrays = [array for array in map(_array, found) if array.shape == (len(part),)]  # type: ignore[arg-type]
+        arrays = [array for array in map(as_array, found) if array.shape == (len(part),)]  # type: ignore[arg-type]
         return next((array for array in arrays if np.issubdtype(array.dtype, np.integer)), None)
 
     return _column(dataset, own)
@@ -89,11 +90,11 @@ def attribute_of(dataset: Dataset[Any], name: str) -> Any:
     def own(part: Dataset[Any]) -> Any:
         listed = _listed(part)
         if name in listed:
-            return _array(listed[name])
+            return as_array(listed[name])
         if not name.isidentifier() or (isinstance(part, Subset | ConcatDataset) and name in _WRAPPERS_OWN):
             return None
         field = getattr(part, name, None)
-        return None if field is None or callable(field) else _array(field)
+        return None if field is None or callable(field) else as_array(field)
 
     column = _column(dataset, own)
     if column is not None:
@@ -157,7 +158,3 @@ def _first(dataset: Any) -> Mapping[Any, Any]:
 
 def _is_single(value: Any) -> bool:
     return value is not None and np.ndim(value) == 0
-
-
-def _array(values: Any) -> npt.NDArray[Any]:
-    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)

@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from lightning_unlearn.data.tensors import as_array
+
 ID_FILES = (".csv", ".json", ".txt")
 _SHOWN = 5  # offending values that a message quotes
 _COLUMNS_SHOWN = 8
@@ -121,7 +123,7 @@ def typed_ids(values: Any, column: str | None, *, integers: bool, origin: str) -
     """
     if values is None:
         raise ValueError(f"{origin} must be a list or the path of a file, got None; give Ids its ids")
-    ids = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    ids = as_array(values)
     if ids.dtype != np.bool_ and not isinstance(values, Tensor | np.ndarray):
         wrong = [value for value in values if isinstance(value, bool | np.bool_)]
         if wrong:  # NumPy would read them as 0 and 1

@@ -34,9 +34,8 @@ from lightning_unlearn.data.selection_data import Positions
 from lightning_unlearn.data.tensors import TensorData
 
 _DEFAULT_BATCH_SIZE = 128
-_COPIED = (
-    2**31
-)  # bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come
+# bytes of which a subset is copied; of more, which may lie in a file, samples are read as they come
+_COPIED = 2**31
 _NONE = np.empty(0, dtype=np.int64)
 _COMPARED = 64  # samples, and again of different classes, whose listed label is compared with the served one
 

@@ -89,9 +89,8 @@ def _flat(arguments: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, list | tuple) and isinstance(
-        b, list | tuple
-    ):  # which a file of settings does not tell apart
+    # which a file of settings does not tell apart
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
         return len(a) == len(b) and all(map(_same, a, b))
     return bool(a == b) or str(a) == str(b)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from lightning_unlearn.core.checks import in_range, nearest
 from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
+from lightning_unlearn.data.tensors import as_array
 
 _SHARE = "; it is a share of the training set"
 
@@ -310,8 +311,7 @@ class _Function(ForgetRule):
     function: Callable[[SelectionData], Any]
 
     def __call__(self, data: SelectionData) -> npt.NDArray[Any]:
-        result = self.function(data)
-        chosen = result.detach().cpu().numpy() if isinstance(result, Tensor) else np.asarray(result)
+        chosen = as_array(self.function(data))
         if chosen.dtype == np.bool_ and chosen.shape == (data.n,):
             return np.flatnonzero(chosen)
         return chosen

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range, nearest
+from lightning_unlearn.data.tensors import column_of
 
 INNERMOST = "position in the innermost dataset"  # an attribute that a datamodule knows of every training set
 
@@ -85,7 +86,7 @@ class SelectionData:
             self._targets = self._targets()
         if self._targets is None:
             return None
-        targets = self._checked("targets", self._targets)
+        targets = column_of("targets", self._targets, self.n)
         if not np.issubdtype(targets.dtype, np.integer):
             raise ValueError(f"targets must be class indices (integers), got dtype {targets.dtype}")
         self._targets = targets
@@ -122,12 +123,5 @@ class SelectionData:
                     f"the training data have no attribute {name!r}{f'{meant} They' if meant else '; they'} offer: "
                     f"{self.offered}. Name one of these, or give the dataset an `attributes` mapping"
                 ) from error
-            self._columns[name] = self._checked(f"attribute {name!r}", value)
+            self._columns[name] = column_of(f"attribute {name!r}", value, self.n)
         return self._columns[name]
-
-    def _checked(self, name: str, value: Any) -> npt.NDArray[Any]:
-        column = value.cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        if column.shape != (self.n,):
-            wanted = f"one value for each of the {self.n} samples"
-            raise ValueError(f"{name} must have {wanted}, got shape {column.shape}")
-        return column

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +11,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 _INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
+
+def as_array(values: Any) -> np.ndarray[Any, Any]:
+    """Return a tensor, an array or a sequence as an array."""
+    return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def column_of(name: str, values: Any, size: int) -> np.ndarray[Any, Any]:
+    """Return values of samples as an array ``(size,)``.
+
+    Raises:
+        ValueError: If there is not one a sample.
+    """
+    column = as_array(values)
+    if column.shape != (size,):
+        raise ValueError(
+            f"{name} must have one value for each of the {size} samples, got shape {column.shape}"
+        )
+    return column
 
 
 class TensorData(Dataset[tuple[Tensor, Tensor]]):
@@ -78,13 +98,9 @@ class TensorData(Dataset[tuple[Tensor, Tensor]]):
         self.transform = transform
         self.augment = augment
         self.attributes: dict[str, np.ndarray] = {
-            name: column.cpu().numpy() if isinstance(column, Tensor) else np.asarray(column)
-            for name, column in (attributes or {}).items()
+            name: column_of(f"attributes[{name!r}]", values, len(self))
+            for name, values in (attributes or {}).items()
         }
-        for name, column in self.attributes.items():
-            if column.shape != (len(self),):
-                wanted = f"one value for each of the {len(self)} samples"
-                raise ValueError(f"attributes[{name!r}] must have {wanted}, got shape {column.shape}")
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -30,7 +30,8 @@ from lightning_unlearn import (
 from lightning_unlearn.callbacks import PopulationAttack
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison import request
-from lightning_unlearn.comparison.request import Judging, Result, _Request, _split_data
+from lightning_unlearn.comparison.attempts import Attempts, Judging
+from lightning_unlearn.comparison.request import Result, _split_data
 from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.core.ledger import read
 from lightning_unlearn.data import Classes, Split
@@ -351,7 +352,7 @@ def test_a_request_that_is_cut_off_at_its_end_can_be_made_again(
 ) -> None:
     places: dict[str, Any] = {
         "save": (Split, "save"),
-        "answered": (_Request, "answered"),
+        "answered": (Attempts, "answered"),
         "export": (FineTune, "export"),
         "rename": (os, "replace"),
     }
@@ -547,7 +548,7 @@ def test_a_recipe_that_diverges_does_not_end_the_request(when: str) -> None:
 
     split = toy_data(0.3, nonmember=12)
     split.setup("fit")
-    request = _Request(toy_source(), split, QUIET)
+    request = Attempts(toy_source(), split, QUIET)
     with pytest.warns(UserWarning, match="passed over: .* NaN"):
         best = request.best([(Diverges, {}), (FineTune, {})], 1000.0)
     assert type(best) is FineTune
@@ -559,7 +560,7 @@ def test_a_recipe_that_diverges_does_not_end_the_request(when: str) -> None:
 def test_a_budget_for_one_recipe_says_what_would_allow_more_as_it_was_asked() -> None:
     split = toy_data(0.3, nonmember=12)
     split.setup("fit")
-    request = _Request(toy_source(), split, QUIET)
+    request = Attempts(toy_source(), split, QUIET)
     request.best([(FineTune, {}), (FineTune, {})], 1e-6)
     assert request.room is not None
     assert request.room > 1

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.callbacks import CollapseGuard
-from lightning_unlearn.comparison.request import _Request
+from lightning_unlearn.comparison.attempts import Attempts
 from lightning_unlearn.data import Classes
 from lightning_unlearn.methods import FineTune, NegGradPlus
 from lightning_unlearn.models import Classifier
@@ -153,7 +153,7 @@ def test_a_deletion_request_is_guarded() -> None:
     data = toy_data(0.3, nonmember=15)
     data.setup("fit")
     L.seed_everything(0, verbose=False)
-    request = _Request(source(), data, {"accelerator": "cpu", "max_epochs": 8})
+    request = Attempts(source(), data, {"accelerator": "cpu", "max_epochs": 8})
     with pytest.warns(
         UserWarning, match=r"CollapseGuard: the accuracy on the retain set fell to .*; training ends"
     ):

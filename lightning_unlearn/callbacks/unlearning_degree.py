@@ -385,9 +385,8 @@ class UnlearningDegree(Evaluator):
         if null is not None:
             intervals["null"] = null.differences
             detail["null_source_accuracy_drop"] = null.drop
-            if len(found.differences) == len(
-                null.differences
-            ):  # sample by sample, or independent: both are fair
+            # sample by sample, or independent: both are fair
+            if len(found.differences) == len(null.differences):
                 intervals["calibrated"] = found.differences - null.differences
         detail["ci95"] = {
             score: None if (bounds := confidence_interval(values.tolist())) is None else list(bounds)

@@ -265,10 +265,8 @@ def _was_run(folder: Path, args: list[str], changes: list[dict[str, Any]]) -> bo
     try:
         today = without_names(arguments(*parsed(_with(args, changes)))["config"])
         same = bool(canonical(read_json(folder / "report.json")["config"]) == canonical(today))
-    except (
-        Exception,
-        SystemExit,
-    ):  # whatever is wrong with what is not to run, the page must not be lost for it
+    # whatever is wrong with what is not to run, the page must not be lost for it
+    except (Exception, SystemExit):
         same = False
     if not same:
         print(

@@ -42,10 +42,8 @@ _NAME = "trial"
 _ENDED = ("COMPLETE", "PRUNED")
 _PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}
 _AS_IT_IS = ("warm_up", "batch_size")  # where None is drawn
-_NORMAL = (
-    r".*trained anew; what changed",
-    r"acceleration: .* ran in another start",
-)  # of one folder's trials
+# of one folder's trials
+_NORMAL = (r".*trained anew; what changed", r"acceleration: .* ran in another start")
 _LEAST = 5  # trials before one is given up for being worse than their median
 _STUDY, _TRIALS, _HELD_OUT, _RECIPE, _FIT = (
     *("study.journal", "trials.json", "held_out", "recipe.yaml", "fit.yaml"),

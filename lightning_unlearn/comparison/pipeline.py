@@ -146,15 +146,13 @@ class Pipeline:
     key_is_shared: bool = False  # only then does the hash say anything to others
     metrics: dict[str, dict[int, dict[str, float]]] = field(default_factory=dict)
     failures: list[dict[str, Any]] = field(default_factory=list)
-    lost: dict[Task, list[dict[str, Any]]] = field(
-        default_factory=dict
-    )  # failed in other processes; not tried again
+    # failed in other processes; not tried again
+    lost: dict[Task, list[dict[str, Any]]] = field(default_factory=dict)
     launched: bool = False  # whether other processes do the work, which must be able to tell what is done
     identities: dict[tuple[str, int], str] = field(default_factory=dict)
     _start: str = field(default_factory=lambda: uuid.uuid4().hex)
-    _starts: dict[tuple[str, int], str | None] = field(
-        default_factory=dict
-    )  # in which each model was trained
+    # in which each model was trained
+    _starts: dict[tuple[str, int], str | None] = field(default_factory=dict)
     _data_identity: str = ""
     _seed: int = -1
     _task: Task | None = None

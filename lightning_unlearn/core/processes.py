@@ -101,9 +101,8 @@ class ElsewhereError(RuntimeError):
 
 def said(error: BaseException) -> str:
     """Return what went wrong in a line: the kind of error and its message."""
-    if isinstance(
-        error, ProcessRaisedException
-    ):  # holds a whole traceback, of a process that a strategy started
+    if isinstance(error, ProcessRaisedException):
+        # holds a whole traceback, of a process that a strategy started
         return f"process {error.error_index}: {str(error).strip().splitlines()[-1]}"
     return str(error) if isinstance(error, ElsewhereError) else f"{type(error).__name__}: {error}"
 

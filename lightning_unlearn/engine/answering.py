@@ -113,9 +113,8 @@ class Answered:
         """Whether the source knows the samples less than unseen ones, as it does where their labels are wrong."""
         if self.measure != "membership" or self.compared or "labels" not in self.task.offers:
             return False
-        right = (
-            len(self.shares) == 3 and self.shares[0] < self.shares[2] - MOST_LEFT
-        )  # of unseen samples, now
+        # now it is right about fewer of them than of unseen ones
+        right = len(self.shares) == 3 and self.shares[0] < self.shares[2] - MOST_LEFT
         return right or self.answer.before.high < self.answer.target
 
     @property

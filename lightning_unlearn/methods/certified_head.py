@@ -175,10 +175,8 @@ class CertifiedHead(OneShotModule):
         fits = False
         with evaluating(self.model), runtime.forward_context(), torch.no_grad():
             logits = self.adapter.call(self.model, inputs)
-            with (
-                suppress(RuntimeError, ValueError),
-                self._bare(layer),
-            ):  # of a layer in the middle, shapes do not fit
+            # of a layer in the middle, shapes do not fit
+            with suppress(RuntimeError, ValueError), self._bare(layer):
                 made = layer(self.adapter.call(self.model, inputs))
                 fits = bool((made - logits).norm() <= 0.01 * logits.norm())
         if not fits:

@@ -43,9 +43,8 @@ class CFk(AscendingModule):
     default_lr = 1e-4
     anneals = False
     searched: ClassVar[SearchSpace] = {"k": Search(1, 12, whole=True)}
-    declared: ClassVar[Declared] = {
-        "k": Range("(-inf, inf)", whole=True)
-    }  # how many there are, the source says
+    # how many there are, the source says
+    declared: ClassVar[Declared] = {"k": Range("(-inf, inf)", whole=True)}
     metrics: ClassVar[Mapping[str, DeclaredMetric]] = {
         "trained_parameters": DeclaredMetric(
             "Trained weights", "trained", "How many weights the last k parameter tensors hold.", digits=0

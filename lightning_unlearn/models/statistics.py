@@ -330,9 +330,8 @@ def _statistics(layer: AnyRunningNorm, inputs: Tensor) -> tuple[Tensor, Tensor]:
         if isinstance(layer, nn.SyncBatchNorm) and _world_size(layer) > 1:
             count = values.new_full((), values.numel() / values.shape[1])
             sums = torch.stack([mean * count, (variance + mean.square()) * count, count.expand_as(mean)])
-            first, second, total = all_reduce(
-                sums, group=layer.process_group or torch.distributed.group.WORLD
-            )  # type: ignore[no-untyped-call]
+            group = layer.process_group or torch.distributed.group.WORLD
+            first, second, total = all_reduce(sums, group=group)  # type: ignore[no-untyped-call]
             mean = first / total
             variance = second / total - mean.square()
     return mean, torch.rsqrt(variance + layer.eps)

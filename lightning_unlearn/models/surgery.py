@@ -256,9 +256,8 @@ def _inner_first(
     part: nn.Module, name: str = "", seen: set[nn.Module] | None = None
 ) -> Iterator[tuple[str, nn.Module]]:
     """Yield every submodule once, under its full name, after all that it contains."""
-    seen = (
-        set() if seen is None else seen
-    )  # a function within this one would hold the module until memory is cleaned
+    # a function within this one would hold the module until memory is cleaned
+    seen = set() if seen is None else seen
     if part in seen:
         return
     seen.add(part)

@@ -15,6 +15,8 @@ Mode = Literal["online", "offline", "disabled", "shared"]
 
 _OURS = {"name", "dir", "id", "resume", "anonymous", "mode", "reinit", "group", "tags", "config", "settings"}
 """Arguments of ``wandb.init`` that a comparison sets itself, most of them from what was asked for."""
+# finished runs are written: this process's output and load are not theirs
+_SILENT = {"console": "off", "silent": True, "x_disable_stats": True}
 _ONE_RUN_ONLY = {"id": "id (or version)", "job_type": "job_type", "sync_tensorboard": "sync_tensorboard"}
 
 
@@ -103,8 +105,6 @@ class Destination:
         folder = self.folder(comparison)
         folder.mkdir(parents=True, exist_ok=True)
         named = self._told.get("name")
-        # finished runs are written: this process's output and load are not theirs
-        settings = wandb.Settings(console="off", silent=True, x_disable_stats=True)
         arguments = {
             **{key: value for key, value in self._told.items() if key not in _OURS},
             "name": f"{named} {name}" if named else name,
@@ -113,7 +113,7 @@ class Destination:
             "job_type": job_type,
             "tags": list(dict.fromkeys([*self._told.get("tags", ()), *tags])),
             "config": {**(self._told.get("config") or {}), **config},
-            "settings": self._told.get("settings", settings),
+            "settings": self._told.get("settings", _SILENT),
             "reinit": "create_new",
         }
         try:
@@ -141,8 +141,7 @@ class Destination:
         import wandb
 
         told = {key: value for key, value in self._told.items() if key in ("entity", "project", "dir")}
-        settings = wandb.Settings(console="off", silent=True, x_disable_stats=True)
-        run = wandb.init(**told, id=run_id, resume="must", reinit="create_new", settings=settings)
+        run = wandb.init(**told, id=run_id, resume="must", reinit="create_new", settings=_SILENT)
         run.summary.update(dict(summary))
         run.finish()
 

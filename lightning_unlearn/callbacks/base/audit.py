@@ -134,14 +134,9 @@ class Audit:
             positions: Which samples; ``None`` for all.
             epoch: Epoch of training, which shuffles; ``None`` keeps the stream's order.
         """
-        order = {
-            "indexed": False,
-            "positions": positions,
-            "batch_size": batch_size,
-            "rank": 0,
-            "world_size": 1,
-        }
-        loader = self.data.evaluated(stream, **order)
+        loader = self.data.evaluated(
+            stream, indexed=False, positions=positions, batch_size=batch_size, rank=0, world_size=1
+        )
         if epoch is not None:
             loader.sampler.shuffle, loader.sampler.seed = True, derive_seed(self.seed, "order")
             loader.sampler.set_epoch(epoch)

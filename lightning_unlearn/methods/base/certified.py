@@ -95,9 +95,8 @@ class NoisyBound:
 
     def certify(self, trainer: L.Trainer, model: nn.Module, data: UnlearningDataModule, rate: float) -> None:
         """Add the noise, print and log what it certifies."""
-        generator = torch.Generator().manual_seed(
-            secrets.randbits(63)
-        )  # with a known seed it could be taken off
+        # with a known seed it could be taken off
+        generator = torch.Generator().manual_seed(secrets.randbits(63))
         with torch.no_grad():
             for parameter in trainable(model).values():
                 drawn = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)

@@ -211,9 +211,8 @@ def read_checkpoint(path: str | Path, *, mapped: bool = False, objects: bool = F
             content = torch.load(
                 path, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(path)
             )
-    except (
-        Exception
-    ) as error:  # torch raises UnpicklingError, RuntimeError, EOFError, ... as the damage falls
+    # torch raises UnpicklingError, RuntimeError, EOFError, ... as the damage falls
+    except Exception as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         advice = "write it again with Trainer.save_checkpoint"
         # torch goes on to advise to execute it all the same

@@ -85,7 +85,6 @@ class RelearnTime(Metric):
     """
 
     is_differentiable = False
-    higher_is_better = None
     full_state_update = False
 
     losses: Tensor

@@ -34,7 +34,6 @@ class ForgettingRate(Counts):
         tensor(0.5000)
     """
 
-    higher_is_better = None
     counted = ("before", "after", "samples")
 
     def update(self, before_logits: Tensor, after_logits: Tensor, targets: Tensor) -> None:

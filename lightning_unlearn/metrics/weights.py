@@ -34,7 +34,6 @@ class WeightDistance(SampleMean):
     """
 
     is_differentiable = False
-    higher_is_better = None
 
     def update(self, model: nn.Module, reference: nn.Module) -> None:
         """Add the layers of one pair of models.

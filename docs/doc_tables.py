@@ -308,6 +308,12 @@ BOUNDS: dict[str, list[tuple[str, str, float]]] = {
         ("accuracy/test_retained_classes", "loses", 0.01),
         ("acceleration/cpu", "at least", 15),
     ],
+    "identity": [
+        ("accuracy/test", "loses", 0.01),
+        ("accuracy/forget", "within", 0.04),
+        ("population_attack/auc", "within", 0.03),
+        ("acceleration/cpu", "at least", 8),
+    ],
     "location30": [
         ("accuracy/test", "loses", 0.01),
         ("accuracy/forget", "within", 0.03),

@@ -25,6 +25,7 @@ import test_harness_methods  # noqa: F401
 import test_harness_one_shot  # noqa: F401
 import test_launched  # noqa: F401
 import yaml
+from helpers.people import write_vowels
 from helpers.support import (
     EVALUATOR_AXES,
     EVALUATORS,
@@ -200,6 +201,7 @@ def own_project() -> dict[str, Any]:
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
 def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     quick = own_project()
+    write_vowels(workplace)
 
     class QuickTrainer(L.Trainer):
         def __init__(self, **arguments: Any) -> None:

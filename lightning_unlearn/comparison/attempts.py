@@ -198,6 +198,7 @@ class Attempts:
             chosen=self._choosing if choosing else ~self._choosing if self.tried > 1 else None,
             seconds=self.seconds,
             tried=self.tried,
+            unlike=self.data.unlike_groups,
         )
         assert found is not None  # all was measured, and has a meaning
         return found

@@ -180,6 +180,11 @@ def forget(
         split.setup("fit")
         split.require_source(model)
         _require_measurable(split)
+        if budget and split.unlike_groups and retrained is None and not retrain:
+            raise ValueError(
+                f"budget: nothing tells which of several recipes forgot best, since {split.unlike_groups}; leave it "
+                "out, or give retrained=... or retrain=True"
+            )
         _require_current(model, split, record, previous)
         settings = dict(trainer or {})
         if fast:

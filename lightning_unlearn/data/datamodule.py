@@ -21,6 +21,7 @@ from lightning_unlearn.core.seeds import default_seed, derive_seed
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.columns import attribute_names, attribute_of, origin_of
 from lightning_unlearn.data.fingerprint import require_same, training_fingerprint, varies
+from lightning_unlearn.data.groups import group_column, share_known
 from lightning_unlearn.data.hooks import adopt_transfer_hooks, of_each_stream, transfer_hooks
 from lightning_unlearn.data.loading import BatchLoader, DatasetLoader, TensorLoader
 from lightning_unlearn.data.poisoning import Poison, poison, triggered_loader
@@ -39,10 +40,11 @@ from lightning_unlearn.data.selection import Classes, ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.streaming import Stream, StreamLoader, counted
-from lightning_unlearn.data.tensors import TensorData
+from lightning_unlearn.data.tensors import TensorData, as_array
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
+_KNOWN = 0.1  # share of non-members of groups that stay in training, beyond which they tell nothing of others
 _STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test", "previous")
 ONE_REQUEST = (
     "{}, a stream, takes one request, since its samples cannot be named by position; start from the source that no "
@@ -198,6 +200,7 @@ class UnlearningDataModule(L.LightningDataModule):
         self._test: Part | None = None
         self._evaluation: Dataset[Any] | None = evaluation_dataset
         self._labels: np.ndarray[Any, Any] | None = None
+        self._known_groups = ""
         self.mixes = False  # whether its own collate function mixes samples, which is for training alone
         self._alone = False
         adopt_transfer_hooks(self, datamodule, self._transfer)
@@ -279,7 +282,16 @@ class UnlearningDataModule(L.LightningDataModule):
             return "the forget set carries a backdoor"
         if self.wrong_labels:
             return "the labels of the forget set are wrong"
-        return "a class is forgotten whole" if self.forgets_a_class else ""
+        return "a class is forgotten whole" if self.forgets_a_class else self.unlike_groups
+
+    @property
+    def unlike_groups(self) -> str:
+        """Why whole groups, say people, are forgotten that non-members tell nothing of; empty where they do.
+
+        Who was never trained on is answered worse than new samples of those who stay in training.
+        """
+        name = self._known_groups
+        return f"non-members are of values of {name!r} that stay in training" if name else ""
 
     @property
     def forgets_a_class(self) -> bool:
@@ -626,19 +638,20 @@ class UnlearningDataModule(L.LightningDataModule):
             held_out = {**held_out, "nonmember": 0}  # there is nothing to take them from
         path = None if self.split_path is None else Path(self.split_path)
         stored = Split.load(path) if path is not None and path.exists() else None
+        known = SelectionData(
+            train_size,
+            targets=self._targets,
+            attributes=self._attribute,
+            attribute_names=partial(attribute_names, self._train.owner)
+            if self.attributes is None
+            else self.attributes,
+            undrawn=self._train.undrawn,
+        )
         drawn = make_split(
             train_size,
             test_size,
             self.rule,
-            SelectionData(
-                train_size,
-                targets=self._targets,
-                attributes=self._attribute,
-                attribute_names=partial(attribute_names, self._train.owner)
-                if self.attributes is None
-                else self.attributes,
-                undrawn=self._train.undrawn,
-            ),
+            known,
             seed=self.seed,
             **held_out,
             previous=[Split.load(path) for path in self.previous],
@@ -651,7 +664,31 @@ class UnlearningDataModule(L.LightningDataModule):
                 raise ValueError(f"split_path: {path} holds {asked}; give its own arguments, or another path")
         elif path is not None and (self.trainer is None or self.trainer.is_global_zero):
             drawn.save(path)
+        self._known_groups = self._groups_of_both(known, drawn)
         return drawn
+
+    def _groups_of_both(self, known: SelectionData, split: Split) -> str:
+        """Return the column by which groups are forgotten whole, where non-members are of groups that stay."""
+        name = group_column(self.rule)
+        if name is None or not len(split.nonmember):
+            return ""
+        column = known.attribute(name)
+        if split.nonmember_from == "train":
+            unseen = column[split.nonmember]
+        else:
+            assert self._test is not None  # which they were drawn from
+            try:
+                unseen = as_array(attribute_of(self._test.owner, name))[split.nonmember]
+            except (KeyError, TypeError):  # it has no such column, or is a stream
+                if len(np.unique(column)) < len(column):
+                    rank_zero_warn(
+                        f"forget: the test set has no {name!r}, so nobody can tell whether non-members are of values "
+                        "that stay in training; if they are, a model that never saw what is forgotten knows it less "
+                        "than them, and no measure against them tells whether it was forgotten; give the test set that "
+                        "column"
+                    )
+                return ""
+        return name if share_known(column[split.retain], unseen) > _KNOWN else ""
 
     def _poison(self, backdoor: Poison, positions: np.ndarray[Any, Any]) -> None:
         assert self._train is not None

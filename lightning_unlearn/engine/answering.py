@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class Answered:
         compared: Whether the target is that of a retrained model.
         tried: How many recipes were tried, of which this is the best.
         task: What the answers mean.
+        unlike: Why unseen samples tell nothing of these; empty where they do.
     """
 
     answer: Answer
@@ -67,6 +68,7 @@ class Answered:
     compared: bool = False
     tried: int = 1
     task: Task = SINGLE_LABEL
+    unlike: str = ""
 
     @property
     def text(self) -> str:
@@ -74,6 +76,7 @@ class Answered:
         found = self.answer
         overdone = self.measure == "membership" and found.after.high < found.target
         overdone &= found.after.value < found.before.value  # unlearning did that
+        overdone &= not self.unlike
         hint = "labels" in self.task.offers and not self._worse
         samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
         parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
@@ -84,6 +87,11 @@ class Answered:
             )
         if found.outcome == "shown":
             parts.append(self._limit)
+        elif self.unlike:
+            parts.append(
+                f"{self.unlike[0].upper()}{self.unlike[1:]}: a model that never saw these samples knows them less than "
+                "those. Retraining alone tells how much less, or unseen samples of other values."
+            )
         elif found.outcome == "cannot tell" and not (self._worse and not found.traced):
             why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
             needed = found.needed and not overdone
@@ -111,7 +119,7 @@ class Answered:
     @property
     def _worse(self) -> bool:
         """Whether the source knows the samples less than unseen ones, as it does where their labels are wrong."""
-        if self.measure != "membership" or self.compared or "labels" not in self.task.offers:
+        if self.measure != "membership" or self.compared or self.unlike or "labels" not in self.task.offers:
             return False
         # now it is right about fewer of them than of unseen ones
         right = len(self.shares) == 3 and self.shares[0] < self.shares[2] - MOST_LEFT
@@ -181,6 +189,7 @@ def answered(
     chosen: Tensor | None = None,
     seconds: float | None = None,
     tried: int = 1,
+    unlike: str = "",
 ) -> Answered | None:
     """Answer whether what is in the stream ``forget`` was forgotten.
 
@@ -197,6 +206,7 @@ def answered(
         chosen: Which non-members to use, ``(M,)`` bool; ``None`` for all.
         seconds: What unlearning took.
         tried: How many recipes were tried.
+        unlike: Why non-members tell nothing of the forget set: of ``membership`` a retrained model then tells alone.
 
     Returns:
         The answer; ``None`` where not all that it takes was measured, or the measure has no meaning for the task.
@@ -230,6 +240,8 @@ def answered(
         below=measure != "membership",
         most=math.inf if measure == "membership" else MOST_LEFT,
     )
+    if unlike := unlike if measure == "membership" and retrained is None else "":
+        found = replace(found, outcome="cannot tell", needed=None)
     seen = [before["forget"], after["forget"], *([after["nonmember"]] if "nonmember" in after else [])]
     tests = [m["test"] for m in (before, after) if "test" in m]
     if measure == "class":
@@ -243,6 +255,7 @@ def answered(
         retrained is not None,
         tried,
         task,
+        unlike,
     )
 
 

@@ -86,11 +86,11 @@ class RewindKL(UnlearningModule):
         self._teacher = Teacher(earlier)
         if data.forgets_a_class or data.wrong_labels or data.backdoor is not None:
             self._memorised = math.inf
-        elif not data.stream_size("nonmember"):
+        elif reason := data.unlike_nonmembers:
             self._memorised = 0.0
             rank_zero_warn(
-                f"RewindKL: there are no non-members to find out by what {self.checkpoint} has memorised, so that is "
-                "not taken off; give UnlearningDataModule(nonmember=...)"
+                f"RewindKL: {reason}, and nothing else tells what {self.checkpoint} has memorised, so that is not "
+                "taken off; give UnlearningDataModule(nonmember=...) or an earlier checkpoint"
             )
         else:
             runtime.place(earlier).eval()

@@ -330,6 +330,7 @@ class Evaluator(L.Callback):
             measure_of(audit.data, audit.adapter.kind.judged_as),
             retrained=None if audit.retrained is None else audit.known(audit.retrained),
             seconds=method.times.get("time/total_s"),
+            unlike=audit.data.unlike_groups,
         )
         if found is not None:
             method.answer = found.record()

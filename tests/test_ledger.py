@@ -29,6 +29,7 @@ from lightning_unlearn.core.ledger import (
     verify,
 )
 from lightning_unlearn.data import Split
+from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.base.source import read_checkpoint
 from lightning_unlearn.models import Classifier
 
@@ -336,7 +337,7 @@ def test_numbers_and_objects_that_json_cannot_say_are_put_in_words(tmp_path: Pat
 
 def test_the_hash_of_a_model_is_that_of_its_file_however_saved(tmp_path: Path) -> None:
     source = toy_source()
-    exported = ReferenceKL(source).export(tmp_path / "a.ckpt")
+    exported = write_export(source, tmp_path / "a.ckpt")
     content = read_checkpoint(exported)
     torch.save({"something": 1, **content}, tmp_path / "b.ckpt", _use_new_zipfile_serialization=False)
     again = read_checkpoint(tmp_path / "b.ckpt")
@@ -685,7 +686,7 @@ def request_on_file(tmp_path: Path) -> tuple[Path, Path]:
     trainer = quiet_trainer(max_epochs=1, callbacks=[Export(str(folder / "unlearned.ckpt"))])
     trainer.fit(method, data)
     trainer.save_checkpoint(method_file)
-    ReferenceKL(source).export(folder / "source.ckpt")
+    write_export(source, folder / "source.ckpt")
     return folder / "ledger.jsonl", folder
 
 

@@ -17,21 +17,21 @@ from lightning_unlearn.models.surgery import class_state, listed
 
 
 def export_unlearned(
-    model: nn.Module, path: str | Path, source: nn.Module | None, *, copies_only: bool, weights_only: bool
+    model: nn.Module, path: str | Path, source: nn.Module, *, copies_only: bool, weights_only: bool
 ) -> Path:
     """Export an unlearned model, and warn of what in the file may remember and of what the file cannot hold.
 
     Args:
         model: The unlearned model.
         path: Where to write; an existing file is replaced.
-        source: The model it was unlearned from; ``None`` where nothing was unlearned yet.
+        source: The model it was unlearned from.
         copies_only: Whether parameters and statistics may stay the source's, as for methods that are about that.
         weights_only: Whether to write the bare ``state_dict``.
 
     Returns:
         The path.
     """
-    kept = [] if source is None else _unchanged_tensors(source, model, copies_only)
+    kept = _unchanged_tensors(source, model, copies_only)
     if kept:
         rank_zero_warn(
             f"the export holds {len(kept)} tensors that are the source's, bit for bit: {listed(kept)}. If they were "

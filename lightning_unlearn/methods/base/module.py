@@ -512,14 +512,26 @@ class UnlearningModule(SpreadableModule):
 
         Raises:
             FloatingPointError: If weights are NaN or infinite.
-            ValueError: If the running statistics are those of training, which the forget set went through.
+            ValueError: If nothing was unlearned yet, or the running statistics are those of training, which the forget
+                set went through.
         """
+        self._require_unlearned()
         self._statistics.require_settled()
-        before = self.source if self._prepared else None
         self._exported = export_unlearned(
-            self.model, path, before, copies_only=self.keeps_source_tensors, weights_only=weights_only
+            self.model, path, self.source, copies_only=self.keeps_source_tensors, weights_only=weights_only
         )
         return self._exported
+
+    def _require_unlearned(self) -> None:
+        """Refuse a method that no fit has changed anything of; one that did its work in preparing has not to step."""
+        ends = [class_state(model) for model in (self.source, self.model)]
+        idle = not self.one_shot and self._clock.so_far["unlearn_s"] == 0
+        if not self._prepared or (idle and model_hash(ends[0]) == model_hash(ends[1])):
+            name = type(self).__name__
+            raise ValueError(
+                f"{name} has made no step, so nothing is unlearned yet; call trainer.fit(method, data) first, with "
+                "max_epochs or max_steps above 0"
+            )
 
     # ------------------------------------------------------------------ before the first step
 

@@ -185,8 +185,10 @@ def test_a_method_may_not_be_called_like_a_control(tmp_path: Path) -> None:
     for name in ("retrain_2", "Retrain_5pct"):
         with pytest.raises(ValueError, match="that of another run"):
             toy_compare(tmp_path, methods=[MethodRun(reference_kl, name, {"max_epochs": 1})])
-    with pytest.raises(ValueError, match=r"short_retrainings must .* got 1"):
-        toy_compare(tmp_path, short_retrainings=[1])
+    with pytest.raises(
+        ValueError, match=r"short_retrainings must .* got 10\.0: a share, so that 10% is 0\.1; \[\] trains"
+    ):
+        toy_compare(tmp_path, short_retrainings=[10.0])
 
 
 def splits_of(folder: Path) -> list[Split]:

@@ -1,5 +1,7 @@
 """A deletion request in one call and in one command: what it answers, leaves behind, and refuses."""
 
+import copy
+import dataclasses
 import functools
 import os
 import shutil
@@ -39,7 +41,7 @@ from lightning_unlearn.engine.answering import Answered, answered, measure_of
 from lightning_unlearn.ensembles import Outputs
 from lightning_unlearn.functional.answer import Estimate, answer
 from lightning_unlearn.functional.tasks import task_named
-from lightning_unlearn.methods import CFk, FineTune, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods import RUM, CFk, FineTune, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.source import read_checkpoint
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -498,6 +500,71 @@ def test_what_cannot_be_done_rightly_is_refused(tmp_path: Path) -> None:
         ask(toy_data())
 
 
+@pytest.mark.parametrize(
+    ("method", "said"),
+    [
+        ("ReferencKL", r"method: there is none called 'ReferencKL'; did you mean ReferenceKL\?"),
+        ("unlearn", r"method: there is none called 'unlearn'; there are CT, DELETE, .*UNSIR, WGAN"),
+        ("UnlearningModule", r"there is none called 'UnlearningModule'"),
+        (1, r"must make an unlearning method .* got int object; give the class ReferenceKL, its name, or"),
+        (None, r"got NoneType object"),
+        (torch.nn.Linear, r"got Linear; give the class ReferenceKL"),
+        (CFk(PlainModule()), r"got CFk object; give the class CFk, its name, or .* partial\(CFk, \.\.\.\)"),
+        (
+            lambda source: source,
+            r"method must make an unlearning method of the source; <lambda> made PlainModule",
+        ),
+    ],
+)
+def test_what_makes_no_method_is_refused(tmp_path: Path, method: Any, said: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=said):
+        forget(PlainModule(), PlainData(), [1, 2, 3], output=tmp_path / "1", method=method, trainer=QUIET)
+    assert not (tmp_path / "1").exists()
+    if method is not None and type(method).__name__ != "function":
+        with pytest.raises((TypeError, ValueError), match=said):
+            MethodRun(method, name="own")
+        with pytest.raises((TypeError, ValueError), match=said):
+            RUM(toy_source(), [FineTune, method])
+
+
+def test_a_method_may_be_named(tmp_path: Path) -> None:
+    trainer = {"max_epochs": 1, **QUIET}
+    forget(PlainModule(), PlainData(), [1, 2, 3], output=tmp_path / "1", method="FineTune", trainer=trainer)
+    (line,) = read(tmp_path / "deletions.jsonl")
+    assert line["method"]["class"].endswith("FineTune")
+    assert MethodRun("CFk").label == "cf_k"  # type: ignore[arg-type]
+
+
+def test_a_retrained_model_that_is_the_source_is_refused(tmp_path: Path) -> None:
+    source = PlainModule()
+    for same in (source, copy.deepcopy(source)):
+        said = r"retrained: it is the source itself, weight for weight; .* trained without these samples"
+        with pytest.raises(ValueError, match=said):
+            forget(source, PlainData(), [1, 2, 3], output=tmp_path / "1", retrained=same, trainer=QUIET)
+        with pytest.raises(ValueError, match=said):
+            quiet_trainer(callbacks=[PopulationAttack(retrained=same)]).fit(FineTune(source), toy_data())
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_argument_that_no_trainer_has_is_named_with_the_nearest(tmp_path: Path) -> None:
+    said = r"a Trainer has no argument 'max_epoch'; did you mean max_epochs\?"
+    given: Any = {"trainer": {"max_epoch": 3, **QUIET}}
+    with pytest.raises(ValueError, match=f"trainer: {said}"):
+        forget(PlainModule(), PlainData(), [1, 2, 3], output=tmp_path / "1", **given)
+    source = SourceRun(PlainModule, {"max_epochs": 1})
+    with pytest.raises(ValueError, match=f"trainer of 'source': {said}"):
+        compare(source, toy_data, [MethodRun(FineTune)], output_dir=tmp_path / "2", **given)
+    source = SourceRun(PlainModule, {"max_epochs": 1})
+    with pytest.raises(ValueError, match=f"trainer of 'fine_tune': {said}"):
+        compare(
+            source,
+            toy_data,
+            [MethodRun(FineTune, trainer={"max_epoch": 3})],
+            output_dir=tmp_path / "2",
+            trainer={"max_epochs": 1, **QUIET},
+        )
+
+
 def test_classes_are_asked_for_as_everywhere() -> None:
     assert _split_data(train_set(), "class:0,2", None, False, None).rule == Classes([0, 2])
 
@@ -683,6 +750,27 @@ def test_samples_that_became_less_known_than_unseen_ones_are_named_whatever_the_
     assert hardly.needed is None, "nobody brings a hundred times as many"
     without = Answered(hardly, "class", (1.0, 0.0), (0.9, 0.9))
     assert "Cost: 0.0 points of test accuracy of the other classes." in without.text
+
+
+def test_where_too_much_is_left_no_more_samples_are_asked_for_but_what_forgets_more() -> None:
+    knew = Estimate(0.8, 0.75, 0.85)
+    for after in (
+        knew,
+        Estimate(0.68, 0.62, 0.74),
+    ):  # not shown, and an interval that reaches within half the gap
+        found = Answered(answer(knew, after, 0.5, samples=500), "membership", (), steps=8)
+        assert found.answer.outcome == ("not shown" if after is knew else "cannot tell")
+        assert "Too much is left after 8 steps: more epochs, or a stronger method would tell." in found.text
+        assert "like them" not in found.text
+        told = functools.partial(Result, found, Path(), Path(), Path(), {})
+        assert "To forget more: `trainer={'max_epochs': N}` or `method='auto'`." in unboxed(str(told()))
+        assert "`--trainer.max_epochs N` or `--method auto`." in unboxed(told().told(command=True))
+        assert "or `budget='10%'`, which tries several recipes." in unboxed(str(told(auto=True)))
+        once = dataclasses.replace(found, steps=0)
+        assert "Too much is left: a stronger method would tell." in once.text
+    few = Answered(answer(knew, Estimate(0.6, 0.5, 0.7), 0.5, samples=50), "membership", (), steps=8)
+    assert "Too few samples: about" in few.text
+    assert "Too much" not in few.text
 
 
 def test_the_measure_fits_the_request() -> None:

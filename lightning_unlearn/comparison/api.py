@@ -195,7 +195,7 @@ def compare(
         )
     one_of("vary", vary, "all", "training", "source", "unlearn", "evaluate")
     for share in short_retrainings:
-        in_range("short_retrainings", share, "(0, 1)", "; [] trains none")
+        in_range("short_retrainings", share, "(0, 1)", ": a share, so that 10% is 0.1; [] trains none")
     for name, margin in (margins or {}).items():
         in_range(f"margins[{name!r}]", margin, "(0, inf)")
     wandb, loggers = split_loggers(shared.get("logger"))

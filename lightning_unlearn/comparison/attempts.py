@@ -13,15 +13,15 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from lightning_unlearn.callbacks import CollapseGuard
+from lightning_unlearn.core.compat import batches_stepped
 from lightning_unlearn.core.seeds import derive_seed
 from lightning_unlearn.data import Adapter, UnlearningDataModule
 from lightning_unlearn.engine.answering import Answered, Measured, answered, measure_of
 from lightning_unlearn.ensembles import Runtime, ask
 from lightning_unlearn.methods import NegGradPlus, Retrain, Rewind, UnlearningModule
+from lightning_unlearn.methods.base.maker import Method
 from lightning_unlearn.methods.base.trial import COLLAPSED, GuessingWarning
 from lightning_unlearn.models.surgery import clone
-
-Method = Callable[[nn.Module], UnlearningModule]
 
 _QUIET: dict[str, Any] = {
     "logger": False,
@@ -89,7 +89,7 @@ class Attempts:
         self.answers: dict[str, Measured] = {}
         self.tried = 0
         self.room: float | None = None
-        self.seconds = 0.0
+        self.seconds, self.steps = 0.0, 0
         order = np.random.default_rng(derive_seed(data.seed, "choose")).permutation(
             data.stream_size("nonmember")
         )
@@ -98,6 +98,11 @@ class Attempts:
     def fit(self, make: Method, **arguments: Any) -> UnlearningModule:
         """Fit a method, by default for two epochs; one that could destroy the model is guarded."""
         method = make(self.source)
+        if not isinstance(method, UnlearningModule):
+            raise TypeError(
+                f"method must make an unlearning method of the source; {getattr(make, '__name__', make)} made "
+                f"{type(method).__name__}"
+            )
         if method.adapter == Adapter():
             method.adapter = self.data.adapter
         given = dict(self.trainer)
@@ -173,7 +178,8 @@ class Attempts:
             seconds = method.times["time/total_s"]
             distance = self._distance()
             if kept is None or distance < kept[0]:
-                kept, self.seconds = (distance, method, answers), seconds
+                kept = distance, method, answers
+                self.seconds, self.steps = seconds, batches_stepped(method.trainer)
             step = seconds / max(1, method.trainer.global_step) / len(method.streams)
             spent += seconds
             if spent + seconds > budget * step:
@@ -199,6 +205,7 @@ class Attempts:
             seconds=self.seconds,
             tried=self.tried,
             unlike=self.data.unlike_groups,
+            steps=self.steps,
         )
         assert found is not None  # all was measured, and has a meaning
         return found

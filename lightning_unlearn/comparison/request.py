@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import numpy as np
 from torch import nn
 from torch.utils.data import Dataset
 
-from lightning_unlearn.comparison.attempts import Attempts, Method, recipes_for
+from lightning_unlearn.comparison.attempts import Attempts, recipes_for
 from lightning_unlearn.comparison.fast import faster, why
+from lightning_unlearn.comparison.trainers import require_known
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.files import atomic_path, model_hash, positions_hash
 from lightning_unlearn.core.ledger import Ledger, as_ledger, not_forgotten, require_forgotten_before
@@ -27,6 +28,7 @@ from lightning_unlearn.engine.answering import Answered, measure_of
 from lightning_unlearn.functional.answer import Outcome
 from lightning_unlearn.methods import Retrain, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.checkpoints import KEPT, steps_of
+from lightning_unlearn.methods.base.maker import Method, maker_of
 from lightning_unlearn.methods.base.recording import record_fit
 from lightning_unlearn.methods.base.source import (
     MODEL,
@@ -36,6 +38,7 @@ from lightning_unlearn.methods.base.source import (
     Source,
     checkpoint_hash,
     load_source,
+    require_other,
 )
 from lightning_unlearn.models.surgery import class_state
 from lightning_unlearn.reports.certificate import write_certificate
@@ -58,6 +61,7 @@ class Result:
         ledger: The ledger.
         line: Its line in there.
         retraining: How to compare with a model that is retrained, in Python; empty where that cannot be.
+        auto: Whether the method was chosen by the request.
         room: Where a budget allowed one recipe alone: its steps, and about what share would allow another.
     """
 
@@ -67,6 +71,7 @@ class Result:
     ledger: Path
     line: Mapping[str, Any]
     retraining: str = "`retrain=True`"
+    auto: bool = False
     room: tuple[int, float] | None = None
 
     @property
@@ -82,6 +87,13 @@ class Result:
             if self.retraining:
                 ways += f" or {'`--retrain true`' if command else self.retraining}"
             text = f"{text.removesuffix('.')}; add {ways} for that."
+        if self.answered.left:
+            more = "`--trainer.max_epochs N`" if command else "`trainer={'max_epochs': N}`"
+            other = "`--method auto`" if command else "`method='auto'`"
+            if self.auto:
+                budget = "`--budget 10%`" if command else "`budget='10%'`"
+                other = f"{budget}, which tries several recipes"
+            text += f" To forget more: {'' if self.answered.steps == 0 else f'{more} or '}{other}."
         if self.room is not None:
             steps, share = self.room
             more = f"--budget {share:.0%}" if command else f"budget={share:.2f}"
@@ -100,7 +112,7 @@ def forget(
     *,
     column: str | None = None,
     wrong_labels: bool = False,
-    method: Method | Literal["auto"] = "auto",
+    method: Method | str = "auto",
     checkpoints: str | Path | None = None,
     retrained: Source | None = None,
     retrain: bool = False,
@@ -128,9 +140,9 @@ def forget(
         ids: What to forget, as :class:`~lightning_unlearn.data.UnlearningDataModule` takes it, such as ``"class:3,5"``.
         column: Attribute of the training data whose values the ids are.
         wrong_labels: Whether the labels of these samples are wrong or poisoned.
-        method: Makes the unlearning method of the source, such as its class; ``"auto"`` for
-            :class:`~lightning_unlearn.methods.Rewind` with a bounded ascent where ``checkpoints`` are given, and
-            :class:`~lightning_unlearn.methods.NegGradPlus`, ended before it destroys the model, where not.
+        method: Makes the unlearning method of the source: its class, the name of one of ours, or a function;
+            ``"auto"`` for :class:`~lightning_unlearn.methods.Rewind` with a bounded ascent where ``checkpoints`` are
+            given, and :class:`~lightning_unlearn.methods.NegGradPlus`, ended before it destroys the model, where not.
         checkpoints: Folder with earlier checkpoints of the source's own training.
         retrained: A model that was trained as the source was, without these samples: the answer is then how near the
             unlearned model came to it.
@@ -154,12 +166,14 @@ def forget(
             source already; the message says what to give instead.
     """
     folder = Path(output)
+    make = None if method == "auto" else maker_of(method)
+    require_known("trainer", trainer or {})
     _require_vacant(folder)
     if retrain and retrained is not None:
         raise ValueError("retrain=True trains what retrained=... gives; leave one out")
     budget = _share(budget) if isinstance(budget, str) else budget
     in_range("budget", budget, "(0, 1]", "; it is a share of the source's training", none=True)
-    if budget and callable(method):
+    if budget and make is not None:
         raise ValueError("budget is what 'auto' tries several recipes within; leave it out, or method")
     steps = steps_of(source)
     further = previous is not None or (isinstance(data, UnlearningDataModule) and bool(data.previous))
@@ -169,6 +183,7 @@ def forget(
             f"Trainer's checkpoint knows; {_ONLY_RETRAINED if further else f'give source={_checkpoint_of(source)}'}"
         )
     model = load_source(source)
+    oracle = None if retrained is None else require_other(model, load_source(retrained))
     if checkpoints is not None:
         KEPT[model] = Path(checkpoints), steps
     split = _split_data(data, ids, column, wrong_labels, previous, adapter)
@@ -191,12 +206,11 @@ def forget(
             say(why(settings), sys.stderr)
         request = Attempts(model, split, faster(settings) if fast else settings)
         if retrain:
-            oracle = request.fit(partial(Retrain, step="source", adapter=split.adapter), max_steps=int(steps))
-            request.measure(oracle, oracle.model, "retrain")
-            oracle.export(folder / ORACLE)
-        recipes = [(method, {})] if callable(method) else recipes_for(split, rewinds=checkpoints is not None)
-        if retrained is not None:
-            request.oracle = load_source(retrained)
+            anew = request.fit(partial(Retrain, step="source", adapter=split.adapter), max_steps=int(steps))
+            request.measure(anew, anew.model, "retrain")
+            anew.export(folder / ORACLE)
+        recipes = [(make, {})] if make is not None else recipes_for(split, rewinds=checkpoints is not None)
+        request.oracle = oracle
         done = request.best(recipes, within := budget * steps if budget else 0.0)
         split.ledger = record
         found, line = request.answered(), _put_down(request, done, folder, previous)
@@ -207,7 +221,9 @@ def forget(
     more = None
     if request.room is not None:
         more = int(within), math.ceil(110 * request.room / steps) / 100  # some to spare
-    return Result(found, folder / MODEL, folder / PAGE, Path(record.path), line, retraining, more)
+    return Result(
+        found, folder / MODEL, folder / PAGE, Path(record.path), line, retraining, make is None, more
+    )
 
 
 def _require_vacant(folder: Path) -> None:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from torch import nn
 
 from lightning_unlearn.core.checks import in_range
-from lightning_unlearn.methods import UnlearningModule
+from lightning_unlearn.methods.base.maker import Method, maker_of
 from lightning_unlearn.methods.base.source import note_training_set, read_checkpoint
 from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.surgery import load_state
@@ -88,7 +87,7 @@ class MethodRun:
     """One method of a comparison.
 
     Args:
-        method: Builds the method from the source model; a method's class will do.
+        method: Builds the method from the source model; a method's class will do, and so will the name of one of ours.
         name: Name in tables and folders; ``None`` derives one from the class, ``ReferenceKL`` giving
             ``reference_kl``.
         trainer: Arguments of its Trainer, such as ``max_epochs``.
@@ -99,13 +98,14 @@ class MethodRun:
         ValueError: If ``batch_size`` < 1.
     """
 
-    method: Callable[[nn.Module], UnlearningModule]
+    method: Method
     name: str | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
     batch_size: int | None = None
 
     def __post_init__(self) -> None:
         in_range("batch_size", self.batch_size, "[1, inf)", "; None takes the data's", whole=True, none=True)
+        self.method = maker_of(self.method)
 
     @property
     def one_shot(self) -> bool:

@@ -2,8 +2,9 @@
 
 import copy
 import functools
+import inspect
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger, WandbLogger
 
 from lightning_unlearn.comparison.folder import RunFolder
+from lightning_unlearn.core.checks import nearest
 from lightning_unlearn.core.files import write_json_atomic
 from lightning_unlearn.core.peak_memory import peak_memory, reset_peak_memory
 from lightning_unlearn.core.processes import InStep
@@ -33,6 +35,22 @@ def has_end(arguments: Mapping[str, Any]) -> bool:
     return not {"max_epochs", "max_steps", "max_time", "fast_dev_run"}.isdisjoint(arguments)
 
 
+def require_known(where: str, arguments: Iterable[str]) -> None:
+    """Refuse an argument that no Trainer has, which Lightning's own message would not correct.
+
+    Args:
+        where: What they were given as, for the message.
+        arguments: Their names.
+
+    Raises:
+        ValueError: If there is one, with the nearest that a Trainer has.
+    """
+    known = inspect.signature(L.Trainer).parameters
+    for name in arguments:
+        if name not in known:
+            raise ValueError(f"{where}: a Trainer has no argument {name!r}{nearest(name, known)}")
+
+
 def require_trainer(label: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Refuse arguments that no Trainer can be made of here, such as an accelerator that the machine has not.
 
@@ -42,10 +60,11 @@ def require_trainer(label: str, shared: Mapping[str, Any], own: Mapping[str, Any
         own: Those of the run.
 
     Raises:
-        ValueError: If nothing ends the training, a WandbLogger is among the run's own arguments, or, with its own
-            message, Lightning refuses.
+        ValueError: If no Trainer has an argument, nothing ends the training, a WandbLogger is among the run's own
+            arguments, or, with its own message, Lightning refuses.
     """
     where, arguments = f"trainer of {label!r}", {**DEFAULTS, **shared, **own, "logger": False}
+    require_known(where, arguments)
     if split_loggers(own.get("logger"))[0] is not None:
         raise ValueError(
             f"{where}: a WandbLogger belongs into the comparison's own trainer; it writes every run"

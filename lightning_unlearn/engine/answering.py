@@ -58,6 +58,7 @@ class Answered:
         tried: How many recipes were tried, of which this is the best.
         task: What the answers mean.
         unlike: Why unseen samples tell nothing of these; empty where they do.
+        steps: How many steps unlearning took, where that is known; 0 of a method that takes none.
     """
 
     answer: Answer
@@ -69,14 +70,27 @@ class Answered:
     tried: int = 1
     task: Task = SINGLE_LABEL
     unlike: str = ""
+    steps: int | None = None
+
+    @property
+    def left(self) -> bool:
+        """Whether its value says that too much is left, which more samples would not change."""
+        found = self.answer
+        side = math.copysign(1.0, found.before.value - found.target)
+        beyond = side * (found.after.value - found.target) > found.within
+        return found.traced and found.outcome != "shown" and beyond and not self._overdone
+
+    @property
+    def _overdone(self) -> bool:
+        """Whether unlearning made the samples less known than unseen ones."""
+        found = self.answer
+        less = self.measure == "membership" and found.after.high < found.target
+        return less and found.after.value < found.before.value and not self.unlike
 
     @property
     def text(self) -> str:
         """The answer in words: what it rests on, what it cost, and that it was not compared, where it was not."""
         found = self.answer
-        overdone = self.measure == "membership" and found.after.high < found.target
-        overdone &= found.after.value < found.before.value  # unlearning did that
-        overdone &= not self.unlike
         hint = "labels" in self.task.offers and not self._worse
         samples = f"{found.samples:,} sample{'' if found.samples == 1 else 's'}"
         parts = [f"Forgotten: {found.outcome.upper()}. {samples}: {self._evidence}."]
@@ -92,11 +106,15 @@ class Answered:
                 f"{self.unlike[0].upper()}{self.unlike[1:]}: a model that never saw these samples knows them less than "
                 "those. Retraining alone tells how much less, or unseen samples of other values."
             )
+        elif self.left:
+            made = f" after {self.steps:,} step{'' if self.steps == 1 else 's'}" if self.steps else ""
+            more = "" if self.steps == 0 else "more epochs, or "
+            parts.append(f"Too much is left{made}: {more}a stronger method would tell.")
         elif found.outcome == "cannot tell" and not (self._worse and not found.traced):
             why = "Too few samples" if found.traced else "The source itself shows no trace that this can see"
-            needed = found.needed and not overdone
+            needed = found.needed and not self._overdone
             parts.append(f"{why}: about {found.needed:,} like them would tell." if needed else f"{why}.")
-        if overdone:
+        if self._overdone:
             parts.append(
                 f"They are now less known than {self._unseen}, which also tells who they were: "
                 f"{'' if found.traced or self._worse else 'keep the source, or '}take a milder method (checkpoints, "
@@ -190,6 +208,7 @@ def answered(
     seconds: float | None = None,
     tried: int = 1,
     unlike: str = "",
+    steps: int | None = None,
 ) -> Answered | None:
     """Answer whether what is in the stream ``forget`` was forgotten.
 
@@ -207,6 +226,7 @@ def answered(
         seconds: What unlearning took.
         tried: How many recipes were tried.
         unlike: Why non-members tell nothing of the forget set: of ``membership`` a retrained model then tells alone.
+        steps: How many steps unlearning took.
 
     Returns:
         The answer; ``None`` where not all that it takes was measured, or the measure has no meaning for the task.
@@ -256,6 +276,7 @@ def answered(
         tried,
         task,
         unlike,
+        steps,
     )
 
 

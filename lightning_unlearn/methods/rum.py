@@ -1,6 +1,6 @@
 """RUM: unlearn the forget set part by part, from little to much memorised, each part by a method of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -14,6 +14,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.ensembles import Runtime, predict
 from lightning_unlearn.methods.base import OneShotModule, Source
 from lightning_unlearn.methods.base.again import Procedure, fit_alone, without
+from lightning_unlearn.methods.base.maker import Method, maker_of
 from lightning_unlearn.methods.base.module import UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, SearchSpace
 from lightning_unlearn.methods.fine_tune import FineTune
@@ -56,7 +57,7 @@ class RUM(OneShotModule):
     def __init__(
         self,
         source: Source,
-        methods: Sequence[Callable[[nn.Module], UnlearningModule]] | None = None,
+        methods: Sequence[Method] | None = None,
         epochs: int | Sequence[int] = 2,
         **one_shot: Any,
     ) -> None:
@@ -69,7 +70,7 @@ class RUM(OneShotModule):
         for number in each:
             in_range("epochs", number, "[1, inf)", "; one-shot methods have none", whole=True)
         super().__init__(source, **one_shot)
-        self.methods = methods
+        self.methods = [maker_of(each) for each in methods]
         self.epochs = each
 
     def parts(self, data: UnlearningDataModule, runtime: Runtime) -> list[np.ndarray[Any, Any]]:

@@ -30,7 +30,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from lightning_unlearn.data import Adapter, UnlearningDataModule
-from lightning_unlearn.methods import RandomK, ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods import SSD, RandomK, ReferenceKL, Retrain, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods.base.export import write_export
 from lightning_unlearn.methods.cf_k import CFk
 from lightning_unlearn.models import Classifier
 
@@ -105,16 +106,42 @@ def test_export_holds_weights_and_nothing_else(tmp_path: Path) -> None:
     assert set(content["hyper_parameters"]) == {"hidden", "lr"}
 
 
+def test_a_checkpoint_s_class_is_named_by_its_path() -> None:
+    said = "module must be the import path of the class, as text, got PlainModule; give 'helpers.toys.PlainModule'"
+    with pytest.raises(TypeError, match=said):
+        SourceCheckpoint("best.ckpt", PlainModule)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", [ReferenceKL, Retrain, SSD])
+def test_what_was_never_fitted_is_not_exported(tmp_path: Path, method: type[UnlearningModule]) -> None:
+    """Its weights are the source's, or untrained."""
+    with pytest.raises(
+        ValueError, match=rf"{method.__name__} has made no step, .* trainer\.fit\(method, data\)"
+    ):
+        method(PlainModule()).export(tmp_path / "m.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fit_without_a_step_is_not_exported_but_an_edit_is(tmp_path: Path) -> None:
+    for method in (idle := Finetune(PlainModule()), edited := SSD(PlainModule())):
+        quiet_trainer(max_epochs=0).fit(method, UnlearningDataModule(PlainData(), 0.2))
+    with pytest.raises(ValueError, match="Finetune has made no step"):
+        idle.export(tmp_path / "m.ckpt")
+    edited.export(tmp_path / "m.ckpt")
+
+
 def test_a_failed_export_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.ckpt"
     path.write_text("old")
+    method = Finetune(toy_source())
+    fitted(method)
 
     def disk_full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", disk_full)
     with pytest.raises(OSError, match="No space"):
-        Finetune(toy_source()).export(path)
+        method.export(path)
     assert path.read_text() == "old"
     assert [file.name for file in tmp_path.iterdir()] == ["model.ckpt"]
 
@@ -484,7 +511,8 @@ def test_layers_that_were_frozen_stay_frozen() -> None:
 
 def test_a_compiled_source_is_exported_under_its_own_names(tmp_path: Path) -> None:
     source = PlainModule()
-    content = torch.load(Finetune(torch.compile(source)).export(tmp_path / "m.ckpt"), weights_only=True)
+    method = Finetune(torch.compile(source))
+    content = torch.load(write_export(method.model, tmp_path / "m.ckpt"), weights_only=True)
     assert content["state_dict"].keys() == source.state_dict().keys()
     PlainModule.load_from_checkpoint(tmp_path / "m.ckpt")
 
@@ -495,7 +523,7 @@ def test_constructor_arguments_that_are_objects_are_left_out_of_an_export(tmp_pa
             super().__init__()
             self.save_hyperparameters()
 
-    content = torch.load(Finetune(Holds(nn.Linear(2, 2))).export(tmp_path / "m.ckpt"), weights_only=True)
+    content = torch.load(write_export(Holds(nn.Linear(2, 2)), tmp_path / "m.ckpt"), weights_only=True)
     assert "extra" not in content["hyper_parameters"]
     assert content["hyper_parameters"]["width"] == 3
 

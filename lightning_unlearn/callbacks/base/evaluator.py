@@ -30,6 +30,7 @@ from lightning_unlearn.engine.answering import answered, measure_of
 from lightning_unlearn.engine.telling import Results, facts_of_fit, send_facts, send_results
 from lightning_unlearn.ensembles import Runtime, isolated_rng
 from lightning_unlearn.methods.base import UnlearningModule
+from lightning_unlearn.methods.base.source import require_other
 from lightning_unlearn.methods.base.trial import require_of
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.models.fresh import built_by
@@ -237,6 +238,8 @@ class Evaluator(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Refuse a model that could not be evaluated, as soon as that is known; a method looks for itself."""
         self._refuse_sharded(pl_module)
+        if isinstance(pl_module, UnlearningModule) and self.retrained is not None:
+            require_other(pl_module.source, self.retrained)
         if not isinstance(pl_module, StreamConsumer):
             self._try_answers(trainer, pl_module)
 
@@ -331,6 +334,7 @@ class Evaluator(L.Callback):
             retrained=None if audit.retrained is None else audit.known(audit.retrained),
             seconds=method.times.get("time/total_s"),
             unlike=audit.data.unlike_groups,
+            steps=batches_stepped(trainer),
         )
         if found is not None:
             method.answer = found.record()

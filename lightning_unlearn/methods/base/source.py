@@ -22,7 +22,7 @@ from lightning_unlearn.data import UnlearningDataModule
 from lightning_unlearn.models import restore_hyperparameters
 from lightning_unlearn.models.freezing import mark_recorded
 from lightning_unlearn.models.hparams import taken_by, unkept_arguments
-from lightning_unlearn.models.surgery import uncompiled, without_compiled
+from lightning_unlearn.models.surgery import class_state, uncompiled, without_compiled
 
 MODEL, ORACLE, SPLIT, PAGE = "model.ckpt", "retrained.ckpt", "split.npz", "certificate.html"
 """What :func:`~lightning_unlearn.forget` writes: the unlearned model, a retrained one, who was forgotten, the page."""
@@ -50,6 +50,16 @@ class SourceCheckpoint:
     module: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     trust: bool = False
+
+    def __post_init__(self) -> None:
+        given: object = self.module
+        if given is None or isinstance(given, str):
+            return
+        kind = given if isinstance(given, type) else type(given)
+        raise TypeError(
+            f"module must be the import path of the class, as text, got {kind.__name__}; give "
+            f"'{kind.__module__}.{kind.__qualname__}'"
+        )
 
     def load(self) -> L.LightningModule:
         """Load the model on the CPU.
@@ -163,6 +173,20 @@ def load_source(source: Source) -> nn.Module:
     if next(loaded.parameters(), None) is None:
         raise ValueError(f"source: {type(loaded).__name__} has no parameters, so there is nothing to unlearn")
     return loaded
+
+
+def require_other(source: nn.Module, retrained: nn.Module) -> nn.Module:
+    """Return a model that was trained without the forgotten samples, unless it is the source.
+
+    Raises:
+        ValueError: If its weights are the source's.
+    """
+    if retrained is source or model_hash(class_state(retrained)) == model_hash(class_state(source)):
+        raise ValueError(
+            "retrained: it is the source itself, weight for weight; give a model that was trained without these "
+            "samples, or leave it out"
+        )
+    return retrained
 
 
 def _to_give(names: Sequence[str]) -> str:

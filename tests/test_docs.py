@@ -24,7 +24,9 @@ import test_harness_evaluators  # noqa: F401  that its tests say which lines of 
 import test_harness_methods  # noqa: F401
 import test_harness_one_shot  # noqa: F401
 import test_launched  # noqa: F401
+import torch
 import yaml
+from helpers import by_heart
 from helpers.people import write_vowels
 from helpers.support import (
     EVALUATOR_AXES,
@@ -199,7 +201,9 @@ def own_project() -> dict[str, Any]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if blocks(text, "python")])
-def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_programs_run(
+    page: str, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     quick = own_project()
     write_vowels(workplace)
 
@@ -212,7 +216,35 @@ def test_the_programs_run(page: str, workplace: Path, monkeypatch: pytest.Monkey
     names: dict[str, Any] = {}
     for program in blocks(PAGES[page], "python"):
         exec(compile(program, page, "exec"), names)
+    assert ("PopulationAttack()" not in PAGES[page]) or "Forgotten: " in capsys.readouterr().out
     assert ("export(" not in PAGES[page]) or Path("unlearned.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_the_program_of_the_readme_forgets(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where the source knows its samples by heart; as the export answers, loaded into its own class."""
+    monkeypatch.setitem(sys.modules, "my_project", by_heart)
+    L.seed_everything(0, verbose=False)
+    data, source = by_heart.MyDataModule(), by_heart.MyModule()
+    trainer = L.Trainer(max_epochs=20, logger=False, accelerator="cpu", enable_progress_bar=False)
+    trainer.fit(source, data)
+    trainer.save_checkpoint("best.ckpt")
+    Path("deletion_request.csv").write_text("id\n" + "\n".join(map(str, range(50))))
+    (program,) = blocks(README, "python")
+    exec(compile(program, "README.md", "exec"), {})
+    # its second half; the first, by the default, is nearly as good on 50 samples, and may leave CANNOT TELL
+    *_, told = capsys.readouterr().out.split("Forgotten: ")
+    assert told.startswith("SHOWN. 50 samples: accuracy 100 →")
+    asked, targets = (torch.stack(part) for part in zip(*(data.train[i] for i in range(50)), strict=True))
+    right = []
+    for file in ("best.ckpt", "unlearned.ckpt"):
+        model = by_heart.MyModule.load_from_checkpoint(file, map_location="cpu").eval()
+        with torch.no_grad():
+            right.append(float((model(asked).argmax(1) == targets).float().mean()))
+    assert right[0] == 1
+    assert right[1] < 0.7, "unseen samples: a half"
 
 
 @pytest.mark.slow

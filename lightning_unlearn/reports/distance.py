@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lightning_unlearn.reports.glossary import describe, forgot_nothing, measured_metrics
+from lightning_unlearn.reports.glossary import describe, forgot_nothing, measured_metrics, worse_side
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import separates
 
@@ -57,8 +57,7 @@ def aims(report: Report, *, oracle: bool = True) -> dict[str, Aim]:
             values = [metric.ideal] * len(values)
         gap = abs(before["mean"] - sum(values) / len(values))
         if utility or (gap > 0 and (not oracle or separates(report, name))):
-            sides = {"higher": -1, "lower": 1} if utility or metric.goal == "retrain_2" else {}
-            found[name] = Aim(values, metric.margin or gap / 2, sides.get(metric.direction or "", 0))
+            found[name] = Aim(values, metric.margin or gap / 2, worse_side(metric))
     if not oracle:
         source = report["models"]["source"]
         if not {_FORGET, _TEST} <= source.keys():

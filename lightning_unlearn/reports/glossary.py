@@ -76,6 +76,12 @@ def forgot_nothing(report: Report, name: str) -> Value | None:
     return report["models"].get(model, {}).get(there)
 
 
+def worse_side(metric: DeclaredMetric) -> int:
+    """Return where only being worse than the goal matters, -1 if that is a lower value, 1 if a higher; else 0."""
+    one_sided = metric.decides == "utility" or metric.goal == "retrain_2"
+    return {"higher": -1, "lower": 1}.get(metric.direction or "", 0) if one_sided else 0
+
+
 def samples_of(report: Report, name: str) -> int | None:
     """Return of how many samples an accuracy is the share; None where that is not known, and of any other metric."""
     number = (

@@ -37,6 +37,7 @@ from lightning_unlearn.reports.glossary import (
     method_names,
     samples_of,
     with_unit,
+    worse_side,
 )
 from lightning_unlearn.reports.schema import Report
 
@@ -209,8 +210,7 @@ def _test(report: Report, model: str, name: str, margins: Mapping[str, float]) -
     if metric.null and forgot_nothing(report, name) is None:  # any two models lie apart: it would say nothing
         return None
     table, rows = scores_of(report, name, (model, goal))
-    sides = {"higher": -1, "lower": 1} if utility or goal == "retrain_2" else {}
-    test = _Test(model, name, utility, worse := sides.get(metric.direction or "", 0))
+    test = _Test(model, name, utility, worse := worse_side(metric))
     if table.shape[1] < LEAST_SEEDS or model == goal:
         return test
     floor = _floor(report, name)

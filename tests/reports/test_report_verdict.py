@@ -1,5 +1,7 @@
 """The verdict against the retrained model, on numbers small enough to decide by hand."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,8 @@ from lightning_unlearn.reports.verdict import (
     summary_sentences,
 )
 
-AUC, TEST = "membership_inference/auc", "accuracy/test"
+AUC, HIT_RATE = "membership_inference/auc", "membership_inference/hit_rate"
+FORGET, TEST = "accuracy/forget", "accuracy/test"
 
 # Differences from seed to seed; each model's scores are its level plus these, in an order of its own.
 NOISE = (-0.02, 0.0, 0.02)
@@ -162,6 +165,84 @@ def test_few_seeds_are_an_illustration(seeds: int) -> None:
     assert "an illustration" in answer.sure
     assert answer.forgotten == "By its numbers it looks forgotten."
     assert "fewer than 3 seeds" in control_findings(report)[0]
+
+
+FEW = {
+    "source": {FORGET: 1.0, AUC: 0.745, HIT_RATE: 0.94, TEST: 0.97},
+    "retrain": {FORGET: 0.63, AUC: 0.476, HIT_RATE: 0.43, TEST: 0.96},
+    "fine_tune": {FORGET: 0.99, AUC: 0.707, HIT_RATE: 0.87, TEST: 0.97},
+    "reference_kl": {FORGET: 0.69, AUC: 0.406, HIT_RATE: 0.40, TEST: 0.955},
+}
+
+
+def few(seeds: int = 1, **models: dict[str, float]) -> Report:
+    """The controls and the given models, the same in each of one or two seeds."""
+    every = {name: FEW[name] for name in ("source", "retrain")} | models
+    return report_of(**{m: {name: (v,) * seeds for name, v in each.items()} for m, each in every.items()})
+
+
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_with_few_seeds_the_answer_rests_on_what_decides(seeds: int) -> None:
+    answer = answer_of(few(seeds, fine_tune=FEW["fine_tune"], reference_kl=FEW["reference_kl"]))
+    assert answer is not None
+    assert (answer.method, answer.forgotten) == ("reference_kl", "By its numbers it looks forgotten.")
+    assert "forget set D_f: source 100.00 %, reference_kl 69.00 %, retrained 63.00 %" in answer.evidence
+    assert "84% of the gap is closed" in answer.evidence
+    assert "ROC curve: source 0.745, reference_kl 0.406, retrained 0.476" in answer.evidence
+    assert "hit rate" not in answer.evidence, "it moves with a model's confidence alone, and decides nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (
+            FEW["fine_tune"],
+            "it does not look forgotten: far from the retrained model in forget accuracy, MIA AUC",
+        ),
+        ({FORGET: 0.99}, "that is open: near the retrained model in MIA AUC, far from it in forget accuracy"),
+        ({FORGET: 0.10}, "that is open: near the retrained model in MIA AUC, far from it in forget accuracy"),
+        ({TEST: 0.80}, "it looks forgotten."),
+    ],
+)
+def test_with_few_seeds_no_half_of_a_gap_is_called_forgotten(change: dict[str, float], expected: str) -> None:
+    answer = answer_of(few(m=FEW["retrain"] | change))
+    assert answer is not None
+    assert expected in answer.forgotten
+
+
+def test_with_few_seeds_nothing_is_forgotten_where_nothing_could_tell() -> None:
+    for source in ({TEST: 0.97}, {TEST: 0.97, FORGET: 0.63}):
+        answer = answer_of(few(source=source, m={TEST: 0.97, FORGET: 0.63}))
+        assert answer is not None
+        assert answer.forgotten.startswith("Cannot tell: ")
+        assert answer.evidence == ""
+
+
+def test_with_few_seeds_a_margin_of_more_than_half_the_gap_is_not_enough() -> None:
+    report = few(m={**FEW["retrain"], FORGET: 0.90})
+    report["metrics"] = {FORGET: {**asdict(METRICS[FORGET]), "margin": 0.5}}
+    answer = answer_of(report)
+    assert answer is not None
+    assert "far from it in forget accuracy" in answer.forgotten
+
+
+def test_with_few_seeds_keeping_accuracy_makes_no_best_method_of_one_that_forgot_nothing() -> None:
+    answer = answer_of(few(fine_tune=FEW["fine_tune"], dear={**FEW["retrain"], TEST: 0.93}))
+    assert answer is not None
+    assert answer.method == "dear", "three margins of accuracy against two of forgetting"
+
+
+def test_nearer_than_a_model_retrained_once_more_is_no_miss() -> None:
+    near, far = {"similarity": 0.999, TEST: 0.96}, {"similarity": 0.97, TEST: 0.96}
+    report = few(
+        source={"similarity": 0.90, TEST: 0.96},
+        retrain_2={"similarity": 0.95, TEST: 0.96},
+        far=far,
+        near=near,
+    )
+    answer = answer_of(report)
+    assert answer is not None
+    assert answer.forgotten == "By its numbers it looks forgotten."
 
 
 def test_errors_of_many_methods_are_held_together() -> None:

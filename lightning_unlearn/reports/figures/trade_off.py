@@ -20,16 +20,17 @@ from lightning_unlearn.reports.verdict import separates
 
 _SHARES = (
     "backdoor/success_rate_forget",
-    "membership_inference/hit_rate",
     "accuracy/forget",
     "membership_inference/auc",
-)
-"""What is drawn against accuracy, the most telling first: shares, and less of each means less of D_f."""
-_FALLBACK = (
     "membership_inference/hit_rate",
+)
+"""What is drawn against accuracy, the most telling first: shares, and less of each means less of D_f. The hit rate,
+which decides nothing, since it moves with a model's confidence alone, stands in where nothing decides."""
+_FALLBACK = (
     "membership_inference/auc",
     "accuracy/forget",
     "backdoor/success_rate_forget",
+    "membership_inference/hit_rate",
 )
 """The same where the controls give no reason to choose: the first that the report holds."""
 
@@ -48,8 +49,8 @@ class ForgettingAxis:
 
     Attributes:
         metric: Its name in the report.
-        reason: Why it was chosen: it "separates" the controls; with one seed, it has the "widest gap" between
-            them; or it is only the first at hand, since there is "no separation" or there are "no controls".
+        reason: Why it was chosen: it "separates" the controls; with too few seeds, it has the "widest gap"
+            between them; or it is only the first at hand, since there is "no separation" or there are "no controls".
     """
 
     metric: str
@@ -61,15 +62,16 @@ def forgetting_axis(report: Report) -> ForgettingAxis | None:
 
     A metric in which the source model, which forgot nothing, lies inside the retrained model's 95% interval
     would show every method near its goal. Asked are the shares that this package measures and then whatever else
-    is declared to decide on forgetting. With one seed there are no intervals; of the shares, the one with the widest
-    gap between the controls in points is taken.
+    is declared to decide on forgetting; where nothing decides, any share. Too few seeds separate nothing; of the
+    shares, the one with the widest gap between the controls in points is taken.
 
     Returns:
         The choice, None where the report holds no such metric.
     """
     shares = measured(report, _SHARES)
-    others = [name for name in measured_metrics(report) if describe(name, report).decides == "forgetting"]
-    candidates = list(dict.fromkeys([*shares, *others]))
+    deciding = [name for name in measured_metrics(report) if describe(name, report).decides == "forgetting"]
+    shares = [name for name in shares if name in deciding or not deciding]
+    candidates = list(dict.fromkeys([*shares, *deciding]))
     if not candidates:
         return None
     source, retrain = (report["models"].get(name, {}) for name in ("source", "retrain"))

@@ -8,6 +8,7 @@ from lightning_unlearn.functional.answer import Outcome
 from lightning_unlearn.reports.figures.trade_off import forgetting_axis
 from lightning_unlearn.reports.floor import costs, same_cost
 from lightning_unlearn.reports.glossary import (
+    LEAST_SEEDS,
     describe,
     forgot_nothing,
     measured_metrics,
@@ -16,7 +17,7 @@ from lightning_unlearn.reports.glossary import (
     worse_side,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import LEAST_SEEDS, Status, Verdict, judge_all, separates
+from lightning_unlearn.reports.verdict import Status, Verdict, judge_all, separates
 
 _ORDER: dict[Status, int] = {"close": 0, "undecided": 1, "illustration": 1, "cannot tell": 1, "not close": 2}
 _OUTCOMES: dict[Status, Outcome] = {"close": "shown", "not close": "not shown"}

@@ -9,6 +9,7 @@ import numpy as np
 from lightning_unlearn.functional.equivalence import Difference, contrast, holm, pooled_noise
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.glossary import (
+    LEAST_SEEDS,
     describe,
     format_number,
     measured_metrics,
@@ -17,7 +18,7 @@ from lightning_unlearn.reports.glossary import (
     with_unit,
 )
 from lightning_unlearn.reports.schema import Report
-from lightning_unlearn.reports.verdict import LEAST_SEEDS, scores_of, separates
+from lightning_unlearn.reports.verdict import scores_of, separates
 
 _ALPHA = 0.05
 _COST = "time/total_s"

@@ -15,6 +15,8 @@ CONTROLS: dict[str, str] = {
     "retrain_2": "control: retrained once more",
 }
 """The models that are no methods but the floor and the ceiling of every score, with what they stand for."""
+LEAST_SEEDS = 3
+"""With fewer seeds a comparison is an illustration, with no verdict and no interval, which would fill the scale."""
 _SHORT = r"retrain_([0-9.]+)pct"
 
 
@@ -195,9 +197,22 @@ def what_varies(report: Report) -> str:
     return f"{len(report['seeds'])} seeds" + (f" ({clean(str(split))})" if split else "")
 
 
+def interval_of(value: Value) -> tuple[float, float] | None:
+    """Return the ends of the 95% interval that may be shown; None where fewer than three seeds have the number."""
+    interval = value["ci95"]
+    few = sum(number is not None for number in value["values"]) < LEAST_SEEDS
+    return None if few or interval is None else (interval[0], interval[1])
+
+
+def no_interval(report: Report) -> str:
+    """Say that there is no interval over the seeds; "" where there is."""
+    told = {1: "one seed", 2: "two seeds"}.get(len(report["seeds"]))
+    return f"no interval: {told}" if told else ""
+
+
 def half_width(value: Value) -> float | None:
     """Return half the width of the 95% interval in the report's own scale, or None without an interval."""
-    interval = value["ci95"]
+    interval = interval_of(value)
     return None if interval is None else (interval[1] - interval[0]) / 2
 
 
@@ -270,7 +285,7 @@ def format_interval(metric: DeclaredMetric, value: Value) -> str:
         ...                 {"mean": 0.5, "std": None, "ci95": None, "values": [0.5]})
         'no interval'
     """
-    interval = value["ci95"]
+    interval = interval_of(value)
     if interval is None:
         return "no interval"
     low, high = (format_number(metric, end, decimals(metric, value)) for end in interval)

@@ -28,7 +28,9 @@ from lightning_unlearn.reports.glossary import (
     format_interval,
     format_number,
     format_value,
+    interval_of,
     is_control,
+    no_interval,
     what_varies,
 )
 from lightning_unlearn.reports.paper import PAPER_COLUMNS, PaperFormat, paper_table
@@ -231,6 +233,7 @@ def _overview(
         "cells": {name: _cells(report, name, metric) for name, metric in metrics.items()},
         "margins": margins_in_words(report),
         "varied": what_varies(report),
+        "no_interval": no_interval(report),
     }
 
 
@@ -327,7 +330,7 @@ def _cells(report: Report, name: str, metric: DeclaredMetric) -> dict[str, _Cell
             cells[model] = {
                 "number": value["mean"],
                 "text": format_value(metric, value),
-                "interval": "" if value["ci95"] is None else format_interval(metric, value),
+                "interval": "" if interval_of(value) is None else format_interval(metric, value),
                 "mark": "best" if model in best else "worst" if model in worst else "",
                 "partial": None in value["values"],
             }

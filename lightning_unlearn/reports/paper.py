@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 
-from lightning_unlearn.reports.glossary import all_models, clean
+from lightning_unlearn.reports.glossary import LEAST_SEEDS, all_models, clean, no_interval
 from lightning_unlearn.reports.schema import Report
 
 PaperFormat = Literal["latex", "markdown", "csv"]
@@ -39,7 +39,7 @@ _Seeds: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 
 
 def paper_table(report: Report, form: PaperFormat) -> str:
-    """Return the comparison in the columns of :data:`PAPER_COLUMNS`, mean ± standard deviation over the seeds.
+    """Return the comparison in the columns of :data:`PAPER_COLUMNS`, mean ± standard deviation from three seeds on.
 
     Args:
         report: The report.
@@ -89,13 +89,11 @@ def paper_tables(reports: Mapping[str, Report], form: PaperFormat) -> str:
         key: [clean(key[1]), *(_cell(name, each.get(name), form) for name in names)]
         for key, each in columns.items()
     }
-    counts = sorted({len(report["seeds"]) for report in reports.values()})
-    over = f"over {' or '.join(map(str, counts))} seeds"
     if form == "markdown":
         lines = [[*first, "method", *names], [*(["---"] * len(first)), "---", *["---:"] * len(names)]]
         lines += [[*([scenario] if first else []), *row] for (scenario, _), row in rows.items()]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"{table}\n\nMean ± standard deviation {over}.\n"
+        return f"{table}\n\n{_held(reports, '±').capitalize()}.\n"
     body = ""
     for scenario in reports:
         heading = (
@@ -108,9 +106,17 @@ def paper_tables(reports: Mapping[str, Report], form: PaperFormat) -> str:
             f"{' & '.join([_escaped(row[0]), *row[1:]])} \\\\\n" for row in own
         )
     return (
-        f"% mean and standard deviation {over}\n\\begin{{tabular}}{{l{'r' * len(names)}}}\n\\toprule\n"
+        f"% {_held(reports, 'and')}\n\\begin{{tabular}}{{l{'r' * len(names)}}}\n\\toprule\n"
         f"Method & {' & '.join(names)} \\\\\n{body}\\bottomrule\n\\end{{tabular}}\n"
     )
+
+
+def _held(reports: Mapping[str, Report], joint: str) -> str:
+    """Say what the cells hold."""
+    counts = sorted({len(report["seeds"]) for report in reports.values()})
+    enough = " or ".join(str(count) for count in counts if count >= LEAST_SEEDS)
+    alone = [told for told in dict.fromkeys(map(no_interval, reports.values())) if told]
+    return ", ".join([f"mean {joint} standard deviation over {enough} seeds" if enough else "mean", *alone])
 
 
 def _escaped(name: str) -> str:
@@ -164,8 +170,10 @@ def _moments(values: _Seeds | None) -> tuple[float | None, float | None]:
 
 def _cell(name: str, values: _Seeds | None, form: PaperFormat) -> str:
     mean, spread = _moments(values)
-    if mean is None:
+    if mean is None or values is None:
         return "-"
+    if np.isfinite(values).sum() < LEAST_SEEDS:
+        spread = None
     digits = 3 if name == "ToW" else 2
     if form == "latex":
         return (

@@ -9,7 +9,7 @@ from typing import get_args
 
 from lightning_unlearn.core.files import write_json_atomic, write_text_atomic
 from lightning_unlearn.reports.figures import save_chart
-from lightning_unlearn.reports.figures.base import Chart, Panel, Series, scaled
+from lightning_unlearn.reports.figures.base import Chart, Panel, Series, scaled, with_intervals
 from lightning_unlearn.reports.floor import same_cost
 from lightning_unlearn.reports.glossary import describe, headline_metrics, method_names
 from lightning_unlearn.reports.page import Across, write_side_by_side
@@ -108,7 +108,7 @@ def _chart(reports: Mapping[str, Report]) -> Chart | None:
     panels = [_panel(reports, name) for name, number in found.items() if 2 * number > len(reports)]
     if len(reports) == 1 or not panels:
         return None
-    alt = "A panel a metric and a row a scenario, with a point a model and its 95% interval."
+    alt = with_intervals("A panel a metric and a row a scenario, with a point a model.", panels)
     return Chart(_FIGURE, "Every headline metric over the scenarios", alt, panels)
 
 

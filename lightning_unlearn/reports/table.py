@@ -22,13 +22,13 @@ from lightning_unlearn.reports.glossary import (
     headline_metrics,
     is_control,
     measured_metrics,
+    no_interval,
     short_retrainings,
     what_varies,
     wrap_name,
 )
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import (
-    LEAST_SEEDS,
     VERDICTS,
     Finding,
     Status,
@@ -104,8 +104,6 @@ def _metric_column(report: Report, name: str, models: Sequence[str], spell: _Spe
     cells, marks = [], []
     for model in models:
         value = report["models"][model].get(name)
-        if value is not None and len(report["seeds"]) < LEAST_SEEDS:
-            value = {**value, "ci95": None}  # as wide as the scale, so that it looks broken
         missing = absent(report, model, name) or "-"
         cells.append(spell(missing if value is None else format_value(metric, value)))
         incomplete = value is not None and None in value["values"]
@@ -166,10 +164,7 @@ def _chunks(columns: Sequence[_Column], room: int) -> list[list[_Column]]:
 
 def _notes(report: Report, names: Sequence[str], columns: Sequence[_Column]) -> Iterator[str]:
     """Say how to read the numbers and the marks that occur."""
-    if len(report["seeds"]) >= LEAST_SEEDS:
-        yield f"mean ± half the width of the 95% interval over {what_varies(report)}"
-    else:
-        yield f"no interval: {'one seed' if len(report['seeds']) == 1 else 'two seeds'}"
+    yield no_interval(report) or f"mean ± half the width of the 95% interval over {what_varies(report)}"
     controls = [f"{name} = {meaning}" for name, meaning in CONTROLS.items() if name in report["models"]]
     controls += ["retrain_Npct = retrained for N% of the steps"] if short_retrainings(report) else []
     if controls:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning_unlearn.reports.glossary import CONTROLS
+from lightning_unlearn.reports.glossary import CONTROLS, interval_of
 from lightning_unlearn.reports.schema import Report
 
 TIDY_COLUMNS = ["method", "metric", "seed", "value", "ci95_low", "ci95_high"]
@@ -76,7 +76,7 @@ def report_rows(report: Report) -> Rows:
         Rows under :data:`TIDY_COLUMNS`; every seed's row holds the interval over all seeds.
     """
     return [
-        [model, metric, seed, number, *(value["ci95"] or (None, None))]
+        [model, metric, seed, number, *(interval_of(value) or (None, None))]
         for model, metrics in report["models"].items()
         for metric, value in metrics.items()
         for seed, number in zip(report["seeds"], value["values"], strict=True)

@@ -27,6 +27,7 @@ from lightning_unlearn.methods.base.trial import COLLAPSED
 from lightning_unlearn.metrics.declared import DeclaredMetric
 from lightning_unlearn.reports.glossary import (
     CONTROLS,
+    LEAST_SEEDS,
     clean,
     decimals,
     describe,
@@ -41,8 +42,6 @@ from lightning_unlearn.reports.glossary import (
 )
 from lightning_unlearn.reports.schema import Report
 
-LEAST_SEEDS = 3
-"""With fewer seeds a comparison is an illustration."""
 _ALPHA = 0.05
 _GOALS = {"retrain": "the retrained model", "retrain_2": "the model retrained once more"}
 

@@ -115,6 +115,12 @@ def make_report(
 
 
 @pytest.fixture
+def made_report() -> Callable[..., Report]:
+    """The function that makes a report of any models over any seeds."""
+    return make_report
+
+
+@pytest.fixture
 def small_report() -> Report:
     """Source, retrain and one method over three seeds."""
     return make_report(("source", "retrain", "reference_kl"))

@@ -65,13 +65,23 @@ def test_the_gap_is_over_what_was_measured_and_absent_without_the_accuracies() -
 
 
 def test_latex_and_markdown_have_the_same_numbers() -> None:
-    latex, markdown = paper_table(report_of(), "latex"), paper_table(report_of(), "markdown")
-    assert r"my\_method & $4.50_{\pm 0.71}$ & $98.00_{\pm 0.00}$" in latex
+    latex, markdown = (paper_table(report_of(seeds=3), form) for form in ("latex", "markdown"))
+    assert r"my\_method & $4.33_{\pm 0.58}$ & $98.00_{\pm 0.00}$" in latex
     assert latex.count(r"\\") == 3
     assert latex.count("&") == 3 * len(PAPER_COLUMNS)
-    assert "| my_method | 4.50 ± 0.71 | 98.00 ± 0.00 |" in markdown
+    assert "| my_method | 4.33 ± 0.58 | 98.00 ± 0.00 |" in markdown
     assert len({line.count("|") for line in markdown.splitlines() if line.startswith("|")}) == 1
-    assert "±" not in paper_table(report_of(seeds=1), "markdown").splitlines()[2]
+    assert latex.startswith("% mean and standard deviation over 3 seeds\n")
+    assert markdown.endswith("Mean ± standard deviation over 3 seeds.\n")
+
+
+@pytest.mark.parametrize(("seeds", "told"), [(1, "one seed"), (2, "two seeds")])
+def test_fewer_than_three_seeds_have_a_mean_alone(seeds: int, told: str) -> None:
+    latex, markdown = (paper_table(report_of(seeds=seeds), form) for form in ("latex", "markdown"))
+    assert latex.startswith(f"% mean, no interval: {told}\n")
+    assert markdown.endswith(f"Mean, no interval: {told}.\n")
+    assert "pm" not in latex
+    assert "±" not in markdown
 
 
 def test_another_form_is_refused() -> None:

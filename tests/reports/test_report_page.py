@@ -22,11 +22,14 @@ from lightning_unlearn.reports import (
     write_page,
 )
 from lightning_unlearn.reports.answer import answer_of
-from lightning_unlearn.reports.glossary import describe, method_names
+from lightning_unlearn.reports.glossary import describe, format_value, method_names
 from lightning_unlearn.reports.page import write_side_by_side
-from lightning_unlearn.reports.paper import paper_columns
+from lightning_unlearn.reports.paper import paper_columns, paper_table
+from lightning_unlearn.reports.pooling import set_intervals
 from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.table import render_text
 from lightning_unlearn.reports.thumbnails import ACROSS, MOST, SIDE, write_thumbnails
+from lightning_unlearn.reports.tidy import report_rows
 
 MakeDetails = Callable[[Report], dict[str, dict[int, RunDetails]]]
 VOID = {"meta", "img", "br", "link", "input", "hr", "wbr"}
@@ -136,10 +139,11 @@ def test_each_number_is_the_report_s(request: pytest.FixtureRequest, tmp_path: P
                 assert float(cell["value"]) == value["mean"]
                 mean, _, half = cell["number"].partition(" ± ")
                 assert agrees(mean, value["mean"], scale)
-                if value["ci95"] is None:
+                if sum(number is not None for number in value["values"]) < 3:
                     assert not half
                     assert "interval" not in cell
                 else:
+                    assert value["ci95"] is not None
                     low, high = value["ci95"]
                     assert agrees(half, (high - low) / 2, scale)
                     shown_low, shown_high = cell["interval"].strip("[]").split(", ")
@@ -204,6 +208,47 @@ def test_one_seed_is_called_an_illustration_once(tmp_path: Path, one_seed_report
     assert "".join(Page(text).text).count("illustration") == 1
     assert 'data-verdict="' not in text
     assert text.index('id="answer"') < text.index('id="numbers"') < text.index('id="figures"')
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1), (0, 1, 2)])
+def test_page_figures_and_tables_show_an_interval_where_the_terminal_does(
+    tmp_path: Path, made_report: Callable[..., Report], make_details: MakeDetails, seeds: tuple[int, ...]
+) -> None:
+    swept = ("top_k_1", "top_k_2", "top_k_3")
+    report = made_report(("source", "retrain", *swept), seeds, attacked=True)
+    set_intervals(report)
+    text, enough = written(report, tmp_path, make_details(report)), len(seeds) > 2
+    joined = " ".join("".join(Page(text).text).split())
+    assert ("±" in render_text(report)) == enough
+    assert ("±" in joined) == enough
+    assert ('class="interval"' in text) == enough
+    assert ("No interval: " in joined) != enough
+    assert (f"No interval: {'one seed' if len(seeds) == 1 else 'two seeds'}." in joined) != enough
+    assert ("pm" in paper_table(report, "latex")) == enough
+    assert any(None not in row[-2:] for row in report_rows(report)) == enough
+    drawn = charts(text)
+    for name in (
+        "trade_off.png",
+        "cost_quality.png",
+        "sweep_top_k.png",
+        "backdoor_curve.png",
+        "differences.png",
+    ):
+        series = [one for panel in drawn[name]["panels"] for one in panel["series"]]
+        assert any(ends for one in series for ends in one["ends"]) == enough, name
+        (caption,) = re.findall(rf'data-chart="{name}".*?<figcaption>(.*?)</figcaption>', text, flags=re.S)
+        assert ("95% intervals" in caption) == enough, name
+        assert ("No intervals: fewer than 3 seeds." in caption) != enough, name
+    assert all(line[3] is None for p in drawn["trade_off.png"]["panels"] for line in p["lines"]) != enough
+    assert "One seed" not in drawn["trade_off.png"]["panels"][0]["title"]
+    (roc,) = re.findall(r'data-chart="membership_roc.png".*?<figcaption>(.*?)</figcaption>', text, flags=re.S)
+    assert "nterval" not in roc
+
+
+def test_what_too_few_of_the_seeds_measured_has_no_interval(large_report: Report) -> None:
+    value = large_report["models"]["wgan"]["accuracy/test"]
+    assert sum(number is not None for number in value["values"]) == 2
+    assert "±" not in format_value(describe("accuracy/test"), value)
 
 
 def test_answer_comes_first_and_names_the_best(tmp_path: Path, large_report: Report) -> None:

@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 from lightning_unlearn.reports.details import Details
-from lightning_unlearn.reports.glossary import describe, method_names, ordered_models, wrap_name
+from lightning_unlearn.reports.glossary import (
+    LEAST_SEEDS,
+    describe,
+    interval_of,
+    method_names,
+    ordered_models,
+    wrap_name,
+)
 from lightning_unlearn.reports.schema import Report, Value
 
 if TYPE_CHECKING:
@@ -150,7 +157,8 @@ class FigureSpec:
         filename: Its name under ``figures/``. For several figures of one kind it holds a ``*``, which stands
             for the key of each.
         title: Its heading on the page; a ``*`` is the key here too.
-        alt: What it shows, in words, for those who cannot see it; a ``*`` likewise.
+        alt: What it shows, in words, for those who cannot see it; a ``*`` likewise. Of intervals it says nothing, as
+            :func:`with_intervals` does.
         draw: Returns its panels, none where the report lacks what it needs; where ``filename`` holds a ``*``, it
             returns each figure's under its key.
         of_model: Whether the keys are models' names, and each figure belongs to its model.
@@ -183,7 +191,7 @@ class FigureSpec:
             Chart(
                 self.filename.replace("*", files[key]),
                 self.title.replace("*", key),
-                self.alt.replace("*", key),
+                with_intervals(self.alt.replace("*", key), panels),
                 panels,
                 key if self.of_model else "",
             )
@@ -249,11 +257,23 @@ def goal_line(
 
 
 def scaled(value: Value, scale: float, zero: float = 0.0) -> Interval:
-    """Return the ends of a value's 95% interval, counted from ``zero`` in units of ``1 / scale``."""
-    if value["ci95"] is None:
+    """Return the ends of the interval that may be shown, counted from ``zero`` in units of ``1 / scale``."""
+    interval = interval_of(value)
+    if interval is None:
         return None
-    low, high = sorted((end - zero) * scale for end in value["ci95"])
+    low, high = sorted((end - zero) * scale for end in interval)
     return low, high
+
+
+def with_intervals(alt: str, panels: Panels) -> str:
+    """Add to what a figure shows in words whether it has intervals, where it has room for them."""
+    ends = [each for panel in panels for one in panel.series for each in one.ends]
+    if not ends:
+        return alt
+    if not any(ends):
+        return f"{alt} No intervals: fewer than {LEAST_SEEDS} seeds."
+    drawn = "Bars" if any(panel.rows for panel in panels) else "Bars and bands"
+    return f"{alt} {drawn} are 95% intervals."
 
 
 def within(metric: str, report: Report) -> tuple[float, float]:

@@ -48,7 +48,7 @@ def _mean(name: str, courses: Sequence[_Course], scale: float) -> Series:
     "backdoor_curve.png",
     "Backdoor over the epochs",
     "Accuracy and success rates of the backdoor after each epoch of unlearning, a line a method: the mean over "
-    "the seeds with its 95% interval as a band; dashed lines mark the retrained model.",
+    "the seeds; dashed lines mark the retrained model.",
 )
 def backdoor_curve(report: Report, details: Details) -> Panels:
     """Draw the backdoor's scores over the epochs, a panel a score."""

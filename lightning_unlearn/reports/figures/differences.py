@@ -16,8 +16,8 @@ _GOALS = {
 @declare(
     "differences.png",
     "Differences from the retrained model",
-    "A panel a metric and a row a model: how far the model is from the retrained one, with 95% intervals of the "
-    "difference paired by seed. The dashed line is the retrained model, the grey band the difference that does not "
+    "A panel a metric and a row a model: how far the model is from the retrained one, in differences paired by "
+    "seed. The dashed line is the retrained model, the grey band the difference that does not "
     "matter.",
 )
 def differences(report: Report, details: Details) -> Panels:

@@ -76,7 +76,7 @@ def find_sweeps(report: Report) -> dict[str, list[tuple[float, str]]]:
     "sweep_*.png",
     "Sweep: *",
     "Test accuracy, each forgetting metric, and the retain accuracy minus the forget accuracy, seed by seed, against "
-    "the number that ends the names of the methods *, with 95% intervals; horizontal lines mark the source model and "
+    "the number that ends the names of the methods *; horizontal lines mark the source model and "
     "the retrained model.",
 )
 def sweeps(report: Report, details: Details) -> Mapping[str, Panels]:

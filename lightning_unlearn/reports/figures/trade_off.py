@@ -14,7 +14,13 @@ from lightning_unlearn.reports.figures.base import (
     scaled,
     within,
 )
-from lightning_unlearn.reports.glossary import describe, measured_metrics, ordered_models, utility_of
+from lightning_unlearn.reports.glossary import (
+    LEAST_SEEDS,
+    describe,
+    measured_metrics,
+    ordered_models,
+    utility_of,
+)
 from lightning_unlearn.reports.schema import Report
 from lightning_unlearn.reports.verdict import separates
 
@@ -36,7 +42,7 @@ _FALLBACK = (
 
 _REASONS = {
     "separates": "Forgetting is read from a metric that tells the source model from the retrained one.",
-    "widest gap": "One seed, no interval: forgetting is read from the metric in which source and retrained "
+    "widest gap": f"Fewer than {LEAST_SEEDS} seeds: forgetting is read from the metric in which source and retrained "
     "model lie furthest apart.",
     "no separation": "Take care: no forgetting metric here tells the source model from the retrained one.",
     "no controls": "Source or retrained model is missing, so nothing shows that the metric tells them apart.",
@@ -94,8 +100,8 @@ def forgetting_axis(report: Report) -> ForgettingAxis | None:
 @declare(
     "trade_off.png",
     "Forgetting against accuracy",
-    "Scatter plot: each model's test accuracy against how much of the forget set it still gives away, with "
-    "95% intervals; dashed lines and grey bands mark the retrained model, which a method should be near.",
+    "Scatter plot: each model's test accuracy against how much of the forget set it still gives away; "
+    "dashed lines mark the retrained model, which a method should be near.",
 )
 def trade_off(report: Report, details: Details) -> Panels:
     """Draw what was forgotten against what was kept."""

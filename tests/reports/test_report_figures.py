@@ -49,7 +49,7 @@ def test_all_figures_are_pictures(tmp_path: Path, attacked_report: Report, make_
         entry = next(entry for entry in FIGURES if entry.key(path.name) is not None)
         words, key = Image.open(path).info, str(entry.key(path.name))
         assert words["Title"] == entry.title.replace("*", key)
-        assert words["Description"] == entry.alt.replace("*", key)
+        assert words["Description"].startswith(entry.alt.replace("*", key))
 
 
 def test_absent_metrics_draw_nothing_and_remove_what_is_stale(tmp_path: Path, small_report: Report) -> None:
@@ -185,6 +185,27 @@ def test_cost_and_quality_stand_where_they_were_measured(small_report: Report) -
     assert gap.lines[0].at == pytest.approx(100)
 
 
+def test_the_line_of_short_retrainings_is_seen_unless_it_would_press_the_methods_together() -> None:
+    def lowest(first: float) -> tuple[float, float]:
+        test, time = "accuracy/test", "time/total_s"
+        models = {
+            "retrain": (0.97, 10.0),
+            "retrain_5pct": (first, 0.5),
+            "good": (0.98, 1.0),
+            "bad": (0.96, 1.0),
+        }
+        scores = {name: {test: (accuracy,), time: (t,)} for name, (accuracy, t) in models.items()}
+        (panel,) = panels(
+            "cost_quality.png", controls({test: (0.95,), time: (10.0,)}, scores.pop("retrain"), **scores)
+        )
+        return panel.limits("y")
+
+    assert lowest(0.935)[0] < 93.5
+    low, high = lowest(0.50)
+    assert low > 50
+    assert (high - low) / 4 <= 2.0, "the methods, two points apart, still fill a quarter of the panel"
+
+
 def controls(
     source: dict[str, tuple[float, ...]], retrain: dict[str, tuple[float, ...]], **models: Any
 ) -> Report:
@@ -199,7 +220,8 @@ def controls(
     return build_report(runs, seeds=range(count), config={}, data={}, environment={})
 
 
-BACKDOOR, ATTACK, FORGET = "backdoor/success_rate_forget", "membership_inference/hit_rate", "accuracy/forget"
+BACKDOOR, ATTACK, FORGET = "backdoor/success_rate_forget", "membership_inference/auc", "accuracy/forget"
+HIT_RATE = "membership_inference/hit_rate"  # decides nothing, since it moves with a model's confidence alone
 # Mean 0.50, half-width 4.3027 * 0.02 / sqrt(3) = 0.0497: the interval is [0.450, 0.550].
 AROUND = (0.48, 0.50, 0.52)
 INSIDE, OUTSIDE = (0.54,) * 3, (0.56,) * 3
@@ -209,25 +231,28 @@ INSIDE, OUTSIDE = (0.54,) * 3, (0.56,) * 3
     ("source", "expected"),
     [
         ({BACKDOOR: OUTSIDE, ATTACK: OUTSIDE, FORGET: OUTSIDE}, (BACKDOOR, "separates")),
-        ({BACKDOOR: INSIDE, ATTACK: OUTSIDE, FORGET: OUTSIDE}, (ATTACK, "separates")),
-        ({BACKDOOR: INSIDE, ATTACK: INSIDE, FORGET: OUTSIDE}, (FORGET, "separates")),
+        ({BACKDOOR: INSIDE, ATTACK: OUTSIDE, FORGET: OUTSIDE}, (FORGET, "separates")),
+        ({BACKDOOR: INSIDE, ATTACK: OUTSIDE, FORGET: INSIDE}, (ATTACK, "separates")),
         ({ATTACK: INSIDE, FORGET: OUTSIDE}, (FORGET, "separates")),
         ({BACKDOOR: INSIDE, ATTACK: INSIDE, FORGET: INSIDE}, (ATTACK, "no separation")),
         ({FORGET: INSIDE}, (FORGET, "no separation")),
+        ({HIT_RATE: OUTSIDE, FORGET: OUTSIDE}, (FORGET, "separates")),
+        ({HIT_RATE: OUTSIDE, FORGET: INSIDE}, (FORGET, "no separation")),
+        ({HIT_RATE: OUTSIDE}, (HIT_RATE, "separates")),
     ],
 )
 def test_trade_off_is_drawn_against_what_tells_the_controls_apart(
     source: dict[str, tuple[float, ...]], expected: tuple[str, str]
 ) -> None:
-    retrain = dict.fromkeys((BACKDOOR, ATTACK, FORGET), AROUND)
+    retrain = dict.fromkeys(source, AROUND)
     choice = forgetting_axis(controls(source, retrain))
     assert choice is not None
     assert (choice.metric, choice.reason) == expected
 
 
 def test_trade_off_with_one_seed_takes_the_widest_gap() -> None:
-    source = {BACKDOOR: (0.10,), ATTACK: (0.60,), FORGET: (1.00,)}
-    retrain = {BACKDOOR: (0.02,), ATTACK: (0.50,), FORGET: (0.97,)}
+    source = {BACKDOOR: (0.10,), ATTACK: (0.60,), FORGET: (1.00,), HIT_RATE: (0.94,)}
+    retrain = {BACKDOOR: (0.02,), ATTACK: (0.50,), FORGET: (0.97,), HIT_RATE: (0.43,)}
     assert forgetting_axis(controls(source, retrain)) == ForgettingAxis(ATTACK, "widest gap")
     assert forgetting_axis(controls(source, source)) == ForgettingAxis(ATTACK, "no separation")
     assert forgetting_axis(controls(source, {})) == ForgettingAxis(ATTACK, "no controls")

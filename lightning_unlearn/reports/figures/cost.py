@@ -1,5 +1,6 @@
 """The cost-quality figure: what each method reaches for its time, beside retraining for as long."""
 
+import math
 from collections.abc import Mapping
 
 from lightning_unlearn.reports.details import Details
@@ -12,6 +13,7 @@ from lightning_unlearn.reports.figures.base import (
     declare,
     goal_line,
     scaled,
+    within,
 )
 from lightning_unlearn.reports.figures.trade_off import forgetting_axis
 from lightning_unlearn.reports.floor import costs
@@ -29,8 +31,9 @@ from lightning_unlearn.reports.schema import Report
     "cost_quality.png",
     "Cost against quality",
     "Two panels over the share of retraining's time that a model took, on a logarithmic axis: test accuracy, and the "
-    "share of the gap between source and retrained model that was closed, with 95% intervals. The black line joins "
-    "the retrainings that were stopped short; a method above it is worth its time.",
+    "share of the gap between source and retrained model that was closed. The black line joins "
+    "the retrainings that were stopped short, and leaves a panel towards one that lies far off; a method above it is "
+    "worth its time.",
 )
 def cost_quality(report: Report, details: Details) -> Panels:
     """Draw what methods and short retrainings reach for their cost."""
@@ -69,11 +72,13 @@ def _panel(
     if not series:
         return []
     goal = [Line("retrain", "y", at["retrain"][1])] if zero and "retrain" in at else goal_line(report, metric)
-    # retrainings that were stopped very short may lie far off, and would press everything else together
+    # retrainings that were stopped very short may lie far off, and would press everything else together: it keeps at
+    # least a quarter of the panel
     ends = [at[name][1] for name in (*method_names(report), "retrain") if name in at]
     low, high = min([0.0, *ends] if zero else ends), max(ends)
-    room = max((high - low) / 2, 2.0)
-    limits = {"y": (low - room, high + room)}
+    room = max(1.3 * (high - low), 2.0)
+    least, most = (-math.inf, math.inf) if zero else within(metric, report)
+    limits = {"y": (max(low - room, least), min(high + room, most))}
     return [
         Panel(
             "Time, as a share of retraining's [%]",

@@ -14,7 +14,7 @@ from lightning_unlearn.reports import RunDetails, write_json, write_page
 from lightning_unlearn.reports.glossary import method_names
 from lightning_unlearn.reports.page import write_side_by_side
 from lightning_unlearn.reports.scenarios import write_scenarios
-from lightning_unlearn.reports.schema import Report
+from lightning_unlearn.reports.schema import Report, summarise
 
 MakeDetails = Callable[[Report], dict[str, dict[int, RunDetails]]]
 WIDTHS = (390, 1280, 1920)
@@ -221,3 +221,48 @@ def test_browser_shows_a_points_mark_in_the_legend(tmp_path: Path, small_report:
         assert f'd="{marks[name]}"' in "".join(
             re.findall(rf'<g data-model="{name}"[^>]*>.*?</g>', chart, re.DOTALL)
         ), name
+
+
+CUT = """<script>
+setTimeout(() => {
+  const far = (one, other) => Math.abs(one - other) > 3;
+  const cut = [...document.querySelectorAll("text.name")].filter(text => {
+    const group = text.closest("[clip-path]"), of = group.getAttribute("clip-path").slice(5, -1);
+    const frame = document.getElementById(of).firstChild, at = name => Number(frame.getAttribute(name));
+    const {x, width} = text.getBBox();
+    return x < at("x") || x + width > at("x") + at("width");
+  });
+  const edge = node => {
+    const range = document.createRange();
+    range.selectNodeContents(node);
+    return (node.firstElementChild ?? range).getBoundingClientRect().right;
+  };
+  const table = document.getElementById("one-by-one").closest("table"), row = table.tBodies[0].rows[0];
+  const heads = [...table.tHead.rows[0].cells].slice(1);
+  const askew = heads.filter((head, place) => far(edge(head), edge(row.cells[place + 1])));
+  const named = document.querySelector("text.name"), look = getComputedStyle(named);
+  document.title = JSON.stringify([cut, askew].map(found => found.map(node => node.textContent))
+    .concat([[look.paintOrder.split(" ")[0], parseFloat(look.strokeWidth) >= 2, heads.length]]));
+}, 800);
+</script></body>"""
+
+
+def test_browser_cuts_no_name_and_sets_heads_above_their_cells(
+    tmp_path: Path, small_report: Report, make_details: MakeDetails
+) -> None:
+    (tmp_path / "samples.png").write_bytes(b"")
+    names = ["i" * length for length in range(3, 15)]  # at the right end, where one of them just does not fit
+    models = small_report["models"]
+    for place, name in enumerate(names):
+        scores = {"accuracy/test": 0.99, "accuracy/forget": 0.9 + 0.008 * place}
+        models[name] = models["reference_kl"] | {key: summarise([at] * 3) for key, at in scores.items()}
+    page = write_page(small_report, tmp_path / "report.html", make_details(small_report))
+    page.write_text(page.read_text(encoding="utf-8").replace("</body>", CUT), encoding="utf-8")
+    title = chromium(tmp_path, page, "--dump-dom", "--window-size=1280,900", "--virtual-time-budget=10000")
+    cut, askew, (painted, haloed, heads) = json.loads(
+        unescape(title.partition("<title>")[2].partition("</title>")[0])
+    )
+    assert cut == [], "a name is cut at the frame"
+    assert askew == [], "a head is not above its cells"
+    assert (painted, haloed) == ("stroke", True), "lines strike names through"
+    assert heads == 5

@@ -156,7 +156,7 @@ function draw(panel, looks, host, width) {
   // A name goes to the nearest place around its point that is free.
   for (const [name, px, py, group] of named) {
     const text = add(group, "text", {class: "name"}, name), w = shorten(text, 0.4 * width) + 4, h = 13;
-    const free = box => box.x >= left && box.x + box.w <= right + 12 && box.y >= top - 6 && box.y + box.h <= bottom
+    const free = box => box.x >= left && box.x + box.w <= right + 6 && box.y >= top - 6 && box.y + box.h <= bottom
       && !taken.some(other => box.x < other.x + other.w && other.x < box.x + box.w && box.y < other.y + other.h && other.y < box.y + box.h);
     let box = null;
     for (let far = 9; far < 200 && !box; far += 6) for (let turn = 0; turn < 16 && !box; turn += 1) {

@@ -217,13 +217,18 @@ def test_two_processes_and_bf16_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_finished_comparison_trains_nothing_again(tmp_path: Path) -> None:
+def test_a_finished_comparison_trains_nothing_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     first = toy_compare(tmp_path).report
     parts = ("model.ckpt", "training.json", "metrics.json")
     made = {path: path.stat().st_mtime_ns for name in parts for path in tmp_path.rglob(name)}
     assert len(made) == 18
     stamps = {path: stamp for path, stamp in made.items() if path.name == "model.ckpt"}
-    second = toy_compare(tmp_path).report
+    second = toy_compare(tmp_path, quiet=False).report
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert len(told) == 12
+    assert all("there already" in line for line in told), told
     assert {path: path.stat().st_mtime_ns for path in made} == made, "something was trained or audited again"
     assert first["models"] == second["models"], "times included: they are kept, not measured again"
     more = toy_compare(tmp_path, seeds=3, methods=[MethodRun(reference_kl, "reference_kl", {"max_epochs": 2}), MethodRun(Retrain, "again", {"max_epochs": 1})]).report  # fmt: skip

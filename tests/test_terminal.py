@@ -64,6 +64,14 @@ def test_a_terminal_shows_the_part_and_the_epoch_and_keeps_what_is_measured(
     assert "\x1b[31m" in shown, "what failed is red"
 
 
+def test_what_was_there_is_not_said_to_have_taken_time(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = Progress(1)
+    with progress:
+        progress.start("source", 0)
+        progress.done({"accuracy/test": 0.91}, there=True)
+    assert capsys.readouterr().out == "[1/1] seed 0 · source · train: there already · test accuracy 91.00\n"
+
+
 def test_quiet_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.StringIO()
     monkeypatch.setattr(sys, "stdout", written)

@@ -354,14 +354,8 @@ class Pipeline:
                 subject = build()
                 made = [subject, vars(self._short[name][1])] if name in self._short else subject
                 fingerprint = self.identities[name, self._seed] = self._fingerprint(name, made)
-                needs_rates = name == RETRAIN and bool(self.shares)
-                if not decided(
-                    lambda: (
-                        folder.is_trained(fingerprint)
-                        and was_watched(folder.watched, watchers or {})
-                        and (folder.learning_rates.is_file() or not needs_rates)
-                    )
-                ):
+                there = decided(lambda: self._is_trained(folder, name, fingerprint, watchers or {}))
+                if not there:
                     decided_by = self._decided_by(name, made)
                     if changed := folder.changed(decided_by):
                         rank_zero_warn(f"{part}: trained anew; what changed: {changed}")
@@ -393,8 +387,19 @@ class Pipeline:
             self.progress.done(failed=True)
             return None
         self._note(name, times | (self._needed(folder) if name == RETRAIN else {}))
-        self.progress.done()
+        self.progress.done(there=there)
         return loaded
+
+    def _is_trained(
+        self, folder: RunFolder, name: str, fingerprint: str, watchers: Mapping[str, Watcher]
+    ) -> bool:
+        """Say whether a model is in its folder, with all that is noted while it is trained."""
+        needs_rates = name == RETRAIN and bool(self.shares)
+        return (
+            folder.is_trained(fingerprint)
+            and was_watched(folder.watched, watchers)
+            and (folder.learning_rates.is_file() or not needs_rates)
+        )
 
     def _load_run(self, folder: RunFolder, *, as_source: bool = True) -> L.LightningModule:
         """Load what a run exported, with all that a method asks of its source where it is one."""
@@ -454,7 +459,7 @@ class Pipeline:
         try:
             with together(f"audit of {name}, seed {self._seed}"):
                 fingerprint = self._fingerprint(name, decides)
-                content = decided(lambda: folder.audit(fingerprint))
+                found = content = decided(lambda: folder.audit(fingerprint))
                 if content is None and self._was_lost():
                     self.progress.done(failed=True)
                     return
@@ -483,7 +488,7 @@ class Pipeline:
                 observer.run_finished(folder.path, name, self._seed)
         except Exception as error:  # whoever looks on must not stop the work
             self._fail(name, f"observer: {said(error)}", traceback.format_exc())
-        self.progress.done(content["metrics"])
+        self.progress.done(content["metrics"], there=content is found)
 
     def _set_up(self, evaluator: Evaluator, name: str) -> None:
         """Tell an evaluator which model it is about to see, beside which controls."""

@@ -72,15 +72,16 @@ class Progress(L.Callback):
         scores: Mapping[str, float] = MappingProxyType({}),
         *,
         failed: bool = False,
+        there: bool = False,
         seconds: float | None = None,
     ) -> None:
         """End the part that was begun; what it measured, or that it failed, stays on the terminal.
 
-        One that was done elsewhere took the seconds that are given.
+        One that was there already took no time, and one that was done elsewhere took the seconds that are given.
         """
         self.skip(1)
         seconds = time.perf_counter() - self._start if seconds is None else seconds
-        end = "FAILED" if failed else f"{seconds:.1f} s"
+        end = "FAILED" if failed else "there already" if there else f"{seconds:.1f} s"
         shown = [
             f"{describe(n).short} {format_number(describe(n), scores[n])}" for n in _INTERIM if n in scores
         ]

@@ -14,6 +14,7 @@ from lightning_unlearn.reports import FIGURES, Details, build_report, draw_figur
 from lightning_unlearn.reports.figures.base import Panel, Series, chart_looks, colour, looks, picture
 from lightning_unlearn.reports.figures.sweeps import find_sweeps
 from lightning_unlearn.reports.figures.trade_off import ForgettingAxis, forgetting_axis
+from lightning_unlearn.reports.glossary import describe
 from lightning_unlearn.reports.schema import Report, summarise
 
 MakeDetails = Callable[[Report], Details]
@@ -513,6 +514,17 @@ def test_wrong_posteriors_are_refused(posteriors: Any, bins: int, message: str) 
 def test_unknown_scale_is_refused() -> None:
     with pytest.raises(ValueError, match="scale must be one of 'linear', 'log-odds', got 'log'"):
         posterior_histograms({"a": {"s": [0.5]}}, scale="log")  # type: ignore[arg-type]
+
+
+def test_a_long_name_of_an_axis_stays_within_the_picture() -> None:
+    name = describe(ATTACK).heading
+    panel = Panel(
+        "x", name, [Series("a", [0.0, 1.0], [0.0, 1.0])], "A title in four lines, as long as this one " * 3
+    )
+    figure = picture([panel], {})
+    figure.canvas.draw()
+    box = figure.axes[0].yaxis.label.get_window_extent()
+    assert 0 <= box.y0 < box.y1 <= figure.bbox.height
 
 
 def test_a_picture_shows_its_data() -> None:

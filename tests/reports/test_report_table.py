@@ -64,7 +64,10 @@ def test_verdicts_keep_their_meaning_in_ascii(attacked_report: Report) -> None:
 
 def test_every_headline_number_is_there(large_report: Report) -> None:
     text = render_text(large_report)
-    for metrics in large_report["models"].values():
+    for model, metrics in large_report["models"].items():
+        if model == "wgan":  # only two of its seeds are there
+            assert f"{100 * metrics['accuracy/test']['mean']:.2f} †" in text
+            continue
         for name in ("accuracy/test", "accuracy/retain", "accuracy/forget", "membership_inference/hit_rate"):
             low, high = metrics[name]["ci95"] or [0.0, 0.0]
             assert f"{100 * metrics[name]['mean']:.2f} ± {50 * (high - low):.2f}" in text

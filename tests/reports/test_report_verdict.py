@@ -351,15 +351,16 @@ def test_glossary_covers_the_contract() -> None:
     ("name", "values", "expected"),
     [
         ("accuracy/test", [0.98765], "98.77"),
-        ("accuracy/test", [0.5, 0.5], "50.00 ± 0.00"),
+        ("accuracy/test", [0.5, 0.5, 0.5], "50.00 ± 0.00"),
         ("time/total_s", [1234.5], "1234"),
         ("time/total_s", [0.01234], "0.0123"),
-        # 12.706 (t, one degree of freedom) * 0.0141 / sqrt(2) = 0.127, which one decimal shows.
-        ("time/total_s", [14.01, 14.03], "14.0 ± 0.1"),
-        ("time/total_s", [14.018, 14.022], "14.02 ± 0.03"),
+        # 4.303 (t, two degrees of freedom) * 0.04 / sqrt(3) = 0.099, which one decimal shows.
+        ("time/total_s", [13.98, 14.02, 14.06], "14.0 ± 0.1"),
+        ("time/total_s", [14.008, 14.02, 14.032], "14.02 ± 0.03"),
+        ("time/total_s", [14.01, 14.03], "14.0"),
         ("my/own", [0.0], "0.00"),
         ("my/own", [-1e-9], "0.0000"),
-        ("time/total_s", [0.7, 0.7 + 1e-16], "0.700 ± 0.000"),
+        ("time/total_s", [0.7, 0.7, 0.7 + 1e-16], "0.700 ± 0.000"),
     ],
 )
 def test_printed_numbers(name: str, values: list[float], expected: str) -> None:

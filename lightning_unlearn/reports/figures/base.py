@@ -418,7 +418,9 @@ def _draw_axes(axes: Axes, panel: Panel) -> None:
         across(line.at, color=_INK.get(line.name, "#000000"), linestyle="--", linewidth=1.2, zorder=1.5)
         if line.ends:
             band(*line.ends, color="#000000", alpha=0.08, linewidth=0, zorder=0.5)
-    axes.set(xlim=panel.limits("x"), ylim=panel.limits("y"), xlabel=typeset(panel.x), ylabel=typeset(panel.y))
+    axes.set(
+        xlim=panel.limits("x"), ylim=panel.limits("y"), xlabel=typeset(panel.x), ylabel=typeset(panel.y, 26)
+    )
     axes.set_title(typeset(panel.title, 36), fontsize=10.5)
     if panel.rows:
         axes.set_yticks(

@@ -182,22 +182,10 @@ def compare(
         if not quiet:
             say(why(shared), sys.stderr)
     seeds = list(range(seeds)) if isinstance(seeds, int) else list(seeds)
-    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
-        raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
-    in_range("threads", threads, "[1, inf)", "; None leaves them as they are", whole=True, none=True)
-    one_of("launcher", launcher, "plain", "ray")
-    if launcher == "plain" and (ray_address is not None or resources):
-        raise ValueError("ray_address and resources are of launcher='ray'; give that too, or leave them out")
-    store = Store(output_dir)
-    if launcher == "ray" and store.url is not None and store.url.startswith("memory:"):
-        raise ValueError(
-            f"output_dir: {store.url} is this process's memory, which no other sees; give another"
-        )
+    _check_numbers(seeds, threads, short_retrainings, margins or {})
     one_of("vary", vary, "all", "training", "source", "unlearn", "evaluate")
-    for share in short_retrainings:
-        in_range("short_retrainings", share, "(0, 1)", ": a share, so that 10% is 0.1; [] trains none")
-    for name, margin in (margins or {}).items():
-        in_range(f"margins[{name!r}]", margin, "(0, inf)")
+    store = Store(output_dir)
+    _check_launcher(launcher, store, remote_only=ray_address is not None or bool(resources))
     wandb, loggers = split_loggers(shared.get("logger"))
     before = None
     if after is not None:
@@ -244,6 +232,28 @@ def compare(
             report["ledger"] = recorder.lines
         written, left, removed = _finish(pipeline, store, report, clean, page) if is_first() else ([], [], [])
     return Comparison(report, folder, written, left, removed)
+
+
+def _check_numbers(
+    seeds: Sequence[int], threads: int | None, shares: Sequence[float], margins: Mapping[str, float]
+) -> None:
+    if not seeds or len(set(seeds)) != len(seeds) or min(seeds) < 0:
+        raise ValueError(f"seeds must be a positive number or a list of different seeds >= 0, got {seeds}")
+    in_range("threads", threads, "[1, inf)", "; None leaves them as they are", whole=True, none=True)
+    for share in shares:
+        in_range("short_retrainings", share, "(0, 1)", ": a share, so that 10% is 0.1; [] trains none")
+    for name, margin in margins.items():
+        in_range(f"margins[{name!r}]", margin, "(0, inf)")
+
+
+def _check_launcher(launcher: str, store: Store, *, remote_only: bool) -> None:
+    one_of("launcher", launcher, "plain", "ray")
+    if launcher == "plain" and remote_only:
+        raise ValueError("ray_address and resources are of launcher='ray'; give that too, or leave them out")
+    if launcher == "ray" and store.url is not None and store.url.startswith("memory:"):
+        raise ValueError(
+            f"output_dir: {store.url} is this process's memory, which no other sees; give another"
+        )
 
 
 def _retraining(adapter: Adapter | None) -> Callable[[nn.Module], Retrain]:

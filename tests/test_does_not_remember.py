@@ -190,6 +190,7 @@ def test_what_remembers_is_listed_with_its_reason(tmp_path: Path) -> None:
     torch.save({"optimizer_states": [1]}, tmp_path / "foreign.ckpt")
     (tmp_path / "deep.json").write_text("[" * 100_000 + '"forget"' + "]" * 100_000)
     method = Retrain(toy_source())
+    quiet_trainer(max_epochs=1).fit(method, toy_data())
     method.export(tmp_path / "unlearned.ckpt")
     for name, optimizer in (("adam", torch.optim.Adam), ("sgd", torch.optim.SGD)):
         trainer = quiet_trainer(max_epochs=1)

@@ -161,7 +161,7 @@ def test_what_was_memorised_is_what_the_losses_say(loss: float) -> None:
 def test_without_non_members_nothing_is_taken_off_and_that_is_said() -> None:
     source = nn.Linear(6, 3)
     method = RewindKL(source, earlier_checkpoint(source))
-    with pytest.warns(UserWarning, match=r"RewindKL: there are no non-members .*nonmember="):
+    with pytest.warns(UserWarning, match=r"RewindKL: there are no non-members, .*nonmember="):
         quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, toy_data(nonmember=0))
     assert method._memorised == 0
     method = RewindKL(source, earlier_checkpoint(source))  # a class needs none

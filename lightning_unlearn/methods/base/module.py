@@ -523,10 +523,10 @@ class UnlearningModule(SpreadableModule):
         return self._exported
 
     def _require_unlearned(self) -> None:
-        """Refuse a method that no fit has changed anything of; one that did its work in preparing has not to step."""
-        ends = [class_state(model) for model in (self.source, self.model)]
-        idle = not self.one_shot and self._clock.so_far["unlearn_s"] == 0
-        if not self._prepared or (idle and model_hash(ends[0]) == model_hash(ends[1])):
+        """Refuse the source's own weights where no step was made; what did its work in preparing need make none."""
+        # after a fit in processes that Lightning started, this one knows the new weights alone
+        worked = self._prepared and (self.one_shot or self._clock.so_far["unlearn_s"] > 0)
+        if not worked and model_hash(class_state(self.source)) == model_hash(class_state(self.model)):
             name = type(self).__name__
             raise ValueError(
                 f"{name} has made no step, so nothing is unlearned yet; call trainer.fit(method, data) first, with "

@@ -3,6 +3,7 @@
 import functools
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,23 +191,67 @@ def test_whether_they_are_of_those_who_stay_is_found_out(rule: Any) -> None:
     assert split_of(Talk(), 0.1).unlike_nonmembers == "", "single samples are like new ones of anybody"
 
 
-def test_what_each_sample_has_for_itself_makes_no_groups() -> None:
+def set_up_once() -> Talk:
+    """A project whose sets a test may change."""
     data = Talk()
     data.setup("fit")
-    data.train.person, data.test.person = np.arange(len(data.train)), np.arange(len(data.test))
     data.setup = lambda stage: None  # type: ignore[method-assign]
+    return data
+
+
+class Named(Dataset[dict[str, Any]]):
+    """Samples that say themselves whose they are, and which were read."""
+
+    def __init__(self, takes: Takes) -> None:
+        self.takes, self.read = takes, set[int]()
+
+    def __len__(self) -> int:
+        return len(self.takes)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.read.add(index)
+        x, y = self.takes[index]
+        return {"x": x, "y": y, "person": int(self.takes.person[index])}
+
+
+def test_what_each_sample_has_for_itself_makes_no_groups() -> None:
+    data = set_up_once()
+    data.train.person, data.test.person = np.arange(len(data.train)), np.arange(len(data.test))
     assert split_of(data, Ids([5, 7], column="person")).unlike_nonmembers == ""
 
 
-def test_a_test_set_without_the_column_is_named() -> None:
-    data = Talk()
-    data.setup("fit")
-    del data.test.person
-    data.setup = lambda stage: None  # type: ignore[method-assign]
+@pytest.mark.parametrize(
+    "made",
+    [lambda who: who.astype(str), lambda who: who.astype(float), lambda who: [*map(str, who[:-1]), None]],
+    ids=["text", "floats", "one missing"],
+)
+def test_a_column_is_the_same_however_it_is_written(made: Any) -> None:
+    data = set_up_once()
+    data.test.person = np.asarray(made(data.test.person))
+    assert split_of(data, Groups("person", 0.1)).unlike_groups
+
+
+def test_of_keys_in_samples_those_of_non_members_are_read() -> None:
+    data = set_up_once()
+    data.test = Named(data.test)
+    split = split_of(data, Ids([WHO], column="person"), nonmember=20)
+    assert split.unlike_groups
+    assert len(data.test.read - set(split.split.nonmember.tolist())) <= 1, "one is looked at for its keys"
+
+
+@pytest.mark.parametrize("column", [None, 3, np.arange(5)])
+def test_a_test_set_without_the_column_is_named(column: Any) -> None:
+    data = set_up_once()
+    data.test.person = column
     with pytest.warns(
         UserWarning, match=r"forget: the test set has no 'person', so nobody can tell whether non-m"
     ):
         assert split_of(data, Groups("person", 0.1)).unlike_nonmembers == ""
+    wrong = UnlearningDataModule(data, Groups("person", 0.1), wrong_labels=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="forget: the test set")
+        wrong.setup("fit")  # what is still given tells, whoever the non-members are
+    assert wrong.unlike_groups == ""
 
 
 @pytest.mark.slow

@@ -62,6 +62,7 @@ class Result:
         line: Its line in there.
         retraining: How to compare with a model that is retrained, in Python; empty where that cannot be.
         auto: Whether the method was chosen by the request.
+        several: Whether a budget would have several recipes tried.
         room: Where a budget allowed one recipe alone: its steps, and about what share would allow another.
     """
 
@@ -72,6 +73,7 @@ class Result:
     line: Mapping[str, Any]
     retraining: str = "`retrain=True`"
     auto: bool = False
+    several: bool = False
     room: tuple[int, float] | None = None
 
     @property
@@ -92,8 +94,9 @@ class Result:
             other = "`--method auto`" if command else "`method='auto'`"
             if self.auto:
                 budget = "`--budget 10%`" if command else "`budget='10%'`"
-                other = f"{budget}, which tries several recipes"
-            text += f" To forget more: {'' if self.answered.steps == 0 else f'{more} or '}{other}."
+                other = f"{budget}, which tries several recipes" if self.several else ""
+            ways = " or ".join(filter(None, ("" if self.answered.steps == 0 else more, other)))
+            text += f" To forget more: {ways}." if ways else ""
         if self.room is not None:
             steps, share = self.room
             more = f"--budget {share:.0%}" if command else f"budget={share:.2f}"
@@ -195,10 +198,11 @@ def forget(
         split.setup("fit")
         split.require_source(model)
         _require_measurable(split)
-        if budget and split.unlike_groups and retrained is None and not retrain:
+        unlike = split.unlike_groups if measure_of(split) == "membership" else ""
+        if budget and unlike and retrained is None and not retrain:
             raise ValueError(
-                f"budget: nothing tells which of several recipes forgot best, since {split.unlike_groups}; leave it "
-                "out, or give retrained=... or retrain=True"
+                f"budget: nothing tells which of several recipes forgot best, since {unlike}; leave it out, "
+                "or give retrained=... or retrain=True"
             )
         _require_current(model, split, record, previous)
         settings = dict(trainer or {})
@@ -221,9 +225,9 @@ def forget(
     more = None
     if request.room is not None:
         more = int(within), math.ceil(110 * request.room / steps) / 100  # some to spare
-    return Result(
-        found, folder / MODEL, folder / PAGE, Path(record.path), line, retraining, make is None, more
-    )
+    several = make is None and not (budget or unlike or math.isinf(steps))
+    files = (folder / MODEL, folder / PAGE, Path(record.path))
+    return Result(found, *files, line, retraining, make is None, several, more)
 
 
 def _require_vacant(folder: Path) -> None:

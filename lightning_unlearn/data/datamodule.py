@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_warn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.ledger import Ledger, as_ledger
@@ -40,7 +40,7 @@ from lightning_unlearn.data.selection import Classes, ForgetRule, as_rule
 from lightning_unlearn.data.selection_data import INNERMOST, SelectionData
 from lightning_unlearn.data.splits import Split, make_split, some_of
 from lightning_unlearn.data.streaming import Stream, StreamLoader, counted
-from lightning_unlearn.data.tensors import TensorData, as_array
+from lightning_unlearn.data.tensors import TensorData, column_of
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
@@ -670,7 +670,7 @@ class UnlearningDataModule(L.LightningDataModule):
     def _groups_of_both(self, known: SelectionData, split: Split) -> str:
         """Return the column by which groups are forgotten whole, where non-members are of groups that stay."""
         name = group_column(self.rule)
-        if name is None or not len(split.nonmember):
+        if name is None or self.wrong_labels or self.backdoor is not None or not len(split.nonmember):
             return ""
         column = known.attribute(name)
         if split.nonmember_from == "train":
@@ -678,9 +678,10 @@ class UnlearningDataModule(L.LightningDataModule):
         else:
             assert self._test is not None  # which they were drawn from
             try:
-                unseen = as_array(attribute_of(self._test.owner, name))[split.nonmember]
-            except (KeyError, TypeError):  # it has no such column, or is a stream
-                if len(np.unique(column)) < len(column):
+                drawn = Subset(self._test.owner, split.nonmember.tolist())  # of which alone samples are read
+                unseen = column_of(name, attribute_of(drawn, name), len(drawn))
+            except (KeyError, TypeError, ValueError, IndexError):  # it has no such column, or is a stream
+                if share_known(column, column):
                     rank_zero_warn(
                         f"forget: the test set has no {name!r}, so nobody can tell whether non-members are of values "
                         "that stay in training; if they are, a model that never saw what is forgotten knows it less "

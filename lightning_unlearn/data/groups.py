@@ -1,5 +1,7 @@
 """Whether non-members tell anything of a request for whole groups, such as all that is of one person."""
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,7 +20,23 @@ def group_column(rule: ForgetRule) -> str | None:
     return rule.column if isinstance(rule, Ids) else None
 
 
-def share_known(retained: npt.NDArray[np.generic], unseen: npt.NDArray[np.generic]) -> float:
+def as_keys(*columns: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    """Return columns whose equal values compare as equal, whatever a file or a table made of them.
+
+    Example:
+        >>> [column.tolist() for column in as_keys(np.array([1003.0, 7.0]), np.array(["1003", None]))]
+        [['1003', '7'], ['1003', 'None']]
+    """
+    whole = [
+        column.astype(np.int64) if column.dtype.kind == "f" and bool((column % 1 == 0).all()) else column
+        for column in columns
+    ]
+    if all(np.issubdtype(column.dtype, np.integer) for column in whole):
+        return whole
+    return [column.astype(np.str_) for column in whole]
+
+
+def share_known(retained: npt.NDArray[Any], unseen: npt.NDArray[Any]) -> float:
     """Return the share of unseen samples whose group training goes on with.
 
     A value that one sample alone has is the sample's own, and no group.
@@ -31,5 +49,6 @@ def share_known(retained: npt.NDArray[np.generic], unseen: npt.NDArray[np.generi
         >>> share_known(np.array(["ann", "ann", "bob", "bob", "eve"]), np.array(["ann", "dan", "eve", "bob"]))
         0.5
     """
+    retained, unseen = as_keys(retained, unseen)
     groups, sizes = np.unique(retained, return_counts=True)
     return float(np.isin(unseen, groups[sizes > 1]).mean()) if len(unseen) else 0.0

@@ -78,6 +78,7 @@ class Answered:
         found = self.answer
         side = math.copysign(1.0, found.before.value - found.target)
         beyond = side * (found.after.value - found.target) > found.within
+        beyond &= not found.after.low <= found.target <= found.after.high
         return found.traced and found.outcome != "shown" and beyond and not self._overdone
 
     @property

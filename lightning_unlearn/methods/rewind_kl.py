@@ -88,9 +88,10 @@ class RewindKL(UnlearningModule):
             self._memorised = math.inf
         elif reason := data.unlike_nonmembers:
             self._memorised = 0.0
+            fix = "test on other values" if data.unlike_groups else "give UnlearningDataModule(nonmember=...)"
             rank_zero_warn(
                 f"RewindKL: {reason}, and nothing else tells what {self.checkpoint} has memorised, so that is not "
-                "taken off; give UnlearningDataModule(nonmember=...) or an earlier checkpoint"
+                f"taken off; {fix}, or name an earlier checkpoint"
             )
         else:
             runtime.place(earlier).eval()

@@ -255,7 +255,9 @@ def _latest_that_knows_little(
         ValueError: If the last one that is left is of another training.
     """
     model = runtime.place(clone(source))
-    compared = not data.unlike_nonmembers
+    compared = (
+        data.unlike_nonmembers == data.unlike_groups
+    )  # whose answers are not the same, but near each other
     sizes = [data.stream_size(stream) for stream in ("forget", "nonmember")]
 
     def accuracies() -> list[float]:

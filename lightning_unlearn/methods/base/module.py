@@ -512,8 +512,8 @@ class UnlearningModule(SpreadableModule):
 
         Raises:
             FloatingPointError: If weights are NaN or infinite.
-            ValueError: If nothing was unlearned yet, or the running statistics are those of training, which the forget
-                set went through.
+            ValueError: If no step was made and the weights are the source's, or the running statistics are those of
+                training, which the forget set went through.
         """
         self._require_unlearned()
         self._statistics.require_settled()

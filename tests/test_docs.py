@@ -91,7 +91,7 @@ def test_the_two_commands_of_the_readme_set_everything_up() -> None:
     assert demo == ("python3 -m venv .venv && .venv/bin/pip install . && .venv/bin/lightning-unlearn demo")
     assert tests.startswith("python3 -m venv .venv && .venv/bin/pip install -e '.[test]' && ")
     assert tests.endswith(".venv/bin/pytest")
-    assert "install --quiet --disable-pip-version-check -e '.[test]'\n" in (REPO / ".ci" / "run").read_text()
+    assert re.search(r"install( --\S+)* -e '.\[test\]'\n", (REPO / ".ci" / "run").read_text())
 
 
 @pytest.mark.parametrize("part", [part for c in COMMANDS if c not in OURS for part in c.split(" && ")])

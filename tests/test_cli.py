@@ -215,7 +215,7 @@ def test_compare(capfd: pytest.CaptureFixture[str]) -> None:
     )
     printed = capfd.readouterr().out
     assert "\x1b" not in printed, "control characters reached something that is no terminal"
-    table, latex = printed.split("% mean and standard deviation")
+    table, latex = printed.split("\n% ")  # what numbers are, in LaTeX
     assert max(map(len, table.splitlines())) <= 120
     assert r"reference\_kl & $" in latex
     assert "strong" in printed

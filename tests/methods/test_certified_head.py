@@ -73,7 +73,7 @@ def test_the_backdoor_is_forgotten(tmp_path: Path) -> None:
     trainer = quiet_trainer(max_epochs=0)
     trainer.fit(method, data)
     model = OnFixedFeatures.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), strict=True)
-    assert answered(model, *forget) <= 0.03
+    assert answered(model, *forget) <= 0.05  # at most one of 24
     assert answered(model, *test) >= answered(source, *test) - 0.05
     for name, value in source.features.state_dict().items():
         assert torch.equal(value, model.features.state_dict()[name])

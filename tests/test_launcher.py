@@ -164,6 +164,7 @@ def goes_on(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # alone it takes a sixth, most of it for starting processes
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra")
 def test_stopped_on_a_cluster_and_started_again_it_goes_on_where_it_stood(tmp_path: Path) -> None:
     # in a process of its own: Ray does not always find what belongs to the second cluster of one process
@@ -176,7 +177,7 @@ def test_stopped_on_a_cluster_and_started_again_it_goes_on_where_it_stood(tmp_pa
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         capture_output=True,
         text=True,
-        timeout=290,
+        timeout=580,
     )
     assert ran.returncode == 0, ran.stderr
     assert re.search(r"^\[1/10\] seed 0 · source · train: [\d.]+ s$", ran.stdout, re.MULTILINE)
@@ -184,6 +185,7 @@ def test_stopped_on_a_cluster_and_started_again_it_goes_on_where_it_stood(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_a_cluster_gives_the_plain_launchers_numbers_though_processes_and_a_machine_die(
     machines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -575,6 +575,7 @@ class Posteriors(nn.Module):
         return self.net(x).softmax(-1) if self.always or not self.training else self.net(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("always", [True, False], ids=["always", "in evaluation mode"])
 def test_a_model_that_gives_probabilities_is_told(always: bool, tmp_path: Path) -> None:
     for kind in METHODS:

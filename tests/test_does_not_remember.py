@@ -130,6 +130,7 @@ def test_the_search_finds_what_it_looks_for(tmp_path: Path) -> None:
     require_forgotten(tmp_path / "good.ckpt", data, source, set())
 
 
+@pytest.mark.slow
 @every_method
 def test_the_export_of_every_method_does_not_remember(method: Any, tmp_path: Path) -> None:
     source = Classifier(small_net())

@@ -246,6 +246,7 @@ def test_clipped_gradients(method: type[UnlearningModule]) -> None:
     assert bool(norms.norms) != is_refused(method, "gradient_clip_val")
 
 
+@pytest.mark.slow
 @every_method("limits")
 def test_limits(method: type[UnlearningModule]) -> None:
     for limit, batches in (
@@ -455,6 +456,7 @@ def resumable_run(method: type[UnlearningModule], resume: Path | None = None, **
     return ours
 
 
+@pytest.mark.slow
 @every_method("resume")
 def test_resumed_and_uninterrupted_runs_end_in_the_same_weights(
     method: type[UnlearningModule], tmp_path: Path

@@ -64,6 +64,7 @@ def in_larger_batches(data: Any) -> None:
     data.batch_size = 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("change", [moved, test_moved, transformed, in_larger_batches])
 def test_other_data_is_trained_on_again(change: Callable[[Any], None], tmp_path: Path) -> None:
     assert run(tmp_path) == EVERYTHING

@@ -765,7 +765,9 @@ def test_where_too_much_is_left_no_more_samples_are_asked_for_but_what_forgets_m
         told = functools.partial(Result, found, Path(), Path(), Path(), {})
         assert "To forget more: `trainer={'max_epochs': N}` or `method='auto'`." in unboxed(str(told()))
         assert "`--trainer.max_epochs N` or `--method auto`." in unboxed(told().told(command=True))
-        assert "or `budget='10%'`, which tries several recipes." in unboxed(str(told(auto=True, several=True)))
+        assert "or `budget='10%'`, which tries several recipes." in unboxed(
+            str(told(auto=True, several=True))
+        )
         assert "budget" not in unboxed(str(told(auto=True))), "there was one, or none can be had"
         once = dataclasses.replace(found, steps=0)
         assert "Too much is left: a stronger method would tell." in once.text

@@ -46,7 +46,9 @@ def require_known(where: str, arguments: Iterable[str]) -> None:
         ValueError: If there is one, with the nearest that a Trainer has.
     """
     known = inspect.signature(L.Trainer).parameters
-    anything = any(parameter.kind == parameter.VAR_KEYWORD for parameter in known.values())  # of a wrapped one
+    anything = any(
+        parameter.kind == parameter.VAR_KEYWORD for parameter in known.values()
+    )  # of a wrapped one
     for name in arguments:
         if name not in known and not anything:
             raise ValueError(f"{where}: a Trainer has no argument {name!r}{nearest(name, known)}")

@@ -22,7 +22,7 @@ from lightning_unlearn import Groups, Ids, UnlearningDataModule, forget
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison import request
 from lightning_unlearn.comparison.request import Result
-from lightning_unlearn.methods import Rewind, RewindKL
+from lightning_unlearn.methods import WGAN, Rewind, RewindKL
 
 PEOPLE, PHRASES, CLASSES = 16, 6, 5
 WHO = 3
@@ -285,6 +285,8 @@ def test_what_goes_by_non_members_says_that_they_tell_nothing(tmp_path: Path) ->
         UserWarning, match=r"RewindKL: non-members are of values of 'person' that stay in training"
     ):
         quiet_trainer(max_epochs=1).fit(RewindKL(source.eval(), first), data)
+    with pytest.warns(UserWarning, match=r"WGAN answers .* non-members are of values of 'person' that stay"):
+        quiet_trainer(max_epochs=1).fit(WGAN(source), data)
     watched = ModelCheckpoint(tmp_path, monitor="gap/forget")
     with pytest.raises(ValueError, match=r"monitor='gap/forget'\): non-members are of values of 'person'"):
         quiet_trainer(callbacks=[watched], enable_checkpointing=True).fit(Rewind(source, first), data)

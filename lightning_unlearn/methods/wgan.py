@@ -8,6 +8,7 @@ import torch
 import torch.distributed
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import MeanMetric
@@ -205,6 +206,12 @@ class WGAN(UnlearningModule):
                 "nonmember: WGAN unlearning needs samples that the source never saw, and there are none; give "
                 "UnlearningDataModule a test set, or nonmember=... with nonmember_from='train' and a source "
                 "trained without them"
+            )
+        if reason := data.unlike_groups:
+            rank_zero_warn(
+                f"WGAN answers the forget set as surely as non-members, and {reason}, whom the source knows better "
+                "than somebody it never saw, so that too little would be forgotten; test on other values, or take "
+                "NegGradPlus"
             )
         self._teacher = Teacher(self.source, "nonmember")
         self._teacher.ask(data, runtime, self.adapter)

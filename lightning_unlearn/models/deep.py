@@ -1,6 +1,7 @@
 """The papers' deep networks for small images, made of torchvision's layers, blocks and networks."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -339,13 +340,16 @@ class _ConvolutionBlock(nn.Module):
 
 
 class _Inception(Inception):  # type: ignore[misc]  # torchvision has no types
-    """Torchvision's module, but with two 3x3 convolutions in place of the 5x5 one, not a single one."""
+    """Torchvision's module, but with two 3x3 convolutions in place of the 5x5 one, not a single one.
 
-    def __init__(
-        self, in_channels: int, c1: int, c3_in: int, c3: int, c5_in: int, c5: int, c_pool: int
-    ) -> None:
-        super().__init__(in_channels, c1, c3_in, c3, c5_in, c5, c_pool, conv_block=_ConvolutionBlock)
-        self.branch3.append(_ConvolutionBlock(c5, c5, kernel_size=3, padding=1))
+    ``channels`` are torchvision's, of the input and of the branches; a network of a stem with ``width`` channels
+    has that many of every 192.
+    """
+
+    def __init__(self, *channels: int, width: int) -> None:
+        scaled = [size * width // 192 for size in channels]
+        super().__init__(*scaled, conv_block=_ConvolutionBlock)
+        self.branch3.append(_ConvolutionBlock(scaled[5], scaled[5], kernel_size=3, padding=1))
 
 
 class GoogLeNet(Network, TorchvisionGoogLeNet):  # type: ignore[misc]
@@ -359,6 +363,7 @@ class GoogLeNet(Network, TorchvisionGoogLeNet):  # type: ignore[misc]
         num_classes: Number of logits, at least 1.
         in_channels: Colour channels of the images.
         dropout: Probability of dropping a feature before the linear layer, in [0, 1).
+        width: Channels of the stem, a multiple of 24 (192 in the paper); every other layer is as much narrower.
 
     Shape:
         ``(B, in_channels, H, W)`` to ``(B, num_classes)``, any H and W.
@@ -367,18 +372,25 @@ class GoogLeNet(Network, TorchvisionGoogLeNet):  # type: ignore[misc]
         ValueError: If an argument is outside its range.
     """
 
-    def __init__(self, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.2) -> None:
-        check_least(num_classes=num_classes, in_channels=in_channels)
+    def __init__(
+        self, num_classes: int = 10, in_channels: int = 3, dropout: float = 0.2, width: int = 192
+    ) -> None:
+        check_least(num_classes=num_classes, in_channels=in_channels, width=width)
+        if width % 24:
+            raise ValueError(
+                f"width must be a multiple of 24, so that every layer is as much narrower, got {width}"
+            )
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout}")
         super().__init__(
             num_classes=num_classes,
             aux_logits=False,
             init_weights=False,  # _initialize does it, once the stem is replaced
-            blocks=[_ConvolutionBlock, _Inception, InceptionAux],
+            blocks=[_ConvolutionBlock, partial(_Inception, width=width), InceptionAux],
             dropout=dropout,
         )
-        self.conv1 = _ConvolutionBlock(in_channels, 192, kernel_size=3, padding=1)
+        self.fc = nn.Linear(1024 * width // 192, num_classes)
+        self.conv1 = _ConvolutionBlock(in_channels, width, kernel_size=3, padding=1)
         self.maxpool1 = nn.Identity()
         self.conv2 = nn.Identity()
         self.conv3 = nn.Identity()

@@ -58,7 +58,7 @@ def on_meta(build):
         (lambda: DenseNet121(7, growth_rate=4), (3, 32, 32)),
         (lambda: DenseNet121(7, in_channels=1, growth_rate=4), (1, 8, 8)),
         (lambda: GoogLeNet(7), (3, 16, 16)),
-        (lambda: GoogLeNet(7, in_channels=1), (1, 8, 8)),
+        (lambda: GoogLeNet(7, in_channels=1, width=24), (1, 8, 8)),
     ],
 )
 def test_every_network_gives_logits_that_reach_every_parameter(build, shape):
@@ -104,6 +104,14 @@ def test_counts_of_zuo_et_al_table_1(build, five_percent, last_5, last_10):
             assert measured == printed
         else:  # printed in millions with two or three decimals, partly cut off
             assert measured == pytest.approx(printed, abs=0.005e6 if printed > 2e6 else 0.001e6)
+
+
+def test_a_narrow_googlenet_has_as_much_less_of_every_layer():
+    whole, half = (on_meta(lambda width=width: GoogLeNet(width=width)) for width in (192, 96))
+    fixed = {("conv1.conv.weight", 1), ("fc.weight", 0), ("fc.bias", 0)}  # colours come in, classes go out
+    for (name, ours), theirs in zip(half.named_parameters(), whole.parameters(), strict=True):
+        times = [1 if axis > 1 or (name, axis) in fixed else 2 for axis in range(ours.ndim)]
+        assert [n * t for n, t in zip(ours.shape, times, strict=True)] == list(theirs.shape), name
 
 
 def test_vgg16_has_the_same_last_tensors_as_vgg19():
@@ -227,6 +235,7 @@ def test_weights_follow_the_networks_own_scheme(build, name, std, start):
         (lambda: VGG16(in_channels=0), "in_channels must be at least 1"),
         (lambda: DenseNet121(growth_rate=0), "growth_rate must be at least 1"),
         (lambda: GoogLeNet(dropout=1.0), r"dropout must be in \[0, 1\)"),
+        (lambda: GoogLeNet(width=100), "width must be a multiple of 24"),
         (lambda: WideResNet(depth=18), "depth must be 6"),
         (lambda: WideResNet(depth=4), "depth must be 6"),
         (lambda: WideResNet(depth=10, dropout=-0.1), "dropout must be in"),

@@ -536,6 +536,7 @@ ONE_SAMPLE: dict[str, Callable[[], UnlearningDataModule]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive(one_of=3)
 @every_method
 @pytest.mark.parametrize("data", ONE_SAMPLE.values(), ids=ONE_SAMPLE.keys())
 def test_batches_of_one_sample_with_batch_normalisation(kind: Any, data: Any) -> None:

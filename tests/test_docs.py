@@ -121,7 +121,7 @@ def test_our_commands_name_what_there_is(command: str) -> None:
 def test_the_main_job(workplace: Path, capfd: pytest.CaptureFixture[str]) -> None:
     # fewer steps and evaluators, the same rows
     command = "lightning-unlearn compare --config configs/digits/compare.yaml"
-    fewer = ("--trainer.limit_train_batches=3", "--evaluators=[]")
+    fewer = ("--trainer.limit_train_batches=2", "--evaluators=[]", "--source.trainer.max_epochs=4")
     assert run(command, *fewer) == 0
     printed = capfd.readouterr().out
     assert (workplace / "runs/digits/report.html").is_file()

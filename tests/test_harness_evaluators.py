@@ -177,6 +177,7 @@ claims("evaluators", "bf16-mixed", "16-mixed", "bf16-true")
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive(one_of=2)
 @every_evaluator
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "scaler"])
 def test_precisions(evaluator: type[Evaluator], precision: str) -> None:

@@ -151,6 +151,7 @@ def test_two_processes(method: type[UnlearningModule]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive(one_of=2)
 @pytest.mark.parametrize("forget", [[5], list(range(7))], ids=["59 retained", "53 retained"])
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_two_processes_with_uneven_shares(method: type[UnlearningModule], forget: list[int]) -> None:

@@ -188,7 +188,7 @@ def learned(module: Project) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive(half=True)
+@pytest.mark.exhaustive(one_of=4)
 @every_kind
 @every_method
 def test_networks(method: type[UnlearningModule], kind: type[Project], tmp_path: Path) -> None:
@@ -237,6 +237,7 @@ TRAINERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive(one_of=2)
 @pytest.mark.parametrize("trainer", TRAINERS.values(), ids=TRAINERS)
 @every_method
 def test_trainers(method: type[UnlearningModule], trainer: dict[str, Any], tmp_path: Path) -> None:
@@ -252,6 +253,7 @@ def test_trainers(method: type[UnlearningModule], trainer: dict[str, Any], tmp_p
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive(one_of=2)
 @pytest.mark.parametrize("kind", [BatchNormalised, InstanceNormalised], ids=lambda kind: kind.__name__)
 @every_method
 def test_outliers(method: type[UnlearningModule], kind: type[Project], tmp_path: Path) -> None:

@@ -164,6 +164,7 @@ def goes_on(folder: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.timeout(600)  # alone it takes a sixth, most of it for starting processes
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra")
 def test_stopped_on_a_cluster_and_started_again_it_goes_on_where_it_stood(tmp_path: Path) -> None:

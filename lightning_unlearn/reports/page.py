@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
@@ -187,6 +188,7 @@ def write_side_by_side(
     return write_text_atomic(path, page)
 
 
+@cache
 def environment() -> Environment:
     """Return what renders this room's templates."""
     from jinja2 import Environment, PackageLoader, StrictUndefined

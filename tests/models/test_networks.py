@@ -1,8 +1,6 @@
 """The papers' networks: shapes, counts of the literature, torchvision's weights, initial weights."""
 
 import math
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -247,15 +245,3 @@ def test_weights_follow_the_networks_own_scheme(build, name, std, start):
 def test_bad_arguments_are_named(build, message):
     with pytest.raises(ValueError, match=message):
         build()
-
-
-@pytest.mark.slow
-def test_importing_the_room_is_cheap():
-    code = (
-        "import sys, lightning, torchmetrics, torchvision; before = set(sys.modules);"
-        "import lightning_unlearn.models; added = {m.split('.')[0] for m in set(sys.modules) - before};"
-        "heavy = {'sklearn', 'scipy', 'matplotlib', 'pandas', 'wandb', 'jinja2', 'torchvision'};"
-        "print(sorted(added & heavy))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"

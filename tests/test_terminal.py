@@ -1,13 +1,19 @@
 """What is printed while a comparison runs: on a terminal, into a file, and where not all characters are known."""
 
 import io
+import logging
 import re
 import sys
 
 import pytest
+import torch
+from helpers.toys import quiet_trainer, toy_data, toy_source
 
+from lightning_unlearn import FineTune, ForgettingQuality
 from lightning_unlearn.comparison.progress import Progress
-from lightning_unlearn.core.terminal import encodable, say
+from lightning_unlearn.core.terminal import LOG, Tally, encodable, say
+from lightning_unlearn.data import TensorData
+from lightning_unlearn.ensembles import Member, Recipe, train_ensemble
 
 
 class Terminal(io.TextIOWrapper):
@@ -91,3 +97,31 @@ def test_a_line_is_said_in_what_the_stream_knows() -> None:
 
 def test_every_sign_of_ours_has_a_spelling() -> None:
     assert encodable("✓✗†±×·ελ∞…−", "ascii") == "YN!+-x-epslambdainf...-"  # noqa: RUF001
+
+
+def heard(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == LOG.name]
+
+
+def test_many_models_say_how_far_they_are(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Tally, "_EVERY", 0.0)
+    caplog.set_level(logging.INFO)
+    data = TensorData(torch.randn(20, 4), torch.arange(20) % 2)
+    recipe = Recipe(lambda: torch.nn.Linear(4, 2), 1, 5, lambda p: torch.optim.SGD(p, lr=0.1))
+    train_ensemble(recipe, data, [Member(torch.arange(20), seed) for seed in range(5)], chunk=2)
+    assert heard(caplog) == ["2 of 5 models are trained", "4 of 5 models are trained"]
+    caplog.clear()
+    quality = ForgettingQuality(models=3, sources="one", controls=False)
+    quiet_trainer(max_epochs=1, callbacks=[quality]).fit(FineTune(toy_source()), toy_data(nonmember=10))
+    assert [line for line in heard(caplog) if "unlearned" in line], heard(caplog)
+
+
+def test_what_is_quick_or_quiet_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    Tally("models are trained", 3)(1)
+    assert heard(caplog) == []
+    with Progress(1, quiet=True):
+        assert not LOG.isEnabledFor(logging.INFO)
+    assert LOG.isEnabledFor(logging.INFO)

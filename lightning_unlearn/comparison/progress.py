@@ -1,5 +1,6 @@
 """The live display of a comparison: which model, seed and epoch, and the time left."""
 
+import logging
 import os
 import sys
 import time
@@ -10,7 +11,7 @@ from typing import Any
 import lightning as L
 
 from lightning_unlearn.core.processes import is_first
-from lightning_unlearn.core.terminal import encodable, say
+from lightning_unlearn.core.terminal import LOG, encodable, say
 from lightning_unlearn.reports.glossary import describe, format_number
 
 _INTERIM = ("accuracy/forget", "accuracy/test", "membership_inference/auc")
@@ -38,8 +39,11 @@ class Progress(L.Callback):
         self._bar: Any = None
         self._task: Any = None
         self._process = os.getpid()
+        self._level = LOG.level
 
     def __enter__(self) -> "Progress":
+        if self.quiet:
+            LOG.setLevel(logging.WARNING)
         if self.live:
             from rich import progress as rich
             from rich.console import Console
@@ -59,6 +63,7 @@ class Progress(L.Callback):
         return self
 
     def __exit__(self, *error: object) -> None:
+        LOG.setLevel(self._level)
         if self._bar is not None:
             self._bar.stop()
 

@@ -1,8 +1,10 @@
 """Print to streams that may not know all characters."""
 
+import logging
 import shutil
 import sys
 import textwrap
+import time
 from typing import TextIO
 
 _SIGNS = "✓✗†±×·ελ∞…−→"  # noqa: RUF001 - the minus and multiplication signs
@@ -59,3 +61,30 @@ def say(text: str, stream: TextIO | None = None) -> None:
     """Print a line at once, whatever the stream can encode; ``None`` is the standard output."""
     stream = sys.stdout if stream is None else stream
     print(encodable(text, stream.encoding), file=stream, flush=True)
+
+
+LOG = logging.getLogger("lightning.unlearn")
+"""What says how far long work is: heard, as Lightning's own is, unless a program wants quiet."""
+
+
+class Tally:
+    """Say now and then how many of many are done; of what is done within half a minute nothing.
+
+    Args:
+        what: What they are.
+        total: How many there will be.
+    """
+
+    _EVERY = 30.0  # seconds
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self._said = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        """Say that so many are done, unless that was said a moment ago or all are."""
+        from lightning_unlearn.core.processes import is_first  # PyTorch, which a printed help does without
+
+        if done < self.total and time.monotonic() - self._said >= self._EVERY and is_first():
+            self._said = time.monotonic()
+            LOG.info(f"{done} of {self.total} {self.what}")

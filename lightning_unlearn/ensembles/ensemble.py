@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from lightning_unlearn.core.terminal import Tally
 from lightning_unlearn.data.tensors import TensorData
 from lightning_unlearn.engine.runtime import Runtime
 from lightning_unlearn.ensembles.cache import keys_of, read_model, write_model
@@ -161,11 +162,14 @@ def _train(
         todo = [members[number] for number in missing]
         plan = decide(recipe, data, todo, runtime, way, chunk)
         how, why = plan.way, plan.reason
+        tell, done = Tally("models are trained", len(todo)), 0
         for numbers, trained in _chunks(recipe, data, todo, runtime.alone(), plan):
             for place, number in enumerate(numbers):
                 model = models[missing[number]] = trained[place : place + 1]
                 if folder is not None:
                     write_model(folder, keys[missing[number]], model)
+            done += len(numbers)
+            tell(done)
     return join_chunks([models[number] for number in range(len(members))]), how, why
 
 

@@ -18,6 +18,7 @@ from lightning_unlearn.callbacks.base.audit import STREAMS, Audit
 from lightning_unlearn.core.cluster import hands_on, in_parts
 from lightning_unlearn.core.files import atomic_path, model_hash
 from lightning_unlearn.core.seeds import derive_seed
+from lightning_unlearn.core.terminal import Tally
 from lightning_unlearn.data.adapter import Adapter
 from lightning_unlearn.data.datamodule import UnlearningDataModule
 from lightning_unlearn.data.selection_data import Positions
@@ -329,10 +330,12 @@ def _in_trainers(plan: Planned | None, order: _Order, seeds: Mapping[int, int], 
         parts = (
             in_parts(work, groups, torch.get_num_threads()) if apart else in_workers(work, groups, workers)
         )
+        tell = Tally(f"{order.name} models are made", len(mine))
         for group, models in parts:
             for k, each in zip(group, models, strict=True):
                 made[k] = each
                 _write(order.place, k, each[0], order.kinds.cache)
+            tell(len(made))
     return {k: each for part in runtime.gather_objects(made) for k, each in part.items()}
 
 

@@ -14,6 +14,7 @@ OTHERS = ("checks", "step_overhead", "nccl", "all_methods")  # of which a few ro
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive  # whoever has a GPU runs it
 def test_the_quick_run_measures_and_keeps_what_it_found(tmp_path: Path) -> None:
     folders = tmp_path, tmp_path / "others"
     runs = [

@@ -116,7 +116,7 @@ def language(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Language]:
     sys.modules.pop("language_project")
 
 
-@pytest.mark.parametrize("name", ["Bert", "LoraBert"])
+@pytest.mark.parametrize("name", [pytest.param("Bert", marks=pytest.mark.exhaustive), "LoraBert"])
 def test_classifiers_forget_wrong_labels_and_keep_the_rest(language: Language, name: str) -> None:
     source = language.source(name)
     assert language.right(source)[0] > 0.9, "the owner's model knows the wrong labels by heart"

@@ -188,7 +188,7 @@ class MembershipInference(AgainstNonmembers):
                 "project a test set larger than nonmember, or use variant='shadow'"
             )
         if self.features == "per_class" and self._variant(data) != "shadow":
-            if data.forgets_a_class:
+            if data.forgotten_classes:
                 raise ValueError(
                     f"features='per_class' learns from retained samples of every class, and none are left of "
                     f"{data.forgotten_classes}; take features='sorted', or a shadow set and variant='shadow'"

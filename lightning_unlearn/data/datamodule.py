@@ -44,6 +44,9 @@ from lightning_unlearn.data.tensors import TensorData, column_of
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
+_FEW = (
+    0.1  # share of the forget set that may be otherwise of what is asked for as whole classes, or as samples
+)
 _KNOWN = 0.1  # share of non-members of groups that stay in training, beyond which they tell nothing of others
 _STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test", "previous")
 ONE_REQUEST = (
@@ -282,7 +285,9 @@ class UnlearningDataModule(L.LightningDataModule):
             return "the forget set carries a backdoor"
         if self.wrong_labels:
             return "the labels of the forget set are wrong"
-        return "a class is forgotten whole" if self.forgets_a_class else self.unlike_groups
+        if self._share_of_classes > _FEW:
+            return "a class is forgotten whole"
+        return self.unlike_groups
 
     @property
     def unlike_groups(self) -> str:
@@ -295,8 +300,16 @@ class UnlearningDataModule(L.LightningDataModule):
 
     @property
     def forgets_a_class(self) -> bool:
-        """Whether the forget set is chosen by class, or a class of it is nowhere retained."""
-        return bool(self.forgotten_classes)
+        """Whether what is forgotten is whole classes: all of it but a few samples is of :attr:`forgotten_classes`."""
+        return self._share_of_classes >= 1 - _FEW
+
+    @property
+    def _share_of_classes(self) -> float:
+        """Share of the forget set that is of classes forgotten whole, of which a rare one may have a sample or two."""
+        gone, known = self.forgotten_classes, self.known_targets()
+        if not gone or known is None or not self.stream_size("forget"):
+            return float(bool(gone))
+        return float(np.isin(known[self.split.forget], gone).mean())
 
     @property
     def forgotten_classes(self) -> list[int]:

@@ -69,14 +69,15 @@ class BoundaryShrink(UnlearningModule):
         model = runtime.place(frozen(self.source))
         # of few samples: every rank does the same, and nothing is gathered
         loader = data.loader("forget", indexed=True, rank=0, world_size=1)
-        lows, highs = zip(*(self._inputs_of(batch.batch)[0].aminmax() for batch in loader), strict=True)
-        low, high = (float(x) for x in (torch.stack(lows).min(), torch.stack(highs).max()))
-        with evaluating(model), runtime.forward_context(), torch.enable_grad():
-            batches = (self._inputs_of(runtime.to_device(batch.batch)) for batch in loader)
+        with evaluating(model), runtime.not_training(), runtime.forward_context(), torch.enable_grad():
+            ranges = (self._inputs_of(batch.batch, runtime)[0].aminmax() for batch in loader)
+            lows, highs = zip(*ranges, strict=True)
+            low, high = (float(x) for x in (torch.stack(lows).min(), torch.stack(highs).max()))
+            batches = (self._inputs_of(batch.batch, runtime) for batch in loader)
             self._labels = torch.cat([self._nearest(model, *batch, low, high) for batch in batches])
 
-    def _inputs_of(self, batch: Any) -> tuple[Tensor, Tensor]:
-        inputs, labels = self.adapter.split(batch)
+    def _inputs_of(self, batch: Any, runtime: Runtime) -> tuple[Tensor, Tensor]:
+        inputs, labels = self.adapter.split(runtime.to_device(batch))
         if not (isinstance(inputs, Tensor) and inputs.is_floating_point()):
             raise ValueError(
                 "BoundaryShrink takes a step in the inputs, which must be one floating-point tensor; DELETE takes none"

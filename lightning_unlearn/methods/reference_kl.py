@@ -186,7 +186,7 @@ class ReferenceKL(UnlearningModule):
 
     def load_preparation_state(self, state: Mapping[str, Any]) -> None:
         """Take back the reference model's answers, or the model itself where they cannot be kept."""
-        self._reference = Teacher(self.source)
+        self._reference = self._reference or Teacher(self.source)
         self._reference.load_state(state["reference"])
 
 

@@ -83,15 +83,19 @@ class UNSIR(UnlearningModule):
         """Learn the noise against the frozen source."""
         does = "learns noise for the classes of the forget set, which the retain set has as well, and forgets nothing"
         warn_without_a_class(self, forgets_a_class=data.forgets_a_class, does=does)
-        batches = [self.adapter.split(batch) for batch in data.loader("forget", rank=0, world_size=1)]
-        inputs, forgotten = batches[0][0], torch.cat([targets for _, targets in batches])
+        loader = data.loader("forget", rank=0, world_size=1)
+        with runtime.not_training():  # as the network sees them
+            batches = [self.adapter.split(runtime.to_device(batch)) for batch in loader]
+        inputs, forgotten = batches[0][0], torch.cat([targets for _, targets in batches]).cpu()
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             found = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
             raise TypeError(
                 f"UNSIR learns noise as inputs, which must be a tensor of floats, got {found}; take DELETE"
             )
         model = runtime.place(frozen(self.source)).float()
-        labels = torch.as_tensor(np.unique(forgotten)).repeat_interleave(self.noise).to(runtime.device)
+        # of a class that stays, the noise would impair the retained samples
+        impaired = data.forgotten_classes or np.unique(forgotten).tolist()
+        labels = torch.tensor(impaired).repeat_interleave(self.noise).to(runtime.device)
         generator = torch.Generator().manual_seed(derive_seed(data.order_seed, "noise"))
         drawn = torch.randn(len(labels), *inputs.shape[1:], generator=generator)
         noise = drawn.to(runtime.device).requires_grad_()

@@ -52,6 +52,12 @@ class Annealed(LRScheduler):
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from where it was; of a fit that goes on for longer, over all of its steps."""
+        super().load_state_dict({**state_dict, "steps": self.steps or state_dict["steps"]})
+        if self.steps is not None:
+            self.over(self.steps)
+
     def get_lr(self) -> list[Any]:
         """Return the rates of the step that comes next."""
         if self.steps is None and self.last_epoch:

@@ -1,17 +1,30 @@
 """DELETE, BoundaryShrink and BoundaryExpand, for whole classes: their targets by hand, and what the exported model has forgotten."""
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
-from helpers.toys import FEATURES, quiet_trainer, toy_data, toy_source
+from helpers.support import earlier_checkpoint
+from helpers.toys import FEATURES, quiet_trainer, test_set, toy_data, toy_source, train_set
 from helpers.wrong_labels import check_a_class_is_forgotten
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.data import Classes, TensorData, UnlearningDataModule
-from lightning_unlearn.methods import DELETE, BoundaryExpand, BoundaryShrink, UnlearningModule
+from lightning_unlearn.methods import (
+    DELETE,
+    SCRUB,
+    UNSIR,
+    BoundaryExpand,
+    BoundaryShrink,
+    LinearFiltration,
+    RewindKL,
+    UnlearningModule,
+)
 
 METHODS = [DELETE, BoundaryShrink, BoundaryExpand]
 each = pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -129,3 +142,76 @@ def test_inputs_in_which_no_step_can_be_taken_are_refused() -> None:
 def test_arguments_outside_their_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"bound must .* got 0"):
         BoundaryShrink(toy_source(), 0.0)
+
+
+def with_a_rare_class() -> UnlearningDataModule:
+    """Of twelve samples that are forgotten, one is the only one of its class."""
+    rows = train_set()
+    targets = rows.targets.clamp(max=1)
+    targets[5] = 2
+    return UnlearningDataModule(
+        TensorData(rows.inputs, targets), list(range(12)), test_dataset=test_set(), nonmember=10, batch_size=8
+    )
+
+
+def test_the_only_sample_of_a_rare_class_makes_no_class_of_a_request() -> None:
+    data, source = with_a_rare_class(), toy_source()
+    data.setup("fit")
+    assert data.forgotten_classes == [2]
+    assert not data.forgets_a_class
+    assert data.unlike_nonmembers == ""
+    for kind in (DELETE, UNSIR):
+        with pytest.warns(UserWarning, match="is made for whole classes"):
+            quiet_trainer(limit_val_batches=0).fit(kind(source), with_a_rare_class())
+    with pytest.raises(ValueError, match="the request forgets none whole"):
+        quiet_trainer(max_epochs=0).fit(LinearFiltration(source), with_a_rare_class())
+    quiet_trainer(max_epochs=2).fit(SCRUB(source, rewind=True), with_a_rare_class())
+    method = RewindKL(source, earlier_checkpoint(source))
+    quiet_trainer(max_epochs=1, limit_val_batches=0).fit(method, with_a_rare_class())
+    assert method._memorised < math.inf
+    batch = {"forget": next(iter(method.data.loader("forget", indexed=True)))}
+    labels = batch["forget"].batch[1]
+    lowered = method.given(batch)["earlier"].gather(1, labels[:, None])[:, 0]
+    assert (lowered == -math.inf).tolist() == (labels == 2).tolist(), "no retrained model knows that class"
+
+
+def test_most_of_a_class_and_a_few_others_is_a_class() -> None:
+    data = toy_data([*range(1, 60, 3), 0])
+    data.setup("fit")
+    assert data.forgets_a_class
+    assert data.forgotten_classes == [1]
+
+
+class Normalises(L.LightningDataModule):
+    """Normalises bytes on the device, as a project's hook does."""
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(as_bytes(train_set()), batch_size=8, shuffle=True)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return DataLoader(as_bytes(test_set()), batch_size=8)
+
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return (batch[0].float() - 100) / 20, batch[1]
+
+
+def as_bytes(rows: TensorData) -> TensorDataset:
+    return TensorDataset((rows.inputs * 20 + 100).clamp(0, 255).byte(), rows.targets)
+
+
+def test_inputs_are_taken_as_the_projects_hooks_make_them() -> None:
+    ranges: list[tuple[float, float]] = []
+
+    class Noted(BoundaryShrink):
+        def _nearest(
+            self, model: nn.Module, inputs: Tensor, labels: Tensor, low: float, high: float
+        ) -> Tensor:
+            ranges.append((low, high))
+            return super()._nearest(model, inputs, labels, low, high)
+
+    for kind in (Noted, UNSIR):
+        data = UnlearningDataModule(Normalises(), Classes([1]), order_seed=0)
+        quiet_trainer(limit_val_batches=0).fit(kind(toy_source()), data)
+    x = as_bytes(train_set()).tensors[0][train_set().targets == 1].float()
+    (found,) = set(ranges)
+    assert found == pytest.approx((float(x.min() - 100) / 20, float(x.max() - 100) / 20))

@@ -12,6 +12,7 @@ import torch
 from helpers.toys import quiet_trainer, toy_data, toy_source
 from helpers.wrong_labels import check_wrong_labels_are_forgotten, unlearned
 from jsonargparse import ArgumentParser
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.cli import LRSchedulerCallable
 from torch import Tensor
 
@@ -185,3 +186,35 @@ def test_an_unknown_number_of_steps_is_refused() -> None:
 def test_arguments_outside_their_range_are_refused(argument: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{argument} must .* got {value}"):
         NegGradPlus(toy_source(), **{argument: value})
+
+
+class Course(L.Callback):
+    """Notes the rate of each step."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: Any, batch: Any, batch_idx: int) -> None:
+        self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def test_steps_are_counted_where_a_callback_accumulates_differently_in_each_epoch() -> None:
+    method, course = NegGradPlus(toy_source()), Course()
+    accumulates = GradientAccumulationScheduler({0: 4, 1: 1, 3: 2})
+    trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, callbacks=[accumulates, course])
+    trainer.fit(method, toy_data())
+    assert method.total_steps == trainer.global_step == 2 + 6 + 6 + 3
+    assert course.rates[-1] < 0.1 * max(course.rates), "the schedule ends with the last step"
+
+
+def test_a_run_that_goes_on_for_longer_anneals_over_all_of_its_steps(tmp_path: Path) -> None:
+    path, rates = tmp_path / "two.ckpt", {}
+    short = quiet_trainer(max_epochs=2, limit_val_batches=0)
+    short.fit(NegGradPlus(toy_source()), toy_data())
+    short.save_checkpoint(path)
+    for name, resume in (("whole", None), ("resumed", path)):
+        course = Course()
+        trainer = quiet_trainer(max_epochs=6, limit_val_batches=0, callbacks=[course])
+        trainer.fit(NegGradPlus(toy_source()), toy_data(), ckpt_path=resume, weights_only=True)
+        rates[name] = course.rates
+    assert rates["resumed"] == pytest.approx(rates["whole"][12:])

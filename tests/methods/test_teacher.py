@@ -136,7 +136,14 @@ class HalfWay(L.Callback):
 
 
 @pytest.mark.parametrize("kind", ["plain", "augmented"])
-@pytest.mark.parametrize("build", [lambda: ReferenceKL(plain(0), 0.5, plain(1)), lambda: TopK(plain(0), k=3)])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ReferenceKL(plain(0), 0.5, plain(1)),
+        lambda: ReferenceKL(plain(0), 0.5, nn.Sequential(plain(1), nn.ReLU(), nn.Linear(3, 3))),
+        lambda: TopK(plain(0), k=3),
+    ],
+)
 def test_a_resumed_run_ends_like_one_that_was_not_stopped(build: Any, kind: str, tmp_path: Any) -> None:
     def fit(method: UnlearningModule, *callbacks: L.Callback, path: Any = None) -> None:
         data = toy_data() if kind == "plain" else augmented()

@@ -4,7 +4,12 @@ import math
 from collections.abc import Iterator
 
 import lightning as L
-from lightning.pytorch.callbacks import BatchSizeFinder, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    GradientAccumulationScheduler,
+    StochasticWeightAveraging,
+    WeightAveraging,
+)
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -98,6 +103,14 @@ def refuse_idle_averaging(trainer: L.Trainer, *, planned: bool) -> None:
                 f"{type(average).__name__} updates its average in none of {int(steps)} steps and {epochs} epochs, so "
                 "the model would end as it was before the first step; let the average start earlier, or remove it"
             )
+
+
+def accumulated_in(trainer: L.Trainer, epoch: int) -> int:
+    """Return how many batches make a step of an epoch, which a callback may say for each."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler):
+            return int(callback.get_accumulate_grad_batches(epoch))
+    return trainer.accumulate_grad_batches
 
 
 def refuse_no_gap(trainer: L.Trainer, reason: str) -> None:

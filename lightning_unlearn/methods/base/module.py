@@ -38,6 +38,7 @@ from lightning_unlearn.methods.base.clock import Clock
 from lightning_unlearn.methods.base.curves import Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
 from lightning_unlearn.methods.base.limits import (
+    accumulated_in,
     refuse_idle_averaging,
     refuse_impossible,
     refuse_no_gap,
@@ -337,15 +338,18 @@ class UnlearningModule(SpreadableModule):
         most = math.inf if trainer.max_steps == -1 else math.ceil(trainer.max_steps / self.counted_a_batch)
 
         @cache
-        def steps_of(phase: Phase) -> int:
+        def steps_of(phase: Phase, accumulated: int) -> int:
             # not estimated_stepping_batches, which sets the loaders up before a resumed run knows where they stopped
             batches = len(data.stream_loaders(self, phase)[phase.epoch_stream])
             limit = trainer.limit_train_batches
             batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-            return math.ceil(batches / trainer.accumulate_grad_batches)
+            return math.ceil(batches / accumulated)
 
         if not math.isinf(epochs):
-            most = min(most, sum(steps_of(self.phase(epoch)) for epoch in range(int(epochs))))
+            numbers = (
+                steps_of(self.phase(epoch), accumulated_in(trainer, epoch)) for epoch in range(int(epochs))
+            )
+            most = min(most, sum(numbers))
         if math.isinf(most):
             raise ValueError(
                 f"{type(self).__name__} goes by the number of steps, which this Trainer does not know; give it "

@@ -74,7 +74,8 @@ def answer_of(report: Report, verdicts: Mapping[str, Verdict] | None = None) -> 
     if not candidates:
         return None
     best = min(candidates, key=lambda model: _rank(report, judged[model].status, misses[model]))
-    verdict, seeds = judged[best], len(report["seeds"])
+    verdict = judged[best]
+    seeds = max(sum(each is not None for each in one["values"]) for one in report["models"][best].values())
     sure = (
         f"{seeds} seeds, each a full repetition; tests at 5% that hold for all metrics and methods together."
         if verdict.status != "illustration"

@@ -105,6 +105,8 @@ class Verdict:
     def headline(self) -> str:
         """The answer in a few words."""
         needed = [finding.seeds_needed for finding in self.findings if finding.status == "undecided"]
+        if self.status == "undecided" and any(one.status == "illustration" for one in self.findings):
+            return f"undecided, what would tell is measured in fewer than {LEAST_SEEDS} seeds"
         if self.status != "undecided" or not needed:
             return VERDICTS[self.status]
         if None in needed:
@@ -162,7 +164,7 @@ def judge_all(
         test.outside = adjusted <= _ALPHA
     verdicts = {}
     for model, each in tests.items():
-        findings = tuple(_finding(report, test) for test in each)
+        findings = tuple(_finding(report, test) for test in each) + _lost(report, model, each)
         verdicts[model] = Verdict(model, _overall(report, findings), findings)
     return verdicts
 
@@ -308,6 +310,19 @@ def _finding(report: Report, test: _Test) -> Finding:
     return Finding(test.metric, status, f"{sentence}.", test.share, test.share_ci95, needed)
 
 
+def _lost(report: Report, model: str, tests: list[_Test]) -> tuple[Finding, ...]:
+    """Name what tells the source from the retrained model and was not measured of a method, as where it failed."""
+    if model not in method_names(report):
+        return ()
+    measured, found = {test.metric for test in tests}, []
+    for name in measured_metrics(report):
+        metric = describe(name, report)
+        if name not in measured and metric.decides and not metric.absent and separates(report, name):
+            why = "not measured, though it tells the source model from the retrained one."
+            found.append(Finding(name, "illustration", f"{metric.label}: {why}"))
+    return tuple(found)
+
+
 def _nothing(metric: DeclaredMetric) -> str:
     return "the null control" if metric.null else "the source model"
 
@@ -342,7 +357,8 @@ def _overall(report: Report, findings: tuple[Finding, ...]) -> Status:
     ]
     if not seeing:
         return "illustration" if "illustration" in statuses else "cannot tell"
-    return "undecided" if "undecided" in statuses else "close"
+    lost = any(one.status == "illustration" and separates(report, one.metric) for one in findings)
+    return "undecided" if lost or "undecided" in statuses else "close"
 
 
 def margins_in_words(report: Report) -> str:

@@ -438,3 +438,46 @@ def test_a_regression_is_judged_by_losses_and_by_what_it_explains() -> None:
     assert (
         distance({"distance": aim}, report, "forgot") == 0 < distance({"distance": aim}, report, "forgot_not")
     )
+
+
+@pytest.mark.parametrize("seeds_left", [2, 0])
+def test_what_can_tell_and_was_lost_is_not_passed_over(seeds_left: int) -> None:
+    rng = np.random.default_rng(0)
+
+    def scores(forget: float, auc: float | None) -> dict[str, float]:
+        found = {
+            "accuracy/forget": forget + rng.normal(0, 0.004),
+            "accuracy/test": 0.95 + rng.normal(0, 0.001),
+        }
+        return found if auc is None else {**found, "membership_inference/auc": auc + rng.normal(0, 0.004)}
+
+    runs = {
+        "source": {seed: scores(0.99, 0.9) for seed in range(5)},
+        "retrain": {seed: scores(0.6, 0.5) for seed in range(5)},
+        "method": {seed: scores(0.6, 0.9 if seed < seeds_left else None) for seed in range(5)},
+        "whole": {seed: scores(0.6, 0.5) for seed in range(5)},
+    }
+    report = build_report(runs, seeds=list(range(5)), config={}, data={"name": "x"}, environment={})
+    verdicts = judge_all(report)
+    assert verdicts["whole"].status == "close"
+    assert verdicts["method"].status == "undecided"
+    assert "what would tell is measured in fewer than 3 seeds" in verdicts["method"].headline
+    assert verdicts["method"].by_metric["membership_inference/auc"].status == "illustration"
+    del report["models"]["whole"]
+    answer = answer_of(report)
+    assert answer is not None
+    assert "Cannot tell yet" in answer.forgotten
+
+
+def test_an_illustration_counts_the_seeds_of_its_method() -> None:
+    row = {"accuracy/forget": 0.6, "accuracy/test": 0.9}
+    runs = {
+        "source": {seed: {"accuracy/forget": 0.99, "accuracy/test": 0.9} for seed in range(5)},
+        "retrain": dict.fromkeys(range(5), row),
+        "method": dict.fromkeys(range(2), row),
+    }
+    answer = answer_of(
+        build_report(runs, seeds=list(range(5)), config={}, data={"name": "x"}, environment={})
+    )
+    assert answer is not None
+    assert answer.sure.startswith("2 seeds: an illustration")

@@ -1,5 +1,8 @@
 """A comparison takes a finished part for its own only where nothing has changed that decides it."""
 
+import importlib
+import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -246,3 +249,32 @@ def test_an_audit_that_lacks_a_metric_is_not_finished() -> None:
     assert fingerprint(evaluator_settings(evaluator)) == before
     Measures.metrics = {**Measures.metrics, "own/other": DeclaredMetric("Other")}
     assert fingerprint(evaluator_settings(evaluator)) != before
+
+
+@pytest.mark.parametrize(
+    ("imported", "called"),
+    [
+        ("from lu_losses import mine", "mine(x)"),
+        ("import lu_losses", "lu_losses.mine(x)"),
+        ("from lu_losses import Mine", "Mine()(x)"),
+        ("import lu_losses as ours", "ours.Mine()(x)"),
+    ],
+)
+def test_a_changed_function_of_another_file_of_the_project_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, imported: str, called: str
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lu_model.py").write_text(
+        f"{imported}\n\n\nclass Model:\n    def training_step(self, x):\n        return {called}\n"
+    )
+    marks = []
+    for sign in ("+", "-", "+"):
+        text = f"def mine(x):\n    return {sign}x\n\n\nclass Mine:\n    def __call__(self, x):\n        return {sign}x\n"
+        (tmp_path / "lu_losses.py").write_text(text)
+        os.utime(tmp_path / "lu_losses.py", (len(marks), len(marks)))  # or the compiled file is taken for it
+        for name in ("lu_losses", "lu_model"):
+            sys.modules.pop(name, None)
+        marks.append(fingerprint(importlib.import_module("lu_model").Model()))
+    assert marks[0] == marks[2] != marks[1]
+    for name in ("lu_losses", "lu_model"):
+        sys.modules.pop(name)

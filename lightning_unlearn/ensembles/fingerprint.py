@@ -6,9 +6,11 @@ import hashlib
 import inspect
 import os
 import re
+import sys
 import types
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -48,9 +50,9 @@ _LIBRARIES = {
 def fingerprint(*values: Any) -> str:
     """Return a SHA-256 of values, by content and not by identity.
 
-    Tensors and arrays count by type, shape and bytes; functions by their bytecode, constants, defaults, closure
-    and the plain values and functions of their own package that they name; classes by their source and that of
-    their bases; other objects, modules included, by their class and attributes.
+    Tensors and arrays count by type, shape and bytes; functions by their bytecode, constants, defaults, closure, and
+    what they name: plain values, functions of their own package, and code that is not installed; classes by their
+    source and that of their bases; other objects, modules included, by their class and attributes.
 
     Args:
         *values: The values.
@@ -152,17 +154,23 @@ class _Hasher:
                     self._globals(member)
 
     def _globals(self, function: types.FunctionType) -> None:
-        """Add what a function reads from around it, once: settings, and functions of the same package."""
+        """Add what a function reads from around it, once: settings, functions of its package, and a project's code."""
         if id(function) in self.read or _root(function) in _LIBRARIES:
             return
         self.read[id(function)] = function
-        around = {name: function.__globals__.get(name) for name in _names(function.__code__)}
+        names = _names(function.__code__)
+        around = {name: function.__globals__.get(name) for name in names}
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
             with suppress(ValueError):  # an empty cell
                 around[name] = cell.cell_contents
+        for module in [found for found in around.values() if isinstance(found, types.ModuleType)]:
+            if _is_users(module.__name__.partition(".")[0]):
+                around |= {f"{module.__name__}.{name}": vars(module).get(name) for name in names}
         for name, found in around.items():
-            ours = isinstance(found, types.FunctionType) and _root(found) == _root(function)
-            if ours or _is_setting(found):
+            code = isinstance(found, types.FunctionType) and _root(found) == _root(function)
+            if isinstance(found, types.FunctionType | type) and _is_users(_root(found)):
+                code = True
+            if code or _is_setting(found):
                 self.add([name, found])
 
     def _object(self, value: Any) -> None:
@@ -203,6 +211,16 @@ def _is_setting(value: Any) -> bool:
 
 def _root(thing: Any) -> str:
     return str(thing.__module__).partition(".")[0]
+
+
+@functools.cache
+def _is_users(root: str) -> bool:
+    """Say whether a module lies in somebody's project, and not where packages are installed."""
+    module = sys.modules.get(root)
+    if module is None or root in _LIBRARIES or root == "lightning_unlearn" or root in sys.stdlib_module_names:
+        return False
+    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+    return not {"site-packages", "dist-packages"} & {part for place in places for part in Path(place).parts}
 
 
 def _names(code: types.CodeType) -> list[str]:

@@ -13,7 +13,7 @@ from helpers.toys import toy_data
 from test_compare import reference_kl, toy_compare
 
 from lightning_unlearn import MethodRun, Retrain
-from lightning_unlearn.comparison.folder import claim, in_use
+from lightning_unlearn.comparison.folder import RunFolder, claim, in_use
 from lightning_unlearn.core.files import positions_hash
 from lightning_unlearn.core.ledger import Ledger, read
 from lightning_unlearn.core.remembering import remembering_files
@@ -243,3 +243,9 @@ def test_a_cleaned_comparison_with_a_key_keeps_its_finished_parts(tmp_path: Path
         stamps.append((out / "retrain" / "seed_0" / "model.ckpt").stat().st_mtime_ns)
     assert stamps[0] == stamps[1]
     assert key.is_file()
+
+
+def test_a_traceback_of_any_characters_is_kept(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "method")
+    folder.note_error("ValueError: → \udc80")
+    assert (folder.path / "error.txt").read_bytes().startswith("ValueError: →".encode())

@@ -41,7 +41,7 @@ from lightning_unlearn.engine.answering import Answered, answered, measure_of
 from lightning_unlearn.ensembles import Outputs
 from lightning_unlearn.functional.answer import Estimate, answer
 from lightning_unlearn.functional.tasks import task_named
-from lightning_unlearn.methods import RUM, CFk, FineTune, SourceCheckpoint, UnlearningModule
+from lightning_unlearn.methods import RUM, CFk, FineTune, NegGradPlus, SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.source import read_checkpoint
 
 QUIET = {"accelerator": "cpu", "enable_progress_bar": False}
@@ -799,3 +799,17 @@ def test_where_steps_are_asked_for_the_number_of_epochs_is_shown() -> None:
     batches = int(trainer.num_training_batches)
     assert batches < 7
     assert (trainer.global_step, trainer.max_epochs) == (7, -(-7 // batches))
+
+
+def test_steps_that_are_asked_for_are_made(tmp_path: Path) -> None:
+    """The recipe's own epochs end sooner."""
+    steps: list[int] = []
+
+    class Count(L.Callback):
+        def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            steps.append(trainer.global_step)
+
+    trainer = {**QUIET, "max_steps": 70, "callbacks": [Count()]}
+    data = toy_data(0.3, nonmember=12)
+    forget(toy_source(), data, output=tmp_path / "out", method=NegGradPlus, trainer=trainer)
+    assert steps == [70]

@@ -22,6 +22,7 @@ from lightning_unlearn import Groups, Ids, UnlearningDataModule, forget
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison import request
 from lightning_unlearn.comparison.request import Result
+from lightning_unlearn.comparison.splits import SeedSplits, set_up
 from lightning_unlearn.methods import WGAN, Rewind, RewindKL
 
 PEOPLE, PHRASES, CLASSES = 16, 6, 5
@@ -290,3 +291,16 @@ def test_what_goes_by_non_members_says_that_they_tell_nothing(tmp_path: Path) ->
     watched = ModelCheckpoint(tmp_path, monitor="gap/forget")
     with pytest.raises(ValueError, match=r"monitor='gap/forget'\): non-members are of values of 'person'"):
         quiet_trainer(callbacks=[watched], enable_checkpointing=True).fit(Rewind(source, first), data)
+
+
+def test_people_are_known_where_the_source_is_given_and_its_positions_are_kept() -> None:
+    def build() -> UnlearningDataModule:
+        return UnlearningDataModule(Talk(), Groups("person", 0.1))
+
+    given = build()
+    set_up(given, 0, None, anew=False)
+    told = {
+        source_given: SeedSplits(given, build, "all", source_given).of(1).unlike_groups
+        for source_given in (False, True)
+    }
+    assert told[True] == told[False] == "non-members are of values of 'person' that stay in training"

@@ -17,6 +17,7 @@ from lightning_unlearn.core.files import (
     file_hash,
     read_object,
     target_of,
+    write_bytes_atomic,
     write_json_atomic,
     write_text_atomic,
 )
@@ -197,7 +198,7 @@ class RunFolder:
     def note_error(self, trace: str) -> None:
         """Keep the traceback of what went wrong."""
         self.path.mkdir(parents=True, exist_ok=True)
-        (self.path / "error.txt").write_text(trace)
+        write_bytes_atomic(self.path / "error.txt", trace.encode("utf-8", "backslashreplace"))
 
 
 def require_names(names: Iterable[str]) -> None:

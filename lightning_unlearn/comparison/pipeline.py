@@ -536,7 +536,7 @@ class Pipeline:
         if other_times:
             rank_zero_warn(
                 f"acceleration: {', '.join(other_times)} ran in another start of the comparison than the retraining, "
-                "when the machine may have been faster or slower; set overwrite to time all anew"
+                "when the machine may have been faster or slower; give a new output_dir to time all anew"
             )
         hashed = (
             {"forget_hmac": positions_hash(self.splits.forgotten, self.key)} if self.key_is_shared else {}

@@ -72,6 +72,8 @@ class SeedSplits:
         data.ledger = None
         data.rule = rule or data.rule
         set_up(data, seed, self.before, anew=True)
+        if rule is not None:  # positions, which know nothing of the people that the given rule names
+            data._known_groups = self.given._known_groups
         return data
 
     @property

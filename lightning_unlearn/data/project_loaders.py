@@ -306,7 +306,13 @@ def _followed(loader: DataLoader[Any], where: str) -> tuple[Tensor | None, npt.N
     sampler: Any = getattr(batches, "sampler", loader.sampler) if plain_batches else batches
     kind = type(sampler)
     if kind in (SequentialSampler, RandomSampler, DistributedSampler):
-        return None, None
+        covered = len(sampler.dataset if kind is DistributedSampler else sampler.data_source)
+        if covered > len(dataset):  # type: ignore[arg-type]
+            raise TypeError(
+                f"{where} has a {kind.__name__} over {covered} samples of a dataset of {len(dataset)}; make it of that "  # type: ignore[arg-type]
+                "dataset"
+            )
+        return None, np.arange(covered) if covered < len(dataset) else None  # type: ignore[arg-type]
     if kind is SubsetRandomSampler:
         return None, np.asarray(list(sampler.indices), dtype=np.int64)
     if kind is WeightedRandomSampler:

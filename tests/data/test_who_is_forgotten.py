@@ -21,8 +21,11 @@ from torch.utils.data import (
     ConcatDataset,
     DataLoader,
     Dataset,
+    DistributedSampler,
     IterableDataset,
+    RandomSampler,
     Sampler,
+    SequentialSampler,
     Subset,
     SubsetRandomSampler,
     TensorDataset,
@@ -538,11 +541,29 @@ def chunks(order: list[int]) -> list[list[int]]:
             "60 weights that draws 9 samples without replacement",
         ),
         ({"sampler": WeightedRandomSampler([1.0] * 9, 9)}, "9 weights .* of a dataset of 60"),
+        ({"sampler": RandomSampler(range(70))}, "RandomSampler over 70 samples of a dataset of 60"),
     ],
 )
 def test_samplers_of_part_of_the_data_are_refused(arguments: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         ready(UnlearningDataModule(Sampled(**arguments), 0.2))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        RandomSampler(range(40)),
+        SequentialSampler(range(40)),
+        DistributedSampler(range(40), num_replicas=1, rank=0),  # type: ignore[arg-type]
+    ],
+    ids=lambda sampler: type(sampler).__name__,
+)
+def test_a_sampler_over_fewer_samples_trains_on_no_others(sampler: Any) -> None:
+    data = ready(UnlearningDataModule(Sampled(sampler=sampler), [3]))
+    assert data.stream_size("train") == 40
+    assert max(data.split.retain) < 40
+    with pytest.raises(ValueError, match="55"):
+        ready(UnlearningDataModule(Sampled(sampler=sampler), [55]))
 
 
 def test_batches_of_all_samples_are_served_in_another_order() -> None:

@@ -18,12 +18,14 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lightning_unlearn import Groups, Ids, UnlearningDataModule, forget
+from lightning_unlearn import Groups, Ids, SourceRun, UnlearningDataModule, compare, forget
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison import request
 from lightning_unlearn.comparison.request import Result
 from lightning_unlearn.comparison.splits import SeedSplits, set_up
+from lightning_unlearn.data import Split
 from lightning_unlearn.methods import WGAN, Rewind, RewindKL
+from lightning_unlearn.reports.verdict import summary_sentences
 
 PEOPLE, PHRASES, CLASSES = 16, 6, 5
 WHO = 3
@@ -304,3 +306,34 @@ def test_people_are_known_where_the_source_is_given_and_its_positions_are_kept()
         for source_given in (False, True)
     }
     assert told[True] == told[False] == "non-members are of values of 'person' that stay in training"
+
+
+class Uneven(Talk):
+    """Of each person there are more takes than of the one before."""
+
+    def setup(self, stage: str) -> None:
+        super().setup(stage)
+        self.train.person = (np.arange(len(self.train)) ** 0.5).astype(int)
+
+
+def test_seeds_that_forget_differently_many_are_told_with_the_fewest_and_the_most(tmp_path: Path) -> None:
+    comparison = compare(
+        SourceRun(Listener, {"max_epochs": 1}),
+        lambda: UnlearningDataModule(Uneven(others=True), Groups("person", 0.1)),
+        [],
+        seeds=3,
+        retrain_2=False,
+        short_retrainings=(),
+        output_dir=tmp_path / "out",
+        page=False,
+        quiet=True,
+        trainer={"accelerator": "cpu"},
+    )
+    splits = (Split.load(tmp_path / f"out/source/seed_{seed}/split.npz") for seed in range(3))
+    sizes = sorted(len(split.forget) for split in splits)
+    assert sizes[0] < sizes[-1]
+    data, total = comparison.report["data"], PEOPLE * PHRASES * 8
+    assert (data["n_forget"], data["n_forget_most"]) == (sizes[0], sizes[-1])
+    assert data["n_forget"] + data["n_retain"] == total
+    first = summary_sentences(comparison.report)[0]
+    assert first.startswith(f"{sizes[0]} to {sizes[-1]} of the {total} training samples")

@@ -74,7 +74,6 @@ from lightning_unlearn.reports.glossary import is_control
 from lightning_unlearn.reports.pooling import set_intervals
 from lightning_unlearn.reports.thumbnails import write_thumbnails
 
-_PARTS = ("forget", "retain", "test", "nonmember", "shadow")
 # where and how precisely a finished model is asked; the Trainer's other arguments are about training
 _ASKED_WITH = {"accelerator", "devices", "strategy", "num_nodes", "precision", "plugins", "deterministic"}
 
@@ -555,7 +554,7 @@ class Pipeline:
             data={
                 "name": self.given.data_name,
                 "split": str(self.splits),
-                **{f"n_{part}": len(getattr(split, part)) for part in _PARTS},
+                **self.splits.sizes(split),
                 **({"n_previous": len(split.previous)} if len(split.previous) else {}),
                 **({} if self.splits.before is None else {"after": self.splits.before.folder.name}),
                 **hashed,

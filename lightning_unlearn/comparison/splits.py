@@ -8,8 +8,10 @@ import numpy as np
 
 from lightning_unlearn.comparison.before import Before
 from lightning_unlearn.core.seeds import derive_seed
-from lightning_unlearn.data import UnlearningDataModule
+from lightning_unlearn.data import Split, UnlearningDataModule
 from lightning_unlearn.data.selection import ForgetRule, as_rule
+
+_PARTS = ("forget", "retain", "test", "nonmember", "shadow")
 
 
 @dataclass
@@ -82,6 +84,17 @@ class SeedSplits:
         if not self.drawn_anew:
             return self.given.split.forget
         return np.concatenate([np.frombuffer(forget, dtype=np.int64) for forget, _ in self._seen.values()])
+
+    def sizes(self, split: Split) -> dict[str, int]:
+        """Return the samples of each part of a split; where seeds forget differently many, the fewest and the most."""
+        found = {f"n_{part}": len(getattr(split, part)) for part in _PARTS}
+        if self._seen:
+            forgotten = [len(forget) // np.dtype(np.int64).itemsize for forget, _ in self._seen.values()]
+            found["n_retain"] += found["n_forget"] - min(forgotten)
+            found["n_forget"] = min(forgotten)
+            if max(forgotten) > min(forgotten):
+                found["n_forget_most"] = max(forgotten)
+        return found
 
     @property
     def sharing(self) -> list[int]:

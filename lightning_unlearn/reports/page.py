@@ -49,6 +49,7 @@ _DATA_LABELS = {
     "name": "Data set",
     "split": "What differs between the seeds' splits",
     "n_forget": "Forget set D_f, samples",
+    "n_forget_most": "Forget set D_f of the seed with most, samples",
     "n_retain": "Retain set D_r, samples",
     "n_test": "Test set, samples",
     "n_nonmember": "Never trained on, samples",

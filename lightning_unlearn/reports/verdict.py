@@ -474,9 +474,11 @@ def summary_sentences(report: Report) -> list[str]:
     if isinstance(n_forget, int) and isinstance(n_retain, int) and n_forget + n_retain > 0:
         total = n_forget + n_retain
         of_data = f" of {clean(str(data['name']))}" if "name" in data else ""
+        most = data.get("n_forget_most", n_forget)
+        numbers = f"{n_forget:,}" if most == n_forget else f"{n_forget:,} to {most:,}"
+        shares = " to ".join(f"{100 * number / total:.3g}" for number in dict.fromkeys((n_forget, most)))
         sentences.append(
-            f"{n_forget:,} of the {total:,} training samples{of_data} ({100 * n_forget / total:.3g} %) were "
-            "to be forgotten."
+            f"{numbers} of the {total:,} training samples{of_data} ({shares} %) were to be forgotten."
         )
     sentences.append(
         f"{_count(len(methods), 'unlearning method was', 'unlearning methods were')} run over "

@@ -190,6 +190,12 @@ def test_a_model_that_collapses_after_the_last_step_is_given_back_its_good_weigh
     assert ended > 0.5
 
 
+@pytest.mark.parametrize("look", ["validate", "test"])
+def test_it_guards_a_fit_and_nothing_else(look: str) -> None:
+    method = FineTune(Classifier(Net()))
+    getattr(quiet_trainer(callbacks=[CollapseGuard(retain=0.9)]), look)(method, toy_data(), verbose=False)
+
+
 @pytest.mark.slow
 def test_of_a_class_nothing_is_to_be_left() -> None:
     guard = CollapseGuard(0.5, below=0.0)

@@ -87,9 +87,13 @@ def test_the_last_good_weights_are_exported(
     assert not [each for each in told if "destroyed" in str(each.message)], (
         "the weights are the good ones again"
     )
-    assert len(seen.weights) == good + 2, "it goes no further than the collapse"
+    assert len(seen.weights) == good + 3, (
+        "it goes no further than the collapse, and looks at what it put back"
+    )
     for name, parameter in method.model.named_parameters():
         assert torch.equal(parameter, seen.weights[good][name]), name
+    ended = float(method.trainer.callback_metrics["accuracy/retain"])
+    assert ended == pytest.approx(right(method.model, method.data.split.retain)), "and so is their accuracy"
     loaded = Classifier.load_from_checkpoint(method.export(tmp_path / "m.ckpt"), net=Net(), weights_only=True)
     right_before = pytest.approx(seen.retain[good], abs=0.06)  # statistics are estimated anew
     assert right(loaded, method.data.split.retain) == right_before
@@ -159,6 +163,37 @@ def test_a_deletion_request_is_guarded() -> None:
     ):
         method = request.fit(functools.partial(ascending, rate=0.04))
     assert right(method.model, data.split.retain) > 0.5
+
+
+class Drops(L.Callback):
+    """Ends a fit after its second epoch, whose validation is left out, with weights that answer nothing."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        trainer.should_stop = trainer.current_epoch == 1
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        with torch.no_grad():
+            for parameter in pl_module.model.parameters():
+                parameter.mul_(-1)
+
+
+def test_a_model_that_collapses_after_the_last_step_is_given_back_its_good_weights_too() -> None:
+    guard = CollapseGuard(below=1.0)
+    trainer = quiet_trainer(max_epochs=8, callbacks=[Drops(), guard])
+    method = FineTune(source())
+    with pytest.warns(UserWarning, match="training ends with the weights of the validation before") as told:
+        trainer.fit(method, toy_data())
+    assert guard.stopped
+    assert not [each for each in told if "destroyed" in str(each.message)]
+    ended = float(trainer.callback_metrics["accuracy/retain"])
+    assert ended == pytest.approx(right(method.model, method.data.split.retain))
+    assert ended > 0.5
+
+
+@pytest.mark.parametrize("look", ["validate", "test"])
+def test_it_guards_a_fit_and_nothing_else(look: str) -> None:
+    method = FineTune(Classifier(Net()))
+    getattr(quiet_trainer(callbacks=[CollapseGuard(retain=0.9)]), look)(method, toy_data(), verbose=False)
 
 
 @pytest.mark.slow

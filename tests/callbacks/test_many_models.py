@@ -11,9 +11,24 @@ import numpy as np
 import pytest
 import torch
 from helpers.toys import Net, PlainData, PlainModule, quiet_trainer, toy_data, toy_source
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    GradientAccumulationScheduler,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from torch import Tensor, nn
 
-from lightning_unlearn.callbacks import KLOM, RMIA, Audit, ForgettingQuality, LiRA, ManyModels, ULiRA
+from lightning_unlearn.callbacks import (
+    KLOM,
+    RMIA,
+    Audit,
+    CollapseGuard,
+    ForgettingQuality,
+    LiRA,
+    ManyModels,
+    ULiRA,
+)
 from lightning_unlearn.callbacks.base import populations as populations_module
 from lightning_unlearn.callbacks.base.populations import Population
 from lightning_unlearn.data import UnlearningDataModule
@@ -41,6 +56,7 @@ from lightning_unlearn.methods import (
     ShrinkPerturb,
     UnlearningModule,
 )
+from lightning_unlearn.methods.base import again
 from lightning_unlearn.methods.base.again import (
     Procedure,
     TrainAnew,
@@ -125,6 +141,85 @@ def test_a_users_own_method_is_repeated() -> None:
 
     look = looked(Noise(toy_source()), controls=False)
     assert len(torch.unique(look.seen["own"].confidence["forget"], dim=0)) == 3
+
+
+class Stops(L.Callback):
+    """Ends a fit after the first of its epochs."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainer.should_stop = True
+
+
+def repetitions(
+    monkeypatch: pytest.MonkeyPatch, method: L.LightningModule, *callbacks: L.Callback, **trainer: Any
+) -> tuple[list[L.Trainer], list[str]]:
+    """Return the Trainers that repeat a fit, retrained models' left out, and what was warned of their callbacks."""
+    made: list[L.Trainer] = []
+
+    def noted(module: L.LightningModule, *arguments: Any, fit: Any = again._fit) -> L.Trainer:
+        trainer: L.Trainer = fit(module, *arguments)
+        if not isinstance(module, Retrain):
+            made.append(trainer)
+        return trainer
+
+    monkeypatch.setattr(again, "_fit", noted)
+    arguments = {"models": 2, "retrain_epochs": 1, "on_error": "raise", "controls": False}
+    looks = [Look(**arguments, name=name) for name in ("look", "look_2")]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        quiet_trainer(**{"callbacks": [*looks, *callbacks], **trainer}).fit(method, toy_data(nonmember=10))
+    said = [str(each.message) for each in told if "carries the fit out again" in str(each.message)]
+    return made, said
+
+
+@pytest.mark.parametrize("epochs", [7, -1])
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_a_fit_that_was_ended_early_is_repeated_for_as_many_steps(
+    epochs: int, side_by_side: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = plain_source() if side_by_side else toy_source()
+    method = FineTune(source, lr_scheduler=lambda o: torch.optim.lr_scheduler.ConstantLR(o, 1.0))
+    made, (said,) = repetitions(monkeypatch, method, Stops(), max_epochs=epochs, limit_val_batches=0)
+    assert len(made) == 2
+    assert {trainer.global_step for trainer in made} == {method.trainer.global_step}
+    assert {trainer.max_epochs for trainer in made} == {epochs}, "by which schedules go"
+    assert "Stops may have had a say in the fit" in said
+    of = " of 7" if epochs == 7 else ""
+    assert f"the fit ended after 1{of} epochs, and they end after as many steps" in said
+
+
+def test_early_stopping_is_repeated_where_it_stopped_and_is_no_matter_where_it_did_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fit(patience: int) -> tuple[list[int], int, list[str]]:
+        # an accuracy is never above 1, so that no look is better than the first
+        stopping = EarlyStopping("accuracy/retain", min_delta=1.0, mode="max", patience=patience)
+        keeping, watching = ModelCheckpoint(tmp_path), CollapseGuard(below=1.0)
+        method = FineTune(toy_source())
+        made, said = repetitions(
+            monkeypatch, method, stopping, watching, keeping, max_epochs=5, enable_checkpointing=True
+        )
+        return [trainer.global_step for trainer in made], method.trainer.global_step, said
+
+    steps, own, (said,) = fit(patience=1)
+    assert steps == [own, own]
+    assert own < fit(patience=9)[1]
+    assert "; EarlyStopping may have had a say in the fit" in said
+    assert "the fit ended after 2 of 5 epochs" in said
+    assert not fit(patience=9)[2]
+
+
+def test_callbacks_that_decide_what_is_trained_are_named_and_their_changes_not_taken_over(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    callbacks = [
+        GradientAccumulationScheduler({0: 1, 1: 2}),
+        StochasticWeightAveraging(0.01, swa_epoch_start=1),
+    ]
+    made, (said,) = repetitions(monkeypatch, FineTune(plain_source()), *callbacks, max_epochs=3)
+    assert "; GradientAccumulationScheduler, StochasticWeightAveraging may have had a say in the fit" in said
+    assert "ended after" not in said
+    assert {trainer.accumulate_grad_batches for trainer in made} == {1}
 
 
 def test_a_module_that_is_no_method_is_repeated_with_its_own_data() -> None:

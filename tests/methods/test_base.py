@@ -1,9 +1,11 @@
 """What all methods share: the copy, the source, export, times and what is refused."""
 
 import copy
+import json
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,13 @@ from helpers.toys import (
     toy_data,
     toy_source,
 )
-from lightning.pytorch.callbacks import EarlyStopping, RichProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    RichProgressBar,
+    StochasticWeightAveraging,
+    TQDMProgressBar,
+    WeightAveraging,
+)
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -655,6 +663,83 @@ def test_a_fit_that_is_stopped_ends_with_the_metrics_of_its_model(bar: type[L.Ca
     quiet = quiet_trainer()
     quiet.validate(method, toy_data(), verbose=False)
     assert ended == {name: quiet.callback_metrics[name] for name in ended}
+
+
+class Moves(L.Callback):
+    """Changes the model after its last validation."""
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: Any) -> None:
+        with torch.no_grad():
+            for parameter in pl_module.model.parameters():
+                parameter.mul_(-1)
+
+
+class Blinds(Moves):
+    """Has nothing validated any more after the first epoch."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch:
+            trainer.limit_val_batches = 0
+
+
+class Counts(L.Callback):
+    """Counts validations."""
+
+    waits = False
+    looks = 0
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.looks += 1
+
+
+def accuracies(trainer: L.Trainer) -> dict[str, float]:
+    return {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("accuracy/")}
+
+
+def ema_weights(**arguments: Any) -> WeightAveraging:
+    return WeightAveraging(avg_fn=lambda average, new, count: average * 0.7 + new * 0.3, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("callback", "arguments", "looks"),
+    [
+        (None, {}, 2),
+        (None, {"check_val_every_n_epoch": 2}, 2),
+        (Moves, {}, 3),
+        (partial(StochasticWeightAveraging, swa_lrs=0.3, swa_epoch_start=1), {"max_epochs": 4}, 3),
+        (ema_weights, {}, 3),
+        (partial(ema_weights, use_buffers=True), {}, 3),
+    ],
+    ids=["plain", "between validations", "moved", "swa", "ema", "ema of buffers"],
+)
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_accuracies_in_the_end_are_those_of_the_model(
+    callback: Any, arguments: dict[str, Any], looks: int, normalised: bool, tmp_path: Path
+) -> None:
+    counts = Counts()
+    callbacks = [counts, *([] if callback is None else [callback()])]
+    trainer = quiet_trainer(**{"max_epochs": 3, "callbacks": callbacks, **arguments})
+    source = toy_source() if normalised else nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    method = Finetune(source, optimizer=lambda p: torch.optim.SGD(p, lr=0.3))
+    L.seed_everything(0, verbose=False)
+    trainer.fit(method, toy_data(ledger=tmp_path / "ledger.jsonl", nonmember=12, nonmember_from="train"))
+    ended = accuracies(trainer)
+    assert counts.looks <= looks
+    assert trainer.callbacks == callbacks
+    (line,) = (tmp_path / "ledger.jsonl").read_text().splitlines()
+    written = json.loads(line)["metrics"]
+    assert {name: written[name]["value"] for name in ended} == pytest.approx(ended)
+    quiet = quiet_trainer()
+    quiet.validate(method, toy_data(nonmember=12, nonmember_from="train"), verbose=False)
+    assert ended == accuracies(quiet)
+
+
+def test_accuracies_that_are_no_longer_those_of_the_model_are_taken_away() -> None:
+    trainer = quiet_trainer(max_epochs=3, callbacks=[Blinds()], limit_val_batches=0.9)
+    trainer.fit(Finetune(toy_source()), toy_data(nonmember=12, nonmember_from="train"))
+    assert not accuracies(trainer)
+    assert "gap/forget" not in trainer.callback_metrics
+    assert "time/total_s" in trainer.callback_metrics
 
 
 @pytest.mark.parametrize("failure", [OSError, KeyboardInterrupt])

@@ -412,6 +412,22 @@ def test_the_noise_is_as_said_and_no_seed_repeats_it(tmp_path: Path) -> None:
     assert not torch.equal(ends[1], ends[2])
 
 
+def test_noise_that_destroys_the_model_is_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("secrets.randbits", lambda bits: 0)
+    source = descended(tmp_path, 60, linear_data([1, 2]))
+    method = certified(
+        source, tmp_path / "epoch=50.ckpt", noise=100.0
+    )  # drawn from this seed, it leaves few right
+    trainer = quiet_trainer(max_epochs=9)
+    with pytest.warns(UserWarning, match="Rewind destroyed the model"):
+        trainer.fit(method, linear_data([1, 2]))
+    quiet = quiet_trainer()
+    quiet.validate(method, linear_data([1, 2]), verbose=False)
+    for name in ("accuracy/retain", "accuracy/test"):
+        assert trainer.callback_metrics[name] == quiet.callback_metrics[name]
+    assert "certified/epsilon" in trainer.callback_metrics
+
+
 def test_the_distance_grows_as_worked_out_by_hand() -> None:
     distance, worst = 0.0, {"smoothness": 2.0, "gradient_bound": 3.0}
     for step in range(9):

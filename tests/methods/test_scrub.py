@@ -105,6 +105,20 @@ def test_it_rewinds_to_the_weights_that_are_nearest_and_so_does_a_resumed_run(tm
     assert_same_state(state(run(ckpt_path=path, weights_only=True).model), state(whole.model))
 
 
+def test_after_a_rewind_the_accuracies_are_those_of_the_weights_that_were_kept() -> None:
+    L.seed_everything(1, verbose=False)
+    method = SCRUB(toy_source(), rewind=True, optimizer=lambda p: torch.optim.Adam(p, lr=0.05))
+    data = toy_data(nonmember=12, nonmember_from="train")
+    fit, quiet = quiet_trainer(max_epochs=9), quiet_trainer()
+    fit.fit(method, data)
+    quiet.validate(method, data, verbose=False)
+    streams = ("forget", "retain", "test", "nonmember")
+    names = [f"accuracy/{stream}" for stream in streams] + ["gap/forget"]
+    assert {name: fit.callback_metrics[name] for name in names} == {
+        name: quiet.callback_metrics[name] for name in names
+    }
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

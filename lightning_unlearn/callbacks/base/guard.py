@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
@@ -63,7 +64,8 @@ class CollapseGuard(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: Any) -> None:
         """Keep the weights, or put back those that were kept and stop."""
         lenient = self.retain is None
-        if trainer.sanity_checking or self._began_below or (lenient and pl_module.may_collapse):
+        fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if not fitting or self.stopped or self._began_below or (lenient and pl_module.may_collapse):
             return
         floor = self.retain
         if floor is None:
@@ -83,7 +85,6 @@ class CollapseGuard(L.Callback):
                 "the learning rate or the ascent, or validate more often with val_check_interval"
             )
         pl_module.model.load_state_dict(self._good, strict=False)
-        pl_module.source_accuracy = None  # nothing is destroyed any more that a warning would tell of
         rank_zero_warn(f"CollapseGuard: {reason}; training ends with the weights of the validation before")
         self.stopped = trainer.should_stop = True
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lightning_unlearn.callbacks.base.audit import Audit
 from lightning_unlearn.callbacks.base.evaluator import Evaluator
 from lightning_unlearn.callbacks.base.populations import Kinds, Population, Populations, Sources
+from lightning_unlearn.callbacks.base.repeating import fit_again, warn_of_callbacks
 from lightning_unlearn.core.checks import in_range, one_of
 from lightning_unlearn.core.files import atomic_path
 from lightning_unlearn.data.datamodule import UnlearningDataModule
@@ -73,11 +74,15 @@ class _Run:
     Attributes:
         build: Makes untouched copies of what was fitted; ``None`` where nothing was.
         identity: What was fitted.
+        settings: The Trainer's arguments before the fit, since callbacks may change them.
+        warned: Whether was said what a repetition lacks.
         populations: What was made so far.
     """
 
     build: Callable[[nn.Module], L.LightningModule] | None = None
     identity: Any = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    warned: bool = False
     populations: Populations = field(default_factory=Populations)
 
 
@@ -92,6 +97,9 @@ class ManyModels(Evaluator):
     several processes, shared out over them. Beside these there are K retrained models, and K more, whose score is the
     null: what a perfect unlearner gets. Plain retraining is done as one computation
     (:func:`~lightning_unlearn.ensembles.train_ensemble`), and so are methods whose class says ``side_by_side``.
+
+    Callbacks of the Trainer have no part in these repetitions; where one may have decided what was trained, as averages
+    of weights do, a warning names it. A fit that ended early (EarlyStopping, Timer) is repeated for as many steps.
 
     How sure a model is of itself is no memory, and moves every such score. So beside the score on the forget set there
     is the same on samples that no model was trained on (the non-members, or else the test set) with their difference,
@@ -162,7 +170,7 @@ class ManyModels(Evaluator):
         run = _RUNS[trainer] = _Run()
         repeatable = isinstance(pl_module, UnlearningModule) or trainer.datamodule is not None  # type: ignore[attr-defined]
         if stage == "fit" and repeatable:
-            run.build = repeated(pl_module)
+            run.build, run.settings = repeated(pl_module), trainer_arguments(trainer)
             try:
                 run.identity = fingerprint(run.build)
             except TypeError:  # it is needed only where answers outlive the run
@@ -298,9 +306,11 @@ class ManyModels(Evaluator):
         source = audit.source or (model.model if isinstance(model, UnlearningModule) else model)
         method = None
         if run.build is not None:
-            settings = trainer_arguments(trainer)
+            if not run.warned:
+                warn_of_callbacks(self.name, trainer)
+                run.warned = True
             own_data = None if data is audit.data else data
-            method = Procedure(run.build, lambda: dict(settings), [run.identity, settings], own_data)
+            method = fit_again(run.build, run.identity, run.settings, trainer, own_data)
         optimizer, schedule = self.retrain_optimizer, self.retrain_lr_scheduler
 
         def training(kind: type[Retrain]) -> Procedure:

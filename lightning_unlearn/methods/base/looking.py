@@ -1,8 +1,15 @@
 """Validate a fit in few of its epochs, unless somebody said how often or waits for it."""
 
 import lightning as L
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from torch import nn
 
+from lightning_unlearn.core.files import model_hash
+from lightning_unlearn.models.sharding import local_part
+from lightning_unlearn.models.surgery import tensors_of
+
+_MOST_LAST_LOOKS = 2  # at the first a CollapseGuard may put back the weights that it kept
 _HOOKS = ("on_validation_start", "on_validation_epoch_end", "on_validation_end")
 
 
@@ -11,13 +18,15 @@ class Looking:
 
     Validating every epoch would cost half as much again as the training. It stays so where the Trainer is given
     ``check_val_every_n_epoch``, ``val_check_interval`` or ``limit_val_batches``, and where a callback or a schedule
-    waits for what is validated. Where a fit is stopped only after its last epoch's validation was left out, that is
-    made up for.
+    waits for what is validated. The model that a fit ends with is validated in any case, if any was: one that is
+    stopped after an epoch whose validation was left out, and one whose weights have changed since, be it by a step, an
+    average of weights, noise, or by going back.
     """
 
     def __init__(self) -> None:
         self._limit: float | None = None
         self._left_out = False
+        self._seen: str | None = None
 
     def begin(self, trainer: L.Trainer) -> None:
         """Find out whether all epochs are validated."""
@@ -25,7 +34,7 @@ class Looking:
         given = trainer.check_val_every_n_epoch != 1 or trainer.val_check_interval != 1.0 or limit != 1.0
         waits = any(map(_waits, callbacks)) or any(c.reduce_on_plateau for c in trainer.lr_scheduler_configs)
         asked = given or isinstance(limit, int) or waits
-        self._limit, self._left_out = None if asked else limit, False
+        self._limit, self._left_out, self._seen = None if asked else limit, False, None
         if self._limit is not None:
             trainer.callbacks.append(_AfterFailure(self))  # type: ignore[attr-defined]
 
@@ -35,17 +44,29 @@ class Looking:
         if self._limit is not None and trainer.is_last_batch and not shown:
             trainer.limit_val_batches, self._left_out = 0, True
 
-    def looked(self) -> None:
-        """Note that the model was validated as it is."""
-        self._left_out = False
+    def look(self, model: nn.Module) -> None:
+        """Note which weights are being validated."""
+        self._left_out, self._seen = False, _content(model)
 
-    def end(self, trainer: L.Trainer) -> None:
-        """Leave the Trainer as it was, and validate the model that the fit ends with, where that was left out."""
+    def end(self, trainer: L.Trainer, model: nn.Module) -> bool:
+        """Leave the Trainer as it was, and validate the model that the fit ends with, unless that has been done.
+
+        Returns:
+            Whether what was validated last, if anything, is this model.
+        """
         self.let_go(trainer)
-        if self._left_out and trainer.enable_validation:
-            trainer.validating = True  # as Lightning does within an epoch
-            trainer.fit_loop.epoch_loop.val_loop.run()
-            trainer.training = True
+        for _ in range(_MOST_LAST_LOOKS):
+            if not self._is_other(trainer, model):
+                return True
+            if not trainer.enable_validation:
+                return False
+            _validate(trainer)
+        return not self._is_other(trainer, model)
+
+    def _is_other(self, trainer: L.Trainer, model: nn.Module) -> bool:
+        """Whether the model is not the one that was validated last; all processes say the same."""
+        other = self._left_out or (self._seen is not None and self._seen != _content(model))
+        return trainer.strategy.reduce_boolean_decision(other, all=False)
 
     def put_back(self, trainer: L.Trainer) -> None:
         """Validate again."""
@@ -72,6 +93,25 @@ class _AfterFailure(L.Callback):
     ) -> None:
         """Put it back."""
         self._looking.let_go(trainer)
+
+
+def _content(model: nn.Module) -> str:
+    """Return a hash of this process's part of a model."""
+    return model_hash({name: local_part(tensor) for name, tensor in tensors_of(model).items()})
+
+
+def _validate(trainer: L.Trainer) -> None:
+    """Validate once more after the last step, as Lightning does within an epoch."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    # the model is its average by now, and must not be exchanged for it
+    others = [callback for callback in callbacks if not isinstance(callback, WeightAveraging)]
+    trainer.callbacks = others  # type: ignore[attr-defined]
+    trainer.validating = True
+    try:
+        trainer.fit_loop.epoch_loop.val_loop.run()
+    finally:
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]
+    trainer.training = True
 
 
 def _waits(callback: L.Callback) -> bool:

@@ -35,7 +35,7 @@ from lightning_unlearn.ensembles import Outputs, Runtime, predict, restore_rng_s
 from lightning_unlearn.functional import Task
 from lightning_unlearn.functional.gradients import Statistic
 from lightning_unlearn.methods.base.clock import Clock
-from lightning_unlearn.methods.base.curves import Curves
+from lightning_unlearn.methods.base.curves import GAP, Curves
 from lightning_unlearn.methods.base.export import export_unlearned, require_finite
 from lightning_unlearn.methods.base.limits import (
     accumulated_in,
@@ -679,18 +679,25 @@ class UnlearningModule(SpreadableModule):
     # ------------------------------------------------------------------ after the last step
 
     def on_train_end(self) -> None:
-        """Stop the clock, refuse weights that a loss has spoilt, and hand the times to every callback."""
-        self._looking.end(self.trainer)
+        """Stop the clock, refuse weights that a loss has spoilt, and hand times and accuracies to every callback."""
         refuse_idle_averaging(self.trainer, planned=False)
         self._curves.require_finite(self)
         self.settle_statistics()
         self._statistics.end(self.model)
         self._clock.stop(Runtime(self.trainer))
+        self._validate_at_last()
         self._tell_times()
         self.gather_model()
         require_finite(self.model, f"the model that {type(self).__name__} unlearned")
         ended = self.trainer.callback_metrics.get(f"{self.task.measured}/retain")
         warn_of_collapse(self.source_accuracy, None if ended is None else float(ended), type(self).__name__)
+
+    def _validate_at_last(self) -> None:
+        """Have the accuracies be those of the model as it is now, or take them away."""
+        if not self._looking.end(self.trainer, self.model):
+            for name in (GAP, *(f"{self.task.measured}/{stream}" for stream in self._validated)):
+                self.trainer.callback_metrics.pop(name, None)
+        self._clock.stop(Runtime(self.trainer))  # the end of a validation starts it
 
     def _tell_times(self) -> None:
         told = {**self.times, **self.measured}
@@ -737,10 +744,14 @@ class UnlearningModule(SpreadableModule):
         for name in self._validated:
             self._add_mean(name)
 
+    def on_validation_epoch_start(self) -> None:
+        """Note which weights are looked at: by now a callback that averages weights has put the average in."""
+        if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
+            self._looking.look(self.model)
+
     def on_validation_end(self) -> None:
         """Go on with a running fit, and with its clock."""
         self._statistics.put_back()
-        self._looking.looked()
         if self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking:
             self._clock.start(Runtime(self.trainer))
 

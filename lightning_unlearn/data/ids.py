@@ -57,7 +57,7 @@ def blank(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
         [False, True, True, True, False]
     """
     if values.dtype.kind == "f":
-        return np.isnan(values)
+        return np.asarray(np.isnan(values))
     if values.dtype.kind in "biu":
         return np.zeros(len(values), dtype=np.bool_)
     return np.fromiter(map(_is_blank, values.tolist()), dtype=np.bool_, count=len(values))
@@ -67,6 +67,19 @@ def _is_blank(value: Any) -> bool:
     if isinstance(value, str | bytes):
         return not value.strip()
     return value is None or str(value) in ("nan", "NaT", "<NA>")  # pandas' own compares with nothing
+
+
+def whole(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return floats as integers where all but gaps are whole, as a table holds integers; a gap is 0, see :func:`blank`.
+
+    Example:
+        >>> whole(np.array([1003.0, np.nan])).tolist(), whole(np.array([4.5, 7.0])).tolist()
+        ([1003, 0], [4.5, 7.0])
+    """
+    if values.dtype.kind != "f":
+        return values
+    filled = np.where(np.isnan(values), 0, values)
+    return filled.astype(np.int64) if bool((filled % 1 == 0).all()) else values
 
 
 def require_id_file(path: str | Path) -> None:
@@ -146,7 +159,9 @@ def typed_ids(values: Any, column: str | None, *, integers: bool, origin: str) -
         raise ValueError(f"{origin} must be a list or the path of a file, got None; give Ids its ids")
     ids = as_array(values)
     if ids.ndim == 0:
-        raise ValueError(f"{origin} must be a list, got {values!r:.{_CELL_SHOWN}}; put one id into brackets, [ID]")
+        raise ValueError(
+            f"{origin} must be a list, got {values!r:.{_CELL_SHOWN}}; put one id into brackets, [ID]"
+        )
     if ids.dtype != np.bool_ and not isinstance(values, Tensor | np.ndarray):
         wrong = [value for value in values if isinstance(value, bool | np.bool_)]
         if wrong:  # NumPy would read them as 0 and 1

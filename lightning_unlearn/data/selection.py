@@ -16,7 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range, nearest
-from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
+from lightning_unlearn.data.ids import ID_FILES, blank, read_ids, require_id_file, shown, typed_ids, whole
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 from lightning_unlearn.data.tensors import as_array
 
@@ -194,9 +194,8 @@ class Ids(ForgetRule):
         return self._sorted_unique(ids)
 
     def _matches(self, data: SelectionData, column: str) -> Positions:
-        values = data.attribute(column)
-        if values.dtype.kind == "f" and bool((values % 1 == 0).all()):
-            values = values.astype(np.int64)
+        given = data.attribute(column)
+        values = whole(given)
         integers = bool(np.issubdtype(values.dtype, np.integer))
         ids = self._sorted_unique(self._named(integers=integers))
         if not integers:
@@ -206,6 +205,7 @@ class Ids(ForgetRule):
         sought = values.astype(np.int64, copy=False) if integers else values
         nearest = np.minimum(np.searchsorted(ids, sought), len(ids) - 1)
         found = ids[nearest] == values
+        found[found] = ~blank(given[found])  # a gap is nobody's value
         occurs = np.zeros(len(ids), dtype=np.bool_)
         occurs[nearest[found]] = True
         unknown = ids[~occurs]

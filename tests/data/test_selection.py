@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_unlearn.data.groups import as_keys, share_known
 from lightning_unlearn.data.selection import (
     Classes,
     ForgetRule,
@@ -361,6 +362,23 @@ def test_a_scalar_is_no_list_of_ids(ids, column):
     data = selection(4, attributes={"user": [7, 8, 9, 10]})
     with pytest.raises(ValueError, match=r"ids must be a list, got .*(7|True).*; put one id into brackets"):
         select(Ids(ids, column=column), data)
+
+
+def test_a_column_with_gaps_is_of_whole_numbers_and_a_gap_is_nobody():
+    data = selection(4, attributes={"user": np.array([1003.0, np.nan, 7.0, 0.0])})
+    assert select(Ids([1003], "user"), data).tolist() == [0]
+    assert select(Ids([0, 7], "user"), data).tolist() == [2, 3]
+    texts = selection(4, attributes={"user": np.array(["None", None, float("nan"), "nan"], dtype=object)})
+    assert select(Ids(["None", "nan"], "user"), texts).tolist() == [0, 3]
+    halves = selection(3, attributes={"user": np.array([0.5, np.nan, 7.0])})
+    assert select(Ids(["0.5"], "user"), halves).tolist() == [0]
+
+
+def test_groups_compare_whole_numbers_and_leave_gaps_out():
+    keys = as_keys(np.array([1003.0, np.nan, 7.0]), np.array([7, 1003]))
+    assert [key.tolist() for key in keys] == [[1003, 7], [7, 1003]]
+    gaps = np.array(["", None, "", "ann", "ann"], dtype=object)
+    assert share_known(gaps, np.array(["", "ann"])) == 0.5
 
 
 def test_a_million_ids_are_read(tmp_path):

@@ -389,7 +389,10 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
         value = float(forget)
         # A command line gives 3 as 3.0.
         if not isinstance(forget, float | np.floating) or (value > 1 and value.is_integer()):
-            advice = f"write Classes({value:.0f}) to forget a class or [{value:.0f}] to forget one sample"
+            advice = (
+                f"write Classes({value:.0f}), on a command line class:{value:.0f}, to forget a class, or "
+            )
+            advice += f"[{value:.0f}] to forget one sample"
             raise TypeError(f"forget={forget!r} could mean a class or a sample; {advice}")
         in_range("forget", value, "(0, 1)", _SHARE)
         return RandomFraction(value)

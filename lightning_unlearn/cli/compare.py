@@ -2,6 +2,7 @@
 
 import json
 import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +37,7 @@ _SETTINGS |= {"launcher", "ray_address", "resources", "after"}  # the models tha
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins", "fast"}
 _OVER_ALL = {"table", "scenarios", "full_scenarios", "full"}
 _FULL = "--full"
+_BEHIND = re.compile(r"^(?:--config=|-c=?)(.+)", re.DOTALL)  # a file behind its option, as one word
 
 
 class _Parser(OneLine, ArgumentParser):
@@ -174,7 +176,7 @@ def _in_files(args: list[str], key: str) -> dict[str, Any]:
 
 
 def _settings_of_files(args: list[str]) -> list[dict[str, Any]]:
-    contents = [_content(Path(args[place].removeprefix("--config="))) for place in files_in(args)]
+    contents = [_content(Path(_BEHIND.sub(r"\1", args[place]))) for place in files_in(args)]
     return [each for each in contents if isinstance(each, dict)]
 
 
@@ -189,9 +191,10 @@ def _content(file: Path) -> Any:
 
 
 def files_in(args: list[str]) -> list[int]:
-    """Return the places of the arguments that name a configuration file."""
-    named = [place for place, word in enumerate(args) if word.startswith("--config=")]
-    return sorted(named + [n + 1 for n, word in enumerate(args[:-1]) if word in ("-c", "--config")])
+    """Return the places of the arguments that name a configuration file, alone or behind their option."""
+    alone = [n + 1 for n, word in enumerate(args[:-1]) if word in ("-c", "--config")]
+    behind = [n for n, word in enumerate(args) if n not in alone and _BEHIND.fullmatch(word)]
+    return sorted(alone + behind)
 
 
 def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) -> int:

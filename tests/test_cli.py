@@ -346,6 +346,36 @@ def test_a_wrong_key_is_placed_in_its_file_however_that_is_named(capsys: pytest.
         assert f"(compare.yaml, line {line})" in capsys.readouterr().err
 
 
+def test_all_scenarios_are_understood_before_the_first_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lightning_unlearn.cli.compare.arguments", lambda *_: pytest.fail("the first ran"))
+    Path("compare.yaml").write_text(f"{COMPARE}\nscenarios: {{a: {{}}, b: {{seedz: 3}}}}\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "--config=compare.yaml"])
+    assert "seedz" in capsys.readouterr().err
+
+
+def test_the_ledger_and_other_inputs_may_lie_beside_the_scenarios(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def stop(_: Any, config: Any) -> None:
+        ran.append(config.output_dir)
+        raise FileNotFoundError("no data")
+
+    monkeypatch.setattr("lightning_unlearn.cli.compare.arguments", stop)
+    Path("out").mkdir()
+    Path("out/compare.yaml").write_text(f"{COMPARE}\nscenarios: {{a: {{}}, b: {{}}}}\n")
+    for name in ("deletions.jsonl", "deletions.jsonl.key", ".deletions.jsonl.lock", "secret"):
+        Path("out", name).touch()
+    given = ["--output_dir=out", "--ledger=out/deletions.jsonl", "--forget_key=out/secret"]
+    assert main(["compare", "--config=out/compare.yaml", *given]) == 2
+    assert ran == [Path("out/a"), Path("out/b")]
+    Path("out/mine.txt").touch()
+    assert main(["compare", "--config=out/compare.yaml", *given]) == 2
+    assert len(ran) == 2
+
+
 @pytest.mark.parametrize(
     ("content", "arguments", "message"),
     [

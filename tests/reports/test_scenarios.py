@@ -63,6 +63,9 @@ def test_a_folder_is_written_read_and_refused_where_others_files_lie(
     (tmp_path / "scenarios.json").write_text(json.dumps({"scenarios": ["forget_05"]}))
     with pytest.raises(ValueError, match="damaged"):
         read_scenarios(tmp_path)
-    (tmp_path / "mine.txt").touch()
+    for name in (".deletions.jsonl.lock", "deletions.jsonl", "mine.txt"):
+        (tmp_path / name).touch()
+    require_scenarios(tmp_path, {str(tmp_path / "deletions.jsonl"), str(tmp_path / "mine.txt")})
+    (tmp_path / "deletions.jsonl").unlink()
     with pytest.raises(ValueError, match=r"holds mine\.txt"):
         require_scenarios(tmp_path)

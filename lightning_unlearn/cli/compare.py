@@ -372,9 +372,13 @@ def print_result(comparison: Comparison, table: PaperFormat | None) -> None:
         lines.append(f"Removed, {len(comparison.removed)} files that remembered what was forgotten:")
         lines += [f"  {line}" for line in summary(comparison.removed)]
     if comparison.remembering:
+        named = comparison.output_dir / "remembering.json"
+        cleaned = json.loads(named.read_text(encoding="utf-8"))["removed"]
+        advice = "they are not the comparison's own, so --clean left them" if cleaned else ""
         lines += [
-            "These files still remember what was forgotten (--clean=true removes them when all is done).",
-            f"All are named in {comparison.output_dir / 'remembering.json'}:",
+            "These files still remember what was forgotten "
+            f"({advice or '--clean=true removes them when all is done'}).",
+            f"All are named in {named}:",
             *(f"  {line}" for line in summary(comparison.remembering)),
         ]
     say("\n".join(lines))

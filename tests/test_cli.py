@@ -20,7 +20,7 @@ from helpers.toys import assert_same_state
 
 from lightning_unlearn import methods
 from lightning_unlearn.cli import COMMANDS, LIGHTNING
-from lightning_unlearn.cli.compare import scenarios_in
+from lightning_unlearn.cli.compare import files_in, scenarios_in
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.data import Adapter, Digits, UnlearningDataModule
 from lightning_unlearn.methods.base import OneShotModule
@@ -317,6 +317,63 @@ def test_bad_scenarios_are_named(scenarios: str, message: str, capsys: pytest.Ca
         assert main(["compare", "--config=compare.yaml"]) == 2
     assert message in capsys.readouterr().err
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--config", "my-config.yaml"],
+        ["--config=my-config.yaml"],
+        ["-c", "my-config.yaml"],
+        ["-c=my-config.yaml"],
+        ["-cmy-config.yaml"],
+    ],
+    ids=" ".join,
+)
+def test_scenarios_are_found_however_their_file_is_named(given: list[str]) -> None:
+    Path("my-config.yaml").write_text("scenarios: {few: {seeds: 1}}\n")
+    args = ["-ca.yaml", *given, "--seeds=2"]
+    assert files_in(args) == [0, len(given)]
+    assert scenarios_in(args) == {"few": [{"seeds": 1}]}
+
+
+def test_a_wrong_key_is_placed_in_its_file_however_that_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("compare.yaml").write_text(f"{COMPARE}\nseedz: 3\n")
+    line = len(Path("compare.yaml").read_text().splitlines())
+    for given in (["-c", "compare.yaml"], ["-c=compare.yaml"], ["-ccompare.yaml"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["compare", *given])
+        assert f"(compare.yaml, line {line})" in capsys.readouterr().err
+
+
+def test_all_scenarios_are_understood_before_the_first_runs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("lightning_unlearn.cli.compare.arguments", lambda *_: pytest.fail("the first ran"))
+    Path("compare.yaml").write_text(f"{COMPARE}\nscenarios: {{a: {{}}, b: {{seedz: 3}}}}\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["compare", "--config=compare.yaml"])
+    assert "seedz" in capsys.readouterr().err
+
+
+def test_the_ledger_and_other_inputs_may_lie_beside_the_scenarios(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = []
+
+    def stop(_: Any, config: Any) -> None:
+        ran.append(config.output_dir)
+        raise FileNotFoundError("no data")
+
+    monkeypatch.setattr("lightning_unlearn.cli.compare.arguments", stop)
+    Path("out").mkdir()
+    Path("out/compare.yaml").write_text(f"{COMPARE}\nscenarios: {{a: {{}}, b: {{}}}}\n")
+    for name in ("deletions.jsonl", "deletions.jsonl.key", ".deletions.jsonl.lock", "secret"):
+        Path("out", name).touch()
+    given = ["--output_dir=out", "--ledger=out/deletions.jsonl", "--forget_key=out/secret"]
+    assert main(["compare", "--config=out/compare.yaml", *given]) == 2
+    assert ran == [Path("out/a"), Path("out/b")]
+    Path("out/mine.txt").touch()
+    assert main(["compare", "--config=out/compare.yaml", *given]) == 2
+    assert len(ran) == 2
 
 
 @pytest.mark.parametrize(

@@ -370,11 +370,16 @@ def test_the_command_names_no_sample_in_what_it_leaves(
     arguments = ["compare", f"--config={tmp_path / 'compare.yaml'}", f"--output_dir={out}", "--quiet=true"]
     assert main([*arguments, f"--ledger={ledger}"]) == 0
     printed = capfd.readouterr().out
-    assert "still remember" in printed
+    assert "still remember what was forgotten (--clean=true removes them when all is done)" in printed
     assert f"{out}/source/seed_0/model.ckpt: the source model, trained on the forgotten samples" in printed
     assert "\n  3 files split.npz: positions of the forgotten samples\n" in printed
     assert main([*arguments, f"--ledger={ledger}", "--clean=true"]) == 0
     assert "still remember" not in capfd.readouterr().out
+    np.savez(out / "mine.npz", forget=[1401])
+    assert main([*arguments, f"--ledger={ledger}", "--clean=true"]) == 0
+    printed = capfd.readouterr().out
+    assert "what was forgotten (they are not the comparison's own, so --clean left them)" in printed
+    (out / "mine.npz").unlink()
     assert json.loads((out / "report.json").read_text())["config"]["data"]["init_args"]["forget"] != [
         1401,
         1402,

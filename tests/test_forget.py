@@ -30,13 +30,14 @@ from lightning_unlearn import (
     forget,
 )
 from lightning_unlearn.callbacks import PopulationAttack
+from lightning_unlearn.cli.forget import _asked
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.comparison import request
 from lightning_unlearn.comparison.attempts import Attempts, Judging
 from lightning_unlearn.comparison.request import Result, _split_data
 from lightning_unlearn.core.files import model_hash
 from lightning_unlearn.core.ledger import read
-from lightning_unlearn.data import Classes, Split
+from lightning_unlearn.data import Classes, SelectionData, Split
 from lightning_unlearn.engine.answering import Answered, answered, measure_of
 from lightning_unlearn.ensembles import Outputs
 from lightning_unlearn.functional.answer import Estimate, answer
@@ -446,6 +447,24 @@ def test_the_help_begins_with_an_example(capsys: pytest.CaptureFixture[str]) -> 
         first
         == "example: lightning-unlearn forget best.ckpt deletion_request.csv --data my_project.MyDataModule"
     )
+
+
+@pytest.mark.parametrize("asked", ["3", "3.0", "1"])
+def test_a_bare_number_on_the_command_line_says_what_to_write_there(
+    asked: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--data=helpers.overfitted.Data", "--model=helpers.overfitted.Module"]
+    assert main(["forget", "best.ckpt", asked, *given]) == 2
+    said = f"ids: {asked} could mean a class or a sample; write class:{asked[0]} to forget a class, and to forget a "
+    assert f"{said}sample give the path of a .csv, .json, .txt file" in capsys.readouterr().err
+
+
+def test_a_number_on_the_command_line_is_a_value_of_the_column() -> None:
+    for values in ([5, 7, 7], [5.0, 7.0, 7.0], ["5", "7", "7"]):
+        data = SelectionData(3, attributes={"customer": values})
+        assert Ids(_asked("7", "customer"), "customer")(data).tolist() == [1, 2]  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"got '0\.5'"):
+        Ids(_asked("0.5", "customer"), "customer")  # type: ignore[arg-type]
 
 
 # ---------------------------------------------------------------------- what it refuses, before anything is trained

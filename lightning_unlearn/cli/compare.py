@@ -1,7 +1,9 @@
 """``lightning-unlearn compare``: from a YAML file to :func:`lightning_unlearn.compare`, and its table."""
 
 import json
+import os
 import pkgutil
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -36,6 +38,7 @@ _SETTINGS |= {"launcher", "ray_address", "resources", "after"}  # the models tha
 _DECIDING = {"seeds", "vary", "retrain_2", "short_retrainings", "margins", "fast"}
 _OVER_ALL = {"table", "scenarios", "full_scenarios", "full"}
 _FULL = "--full"
+_BEHIND = re.compile(r"^(?:--config=|-c=?)(.+)", re.DOTALL)  # a file behind its option, as one word
 
 
 class _Parser(OneLine, ArgumentParser):
@@ -58,21 +61,9 @@ def run(args: list[str]) -> int:
     return 1 if comparison.failed else 0
 
 
-def compared(args: list[str], *scenarios: str) -> tuple[Comparison, PaperFormat | None]:
-    """Parse the arguments and compare; return the comparison and the form of table that is asked for.
-
-    Args:
-        args: The arguments.
-        *scenarios: The subfolder of ``output_dir`` to write to, and those that it may come after; none for the folder
-            itself.
-    """
+def compared(args: list[str]) -> tuple[Comparison, PaperFormat | None]:
+    """Parse the arguments and compare; return the comparison and the form of table that is asked for."""
     parser, config = parsed(args)
-    if scenarios:
-        root = require_local(Path(config.output_dir))
-        require_scenarios(root)
-        config.output_dir = root / scenarios[0]
-        if str(config.after) in scenarios[1:]:
-            config.after = root / config.after
     return compare(**arguments(parser, config)), config.table
 
 
@@ -174,7 +165,7 @@ def _in_files(args: list[str], key: str) -> dict[str, Any]:
 
 
 def _settings_of_files(args: list[str]) -> list[dict[str, Any]]:
-    contents = [_content(Path(args[place].removeprefix("--config="))) for place in files_in(args)]
+    contents = [_content(Path(_BEHIND.sub(r"\1", args[place]))) for place in files_in(args)]
     return [each for each in contents if isinstance(each, dict)]
 
 
@@ -189,9 +180,10 @@ def _content(file: Path) -> Any:
 
 
 def files_in(args: list[str]) -> list[int]:
-    """Return the places of the arguments that name a configuration file."""
-    named = [place for place, word in enumerate(args) if word.startswith("--config=")]
-    return sorted(named + [n + 1 for n, word in enumerate(args[:-1]) if word in ("-c", "--config")])
+    """Return the places of the arguments that name a configuration file, alone or behind their option."""
+    alone = [n + 1 for n, word in enumerate(args[:-1]) if word in ("-c", "--config")]
+    behind = [n for n, word in enumerate(args) if n not in alone and _BEHIND.fullmatch(word)]
+    return sorted(alone + behind)
 
 
 def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) -> int:
@@ -201,17 +193,23 @@ def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) 
         FileNotFoundError: If the data of none are there.
     """
     _require_sequence(args, scenarios)
+    # all of them before the first one runs: that takes hours, and a wrong word in the last one would end it
+    understood = {name: parsed(_with(args, changes)) for name, changes in scenarios.items()}
+    shared = next(iter(understood.values()))[1]
+    root = require_local(Path(shared.output_dir))
+    require_scenarios(root, _inputs([config for _, config in understood.values()]))
     done, absent = dict[str, Comparison](), dict[str, FileNotFoundError]()
-    form: PaperFormat | None = None
-    for name, changes in scenarios.items():
+    for name, (parser, config) in understood.items():
         print(f"scenario {name}", file=sys.stderr)
+        config.output_dir = root / name
+        if str(config.after) in {*done, *absent}:
+            config.after = root / config.after
         try:
-            done[name], form = compared(_with(args, changes), name, *done, *absent)
+            done[name] = compare(**arguments(parser, config))
         except FileNotFoundError as error:
             absent[name] = error
     if not done:
         raise next(iter(absent.values()))
-    root = next(iter(done.values())).output_dir.parent
     not_run = {name: str(error) for name, error in absent.items()}
     others = _changes(_in_files(args, "full_scenarios"))
     earlier = [n for n, more in others.items() if n not in scenarios and _was_run(root / n, args, more)]
@@ -220,10 +218,18 @@ def _run_scenarios(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) 
         say(f"\n== {name} ==\n")
         print_result(comparison, None)
     say("\n".join(f"NOT RUN  {name}: {why}" for name, why in not_run.items()))
-    if form is not None:
-        say(paper_tables({name: comparison.report for name, comparison in done.items()}, form))
+    if shared.table is not None:
+        say(paper_tables({name: comparison.report for name, comparison in done.items()}, shared.table))
     say(f"All scenarios: {page}")
     return 1 if any(comparison.failed for comparison in done.values()) else 0
+
+
+def _inputs(value: Any) -> set[str]:
+    """Return the absolute paths that texts in settings may stand for, and of the key beside a ledger."""
+    value = plain(value)
+    if isinstance(value, dict | list):
+        return set().union(*map(_inputs, value.values() if isinstance(value, dict) else value))
+    return {os.path.abspath(f"{value}{end}") for end in ("", ".key")}
 
 
 def _require_sequence(args: list[str], scenarios: dict[str, list[dict[str, Any]]]) -> None:
@@ -366,9 +372,13 @@ def print_result(comparison: Comparison, table: PaperFormat | None) -> None:
         lines.append(f"Removed, {len(comparison.removed)} files that remembered what was forgotten:")
         lines += [f"  {line}" for line in summary(comparison.removed)]
     if comparison.remembering:
+        named = comparison.output_dir / "remembering.json"
+        cleaned = json.loads(named.read_text(encoding="utf-8"))["removed"]
+        advice = "they are not the comparison's own, so --clean left them" if cleaned else ""
         lines += [
-            "These files still remember what was forgotten (--clean=true removes them when all is done).",
-            f"All are named in {comparison.output_dir / 'remembering.json'}:",
+            "These files still remember what was forgotten "
+            f"({advice or '--clean=true removes them when all is done'}).",
+            f"All are named in {named}:",
             *(f"  {line}" for line in summary(comparison.remembering)),
         ]
     say("\n".join(lines))

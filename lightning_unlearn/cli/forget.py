@@ -1,5 +1,6 @@
 """``lightning-unlearn forget``: from a deletion request to an unlearned model, its record and an answer."""
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning_unlearn.cli.parsing import OneLine
 from lightning_unlearn.comparison.request import forget
 from lightning_unlearn.core.compat import INSTANTIATOR
 from lightning_unlearn.core.terminal import say
+from lightning_unlearn.data.ids import ID_FILES
 from lightning_unlearn.methods import SourceCheckpoint, UnlearningModule
 from lightning_unlearn.methods.base.source import read_checkpoint
 
@@ -38,7 +40,7 @@ def run(args: list[str]) -> int:
     add(
         "ids",
         type=str,
-        help="a .csv, .json or .txt file with positions or, with --column, values; class:3; or 0.1",
+        help="a .csv, .json or .txt file with positions or, with --column, values; one such number; class:3; or 0.1",
     )
     add(
         "--data",
@@ -76,7 +78,7 @@ def run(args: list[str]) -> int:
     result = forget(
         checkpoint(config.source),
         built.data,
-        _asked(config.ids),
+        _asked(config.ids, config.column),
         retrained=config.retrained and checkpoint(config.retrained),
         method=built.method,
         budget=config.budget,
@@ -87,8 +89,23 @@ def run(args: list[str]) -> int:
     return STATUS[result.outcome]
 
 
-def _asked(ids: str) -> str | float:
-    """Return a share as a number, and whatever else as it is."""
+def _asked(ids: str, column: str | None) -> str | float | list[int]:
+    """Return a share as a number, a whole number as the value of a column that it must be, and others as they are.
+
+    Raises:
+        ValueError: If a whole number stands without a column.
+
+    Example:
+        >>> _asked("0.1", None), _asked("class:3", None), _asked("7", "customer"), _asked("07", "customer")
+        (0.1, 'class:3', [7], '07')
+    """
+    if column is not None:
+        return [int(ids)] if re.fullmatch(r"0|-?[1-9][0-9]*", ids) else ids
+    if number := re.fullmatch(r"([+-]?[0-9]+)(\.0*)?", ids):
+        raise ValueError(
+            f"ids: {ids} could mean a class or a sample; write class:{number[1]} to forget a class, and to forget a "
+            f"sample give the path of a {', '.join(ID_FILES)} file that holds its position"
+        )
     try:
         return float(ids)
     except ValueError:

@@ -242,7 +242,7 @@ def _arguments_of(path: str) -> list[str]:
 def _files(arguments: Sequence[str]) -> Iterator[Path]:
     """Yield the configurations of a command line, the last first."""
     for argument in reversed(arguments):
-        file = Path(argument.partition("=")[2] or argument)
+        file = Path(argument.partition("=")[2] or argument.removeprefix("-c"))
         if file.suffix in (".yaml", ".yml") and file.is_file():
             yield file
 

@@ -207,6 +207,8 @@ def without_names(config: Any, *, below: str = "") -> Any:
     Example:
         >>> without_names({"data": {"forget": [3, 4]}})
         {'data': {'forget': '2 ids'}}
+        >>> without_names({"forget": {"class_path": "Ids", "init_args": {"ids": [1003.0, 1007.0]}}})
+        {'forget': {'class_path': 'Ids', 'init_args': {'ids': '2 ids'}}}
         >>> without_names({"forget": {"class_path": "my.Customer", "init_args": {"mail": "ann@example.org", "n": 2}}})
         {'forget': {'class_path': 'my.Customer', 'init_args': {'mail': 'left out', 'n': 2}}}
         >>> without_names({"forget": {"class_path": "Classes", "init_args": {"classes": [3, 4]}}})
@@ -220,7 +222,11 @@ def without_names(config: Any, *, below: str = "") -> Any:
             return _left_out(config)
         return {key: without_names(value, below=str(key)) for key, value in config.items()}
     if isinstance(config, list):
-        if config and below in ("forget", "ids") and all(isinstance(item, int | str) for item in config):
+        if (
+            config
+            and below in ("forget", "ids")
+            and all(isinstance(item, int | float | str) for item in config)
+        ):
             return f"{len(config)} ids"
         return [without_names(item, below=below) for item in config]
     if isinstance(config, str) and below in ("forget", "ids"):

@@ -49,6 +49,39 @@ def shown(values: npt.NDArray[Any], limit: int = _SHOWN) -> str:
     return f"{text}, … ({len(values)} in all)" if len(values) > limit else text
 
 
+def blank(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which values of a column are none: empty texts, ``None``, NaN and what tables have for it.
+
+    Example:
+        >>> blank(np.array(["ann", " ", None, float("nan"), 0], dtype=object)).tolist()
+        [False, True, True, True, False]
+    """
+    if values.dtype.kind == "f":
+        return np.asarray(np.isnan(values))
+    if values.dtype.kind in "biu":
+        return np.zeros(len(values), dtype=np.bool_)
+    return np.fromiter(map(_is_blank, values.tolist()), dtype=np.bool_, count=len(values))
+
+
+def _is_blank(value: Any) -> bool:
+    if isinstance(value, str | bytes):
+        return not value.strip()
+    return value is None or str(value) in ("nan", "NaT", "<NA>")  # pandas' own compares with nothing
+
+
+def whole(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return floats as integers where all but gaps are whole, as a table holds integers; a gap is 0, see :func:`blank`.
+
+    Example:
+        >>> whole(np.array([1003.0, np.nan])).tolist(), whole(np.array([4.5, 7.0])).tolist()
+        ([1003, 0], [4.5, 7.0])
+    """
+    if values.dtype.kind != "f":
+        return values
+    filled = np.where(np.isnan(values), 0, values)
+    return filled.astype(np.int64) if bool((filled % 1 == 0).all()) else values
+
+
 def require_id_file(path: str | Path) -> None:
     """Raise unless a path is that of an existing file of a kind that :func:`read_ids` reads.
 
@@ -119,11 +152,16 @@ def typed_ids(values: Any, column: str | None, *, integers: bool, origin: str) -
         ``int64`` or strings, shape ``(M,)``.
 
     Raises:
-        ValueError: If they are not one flat list, are a mask, or are not integers where these are asked for.
+        ValueError: If they are not one flat list, are a mask, one is empty, or they are not integers where these are
+            asked for.
     """
     if values is None:
         raise ValueError(f"{origin} must be a list or the path of a file, got None; give Ids its ids")
     ids = as_array(values)
+    if ids.ndim == 0:
+        raise ValueError(
+            f"{origin} must be a list, got {values!r:.{_CELL_SHOWN}}; put one id into brackets, [ID]"
+        )
     if ids.dtype != np.bool_ and not isinstance(values, Tensor | np.ndarray):
         wrong = [value for value in values if isinstance(value, bool | np.bool_)]
         if wrong:  # NumPy would read them as 0 and 1
@@ -136,6 +174,7 @@ def typed_ids(values: Any, column: str | None, *, integers: bool, origin: str) -
         return np.empty(0, dtype=np.int64 if integers else np.str_)
     if ids.dtype == np.bool_:
         raise ValueError(f"{origin} is a boolean mask; give positions, for instance np.flatnonzero(mask)")
+    _require_filled(values, ids, origin)
     if not integers:
         return ids.astype(np.str_)
     if column is not None and ids.dtype.kind == "f" and bool((ids % 1 == 0).all()):
@@ -144,6 +183,19 @@ def typed_ids(values: Any, column: str | None, *, integers: bool, origin: str) -
         found = f"got {ids.dtype} such as {shown(ids)}"
         raise ValueError(f"{origin} must be integers, {found}. {_what_else(column)}")
     return ids.astype(np.int64)
+
+
+def _require_filled(values: Any, ids: npt.NDArray[Any], origin: str) -> None:
+    """Refuse an id that is empty: it would name all samples that have none."""
+    if ids.dtype.kind in "iu":
+        return
+    # NumPy makes a text of a NaN among texts
+    given = ids if isinstance(values, Tensor | np.ndarray) else np.asarray(values, dtype=object)
+    if len(empty := np.flatnonzero(blank(given))):
+        raise ValueError(
+            f"{origin}: {len(empty)} of {len(ids)} ids are empty, the first is number {empty[0] + 1}; fill in or "
+            "remove them, since an empty id names nobody"
+        )
 
 
 def _read_json(path: Path, column: str | None, *, integers: bool) -> npt.NDArray[Any]:
@@ -196,8 +248,13 @@ def _csv_cells(path: Path, column: str | None, *, integers: bool) -> list[str]:
         cells: list[str] = []
         for row in rows:
             if len(row) == width:
-                if any(other.strip() for other in row):
-                    cells.append(row[place].strip())
+                if cell := row[place].strip():
+                    cells.append(cell)
+                elif any(other.strip() for other in row):
+                    raise ValueError(
+                        f"ids file {path}: line {rows.line_num + above} has no id; fill in the id or remove the line, "
+                        "since an empty id names nobody"
+                    )
             elif any(other.strip() for other in row):
                 line = rows.line_num + above
                 raise csv.Error(f"line {line} has {len(row)} cells, the first line {width}")

@@ -16,7 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
 from lightning_unlearn.core.checks import in_range, nearest
-from lightning_unlearn.data.ids import ID_FILES, read_ids, require_id_file, shown, typed_ids
+from lightning_unlearn.data.ids import ID_FILES, blank, read_ids, require_id_file, shown, typed_ids, whole
 from lightning_unlearn.data.selection_data import INNERMOST, Positions, SelectionData
 from lightning_unlearn.data.tensors import as_array
 
@@ -194,9 +194,8 @@ class Ids(ForgetRule):
         return self._sorted_unique(ids)
 
     def _matches(self, data: SelectionData, column: str) -> Positions:
-        values = data.attribute(column)
-        if values.dtype.kind == "f" and bool((values % 1 == 0).all()):
-            values = values.astype(np.int64)
+        given = data.attribute(column)
+        values = whole(given)
         integers = bool(np.issubdtype(values.dtype, np.integer))
         ids = self._sorted_unique(self._named(integers=integers))
         if not integers:
@@ -206,6 +205,7 @@ class Ids(ForgetRule):
         sought = values.astype(np.int64, copy=False) if integers else values
         nearest = np.minimum(np.searchsorted(ids, sought), len(ids) - 1)
         found = ids[nearest] == values
+        found[found] = ~blank(given[found])  # a gap is nobody's value
         occurs = np.zeros(len(ids), dtype=np.bool_)
         occurs[nearest[found]] = True
         unknown = ids[~occurs]
@@ -389,7 +389,10 @@ def as_rule(forget: ForgetLike) -> ForgetRule:
         value = float(forget)
         # A command line gives 3 as 3.0.
         if not isinstance(forget, float | np.floating) or (value > 1 and value.is_integer()):
-            advice = f"write Classes({value:.0f}) to forget a class or [{value:.0f}] to forget one sample"
+            advice = (
+                f"write Classes({value:.0f}), on a command line class:{value:.0f}, to forget a class, or "
+            )
+            advice += f"[{value:.0f}] to forget one sample"
             raise TypeError(f"forget={forget!r} could mean a class or a sample; {advice}")
         in_range("forget", value, "(0, 1)", _SHARE)
         return RandomFraction(value)

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import get_args
 
@@ -23,15 +23,20 @@ _PAGE, _FIGURE = "report.html", "scenarios.png"
 _TABLES: Mapping[PaperFormat, str] = {"latex": "table.tex", "markdown": "table.md", "csv": "table.csv"}
 
 
-def require_scenarios(folder: Path) -> None:
+def require_scenarios(folder: Path, inputs: Collection[str] = ()) -> None:
     """Refuse a folder that holds anything but comparisons, in subfolders, and what is written over them.
+
+    Args:
+        folder: The folder.
+        inputs: Absolute paths that may lie there too, such as the ledger's; hidden files, such as its lock, always may.
 
     Raises:
         ValueError: Naming what lies there.
     """
     ours = {SCENARIOS, *_TABLES.values(), _PAGE, _FIGURE}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path.name not in ours and not (path / "comparison.json").is_file():
+        known = path.name in ours or path.name.startswith(".") or os.path.abspath(path) in inputs
+        if not known and not (path / "comparison.json").is_file():
             raise ValueError(
                 f"output_dir: {folder} holds {path.name}, which is no comparison's folder; give a new folder, of which "
                 "each scenario becomes a subfolder"

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lightning_unlearn.data.groups import as_keys, share_known
 from lightning_unlearn.data.selection import (
     Classes,
     ForgetRule,
@@ -281,7 +282,8 @@ def test_a_person_in_part_excluded_is_forgotten_in_the_rest_and_one_wholly_exclu
         ("ids.csv", "user,age\nann,3\n", r"'user', 'age'.*not clear which"),
         ("ids.csv", "id,position\n1,3\n", "not clear which"),
         ("ids.csv", "id,why\n3,moved\n4\n", "line 3 has 1 cells, the first line 2"),
-        ("ids.csv", "id,why\n3,moved\n,left\n", r"could not be read as integer ids: '' is none"),
+        ("ids.csv", "id,why\n3,moved\n,left\n", r"ids\.csv: line 3 has no id"),
+        ("ids.json", "[5, null]", r"1 of 2 ids are empty, the first is number 2"),
         ("ids.csv", "customer\n3\n4\n", r"begins with 'customer'.*--column"),
         ("ids.csv", "customer_id\n3\n4\n", r"begins with 'customer_id'.*--column"),
         ("ids.csv", "3.0\n4.0\n", r"begins with '3\.0', which is neither an integer nor a header"),
@@ -328,6 +330,55 @@ def test_unknown_values_unknown_columns_and_unusable_paths_are_refused(tmp_path)
         as_rule("1.5")
     with pytest.raises(ValueError, match=r"np\.flatnonzero"):
         select(as_rule(np.array([True, False, True])), data)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("who.csv", "user,why\nann,moved\n,left\n", r"who\.csv: line 3 has no id; fill in the id or remove"),
+        ("who.csv", "sep=;\nwhy;user\n\nmoved;ann\nleft; \n", r"who\.csv: line 5 has no id"),
+        ("who.json", '["ann", null]', r"who\.json: 1 of 2 ids are empty, the first is number 2"),
+        ("who.json", '[{"user": ""}, {"user": "ann"}]', r"1 of 2 ids are empty, the first is number 1"),
+    ],
+)
+def test_an_empty_id_names_nobody_in_a_file(tmp_path, name, text, message):
+    data = selection(6, attributes={"user": np.array(["ann", "", "bob", None, "eve", ""], dtype=object)})
+    with pytest.raises(ValueError, match=message):
+        select(Ids(write(tmp_path / name, text), column="user"), data)
+
+
+@pytest.mark.parametrize(
+    "ids", [["ann", ""], ["ann", " "], ["ann", None], ["ann", float("nan")], np.array(["ann", ""])]
+)
+def test_an_empty_id_names_nobody_in_a_list(ids):
+    data = selection(4, attributes={"user": np.array(["ann", "", "bob", None], dtype=object)})
+    with pytest.raises(ValueError, match="1 of 2 ids are empty, the first is number 2"):
+        select(Ids(ids, column="user"), data)
+
+
+@pytest.mark.parametrize("ids", [7, 7.0, True, np.int64(7), torch.tensor(7), {7}])
+@pytest.mark.parametrize("column", [None, "user"])
+def test_a_scalar_is_no_list_of_ids(ids, column):
+    data = selection(4, attributes={"user": [7, 8, 9, 10]})
+    with pytest.raises(ValueError, match=r"ids must be a list, got .*(7|True).*; put one id into brackets"):
+        select(Ids(ids, column=column), data)
+
+
+def test_a_column_with_gaps_is_of_whole_numbers_and_a_gap_is_nobody():
+    data = selection(4, attributes={"user": np.array([1003.0, np.nan, 7.0, 0.0])})
+    assert select(Ids([1003], "user"), data).tolist() == [0]
+    assert select(Ids([0, 7], "user"), data).tolist() == [2, 3]
+    texts = selection(4, attributes={"user": np.array(["None", None, float("nan"), "nan"], dtype=object)})
+    assert select(Ids(["None", "nan"], "user"), texts).tolist() == [0, 3]
+    halves = selection(3, attributes={"user": np.array([0.5, np.nan, 7.0])})
+    assert select(Ids(["0.5"], "user"), halves).tolist() == [0]
+
+
+def test_groups_compare_whole_numbers_and_leave_gaps_out():
+    keys = as_keys(np.array([1003.0, np.nan, 7.0]), np.array([7, 1003]))
+    assert [key.tolist() for key in keys] == [[1003, 7], [7, 1003]]
+    gaps = np.array(["", None, "", "ann", "ann"], dtype=object)
+    assert share_known(gaps, np.array(["", "ann"])) == 0.5
 
 
 def test_a_million_ids_are_read(tmp_path):

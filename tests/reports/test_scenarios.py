@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lightning_unlearn.cli.main import main
 from lightning_unlearn.reports import judge, write_json
 from lightning_unlearn.reports.paper import paper_table, paper_tables
 from lightning_unlearn.reports.scenarios import overview, read_scenarios, require_scenarios, write_scenarios
@@ -63,6 +64,48 @@ def test_a_folder_is_written_read_and_refused_where_others_files_lie(
     (tmp_path / "scenarios.json").write_text(json.dumps({"scenarios": ["forget_05"]}))
     with pytest.raises(ValueError, match="damaged"):
         read_scenarios(tmp_path)
-    (tmp_path / "mine.txt").touch()
+    for name in (".deletions.jsonl.lock", "deletions.jsonl", "mine.txt"):
+        (tmp_path / name).touch()
+    require_scenarios(tmp_path, {str(tmp_path / "deletions.jsonl"), str(tmp_path / "mine.txt")})
+    (tmp_path / "deletions.jsonl").unlink()
     with pytest.raises(ValueError, match=r"holds mine\.txt"):
         require_scenarios(tmp_path)
+
+
+def test_the_report_of_folders_prints_their_table_and_takes_scenarios_alone(
+    two: dict[str, Report],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("a", "b", "all/forget_05", "all/forget_10"):
+        Path(folder).mkdir(parents=True)
+        write_json(two.get(Path(folder).name, two["forget_05"]), Path(folder, "report.json"))
+    page, *_ = write_scenarios("all", list(two), {})
+    assert main(["report", "a", "b", "--table", "latex"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == paper_tables({"a": two["forget_05"], "b": two["forget_05"]}, "latex") + "\n"
+    assert printed.err == "Report: side_by_side.html\n"
+    before = page.stat().st_mtime_ns
+    for given, message in (
+        (
+            ["all", "a"],
+            "folders: all holds several comparisons; give it alone, or of these: all/forget_05, all/",
+        ),
+        (["all", "a", "--output=new"], "folders: all holds several comparisons"),
+        (
+            ["all", "--output=new"],
+            "output: the page over the scenarios of all lies in there; leave out --output new",
+        ),
+    ):
+        assert main(["report", *given]) == 2
+        assert message in capsys.readouterr().err
+    assert page.stat().st_mtime_ns == before
+    assert main(["report", "a", "--output", "all"]) == 2
+    assert "output: all holds several comparisons" in capsys.readouterr().err
+    assert main(["report", "a", "--output", "new"]) == 0
+    assert Path("new/report.html").is_file()
+    assert page.stat().st_mtime_ns == before
+    assert main(["report", "all", "--output", "all"]) == 0
+    assert page.stat().st_mtime_ns > before

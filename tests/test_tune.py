@@ -16,9 +16,11 @@ import yaml
 
 import lightning_unlearn.cli.compare  # noqa: F401  nor what Lightning sets
 from lightning_unlearn.cli import tune
+from lightning_unlearn.cli.arguments import with_rule
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
+from lightning_unlearn.core.ledger import Ledger
 from lightning_unlearn.methods.base.searched import Search
 
 pytest.importorskip("optuna")
@@ -43,6 +45,9 @@ threads: 1
 quiet: true
 output_dir: out
 """
+DIGITS = (
+    "data: {class_path: UnlearningDataModule, init_args: {datamodule: {class_path: Digits}, forget: 0.1}}"
+)
 TUNE = ["tune", "--config=compare.yaml", "--method=neg_grad_plus"]
 
 
@@ -250,7 +255,7 @@ def test_bad_arguments_are_named_before_anything_is_trained(
 def test_what_is_held_out_is_of_the_files_own_data(oracle: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
     shown = SimpleNamespace(failed=False, report={})
-    monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
+    monkeypatch.setattr(tune, "_tried", lambda args: given.append(args) or shown)
     monkeypatch.setattr(tune, "print_result", lambda *_: None)
     Path("other.yaml").write_text("data: {class_path: Digits}\n")
     words = [*TUNE[1:], "--tuning=other.yaml", f"--oracle={oracle}"]
@@ -282,16 +287,16 @@ def test_without_an_oracle_a_forgotten_class_is_refused(capsys: pytest.CaptureFi
 def test_what_is_normal_of_trials_in_one_folder_is_not_warned_of_and_a_shared_forget_set_is_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def compared(args: list[str]) -> Any:
+    def tried(args: list[str]) -> Any:
         for text in (
             "trial, seed 7: trained anew; what changed: lr",
             "acceleration: trial ran in another start",
             "odd",
         ):
             warnings.warn(text, stacklevel=1)
-        return SimpleNamespace(failed=False, report={"data": {"split": "one list"}}), None
+        return SimpleNamespace(failed=False, report={"data": {"split": "one list"}})
 
-    monkeypatch.setattr(tune, "compared", compared)
+    monkeypatch.setattr(tune, "_tried", tried)
     monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
     own, rest = Parser(tune._asked, "").parse_known_args(TUNE[1:])
     search = tune.Tuning(own, rest)
@@ -310,7 +315,7 @@ def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(
     cloudpickle = pytest.importorskip("cloudpickle", reason="comes with others")
     given: list[list[str]] = []
     shown = SimpleNamespace(failed=False, report={"data": {"split": "forget sets"}})
-    monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
+    monkeypatch.setattr(tune, "_tried", lambda args: given.append(args) or shown)
     monkeypatch.setattr(tune.Tuning, "judged", lambda *_: (0.1, 0.05))
     monkeypatch.setattr(tune.Tuning, "finish", lambda self, study: len(study.get_trials()))
     monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
@@ -330,3 +335,42 @@ def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(
     plain = [any('"launcher": "plain"' in each for each in args) for args in given]
     assert plain == [False, *[True] * 4], "the controls, and two trials of two comparisons each"
     assert main([*TUNE, *ray]) == 2, "there is nothing left to try"
+
+
+LEDGERS = ["--ledger=own.jsonl", "--config={data: {init_args: {ledger: own.jsonl}}}"]
+
+
+def searching(*words: str) -> tune.Tuning:
+    """Return the search of a command line."""
+    own, rest = Parser(tune._asked, "").parse_known_args(with_rule([*TUNE, *words])[1:])
+    return tune.Tuning(own, rest)
+
+
+@pytest.mark.parametrize("ledger", LEDGERS)
+def test_what_a_search_tries_is_in_no_ledger(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("digits.yaml").write_text(DIGITS)
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "compare", lambda **arguments: given.append(arguments))
+    search = searching("--config=digits.yaml", ledger)
+    for held_out in (False, True):
+        search.compare(Path("out"), [7], [], held_out=held_out)
+    assert [(each["ledger"], each["data"]().ledger) for each in given] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("ledger", LEDGERS)
+def test_a_source_that_its_ledger_refuses_is_refused_before_anything_is_trained(
+    ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("digits.yaml").write_text(DIGITS)
+    Path("source.ckpt").touch()
+
+    def refuse(record: Ledger, source: str, earlier: Any) -> None:
+        raise ValueError(f"{record.path} knows {source}, {len(earlier)}")
+
+    monkeypatch.setattr(tune, "checkpoint_hash", lambda file: f"the hash of {file}")
+    monkeypatch.setattr(tune, "require_forgotten_before", refuse)
+    monkeypatch.setattr(tune, "_tried", lambda args: pytest.fail("nothing is to be trained"))
+    search = searching("--config=digits.yaml", ledger, "--source.checkpoint=source.ckpt")
+    with pytest.raises(ValueError, match=r"own.jsonl knows the hash of source.ckpt, 1"):
+        search.wanted  # noqa: B018
+    assert not list(Path().glob("own.jsonl*")), "and nothing is written for it"

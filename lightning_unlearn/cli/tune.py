@@ -18,15 +18,16 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from lightning_unlearn.cli.compare import arguments, compared, files_in, parsed, plain, print_result
+from lightning_unlearn.cli.compare import arguments, files_in, parsed, plain, print_result
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
-from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_local
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, name_of
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.cluster import connected, granted_cpus, on_cluster
 from lightning_unlearn.core.files import write_json_atomic, write_text_atomic
+from lightning_unlearn.core.ledger import as_ledger, require_forgotten_before
 from lightning_unlearn.core.processes import said
 from lightning_unlearn.core.surroundings import threads
 from lightning_unlearn.core.terminal import say
@@ -35,6 +36,7 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.methods.base import OneShotModule, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, search_space
+from lightning_unlearn.methods.base.source import checkpoint_hash
 from lightning_unlearn.reports.distance import Aim, aims, distance
 from lightning_unlearn.reports.glossary import describe, with_unit
 
@@ -216,7 +218,7 @@ class Tuning:
         with warnings.catch_warnings():
             for normal in () if held_out else _NORMAL:
                 warnings.filterwarnings("ignore", message=normal)
-            return compared([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])[0]
+            return _tried([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])
 
     def _data_args(self, *, held_out: bool) -> list[str]:
         """Return the arguments, with what differs while searching after the files."""
@@ -224,9 +226,21 @@ class Tuning:
         own = [f"--config={_file(self.own.tuning)}"] if self.own.tuning and not held_out else []
         return [*self.args[:last], *own, *self.args[last:]]
 
+    def _require_current(self) -> None:
+        """Refuse a source that would be trained again on what the ledger says it has forgotten."""
+        for held_out in (False, True):
+            given = arguments(*parsed(self._data_args(held_out=held_out)))
+            data, source = given["data"](), given["source"].checkpoint
+            record, data.ledger = as_ledger(given["ledger"]) or data.ledger, None
+            if record is not None and source is not None:
+                data.prepare_data()
+                data.setup("fit")
+                require_forgotten_before(record, checkpoint_hash(source), data.earlier)
+
     def _require_like_nonmembers(self) -> None:
         """Refuse to aim at the test set's answers where no model that never saw the forget set gives them."""
         data = arguments(*parsed(self._data_args(held_out=False)))["data"]()
+        data.ledger = None
         data.prepare_data()
         data.setup("fit")
         if reason := data.unlike_nonmembers:
@@ -237,6 +251,7 @@ class Tuning:
     @cached_property
     def wanted(self) -> dict[str, Aim]:
         """What a trial should be, of the source and the retrained models of the tuning seeds."""
+        self._require_current()
         if not self.oracle:
             self._require_like_nonmembers()
         comparison = self.compare(self.root / "controls", self.own.tuning_seeds, [])
@@ -418,6 +433,19 @@ class Tuning:
             write_text_atomic(self.root / _RECIPE, f"{head}{dump(recipe)}"),
             write_text_atomic(self.root / _FIT, f"{head}{dump(fit)}"),
         )
+
+
+def _tried(args: list[str]) -> Comparison:
+    """Compare without a ledger, since what is tried is no deletion."""
+    given = arguments(*parsed(args))
+    build = given["data"]
+
+    def data() -> UnlearningDataModule:
+        built: UnlearningDataModule = build()
+        built.ledger = None
+        return built
+
+    return compare(**{**given, "data": data, "ledger": None})
 
 
 def _told(trial: Any) -> str:

@@ -17,6 +17,7 @@ import yaml
 import lightning_unlearn.cli.compare  # noqa: F401  nor what Lightning sets
 from lightning_unlearn.cli import tune
 from lightning_unlearn.cli.arguments import with_rule
+from lightning_unlearn.cli.compare import arguments, parsed
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
@@ -374,3 +375,19 @@ def test_a_source_that_its_ledger_refuses_is_refused_before_anything_is_trained(
     with pytest.raises(ValueError, match=r"own.jsonl knows the hash of source.ckpt, 1"):
         search.wanted  # noqa: B018
     assert not list(Path().glob("own.jsonl*")), "and nothing is written for it"
+
+
+@pytest.mark.parametrize(
+    "words", [["--forget", "class:3"], ["--data.forget=class:3"], ["--data.init_args.forget=class:3"]]
+)
+def test_what_differs_while_searching_comes_after_the_command_line(words: list[str]) -> None:
+    Path("digits.yaml").write_text(DIGITS)
+    Path("other.yaml").write_text(
+        "data: {init_args: {forget: {class_path: Classes, init_args: {classes: 5}}}}\n"
+    )
+    search = searching("--config=digits.yaml", "--tuning=other.yaml", *words)
+    rules = [
+        arguments(*parsed(search._data_args(held_out=held_out)))["data"]().rule.classes
+        for held_out in (False, True)
+    ]
+    assert rules == [5, 3]

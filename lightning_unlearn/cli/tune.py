@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from lightning_unlearn.cli.compare import arguments, files_in, parsed, plain, print_result
+from lightning_unlearn.cli.compare import arguments, parsed, plain, print_result
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
 from lightning_unlearn.comparison.api import Comparison, compare
@@ -221,10 +221,12 @@ class Tuning:
             return _tried([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])
 
     def _data_args(self, *, held_out: bool) -> list[str]:
-        """Return the arguments, with what differs while searching after the files."""
-        last = max(files_in(self.args), default=-1) + 1
-        own = [f"--config={_file(self.own.tuning)}"] if self.own.tuning and not held_out else []
-        return [*self.args[:last], *own, *self.args[last:]]
+        """Return the arguments, with what differs while searching after all of them."""
+        return (
+            self.args
+            if held_out or not self.own.tuning
+            else [*self.args, f"--config={_file(self.own.tuning)}"]
+        )
 
     def _require_current(self) -> None:
         """Refuse a source that would be trained again on what the ledger says it has forgotten."""

@@ -391,3 +391,57 @@ def test_what_differs_while_searching_comes_after_the_command_line(words: list[s
         for held_out in (False, True)
     ]
     assert rules == [5, 3]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--margins={accuracy/forget: 0.5}"],
+        ["--vary=training"],
+        ["--retrain={method: {class_path: Retrain}, trainer: {max_epochs: 7}}"],
+        ["--retrain_2=true"],
+        ["--fast=true"],
+        ["--adapter={class_path: Adapter, init_args: {task: classes}}"],
+        ["--tuning=other.yaml"],
+        ["--trainer.max_epochs=4"],
+    ],
+)
+def test_what_changes_a_distance_makes_another_search(words: list[str]) -> None:
+    Path("other.yaml").write_text("margins: {accuracy/forget: 0.5}\n")
+    assert searching(*words).identity != searching().identity
+
+
+def test_what_changes_no_distance_goes_on_with_the_search() -> None:
+    others = [
+        "--seeds=2",
+        "--threads=2",
+        "--short_retrainings=[0.5]",
+        "--ledger=own.jsonl",
+        "--output_dir=other",
+    ]
+    assert searching(*others).identity == searching().identity
+
+
+def test_the_tuning_files_content_decides_and_not_its_name() -> None:
+    for name, margin in (("a", 0.5), ("b", 0.5), ("c", 0.25)):
+        Path(f"{name}.yaml").write_text(f"margins: {{accuracy/forget: {margin}}}\n")
+    a, b, c = (searching(f"--tuning={name}.yaml").identity for name in "abc")
+    assert a == b != c
+
+
+def test_another_search_is_refused_before_its_controls_are_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[list[str]] = []
+    shown = SimpleNamespace(failed=False, report={"data": {"split": "forget sets"}})
+    monkeypatch.setattr(tune, "_tried", lambda args: given.append(args) or shown)
+    monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
+    monkeypatch.setattr(tune.Tuning, "optimize", lambda *_: "")
+    monkeypatch.setattr(tune.Tuning, "finish", lambda *_: 0)
+    assert main(TUNE) == main(TUNE) == 0
+    assert len(given) == 2
+    assert main([*TUNE, "--margins={accuracy/forget: 0.5}"]) == 2
+    assert "output_dir: out holds a search with other settings" in capsys.readouterr().err.replace(
+        os.getcwd() + "/", ""
+    )
+    assert len(given) == 2

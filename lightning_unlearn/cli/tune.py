@@ -41,6 +41,7 @@ from lightning_unlearn.reports.distance import Aim, aims, distance
 from lightning_unlearn.reports.glossary import describe, with_unit
 
 _NAME = "trial"
+_OF_RESULT = ("seeds", "methods", "short_retrainings")  # which no trial sees
 _ENDED = ("COMPLETE", "PRUNED")
 _PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}
 _AS_IT_IS = ("warm_up", "batch_size")  # where None is drawn
@@ -65,17 +66,13 @@ def run(args: list[str]) -> int:
     search = Tuning(own, rest)
     with nullcontext() if search.resources is None else connected(search.ray_address):
         with FileLock(search.root / ".controls.lock"):  # others wait here for the first to train them
+            study = search.study()
             search.wanted  # noqa: B018  trains source and retrained models where they are not there
-        return _search(search)
+            study.set_user_attr("settings", search.identity)
+        return _search(search, study)
 
 
-def _search(search: "Tuning") -> int:
-    study = search.study()
-    if study.user_attrs.setdefault("settings", search.identity) != search.identity:
-        raise ValueError(
-            f"output_dir: {search.root} holds a search with other settings; choose another folder"
-        )
-    study.set_user_attr("settings", search.identity)
+def _search(search: "Tuning", study: Any) -> int:
     study.enqueue_trial(search.start, skip_if_exists=True)
     if search.resources is None:
         search.optimize(study)
@@ -152,12 +149,9 @@ class Tuning:
         self.space, self.start = self._space(kind)
         if not self.space:
             raise ValueError(f"method: {kind.__name__} declares nothing to search in `searched`")
-        decides = {
-            key: value
-            for key, value in plain(config).items()
-            if key in ("source", "data", "trainer", "evaluators")
-        }
-        self.identity = fingerprint(decides, self.entry, seeds, own.oracle, own.cost, own.tuning)
+        given = arguments(*parsed(self._data_args(held_out=False)))["config"]
+        decides = {key: value for key, value in given.items() if key not in _OF_RESULT}
+        self.identity = fingerprint(decides, self.entry, seeds, own.oracle, own.cost)
         self.resources = None if config.launcher == "plain" else dict(config.resources or {})
         self.ray_address, self.here = config.ray_address, Path.cwd()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -268,17 +262,22 @@ class Tuning:
         return aims(comparison.report, oracle=self.oracle)
 
     def study(self) -> Any:
-        """Return the search's trials so far, which all its processes share."""
+        """Return the search's trials so far, which all its processes share; refuse those of another search."""
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
-        return optuna.create_study(
+        study = optuna.create_study(
             study_name="tune",
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.root / _STUDY))),
             sampler=optuna.samplers.TPESampler(),
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
+        if study.user_attrs.get("settings", self.identity) != self.identity:
+            raise ValueError(
+                f"output_dir: {self.root} holds a search with other settings; choose another folder"
+            )
+        return study
 
     def left(self, study: Any) -> int:
         """Return how many trials are still to end."""

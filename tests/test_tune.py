@@ -445,3 +445,58 @@ def test_another_search_is_refused_before_its_controls_are_trained(
         os.getcwd() + "/", ""
     )
     assert len(given) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "alive", "again"),
+    [
+        ("FAIL", False, True),
+        ("RUNNING", False, True),
+        ("RUNNING", True, False),
+        ("WAITING", False, False),
+        ("COMPLETE", False, False),
+        ("PRUNED", False, False),
+    ],
+)
+def test_the_files_own_settings_are_tried_after_a_stop_in_their_trial(
+    state: str, alive: bool, again: bool
+) -> None:
+    import optuna
+
+    search = searching()
+    study = search.study()
+    search.enqueue_start(study)
+    (search.root / "controls").mkdir()
+    lock = search.worker()
+    if state != "WAITING":
+        trial = study.ask()
+        trial.set_user_attr("worker", search.folder.name)
+        if state != "RUNNING":
+            study.tell(trial, [1.0, 0.1] if state == "COMPLETE" else None, optuna.trial.TrialState[state])
+    if not alive:
+        lock.release()
+    search.enqueue_start(study)
+    waiting = [each for each in study.get_trials() if each.state.name == "WAITING"]
+    assert len(waiting) == again + (state == "WAITING")
+    assert all(each.system_attrs["fixed_params"] == search.start for each in waiting)
+
+
+def test_a_search_that_was_stopped_in_its_first_trial_begins_with_the_files_own_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tune.Tuning, "wanted", {})
+    monkeypatch.setattr(tune.Tuning, "finish", lambda *_: 0)
+    shown = SimpleNamespace(failed=False, report={"failures": []})
+    tried: list[dict[str, Any]] = []
+
+    def compare(self: tune.Tuning, folder: Path, seeds: list[int], entries: list[dict[str, Any]]) -> Any:
+        tried.append({key: value for key, value in entries[0].items() if key != "name"})
+        if len(tried) == 1:
+            raise KeyboardInterrupt
+        return shown
+
+    monkeypatch.setattr(tune.Tuning, "compare", compare)
+    monkeypatch.setattr(tune.Tuning, "judged", lambda *_: (0.1, 0.05))
+    Path("out/controls").mkdir(parents=True)
+    assert [main([*TUNE, "--trials=1"]) for _ in range(2)] == [130, 0]
+    assert tried == [searching().entry] * 3

@@ -69,11 +69,11 @@ def run(args: list[str]) -> int:
             study = search.study()
             search.wanted  # noqa: B018  trains source and retrained models where they are not there
             study.set_user_attr("settings", search.identity)
+            search.enqueue_start(study)
         return _search(search, study)
 
 
 def _search(search: "Tuning", study: Any) -> int:
-    study.enqueue_trial(search.start, skip_if_exists=True)
     if search.resources is None:
         search.optimize(study)
     else:
@@ -279,6 +279,26 @@ class Tuning:
             )
         return study
 
+    def enqueue_start(self, study: Any) -> None:
+        """Have the file's own settings tried first, unless they were, or are to be, or are being tried."""
+        same = (
+            each
+            for each in study.get_trials(deepcopy=False)
+            if each.system_attrs.get("fixed_params", each.params) == self.start
+        )
+        if not any(each.state.name in (*_ENDED, "WAITING") or self._lives(each) for each in same):
+            study.enqueue_trial(self.start)
+
+    def _lives(self, trial: Any) -> bool:
+        """Say whether a trial runs, in a process that still holds its folder."""
+        if trial.state.name != "RUNNING" or "worker" not in trial.user_attrs:
+            return False
+        try:
+            with FileLock(self.root / f".{trial.user_attrs['worker']}.lock", timeout=0):
+                return False
+        except Timeout:
+            return True
+
     def left(self, study: Any) -> int:
         """Return how many trials are still to end."""
         ended = [each for each in study.get_trials(deepcopy=False) if each.state.name in _ENDED]
@@ -323,6 +343,7 @@ class Tuning:
         """Run one trial: on the first tuning seed and, where that is promising, on all."""
         import optuna
 
+        trial.set_user_attr("worker", self.folder.name)
         drawn = {name: _draw(trial, name, space) for name, space in self.space.items()}
         entry = {**self.with_settings(drawn), "name": _NAME}
         for seeds in (self.own.tuning_seeds[:1], self.own.tuning_seeds):

@@ -241,6 +241,11 @@ def test_without_an_oracle_nothing_is_retrained(capsys: pytest.CaptureFixture[st
         (["--cost=2"], "cost must lie in (0, 1)"),
         (["--method=Nobody"], "Nobody"),
         (["--method=CertifiedHead"], "CertifiedHead declares nothing to search"),
+        (
+            ["--clean=true"],
+            "clean=True: it would remove the controls, which all trials share, after each; leave it out",
+        ),
+        (["--config={clean: true}"], "(--clean=false where a file has it)"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_trained(

@@ -131,11 +131,9 @@ class Tuning:
         in_range("cost", own.cost, "(0, 1)", "; it is a share of the retraining's time")
         self.oracle = own.oracle == "retrain"
         self.args = [*self.args, *([] if self.oracle else [f"--config={json.dumps(_NO_ORACLE)}"])]
-        _, config = parsed(self.args)
-        if config.full:
-            raise ValueError("--full: it is for the scenarios of compare; tune searches in one")
-        if config.after is not None:
-            raise ValueError("after: tune searches on one request, the first; leave it out")
+        (_, config), (parser, searching) = (parsed(self._data_args(held_out=each)) for each in (True, False))
+        for each in (config, searching):
+            _require_heeded(each)
         self.root = require_local(Path(config.output_dir))
         self.seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
         if not isinstance(seeds, list) or len(seeds) < 3 or set(seeds) & set(self.seeds):
@@ -149,7 +147,7 @@ class Tuning:
         self.space, self.start = self._space(kind)
         if not self.space:
             raise ValueError(f"method: {kind.__name__} declares nothing to search in `searched`")
-        given = arguments(*parsed(self._data_args(held_out=False)))["config"]
+        given = arguments(parser, searching)["config"]
         decides = {key: value for key, value in given.items() if key not in _OF_RESULT}
         self.identity = fingerprint(decides, self.entry, seeds, own.oracle, own.cost)
         self.resources = None if config.launcher == "plain" else dict(config.resources or {})
@@ -496,6 +494,19 @@ _NO_ORACLE = {
     "retrain_2": False,
     "short_retrainings": [],
 }
+
+
+def _require_heeded(config: Any) -> None:
+    """Refuse arguments of ``compare`` that a search cannot heed."""
+    if config.full:
+        raise ValueError("--full: it is for the scenarios of compare; tune searches in one")
+    if config.after is not None:
+        raise ValueError("after: tune searches on one request, the first; leave it out")
+    if config.clean:
+        raise ValueError(
+            "clean=True: it would remove the controls, which all trials share, after each; leave it out (--clean=false "
+            f"where a file has it), and remove {config.output_dir} when all is read"
+        )
 
 
 def _class_of(entry: Mapping[str, Any]) -> type[UnlearningModule]:

@@ -245,6 +245,14 @@ def test_without_an_oracle_nothing_is_retrained(capsys: pytest.CaptureFixture[st
             ["--clean=true"],
             "clean=True: it would remove the controls, which all trials share, after each; leave it out",
         ),
+        (
+            ["--config={scenarios: {one: {seeds: 1}, two: {}}}"],
+            "scenarios: tune searches in one, and there are one, two",
+        ),
+        (
+            ["--config={full_scenarios: {slow: {}}}"],
+            "full_scenarios: tune searches in one, and there are slow; give",
+        ),
         (["--config={clean: true}"], "(--clean=false where a file has it)"),
     ],
 )
@@ -505,3 +513,9 @@ def test_a_search_that_was_stopped_in_its_first_trial_begins_with_the_files_own_
     Path("out/controls").mkdir(parents=True)
     assert [main([*TUNE, "--trials=1"]) for _ in range(2)] == [130, 0]
     assert tried == [searching().entry] * 3
+
+
+def test_a_search_in_one_scenario_leaves_out_the_files_scenarios() -> None:
+    Path("scenarios.yaml").write_text("scenarios: {one: {seeds: 2}}\n")
+    search = searching("--config=scenarios.yaml", "--config={seeds: 2}", "--scenarios=null")
+    assert search.seeds == [0, 1]

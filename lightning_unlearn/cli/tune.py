@@ -502,6 +502,12 @@ def _require_heeded(config: Any) -> None:
         raise ValueError("--full: it is for the scenarios of compare; tune searches in one")
     if config.after is not None:
         raise ValueError("after: tune searches on one request, the first; leave it out")
+    for key in ("scenarios", "full_scenarios"):
+        if config[key]:
+            raise ValueError(
+                f"{key}: tune searches in one, and there are {', '.join(map(str, config[key]))}; give --{key}=null "
+                "(or take them out of the files), and --config FILE with what one of them changes"
+            )
     if config.clean:
         raise ValueError(
             "clean=True: it would remove the controls, which all trials share, after each; leave it out (--clean=false "

@@ -519,3 +519,21 @@ def test_a_search_in_one_scenario_leaves_out_the_files_scenarios() -> None:
     Path("scenarios.yaml").write_text("scenarios: {one: {seeds: 2}}\n")
     search = searching("--config=scenarios.yaml", "--config={seeds: 2}", "--scenarios=null")
     assert search.seeds == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("kl_0.5", "kl_0.5"),
+        ("neg_grad_plus", "neg_grad_plus"),
+        ("lightning_unlearn.methods.ReferenceKL", "reference_kl"),
+    ],
+)
+def test_a_method_keeps_its_name_with_a_dot_and_a_class_path_gives_its_last_part(
+    method: str, name: str
+) -> None:
+    named = "{methods+: [{name: kl_0.5, method: {class_path: ReferenceKL}, trainer: {max_epochs: 1}}]}"
+    search = searching(f"--config={named}", f"--method={method}")
+    assert search.name == name
+    recipe, _ = search.write(search.entry)
+    assert [each["name"] for each in yaml.safe_load(recipe.read_text())["methods+"]] == [f"{name}_tuned"]

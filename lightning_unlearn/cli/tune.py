@@ -157,17 +157,18 @@ class Tuning:
     def _entry(self, config: Any) -> tuple[dict[str, Any], str]:
         """Return the method as a file describes it, without what is left to its defaults, and its name."""
         entries = {each.name or name_of(each.method["class_path"]): plain(each) for each in config.methods}
-        if self.own.method not in entries:
+        name = str(self.own.method)
+        if name not in entries:
             named = {"methods": [{"method": {"class_path": self.own.method}, "trainer": {"max_epochs": 1}}]}
             (each,) = parsed([*self.args, f"--config={json.dumps(named)}"])[1].methods
             entries[self.own.method] = made = plain(each)
             kind = _class_of(made)
             if kind.one_shot or "max_epochs" in search_space(kind):  # and one pass is not the file's
                 made["trainer"] = {}
+            name = name_of(name)
         entry = entries[self.own.method]
         given = {k: v for k, v in (entry["method"].get("init_args") or {}).items() if v is not None}
         entry["method"] = {"class_path": entry["method"]["class_path"], "init_args": given}
-        name = name_of(self.own.method)
         return {key: value for key, value in entry.items() if value is not None and key != "name"}, name
 
     def _space(self, kind: type[UnlearningModule]) -> tuple[dict[str, Any], dict[str, Any]]:

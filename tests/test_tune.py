@@ -271,7 +271,7 @@ def test_what_is_held_out_is_of_the_files_own_data(oracle: str, monkeypatch: pyt
     shown = SimpleNamespace(failed=False, report={})
     monkeypatch.setattr(tune, "_tried", lambda args: given.append(args) or shown)
     monkeypatch.setattr(tune, "print_result", lambda *_: None)
-    Path("other.yaml").write_text("data: {class_path: Digits}\n")
+    Path("other.yaml").write_text("data: {init_args: {redraw: true}}\n")
     words = [*TUNE[1:], "--tuning=other.yaml", f"--oracle={oracle}"]
     own, rest = Parser(tune._asked, "").parse_known_args(words)
     search = tune.Tuning(own, rest)

@@ -16,9 +16,12 @@ import yaml
 
 import lightning_unlearn.cli.compare  # noqa: F401  nor what Lightning sets
 from lightning_unlearn.cli import tune
+from lightning_unlearn.cli.arguments import with_rule
+from lightning_unlearn.cli.compare import arguments, parsed
 from lightning_unlearn.cli.main import main
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
+from lightning_unlearn.core.ledger import Ledger
 from lightning_unlearn.methods.base.searched import Search
 
 pytest.importorskip("optuna")
@@ -43,6 +46,9 @@ threads: 1
 quiet: true
 output_dir: out
 """
+DIGITS = (
+    "data: {class_path: UnlearningDataModule, init_args: {datamodule: {class_path: Digits}, forget: 0.1}}"
+)
 TUNE = ["tune", "--config=compare.yaml", "--method=neg_grad_plus"]
 
 
@@ -235,6 +241,19 @@ def test_without_an_oracle_nothing_is_retrained(capsys: pytest.CaptureFixture[st
         (["--cost=2"], "cost must lie in (0, 1)"),
         (["--method=Nobody"], "Nobody"),
         (["--method=CertifiedHead"], "CertifiedHead declares nothing to search"),
+        (
+            ["--clean=true"],
+            "clean=True: it would remove the controls, which all trials share, after each; leave it out",
+        ),
+        (
+            ["--config={scenarios: {one: {seeds: 1}, two: {}}}"],
+            "scenarios: tune searches in one, and there are one, two",
+        ),
+        (
+            ["--config={full_scenarios: {slow: {}}}"],
+            "full_scenarios: tune searches in one, and there are slow; give",
+        ),
+        (["--config={clean: true}"], "(--clean=false where a file has it)"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_trained(
@@ -250,9 +269,9 @@ def test_bad_arguments_are_named_before_anything_is_trained(
 def test_what_is_held_out_is_of_the_files_own_data(oracle: str, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[list[str]] = []
     shown = SimpleNamespace(failed=False, report={})
-    monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
+    monkeypatch.setattr(tune, "_tried", lambda args: given.append(args) or shown)
     monkeypatch.setattr(tune, "print_result", lambda *_: None)
-    Path("other.yaml").write_text("data: {class_path: Digits}\n")
+    Path("other.yaml").write_text("data: {init_args: {redraw: true}}\n")
     words = [*TUNE[1:], "--tuning=other.yaml", f"--oracle={oracle}"]
     own, rest = Parser(tune._asked, "").parse_known_args(words)
     search = tune.Tuning(own, rest)
@@ -282,16 +301,16 @@ def test_without_an_oracle_a_forgotten_class_is_refused(capsys: pytest.CaptureFi
 def test_what_is_normal_of_trials_in_one_folder_is_not_warned_of_and_a_shared_forget_set_is_said_in_a_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def compared(args: list[str]) -> Any:
+    def tried(args: list[str]) -> Any:
         for text in (
             "trial, seed 7: trained anew; what changed: lr",
             "acceleration: trial ran in another start",
             "odd",
         ):
             warnings.warn(text, stacklevel=1)
-        return SimpleNamespace(failed=False, report={"data": {"split": "one list"}}), None
+        return SimpleNamespace(failed=False, report={"data": {"split": "one list"}})
 
-    monkeypatch.setattr(tune, "compared", compared)
+    monkeypatch.setattr(tune, "_tried", tried)
     monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
     own, rest = Parser(tune._asked, "").parse_known_args(TUNE[1:])
     search = tune.Tuning(own, rest)
@@ -310,7 +329,7 @@ def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(
     cloudpickle = pytest.importorskip("cloudpickle", reason="comes with others")
     given: list[list[str]] = []
     shown = SimpleNamespace(failed=False, report={"data": {"split": "forget sets"}})
-    monkeypatch.setattr(tune, "compared", lambda args: given.append(args) or (shown, None))
+    monkeypatch.setattr(tune, "_tried", lambda args: given.append(args) or shown)
     monkeypatch.setattr(tune.Tuning, "judged", lambda *_: (0.1, 0.05))
     monkeypatch.setattr(tune.Tuning, "finish", lambda self, study: len(study.get_trials()))
     monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
@@ -330,3 +349,191 @@ def test_a_cluster_does_the_trials_and_each_is_a_plain_comparison(
     plain = [any('"launcher": "plain"' in each for each in args) for args in given]
     assert plain == [False, *[True] * 4], "the controls, and two trials of two comparisons each"
     assert main([*TUNE, *ray]) == 2, "there is nothing left to try"
+
+
+LEDGERS = ["--ledger=own.jsonl", "--config={data: {init_args: {ledger: own.jsonl}}}"]
+
+
+def searching(*words: str) -> tune.Tuning:
+    """Return the search of a command line."""
+    own, rest = Parser(tune._asked, "").parse_known_args(with_rule([*TUNE, *words])[1:])
+    return tune.Tuning(own, rest)
+
+
+@pytest.mark.parametrize("ledger", LEDGERS)
+def test_what_a_search_tries_is_in_no_ledger(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("digits.yaml").write_text(DIGITS)
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(tune, "compare", lambda **arguments: given.append(arguments))
+    search = searching("--config=digits.yaml", ledger)
+    for held_out in (False, True):
+        search.compare(Path("out"), [7], [], held_out=held_out)
+    assert [(each["ledger"], each["data"]().ledger) for each in given] == [(None, None)] * 2
+
+
+@pytest.mark.parametrize("ledger", LEDGERS)
+def test_a_source_that_its_ledger_refuses_is_refused_before_anything_is_trained(
+    ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("digits.yaml").write_text(DIGITS)
+    Path("source.ckpt").touch()
+
+    def refuse(record: Ledger, source: str, earlier: Any) -> None:
+        raise ValueError(f"{record.path} knows {source}, {len(earlier)}")
+
+    monkeypatch.setattr(tune, "checkpoint_hash", lambda file: f"the hash of {file}")
+    monkeypatch.setattr(tune, "require_forgotten_before", refuse)
+    monkeypatch.setattr(tune, "_tried", lambda args: pytest.fail("nothing is to be trained"))
+    search = searching("--config=digits.yaml", ledger, "--source.checkpoint=source.ckpt")
+    with pytest.raises(ValueError, match=r"own.jsonl knows the hash of source.ckpt, 1"):
+        search.wanted  # noqa: B018
+    assert not list(Path().glob("own.jsonl*")), "and nothing is written for it"
+
+
+@pytest.mark.parametrize(
+    "words", [["--forget", "class:3"], ["--data.forget=class:3"], ["--data.init_args.forget=class:3"]]
+)
+def test_what_differs_while_searching_comes_after_the_command_line(words: list[str]) -> None:
+    Path("digits.yaml").write_text(DIGITS)
+    Path("other.yaml").write_text(
+        "data: {init_args: {forget: {class_path: Classes, init_args: {classes: 5}}}}\n"
+    )
+    search = searching("--config=digits.yaml", "--tuning=other.yaml", *words)
+    rules = [
+        arguments(*parsed(search._data_args(held_out=held_out)))["data"]().rule.classes
+        for held_out in (False, True)
+    ]
+    assert rules == [5, 3]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--margins={accuracy/forget: 0.5}"],
+        ["--vary=training"],
+        ["--retrain={method: {class_path: Retrain}, trainer: {max_epochs: 7}}"],
+        ["--retrain_2=true"],
+        ["--fast=true"],
+        ["--adapter={class_path: Adapter, init_args: {task: classes}}"],
+        ["--tuning=other.yaml"],
+        ["--trainer.max_epochs=4"],
+    ],
+)
+def test_what_changes_a_distance_makes_another_search(words: list[str]) -> None:
+    Path("other.yaml").write_text("margins: {accuracy/forget: 0.5}\n")
+    assert searching(*words).identity != searching().identity
+
+
+def test_what_changes_no_distance_goes_on_with_the_search() -> None:
+    others = [
+        "--seeds=2",
+        "--threads=2",
+        "--short_retrainings=[0.5]",
+        "--ledger=own.jsonl",
+        "--output_dir=other",
+    ]
+    assert searching(*others).identity == searching().identity
+
+
+def test_the_tuning_files_content_decides_and_not_its_name() -> None:
+    for name, margin in (("a", 0.5), ("b", 0.5), ("c", 0.25)):
+        Path(f"{name}.yaml").write_text(f"margins: {{accuracy/forget: {margin}}}\n")
+    a, b, c = (searching(f"--tuning={name}.yaml").identity for name in "abc")
+    assert a == b != c
+
+
+def test_another_search_is_refused_before_its_controls_are_trained(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given: list[list[str]] = []
+    shown = SimpleNamespace(failed=False, report={"data": {"split": "forget sets"}})
+    monkeypatch.setattr(tune, "_tried", lambda args: given.append(args) or shown)
+    monkeypatch.setattr(tune, "aims", lambda *_, **__: {})
+    monkeypatch.setattr(tune.Tuning, "optimize", lambda *_: "")
+    monkeypatch.setattr(tune.Tuning, "finish", lambda *_: 0)
+    assert main(TUNE) == main(TUNE) == 0
+    assert len(given) == 2
+    assert main([*TUNE, "--margins={accuracy/forget: 0.5}"]) == 2
+    assert "output_dir: out holds a search with other settings" in capsys.readouterr().err.replace(
+        os.getcwd() + "/", ""
+    )
+    assert len(given) == 2
+
+
+@pytest.mark.parametrize(
+    ("state", "alive", "again"),
+    [
+        ("FAIL", False, True),
+        ("RUNNING", False, True),
+        ("RUNNING", True, False),
+        ("WAITING", False, False),
+        ("COMPLETE", False, False),
+        ("PRUNED", False, False),
+    ],
+)
+def test_the_files_own_settings_are_tried_after_a_stop_in_their_trial(
+    state: str, alive: bool, again: bool
+) -> None:
+    import optuna
+
+    search = searching()
+    study = search.study()
+    search.enqueue_start(study)
+    (search.root / "controls").mkdir()
+    lock = search.worker()
+    if state != "WAITING":
+        trial = study.ask()
+        trial.set_user_attr("worker", search.folder.name)
+        if state != "RUNNING":
+            study.tell(trial, [1.0, 0.1] if state == "COMPLETE" else None, optuna.trial.TrialState[state])
+    if not alive:
+        lock.release()
+    search.enqueue_start(study)
+    waiting = [each for each in study.get_trials() if each.state.name == "WAITING"]
+    assert len(waiting) == again + (state == "WAITING")
+    assert all(each.system_attrs["fixed_params"] == search.start for each in waiting)
+
+
+def test_a_search_that_was_stopped_in_its_first_trial_begins_with_the_files_own_settings(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tune.Tuning, "wanted", {})
+    monkeypatch.setattr(tune.Tuning, "finish", lambda *_: 0)
+    shown = SimpleNamespace(failed=False, report={"failures": []})
+    tried: list[dict[str, Any]] = []
+
+    def compare(self: tune.Tuning, folder: Path, seeds: list[int], entries: list[dict[str, Any]]) -> Any:
+        tried.append({key: value for key, value in entries[0].items() if key != "name"})
+        if len(tried) == 1:
+            raise KeyboardInterrupt
+        return shown
+
+    monkeypatch.setattr(tune.Tuning, "compare", compare)
+    monkeypatch.setattr(tune.Tuning, "judged", lambda *_: (0.1, 0.05))
+    Path("out/controls").mkdir(parents=True)
+    assert [main([*TUNE, "--trials=1"]) for _ in range(2)] == [130, 0]
+    assert tried == [searching().entry] * 3
+
+
+def test_a_search_in_one_scenario_leaves_out_the_files_scenarios() -> None:
+    Path("scenarios.yaml").write_text("scenarios: {one: {seeds: 2}}\n")
+    search = searching("--config=scenarios.yaml", "--config={seeds: 2}", "--scenarios=null")
+    assert search.seeds == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("kl_0.5", "kl_0.5"),
+        ("neg_grad_plus", "neg_grad_plus"),
+        ("lightning_unlearn.methods.ReferenceKL", "reference_kl"),
+    ],
+)
+def test_a_method_keeps_its_name_with_a_dot_and_a_class_path_gives_its_last_part(
+    method: str, name: str
+) -> None:
+    named = "{methods+: [{name: kl_0.5, method: {class_path: ReferenceKL}, trainer: {max_epochs: 1}}]}"
+    search = searching(f"--config={named}", f"--method={method}")
+    assert search.name == name
+    recipe, _ = search.write(search.entry)
+    assert [each["name"] for each in yaml.safe_load(recipe.read_text())["methods+"]] == [f"{name}_tuned"]

@@ -18,15 +18,16 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from lightning_unlearn.cli.compare import arguments, compared, files_in, parsed, plain, print_result
+from lightning_unlearn.cli.compare import arguments, parsed, plain, print_result
 from lightning_unlearn.cli.parsing import Parser
 from lightning_unlearn.cli.recipes import recipe_file
-from lightning_unlearn.comparison.api import Comparison
+from lightning_unlearn.comparison.api import Comparison, compare
 from lightning_unlearn.comparison.folder import require_local
 from lightning_unlearn.comparison.runs import RETRAIN, SOURCE, name_of
 from lightning_unlearn.core.checks import in_range
 from lightning_unlearn.core.cluster import connected, granted_cpus, on_cluster
 from lightning_unlearn.core.files import write_json_atomic, write_text_atomic
+from lightning_unlearn.core.ledger import as_ledger, require_forgotten_before
 from lightning_unlearn.core.processes import said
 from lightning_unlearn.core.surroundings import threads
 from lightning_unlearn.core.terminal import say
@@ -35,10 +36,12 @@ from lightning_unlearn.ensembles import Runtime
 from lightning_unlearn.ensembles.fingerprint import fingerprint
 from lightning_unlearn.methods.base import OneShotModule, UnlearningModule
 from lightning_unlearn.methods.base.searched import Search, search_space
+from lightning_unlearn.methods.base.source import checkpoint_hash
 from lightning_unlearn.reports.distance import Aim, aims, distance
 from lightning_unlearn.reports.glossary import describe, with_unit
 
 _NAME = "trial"
+_OF_RESULT = ("seeds", "methods", "short_retrainings")  # which no trial sees
 _ENDED = ("COMPLETE", "PRUNED")
 _PLAIN = {"launcher": "plain", "ray_address": None, "resources": None}
 _AS_IT_IS = ("warm_up", "batch_size")  # where None is drawn
@@ -63,18 +66,14 @@ def run(args: list[str]) -> int:
     search = Tuning(own, rest)
     with nullcontext() if search.resources is None else connected(search.ray_address):
         with FileLock(search.root / ".controls.lock"):  # others wait here for the first to train them
+            study = search.study()
             search.wanted  # noqa: B018  trains source and retrained models where they are not there
-        return _search(search)
+            study.set_user_attr("settings", search.identity)
+            search.enqueue_start(study)
+        return _search(search, study)
 
 
-def _search(search: "Tuning") -> int:
-    study = search.study()
-    if study.user_attrs.setdefault("settings", search.identity) != search.identity:
-        raise ValueError(
-            f"output_dir: {search.root} holds a search with other settings; choose another folder"
-        )
-    study.set_user_attr("settings", search.identity)
-    study.enqueue_trial(search.start, skip_if_exists=True)
+def _search(search: "Tuning", study: Any) -> int:
     if search.resources is None:
         search.optimize(study)
     else:
@@ -132,11 +131,9 @@ class Tuning:
         in_range("cost", own.cost, "(0, 1)", "; it is a share of the retraining's time")
         self.oracle = own.oracle == "retrain"
         self.args = [*self.args, *([] if self.oracle else [f"--config={json.dumps(_NO_ORACLE)}"])]
-        _, config = parsed(self.args)
-        if config.full:
-            raise ValueError("--full: it is for the scenarios of compare; tune searches in one")
-        if config.after is not None:
-            raise ValueError("after: tune searches on one request, the first; leave it out")
+        (_, config), (parser, searching) = (parsed(self._data_args(held_out=each)) for each in (True, False))
+        for each in (config, searching):
+            _require_heeded(each)
         self.root = require_local(Path(config.output_dir))
         self.seeds = list(range(config.seeds)) if isinstance(config.seeds, int) else list(config.seeds)
         if not isinstance(seeds, list) or len(seeds) < 3 or set(seeds) & set(self.seeds):
@@ -150,12 +147,9 @@ class Tuning:
         self.space, self.start = self._space(kind)
         if not self.space:
             raise ValueError(f"method: {kind.__name__} declares nothing to search in `searched`")
-        decides = {
-            key: value
-            for key, value in plain(config).items()
-            if key in ("source", "data", "trainer", "evaluators")
-        }
-        self.identity = fingerprint(decides, self.entry, seeds, own.oracle, own.cost, own.tuning)
+        given = arguments(parser, searching)["config"]
+        decides = {key: value for key, value in given.items() if key not in _OF_RESULT}
+        self.identity = fingerprint(decides, self.entry, seeds, own.oracle, own.cost)
         self.resources = None if config.launcher == "plain" else dict(config.resources or {})
         self.ray_address, self.here = config.ray_address, Path.cwd()
         self.root.mkdir(parents=True, exist_ok=True)
@@ -163,17 +157,18 @@ class Tuning:
     def _entry(self, config: Any) -> tuple[dict[str, Any], str]:
         """Return the method as a file describes it, without what is left to its defaults, and its name."""
         entries = {each.name or name_of(each.method["class_path"]): plain(each) for each in config.methods}
-        if self.own.method not in entries:
+        name = str(self.own.method)
+        if name not in entries:
             named = {"methods": [{"method": {"class_path": self.own.method}, "trainer": {"max_epochs": 1}}]}
             (each,) = parsed([*self.args, f"--config={json.dumps(named)}"])[1].methods
             entries[self.own.method] = made = plain(each)
             kind = _class_of(made)
             if kind.one_shot or "max_epochs" in search_space(kind):  # and one pass is not the file's
                 made["trainer"] = {}
+            name = name_of(name)
         entry = entries[self.own.method]
         given = {k: v for k, v in (entry["method"].get("init_args") or {}).items() if v is not None}
         entry["method"] = {"class_path": entry["method"]["class_path"], "init_args": given}
-        name = name_of(self.own.method)
         return {key: value for key, value in entry.items() if value is not None and key != "name"}, name
 
     def _space(self, kind: type[UnlearningModule]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -216,17 +211,31 @@ class Tuning:
         with warnings.catch_warnings():
             for normal in () if held_out else _NORMAL:
                 warnings.filterwarnings("ignore", message=normal)
-            return compared([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])[0]
+            return _tried([*self._data_args(held_out=held_out), f"--config={json.dumps(settings)}"])
 
     def _data_args(self, *, held_out: bool) -> list[str]:
-        """Return the arguments, with what differs while searching after the files."""
-        last = max(files_in(self.args), default=-1) + 1
-        own = [f"--config={_file(self.own.tuning)}"] if self.own.tuning and not held_out else []
-        return [*self.args[:last], *own, *self.args[last:]]
+        """Return the arguments, with what differs while searching after all of them."""
+        return (
+            self.args
+            if held_out or not self.own.tuning
+            else [*self.args, f"--config={_file(self.own.tuning)}"]
+        )
+
+    def _require_current(self) -> None:
+        """Refuse a source that would be trained again on what the ledger says it has forgotten."""
+        for held_out in (False, True):
+            given = arguments(*parsed(self._data_args(held_out=held_out)))
+            data, source = given["data"](), given["source"].checkpoint
+            record, data.ledger = as_ledger(given["ledger"]) or data.ledger, None
+            if record is not None and source is not None:
+                data.prepare_data()
+                data.setup("fit")
+                require_forgotten_before(record, checkpoint_hash(source), data.earlier)
 
     def _require_like_nonmembers(self) -> None:
         """Refuse to aim at the test set's answers where no model that never saw the forget set gives them."""
         data = arguments(*parsed(self._data_args(held_out=False)))["data"]()
+        data.ledger = None
         data.prepare_data()
         data.setup("fit")
         if reason := data.unlike_nonmembers:
@@ -237,6 +246,7 @@ class Tuning:
     @cached_property
     def wanted(self) -> dict[str, Aim]:
         """What a trial should be, of the source and the retrained models of the tuning seeds."""
+        self._require_current()
         if not self.oracle:
             self._require_like_nonmembers()
         comparison = self.compare(self.root / "controls", self.own.tuning_seeds, [])
@@ -251,17 +261,42 @@ class Tuning:
         return aims(comparison.report, oracle=self.oracle)
 
     def study(self) -> Any:
-        """Return the search's trials so far, which all its processes share."""
+        """Return the search's trials so far, which all its processes share; refuse those of another search."""
         import optuna
         from optuna.storages.journal import JournalFileBackend
 
-        return optuna.create_study(
+        study = optuna.create_study(
             study_name="tune",
             storage=optuna.storages.JournalStorage(JournalFileBackend(str(self.root / _STUDY))),
             sampler=optuna.samplers.TPESampler(),
             directions=["minimize", "minimize"],
             load_if_exists=True,
         )
+        if study.user_attrs.get("settings", self.identity) != self.identity:
+            raise ValueError(
+                f"output_dir: {self.root} holds a search with other settings; choose another folder"
+            )
+        return study
+
+    def enqueue_start(self, study: Any) -> None:
+        """Have the file's own settings tried first, unless they were, or are to be, or are being tried."""
+        same = (
+            each
+            for each in study.get_trials(deepcopy=False)
+            if each.system_attrs.get("fixed_params", each.params) == self.start
+        )
+        if not any(each.state.name in (*_ENDED, "WAITING") or self._lives(each) for each in same):
+            study.enqueue_trial(self.start)
+
+    def _lives(self, trial: Any) -> bool:
+        """Say whether a trial runs, in a process that still holds its folder."""
+        if trial.state.name != "RUNNING" or "worker" not in trial.user_attrs:
+            return False
+        try:
+            with FileLock(self.root / f".{trial.user_attrs['worker']}.lock", timeout=0):
+                return False
+        except Timeout:
+            return True
 
     def left(self, study: Any) -> int:
         """Return how many trials are still to end."""
@@ -307,6 +342,7 @@ class Tuning:
         """Run one trial: on the first tuning seed and, where that is promising, on all."""
         import optuna
 
+        trial.set_user_attr("worker", self.folder.name)
         drawn = {name: _draw(trial, name, space) for name, space in self.space.items()}
         entry = {**self.with_settings(drawn), "name": _NAME}
         for seeds in (self.own.tuning_seeds[:1], self.own.tuning_seeds):
@@ -420,6 +456,19 @@ class Tuning:
         )
 
 
+def _tried(args: list[str]) -> Comparison:
+    """Compare without a ledger, since what is tried is no deletion."""
+    given = arguments(*parsed(args))
+    build = given["data"]
+
+    def data() -> UnlearningDataModule:
+        built: UnlearningDataModule = build()
+        built.ledger = None
+        return built
+
+    return compare(**{**given, "data": data, "ledger": None})
+
+
 def _told(trial: Any) -> str:
     """Say how a trial did."""
     did = (
@@ -446,6 +495,25 @@ _NO_ORACLE = {
     "retrain_2": False,
     "short_retrainings": [],
 }
+
+
+def _require_heeded(config: Any) -> None:
+    """Refuse arguments of ``compare`` that a search cannot heed."""
+    if config.full:
+        raise ValueError("--full: it is for the scenarios of compare; tune searches in one")
+    if config.after is not None:
+        raise ValueError("after: tune searches on one request, the first; leave it out")
+    for key in ("scenarios", "full_scenarios"):
+        if config[key]:
+            raise ValueError(
+                f"{key}: tune searches in one, and there are {', '.join(map(str, config[key]))}; give --{key}=null "
+                "(or take them out of the files), and --config FILE with what one of them changes"
+            )
+    if config.clean:
+        raise ValueError(
+            "clean=True: it would remove the controls, which all trials share, after each; leave it out (--clean=false "
+            f"where a file has it), and remove {config.output_dir} when all is read"
+        )
 
 
 def _class_of(entry: Mapping[str, Any]) -> type[UnlearningModule]:

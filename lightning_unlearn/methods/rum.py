@@ -30,8 +30,9 @@ class RUM(OneShotModule):
     gets right only because it was trained on them; the paper's proxy is a low confidence in the given label over the
     course of training. Of that no source keeps a record, so the source's own loss on the sample takes its place: the
     higher, the more memorised. The parts are as many as methods, of equal size, least memorised first. While one part
-    is unlearned the others are in no stream, and the retain set is the request's. Each method has a Trainer of its own,
-    in one process; the time of RUM is the sum of theirs.
+    is unlearned the others are in no stream, and the retain set is the request's; Rewind alone ascends on all of them,
+    as on what earlier requests forgot, since its checkpoint saw them. Each method has a Trainer of its own, in one
+    process; the time of RUM is the sum of theirs.
 
     Args:
         source: The source model.

@@ -101,7 +101,9 @@ def numbers(comparison: Comparison) -> dict[str, Any]:
 @pytest.fixture
 def machines() -> Iterator[Any]:
     """Two machines of one processor each, and one more that computes nothing and holds this process."""
-    with own_environment(*cluster._RAYS):
+    with own_environment(*cluster._RAYS, "CUDA_VISIBLE_DEVICES"):
+        # the tests hide graphics cards where there are none, and Ray would count them
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
         pytest.importorskip("ray", reason="Ray is an extra")
         from ray.cluster_utils import Cluster
 
@@ -169,13 +171,15 @@ def goes_on(folder: Path) -> None:
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray is an extra")
 def test_stopped_on_a_cluster_and_started_again_it_goes_on_where_it_stood(tmp_path: Path) -> None:
     # in a process of its own: Ray does not always find what belongs to the second cluster of one process
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("CUDA_VISIBLE_DEVICES", None)  # as above
     ran = subprocess.run(
         [
             sys.executable,
             "-c",
             f"import pathlib, test_launcher; test_launcher.goes_on(pathlib.Path({str(tmp_path)!r}))",
         ],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment,
         capture_output=True,
         text=True,
         timeout=580,

@@ -832,3 +832,11 @@ def test_steps_that_are_asked_for_are_made(tmp_path: Path) -> None:
     data = toy_data(0.3, nonmember=12)
     forget(toy_source(), data, output=tmp_path / "out", method=NegGradPlus, trainer=trainer)
     assert steps == [70]
+
+
+def test_lightnings_own_default_of_steps_asks_for_none(tmp_path: Path) -> None:
+    trainer = {**QUIET, "max_steps": -1}
+    forget(
+        toy_source(), toy_data(0.3, nonmember=12), output=tmp_path / "out", method=FineTune, trainer=trainer
+    )
+    assert (tmp_path / "out" / "model.ckpt").is_file()

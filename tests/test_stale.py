@@ -278,3 +278,33 @@ def test_a_changed_function_of_another_file_of_the_project_counts(
     assert marks[0] == marks[2] != marks[1]
     for name in ("lu_losses", "lu_model"):
         sys.modules.pop(name)
+
+
+def test_what_other_files_hold_without_content_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sentinels, locks and loggers: code that is followed says enough."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "lu_helpers.py").write_text(
+        "import json, logging, threading\n"
+        "MISSING = object()\n"
+        "def locked(f):\n"
+        "    lock = threading.Lock()\n"
+        "    def inner(x):\n        with lock:\n            return f(x)\n"
+        "    return inner\n"
+        "def scale(x, by=MISSING, log=logging.getLogger('a')):\n    return x\n"
+        "@locked\ndef guarded(x):\n    return scale(x)\n"
+        "class Encoder(json.JSONEncoder):\n    pass\n"
+        "def outer():\n    def inner(x):\n        return late(x)\n    if False:\n        late = inner\n    return inner\n"
+        "unfilled = outer()\n"
+    )
+    (tmp_path / "lu_user.py").write_text(
+        "from lu_helpers import Encoder, guarded, scale, unfilled\n\n\n"
+        "class Model:\n    def step(self, x):\n        return scale(guarded(x)), Encoder, unfilled\n"
+    )
+    for name in ("lu_helpers", "lu_user"):
+        sys.modules.pop(name, None)
+    model = importlib.import_module("lu_user").Model
+    assert fingerprint(model()) == fingerprint(model())
+    for name in ("lu_helpers", "lu_user"):
+        sys.modules.pop(name)

@@ -110,7 +110,9 @@ class Attempts:
             given = {key: value for key, value in given.items() if not key.startswith("max_")}
         else:
             arguments = {"max_epochs": 0 if method.one_shot else _EPOCHS, **arguments}
-            if "max_steps" in given and not method.one_shot:  # which the recipe's epochs would cut short
+            if (
+                given.get("max_steps", -1) != -1 and not method.one_shot
+            ):  # which the recipe's epochs would cut short
                 arguments["max_epochs"] = -1
         guarded = isinstance(method, NegGradPlus)
         if not guarded and not isinstance(method, Retrain):  # whose schedule may watch an accuracy

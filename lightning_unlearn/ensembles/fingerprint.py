@@ -167,11 +167,33 @@ class _Hasher:
             if _is_users(module.__name__.partition(".")[0]):
                 around |= {f"{module.__name__}.{name}": vars(module).get(name) for name in names}
         for name, found in around.items():
-            code = isinstance(found, types.FunctionType) and _root(found) == _root(function)
             if isinstance(found, types.FunctionType | type) and _is_users(_root(found)):
-                code = True
-            if code or _is_setting(found):
+                self._say(name)
+                self._follow(found)
+            elif _is_setting(found) or (
+                isinstance(found, types.FunctionType) and _root(found) == _root(function)
+            ):
                 self.add([name, found])
+
+    def _follow(self, code: types.FunctionType | type) -> None:
+        """Add a project's code, once: what it says, and those values it holds that have content."""
+        if id(code) in self.read:
+            return
+        if isinstance(code, types.FunctionType):
+            self._code(code.__code__)
+            held = (*(code.__defaults__ or ()), *(code.__kwdefaults__ or {}).values())
+            self.add(
+                [value for value in held if _is_setting(value) or isinstance(value, Tensor | np.ndarray)]
+            )
+            self._globals(code)
+            return
+        for base in code.__mro__:
+            if id(base) not in self.read and _is_users(_root(base)):
+                self.read[id(base)] = base
+                self._say(_source(base))
+                for member in vars(base).values():
+                    if isinstance(member, types.FunctionType):
+                        self._globals(member)
 
     def _object(self, value: Any) -> None:
         attributes = dict(getattr(value, "__dict__", {}))

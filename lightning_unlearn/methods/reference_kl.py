@@ -178,7 +178,7 @@ class ReferenceKL(UnlearningModule):
         reference = self._reference.answers(self.data, Runtime(self.trainer)).cpu()
         ours = self.forget_answers()
         if float(ours.task.kl(reference, ours.logits, ours.targets).mean()) < self.kl_tolerance:
-            self.trainer.should_stop = True
+            self.end_fit()
 
     def preparation_state(self) -> dict[str, Any]:
         """Return the reference model, which never saw the forget set."""

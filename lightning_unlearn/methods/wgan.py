@@ -297,7 +297,7 @@ class WGAN(UnlearningModule):
         below = abs(estimate) < tolerance and self._was_above
         self._epochs_below = self._epochs_below + 1 if below else 0
         if self._epochs_below >= self.patience:
-            self.trainer.should_stop = True
+            self.end_fit()
 
     def _step_schedules(self, interval: str) -> None:
         for config in self.trainer.lr_scheduler_configs:

@@ -8,7 +8,7 @@ import lightning as L
 import pytest
 import torch
 from helpers.toys import TRAIN, Net, PlainModule, blobs, quiet_trainer, toy_data
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_unlearn.callbacks import CollapseGuard
@@ -220,3 +220,22 @@ def test_what_cannot_be_guarded_is_refused() -> None:
 
 def train_loader() -> DataLoader[Any]:
     return DataLoader(TensorDataset(*blobs(TRAIN)), batch_size=8)
+
+
+class Counts(nn.Module):
+    """Counts its forward passes in a buffer, validations included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Net()
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x: Any) -> Any:
+        self.passes += 1
+        return self.net(x)
+
+
+def test_a_counter_that_validating_moves_makes_no_other_model() -> None:
+    trainer = quiet_trainer(max_epochs=2)
+    trainer.fit(FineTune(Classifier(Counts())), toy_data(nonmember=10))
+    assert "accuracy/forget" in trainer.callback_metrics

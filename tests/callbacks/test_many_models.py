@@ -863,3 +863,14 @@ def test_so_few_models_that_the_attack_is_biased_are_named() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         ULiRA(16)
+
+
+def test_a_method_that_ends_itself_is_no_fit_that_callbacks_ended() -> None:
+    method = ReferenceKL(toy_source(), reference_epochs=1, kl_tolerance=100.0)
+    audit = ULiRA(models=4, sources="one", on_error="raise", controls=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*the fit ended after")
+        trainer = quiet_trainer(max_epochs=4, callbacks=[audit])
+        trainer.fit(method, toy_data(nonmember=10))
+    assert trainer.current_epoch < 4
+    assert method.ended_itself

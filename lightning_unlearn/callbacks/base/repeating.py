@@ -77,7 +77,9 @@ def fit_again(
 
 
 def ended_early(trainer: L.Trainer) -> bool:
-    """Return whether something else ended a Trainer's fit than its ``max_epochs`` or ``max_steps``."""
+    """Return whether something else ended a Trainer's fit than the method, ``max_epochs`` or ``max_steps``."""
+    if getattr(trainer.lightning_module, "ended_itself", False):
+        return False  # each repetition ends itself as well
     epochs, steps = trainer.max_epochs, trainer.max_steps
     over = epochs not in (None, -1) and trainer.current_epoch >= epochs
     return trainer.global_step > 0 and not over and (steps == -1 or trainer.global_step < steps)

@@ -96,8 +96,13 @@ class _AfterFailure(L.Callback):
 
 
 def _content(model: nn.Module) -> str:
-    """Return a hash of this process's part of a model."""
-    return model_hash({name: local_part(tensor) for name, tensor in tensors_of(model).items()})
+    """Return a hash of this process's part of a model: of what is learned, since validating may move a counter."""
+    learned = {
+        name: tensor
+        for name, tensor in tensors_of(model).items()
+        if isinstance(tensor, nn.Parameter) or ".running_" in f".{name}"
+    }
+    return model_hash({name: local_part(tensor) for name, tensor in learned.items()})
 
 
 def _validate(trainer: L.Trainer) -> None:

@@ -183,6 +183,7 @@ class UnlearningModule(SpreadableModule):
         self._request = ""
         self._rng_states: list[Mapping[str, Any]] | None = None
         self._exported: Path | None = None
+        self.ended_itself = False  # by a rule of its own, before the Trainer's
         self.answer: dict[str, Any] | None = None  # whether it forgot, as the evaluators found out
         self.measured: dict[str, float] = {}
         self._clock = Clock()
@@ -368,6 +369,10 @@ class UnlearningModule(SpreadableModule):
         if mode:
             hold_statistics(self.model)
         return self
+
+    def end_fit(self) -> None:
+        """End the fit after this epoch, by a rule of the method's own."""
+        self.trainer.should_stop = self.ended_itself = True
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call the unlearned model as the source is called."""
@@ -563,7 +568,7 @@ class UnlearningModule(SpreadableModule):
     def on_fit_start(self) -> None:
         """Check the source against the data, and prepare, once in the life of a run."""
         refuse_idle_averaging(self.trainer, planned=True)
-        self._exported, self.answer = None, None
+        self._exported, self.answer, self.ended_itself = None, None, False
         if kept := list(frozen_tensors(self.source)):
             rank_zero_info(
                 f"{type(self).__name__}: {listed(kept)} are frozen in the source, so they were trained on nobody and "

@@ -216,4 +216,4 @@ class Perturbation(MaskedModule):
         reached = ours.task.similarity(ours.logits, teacher, ours.targets).mean()
         self.log("train/similarity", reached, sync_dist=True)
         if float(reached) >= self.similarity_threshold:
-            self.trainer.should_stop = True
+            self.end_fit()

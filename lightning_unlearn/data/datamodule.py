@@ -44,9 +44,7 @@ from lightning_unlearn.data.tensors import TensorData, column_of
 
 Forget = float | str | Path | Sequence[int] | np.ndarray[Any, Any] | ForgetRule | Callable[..., Any]
 
-_FEW = (
-    0.1  # share of the forget set that may be otherwise of what is asked for as whole classes, or as samples
-)
+_FEW = 0.1  # share of the forget set up to which it may hold samples beside whole classes, or the reverse
 _KNOWN = 0.1  # share of non-members of groups that stay in training, beyond which they tell nothing of others
 _STREAMS = ("forget", "retain", "train", "nonmember", "shadow", "test", "previous")
 ONE_REQUEST = (

@@ -78,14 +78,17 @@ class RewindKL(UnlearningModule):
         self._contents = list(map(content_of, self._files))  # by which a comparison tells other files
         self._teacher = Teacher(self.source)
         self._memorised = 0.0
-        self._gone: list[int] = []
+        self._gone = torch.empty(
+            0, dtype=torch.int64
+        )  # classes forgotten whole, which no retrained model knows
 
     def prepare(self, data: UnlearningDataModule, runtime: Runtime) -> None:
         """Choose the checkpoint, find out what it has memorised, and ask it once where D_f is not augmented."""
         earlier = clone(self.source)
         state = state_gone_back_to(self.checkpoint, self._files, self.source, data, runtime, self.adapter)
         load_state(earlier, state)
-        self._teacher, self._gone = Teacher(earlier), data.forgotten_classes
+        self._teacher = Teacher(earlier)
+        self._gone = torch.tensor(data.forgotten_classes, dtype=torch.int64)
         if data.forgets_a_class or data.wrong_labels or data.backdoor is not None:
             self._memorised = math.inf
         elif reason := data.unlike_nonmembers:
@@ -102,8 +105,9 @@ class RewindKL(UnlearningModule):
                 for stream in ("forget", "nonmember")
             )
             loss = float(self.task.batch_loss(unseen.logits.double(), unseen.targets))
-            stays = ~self._is_gone(forget.targets)
+            stays = ~torch.isin(forget.targets, self._gone.to(forget.targets.device))
             self._memorised = memory_of_labels(forget.logits[stays], forget.targets[stays], loss)
+        self._gone = self._gone.to(runtime.device)  # once, and not at every step
         self._teacher.ask(data, runtime, self.adapter)
 
     def given(self, batch: dict[str, Any]) -> dict[str, Tensor]:
@@ -111,13 +115,9 @@ class RewindKL(UnlearningModule):
         logits = self._teacher.logits(batch["forget"]).float()
         labels = self.adapter.split(batch["forget"].batch)[1]
         memorised = torch.full_like(labels, self._memorised, dtype=logits.dtype)
-        memorised[self._is_gone(labels)] = math.inf
+        memorised = memorised.masked_fill(torch.isin(labels, self._gone), math.inf)
         lowered = logits.gather(1, labels[:, None]) - memorised[:, None]
         return {"earlier": logits.scatter(1, labels[:, None], lowered)}
-
-    def _is_gone(self, labels: Tensor) -> Tensor:
-        """Say which labels are of classes forgotten whole, which no checkpoint of a retraining would know."""
-        return torch.isin(labels, torch.tensor(self._gone, device=labels.device))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Follow those answers on D_f and the labels on as many samples of D_r."""

@@ -85,8 +85,9 @@ class UNSIR(UnlearningModule):
         warn_without_a_class(self, forgets_a_class=data.forgets_a_class, does=does)
         loader = data.loader("forget", rank=0, world_size=1)
         with runtime.not_training():  # as the network sees them
-            batches = [self.adapter.split(runtime.to_device(batch)) for batch in loader]
-        inputs, forgotten = batches[0][0], torch.cat([targets for _, targets in batches]).cpu()
+            batches = (self.adapter.split(runtime.to_device(batch)) for batch in loader)
+            inputs, first = next(batches)
+            forgotten = torch.cat([first.cpu(), *(targets.cpu() for _, targets in batches)])
         if not isinstance(inputs, Tensor) or not inputs.is_floating_point():
             found = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
             raise TypeError(
